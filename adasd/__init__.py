@@ -1,0 +1,1 @@
+"""AdaSD Serve: adaptive speculative decoding. This package is the library; it needs no Ray."""

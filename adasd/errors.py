@@ -1,0 +1,195 @@
+"""Every error that a user or a caller of a worker can see; one tree, drawn here.
+
+    AdasdError
+    ├── InvalidRequest          the request itself is wrong            (never retry)
+    │   └── ContextTooLong      prompt + answer do not fit
+    ├── UnknownModel            no such model is served here
+    ├── ConfigError             a setting, a file or a pair of models is wrong
+    ├── Overloaded              nothing is free now                    (retry later)
+    ├── DeadlineExceeded        the request ran out of time
+    ├── Cancelled               the caller left
+    ├── WorkerLost              a replica died, hangs or was cut off   (retry elsewhere)
+    ├── StaleIncarnation        the replica restarted since            (retry elsewhere)
+    ├── UnknownSession          the worker holds no such session       (reopen)
+    ├── StaleCache              caller and worker disagree on the cache (send the prefix again)
+    ├── DeviceFailure           the forward pass itself failed         (retry elsewhere)
+    └── IllegalEvent            our own mistake: a driver broke the session protocol
+
+Fields are positional and handed to ``super().__init__`` unchanged, because Ray carries errors by pickle.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """What went wrong, independent of any protocol; one table per protocol maps it to a status."""
+
+    INVALID = "invalid_request"
+    CONTEXT_TOO_LONG = "context_length_exceeded"
+    UNKNOWN_MODEL = "model_not_found"
+    CONFIG = "invalid_configuration"
+    OVERLOADED = "overloaded"
+    DEADLINE = "deadline_exceeded"
+    CANCELLED = "cancelled"
+    WORKER_LOST = "worker_lost"
+    STALE_INCARNATION = "stale_incarnation"
+    UNKNOWN_SESSION = "unknown_session"
+    STALE_CACHE = "stale_cache"
+    DEVICE = "device_failure"
+    INTERNAL = "internal"
+
+
+class AdasdError(Exception):
+    """Root of the tree. ``retryable`` says whether the same request can succeed later or elsewhere."""
+
+    code: Code = Code.INTERNAL
+    retryable: bool = False
+
+
+class InvalidRequest(AdasdError):
+    """A field of the request is wrong; ``param`` names it (dotted path, or None for the whole body)."""
+
+    code = Code.INVALID
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.message, self.param = message, param
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ContextTooLong(InvalidRequest):
+    """Prompt (and the answer asked for) do not fit into the model's context; lengths in tokens."""
+
+    code = Code.CONTEXT_TOO_LONG
+
+    def __init__(self, prompt_len: int, max_tokens: int, context_len: int) -> None:
+        AdasdError.__init__(self, prompt_len, max_tokens, context_len)
+        self.prompt_len, self.max_tokens, self.context_len = prompt_len, max_tokens, context_len
+        self.param = "messages"
+        self.message = str(self)
+
+    def __str__(self) -> str:
+        return (
+            f"the prompt has {self.prompt_len} tokens and {self.max_tokens} were asked for, but the model's "
+            f"context holds {self.context_len}; shorten the prompt or lower max_tokens"
+        )
+
+
+class UnknownModel(AdasdError):
+    """The request names a model that this deployment does not serve."""
+
+    code = Code.UNKNOWN_MODEL
+
+    def __init__(self, model: str, served: str) -> None:
+        super().__init__(model, served)
+        self.model, self.served = model, served
+
+    def __str__(self) -> str:
+        return f"the model {self.model!r} is not served here; served: {self.served}"
+
+
+class ConfigError(AdasdError):
+    """A setting is wrong; the message says what, which values disagree and what to do."""
+
+    code = Code.CONFIG
+
+
+class Overloaded(AdasdError):
+    """Nothing is free; ``retry_after_s`` seconds later it may be."""
+
+    code, retryable = Code.OVERLOADED, True
+
+    def __init__(self, what: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(what, retry_after_s)
+        self.what, self.retry_after_s = what, retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.what}; try again in {self.retry_after_s:g} s"
+
+
+class DeadlineExceeded(AdasdError):
+    """The request was still running after ``limit_s`` seconds."""
+
+    code, retryable = Code.DEADLINE, True
+
+    def __init__(self, what: str, limit_s: float) -> None:
+        super().__init__(what, limit_s)
+        self.what, self.limit_s = what, limit_s
+
+    def __str__(self) -> str:
+        return f"{self.what} took longer than its limit of {self.limit_s:g} s"
+
+
+class Cancelled(AdasdError):
+    """The caller left or aborted the request."""
+
+    code = Code.CANCELLED
+
+
+class WorkerLost(AdasdError):
+    """A worker replica died, hangs or cannot be reached; ``role`` is ``draft`` or ``target``."""
+
+    code, retryable = Code.WORKER_LOST, True
+
+    def __init__(self, role: str, why: str) -> None:
+        super().__init__(role, why)
+        self.role, self.why = role, why
+
+    def __str__(self) -> str:
+        return f"the {self.role} worker was lost: {self.why}"
+
+
+class StaleIncarnation(AdasdError):
+    """The message was meant for a former life of this replica."""
+
+    code, retryable = Code.STALE_INCARNATION, True
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(expected, actual)
+        self.expected, self.actual = expected, actual
+
+    def __str__(self) -> str:
+        return f"the message is for incarnation {self.expected}, this replica is {self.actual}; take a new lease"
+
+
+class UnknownSession(AdasdError):
+    """No slot is open for this session (never opened, closed, or expired)."""
+
+    code, retryable = Code.UNKNOWN_SESSION, True
+
+    def __init__(self, session: str) -> None:
+        super().__init__(session)
+        self.session = session
+
+    def __str__(self) -> str:
+        return f"no slot is open for session {self.session}; open one first"
+
+
+class StaleCache(AdasdError):
+    """The caller wants to keep more tokens than the worker has cached; lengths in tokens."""
+
+    code, retryable = Code.STALE_CACHE, True
+
+    def __init__(self, session: str, keep_len: int, cached_len: int) -> None:
+        super().__init__(session, keep_len, cached_len)
+        self.session, self.keep_len, self.cached_len = session, keep_len, cached_len
+
+    def __str__(self) -> str:
+        return (
+            f"session {self.session}: the caller wants to keep {self.keep_len} cached tokens, the worker holds "
+            f"{self.cached_len}; send the tokens from {self.cached_len} on"
+        )
+
+
+class DeviceFailure(AdasdError):
+    """The forward pass failed on the device (out of memory, broken kernel)."""
+
+    code, retryable = Code.DEVICE, True
+
+
+class IllegalEvent(AdasdError):
+    """An event that the session's phase does not allow: a bug in the driver, never a user's fault."""

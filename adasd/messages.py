@@ -1,0 +1,327 @@
+"""What crosses a line (thread, process, layer): frozen dataclasses, no behaviour, no torch.
+
+Glossary: *position* is an index into prompt + answer, from 0. *base_len* is the number of tokens before a
+block, so the block's first token has position ``base_len``. *keep_len* is how many cached tokens a worker
+keeps; everything behind is rolled back. *feed* are committed tokens that are not cached yet. *epoch* numbers
+the asks of one session; an answer with another epoch than the one awaited is stale and dropped.
+Shape letters: K drafted tokens, R entries of a truncated row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_DISTANCE_BINS = 256
+"""Resolution of acceptance tables over the Jensen-Shannon distance, which lies in [0, 1]."""
+
+
+class Mode(StrEnum):
+    """What speculation may do to a request's output."""
+
+    OFF = "off"  # plain decoding
+    EXACT = "exact"  # speculation, output law of the target alone
+    ADAPTIVE = "adaptive"  # speculation, drafted tokens may also be accepted by relaxation
+
+
+class TokenKind(StrEnum):
+    """Provenance of one emitted token."""
+
+    EXACT = "exact"  # drafted, accepted by the exact test
+    RELAXED = "relaxed"  # drafted, failed the exact test, accepted by relaxation
+    CORRECTION = "correction"  # the target's token after a rejection
+    BONUS = "bonus"  # the target's token after a full acceptance
+    TARGET = "target"  # the target's token with nothing drafted (prefill, plain decoding)
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended; ``stop`` and ``length`` as in OpenAI's API."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+# --------------------------------------------------------------------------- what a request asks for
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the answer is sampled and when it ends. Validated at the door (services.gateway.validation)."""
+
+    max_tokens: int  # tokens, >= 0
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0  # (0, 1]
+    top_k: int = 0  # 0 keeps all
+    min_p: float = 0.0  # [0, 1]
+    seed: int | None = None  # 64 bit; with a seed the output is a pure function of the request
+    min_tokens: int = 0  # the end-of-sequence token is forbidden before
+    ignore_eos: bool = False  # the end-of-sequence token does not end the answer
+    stop: tuple[str, ...] = ()  # the answer ends before any of these texts
+    stop_token_ids: tuple[int, ...] = ()  # the answer ends with any of these tokens (not shown)
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit)
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationOptions:
+    """Per-request speculation; ``None`` means the deployment's default. Echoed back with effective values."""
+
+    mode: Mode | None = None
+    drafting: str | None = None  # name of a drafting policy (adasd.control.registry)
+    acceptance: str | None = None  # name of an acceptance policy, in mode adaptive
+    max_draft_tokens: int | None = None  # tokens per block, >= 1
+    max_relaxed_fraction: float | None = None  # share of the answer's tokens that may be relaxed, [0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One answer to be generated from token ids."""
+
+    request_id: str
+    prompt: tuple[int, ...]  # token ids, at least one
+    sampling: SamplingParams
+    speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
+    timeout_s: float | None = None  # seconds from arrival; None is the deployment's limit
+
+
+# --------------------------------------------------------------------------- what travels to the workers
+
+
+@dataclass(frozen=True, slots=True)
+class Warp:
+    """How logits become the sampling law; the same on both sides (adasd.specdec.distributions.warp).
+
+    Order: bias and forbidden end-of-sequence, temperature, top-k, top-p, min-p.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    eos_ids: tuple[int, ...] = ()
+    eos_from: int = 0  # first absolute position at which eos_ids are allowed
+    seed: int | None = None  # set: shared Gumbel noise keyed by (seed, position); unset: worker's generator
+
+    @property
+    def greedy(self) -> bool:
+        """Temperature 0: the law is a point mass on the first largest logit."""
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """Open a slot for a session."""
+
+    session: str
+    warp: Warp
+    max_len: int  # tokens of prompt + answer that the slot may ever hold
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRule:
+    """When drafting stops; evaluated beside the logits at every drafted token.
+
+    The token at which the law's entropy passes the ceiling (or its largest probability falls below the
+    floor) stays in the block. Every published stop rule compiles to one of the two.
+    """
+
+    max_tokens: int  # hard cap, >= 0; 0 only feeds the cache
+    entropy_ceiling: float = math.inf  # nats; stop once H > ceiling
+    confidence_floor: float = 0.0  # probability; stop once max q < floor
+    row_len: int = 0  # entries R of the truncated law to send per token; 0 sends none
+
+
+@dataclass(frozen=True, slots=True)
+class RelaxBelow:
+    """Accept a token that failed the exact test iff d_JS(p, q) <= ``max_distance`` (base 2, in [0, 1])."""
+
+    max_distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class RelaxTable:
+    """Accept with probability ``accept_prob[floor(d * NUM_DISTANCE_BINS)]`` (last bin for d = 1)."""
+
+    accept_prob: tuple[float, ...]  # NUM_DISTANCE_BINS values in [0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptRule:
+    """What the target accepts: the exact test first, then ``relax`` within ``relax_budget``.
+
+    The exact test follows from the session's Warp: greedy match, shared noise under a seed, rejection
+    sampling otherwise. A token that the warp forbids is never accepted.
+    """
+
+    relax: RelaxBelow | RelaxTable | None = None
+    relax_budget: int = 0  # at most so many relaxed tokens in this verdict
+    want_distances: bool = False  # report d_JS of every judged position (needs rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DraftRows:
+    """Truncated draft laws: the R likeliest tokens after bias and masks, at temperature 1.
+
+    The draft *samples from* the warp of exactly this row, so it is the complete proposal law for the exact
+    test; for the Jensen-Shannon distance the missing mass is one tail bucket.
+    """
+
+    ids: NDArray[np.int32]  # [K, R], by falling probability
+    logprobs: NDArray[np.float32]  # [K, R], natural logarithms of the full law's probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCall:
+    """Keep ``keep_len`` cached tokens, feed ``feed``, then draft by ``rule``."""
+
+    session: str
+    epoch: int
+    keep_len: int
+    feed: tuple[int, ...]
+    rule: DraftRule
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A block; its first token has position ``base_len = keep_len + len(feed)`` of the call."""
+
+    session: str
+    epoch: int
+    base_len: int
+    tokens: tuple[int, ...]
+    entropies: tuple[float, ...]  # nats, one per token, of the law after masks at temperature 1
+    rows: DraftRows | None = None
+    compute_ms: float = 0.0  # forward passes that this call took part in
+    queue_ms: float = 0.0  # waiting in the worker before
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyCall:
+    """Keep ``keep_len`` cached tokens, feed ``feed``, judge ``block``; an empty block is plain decoding.
+
+    Prefill is the same call: keep 0, feed the prompt, block empty.
+    """
+
+    session: str
+    epoch: int
+    keep_len: int
+    feed: tuple[int, ...]
+    block: tuple[int, ...] = ()
+    rows: DraftRows | None = None
+    rule: AcceptRule = field(default_factory=AcceptRule)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The target's answer: ``block[:num_accepted]`` stands, ``next_token`` follows.
+
+    Judged positions are the accepted ones and, after a rejection, the rejected one:
+    ``min(num_accepted + 1, len(block))`` entries in ``exact_ok`` and (if asked for) ``distances``.
+    """
+
+    session: str
+    epoch: int
+    base_len: int
+    num_accepted: int
+    next_token: int
+    relaxed: tuple[bool, ...] = ()  # per accepted token
+    exact_ok: tuple[bool, ...] = ()  # per judged position: did the exact test pass
+    distances: tuple[float, ...] = ()  # per judged position: d_JS(p, q), base 2
+    cached_tokens: int = 0  # fed tokens that a prefix cache already held
+    compute_ms: float = 0.0
+    queue_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CallFailed:
+    """One call failed; the session's slot stays open."""
+
+    session: str
+    epoch: int
+    error: Exception  # an AdasdError
+
+
+# --------------------------------------------------------------------------- what comes out
+
+
+@dataclass(frozen=True, slots=True)
+class EmittedToken:
+    """One committed token and where it came from."""
+
+    id: int
+    kind: TokenKind
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCompleted:
+    """One verdict and what led to it; estimators, metrics and the request's figures feed on it."""
+
+    drafted: Drafted | None  # None: nothing was drafted
+    verdict: Verdict
+    draft_ms: float = 0.0  # wall time from asking the draft to its block
+    verify_ms: float = 0.0  # wall time from asking the target to its verdict
+
+    @property
+    def num_drafted(self) -> int:
+        """Tokens that were judged as a block in this round."""
+        return len(self.drafted.tokens) if self.drafted else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one verification step adds to the answer; ``text`` may lag behind ``tokens``."""
+
+    text: str
+    tokens: tuple[EmittedToken, ...]
+    finish_reason: FinishReason | None = None  # set on the last chunk of the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of one answer, in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationReport:
+    """What speculation did for one answer, with effective options and learned values."""
+
+    mode: Mode
+    drafting: str
+    acceptance: str | None
+    max_draft_tokens: int
+    max_relaxed_fraction: float
+    num_rounds: int  # verdicts, prefill not counted
+    num_draft_rounds: int  # verdicts on a block that was not empty
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    accepted_per_round: tuple[int, ...]  # per round with a block: accepted tokens
+    drafted_per_round: tuple[int, ...]  # per round with a block: drafted tokens
+    kinds: tuple[tuple[TokenKind, int], ...]  # emitted tokens by provenance
+    generation_threshold: float | None  # entropy ceiling of the last round, nats; None: no ceiling
+    acceptance_threshold: float | None  # largest d_JS that is accepted; None: none
+    draft_ms: float  # compute on the draft worker
+    verify_ms: float  # compute on the target worker
+    network_ms: float  # waiting on links and queues, both sides
+    draft_lost: int = 0  # how often the draft was lost or late
+    target_lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """The end of an answer; always the last event of a stream that did not fail."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    speculation: SpeculationReport
+    stop_match: str | int | None = None  # the stop string or token id that ended it

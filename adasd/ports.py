@@ -1,0 +1,89 @@
+"""Protocols between the parts; whoever builds the graph hands in the real thing or a fake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, VerifyCall, Verdict
+
+
+class Clock(Protocol):
+    """Monotonic time in seconds."""
+
+    def __call__(self) -> float: ...
+
+
+class Decode(Protocol):
+    """Token ids to text; pure."""
+
+    def __call__(self, token_ids: Sequence[int]) -> str: ...
+
+
+class Engine(Protocol):
+    """Slots of one batched KV cache over one causal language model. Owned by one thread.
+
+    Calls are submitted and answered by ``step``, so that sessions join and leave the running batch at every
+    forward pass. Contract (held by ``adasd.testing.contracts.check_engine``):
+
+    * ``submit`` raises UnknownSession without a slot, StaleCache if ``keep_len`` exceeds what is cached,
+      InvalidRequest if the tokens would not fit in the slot's ``max_len``; at most one call per session waits.
+    * after a draft call the cache holds ``base_len + num_drafted - 1`` tokens (the last one is not fed; with
+      nothing drafted: ``base_len``); after a verify call ``base_len + num_accepted``.
+    * ``close`` frees the slot on every path, also with a call waiting, and is idempotent.
+    """
+
+    @property
+    def num_slots(self) -> int: ...
+
+    @property
+    def num_free_slots(self) -> int: ...
+
+    @property
+    def max_context(self) -> int:
+        """Tokens of prompt + answer that one slot can hold."""
+        ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def open(self, call: OpenCall) -> None:
+        """Take a slot; raises Overloaded if none is free, InvalidRequest if ``max_len`` is too long."""
+        ...
+
+    def cached_len(self, session: str) -> int:
+        """Tokens cached for the session (0 right after ``open``)."""
+        ...
+
+    def submit(self, call: DraftCall | VerifyCall) -> None: ...
+
+    @property
+    def num_pending(self) -> int:
+        """Calls submitted and not answered yet."""
+        ...
+
+    def step(self) -> list[Drafted | Verdict | CallFailed]:
+        """One forward pass over all waiting calls; answers those that it completed."""
+        ...
+
+    def close(self, session: str) -> None: ...
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if slot table, lengths and cache disagree."""
+        ...
+
+
+class DraftPort(Protocol):
+    """A session's line to its draft worker. Errors: WorkerLost, StaleIncarnation, StaleCache, UnknownSession."""
+
+    async def draft(self, call: DraftCall) -> Drafted: ...
+
+    async def close(self) -> None: ...
+
+
+class TargetPort(Protocol):
+    """A session's line to its target worker. Errors as for DraftPort, and DeviceFailure."""
+
+    async def verify(self, call: VerifyCall) -> Verdict: ...
+
+    async def close(self) -> None: ...
