@@ -1,29 +1,57 @@
-"""Frozen settings with units; read once at the door (services.settings), never from the environment here.
+"""Frozen settings: every field with its default, its unit, its range and a sentence.
 
-The YAML file and the command line of ``adasd serve`` use these names: a top-level field is ``port``, a
-tier's field is ``target.model`` / ``draft.model`` (on the command line ``--port``, ``--target``,
-``--target-dtype`` and so on).
+They are read once at the door (services.settings), never from the environment here. The YAML file and the
+command line of ``adasd serve`` use these names: a top-level field is ``port``, a tier's field is
+``target.model`` / ``draft.model`` (on the command line ``--port``, ``--target``, ``--target-dtype``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from adasd.messages import Mode
+
+
+def says(
+    sentence: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    """Metadata of a field: what it means, the closed range of a number, the possible texts."""
+    return {"help": sentence, "low": low, "high": high, "choices": choices}
+
+
+def setting(
+    default: Any,
+    sentence: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field with a default; see ``says``."""
+    return field(default=default, metadata=says(sentence, low, high, choices))
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """One model on one device."""
 
-    model: str  # folder or Hugging Face id
-    dtype: str = "auto"  # float32 | bfloat16 | float16 | auto (float32 on CPU, the checkpoint's on CUDA)
-    device: str = "auto"  # cpu | cuda | cuda:N | auto
-    num_threads: int = 1  # CPU threads of the forward pass
-    num_slots: int = 32  # sessions held at once
-    max_context: int | None = None  # tokens per slot; None: the model's own limit, at most 4096
-    prefill_chunk: int = 256  # prompt tokens of one session that one forward pass takes at most
-    trust_remote_code: bool = False  # run Python code that ships with the model
+    model: str = field(metadata=says("folder or Hugging Face id of the model"))
+    dtype: str = setting(
+        "auto",
+        "number format; auto is float32 on CPU and the checkpoint's own on CUDA",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    device: str = setting("auto", "cpu, cuda, cuda:N or auto")
+    num_threads: int = setting(1, "CPU threads of one forward pass", low=1, high=1024)
+    num_slots: int = setting(32, "sessions that one replica holds at once", low=1, high=65536)
+    max_context: int | None = setting(
+        None, "tokens of prompt and answer per slot; none is the model's own limit, at most 4096", low=2
+    )
+    prefill_chunk: int = setting(
+        256, "prompt tokens of one session that one forward pass takes at most", low=1
+    )
+    trust_remote_code: bool = setting(False, "run Python code that ships with the model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +59,37 @@ class TierConfig:
     """A tier of equal replicas and where Ray may place them."""
 
     engine: EngineConfig
-    min_replicas: int = 1
-    max_replicas: int = 1
-    num_cpus: float = 0.5  # Ray CPUs that one replica reserves
-    num_gpus: float = 0.0  # Ray GPUs that one replica reserves, fractions allowed
-    accelerator_type: str | None = None  # for example L4 or H100
-    resources: tuple[tuple[str, float], ...] = ()  # custom Ray resources
-    label_selector: tuple[tuple[str, str], ...] = ()  # Ray node labels
+    min_replicas: int = setting(1, "replicas that always run", low=0)
+    max_replicas: int = setting(1, "replicas under load", low=1)
+    num_cpus: float = setting(0.5, "Ray CPUs that one replica reserves", low=0)
+    num_gpus: float = setting(
+        0.0, "Ray GPUs that one replica reserves; fractions below 1 share a card", low=0
+    )
+    accelerator_type: str | None = setting(None, "Ray accelerator type, for example L4 or H100")
+    resources: tuple[tuple[str, float], ...] = setting(
+        (), "custom Ray resources, for example draft_gpu=1", low=0
+    )
+    label_selector: tuple[tuple[str, str], ...] = setting(
+        (), "labels of the Ray nodes, for example pool=draft"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SpeculationConfig:
     """The deployment's defaults; a request may choose otherwise within ``max_draft_tokens``."""
 
-    mode: Mode = Mode.EXACT
-    drafting: str = "adasd"
-    acceptance: str = "posterior"  # in mode adaptive
-    max_draft_tokens: int = 16  # tokens per block, hard cap
-    max_relaxed_fraction: float = 0.3  # of an answer's tokens, in mode adaptive
-    row_len: int = 128  # entries of the truncated draft law on the wire, where a rule needs it
+    mode: Mode = setting(
+        Mode.EXACT, "off: plain decoding; exact: the target's own law; adaptive: relaxed, faster"
+    )
+    drafting: str = setting("adasd", "policy that decides when drafting stops")
+    acceptance: str = setting("posterior", "policy that relaxes acceptance in mode adaptive")
+    max_draft_tokens: int = setting(16, "tokens per block, hard cap", low=1, high=256)
+    max_relaxed_fraction: float = setting(
+        0.3, "share of an answer that may be relaxed, mode adaptive", low=0, high=1
+    )
+    row_len: int = setting(
+        128, "entries of the truncated draft law on the wire, where a rule needs it", low=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +98,22 @@ class ServeConfig:
 
     target: TierConfig
     draft: TierConfig | None  # None: plain decoding only
-    host: str = "127.0.0.1"
-    port: int = 8000  # HTTP
-    grpc_port: int = 9000  # public gRPC; 0 switches it off
-    model_name: str = "adasd-demo"  # the name that clients send
+    host: str = setting("127.0.0.1", "address that HTTP and gRPC listen on")
+    port: int = setting(8000, "HTTP port", low=1, high=65535)
+    grpc_port: int = setting(9000, "port of the public gRPC API; 0 switches it off", low=0, high=65535)
+    model_name: str = setting("adasd-demo", "the model name that clients send")
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
-    max_ongoing_requests: int = 64  # per orchestrator replica
-    max_queued_requests: int = 128  # waiting for a slot, per orchestrator replica; beyond: 429
-    admission_timeout_s: float = 30.0  # waiting for a slot before 429
-    request_timeout_s: float = 600.0  # of one answer
-    draft_timeout_s: float = 2.0  # one block; then the round goes on without it
-    verify_timeout_s: float = 60.0  # one verdict; then the target counts as lost
-    reattach_s: float = 1.0  # between attempts to lease a draft again
-    max_body_bytes: int = 4 * 1024 * 1024  # of one HTTP request
+    max_ongoing_requests: int = setting(64, "requests in progress per orchestrator replica", low=1)
+    max_queued_requests: int = setting(
+        128, "requests waiting for a slot per orchestrator replica; then 429", low=0
+    )
+    admission_timeout_s: float = setting(30.0, "seconds that a request waits for a slot before 429", low=0)
+    request_timeout_s: float = setting(600.0, "seconds for one answer", low=0.001)
+    draft_timeout_s: float = setting(
+        2.0, "seconds for one block; then the round goes on without it", low=0.001
+    )
+    verify_timeout_s: float = setting(
+        60.0, "seconds for one verdict; then the target counts as lost", low=0.001
+    )
+    reattach_s: float = setting(1.0, "seconds between attempts to lease a draft again", low=0.001)
+    max_body_bytes: int = setting(4 * 1024 * 1024, "bytes of one HTTP request", low=1024)

@@ -153,7 +153,9 @@ class StaleIncarnation(AdasdError):
         self.expected, self.actual = expected, actual
 
     def __str__(self) -> str:
-        return f"the message is for incarnation {self.expected}, this replica is {self.actual}; take a new lease"
+        return (
+            f"the message is for incarnation {self.expected}, this replica is {self.actual}; take a new lease"
+        )
 
 
 class UnknownSession(AdasdError):

@@ -267,6 +267,9 @@ class RoundCompleted:
     verdict: Verdict
     draft_ms: float = 0.0  # wall time from asking the draft to its block
     verify_ms: float = 0.0  # wall time from asking the target to its verdict
+    prefill: bool = (
+        False  # the verdict on an empty block behind the whole prompt: no round, says nothing of drafting
+    )
 
     @property
     def num_drafted(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, VerifyCall, Verdict
+from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, Verdict, VerifyCall
 
 
 class Clock(Protocol):

@@ -1,0 +1,68 @@
+"""AdaSD's acceptance as in the paper's first version: a threshold on the distance of the two laws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from adasd.control.evidence import CENTRES, Evidence, EvidenceOptions
+from adasd.control.policy import Snapshot
+from adasd.control.scope import AcceptanceScope
+from adasd.messages import RelaxBelow, RoundCompleted
+
+
+class Form(StrEnum):
+    """Readings of T_V (the paper's own is not known to us; ALGORITHMS 2.3)."""
+
+    MIDPOINT = "midpoint"  # half way between the means of the two classes
+    MEAN_ALL = "mean-all"  # mean of all distances, the paper's simple baseline
+    MEAN_REJECTED = "mean-rejected"  # as T_G is made
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdOptions:
+    form: Form = Form.MIDPOINT
+    scope: AcceptanceScope = AcceptanceScope.FROZEN
+    evidence: EvidenceOptions = field(default_factory=EvidenceOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdState:
+    evidence: Evidence = field(default_factory=Evidence)
+    frozen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Accepts below T_V; exact while either class is small or the means stand the wrong way round."""
+
+    options: ThresholdOptions = field(default_factory=ThresholdOptions)
+    name: str = "threshold"
+    summary: str = "accepts below the midpoint of the mean distances of accepted and rejected tokens"
+    source: str = "AdaSD v1, arXiv:2512.11280v1"
+
+    def start(self, shared: ThresholdState | None) -> ThresholdState:
+        if shared is None or self.options.scope is AcceptanceScope.REQUEST:
+            return ThresholdState()
+        return ThresholdState(shared.evidence, frozen=self.options.scope is AcceptanceScope.FROZEN)
+
+    def decide(self, state: ThresholdState, snapshot: Snapshot) -> RelaxBelow | None:
+        if not state.evidence.warm(self.options.evidence):
+            return None
+        rejected, accepted = state.evidence.weights @ CENTRES / state.evidence.weights.sum(axis=1)
+        if accepted >= rejected:
+            return None  # the distance says nothing about acceptance here
+        match self.options.form:
+            case Form.MIDPOINT:
+                return RelaxBelow(float(accepted + rejected) / 2)
+            case Form.MEAN_ALL:
+                return RelaxBelow(
+                    float((state.evidence.weights @ CENTRES).sum() / state.evidence.weights.sum())
+                )
+            case Form.MEAN_REJECTED:
+                return RelaxBelow(float(rejected))
+
+    def learn(self, state: ThresholdState, round: RoundCompleted) -> ThresholdState:
+        if state.frozen:
+            return state
+        return ThresholdState(state.evidence.add(round, self.options.evidence))

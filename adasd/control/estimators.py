@@ -1,0 +1,129 @@
+"""What rounds teach about a draft and its links: means, times, acceptance by position. Pure values.
+
+None of them knows a policy; all forget, so that a change of traffic shows within about 50 rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import mul
+
+from adasd.messages import RoundCompleted
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMean:
+    """Arithmetic mean of the first ``memory`` values, then an exponential mean of weight 1 / memory."""
+
+    mean: float = 0.0
+    count: int = 0  # values that the mean stands for, at most ``memory``
+
+    def add(self, value: float, memory: float = math.inf) -> RunningMean:
+        count = self.count + 1 if self.count < memory else self.count
+        return RunningMean(self.mean + (value - self.mean) / count, count)
+
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """Chance that a block's first k tokens are accepted: S_k, the product of conditional chances.
+
+    A block says nothing about positions behind its rejection or its end (they are censored), so each
+    position's chance is estimated among the rounds that judged it, as in Kaplan and Meier's estimator;
+    accepted / drafted would count unjudged tokens as failures. Positions seen little lean on the mean of
+    all positions. Holds if where blocks end says nothing about the next token; an entropy ceiling ends
+    them before doubtful tokens, so behind it S_k is an upper estimate.
+    """
+
+    accepted: tuple[float, ...] = ()  # per position: decayed count of acceptances
+    judged: tuple[float, ...] = ()  # per position: decayed count of verdicts
+
+    decay = 0.98  # per round with a block: a memory of 50 rounds
+    start, start_weight = 0.7, 2.0  # chance assumed before any verdict, worth so many verdicts
+    pool_weight = 4.0  # the mean over positions counts as so many verdicts of one position
+
+    def add(self, num_accepted: int, num_drafted: int) -> Survival:
+        """One verdict on a block of ``num_drafted`` >= 1 tokens."""
+        num_judged = min(num_accepted + 1, num_drafted)
+        length = max(len(self.judged), num_judged)
+
+        def fade(counts: tuple[float, ...], num_new: int) -> tuple[float, ...]:
+            padded = counts + (0.0,) * (length - len(counts))
+            return tuple(self.decay * count + (i < num_new) for i, count in enumerate(padded))
+
+        return Survival(fade(self.accepted, num_accepted), fade(self.judged, num_judged))
+
+    def curve(self, length: int) -> tuple[float, ...]:
+        """S_1 .. S_length; never rising."""
+        pooled = (self.start * self.start_weight + sum(self.accepted)) / (
+            self.start_weight + sum(self.judged)
+        )
+        chances = [pooled] * length
+        for i, (accepted, judged) in enumerate(
+            zip(self.accepted[:length], self.judged[:length], strict=True)
+        ):
+            chances[i] = (accepted + self.pool_weight * pooled) / (judged + self.pool_weight)
+        return tuple(accumulate(chances, mul))
+
+
+@dataclass(frozen=True, slots=True)
+class Ema:
+    """Exponential mean; None until the first value."""
+
+    value: float | None = None
+
+    weight = 0.1  # of a new value
+
+    def add(self, value: float) -> Ema:
+        return Ema(value if self.value is None else self.value + self.weight * (value - self.value))
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Decayed least squares y = base + slope x, both kept >= 0; x is a count of tokens, y milliseconds."""
+
+    n: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+
+    decay = 0.98
+
+    def add(self, x: float, y: float) -> Line:
+        d = self.decay
+        return Line(d * self.n + 1, d * self.x + x, d * self.y + y, d * self.xx + x * x, d * self.xy + x * y)
+
+    def fit(self) -> tuple[float, float] | None:
+        """(base, slope), or None without data; slope 0 while x never varied."""
+        if self.n == 0:
+            return None
+        mean_x, mean_y = self.x / self.n, self.y / self.n
+        variance = self.xx / self.n - mean_x**2
+        slope = max(0.0, (self.xy / self.n - mean_x * mean_y) / variance) if variance > 1e-6 else 0.0
+        if slope * mean_x > mean_y:  # through the origin
+            slope = self.xy / self.xx
+        return max(0.0, mean_y - slope * mean_x), slope
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What is measured about one pair of models, whatever the policies."""
+
+    survival: Survival = field(default_factory=Survival)
+    draft_ms: Ema = field(default_factory=Ema)  # compute per drafted token
+    hop_ms: Ema = field(default_factory=Ema)  # wall time of a block beyond its compute
+    verify_ms: Line = field(default_factory=Line)  # wall time of a verdict over the tokens of its block
+
+    def learn(self, round: RoundCompleted) -> Estimates:
+        verify_ms = self.verify_ms.add(round.num_drafted, round.verify_ms)
+        drafted = round.drafted
+        if drafted is None or not drafted.tokens:
+            return Estimates(self.survival, self.draft_ms, self.hop_ms, verify_ms)
+        return Estimates(
+            self.survival.add(round.verdict.num_accepted, round.num_drafted),
+            self.draft_ms.add(drafted.compute_ms / round.num_drafted),
+            self.hop_ms.add(max(0.0, round.draft_ms - drafted.compute_ms)),
+            verify_ms,
+        )

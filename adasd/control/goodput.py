@@ -1,0 +1,75 @@
+"""Draft as many tokens as yield the most expected tokens per millisecond, 0 included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from adasd.control.policy import Snapshot
+from adasd.messages import DraftRule, RoundCompleted
+
+
+def rates(snapshot: Snapshot) -> list[float]:
+    """Expected tokens per millisecond for blocks of 0, 1, 2, ... tokens.
+
+    A round yields 1 + S_1 + ... + S_k tokens (ALGORITHMS 1.1) in verify + k (draft + its share of the
+    verdict) + hop. Raises ValueError while a time was never measured.
+    """
+    if snapshot.verify_ms is None or snapshot.draft_ms is None or snapshot.hop_ms is None:
+        raise ValueError("rates need measured times")
+    tokens = accumulate(snapshot.survival[: snapshot.max_draft_tokens], initial=1.0)
+    per_token_ms = snapshot.draft_ms + snapshot.verify_ms_per_token
+    return [
+        expected / max(1e-6, snapshot.verify_ms + k * per_token_ms + (snapshot.hop_ms if k else 0.0))
+        for k, expected in enumerate(tokens)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class GoodputState:
+    """The length in force and how long nothing was drafted."""
+
+    length: int | None = None  # tokens; None before the first round
+    idle_ms: float = 0.0  # wall time of rounds since the last drafted token
+
+
+@dataclass(frozen=True, slots=True)
+class Goodput:
+    """argmax of ``rates``; another length must win by ``margin``, and 0 is left for a probe now and then.
+
+    Its lengths follow measured times, so it is the one policy whose blocks differ from run to run.
+    """
+
+    initial: int = 5  # tokens, until times are measured
+    margin: float = 0.05  # relative gain that a change of length needs
+    probe_after_ms: float = 1000.0  # without drafting, then one probe
+    probe_length: int = 1  # tokens
+    default_block: int | None = None
+    name: str = "goodput"
+    summary: str = "the length with the most expected tokens per millisecond; 0 if drafting does not pay"
+    source: str = "SmartSpec, arXiv:2406.14066, with acceptance by position"
+
+    def start(self, shared: GoodputState | None) -> GoodputState:
+        return shared or GoodputState()
+
+    def decide(self, state: GoodputState, snapshot: Snapshot) -> DraftRule:
+        return DraftRule(min(self._length(state, snapshot), snapshot.max_draft_tokens))
+
+    def _length(self, state: GoodputState, snapshot: Snapshot) -> int:
+        if snapshot.verify_ms is None or snapshot.draft_ms is None or snapshot.hop_ms is None:
+            return self.initial
+        rate = rates(snapshot)
+        best = max(range(len(rate)), key=rate.__getitem__)
+        if state.length is not None and state.length < len(rate):
+            best = best if rate[best] > (1 + self.margin) * rate[state.length] else state.length
+        return self.probe_length if best == 0 and self._probe_due(state) else best
+
+    def _probe_due(self, state: GoodputState) -> bool:
+        return state.idle_ms >= self.probe_after_ms
+
+    def learn(self, state: GoodputState, round: RoundCompleted) -> GoodputState:
+        if not round.num_drafted:
+            return GoodputState(0, state.idle_ms + round.draft_ms + round.verify_ms)
+        if state.length == 0 and self._probe_due(state) and round.num_drafted == self.probe_length:
+            return GoodputState(0)  # a probe is no decision: 0 stays in force until another length wins
+        return GoodputState(round.num_drafted)

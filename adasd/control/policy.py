@@ -1,0 +1,99 @@
+"""What a policy is: a frozen, stateless object that answers questions about a state that it is handed.
+
+``start`` makes a request's state, ``decide`` reads it, ``learn`` returns the next one. The state that all
+requests share is a state of the same policy, fed with every request's rounds; ``start(shared)`` says what a
+new request takes over from it, ``start(None)`` starts from nothing (process start, or a request whose rule
+may depend on nothing but itself).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from adasd.messages import AcceptRule, DraftRule, RelaxBelow, RelaxTable, RoundCompleted
+
+Relaxation = RelaxBelow | RelaxTable
+State = TypeVar("State")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a policy may know about a request before a round; times are None until measured."""
+
+    max_draft_tokens: int  # tokens that this round may draft, >= 1
+    remaining_tokens: int  # tokens that the answer may still get, >= max_draft_tokens + 1
+    num_emitted: int = 0  # tokens of the answer so far
+    num_relaxed: int = 0  # of them accepted by relaxation
+    num_rounds: int = 0  # rounds that this request has learned from
+    survival: tuple[float, ...] = ()  # entry k - 1 is S_k = P(first k drafted tokens accepted)
+    draft_ms: float | None = None  # draft compute per drafted token
+    hop_ms: float | None = None  # draft wall time of a round beyond its compute: links and queue
+    verify_ms: float | None = None  # target wall time of a round without a block
+    verify_ms_per_token: float = 0.0  # what each token of a block adds to it
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The rules of one round; ``draft.max_tokens == 0`` means that it is a plain one."""
+
+    draft: DraftRule
+    accept: AcceptRule
+
+
+PLAIN = Plan(DraftRule(0), AcceptRule())
+
+
+class DraftingPolicy(Protocol[State]):
+    """Decides when drafting stops."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str:
+        """One line for people who choose."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Where the method is published."""
+        ...
+
+    @property
+    def default_block(self) -> int | None:
+        """Cap in tokens for requests that name none; None takes the deployment's cap."""
+        ...
+
+    def start(self, shared: State | None) -> State: ...
+
+    def decide(self, state: State, snapshot: Snapshot) -> DraftRule:
+        """At most ``snapshot.max_draft_tokens`` tokens; 0 for a plain round."""
+        ...
+
+    def learn(self, state: State, round: RoundCompleted) -> State: ...
+
+
+class AcceptancePolicy(Protocol[State]):
+    """Decides which tokens that failed the exact test are accepted all the same."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str:
+        """One line for people who choose."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Where the method is published."""
+        ...
+
+    def start(self, shared: State | None) -> State: ...
+
+    def decide(self, state: State, snapshot: Snapshot) -> Relaxation | None:
+        """None: exact (nothing is relaxed)."""
+        ...
+
+    def learn(self, state: State, round: RoundCompleted) -> State: ...

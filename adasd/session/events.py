@@ -1,0 +1,152 @@
+"""Events (facts that go into the session) and actions (wishes that come out); frozen, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adasd.errors import AdasdError
+from adasd.messages import (
+    AcceptRule,
+    Chunk,
+    DraftCall,
+    Drafted,
+    DraftRule,
+    FinishReason,
+    RoundCompleted,
+    Verdict,
+    VerifyCall,
+)
+
+# --------------------------------------------------------------------------- events: what happened
+
+
+@dataclass(frozen=True, slots=True)
+class TargetAttached:
+    """A target slot is open for this session and empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetLost:
+    """The target's answer will never come: replica dead, silent or restarted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetAnswered:
+    """A verdict arrived ``elapsed_ms`` after it was asked for."""
+
+    verdict: Verdict
+    elapsed_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DraftAttached:
+    """A draft slot is open for this session and empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftLost:
+    """The draft is gone; another may be attached later."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftLate:
+    """The block of ``epoch`` is not worth waiting for any longer; the draft itself may still live."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class DraftAnswered:
+    """A block arrived ``elapsed_ms`` after it was asked for."""
+
+    drafted: Drafted
+    elapsed_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The controller's answer to AskPlan; ``draft.max_tokens == 0`` makes the round a plain one."""
+
+    draft: DraftRule
+    accept: AcceptRule
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The caller left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Nothing helps any more (retries used up, deadline passed); ``error`` goes to the caller."""
+
+    error: AdasdError
+
+
+Event = (
+    TargetAttached
+    | TargetLost
+    | TargetAnswered
+    | DraftAttached
+    | DraftLost
+    | DraftLate
+    | DraftAnswered
+    | Planned
+    | Cancel
+    | Fail
+)
+
+# --------------------------------------------------------------------------- actions: what to do now
+
+
+@dataclass(frozen=True, slots=True)
+class AttachTarget:
+    """Lease a target, open a slot there, answer TargetAttached (or Fail)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskPlan:
+    """Ask the controller for the next round's rules; answer Planned."""
+
+    remaining_tokens: int
+    num_emitted: int
+    num_relaxed: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskDraft:
+    """Send the call to the draft; answer DraftAnswered, DraftLate or DraftLost."""
+
+    call: DraftCall
+
+
+@dataclass(frozen=True, slots=True)
+class AskVerify:
+    """Send the call to the target; answer TargetAnswered or TargetLost."""
+
+    call: VerifyCall
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Tell the controller and the metrics about a completed round."""
+
+    round: RoundCompleted
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Send the chunk to the caller."""
+
+    chunk: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The session is over; give both slots back. ``error`` is set when it failed."""
+
+    reason: FinishReason
+    error: AdasdError | None = None
+
+
+Action = AttachTarget | AskPlan | AskDraft | AskVerify | Learn | Emit | Finish

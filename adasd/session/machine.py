@@ -1,0 +1,284 @@
+"""The life of one answer as a protocol without I/O: ``step(session, event) -> (session, actions)``.
+
+    NEW ──begin──> ATTACHING ──TargetAttached──> PREFILLING ──verdict──> PLANNING
+    PLANNING ──Planned──> DRAFTING ──block, late or lost──> VERIFYING ──verdict──> PLANNING
+    PLANNING ──Planned, nothing to draft──────────────────> VERIFYING
+    any ──TargetLost──> ATTACHING (prefill of prompt + committed tokens follows)
+    any ──last token, Cancel or Fail──> FINISHED
+
+A lost or late draft costs speed, never an answer: the round goes on with an empty block, which is plain
+decoding. Every ask carries a fresh epoch; an answer to any other ask is stale and changes nothing. Roll-back
+is not a message of its own: each call says how many cached tokens to keep, and feeds the rest. The newest
+committed token is never cached yet, so after a full acceptance the draft is simply fed two tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from adasd.errors import IllegalEvent
+from adasd.messages import (
+    AcceptRule,
+    Chunk,
+    DraftCall,
+    Drafted,
+    DraftRule,
+    EmittedToken,
+    FinishReason,
+    RoundCompleted,
+    TokenKind,
+    Verdict,
+    VerifyCall,
+)
+from adasd.session import stopping
+from adasd.session.events import (
+    Action,
+    AskDraft,
+    AskPlan,
+    AskVerify,
+    AttachTarget,
+    Cancel,
+    DraftAnswered,
+    DraftAttached,
+    DraftLate,
+    DraftLost,
+    Emit,
+    Event,
+    Fail,
+    Finish,
+    Learn,
+    Planned,
+    TargetAnswered,
+    TargetAttached,
+    TargetLost,
+)
+from adasd.session.state import DraftSide, Phase, Session, Terms
+
+Step = tuple[Session, tuple[Action, ...]]
+
+
+def begin(terms: Terms) -> Step:
+    """Start a session; an answer of no tokens ends at once."""
+    session = Session(terms, committed=terms.prompt)
+    if terms.sampling.max_tokens == 0:
+        return finish(session, FinishReason.LENGTH)
+    return replace(session, phase=Phase.ATTACHING), (AttachTarget(),)
+
+
+def step(session: Session, event: Event) -> Step:
+    """Advance by one event. Raises IllegalEvent for what the phase does not allow."""
+    match session.phase, event:
+        case Phase.FINISHED, _:
+            return session, ()  # what was on its way when the answer ended
+        case _, Cancel():
+            return finish(session, FinishReason.CANCELLED)
+        case _, Fail(error):
+            ended = replace(session, phase=Phase.FINISHED, finish_reason=FinishReason.ERROR)
+            return ended, (Finish(FinishReason.ERROR, error),)
+        case Phase.ATTACHING, TargetAttached():
+            return verify(replace(session, target_cached=0), phase=Phase.PREFILLING)
+        case Phase.PLANNING, Planned(rule, accept):
+            return start_round(session, rule, accept)
+        case _, DraftAttached() if not session.draft.attached:
+            return warm_draft(session)
+        case _, DraftAnswered():
+            return take_block(session, event.drafted, event.elapsed_ms)
+        case _, DraftLate(epoch):
+            return go_on_without(session) if awaits_block(session, epoch) else (session, ())
+        case _, DraftLost():
+            return lose_draft(session)
+        case ((Phase.PREFILLING | Phase.VERIFYING), TargetAnswered(verdict)) if (
+            verdict.epoch == session.epoch
+        ):
+            return take_verdict(session, verdict, event.elapsed_ms)
+        case _, TargetAnswered(verdict) if verdict.epoch < session.epoch:
+            return session, ()
+        case _, TargetLost():
+            return lose_target(session)
+        case phase, _:
+            raise IllegalEvent(f"{type(event).__name__} while {phase.name} in epoch {session.epoch}: {event}")
+
+
+# --------------------------------------------------------------------------- rounds
+
+
+def start_round(session: Session, rule: DraftRule, accept: AcceptRule) -> Step:
+    """Draft if the rule and the draft allow it, else decode plainly; the target never waits for a busy draft."""
+    session = replace(session, accept=accept)
+    if rule.max_tokens == 0 or not session.draft.ready:
+        return verify(session)
+    return ask_draft(replace(session, phase=Phase.DRAFTING), rule)
+
+
+def ask_draft(session: Session, rule: DraftRule) -> Step:
+    """Send everything that the draft has not cached yet, and the rule; opens a new epoch."""
+    epoch, keep_len = session.epoch + 1, session.draft.cached_len
+    call = DraftCall(session.terms.session, epoch, keep_len, session.committed[keep_len:], rule)
+    return replace(session, epoch=epoch, draft=replace(session.draft, busy=epoch)), (AskDraft(call),)
+
+
+def warm_draft(session: Session) -> Step:
+    """Let a fresh draft read what is committed, beside whatever the target does; drafts nothing."""
+    attached = replace(session, draft=DraftSide(attached=True))
+    epoch = -1 - session.epoch  # never equal to a round's epoch, so the round under way is not disturbed
+    call = DraftCall(session.terms.session, epoch, 0, session.committed, DraftRule(max_tokens=0))
+    return replace(attached, draft=replace(attached.draft, busy=epoch)), (AskDraft(call),)
+
+
+def verify(session: Session, *, phase: Phase = Phase.VERIFYING) -> Step:
+    """Ask for a verdict on the block at hand (possibly empty); opens a new epoch."""
+    epoch, keep_len, block = session.epoch + 1, session.target_cached, session.block
+    call = VerifyCall(
+        session.terms.session,
+        epoch,
+        keep_len,
+        feed=session.committed[keep_len:],
+        block=block.tokens if block else (),
+        rows=block.rows if block else None,
+        rule=session.accept,
+    )
+    return replace(session, phase=phase, epoch=epoch), (AskVerify(call),)
+
+
+def awaits_block(session: Session, epoch: int) -> bool:
+    """Is this the block that the round under way waits for?"""
+    return session.phase is Phase.DRAFTING and epoch == session.epoch
+
+
+def take_block(session: Session, drafted: Drafted, elapsed_ms: float) -> Step:
+    """A block arrived: judge it if the round waits for it, else only note that the draft is free again."""
+    if drafted.epoch != session.draft.busy:
+        return session, ()  # from a draft that this session gave up
+    wanted = awaits_block(session, drafted.epoch)
+    session = replace(session, draft=replace(session.draft, busy=None, cached_len=drafted.base_len))
+    if not wanted:
+        return session, ()
+    if drafted.base_len != len(session.committed):
+        raise IllegalEvent(
+            f"the block begins at {drafted.base_len}, the answer ends at {len(session.committed)}"
+        )
+    return verify(replace(session, block=drafted, block_ms=elapsed_ms))
+
+
+def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
+    """Commit what stands, learn from it, and begin the next round or end."""
+    block = session.block
+    num_drafted = len(block.tokens) if block else 0
+    base_len = len(session.committed)
+    if verdict.base_len != base_len or not 0 <= verdict.num_accepted <= num_drafted:
+        raise IllegalEvent(
+            f"a verdict of {verdict.num_accepted} accepted from {verdict.base_len} on does not fit a block of "
+            f"{num_drafted} from {base_len} on"
+        )
+    prefill = session.phase is Phase.PREFILLING
+    done = RoundCompleted(block, verdict, session.block_ms if block else 0.0, elapsed_ms, prefill)
+    draft = session.draft
+    if num_drafted:  # the last drafted token was never fed, so it is not in the draft's cache
+        draft = replace(draft, cached_len=base_len + min(verdict.num_accepted, num_drafted - 1))
+    session = replace(
+        session,
+        target_cached=base_len + verdict.num_accepted,
+        draft=draft,
+        block=None,
+        tally=session.tally.with_round(done),
+    )
+    session, emit = commit(session, provenance(block, verdict))
+    if session.finish_reason is not None:
+        ended, last = finish(session, session.finish_reason)
+        return ended, (Learn(done), emit, *last)
+    return replace(session, phase=Phase.PLANNING), (Learn(done), emit, ask_plan(session))
+
+
+def ask_plan(session: Session) -> AskPlan:
+    relaxed = session.tally.count(TokenKind.RELAXED)
+    return AskPlan(session.remaining_tokens, session.num_emitted, relaxed)
+
+
+def provenance(block: Drafted | None, verdict: Verdict) -> tuple[EmittedToken, ...]:
+    """The verdict's tokens, each with where it came from."""
+    drafted = block.tokens if block else ()
+    relaxed = verdict.relaxed or (False,) * verdict.num_accepted
+    accepted = tuple(
+        EmittedToken(token, TokenKind.RELAXED if loose else TokenKind.EXACT)
+        for token, loose in zip(drafted[: verdict.num_accepted], relaxed, strict=True)
+    )
+    if not drafted:
+        last = TokenKind.TARGET
+    elif verdict.num_accepted == len(drafted):
+        last = TokenKind.BONUS
+    else:
+        last = TokenKind.CORRECTION
+    return (*accepted, EmittedToken(verdict.next_token, last))
+
+
+# --------------------------------------------------------------------------- commit and end
+
+
+def commit(session: Session, tokens: tuple[EmittedToken, ...]) -> tuple[Session, Emit]:
+    """Append tokens up to the first that ends the answer; the text stops before a stop string."""
+    terms, sampling = session.terms, session.terms.sampling
+    kept: list[EmittedToken] = []
+    shown = ""
+    text, reason, match = session.text, None, None
+    for token in tokens:
+        kept.append(token)
+        num_emitted = session.num_emitted + len(kept)
+        may_stop = num_emitted > sampling.min_tokens
+        if may_stop and token.id in terms.eos_ids and not sampling.ignore_eos:
+            reason = FinishReason.STOP
+        elif may_stop and token.id in sampling.stop_token_ids:
+            reason, match = FinishReason.STOP, token.id
+        else:
+            stops = sampling.stop if may_stop else ()
+            text, piece, match = stopping.push(text, token.id, stops, terms.decode)
+            shown += piece
+            if match is not None:
+                reason = FinishReason.STOP
+            elif num_emitted >= sampling.max_tokens:
+                reason = FinishReason.LENGTH
+        if reason is not None:
+            break
+    if reason is not None and not isinstance(match, str):
+        shown += stopping.flush(text, terms.decode)
+    session = replace(
+        session,
+        committed=session.committed + tuple(token.id for token in kept),
+        text=text,
+        tally=session.tally.with_tokens(kept),
+        finish_reason=reason,
+        stop_match=match,
+    )
+    return session, Emit(Chunk(shown, tuple(kept), reason))
+
+
+def finish(session: Session, reason: FinishReason) -> Step:
+    return replace(session, phase=Phase.FINISHED, finish_reason=reason), (Finish(reason),)
+
+
+# --------------------------------------------------------------------------- losses
+
+
+def go_on_without(session: Session) -> Step:
+    """Decode this round plainly; a late draft stays busy until its answer comes."""
+    tally = replace(session.tally, draft_lost=session.tally.draft_lost + 1)
+    return verify(replace(session, tally=tally))
+
+
+def lose_draft(session: Session) -> Step:
+    """Forget the draft; a round that waited for its block goes on without."""
+    waiting = session.phase is Phase.DRAFTING
+    session = replace(session, draft=DraftSide())
+    if waiting:
+        return go_on_without(session)
+    return replace(session, tally=replace(session.tally, draft_lost=session.tally.draft_lost + 1)), ()
+
+
+def lose_target(session: Session) -> Step:
+    """Forget the target's cache and the block; ask for another target. The draft keeps what it has cached."""
+    if session.phase is Phase.ATTACHING:
+        raise IllegalEvent("TargetLost while none is attached")
+    tally = replace(session.tally, target_lost=session.tally.target_lost + 1)
+    lost = replace(
+        session, phase=Phase.ATTACHING, epoch=session.epoch + 1, target_cached=0, block=None, tally=tally
+    )
+    return lost, (AttachTarget(),)

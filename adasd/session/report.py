@@ -1,0 +1,63 @@
+"""The figures of a finished answer, as they go to the caller."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from adasd.messages import Complete, FinishReason, Mode, SpeculationReport, TokenKind, Usage
+from adasd.session.state import Session
+
+
+class Effective(Protocol):
+    """The options that a request ended up with (adasd.control.controller.EffectiveSpeculation)."""
+
+    @property
+    def mode(self) -> Mode: ...
+    @property
+    def drafting(self) -> str: ...
+    @property
+    def acceptance(self) -> str | None: ...
+    @property
+    def max_draft_tokens(self) -> int: ...
+    @property
+    def max_relaxed_fraction(self) -> float: ...
+
+
+class Learned(Protocol):
+    """What the controller has learned (adasd.control.controller.SessionController)."""
+
+    @property
+    def generation_threshold(self) -> float | None: ...
+    @property
+    def acceptance_threshold(self) -> float | None: ...
+
+
+def complete(session: Session, effective: Effective, learned: Learned) -> Complete:
+    """The last event of an answer that did not fail."""
+    tally = session.tally
+    return Complete(
+        finish_reason=session.finish_reason or FinishReason.ERROR,
+        usage=Usage(len(session.terms.prompt), session.num_emitted, tally.cached_tokens),
+        speculation=SpeculationReport(
+            mode=effective.mode,
+            drafting=effective.drafting,
+            acceptance=effective.acceptance,
+            max_draft_tokens=effective.max_draft_tokens,
+            max_relaxed_fraction=effective.max_relaxed_fraction,
+            num_rounds=tally.num_rounds,
+            num_draft_rounds=len(tally.drafted_per_round),
+            num_draft_tokens=sum(tally.drafted_per_round),
+            num_accepted_tokens=sum(tally.accepted_per_round),
+            accepted_per_round=tally.accepted_per_round,
+            drafted_per_round=tally.drafted_per_round,
+            kinds=tuple((kind, tally.count(kind)) for kind in TokenKind),
+            generation_threshold=learned.generation_threshold,
+            acceptance_threshold=learned.acceptance_threshold,
+            draft_ms=tally.draft_ms,
+            verify_ms=tally.verify_ms,
+            network_ms=tally.network_ms,
+            draft_lost=tally.draft_lost,
+            target_lost=tally.target_lost,
+        ),
+        stop_match=session.stop_match,
+    )

@@ -1,0 +1,78 @@
+"""What a session knows: frozen values, replaced and never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from adasd.messages import AcceptRule, Drafted, FinishReason, SamplingParams
+from adasd.ports import Decode
+from adasd.session.stopping import TextState
+from adasd.session.tally import Tally
+
+
+class Phase(StrEnum):
+    """Where the session stands; ``machine.step`` documents the transitions."""
+
+    NEW = "new"
+    ATTACHING = "attaching"  # waits for a target slot (first or replacement)
+    PREFILLING = "prefilling"  # waits for the verdict on an empty block after the prompt
+    PLANNING = "planning"  # waits for the controller
+    DRAFTING = "drafting"  # waits for a block
+    VERIFYING = "verifying"  # waits for a verdict
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What never changes during a session."""
+
+    session: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    eos_ids: frozenset[int]
+    decode: Decode  # token ids to text, pure
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSide:
+    """The session's idea of its draft.
+
+    ``cached_len`` counts the leading committed tokens that the draft surely has in its cache. ``busy`` is the
+    epoch of the one call that it works on; a draft that is late stays busy until its answer comes.
+    """
+
+    attached: bool = False
+    busy: int | None = None
+    cached_len: int = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.attached and self.busy is None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One answer in the making."""
+
+    terms: Terms
+    phase: Phase = Phase.NEW
+    epoch: int = 0
+    committed: tuple[int, ...] = ()  # prompt + answer; the newest token is never cached yet
+    target_cached: int = 0  # leading committed tokens in the target's cache
+    draft: DraftSide = field(default_factory=DraftSide)
+    accept: AcceptRule = field(default_factory=AcceptRule)  # of the round under way
+    block: Drafted | None = None  # under judgement
+    block_ms: float = 0.0  # wall time that the block took
+    text: TextState = field(default_factory=TextState)
+    tally: Tally = field(default_factory=Tally)
+    finish_reason: FinishReason | None = None
+    stop_match: str | int | None = None
+
+    @property
+    def num_emitted(self) -> int:
+        return len(self.committed) - len(self.terms.prompt)
+
+    @property
+    def remaining_tokens(self) -> int:
+        return self.terms.sampling.max_tokens - self.num_emitted

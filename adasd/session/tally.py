@@ -1,0 +1,56 @@
+"""A session's figures: what speculation did for this answer, added up verdict by verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from adasd.messages import EmittedToken, RoundCompleted, TokenKind
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts in tokens, times in milliseconds. Prefill counts as a verdict, not as a round."""
+
+    num_rounds: int = 0
+    cached_tokens: int = 0
+    accepted_per_round: tuple[int, ...] = ()  # rounds with a block only
+    drafted_per_round: tuple[int, ...] = ()
+    kinds: tuple[tuple[TokenKind, int], ...] = ()
+    draft_ms: float = 0.0
+    verify_ms: float = 0.0
+    network_ms: float = 0.0
+    draft_lost: int = 0
+    target_lost: int = 0
+
+    def count(self, kind: TokenKind) -> int:
+        """Emitted tokens of one provenance."""
+        return dict(self.kinds).get(kind, 0)
+
+    def with_round(self, done: RoundCompleted) -> Tally:
+        """Add a verdict and the block behind it."""
+        drafted, verdict = done.drafted, done.verdict
+        draft_ms = drafted.compute_ms if drafted else 0.0
+        waited = max(0.0, done.draft_ms - draft_ms) + max(0.0, done.verify_ms - verdict.compute_ms)
+        grown = replace(
+            self,
+            num_rounds=self.num_rounds + (not done.prefill),
+            cached_tokens=self.cached_tokens + verdict.cached_tokens,
+            draft_ms=self.draft_ms + draft_ms,
+            verify_ms=self.verify_ms + verdict.compute_ms,
+            network_ms=self.network_ms + waited,
+        )
+        if not done.num_drafted:
+            return grown
+        return replace(
+            grown,
+            accepted_per_round=(*self.accepted_per_round, verdict.num_accepted),
+            drafted_per_round=(*self.drafted_per_round, done.num_drafted),
+        )
+
+    def with_tokens(self, tokens: Iterable[EmittedToken]) -> Tally:
+        """Add emitted tokens by provenance."""
+        kinds = Counter(dict(self.kinds))
+        kinds.update(token.kind for token in tokens)
+        return replace(self, kinds=tuple(kinds.items()))

@@ -1,0 +1,98 @@
+"""Text to token ids and back, by the tokenizer and the chat template that ship with a model.
+
+Wraps a Hugging Face tokenizer; needs no torch. Safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from transformers import AutoTokenizer
+from transformers.utils.hub import cached_file
+
+from adasd.errors import ConfigError, InvalidRequest
+from adasd.text.chat import check_text, plain_messages
+
+
+class Tokenizer:
+    """One model's tokenizer. ``inner`` is any Hugging Face tokenizer with a Rust backend."""
+
+    def __init__(self, inner: Any, eos_ids: Sequence[int] = ()) -> None:
+        self._inner = inner
+        own_eos = [] if inner.eos_token_id is None else [int(inner.eos_token_id)]
+        self._eos_ids = frozenset([*own_eos, *eos_ids])
+
+    @classmethod
+    def load(cls, model: str, *, trust_remote_code: bool = False) -> Tokenizer:
+        """Load from a folder or a Hugging Face id; raises ConfigError if there is no tokenizer."""
+        try:
+            inner = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"no tokenizer could be loaded from {model!r}: {error}") from error
+        return cls(inner, [*_eos_of(model, "generation_config.json"), *_eos_of(model, "config.json")])
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Token ids that end an answer, from tokenizer, generation_config.json and config.json."""
+        return self._eos_ids
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that the tokenizer knows, added ones included; a model's embedding may be padded beyond."""
+        return len(self._inner)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether ``apply_chat_template`` can work."""
+        return bool(self._inner.chat_template)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a plain prompt, with the special tokens that the model wants in front."""
+        return self._ids(check_text(text, "prompt"), add_special_tokens=True)
+
+    def apply_chat_template(self, messages: Sequence[Any]) -> tuple[int, ...]:
+        """Token ids of a conversation (shape: adasd.text.chat), ready for the assistant's answer."""
+        return self._ids(self.render_chat(messages), add_special_tokens=False)
+
+    def render_chat(self, messages: Sequence[Any]) -> str:
+        """The conversation as the model's chat template writes it; raises InvalidRequest if it refuses."""
+        plain = plain_messages(messages)
+        if not self.has_chat_template:
+            raise InvalidRequest("this model has no chat template; use /v1/completions", "messages")
+        try:
+            text = self._inner.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+        except (jinja2.TemplateError, TypeError) as error:
+            raise InvalidRequest(
+                f"the model's chat template refuses the messages: {error}", "messages"
+            ) from error
+        return str(text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of ``token_ids`` without special tokens (fits ``adasd.ports.Decode``)."""
+        text = self._inner.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text)
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        encoded = self._inner(text, add_special_tokens=add_special_tokens, verbose=False)
+        return tuple(encoded["input_ids"])
+
+
+def _eos_of(model: str, file_name: str) -> list[int]:
+    """``eos_token_id`` of one of the model's JSON files; empty without the file or the entry."""
+    path = cached_file(
+        model,
+        file_name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if path is None:
+        return []
+    eos = json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
+    ids = eos if isinstance(eos, list) else [eos]
+    return [int(i) for i in ids if i is not None]

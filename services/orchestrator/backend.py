@@ -1,0 +1,127 @@
+"""Makes answers for the gateway: admission, one driver per request, and what is known about the whole.
+
+Knows no Ray: it is handed a Placement (leases in production, fakes in tests).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+from adasd.config import ServeConfig
+from adasd.control.controller import Controller, EffectiveSpeculation
+from adasd.errors import InvalidRequest, Overloaded
+from adasd.messages import (
+    Chunk,
+    Complete,
+    GenerationRequest,
+    OpenCall,
+    RoundCompleted,
+    SpeculationOptions,
+)
+from adasd.session.opening import check_length, warp_of
+from adasd.session.state import Terms
+from adasd.text.tokenizer import Tokenizer
+from services.gateway.backend import Readiness, ServedModel
+from services.orchestrator.driver import Driver, Limits, Placement
+from services.orchestrator.readiness import Readings
+
+
+class OrchestratorBackend:
+    """Implements services.gateway.backend.Backend for one pair of models."""
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        tokenizer: Tokenizer,
+        context_len: int,
+        placement: Placement,
+        readings: Readings,
+        on_round: Callable[[RoundCompleted], None] = lambda _: None,
+    ) -> None:
+        self.config, self._tokenizer, self._context_len = config, tokenizer, context_len
+        self.placement, self.readings, self.on_round = placement, readings, on_round
+        self.controller = Controller(config.speculation, placement.has_draft)
+        self.started_s = int(time.time())
+        self.drivers: dict[str, Driver] = {}
+
+    # ----------------------------------------------------------------- what is known
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    @property
+    def model_name(self) -> str:
+        return self.config.model_name
+
+    @property
+    def context_len(self) -> int:
+        return self._context_len
+
+    def readiness(self) -> Readiness:
+        return self.readings.readiness()
+
+    def models(self) -> Sequence[ServedModel]:
+        draft = self.config.draft.engine.model if self.config.draft else ""
+        target = self.config.target.engine.model
+        return [ServedModel(self.model_name, self.context_len, self.started_s, target, draft)]
+
+    def effective(self, options: SpeculationOptions) -> EffectiveSpeculation:
+        """Raises InvalidRequest naming the option that cannot be had here."""
+        return self.controller.effective(options)
+
+    @property
+    def num_running(self) -> int:
+        """Answers in the making, waiting ones included."""
+        return len(self.drivers)
+
+    # ----------------------------------------------------------------- answers
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
+        """Chunks, one per verdict, then Complete; closing it gives both slots back."""
+        limit = self.config.max_ongoing_requests + self.config.max_queued_requests
+        if len(self.drivers) >= limit:
+            raise Overloaded(f"{limit} requests are running or waiting already, the limit of this replica")
+        if request.request_id in self.drivers:
+            raise InvalidRequest(f"a request with id {request.request_id!r} is running already", "request_id")
+        driver = self.driver(request)
+        self.drivers[request.request_id] = driver
+        events = driver.run()
+        try:
+            async for event in events:
+                yield event
+        finally:
+            del self.drivers[request.request_id]
+            await events.aclose()
+
+    def abort(self, request_id: str) -> bool:
+        """End a running answer; False if there is none of that id."""
+        driver = self.drivers.get(request_id)
+        if driver is None:
+            return False
+        driver.cancel()
+        return True
+
+    def driver(self, request: GenerationRequest) -> Driver:
+        """Everything one answer needs, put together. Raises InvalidRequest."""
+        prompt, sampling, config = request.prompt, request.sampling, self.config
+        if not prompt:
+            raise InvalidRequest("the prompt has no tokens", "prompt")
+        check_length(len(prompt), sampling.max_tokens, self.context_len)
+        effective = self.effective(request.speculation)
+        eos_ids = self._tokenizer.eos_ids
+        warp = warp_of(sampling, len(prompt), eos_ids)
+        return Driver(
+            Terms(request.request_id, prompt, sampling, eos_ids, self._tokenizer.decode),
+            OpenCall(request.request_id, warp, len(prompt) + sampling.max_tokens),
+            effective,
+            self.controller.session(effective, warp),
+            self.placement,
+            Limits(
+                request_timeout_s=request.timeout_s or config.request_timeout_s,
+                draft_timeout_s=config.draft_timeout_s,
+                reattach_s=config.reattach_s,
+            ),
+            self.on_round,
+        )

@@ -1,0 +1,103 @@
+"""The orchestrator as Ray Serve sees it: the doors (HTTP, public gRPC) and the drivers behind, in one replica.
+
+docs/adr/0001 says why they share a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from typing import Any, cast
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from adasd.config import ServeConfig
+from adasd.engine.loading import load_config
+from adasd.engine.resolve import resolve_max_context
+from adasd.text.tokenizer import Tokenizer
+from services.gateway.app import GatewaySettings, create_app
+from services.gateway.grpc_api import GenerationServer
+from services.orchestrator.backend import OrchestratorBackend
+from services.orchestrator.placement import LeasePlacement, LeaseStream, Tier
+from services.orchestrator.readiness import Prober, Readings
+from services.transport.channels import WorkerChannelPool
+
+log = logging.getLogger(__name__)
+
+DRAFT_CALL_TIMEOUT_S = 20.0
+"""A draft that has not answered one call by then is lost, not late."""
+
+
+class Lessor:
+    """Opens leases on one tier's Serve handle, over Serve's gRPC transport (see placement)."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._lease = handle.options(method_name="lease", stream=True, _by_reference=False)
+
+    def __call__(self, session: str) -> LeaseStream:
+        return cast(LeaseStream, self._lease.remote(session))
+
+
+@serve.ingress()
+class Orchestrator:
+    """One replica. Serve awaits ``__init__``, then asks for the app, and awaits ``__del__`` when drained."""
+
+    async def __init__(
+        self, config: ServeConfig, target: DeploymentHandle, draft: DeploymentHandle | None
+    ) -> None:
+        model = config.target.engine
+        tokenizer = await asyncio.to_thread(
+            Tokenizer.load, model.model, trust_remote_code=model.trust_remote_code
+        )
+        model_config = await asyncio.to_thread(load_config, model.model, model.trust_remote_code)
+        self.channels = WorkerChannelPool()
+        placement = LeasePlacement(
+            Tier("target", Lessor(target), config.verify_timeout_s),
+            Tier("draft", Lessor(draft), DRAFT_CALL_TIMEOUT_S) if draft else None,
+            self.channels,
+            config.admission_timeout_s,
+        )
+        readings = Readings(has_draft=draft is not None)
+        self.backend = OrchestratorBackend(
+            config,
+            tokenizer,
+            resolve_max_context(model_config, model.max_context),
+            placement,
+            readings,
+        )
+        self.prober = asyncio.get_running_loop().create_task(Prober(placement, readings).run())
+        self.grpc: GenerationServer | None = None
+        if config.grpc_port:
+            self.grpc = GenerationServer(self.backend)
+            await self.grpc.start(config.host, config.grpc_port)
+        self.settings = GatewaySettings(max_body_bytes=config.max_body_bytes)
+        self.is_shut_down = False
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self.backend, self.settings)
+
+    def check_health(self) -> None:
+        """Fail if the prober died; Serve then replaces this replica."""
+        if self.prober.done() and not self.is_shut_down:
+            raise RuntimeError("the readiness prober of this orchestrator ended") from self.prober.exception()
+
+    def num_running(self) -> int:
+        """Answers in the making."""
+        return self.backend.num_running
+
+    async def shutdown(self) -> None:
+        """Close the gRPC door and the channels. Idempotent."""
+        self.is_shut_down = True
+        self.prober.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.prober
+        if self.grpc is not None:
+            await self.grpc.stop()
+        await self.channels.close()
+
+    def __del__(self) -> Coroutine[Any, Any, None] | None:
+        return None if getattr(self, "is_shut_down", True) else self.shutdown()

@@ -1,0 +1,275 @@
+"""Performs what a session wishes for: one driver per answer, one event at a time.
+
+The driver knows ports, timers and the controller; it decides nothing. Every ask runs as a task whose outcome
+comes back as an event; the session (adasd.session.machine) says what follows. Leaving ``run`` on any path
+cancels the tasks and gives both slots back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from adasd.control.controller import EffectiveSpeculation, SessionController
+from adasd.errors import AdasdError, DeadlineExceeded, InvalidRequest, WorkerLost
+from adasd.messages import (
+    Chunk,
+    Complete,
+    DraftCall,
+    Drafted,
+    Mode,
+    OpenCall,
+    RoundCompleted,
+    Verdict,
+    VerifyCall,
+)
+from adasd.session.events import (
+    Action,
+    AskDraft,
+    AskPlan,
+    AskVerify,
+    AttachTarget,
+    Cancel,
+    DraftAnswered,
+    DraftAttached,
+    DraftLate,
+    DraftLost,
+    Emit,
+    Event,
+    Fail,
+    Finish,
+    Learn,
+    Planned,
+    TargetAnswered,
+    TargetAttached,
+    TargetLost,
+)
+from adasd.session.machine import begin, step
+from adasd.session.report import complete
+from adasd.session.state import Phase, Terms
+
+log = logging.getLogger(__name__)
+
+
+class Attachment(Protocol):
+    """A slot on a worker, held by a lease. ``lost`` ends when the lease does."""
+
+    lost: asyncio.Future[str]
+
+    async def draft(self, call: DraftCall) -> Drafted: ...
+    async def verify(self, call: VerifyCall) -> Verdict: ...
+    async def release(self) -> None: ...
+
+
+class Placement(Protocol):
+    """Finds workers with a free slot."""
+
+    has_draft: bool
+
+    async def attach_target(self, call: OpenCall) -> Attachment:
+        """Raises Overloaded or WorkerLost when no replica grants a lease in time."""
+        ...
+
+    async def attach_draft(self, call: OpenCall) -> Attachment: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Deadlines and retries of one answer; seconds."""
+
+    request_timeout_s: float
+    draft_timeout_s: float  # a block that takes longer is late
+    reattach_s: float  # between attempts to lease a draft
+    max_target_losses: int = 5
+
+
+class Driver:
+    """Runs one answer. Use once: ``async for event in driver.run(): ...``."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        open_call: OpenCall,
+        effective: EffectiveSpeculation,
+        controller: SessionController,
+        placement: Placement,
+        limits: Limits,
+        on_round: Callable[[RoundCompleted], None] = lambda _: None,
+    ) -> None:
+        self.terms, self.open_call, self.limits = terms, open_call, limits
+        self.effective, self.controller, self.placement = effective, controller, placement
+        self.on_round = on_round
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.tasks: set[asyncio.Task[None]] = set()  # cancelled at the end
+        self.releases: set[asyncio.Task[None]] = set()  # awaited at the end
+        self.target: Attachment | None = None
+        self.draft: Attachment | None = None
+        self.num_target_losses = 0
+
+    def cancel(self) -> None:
+        """End the answer from outside (Abort); the stream ends with finish reason ``cancelled``."""
+        self.events.put_nowait(Cancel())
+
+    async def run(self) -> AsyncIterator[Chunk | Complete]:
+        """Chunks, one per verdict, then Complete; raises the error that ended a failed answer."""
+        loop = asyncio.get_running_loop()
+        late = DeadlineExceeded("the request", self.limits.request_timeout_s)
+        deadline = loop.call_later(self.limits.request_timeout_s, self.events.put_nowait, Fail(late))
+        try:
+            session, actions = begin(self.terms)
+            if self.placement.has_draft and self.effective.mode is not Mode.OFF:
+                self.spawn(self.keep_draft_attached())
+            while True:
+                planned: Planned | None = None
+                for action in actions:
+                    match action:
+                        case Emit(chunk):
+                            yield chunk
+                        case AskPlan():
+                            planned = self.plan(action)
+                        case Finish(_, error):
+                            if error is not None:
+                                raise error
+                            yield complete(session, self.effective, self.controller)
+                        case _:
+                            self.perform(action)
+                if session.phase is Phase.FINISHED:
+                    return
+                session, actions = step(session, planned or await self.events.get())
+        finally:
+            deadline.cancel()
+            await self.give_back()
+
+    # ----------------------------------------------------------------- actions
+
+    def perform(self, action: Action) -> None:
+        """Start what takes time; the outcome comes back as an event."""
+        match action:
+            case AskDraft(call):
+                self.spawn(self.ask_draft(call))
+            case AskVerify(call):
+                self.spawn(self.ask_verify(call))
+            case AttachTarget():
+                self.spawn(self.attach_target())
+            case Learn(done):
+                if not done.prefill:
+                    self.controller.learn(done)
+                self.on_round(done)
+
+    def plan(self, ask: AskPlan) -> Planned:
+        plan = self.controller.plan(ask.remaining_tokens, ask.num_emitted, ask.num_relaxed)
+        return Planned(plan.draft, plan.accept)
+
+    async def ask_draft(self, call: DraftCall) -> None:
+        draft = self.draft
+        if draft is None:
+            return  # lost meanwhile; the session hears of that by its own event
+        loop = asyncio.get_running_loop()
+        late = loop.call_later(self.limits.draft_timeout_s, self.events.put_nowait, DraftLate(call.epoch))
+        asked_s = loop.time()
+        try:
+            drafted = await draft.draft(call)
+        except AdasdError as error:
+            self.lose(draft, str(error))
+        else:
+            if draft is self.draft:
+                self.events.put_nowait(DraftAnswered(drafted, 1e3 * (loop.time() - asked_s)))
+        finally:
+            late.cancel()
+
+    async def ask_verify(self, call: VerifyCall) -> None:
+        target = self.target
+        if target is None:
+            return
+        loop = asyncio.get_running_loop()
+        asked_s = loop.time()
+        try:
+            verdict = await target.verify(call)
+        except InvalidRequest as error:
+            self.events.put_nowait(Fail(error))
+        except AdasdError as error:
+            self.lose(target, str(error))
+        else:
+            if target is self.target:
+                self.events.put_nowait(TargetAnswered(verdict, 1e3 * (loop.time() - asked_s)))
+
+    # ----------------------------------------------------------------- attachments
+
+    async def attach_target(self) -> None:
+        try:
+            self.target = await self.placement.attach_target(self.open_call)
+        except AdasdError as error:
+            self.events.put_nowait(Fail(error))
+            return
+        self.spawn(self.watch(self.target))
+        self.events.put_nowait(TargetAttached())
+
+    async def keep_draft_attached(self) -> None:
+        """Lease a draft, and another whenever it is lost; never gives up, never hurries."""
+        while True:
+            try:
+                self.draft = await self.placement.attach_draft(self.open_call)
+            except AdasdError as error:
+                log.info("session %s runs without a draft: %s", self.terms.session, error)
+            else:
+                attachment = self.draft
+                self.events.put_nowait(DraftAttached())
+                self.lose(attachment, await asyncio.shield(attachment.lost))
+            await asyncio.sleep(self.limits.reattach_s)
+
+    async def watch(self, attachment: Attachment) -> None:
+        self.lose(attachment, await asyncio.shield(attachment.lost))
+
+    def lose(self, attachment: Attachment, why: str) -> None:
+        """Give up an attachment once, however many signs of its loss there are."""
+        if attachment is self.target:
+            self.target = None
+            log.warning("session %s lost its target: %s", self.terms.session, why)
+            self.events.put_nowait(self.after_target_loss(why))
+        elif attachment is self.draft:
+            self.draft = None
+            log.warning("session %s lost its draft: %s", self.terms.session, why)
+            self.events.put_nowait(DraftLost())
+        else:
+            return
+        self.release(attachment)
+
+    def after_target_loss(self, why: str) -> Event:
+        """Another target while retries are left, else the end."""
+        self.num_target_losses += 1
+        if self.num_target_losses <= self.limits.max_target_losses:
+            return TargetLost()
+        return Fail(WorkerLost("target", f"{why} (for the {self.num_target_losses}th time)"))
+
+    # ----------------------------------------------------------------- housekeeping
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.done)
+
+    def done(self, task: asyncio.Task[None]) -> None:
+        """An unforeseen error in a task ends the answer with an error instead of silence."""
+        self.tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("session %s", self.terms.session, exc_info=error)
+            self.events.put_nowait(Fail(AdasdError(f"internal error: {type(error).__name__}: {error}")))
+
+    def release(self, attachment: Attachment) -> None:
+        task = asyncio.get_running_loop().create_task(attachment.release())
+        self.releases.add(task)
+        task.add_done_callback(self.releases.discard)
+
+    async def give_back(self) -> None:
+        """Cancel what runs and release both slots, whatever happens in between."""
+        for task in tuple(self.tasks):
+            task.cancel()
+        for held in (self.target, self.draft):
+            if held is not None:
+                self.release(held)
+        self.target = self.draft = None
+        await asyncio.shield(asyncio.gather(*self.tasks, *self.releases, return_exceptions=True))

@@ -1,0 +1,144 @@
+"""Finds a worker with a free slot: a lease on a Serve handle, then a line to the replica that granted it.
+
+The lease is one long-lived streaming call: Serve counts the session by it, its first item is the replica's
+address and incarnation, and its end is the end of the session or the death of the replica. It goes over
+Serve's gRPC transport (``_by_reference=False``), because the default one leaks the lease when its holder is
+killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, Protocol
+
+from adasd.errors import AdasdError, Overloaded, WorkerLost
+from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from services.transport.channels import WorkerChannelPool
+from services.transport.client import RoundsLine, WorkerAddress
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.2
+"""Between attempts to lease after a replica failed; doubles up to MAX_RETRY_S."""
+MAX_RETRY_S = 2.0
+DRAFT_LEASE_TIMEOUT_S = 2.0
+"""A session does not queue for a draft; it tries again later (ServeConfig.reattach_s)."""
+
+
+class LeaseStream(AsyncIterator[dict[str, Any]], Protocol):
+    """The streaming response of ``Worker.lease`` on a Serve handle."""
+
+    def cancel(self) -> None: ...
+
+
+class Lessor(Protocol):
+    """Opens a lease stream on some replica of one tier (a Serve handle in production)."""
+
+    def __call__(self, session: str) -> LeaseStream: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One tier as the orchestrator sees it. ``call_timeout_s`` is the longest one call may take."""
+
+    role: str  # draft | target
+    lessor: Lessor
+    call_timeout_s: float
+
+
+class LeasedSlot:
+    """A slot on a worker (services.orchestrator.driver.Attachment)."""
+
+    def __init__(self, lease_id: str, stream: LeaseStream, line: RoundsLine) -> None:
+        self.lease_id, self.stream, self.line = lease_id, stream, line
+        self.lost: asyncio.Future[str] = asyncio.ensure_future(self._until_lost())
+        self.released = False
+
+    async def draft(self, call: DraftCall) -> Drafted:
+        return await self.line.draft(replace(call, session=self.lease_id))
+
+    async def verify(self, call: VerifyCall) -> Verdict:
+        return await self.line.verify(replace(call, session=self.lease_id))
+
+    async def release(self) -> None:
+        """Give the slot back: close the line, then end the lease. Safe to call twice and to cancel."""
+        if self.released:
+            return
+        self.released = True
+        self.lost.cancel()
+        try:
+            await self.line.close()
+        finally:
+            self.stream.cancel()
+
+    async def _until_lost(self) -> str:
+        try:
+            await anext(self.stream)
+        except StopAsyncIteration:
+            return "its lease expired"
+        except Exception as error:
+            return f"its replica died ({type(error).__name__})"
+        return "its lease was answered twice"
+
+
+class LeasePlacement:
+    """Leases slots for drivers (services.orchestrator.driver.Placement)."""
+
+    def __init__(
+        self, target: Tier, draft: Tier | None, channels: WorkerChannelPool, admission_timeout_s: float
+    ) -> None:
+        self.target, self.draft, self.channels = target, draft, channels
+        self.admission_timeout_s = admission_timeout_s
+        self._attempts = count()
+
+    @property
+    def has_draft(self) -> bool:
+        return self.draft is not None
+
+    async def attach_target(self, call: OpenCall) -> LeasedSlot:
+        """Lease and open a target slot; raises Overloaded if none is free within the admission timeout."""
+        loop = asyncio.get_running_loop()
+        deadline_s, pause_s = loop.time() + self.admission_timeout_s, RETRY_S
+        while True:
+            try:
+                return await self.attach(self.target, call, deadline_s - loop.time())
+            except WorkerLost as error:
+                if loop.time() + pause_s >= deadline_s:
+                    raise
+                log.warning("no target yet for session %s: %s", call.session, error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_RETRY_S)
+
+    async def attach_draft(self, call: OpenCall) -> LeasedSlot:
+        """Lease and open a draft slot; raises Overloaded soon if none is free."""
+        assert self.draft is not None
+        return await self.attach(self.draft, call, DRAFT_LEASE_TIMEOUT_S)
+
+    async def attach(self, tier: Tier, call: OpenCall, timeout_s: float) -> LeasedSlot:
+        """One attempt. Whatever fails half-way is given back."""
+        lease_id = f"{call.session}.{next(self._attempts)}"
+        stream = tier.lessor(lease_id)
+        try:
+            try:
+                grant = await asyncio.wait_for(anext(stream), timeout_s)
+            except TimeoutError:
+                raise Overloaded(f"no {tier.role} slot became free within {timeout_s:.1f} s") from None
+            except AdasdError:
+                raise
+            except Exception as error:
+                raise WorkerLost(tier.role, f"no lease ({type(error).__name__}: {error})") from error
+            worker = WorkerAddress(tier.role, grant["address"], grant["incarnation"])
+            line = RoundsLine(self.channels, worker, lease_id, tier.call_timeout_s)
+            try:
+                await line.open(replace(call, session=lease_id))
+            except BaseException:
+                await line.close()
+                raise
+        except BaseException:
+            stream.cancel()
+            raise
+        return LeasedSlot(lease_id, stream, line)

@@ -1,0 +1,111 @@
+"""Can the service serve? Asked by doing: a lease, a slot and one token on each tier, again and again.
+
+A tier that is merely full is alive: its last reading stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from itertools import count
+
+from adasd.errors import AdasdError, Overloaded
+from adasd.messages import DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.ports import Clock
+from services.gateway.backend import Readiness
+from services.orchestrator.driver import Attachment, Placement
+
+log = logging.getLogger(__name__)
+
+STARTING_S = 0.3
+"""Seconds between probes until everything has answered once."""
+RUNNING_S = 5.0
+"""Seconds between probes afterwards."""
+DRAFT_GRACE_S = 60.0
+"""How long a serving target waits for a draft's first answer before the service counts as ready without."""
+GREEDY = Warp(temperature=0.0)
+
+
+@dataclass(slots=True)
+class Readings:
+    """The newest reading per tier: None is healthy, a text says what is wrong."""
+
+    has_draft: bool
+    target: str | None = "the target has not answered its warm-up yet"
+    draft: str | None = "the draft has not answered its warm-up yet"
+    answered: set[str] = field(default_factory=set)  # tiers that have answered at least once
+    draft_overdue: bool = False  # the target serves and has waited long enough for the draft's first answer
+
+    @property
+    def settled(self) -> bool:
+        """Everything that is configured has answered."""
+        return self.target is None and (self.draft is None or not self.has_draft)
+
+    def readiness(self) -> Readiness:
+        """Ready once both tiers have answered a warm-up; a draft lost later (or overdue) only degrades."""
+        reasons = tuple(
+            why for why, counts in ((self.target, True), (self.draft, self.has_draft)) if why and counts
+        )
+        waits_for_draft = self.has_draft and "draft" not in self.answered and not self.draft_overdue
+        ready = self.target is None and not waits_for_draft
+        return Readiness(ready, degraded=ready and bool(reasons), reasons=reasons)
+
+
+class Prober:
+    """Keeps ``readings`` true. ``run`` ends only by cancellation."""
+
+    def __init__(self, placement: Placement, readings: Readings, clock: Clock = time.monotonic) -> None:
+        self.placement, self.readings, self.clock = placement, readings, clock
+        self.target_since_s: float | None = None
+        self._names = (f"probe-{number}" for number in count())
+
+    async def run(self) -> None:
+        while True:
+            self.readings.target = await self.read("target", self.probe_target, self.readings.target)
+            if self.readings.has_draft:
+                self.readings.draft = await self.read("draft", self.probe_draft, self.readings.draft)
+                self.readings.draft_overdue = self.waited_long_enough()
+            await asyncio.sleep(RUNNING_S if self.readings.settled else STARTING_S)
+
+    def waited_long_enough(self) -> bool:
+        """The target has been serving for DRAFT_GRACE_S without a word from any draft."""
+        if self.readings.target is not None:
+            self.target_since_s = None
+            return False
+        if self.target_since_s is None:
+            self.target_since_s = self.clock()
+        return self.clock() - self.target_since_s > DRAFT_GRACE_S
+
+    async def read(self, role: str, probe: Callable[[], Awaitable[None]], before: str | None) -> str | None:
+        try:
+            await probe()
+        except Overloaded as error:
+            return before if role in self.readings.answered else f"the {role} cannot serve yet: {error}"
+        except AdasdError as error:
+            return f"the {role} cannot serve: {error}"
+        self.readings.answered.add(role)
+        return None
+
+    async def probe_target(self) -> None:
+        name = next(self._names)
+        slot = await self.placement.attach_target(OpenCall(name, GREEDY, max_len=2))
+        try:
+            await slot.verify(VerifyCall(name, 1, 0, feed=(0,)))
+        finally:
+            await release(slot)
+
+    async def probe_draft(self) -> None:
+        name = next(self._names)
+        slot = await self.placement.attach_draft(OpenCall(name, GREEDY, max_len=2))
+        try:
+            await slot.draft(DraftCall(name, 1, 0, (0,), DraftRule(max_tokens=1)))
+        finally:
+            await release(slot)
+
+
+async def release(slot: Attachment) -> None:
+    """Give the slot back even while the prober is being cancelled."""
+    await asyncio.shield(slot.release())

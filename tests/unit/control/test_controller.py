@@ -1,0 +1,282 @@
+"""Options, budgets, sharing between requests, and what a seed promises."""
+
+import math
+
+import numpy as np
+import pytest
+
+from adasd.config import SpeculationConfig
+from adasd.control.controller import Controller, EffectiveSpeculation
+from adasd.control.registry import ACCEPTANCE, DRAFTING, acceptance_policy, drafting_policy
+from adasd.errors import ConfigError, InvalidRequest
+from adasd.messages import (
+    AcceptRule,
+    DraftRule,
+    Mode,
+    RelaxTable,
+    SpeculationOptions,
+    Warp,
+)
+from tests.unit.control.rounds import a_round, judged
+
+GREEDY, SAMPLED, SEEDED = Warp(temperature=0.0), Warp(), Warp(seed=1)
+
+
+def begun(controller=None, warp=GREEDY, **options):
+    controller = controller or Controller(SpeculationConfig())
+    return controller.session(controller.effective(SpeculationOptions(**options)), warp)
+
+
+def taught(mode=Mode.ADAPTIVE, warp=GREEDY):
+    """A controller with a warm posterior for ``warp`` and T_G = 1 nat in ``mode``."""
+    controller = Controller(SpeculationConfig())
+    session = begun(controller, warp, mode=mode)
+    rng = np.random.default_rng(0)
+    for accepted, rejected in zip(rng.beta(2, 8, 64), rng.beta(5, 5, 64), strict=True):
+        session.learn(a_round(1, 2, [0.1, 1.0], [accepted, rejected], [True, False]))
+    return controller
+
+
+# --------------------------------------------------------------------------- registry
+
+
+def test_every_policy_is_found_by_its_name_and_describes_itself():
+    for policies, find in ((DRAFTING, drafting_policy), (ACCEPTANCE, acceptance_policy)):
+        assert len({policy.name for policy in policies}) == len(policies)
+        for policy in policies:
+            assert find(policy.name) is policy
+            assert policy.summary
+            assert "\n" not in policy.summary
+            assert policy.source
+
+
+def test_every_drafting_policy_plans_and_learns():
+    for policy in DRAFTING:
+        session = begun(drafting=policy.name)
+        for _ in range(3):
+            plan = session.plan(50, 10, 0)
+            assert 1 <= plan.draft.max_tokens <= 16
+            session.learn(a_round(1, 3, [0.1, 0.5, 0.2], draft_compute_ms=3.0, draft_ms=4.0, verify_ms=20.0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "near"),
+    [
+        ("drafting", "adaSD", "adasd"),
+        ("drafting", "statc", "static"),
+        ("acceptance", "posteriro", "posterior"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest_known_one(kind, name, near):
+    controller = Controller(SpeculationConfig(mode=Mode.ADAPTIVE))
+    with pytest.raises(InvalidRequest) as caught:
+        controller.effective(SpeculationOptions(**{kind: name}))
+    assert caught.value.param == f"speculation.{kind}"
+    assert f"did you mean {near!r}" in str(caught.value)
+    known = [policy.name for policy in (DRAFTING if kind == "drafting" else ACCEPTANCE)]
+    assert all(name in str(caught.value) for name in known)
+
+
+# --------------------------------------------------------------------------- options
+
+
+def test_defaults_come_from_the_deployment():
+    controller = Controller(SpeculationConfig())
+    assert controller.effective(SpeculationOptions()) == EffectiveSpeculation(
+        Mode.EXACT, "adasd", None, 16, 0.0
+    )
+    assert controller.effective(SpeculationOptions(mode=Mode.ADAPTIVE)) == EffectiveSpeculation(
+        Mode.ADAPTIVE, "adasd", "posterior", 16, 0.3
+    )
+
+
+def test_static_means_five_tokens_unless_the_request_says_otherwise():
+    controller = Controller(SpeculationConfig())
+    assert controller.effective(SpeculationOptions(drafting="static")).max_draft_tokens == 5
+    asked = SpeculationOptions(drafting="static", max_draft_tokens=9)
+    assert begun(controller, drafting="static", max_draft_tokens=9).plan(50, 0, 0).draft.max_tokens == 9
+    assert controller.effective(asked).max_draft_tokens == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "words"),
+    [
+        ({"max_draft_tokens": 17}, "max_draft_tokens", ("17", "16")),
+        ({"max_draft_tokens": 0}, "max_draft_tokens", ("0", "16")),
+        ({"max_relaxed_fraction": 1.5}, "max_relaxed_fraction", ("1.5",)),
+        ({"max_relaxed_fraction": math.nan}, "max_relaxed_fraction", ("nan",)),
+        ({"acceptance": "posterior"}, "acceptance", ("adaptive", "exact")),
+        ({"mode": Mode.OFF, "acceptance": "threshold"}, "acceptance", ("adaptive", "off")),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_refused(options, param, words):
+    with pytest.raises(InvalidRequest) as caught:
+        Controller(SpeculationConfig()).effective(SpeculationOptions(**options))
+    assert caught.value.param == f"speculation.{param}"
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SpeculationConfig(drafting="nonsense"),
+        SpeculationConfig(acceptance="nonsense"),
+        SpeculationConfig(max_draft_tokens=0),
+        SpeculationConfig(row_len=0),
+        SpeculationConfig(max_relaxed_fraction=-0.1),
+    ],
+)
+def test_settings_that_serve_nobody_are_refused_at_start(config):
+    with pytest.raises(ConfigError):
+        Controller(config)
+
+
+def test_without_a_draft_everything_is_plain_and_asking_for_more_is_refused():
+    controller = Controller(SpeculationConfig(), has_draft=False)
+    assert controller.effective(SpeculationOptions()).mode is Mode.OFF
+    with pytest.raises(InvalidRequest, match="draft"):
+        controller.effective(SpeculationOptions(mode=Mode.EXACT))
+
+
+# --------------------------------------------------------------------------- plans
+
+
+def test_mode_off_is_plain():
+    session = begun(mode=Mode.OFF)
+    assert session.plan(100, 0, 0).draft == DraftRule(0)
+    assert session.plan(100, 0, 0).accept == AcceptRule()
+    assert (session.generation_threshold, session.acceptance_threshold) == (None, None)
+
+
+@pytest.mark.parametrize(("remaining", "drafted"), [(1, 0), (2, 1), (6, 5), (17, 16), (100, 16)])
+def test_the_targets_own_token_always_fits(remaining, drafted):
+    assert begun().plan(remaining, 10, 0).draft.max_tokens == drafted
+
+
+@pytest.mark.parametrize(
+    ("mode", "warp", "row_len"),
+    [
+        (Mode.EXACT, GREEDY, 0),  # greedy match needs no law
+        (Mode.EXACT, SEEDED, 0),  # shared noise needs none
+        (Mode.EXACT, SAMPLED, 128),  # rejection sampling does
+        (Mode.ADAPTIVE, GREEDY, 128),  # so do distances
+        (Mode.ADAPTIVE, SEEDED, 128),
+    ],
+)
+def test_rows_travel_where_a_rule_needs_them(mode, warp, row_len):
+    plan = begun(warp=warp, mode=mode).plan(100, 0, 0)
+    assert plan.draft.row_len == row_len
+    assert plan.accept.want_distances is (mode is Mode.ADAPTIVE)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "num_emitted", "num_relaxed", "budget"),
+    [
+        (0.3, 0, 0, 4),  # floor(.3 * 16)
+        (0.3, 100, 20, 14),  # floor(.3 * 116) - 20
+        (0.3, 100, 40, 0),  # 34 - 40, not below 0
+        (0.0, 500, 0, 0),
+        (1.0, 10, 3, 23),
+    ],
+)
+def test_budget_is_a_share_of_the_answer(fraction, num_emitted, num_relaxed, budget):
+    session = begun(taught(), mode=Mode.ADAPTIVE, max_relaxed_fraction=fraction)
+    accept = session.plan(500, num_emitted, num_relaxed).accept
+    assert isinstance(accept.relax, RelaxTable)
+    assert accept.relax_budget == budget
+
+
+def test_adaptive_is_exact_until_it_is_warm():
+    session = begun(mode=Mode.ADAPTIVE)
+    assert session.plan(100, 0, 0).accept == AcceptRule(None, 0, want_distances=True)
+    assert session.acceptance_threshold is None
+
+
+def test_exact_mode_never_relaxes_whatever_was_learned():
+    assert begun(taught(), mode=Mode.EXACT).plan(100, 0, 0).accept == AcceptRule()
+
+
+# --------------------------------------------------------------------------- learning and sharing
+
+
+def test_thresholds_are_reported_as_they_are_in_force():
+    session = begun(mode=Mode.EXACT)
+    assert session.generation_threshold is None
+    session.learn(a_round(0, 1, [1.25]))
+    assert session.generation_threshold == pytest.approx(1.25)
+    assert session.plan(100, 1, 0).draft.entropy_ceiling == pytest.approx(1.25)
+    relaxed = begun(taught(), mode=Mode.ADAPTIVE)
+    table = relaxed.plan(100, 0, 0).accept.relax.accept_prob
+    assert relaxed.acceptance_threshold == pytest.approx(sum(table) / 256)
+    assert 0.2 < relaxed.acceptance_threshold < 0.6  # the classes' densities cross near .4
+
+
+def test_threshold_policies_report_their_threshold():
+    controller = Controller(SpeculationConfig(acceptance="threshold"))
+    session = begun(controller, mode=Mode.ADAPTIVE)
+    for _ in range(32):
+        session.learn(judged([0.1], 0.5))
+        session.learn(judged([0.3], 0.7))
+    assert session.acceptance_threshold is None
+    late = begun(controller, mode=Mode.ADAPTIVE)
+    assert late.acceptance_threshold == pytest.approx(0.4, abs=1 / 256)
+    assert late.plan(100, 0, 0).accept.relax.max_distance == late.acceptance_threshold
+
+
+def test_a_new_request_starts_from_what_others_learned_and_running_ones_keep_their_rule():
+    controller = Controller(SpeculationConfig())
+    running = begun(controller, mode=Mode.ADAPTIVE)
+    for accepted, rejected in zip(np.linspace(0.05, 0.3, 64), np.linspace(0.4, 0.9, 64), strict=True):
+        running.learn(a_round(1, 2, [0.1, 1.0], [accepted, rejected], [True, False]))
+    assert running.acceptance_threshold is None
+    assert begun(controller, mode=Mode.ADAPTIVE).acceptance_threshold is not None
+    assert begun(controller, mode=Mode.ADAPTIVE).generation_threshold == pytest.approx(1.0)
+
+
+def test_states_that_mean_something_else_are_not_shared():
+    controller = taught(Mode.ADAPTIVE, GREEDY)
+    assert begun(controller, SAMPLED, mode=Mode.ADAPTIVE).acceptance_threshold is None
+    sampled = taught(Mode.ADAPTIVE, Warp(temperature=0.7))
+    assert begun(sampled, SAMPLED, mode=Mode.ADAPTIVE).acceptance_threshold is not None
+    assert begun(sampled, Warp(temperature=0.3), mode=Mode.ADAPTIVE).acceptance_threshold is None
+    assert begun(controller, mode=Mode.EXACT).generation_threshold is None
+    assert begun(controller, mode=Mode.ADAPTIVE, drafting="static").generation_threshold is None
+
+
+@pytest.mark.parametrize("warp", [SEEDED, Warp(temperature=0.0, seed=5)])
+def test_a_seeded_adaptive_request_depends_on_itself_alone(warp):
+    """The same rounds lead to the same plans, whatever the process has learned before or learns meanwhile."""
+    rng = np.random.default_rng(2)
+    rounds = [
+        a_round(1, 2, [0.1, float(h)], [float(a), float(r)], [True, False])
+        for h, a, r in zip(rng.exponential(1, 80), rng.beta(2, 8, 80), rng.beta(5, 5, 80), strict=True)
+    ]
+
+    def plans(controller):
+        session, seen = begun(controller, warp, mode=Mode.ADAPTIVE), []
+        for i, done in enumerate(rounds):
+            seen.append(session.plan(500, 2 * i, 0))
+            session.learn(done)
+            begun(controller, mode=Mode.ADAPTIVE).learn(a_round(0, 1, [9.0], [0.9], [False]))
+        return seen
+
+    fresh = plans(Controller(SpeculationConfig()))
+    assert plans(taught()) == fresh
+    assert fresh[0].accept.relax is None
+    assert fresh[-1].accept.relax is not None  # it learns from its own verdicts
+
+
+def test_a_seeded_exact_request_takes_what_the_process_knows():
+    controller = taught(Mode.EXACT)
+    assert begun(controller, SEEDED, mode=Mode.EXACT).generation_threshold == pytest.approx(1.0)
+
+
+def test_labels_under_shared_noise_do_not_reach_unseeded_requests():
+    assert begun(taught(warp=SEEDED), SAMPLED, mode=Mode.ADAPTIVE).acceptance_threshold is None
+    assert begun(taught(warp=SAMPLED), SAMPLED, mode=Mode.ADAPTIVE).acceptance_threshold is not None
+
+
+def test_plain_rounds_and_lost_drafts_are_harmless():
+    session = begun(mode=Mode.ADAPTIVE)
+    session.learn(a_round(0, 0, verify_ms=20.0))
+    assert session.plan(100, 1, 0).draft.max_tokens == 16

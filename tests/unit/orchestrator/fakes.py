@@ -1,0 +1,123 @@
+"""A placement whose workers know one text by heart, and fail as they are told to."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from adasd.errors import AdasdError, Overloaded, StaleCache, WorkerLost
+from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+
+EOS = 0
+
+
+def decode(token_ids: Sequence[int]) -> str:
+    return "".join(chr(token) for token in token_ids if token != EOS)
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return tuple(ord(letter) for letter in text)
+
+
+@dataclass
+class Faults:
+    """How the workers misbehave; probabilities per call, delays in seconds."""
+
+    draft_dies: float = 0.0
+    target_dies: float = 0.0
+    draft_hangs: float = 0.0
+    draft_wrong: float = 0.2  # per token
+    delay_s: float = 0.0
+    no_draft_slots: bool = False
+    no_target_slots: bool = False
+    seed: int = 0
+
+
+@dataclass
+class FakeSlot:
+    """One slot: checks that nobody keeps more than is cached."""
+
+    world: FakePlacement
+    role: str
+    cache: tuple[int, ...] = ()
+    released: bool = False
+
+    def __post_init__(self) -> None:
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def die(self) -> None:
+        if not self.lost.done():
+            self.lost.set_result("killed by the test")
+
+    def feed(self, keep_len: int, tokens: tuple[int, ...]) -> int:
+        if self.released or self.lost.done():
+            raise WorkerLost(self.role, "it is gone")
+        if keep_len > len(self.cache):
+            raise StaleCache("s", keep_len, len(self.cache))
+        self.cache = self.cache[:keep_len] + tokens
+        assert self.cache == self.world.truth[: len(self.cache)]
+        return len(self.cache)
+
+    async def draft(self, call: DraftCall) -> Drafted:
+        world, rng = self.world, self.world.rng
+        await asyncio.sleep(world.faults.delay_s)
+        if rng.random() < world.faults.draft_hangs:
+            await asyncio.sleep(3600)
+        if rng.random() < world.faults.draft_dies:
+            self.die()
+        base = self.feed(call.keep_len, call.feed)
+        right = world.truth[base : base + call.rule.max_tokens]
+        tokens = tuple(ord("?") if rng.random() < world.faults.draft_wrong else token for token in right)
+        self.cache += tokens[:-1]
+        return Drafted("s", call.epoch, base, tokens, (1.0,) * len(tokens), compute_ms=0.1)
+
+    async def verify(self, call: VerifyCall) -> Verdict:
+        world = self.world
+        await asyncio.sleep(world.faults.delay_s)
+        if world.rng.random() < world.faults.target_dies:
+            self.die()
+        base = self.feed(call.keep_len, call.feed)
+        num = 0
+        while num < len(call.block) and call.block[num] == world.truth[base + num]:
+            num += 1
+        self.cache += call.block[:num]
+        judged = min(num + 1, len(call.block))
+        exact = tuple(i < num for i in range(judged))
+        return Verdict("s", call.epoch, base, num, world.truth[base + num], (False,) * num, exact, compute_ms=0.1)
+
+    async def release(self) -> None:
+        if not self.released:
+            self.released = True
+            self.world.open_slots.remove(self)
+        self.lost.cancel()
+
+
+@dataclass
+class FakePlacement:
+    """Hands out FakeSlots; ``open_slots`` must be empty when everybody has gone home."""
+
+    truth: tuple[int, ...]
+    faults: Faults = field(default_factory=Faults)
+    has_draft: bool = True
+    open_slots: list[FakeSlot] = field(default_factory=list)
+    num_attached: dict[str, int] = field(default_factory=lambda: {"draft": 0, "target": 0})
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.faults.seed)
+
+    async def attach_target(self, call: OpenCall) -> FakeSlot:
+        return self.attach("target", refuse=self.faults.no_target_slots)
+
+    async def attach_draft(self, call: OpenCall) -> FakeSlot:
+        return self.attach("draft", refuse=self.faults.no_draft_slots)
+
+    def attach(self, role: str, *, refuse: bool) -> FakeSlot:
+        if refuse:
+            error: AdasdError = Overloaded(f"no {role} slot")
+            raise error
+        slot = FakeSlot(self, role)
+        self.open_slots.append(slot)
+        self.num_attached[role] += 1
+        return slot

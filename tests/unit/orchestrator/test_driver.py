@@ -1,0 +1,162 @@
+"""The driver under faults: the answer is right, the slots are given back, and nothing waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from adasd.config import SpeculationConfig
+from adasd.control.controller import Controller
+from adasd.errors import DeadlineExceeded, Overloaded, WorkerLost
+from adasd.messages import (
+    Chunk,
+    Complete,
+    FinishReason,
+    Mode,
+    OpenCall,
+    SamplingParams,
+    SpeculationOptions,
+    TokenKind,
+    Warp,
+)
+from adasd.session.state import Terms
+from services.orchestrator.driver import Driver, Limits
+from tests.unit.orchestrator.fakes import EOS, FakePlacement, Faults, decode, ids
+
+PROMPT = "say: "
+TEXT = "the quick brown fox jumps over the lazy dog and hides in the deep dark wood"
+
+
+def world(**faults: object) -> FakePlacement:
+    return FakePlacement((*ids(PROMPT + TEXT), EOS, *ids("x" * 40)), Faults(**faults))  # type: ignore[arg-type]
+
+
+def driver(placement: FakePlacement, mode: Mode = Mode.EXACT, **limits: float) -> Driver:
+    warp = Warp(temperature=0.0)
+    controller = Controller(SpeculationConfig(), placement.has_draft)
+    effective = controller.effective(SpeculationOptions(mode=mode))
+    times = {"request_timeout_s": 20.0, "draft_timeout_s": 0.05, "reattach_s": 0.01} | limits
+    return Driver(
+        Terms("s", ids(PROMPT), SamplingParams(200), frozenset({EOS}), decode),
+        OpenCall("s", warp, 205),
+        effective,
+        controller.session(effective, warp),
+        placement,
+        Limits(**times),  # type: ignore[arg-type]
+    )
+
+
+async def text_and_end(running: Driver) -> tuple[str, Complete]:
+    text, end = "", None
+    async for event in running.run():
+        if isinstance(event, Chunk):
+            text += event.text
+        else:
+            end = event
+    assert end is not None
+    return text, end
+
+
+async def test_an_answer_comes_chunk_by_chunk_and_its_figures_add_up():
+    placement = world()
+    text, end = await text_and_end(driver(placement))
+    report = end.speculation
+    assert text == TEXT
+    assert end.finish_reason is FinishReason.STOP
+    assert end.usage.completion_tokens == len(TEXT) + 1 == sum(dict(report.kinds).values())
+    assert report.num_accepted_tokens == dict(report.kinds)[TokenKind.EXACT] > 0
+    assert placement.open_slots == []
+
+
+async def test_mode_off_takes_no_draft_slot():
+    placement = world()
+    text, end = await text_and_end(driver(placement, Mode.OFF))
+    assert text == TEXT
+    assert placement.num_attached == {"draft": 0, "target": 1}
+    assert end.speculation.num_draft_rounds == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {"draft_dies": 0.3},
+        {"draft_hangs": 0.2},
+        {"target_dies": 0.05},
+        {"draft_dies": 0.2, "draft_hangs": 0.1, "target_dies": 0.03, "delay_s": 0.001},
+        {"no_draft_slots": True},
+    ],
+    ids=str,
+)
+async def test_losses_cost_speed_and_never_the_answer(faults, seed):
+    placement = world(**faults, seed=seed)
+    running = driver(placement, draft_timeout_s=0.02)
+    running.limits = Limits(20.0, 0.02, 0.01, max_target_losses=100)
+    text, _ = await text_and_end(running)
+    assert text == TEXT
+    assert placement.open_slots == []
+
+
+async def test_a_draft_lost_while_idle_is_replaced():
+    placement = world(delay_s=0.002)
+    stream = driver(placement).run()
+    await anext(stream)
+    next(slot for slot in placement.open_slots if slot.role == "draft").die()
+    events = [event async for event in stream]
+    assert isinstance(events[-1], Complete)
+    assert placement.num_attached["draft"] >= 2
+    assert events[-1].speculation.draft_lost >= 1
+
+
+async def test_a_target_that_keeps_dying_ends_with_a_clear_error():
+    placement = world(target_dies=1.0)
+    with pytest.raises(WorkerLost, match="killed|gone"):
+        await text_and_end(driver(placement))
+    assert placement.open_slots == []
+
+
+async def test_no_target_slot_is_an_error_before_the_first_chunk():
+    placement = world(no_target_slots=True)
+    with pytest.raises(Overloaded):
+        await anext(driver(placement).run())
+    assert placement.open_slots == []
+
+
+async def test_the_deadline_ends_a_request_that_hangs():
+    placement = world(delay_s=0.5)
+    with pytest.raises(DeadlineExceeded):
+        await text_and_end(driver(placement, request_timeout_s=0.1))
+    assert placement.open_slots == []
+
+
+async def test_a_caller_who_leaves_frees_both_slots():
+    placement = world(delay_s=0.001)
+    stream = driver(placement).run()
+    await anext(stream)
+    await anext(stream)
+    assert len(placement.open_slots) == 2
+    await stream.aclose()
+    assert placement.open_slots == []
+
+
+async def test_a_caller_who_is_cancelled_frees_both_slots():
+    placement = world(delay_s=0.01)
+    task = asyncio.create_task(text_and_end(driver(placement)))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert placement.open_slots == []
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_abort_ends_the_stream_with_its_own_reason():
+    placement = world(delay_s=0.002)
+    running = driver(placement)
+    stream = running.run()
+    await anext(stream)
+    running.cancel()
+    events = [event async for event in stream]
+    assert events[-1].finish_reason is FinishReason.CANCELLED
+    assert placement.open_slots == []

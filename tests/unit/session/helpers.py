@@ -1,0 +1,56 @@
+"""A session to play with: one token is one letter, and the end of sequence is token 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adasd.messages import DraftCall, Drafted, DraftRule, SamplingParams, Verdict, VerifyCall
+from adasd.session.events import Event, Planned, TargetAnswered
+from adasd.session.machine import Step, begin, step
+from adasd.session.state import Session, Terms
+
+EOS = 0
+
+
+def decode(token_ids: Sequence[int]) -> str:
+    return "".join(chr(token) for token in token_ids if token != EOS)
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return tuple(ord(letter) for letter in text)
+
+
+def terms(prompt: str = "hello", **sampling: object) -> Terms:
+    params = SamplingParams(**({"max_tokens": 50} | sampling))  # type: ignore[arg-type]
+    return Terms("s", ids(prompt), params, frozenset({EOS}), decode)
+
+
+def play(session: Session, *events: Event) -> Step:
+    """Apply the events in order; the actions of the last one."""
+    actions: tuple = ()
+    for event in events:
+        session, actions = step(session, event)
+    return session, actions
+
+
+def begun(**sampling: object) -> Session:
+    return begin(terms(**sampling))[0]
+
+
+def verdict(call: VerifyCall, num_accepted: int, next_token: int | str, **extra: object) -> TargetAnswered:
+    token = ord(next_token) if isinstance(next_token, str) else next_token
+    base_len = call.keep_len + len(call.feed)
+    return TargetAnswered(
+        Verdict(call.session, call.epoch, base_len, num_accepted, token, **extra), elapsed_ms=2.0
+    )
+
+
+def block(call: DraftCall, text: str) -> Drafted:
+    base_len = call.keep_len + len(call.feed)
+    return Drafted(call.session, call.epoch, base_len, ids(text), (0.5,) * len(text))
+
+
+def planned(max_tokens: int) -> Planned:
+    from adasd.messages import AcceptRule
+
+    return Planned(DraftRule(max_tokens), AcceptRule())

@@ -1,0 +1,153 @@
+"""Machine and two fake workers through random acceptances, losses, lateness and cancellation.
+
+The target of the fakes is a fixed text, so whatever happens the answer must be that text, each token once.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adasd.messages import DraftCall, Drafted, Verdict, VerifyCall
+from adasd.session.events import (
+    AskDraft,
+    AskPlan,
+    AskVerify,
+    AttachTarget,
+    Cancel,
+    DraftAnswered,
+    DraftAttached,
+    DraftLate,
+    DraftLost,
+    Emit,
+    Event,
+    Finish,
+    TargetAnswered,
+    TargetAttached,
+    TargetLost,
+)
+from adasd.session.machine import begin, step
+from tests.unit.session.helpers import ids, planned, terms
+
+TEXT = "the quick brown fox jumps over the lazy dog and runs away into the deep dark wood"
+
+
+@dataclass
+class Worker:
+    """A slot that checks that nobody keeps more tokens than it has cached."""
+
+    cache: list[int] | None = None
+
+    def open(self) -> None:
+        self.cache = []
+
+    def close(self) -> None:
+        self.cache = None
+
+    def feed(self, keep_len: int, tokens: tuple[int, ...]) -> list[int]:
+        assert self.cache is not None, "a call reached a closed slot"
+        assert keep_len <= len(self.cache), "kept more than is cached"
+        self.cache = [*self.cache[:keep_len], *tokens]
+        return self.cache
+
+
+@dataclass
+class World:
+    rng: random.Random
+    truth: tuple[int, ...]
+    target: Worker = field(default_factory=Worker)
+    draft: Worker = field(default_factory=Worker)
+    mailbox: list[Event] = field(default_factory=list)
+
+    def verdict(self, call: VerifyCall) -> Verdict:
+        fed = self.target.feed(call.keep_len, call.feed)
+        assert tuple(fed) == self.truth[: len(fed)], "the target was fed something that was never committed"
+        base = len(fed)
+        num = 0
+        while num < len(call.block) and call.block[num] == self.truth[base + num]:
+            num += 1
+        self.target.feed(base, call.block[:num])
+        return Verdict(call.session, call.epoch, base, num, self.truth[base + num])
+
+    def block(self, call: DraftCall) -> Drafted:
+        fed = self.draft.feed(call.keep_len, call.feed)
+        assert tuple(fed) == self.truth[: len(fed)], "the draft kept a token that was rejected"
+        base = len(fed)
+        right = self.truth[base : base + self.rng.randint(0, call.rule.max_tokens)]
+        tokens = tuple(token if self.rng.random() < 0.8 else ord("?") for token in right)
+        self.draft.feed(base, tokens[:-1])
+        return Drafted(call.session, call.epoch, base, tokens, (1.0,) * len(tokens))
+
+
+def walk(seed: int, *, trouble: float, cancel: bool) -> tuple[str, World, bool]:
+    rng = random.Random(seed)
+    prompt = "say: "
+    world = World(rng, (*ids(prompt + TEXT), 0, *ids("x" * 40)))
+    session, actions = begin(terms(prompt, max_tokens=200))
+    shown, finished, late = "", False, []
+    draft_is_dead = target_is_dead = False
+    world.draft.open()
+    world.mailbox.append(DraftAttached())
+    for _ in range(3000):
+        for action in actions:
+            match action:
+                case AttachTarget():
+                    world.target.open()
+                    world.mailbox.append(TargetAttached())
+                    target_is_dead = False
+                case AskVerify(call) if not target_is_dead:
+                    if rng.random() < trouble:
+                        world.target.close()
+                        target_is_dead = True
+                        world.mailbox.append(TargetLost())
+                    else:
+                        world.mailbox.append(TargetAnswered(world.verdict(call)))
+                case AskDraft(call) if not draft_is_dead:
+                    if rng.random() < trouble:
+                        world.draft.close()
+                        draft_is_dead = True
+                        world.mailbox.append(DraftLost())
+                    else:
+                        answer = DraftAnswered(world.block(call))
+                        if rng.random() < trouble:
+                            world.mailbox.append(DraftLate(call.epoch))
+                            late.append(answer)
+                        else:
+                            world.mailbox.append(answer)
+                case AskPlan():
+                    world.mailbox.insert(0, planned(rng.randint(0, 6)))
+                case Emit(chunk):
+                    shown += chunk.text
+                case Finish():
+                    finished = True
+                    world.target.close()
+                    world.draft.close()
+        if finished and not world.mailbox and not late:
+            break
+        if late and (rng.random() < 0.3 or not world.mailbox):
+            world.mailbox.append(late.pop(0))
+        if draft_is_dead and not finished and rng.random() < 0.3:
+            late.clear()  # its line died with it
+            world.draft.open()
+            draft_is_dead = False
+            world.mailbox.append(DraftAttached())
+        if cancel and not finished and rng.random() < 0.02:
+            world.mailbox.append(Cancel())
+        if not world.mailbox:
+            actions = ()
+            continue
+        session, actions = step(session, world.mailbox.pop(0))
+    return shown, world, finished
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.4]), st.booleans())
+def test_whatever_happens_the_text_is_right_and_the_slots_are_free(seed, trouble, cancel):
+    shown, world, finished = walk(seed, trouble=trouble, cancel=cancel)
+    assert finished
+    assert world.target.cache is None
+    assert world.draft.cache is None
+    assert TEXT.startswith(shown) if cancel else shown == TEXT

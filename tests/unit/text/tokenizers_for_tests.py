@@ -1,0 +1,50 @@
+"""Small real tokenizers, trained in a moment: byte-level BPE, and SentencePiece-like with byte fallback."""
+
+from tokenizers import Tokenizer as Rust
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m.role == 'system' and not loop.first %}{{ raise_exception('system must come first') }}{% endif %}"
+    "<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+CORPUS = ["the cat sat on the mat and the dog ate the hat", "def f(x): return x + 1", "1 2 3 4 5"] * 4
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    rust = Rust(models.BPE())
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rust.train_from_iterator(CORPUS, trainer)
+    inner = PreTrainedTokenizerFast(
+        tokenizer_object=rust,
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=SPECIAL[2:],
+    )
+    inner.chat_template = CHAT_TEMPLATE
+    return inner
+
+
+def byte_fallback() -> PreTrainedTokenizerFast:
+    pieces = ["<unk>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "▁", *"abcdehlortuw", "▁h", "▁he", "▁w"]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    rust = Rust(
+        models.BPE(
+            vocab=vocab, merges=[("▁", "h"), ("▁h", "e"), ("▁", "w")], unk_token="<unk>", byte_fallback=True
+        )
+    )
+    rust.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    rust.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="</s>", unk_token="<unk>")
