@@ -87,6 +87,7 @@ class SpeculationConfig:
     max_relaxed_fraction: float = setting(
         0.3, "share of an answer that may be relaxed, mode adaptive", low=0, high=1
     )
+    draft_ahead: bool = setting(True, "let the draft go on behind a block while the target judges it")
     row_len: int = setting(
         128, "entries of the truncated draft law on the wire, where a rule needs it", low=1
     )

@@ -12,6 +12,7 @@
     ├── StaleIncarnation        the replica restarted since            (retry elsewhere)
     ├── UnknownSession          the worker holds no such session       (reopen)
     ├── StaleCache              caller and worker disagree on the cache (send the prefix again)
+    ├── Superseded              a newer call of the session took this one's place
     ├── DeviceFailure           the forward pass itself failed         (retry elsewhere)
     └── IllegalEvent            our own mistake: a driver broke the session protocol
 
@@ -37,6 +38,7 @@ class Code(StrEnum):
     STALE_INCARNATION = "stale_incarnation"
     UNKNOWN_SESSION = "unknown_session"
     STALE_CACHE = "stale_cache"
+    SUPERSEDED = "superseded"
     DEVICE = "device_failure"
     INTERNAL = "internal"
 
@@ -185,6 +187,19 @@ class StaleCache(AdasdError):
             f"session {self.session}: the caller wants to keep {self.keep_len} cached tokens, the worker holds "
             f"{self.cached_len}; send the tokens from {self.cached_len} on"
         )
+
+
+class Superseded(AdasdError):
+    """A newer call of the same session took the place of this one before it was done; nothing is wrong."""
+
+    code = Code.SUPERSEDED
+
+    def __init__(self, session: str, epoch: int) -> None:
+        super().__init__(session, epoch)
+        self.session, self.epoch = session, epoch
+
+    def __str__(self) -> str:
+        return f"session {self.session}: call {self.epoch} was overtaken by a newer one"
 
 
 class DeviceFailure(AdasdError):

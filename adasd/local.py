@@ -109,9 +109,13 @@ class LocalPair:
         if draft is not None:
             check_vocabularies(target, draft)
         tokenizer = Tokenizer.load(target)
+        target_engine, draft_engine = TorchEngine.from_config(config), None
+        if draft is not None:  # it must not propose what the target does not know
+            own = replace(config, model=draft)
+            draft_engine = TorchEngine.from_config(own, vocab_limit=target_engine.vocab_size)
         return cls(
-            TorchEngine.from_config(config),
-            TorchEngine.from_config(replace(config, model=draft)) if draft is not None else None,
+            target_engine,
+            draft_engine,
             tokenizer.decode,
             tokenizer.eos_ids,
             speculation,
@@ -143,7 +147,8 @@ class LocalPair:
         """
         sampling = sampling or SamplingParams(max_tokens, temperature)
         speculation = speculation or SpeculationOptions(mode=Mode(mode) if mode else None)
-        text, tokens, end = "", [], None
+        text, end = "", None
+        tokens: list[EmittedToken] = []
         for event in self.stream(prompt, sampling, speculation):
             if isinstance(event, Chunk):
                 text += event.text

@@ -186,6 +186,7 @@ class DraftCall:
     keep_len: int
     feed: tuple[int, ...]
     rule: DraftRule
+    optimistic: bool = False  # assumes that a block under judgement will be accepted; yields to other work
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +319,8 @@ class SpeculationReport:
     network_ms: float  # waiting on links and queues, both sides
     draft_lost: int = 0  # how often the draft was lost or late
     target_lost: int = 0
+    num_ahead: int = 0  # blocks drafted while the target was judging the one before
+    num_ahead_used: int = 0  # of them, those whose assumption came true
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,9 @@ class Engine(Protocol):
     forward pass. Contract (held by ``adasd.testing.contracts.check_engine``):
 
     * ``submit`` raises UnknownSession without a slot, StaleCache if ``keep_len`` exceeds what is cached,
-      InvalidRequest if the tokens would not fit in the slot's ``max_len``; at most one call per session waits.
+      InvalidRequest if the tokens would not fit in the slot's ``max_len``.
+    * at most one call per session waits: a newer draft call takes the place of a waiting one, which is never
+      answered (and whose feed may be cached in part); any other second call raises IllegalEvent.
     * after a draft call the cache holds ``base_len + num_drafted - 1`` tokens (the last one is not fed; with
       nothing drafted: ``base_len``); after a verify call ``base_len + num_accepted``.
     * ``close`` frees the slot on every path, also with a call waiting, and is idempotent.

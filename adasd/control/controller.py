@@ -14,6 +14,7 @@ from math import ceil, floor, isfinite
 from typing import Any
 
 from adasd.config import SpeculationConfig
+from adasd.control.ahead import drafting_ahead_pays
 from adasd.control.effective import EffectiveSpeculation, check_config, resolve
 from adasd.control.estimators import Estimates
 from adasd.control.policy import PLAIN, Plan, Relaxation, Snapshot
@@ -125,7 +126,8 @@ class SessionController:
         if rule.max_tokens < 1:
             return PLAIN
         rule = replace(rule, max_tokens=min(rule.max_tokens, cap), row_len=self._row_len)
-        return Plan(rule, self._accept(rule, snapshot))
+        ahead = self._controller.config.draft_ahead and drafting_ahead_pays(self._estimates)
+        return Plan(rule, self._accept(rule, snapshot), ahead)
 
     def learn(self, round: RoundCompleted) -> None:
         """Take a verdict (not the prefill's) into the request's and the process's state."""

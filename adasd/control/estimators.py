@@ -6,7 +6,7 @@ None of them knows a policy; all forget, so that a change of traffic shows withi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import mul
 
@@ -115,15 +115,19 @@ class Estimates:
     draft_ms: Ema = field(default_factory=Ema)  # compute per drafted token
     hop_ms: Ema = field(default_factory=Ema)  # wall time of a block beyond its compute
     verify_ms: Line = field(default_factory=Line)  # wall time of a verdict over the tokens of its block
+    full: Ema = field(default_factory=Ema)  # 1 for a block that was accepted in full, else 0
+    length: Ema = field(default_factory=Ema)  # tokens per block
 
     def learn(self, round: RoundCompleted) -> Estimates:
         verify_ms = self.verify_ms.add(round.num_drafted, round.verify_ms)
         drafted = round.drafted
         if drafted is None or not drafted.tokens:
-            return Estimates(self.survival, self.draft_ms, self.hop_ms, verify_ms)
+            return replace(self, verify_ms=verify_ms)
         return Estimates(
             self.survival.add(round.verdict.num_accepted, round.num_drafted),
             self.draft_ms.add(drafted.compute_ms / round.num_drafted),
             self.hop_ms.add(max(0.0, round.draft_ms - drafted.compute_ms)),
             verify_ms,
+            self.full.add(float(round.verdict.num_accepted == round.num_drafted)),
+            self.length.add(float(round.num_drafted)),
         )

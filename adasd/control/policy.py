@@ -39,6 +39,7 @@ class Plan:
 
     draft: DraftRule
     accept: AcceptRule
+    ahead: bool = False  # the draft may go on behind the block while the target judges it
 
 
 PLAIN = Plan(DraftRule(0), AcceptRule())

@@ -65,10 +65,14 @@ class DraftAnswered:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The controller's answer to AskPlan; ``draft.max_tokens == 0`` makes the round a plain one."""
+    """The controller's answer to AskPlan; ``draft.max_tokens == 0`` makes the round a plain one.
+
+    ``ahead`` lets the draft go on while the target judges this round's block.
+    """
 
     draft: DraftRule
     accept: AcceptRule
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)

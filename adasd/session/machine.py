@@ -6,10 +6,12 @@
     any ──TargetLost──> ATTACHING (prefill of prompt + committed tokens follows)
     any ──last token, Cancel or Fail──> FINISHED
 
-A lost or late draft costs speed, never an answer: the round goes on with an empty block, which is plain
-decoding. Every ask carries a fresh epoch; an answer to any other ask is stale and changes nothing. Roll-back
-is not a message of its own: each call says how many cached tokens to keep, and feeds the rest. The newest
-committed token is never cached yet, so after a full acceptance the draft is simply fed two tokens.
+While the target judges a block the draft may go on behind it (adasd.session.ahead); PLANNING then leads
+straight to VERIFYING when the verdict agrees. A lost or late draft costs speed, never an answer: the round
+goes on with an empty block, which is plain decoding. Every ask carries a fresh epoch; an answer to any other
+ask is stale and changes nothing. Roll-back is not a message of its own: each call says how many cached tokens
+to keep, and feeds the rest. The newest committed token is never cached yet, so after a full acceptance the
+draft is simply fed two tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from dataclasses import replace
 
 from adasd.errors import IllegalEvent
 from adasd.messages import (
-    AcceptRule,
     Chunk,
     DraftCall,
     Drafted,
@@ -31,6 +32,7 @@ from adasd.messages import (
     VerifyCall,
 )
 from adasd.session import stopping
+from adasd.session.ahead import Ahead, behind_guess, guess_is_right, may_come_true, rule_ahead
 from adasd.session.events import (
     Action,
     AskDraft,
@@ -53,6 +55,7 @@ from adasd.session.events import (
     TargetLost,
 )
 from adasd.session.state import DraftSide, Phase, Session, Terms
+from adasd.session.tally import Tally
 
 Step = tuple[Session, tuple[Action, ...]]
 
@@ -77,14 +80,14 @@ def step(session: Session, event: Event) -> Step:
             return ended, (Finish(FinishReason.ERROR, error),)
         case Phase.ATTACHING, TargetAttached():
             return verify(replace(session, target_cached=0), phase=Phase.PREFILLING)
-        case Phase.PLANNING, Planned(rule, accept):
-            return start_round(session, rule, accept)
+        case Phase.PLANNING, Planned():
+            return start_round(replace(session, plan=event))
         case _, DraftAttached() if not session.draft.attached:
             return warm_draft(session)
         case _, DraftAnswered():
             return take_block(session, event.drafted, event.elapsed_ms)
         case _, DraftLate(epoch):
-            return go_on_without(session) if awaits_block(session, epoch) else (session, ())
+            return be_late(session, epoch)
         case _, DraftLost():
             return lose_draft(session)
         case ((Phase.PREFILLING | Phase.VERIFYING), TargetAnswered(verdict)) if (
@@ -102,32 +105,58 @@ def step(session: Session, event: Event) -> Step:
 # --------------------------------------------------------------------------- rounds
 
 
-def start_round(session: Session, rule: DraftRule, accept: AcceptRule) -> Step:
-    """Draft if the rule and the draft allow it, else decode plainly; the target never waits for a busy draft."""
-    session = replace(session, accept=accept)
-    if rule.max_tokens == 0 or not session.draft.ready:
-        return verify(session)
-    return ask_draft(replace(session, phase=Phase.DRAFTING), rule)
+def start_round(session: Session) -> Step:
+    """Judge what was drafted ahead, or draft if the plan and the draft allow it, else decode plainly.
+
+    The target never waits for a draft that is busy with something else.
+    """
+    rule, ahead = session.plan.draft, session.ahead
+    if rule.max_tokens == 0:
+        return verify(replace(session, ahead=None))
+    if ahead is not None and ahead.drafted is None:  # on its way, and still worth something
+        return replace(session, phase=Phase.DRAFTING, epoch=ahead.epoch), ()
+    if ahead is not None and ahead.drafted is not None:
+        block = behind_guess(ahead.drafted)
+        if block is not None:
+            return judge(replace(session, ahead=None), block, block_ms=0.0)
+    session = replace(session, ahead=None)
+    return ask_draft(session, rule) if session.draft.ready else verify(session)
 
 
 def ask_draft(session: Session, rule: DraftRule) -> Step:
     """Send everything that the draft has not cached yet, and the rule; opens a new epoch."""
-    epoch, keep_len = session.epoch + 1, session.draft.cached_len
+    epoch, keep_len = session.last_epoch + 1, session.draft.cached_len
     call = DraftCall(session.terms.session, epoch, keep_len, session.committed[keep_len:], rule)
-    return replace(session, epoch=epoch, draft=replace(session.draft, busy=epoch)), (AskDraft(call),)
+    draft = replace(session.draft, busy=epoch)
+    session = replace(session, phase=Phase.DRAFTING, epoch=epoch, last_epoch=epoch, draft=draft)
+    return session, (AskDraft(call),)
+
+
+def ask_ahead(session: Session, block: Drafted) -> Step:
+    """Let the draft go on behind ``block`` while that is judged."""
+    rule = rule_ahead(session.plan.draft, len(block.tokens), session.remaining_tokens)
+    if rule is None or not (session.plan.ahead and session.draft.ready):
+        return session, ()
+    base_len = block.base_len + len(block.tokens)
+    epoch = session.last_epoch + 1
+    call = DraftCall(session.terms.session, epoch, base_len - 1, block.tokens[-1:], rule, optimistic=True)
+    draft = replace(session.draft, busy=epoch)
+    tally = replace(session.tally, num_ahead=session.tally.num_ahead + 1)
+    ahead = Ahead(epoch, base_len)
+    return replace(session, last_epoch=epoch, draft=draft, ahead=ahead, tally=tally), (AskDraft(call),)
 
 
 def warm_draft(session: Session) -> Step:
     """Let a fresh draft read what is committed, beside whatever the target does; drafts nothing."""
-    attached = replace(session, draft=DraftSide(attached=True))
-    epoch = -1 - session.epoch  # never equal to a round's epoch, so the round under way is not disturbed
+    epoch = session.last_epoch + 1  # not the session's epoch: the round under way does not wait for it
     call = DraftCall(session.terms.session, epoch, 0, session.committed, DraftRule(max_tokens=0))
-    return replace(attached, draft=replace(attached.draft, busy=epoch)), (AskDraft(call),)
+    draft = DraftSide(attached=True, busy=epoch)
+    return replace(session, last_epoch=epoch, draft=draft), (AskDraft(call),)
 
 
 def verify(session: Session, *, phase: Phase = Phase.VERIFYING) -> Step:
     """Ask for a verdict on the block at hand (possibly empty); opens a new epoch."""
-    epoch, keep_len, block = session.epoch + 1, session.target_cached, session.block
+    epoch, keep_len, block = session.last_epoch + 1, session.target_cached, session.block
     call = VerifyCall(
         session.terms.session,
         epoch,
@@ -135,9 +164,16 @@ def verify(session: Session, *, phase: Phase = Phase.VERIFYING) -> Step:
         feed=session.committed[keep_len:],
         block=block.tokens if block else (),
         rows=block.rows if block else None,
-        rule=session.accept,
+        rule=session.plan.accept,
     )
-    return replace(session, phase=phase, epoch=epoch), (AskVerify(call),)
+    return replace(session, phase=phase, epoch=epoch, last_epoch=epoch), (AskVerify(call),)
+
+
+def judge(session: Session, block: Drafted, block_ms: float) -> Step:
+    """Ask for a verdict on a block that the draft has just finished, and let the draft go on."""
+    session, ask = verify(replace(session, block=block, block_ms=block_ms))
+    session, go_on = ask_ahead(session, block)
+    return session, (*ask, *go_on)
 
 
 def awaits_block(session: Session, epoch: int) -> bool:
@@ -146,18 +182,36 @@ def awaits_block(session: Session, epoch: int) -> bool:
 
 
 def take_block(session: Session, drafted: Drafted, elapsed_ms: float) -> Step:
-    """A block arrived: judge it if the round waits for it, else only note that the draft is free again."""
+    """A block arrived: judge it if the round waits for it, keep it if it is ahead, else the draft is just free."""
     if drafted.epoch != session.draft.busy:
-        return session, ()  # from a draft that this session gave up
-    wanted = awaits_block(session, drafted.epoch)
-    session = replace(session, draft=replace(session.draft, busy=None, cached_len=drafted.base_len))
+        return session, ()  # from a draft, or a call, that this session gave up
+    wanted, ahead = awaits_block(session, drafted.epoch), session.ahead
+    session = replace(session, draft=replace(session.draft, busy=None))
+    if ahead is not None and ahead.epoch == drafted.epoch:
+        arrived = replace(ahead, drafted=drafted, elapsed_ms=elapsed_ms)
+        return settle_ahead(session, arrived) if wanted else (replace(session, ahead=arrived), ())
+    session = replace(session, draft=replace(session.draft, cached_len=drafted.base_len))
     if not wanted:
         return session, ()
     if drafted.base_len != len(session.committed):
         raise IllegalEvent(
             f"the block begins at {drafted.base_len}, the answer ends at {len(session.committed)}"
         )
-    return verify(replace(session, block=drafted, block_ms=elapsed_ms))
+    if not drafted.tokens:
+        return verify(session)
+    return judge(session, drafted, elapsed_ms)
+
+
+def settle_ahead(session: Session, ahead: Ahead) -> Step:
+    """The verdict came before the block that was drafted ahead, and the round waits: does the block fit?"""
+    drafted, newest = ahead.drafted, session.committed[-1]
+    assert drafted is not None
+    session = replace(session, ahead=None, draft=replace(session.draft, cached_len=ahead.base_len))
+    if not guess_is_right(drafted, newest):
+        return ask_draft(session, session.plan.draft)
+    block = behind_guess(drafted)
+    session = replace(session, tally=count_used(session))
+    return judge(session, block, ahead.elapsed_ms) if block else ask_draft(session, session.plan.draft)
 
 
 def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
@@ -172,21 +226,41 @@ def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
         )
     prefill = session.phase is Phase.PREFILLING
     done = RoundCompleted(block, verdict, session.block_ms if block else 0.0, elapsed_ms, prefill)
-    draft = session.draft
-    if num_drafted:  # the last drafted token was never fed, so it is not in the draft's cache
-        draft = replace(draft, cached_len=base_len + min(verdict.num_accepted, num_drafted - 1))
     session = replace(
         session,
         target_cached=base_len + verdict.num_accepted,
-        draft=draft,
         block=None,
         tally=session.tally.with_round(done),
     )
+    if block is not None:
+        session = roll_back_draft(session, block, verdict)
     session, emit = commit(session, provenance(block, verdict))
     if session.finish_reason is not None:
         ended, last = finish(session, session.finish_reason)
         return ended, (Learn(done), emit, *last)
     return replace(session, phase=Phase.PLANNING), (Learn(done), emit, ask_plan(session))
+
+
+def roll_back_draft(session: Session, block: Drafted, verdict: Verdict) -> Session:
+    """What of the draft's cache stands after the verdict, and whether what it drafted ahead does."""
+    ahead, draft, num_drafted = session.ahead, session.draft, len(block.tokens)
+    if may_come_true(ahead, verdict, num_drafted):
+        assert ahead is not None
+        if ahead.drafted is None:
+            return session  # the next round waits for it; its cache is settled when it arrives
+        draft = replace(draft, cached_len=ahead.base_len)
+        return replace(session, draft=draft, tally=count_used(session))
+    if ahead is None or ahead.drafted is None:  # the last token of the block may not have been fed yet
+        cached_len = block.base_len + min(verdict.num_accepted, num_drafted - 1)
+    else:
+        cached_len = block.base_len + verdict.num_accepted
+    if ahead is not None and draft.busy == ahead.epoch:
+        draft = replace(draft, busy=None)  # the next call takes its place
+    return replace(session, ahead=None, draft=replace(draft, cached_len=cached_len))
+
+
+def count_used(session: Session) -> Tally:
+    return replace(session.tally, num_ahead_used=session.tally.num_ahead_used + 1)
 
 
 def ask_plan(session: Session) -> AskPlan:
@@ -218,8 +292,9 @@ def commit(session: Session, tokens: tuple[EmittedToken, ...]) -> tuple[Session,
     """Append tokens up to the first that ends the answer; the text stops before a stop string."""
     terms, sampling = session.terms, session.terms.sampling
     kept: list[EmittedToken] = []
-    shown = ""
-    text, reason, match = session.text, None, None
+    shown, text = "", session.text
+    reason: FinishReason | None = None
+    match: str | int | None = None
     for token in tokens:
         kept.append(token)
         num_emitted = session.num_emitted + len(kept)
@@ -258,16 +333,25 @@ def finish(session: Session, reason: FinishReason) -> Step:
 # --------------------------------------------------------------------------- losses
 
 
+def be_late(session: Session, epoch: int) -> Step:
+    """Go on without a block that the round waits for; do not count on one that is late ahead of its round."""
+    if awaits_block(session, epoch):
+        return go_on_without(session)
+    if session.ahead is not None and session.ahead.epoch == epoch and session.ahead.drafted is None:
+        return replace(session, ahead=None, draft=replace(session.draft, busy=None)), ()
+    return session, ()
+
+
 def go_on_without(session: Session) -> Step:
     """Decode this round plainly; a late draft stays busy until its answer comes."""
     tally = replace(session.tally, draft_lost=session.tally.draft_lost + 1)
-    return verify(replace(session, tally=tally))
+    return verify(replace(session, ahead=None, tally=tally))
 
 
 def lose_draft(session: Session) -> Step:
     """Forget the draft; a round that waited for its block goes on without."""
     waiting = session.phase is Phase.DRAFTING
-    session = replace(session, draft=DraftSide())
+    session = replace(session, draft=DraftSide(), ahead=None)
     if waiting:
         return go_on_without(session)
     return replace(session, tally=replace(session.tally, draft_lost=session.tally.draft_lost + 1)), ()
@@ -277,8 +361,18 @@ def lose_target(session: Session) -> Step:
     """Forget the target's cache and the block; ask for another target. The draft keeps what it has cached."""
     if session.phase is Phase.ATTACHING:
         raise IllegalEvent("TargetLost while none is attached")
-    tally = replace(session.tally, target_lost=session.tally.target_lost + 1)
-    lost = replace(
-        session, phase=Phase.ATTACHING, epoch=session.epoch + 1, target_cached=0, block=None, tally=tally
-    )
-    return lost, (AttachTarget(),)
+    epoch = session.last_epoch + 1  # nobody answers to this one
+    draft, ahead = session.draft, session.ahead
+    if ahead is not None and draft.busy == ahead.epoch:
+        draft = replace(draft, busy=None)  # the next call takes its place
+    return replace(
+        session,
+        phase=Phase.ATTACHING,
+        epoch=epoch,
+        last_epoch=epoch,
+        target_cached=0,
+        draft=draft,
+        block=None,
+        ahead=None,
+        tally=replace(session.tally, target_lost=session.tally.target_lost + 1),
+    ), (AttachTarget(),)

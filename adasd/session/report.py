@@ -58,6 +58,8 @@ def complete(session: Session, effective: Effective, learned: Learned) -> Comple
             network_ms=tally.network_ms,
             draft_lost=tally.draft_lost,
             target_lost=tally.target_lost,
+            num_ahead=tally.num_ahead,
+            num_ahead_used=tally.num_ahead_used,
         ),
         stop_match=session.stop_match,
     )

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from adasd.messages import AcceptRule, Drafted, FinishReason, SamplingParams
+from adasd.messages import AcceptRule, Drafted, DraftRule, FinishReason, SamplingParams
 from adasd.ports import Decode
+from adasd.session.ahead import Ahead
+from adasd.session.events import Planned
 from adasd.session.stopping import TextState
 from adasd.session.tally import Tally
+
+PLAIN = Planned(DraftRule(0), AcceptRule())
 
 
 class Phase(StrEnum):
@@ -57,13 +61,15 @@ class Session:
 
     terms: Terms
     phase: Phase = Phase.NEW
-    epoch: int = 0
+    epoch: int = 0  # of the answer that the round under way waits for
+    last_epoch: int = 0  # of the newest ask
     committed: tuple[int, ...] = ()  # prompt + answer; the newest token is never cached yet
     target_cached: int = 0  # leading committed tokens in the target's cache
     draft: DraftSide = field(default_factory=DraftSide)
-    accept: AcceptRule = field(default_factory=AcceptRule)  # of the round under way
+    plan: Planned = PLAIN  # of the round under way
     block: Drafted | None = None  # under judgement
-    block_ms: float = 0.0  # wall time that the block took
+    block_ms: float = 0.0  # wall time that the round waited for its block
+    ahead: Ahead | None = None  # drafted, or being drafted, behind the block
     text: TextState = field(default_factory=TextState)
     tally: Tally = field(default_factory=Tally)
     finish_reason: FinishReason | None = None

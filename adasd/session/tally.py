@@ -23,6 +23,8 @@ class Tally:
     network_ms: float = 0.0
     draft_lost: int = 0
     target_lost: int = 0
+    num_ahead: int = 0
+    num_ahead_used: int = 0
 
     def count(self, kind: TokenKind) -> int:
         """Emitted tokens of one provenance."""

@@ -20,13 +20,15 @@ from adasd.engine.loading import load_config
 from adasd.engine.resolve import resolve_max_context
 from adasd.text.tokenizer import Tokenizer
 from services.gateway.app import GatewaySettings, create_app
-from services.gateway.grpc_api import GenerationServer
+from services.gateway.grpc_api import GrpcDoor, start_grpc
 from services.orchestrator.backend import OrchestratorBackend
 from services.orchestrator.placement import LeasePlacement, LeaseStream, Tier
 from services.orchestrator.readiness import Prober, Readings
 from services.transport.channels import WorkerChannelPool
 
 log = logging.getLogger(__name__)
+
+Handle = DeploymentHandle[Any]
 
 DRAFT_CALL_TIMEOUT_S = 20.0
 """A draft that has not answered one call by then is lost, not late."""
@@ -35,7 +37,7 @@ DRAFT_CALL_TIMEOUT_S = 20.0
 class Lessor:
     """Opens leases on one tier's Serve handle, over Serve's gRPC transport (see placement)."""
 
-    def __init__(self, handle: DeploymentHandle) -> None:
+    def __init__(self, handle: Handle) -> None:
         self._lease = handle.options(method_name="lease", stream=True, _by_reference=False)
 
     def __call__(self, session: str) -> LeaseStream:
@@ -46,8 +48,8 @@ class Lessor:
 class Orchestrator:
     """One replica. Serve awaits ``__init__``, then asks for the app, and awaits ``__del__`` when drained."""
 
-    async def __init__(
-        self, config: ServeConfig, target: DeploymentHandle, draft: DeploymentHandle | None
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: ServeConfig, target: Handle, draft: Handle | None
     ) -> None:
         model = config.target.engine
         tokenizer = await asyncio.to_thread(
@@ -70,10 +72,9 @@ class Orchestrator:
             readings,
         )
         self.prober = asyncio.get_running_loop().create_task(Prober(placement, readings).run())
-        self.grpc: GenerationServer | None = None
+        self.grpc: GrpcDoor | None = None
         if config.grpc_port:
-            self.grpc = GenerationServer(self.backend)
-            await self.grpc.start(config.host, config.grpc_port)
+            self.grpc = await start_grpc(self.backend, config.host, config.grpc_port, config.max_body_bytes)
         self.settings = GatewaySettings(max_body_bytes=config.max_body_bytes)
         self.is_shut_down = False
 

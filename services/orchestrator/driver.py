@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adasd.control.controller import EffectiveSpeculation, SessionController
-from adasd.errors import AdasdError, DeadlineExceeded, InvalidRequest, WorkerLost
+from adasd.errors import AdasdError, DeadlineExceeded, InvalidRequest, Superseded, WorkerLost
 from adasd.messages import (
     Chunk,
     Complete,
@@ -67,7 +67,8 @@ class Attachment(Protocol):
 class Placement(Protocol):
     """Finds workers with a free slot."""
 
-    has_draft: bool
+    @property
+    def has_draft(self) -> bool: ...
 
     async def attach_target(self, call: OpenCall) -> Attachment:
         """Raises Overloaded or WorkerLost when no replica grants a lease in time."""
@@ -113,7 +114,7 @@ class Driver:
         """End the answer from outside (Abort); the stream ends with finish reason ``cancelled``."""
         self.events.put_nowait(Cancel())
 
-    async def run(self) -> AsyncIterator[Chunk | Complete]:
+    async def run(self) -> AsyncGenerator[Chunk | Complete, None]:
         """Chunks, one per verdict, then Complete; raises the error that ended a failed answer."""
         loop = asyncio.get_running_loop()
         late = DeadlineExceeded("the request", self.limits.request_timeout_s)
@@ -161,7 +162,7 @@ class Driver:
 
     def plan(self, ask: AskPlan) -> Planned:
         plan = self.controller.plan(ask.remaining_tokens, ask.num_emitted, ask.num_relaxed)
-        return Planned(plan.draft, plan.accept)
+        return Planned(plan.draft, plan.accept, plan.ahead)
 
     async def ask_draft(self, call: DraftCall) -> None:
         draft = self.draft
@@ -172,6 +173,8 @@ class Driver:
         asked_s = loop.time()
         try:
             drafted = await draft.draft(call)
+        except Superseded:
+            pass  # by a newer call of this driver
         except AdasdError as error:
             self.lose(draft, str(error))
         else:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Protocol
@@ -29,8 +28,10 @@ DRAFT_LEASE_TIMEOUT_S = 2.0
 """A session does not queue for a draft; it tries again later (ServeConfig.reattach_s)."""
 
 
-class LeaseStream(AsyncIterator[dict[str, Any]], Protocol):
+class LeaseStream(Protocol):
     """The streaming response of ``Worker.lease`` on a Serve handle."""
+
+    async def __anext__(self) -> dict[str, Any]: ...
 
     def cancel(self) -> None: ...
 
@@ -77,7 +78,7 @@ class LeasedSlot:
 
     async def _until_lost(self) -> str:
         try:
-            await anext(self.stream)
+            await self.stream.__anext__()
         except StopAsyncIteration:
             return "its lease expired"
         except Exception as error:
@@ -124,7 +125,7 @@ class LeasePlacement:
         stream = tier.lessor(lease_id)
         try:
             try:
-                grant = await asyncio.wait_for(anext(stream), timeout_s)
+                grant = await asyncio.wait_for(stream.__anext__(), timeout_s)
             except TimeoutError:
                 raise Overloaded(f"no {tier.role} slot became free within {timeout_s:.1f} s") from None
             except AdasdError:

@@ -1,0 +1,1 @@
+"""The wire: the only importer of generated protobuf code; hands frozen messages to both sides."""

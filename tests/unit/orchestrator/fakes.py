@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from adasd.errors import AdasdError, Overloaded, StaleCache, WorkerLost
+from adasd.errors import AdasdError, Overloaded, StaleCache, Superseded, WorkerLost
 from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
 
 EOS = 0
@@ -43,6 +43,7 @@ class FakeSlot:
     role: str
     cache: tuple[int, ...] = ()
     released: bool = False
+    newest: int = 0  # epoch of the draft call that counts
 
     def __post_init__(self) -> None:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -51,23 +52,26 @@ class FakeSlot:
         if not self.lost.done():
             self.lost.set_result("killed by the test")
 
-    def feed(self, keep_len: int, tokens: tuple[int, ...]) -> int:
+    def feed(self, keep_len: int, tokens: tuple[int, ...], *, optimistic: bool = False) -> int:
         if self.released or self.lost.done():
             raise WorkerLost(self.role, "it is gone")
         if keep_len > len(self.cache):
             raise StaleCache("s", keep_len, len(self.cache))
         self.cache = self.cache[:keep_len] + tokens
-        assert self.cache == self.world.truth[: len(self.cache)]
+        assert optimistic or self.cache == self.world.truth[: len(self.cache)]
         return len(self.cache)
 
     async def draft(self, call: DraftCall) -> Drafted:
         world, rng = self.world, self.world.rng
+        self.newest = call.epoch
         await asyncio.sleep(world.faults.delay_s)
+        if self.newest != call.epoch:
+            raise Superseded("s", call.epoch)
         if rng.random() < world.faults.draft_hangs:
             await asyncio.sleep(3600)
         if rng.random() < world.faults.draft_dies:
             self.die()
-        base = self.feed(call.keep_len, call.feed)
+        base = self.feed(call.keep_len, call.feed, optimistic=call.optimistic)
         right = world.truth[base : base + call.rule.max_tokens]
         tokens = tuple(ord("?") if rng.random() < world.faults.draft_wrong else token for token in right)
         self.cache += tokens[:-1]
@@ -85,7 +89,9 @@ class FakeSlot:
         self.cache += call.block[:num]
         judged = min(num + 1, len(call.block))
         exact = tuple(i < num for i in range(judged))
-        return Verdict("s", call.epoch, base, num, world.truth[base + num], (False,) * num, exact, compute_ms=0.1)
+        return Verdict(
+            "s", call.epoch, base, num, world.truth[base + num], (False,) * num, exact, compute_ms=0.1
+        )
 
     async def release(self) -> None:
         if not self.released:

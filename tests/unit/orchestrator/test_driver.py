@@ -65,7 +65,9 @@ async def test_an_answer_comes_chunk_by_chunk_and_its_figures_add_up():
     assert text == TEXT
     assert end.finish_reason is FinishReason.STOP
     assert end.usage.completion_tokens == len(TEXT) + 1 == sum(dict(report.kinds).values())
-    assert report.num_accepted_tokens == dict(report.kinds)[TokenKind.EXACT] > 0
+    shown = dict(report.kinds)[TokenKind.EXACT]
+    assert report.num_accepted_tokens >= shown > 0  # the answer may end inside the last block
+    assert report.num_ahead >= report.num_ahead_used > 0
     assert placement.open_slots == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adasd.messages import DraftCall, Drafted, DraftRule, SamplingParams, Verdict, VerifyCall
+from adasd.messages import AcceptRule, DraftCall, Drafted, DraftRule, SamplingParams, Verdict, VerifyCall
 from adasd.session.events import Event, Planned, TargetAnswered
 from adasd.session.machine import Step, begin, step
 from adasd.session.state import Session, Terms
@@ -50,7 +50,5 @@ def block(call: DraftCall, text: str) -> Drafted:
     return Drafted(call.session, call.epoch, base_len, ids(text), (0.5,) * len(text))
 
 
-def planned(max_tokens: int) -> Planned:
-    from adasd.messages import AcceptRule
-
-    return Planned(DraftRule(max_tokens), AcceptRule())
+def planned(max_tokens: int, *, ahead: bool = False) -> Planned:
+    return Planned(DraftRule(max_tokens), AcceptRule(), ahead)

@@ -74,15 +74,32 @@ class World:
 
     def block(self, call: DraftCall) -> Drafted:
         fed = self.draft.feed(call.keep_len, call.feed)
-        assert tuple(fed) == self.truth[: len(fed)], "the draft kept a token that was rejected"
+        assert call.optimistic or tuple(fed) == self.truth[: len(fed)], "the draft kept a rejected token"
         base = len(fed)
         right = self.truth[base : base + self.rng.randint(0, call.rule.max_tokens)]
-        tokens = tuple(token if self.rng.random() < 0.8 else ord("?") for token in right)
+        tokens = tuple(token if self.rng.random() < 0.85 else ord("?") for token in right)
         self.draft.feed(base, tokens[:-1])
         return Drafted(call.session, call.epoch, base, tokens, (1.0,) * len(tokens))
 
 
-def walk(seed: int, *, trouble: float, cancel: bool) -> tuple[str, World, bool]:
+def pick(world: World) -> int:
+    """The two lines are independent: usually the older message comes first, but not always."""
+    first = world.mailbox[0]
+    if len(world.mailbox) > 1 and isinstance(first, TargetAnswered) and world.rng.random() < 0.5:
+        others = [i for i, event in enumerate(world.mailbox) if isinstance(event, DraftAnswered)]
+        return others[0] if others else 0
+    return 0
+
+
+def overtake(world: World) -> None:
+    """A newer draft call takes the place of one that is on its way, or comes too late for that."""
+    waiting = [event for event in world.mailbox if isinstance(event, DraftAnswered)]
+    for event in waiting:
+        if world.rng.random() < 0.7:
+            world.mailbox.remove(event)
+
+
+def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool) -> tuple[str, World, bool]:
     rng = random.Random(seed)
     prompt = "say: "
     world = World(rng, (*ids(prompt + TEXT), 0, *ids("x" * 40)))
@@ -106,6 +123,7 @@ def walk(seed: int, *, trouble: float, cancel: bool) -> tuple[str, World, bool]:
                     else:
                         world.mailbox.append(TargetAnswered(world.verdict(call)))
                 case AskDraft(call) if not draft_is_dead:
+                    overtake(world)
                     if rng.random() < trouble:
                         world.draft.close()
                         draft_is_dead = True
@@ -118,7 +136,7 @@ def walk(seed: int, *, trouble: float, cancel: bool) -> tuple[str, World, bool]:
                         else:
                             world.mailbox.append(answer)
                 case AskPlan():
-                    world.mailbox.insert(0, planned(rng.randint(0, 6)))
+                    world.mailbox.insert(0, planned(rng.randint(0, 6), ahead=ahead))
                 case Emit(chunk):
                     shown += chunk.text
                 case Finish():
@@ -129,7 +147,7 @@ def walk(seed: int, *, trouble: float, cancel: bool) -> tuple[str, World, bool]:
             break
         if late and (rng.random() < 0.3 or not world.mailbox):
             world.mailbox.append(late.pop(0))
-        if draft_is_dead and not finished and rng.random() < 0.3:
+        if draft_is_dead and not finished and DraftLost() not in world.mailbox and rng.random() < 0.3:
             late.clear()  # its line died with it
             world.draft.open()
             draft_is_dead = False
@@ -139,14 +157,14 @@ def walk(seed: int, *, trouble: float, cancel: bool) -> tuple[str, World, bool]:
         if not world.mailbox:
             actions = ()
             continue
-        session, actions = step(session, world.mailbox.pop(0))
+        session, actions = step(session, world.mailbox.pop(pick(world)))
     return shown, world, finished
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.4]), st.booleans())
-def test_whatever_happens_the_text_is_right_and_the_slots_are_free(seed, trouble, cancel):
-    shown, world, finished = walk(seed, trouble=trouble, cancel=cancel)
+@settings(max_examples=250, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.4]), st.booleans(), st.booleans())
+def test_whatever_happens_the_text_is_right_and_the_slots_are_free(seed, trouble, cancel, ahead):
+    shown, world, finished = walk(seed, trouble=trouble, cancel=cancel, ahead=ahead)
     assert finished
     assert world.target.cache is None
     assert world.draft.cache is None

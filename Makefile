@@ -1,0 +1,59 @@
+# Two words are enough: `make serve` runs the product, `make test` tests it. Both install what they need.
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/installed
+PYTHON  ?= $(shell for p in python3.12 python3.11 python3; do \
+             $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
+             && command -v $$p && break; done)
+TORCH   := $(shell grep '^torch==' constraints.txt)
+SUITES  := $(wildcard tests/unit tests/contracts tests/statistical tests/golden tests/integration tests/e2e)
+ARGS    ?=
+
+.DEFAULT_GOAL := all
+.PHONY: all install serve chat test check format proto bench clean help
+
+all: check test  ## check + test
+
+install: $(STAMP)  ## virtual environment in .venv with the pinned dependencies
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install one, or say make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing into $(VENV) with $(PYTHON) (about 2 minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "  1/2 $(TORCH)" && $(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)"
+	@echo "  2/2 everything else" && $(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+serve: $(STAMP)  ## serve the embedded demo pair on http://127.0.0.1:8000; more options: make serve ARGS="--port 8080"
+	@exec $(BIN)/adasd serve $(ARGS)
+
+chat: $(STAMP)  ## talk to a running server
+	@exec $(BIN)/adasd chat $(ARGS)
+
+test: $(STAMP)  ## every test: unit, statistical, integration, a real Ray cluster, end to end
+	$(BIN)/python -m pytest $(SUITES) $(ARGS)
+
+check: $(STAMP)  ## format, lint, types, import rules, freshness of the generated protocol code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m services.transport.generate --check
+
+format: $(STAMP)  ## format the code and fix what the linter can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(STAMP)  ## generate protocol code from protos/
+	$(BIN)/python -m services.transport.generate
+
+bench: $(STAMP)  ## round time, start-up time, tokens per second; results in runs/
+	$(BIN)/python -m load_tests $(ARGS)
+
+clean:  ## remove the virtual environment and every cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | while IFS='|' read -r t d; do printf '  make %-9s %s\n' "$$t" "$$d"; done

@@ -1,0 +1,130 @@
+"""Attention of flat tokens over the slots of the cache, for our own forward and for transformers' modules.
+
+Shape letters: T tokens of all rows, R rows of a group, N its longest row, L its longest cached length, H query
+heads, G key-value heads, F = H / G query heads that share one, D head dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from adasd.engine.kv_cache import KVCache, LayerShape
+from adasd.engine.ragged import Group, Ragged
+from adasd.errors import ConfigError
+
+IMPLEMENTATION = "slots"
+"""Name under which transformers finds ``slot_attention``."""
+
+
+def attend(
+    queries_THD: Tensor,
+    cache: KVCache,
+    layer: int,
+    batch: Ragged,
+    scaling: float | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """Attention over what the cache holds, this pass' own keys and values included: [T, H, D]."""
+    if len(batch.groups) == 1:
+        return _attend_group(queries_THD, cache, layer, batch.groups[0], scaling, window)
+    parts = [
+        _attend_group(queries_THD[group.first : group.last], cache, layer, group, scaling, window)
+        for group in batch.groups
+    ]
+    return torch.cat(parts)
+
+
+def _attend_group(
+    queries_THD: Tensor, cache: KVCache, layer: int, group: Group, scaling: float | None, window: int | None
+) -> Tensor:
+    _, num_heads, head_dim = queries_THD.shape
+    num_rows, width = group.num_rows, group.width
+    shared = cache.layers[layer].kv_heads
+    fold = num_heads // shared
+    keys, values = cache.read(layer, group.slots, group.longest)
+    mask = group.mask(fold, window, queries_THD.dtype)
+    if group.pad is not None:
+        queries_THD = queries_THD.index_select(0, group.pad)
+    # query heads of one key-value head become further queries: grouped attention without repeating the cache
+    queries = queries_THD.view(num_rows, width, shared, fold, head_dim).permute(0, 2, 3, 1, 4)
+    queries = queries.reshape(num_rows, shared, fold * width, head_dim)
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
+    out = out.view(num_rows, shared, fold, width, head_dim).permute(0, 3, 1, 2, 4)
+    flat = out.reshape(num_rows * width, num_heads, head_dim)
+    return flat if group.unpad is None else flat.index_select(0, group.unpad)
+
+
+# --------------------------------------------------------------------------- transformers' side
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotStep:
+    """What travels through a transformers model to its attention layers: the pass and the cache."""
+
+    batch: Ragged
+    cache: KVCache
+
+
+class ShapeRecorder:
+    """Travels in place of a SlotStep once, to see what every layer would cache; attends within the pass."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, LayerShape] = {}
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+        if key.shape != value.shape or layer in self.layers:
+            raise ConfigError(
+                f"layer {layer} caches keys {tuple(key.shape)} and values {tuple(value.shape)}, or shares its "
+                "cache with another layer; the engine needs equal shapes and one cache per layer"
+            )
+        self.layers[layer] = LayerShape(key.shape[1], key.shape[3])
+        return F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=True
+        ).transpose(1, 2)
+
+
+def slot_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    step: SlotStep | ShapeRecorder | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention function: [1, H, T, D] queries and [1, G, T, D] keys and values -> [1, T, H, D].
+
+    ``step`` is the extra keyword argument that the model was called with. Raises ConfigError for what
+    would come out wrong: soft-capped scores, attention sinks, masks of the model's own.
+    """
+    unsupported = {"softcap": softcap, "attention sinks": s_aux, "a mask of its own": attention_mask}
+    for what, value_of in unsupported.items():
+        if value_of is not None:
+            raise ConfigError(f"{type(module).__name__} uses {what}, which the engine does not compute")
+    if step is None:
+        raise ConfigError(f"{type(module).__name__} does not pass keyword arguments on to its attention")
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    if isinstance(step, ShapeRecorder):
+        return step.attend(layer, query, key, value, scaling), None
+    step.cache.write(layer, step.batch.where_T, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    queries_THD = query[0].transpose(0, 1).contiguous()
+    return attend(queries_THD, step.cache, layer, step.batch, scaling, sliding_window)[None], None
+
+
+def register() -> None:
+    """Make ``set_attn_implementation("slots")`` known to transformers; harmless when repeated."""
+    AttentionInterface.register(IMPLEMENTATION, slot_attention)
+    AttentionMaskInterface.register(IMPLEMENTATION, lambda *args, **kwargs: None)

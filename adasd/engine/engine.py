@@ -1,0 +1,343 @@
+"""Many sessions, one model, one ragged forward pass per step.
+
+Every ``step`` takes along what every waiting call needs next: one token or its feed for a draft call, feed and
+block for a verify call, a piece of prompt. Sessions join and leave between steps. Prompts share a budget of
+tokens per step in turn, so that running sessions keep their pace. Results are computed first and applied after
+(``_compute``, ``_apply``), so that a pass that fails changes nothing but cache places behind every valid length;
+it is repeated in halves until the call that cannot run is alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from adasd.config import EngineConfig
+from adasd.engine import fast_llama
+from adasd.engine.checks import check_call
+from adasd.engine.forward import Forward, ModuleForward, check_agreement, reference_logits
+from adasd.engine.kv_cache import KVCache
+from adasd.engine.loading import Progress, load_model, silent
+from adasd.engine.ragged import Ragged, Row
+from adasd.engine.resolve import check_architecture, resolve_max_context
+from adasd.engine.sampling import judge_blocks, not_finite, propose_next
+from adasd.engine.slots import SlotTable
+from adasd.engine.warm_up import warm_up
+from adasd.engine.work import DraftWork, Piece, Result, VerifyWork, Work
+from adasd.errors import AdasdError, ConfigError, DeviceFailure, IllegalEvent
+from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, Verdict, VerifyCall, Warp
+from adasd.ports import Clock
+
+_log = logging.getLogger(__name__)
+
+Answer = Drafted | Verdict | CallFailed
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A call, what it feeds in this pass, and the row of the pass that does it."""
+
+    work: Work
+    piece: Piece
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a pass gave one call: nothing yet (a piece of prompt), a result, or why it failed."""
+
+    ready: _Ready
+    result: Result | AdasdError | None
+
+
+class TorchEngine:
+    """``adasd.ports.Engine`` over a causal language model. Owned by one thread.
+
+    ``vocab_limit`` forbids tokens from that id on (a draft must not propose what its target does not know).
+    ``prefill_budget`` is the number of prompt tokens that one step takes of all sessions together.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        config: EngineConfig,
+        max_context: int,
+        vocab_size: int,
+        *,
+        prefill_budget: int | None = None,
+        seed: int | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        torch.set_num_threads(config.num_threads)
+        self.config, self.forward = config, forward
+        self.cache = KVCache(forward.layers, config.num_slots, max_context, forward.dtype, forward.device)
+        self._slots = SlotTable(config.num_slots, max_context)
+        self._vocab_size = vocab_size
+        self._warps: dict[str, Warp] = {}
+        self._waiting: dict[str, Work] = {}
+        self._budget = prefill_budget or config.prefill_chunk * (1 if forward.device.type == "cpu" else 8)
+        self._generator = torch.Generator(forward.device)
+        self._generator.seed() if seed is None else self._generator.manual_seed(seed)
+        self._clock = clock
+        self._pass_number = 0
+
+    @classmethod
+    def from_model(
+        cls,
+        model: PreTrainedModel,
+        config: EngineConfig,
+        *,
+        fast: bool | None = None,
+        vocab_limit: int | None = None,
+        prefill_budget: int | None = None,
+        seed: int | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> TorchEngine:
+        """An engine over a loaded model, which it takes over (attention exchanged, weights restacked).
+
+        ``fast``: the hand-written forward (True: insist on it, None: where it fits, False: never).
+        Raises ConfigError if the architecture is not supported.
+        """
+        torch.set_num_threads(config.num_threads)
+        max_context = resolve_max_context(model.config, config.max_context)
+        check_architecture(model.config, max_context)
+        vocab_size = int(model.config.get_text_config().vocab_size)
+        reference = reference_logits(model)
+        forward = _choose_forward(model, max_context, fast)
+        check_agreement(forward, reference)
+        return cls(
+            forward,
+            config,
+            max_context,
+            min(vocab_size, vocab_limit or vocab_size),
+            prefill_budget=prefill_budget,
+            seed=seed,
+            clock=clock,
+        )
+
+    @classmethod
+    def from_config(
+        cls,
+        config: EngineConfig,
+        progress: Progress = silent,
+        *,
+        fast: bool | None = None,
+        vocab_limit: int | None = None,
+    ) -> TorchEngine:
+        """Load ``config.model`` and build an engine over it; raises ConfigError with the reason."""
+        model = load_model(config, progress)
+        progress("preparing", 0.9)
+        engine = cls.from_model(model, config, fast=fast, vocab_limit=vocab_limit)
+        progress("ready", 1.0)
+        return engine
+
+    # ----------------------------------------------------------------------- what the port asks for
+
+    @property
+    def num_slots(self) -> int:
+        return self._slots.num_slots
+
+    @property
+    def num_free_slots(self) -> int:
+        return self._slots.num_free
+
+    @property
+    def max_context(self) -> int:
+        return self._slots.max_context
+
+    @property
+    def vocab_size(self) -> int:
+        return self._vocab_size
+
+    @property
+    def num_pending(self) -> int:
+        return len(self._waiting)
+
+    def open(self, call: OpenCall) -> None:
+        self._slots.open(call.session, call.max_len)
+        self._warps[call.session] = call.warp
+
+    def cached_len(self, session: str) -> int:
+        return self._slots.get(session).cached_len
+
+    def submit(self, call: DraftCall | VerifyCall) -> None:
+        slot = self._slots.get(call.session)
+        before = self._waiting.get(call.session)
+        if before is not None and not (isinstance(call, DraftCall) and isinstance(before, DraftWork)):
+            raise IllegalEvent(f"session {call.session} has a call waiting; one at a time")
+        warp = self._warps[call.session]
+        check_call(call, warp, slot.max_len, self.forward.num_embeddings, self._vocab_size)
+        self._slots.keep(call.session, call.keep_len)
+        now_s = self._clock()
+        work: Work
+        if isinstance(call, DraftCall):
+            work = DraftWork(slot, warp, now_s, call=call)
+        else:
+            work = VerifyWork(slot, warp, now_s, call=call)
+        self._waiting[call.session] = work
+
+    def close(self, session: str) -> None:
+        self._waiting.pop(session, None)
+        self._warps.pop(session, None)
+        self._slots.close(session)
+
+    def warm_up(self) -> None:
+        """Run the shapes that requests will hit once; every slot must be free, and is again after."""
+        warm_up(self, self.config.prefill_chunk)
+
+    def check_integrity(self) -> None:
+        self._slots.check_integrity()
+        assert set(self._waiting) <= set(self._warps), "a call waits without a slot"
+        for session, work in self._waiting.items():
+            slot = self._slots.get(session)
+            assert slot is work.slot, (slot, work.slot)
+            assert slot.cached_len == work.call.keep_len + work.done, (slot, work.done)
+        num_open = self.num_slots - self.num_free_slots
+        assert len(self._warps) == num_open, (len(self._warps), num_open)
+
+    @torch.inference_mode()
+    def step(self) -> list[Answer]:
+        began_s = self._clock()
+        self._pass_number += 1
+        ready, answers = self._next_pieces()
+        if not ready:
+            return answers
+        outcomes = self._compute(ready)
+        ended_s = self._clock()
+        for outcome in outcomes:
+            outcome.ready.work.took_part(self._pass_number, began_s, ended_s)
+            answer = self._apply(outcome)
+            if answer is not None:
+                answers.append(answer)
+        return answers
+
+    # ----------------------------------------------------------------------- one step
+
+    def _next_pieces(self) -> tuple[list[_Ready], list[Answer]]:
+        """What this pass feeds, in the order of attention; and answers to calls that need no pass at all."""
+        ready: list[_Ready] = []
+        prefill: list[tuple[Work, Piece]] = []
+        answers: list[Answer] = []
+        for session, work in list(self._waiting.items()):
+            piece = work.next_piece(self.config.prefill_chunk)
+            if piece is None:
+                del self._waiting[session]
+                answers.append(work.answer())
+            elif piece.is_prefill:
+                prefill.append((work, piece))
+            else:
+                ready.append(_row(work, piece))
+        ready += self._take_turns(prefill)
+        ready.sort(key=lambda one: one.row.attention_order)
+        return ready, answers
+
+    def _take_turns(self, prefill: list[tuple[Work, Piece]]) -> list[_Ready]:
+        """Those who waited longest for a piece of their prompt, as many as the budget holds, at least one."""
+        budget = self._budget
+        taken: list[_Ready] = []
+        for work, piece in sorted(prefill, key=lambda one: one[0].last_pass):
+            if not taken or len(piece.tokens) <= budget:
+                taken.append(_row(work, piece))
+                budget -= len(piece.tokens)
+        return taken
+
+    def _compute(self, ready: list[_Ready]) -> list[_Outcome]:
+        """Forward pass and results. Changes no state; a failing pass is repeated in halves."""
+        try:
+            return self._forward_and_sample(ready)
+        except Exception as error:  # whatever the device does, the engine and the other calls live on
+            if self.forward.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if len(ready) == 1:
+                _log.exception("a forward pass failed; its call is answered with the error")
+                reason = f"the forward pass over {len(ready[0].piece.tokens)} tokens failed: {error}"
+                return [_Outcome(ready[0], error if isinstance(error, AdasdError) else DeviceFailure(reason))]
+        middle = len(ready) // 2
+        return self._compute(ready[:middle]) + self._compute(ready[middle:])
+
+    def _forward_and_sample(self, ready: list[_Ready]) -> list[_Outcome]:
+        batch = Ragged.build([one.row for one in ready], self.max_context, self.forward.device)
+        logits = self.forward(batch, self.cache)[:, : self._vocab_size]
+        if len(logits) == 0:
+            return [_Outcome(one, None) for one in ready]
+        spans = _logit_spans(ready)
+        broken = not_finite(logits)
+        results: dict[int, Result | AdasdError] = {
+            i: DeviceFailure("the model gave logits that are not finite; check its weights and dtype")
+            for i, span in enumerate(spans)
+            if any(broken[span])
+        }
+        drafts: dict[int, DraftWork] = {}
+        verifies: dict[int, VerifyWork] = {}
+        for i, one in enumerate(ready):
+            if i in results or not one.piece.num_logits:
+                continue
+            if isinstance(one.work, DraftWork):
+                drafts[i] = one.work
+            else:
+                verifies[i] = one.work
+        if drafts:
+            rows = _rows_of(drafts, spans, logits)
+            proposals = propose_next(list(drafts.values()), rows, self._generator)
+            results.update(zip(drafts, proposals, strict=True))
+        if verifies:
+            rows = _rows_of(verifies, spans, logits)
+            judgements = judge_blocks(list(verifies.values()), rows, self._generator)
+            results.update(zip(verifies, judgements, strict=True))
+        return [_Outcome(one, results.get(i)) for i, one in enumerate(ready)]
+
+    def _apply(self, outcome: _Outcome) -> Answer | None:
+        """Move the call on; its answer if that completed it."""
+        work, result = outcome.ready.work, outcome.result
+        if isinstance(result, AdasdError):
+            return self._fail(work, result)
+        work.fed(outcome.ready.piece)
+        if result is not None:
+            work.take(result)
+        if work.next_piece(self.config.prefill_chunk) is not None:
+            return None
+        del self._waiting[work.call.session]
+        return work.answer()
+
+    def _fail(self, work: Work, error: AdasdError) -> CallFailed:
+        """Answer with the error; the slot keeps what it held before the call."""
+        del self._waiting[work.call.session]
+        work.slot.cached_len = work.call.keep_len
+        self.cache.scrub(work.slot.index, work.call.keep_len)
+        return CallFailed(work.call.session, work.call.epoch, error)
+
+
+def _row(work: Work, piece: Piece) -> _Ready:
+    return _Ready(work, piece, Row(work.slot.index, work.slot.cached_len, piece.tokens, piece.num_logits))
+
+
+def _logit_spans(ready: list[_Ready]) -> list[slice]:
+    """Where each call's rows of logits lie."""
+    spans, first = [], 0
+    for one in ready:
+        spans.append(slice(first, first + one.piece.num_logits))
+        first += one.piece.num_logits
+    return spans
+
+
+def _rows_of(chosen: Iterable[int], spans: list[slice], logits: Tensor) -> Tensor:
+    """The chosen calls' rows of logits, in place if those are all."""
+    parts = [spans[i] for i in chosen]
+    if sum(span.stop - span.start for span in parts) == len(logits):
+        return logits
+    return torch.cat([logits[span] for span in parts])
+
+
+def _choose_forward(model: PreTrainedModel, max_context: int, fast: bool | None) -> Forward:
+    reason = "switched off" if fast is False else fast_llama.why_not(model)
+    if reason is None:
+        return fast_llama.FastLlama(model, max_context)
+    if fast:
+        raise ConfigError(f"the fast forward does not serve {type(model).__name__}: {reason}")
+    return ModuleForward(model)

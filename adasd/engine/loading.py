@@ -1,0 +1,66 @@
+"""Models from folders or Hugging Face ids, ready for an engine; the door to what ``adasd check`` needs too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from adasd.config import EngineConfig
+from adasd.engine.memory import MemoryEstimate, memory_estimate
+from adasd.engine.reading import check_weight_files, load_config, load_tokenizer, reading, where
+from adasd.engine.resolve import check_architecture, resolve_device, resolve_dtype, resolve_max_context
+from adasd.engine.vocabulary import check_vocabularies
+from adasd.errors import ConfigError
+
+__all__ = [
+    "MemoryEstimate",
+    "Progress",
+    "check_vocabularies",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "memory_estimate",
+    "silent",
+]
+
+Progress = Callable[[str, float], None]
+"""Told what is being done and the share that is done, in [0, 1]."""
+
+
+def silent(what: str, share: float) -> None:
+    """Progress for nobody."""
+
+
+def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedModel:
+    """Weights on their device, ready for an engine. Refuses before reading weights what cannot be served."""
+    progress("reading the configuration", 0.0)
+    model_config = load_config(config.model, config.trust_remote_code)
+    check_architecture(model_config, resolve_max_context(model_config, config.max_context))
+    device = resolve_device(config.device)
+    check_weight_files(config.model)
+    progress("loading weights", 0.1)
+    with reading(config.model, "weights"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            config.model,
+            dtype=resolve_dtype(config.dtype, device, model_config),
+            output_loading_info=True,
+            use_safetensors=True,
+            **where(config.model, config.trust_remote_code),
+        )
+    model, info = loaded
+    if info["missing_keys"] or info["mismatched_keys"]:
+        wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        raise ConfigError(
+            f"the weights of {config.model} do not fit its config.json: {len(wrong)} tensors are missing or "
+            f"have another shape, for example {wrong[0]}; the two files must come from the same model"
+        )
+    progress("moving weights", 0.8)
+    try:
+        served: PreTrainedModel = model.to(device)
+    except RuntimeError as error:  # out of memory, or a broken driver
+        raise ConfigError(
+            f"the weights of {config.model} cannot be put on {device}: {error}; choose another device or dtype"
+        ) from error
+    return served

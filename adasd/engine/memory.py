@@ -1,0 +1,61 @@
+"""How much memory a model will take, before it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from adasd.config import EngineConfig
+from adasd.engine.kv_cache import LayerShape, cache_bytes_per_token
+from adasd.engine.reading import load_config
+from adasd.engine.resolve import resolve_device, resolve_dtype, resolve_max_context
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes. The cache of a CPU is committed as it is used, so it reaches this figure only with full slots."""
+
+    weights_bytes: int
+    bytes_per_slot: int
+    num_slots: int
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.bytes_per_slot * self.num_slots
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.cache_bytes
+
+
+def memory_estimate(config: EngineConfig) -> MemoryEstimate:
+    """Weights and cache of one engine; reads the model's configuration only. Raises ConfigError."""
+    model_config = load_config(config.model, config.trust_remote_code)
+    dtype = resolve_dtype(config.dtype, resolve_device(config.device), model_config)
+    layers = layer_shapes(model_config)
+    max_context = resolve_max_context(model_config, config.max_context)
+    return MemoryEstimate(
+        weights_bytes=num_parameters(model_config, config.trust_remote_code) * dtype.itemsize,
+        bytes_per_slot=cache_bytes_per_token(layers, dtype) * max_context,
+        num_slots=config.num_slots,
+    )
+
+
+def layer_shapes(config: PreTrainedConfig) -> list[LayerShape]:
+    """What every layer caches, by the configuration's common names."""
+    text = config.get_text_config()
+    num_heads = int(text.num_attention_heads)
+    head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // num_heads)
+    kv_heads = int(getattr(text, "num_key_value_heads", None) or num_heads)
+    return [LayerShape(kv_heads, head_dim)] * int(text.num_hidden_layers)
+
+
+def num_parameters(config: PreTrainedConfig, trust_remote_code: bool = False) -> int:
+    """Parameters, tied ones counted once; builds the modules without memory."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, trust_remote_code=trust_remote_code
+        )
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,162 @@
+"""One ragged forward pass: rows of different lengths as flat tokens, and how attention walks over them.
+
+Rows of similar length share one attention call (a *group*): decode steps need no padding at all, verification
+blocks little, and a long piece of prefill does not pad everybody else's row to its own length.
+Shape letters: T tokens of all rows, R rows of a group, N the group's longest row, L its longest cached length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+SHORT_ROW = 32
+"""Rows of at most so many tokens share a padded attention call; longer ones have one each."""
+
+_DENSE = 1.5
+"""A range of slots with at most so many rows per row in use is read in place rather than gathered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one session feeds in this pass."""
+
+    slot: int
+    start: int  # position of the first token
+    tokens: Sequence[int]  # at least one
+    num_logits: int  # logits are wanted of the last so many tokens
+
+    @property
+    def attention_order(self) -> tuple[int, int]:
+        """Sort key: rows that share an attention call are neighbours, by slot within it."""
+        num = len(self.tokens)
+        return (1 if num == 1 else 2 if num <= SHORT_ROW else 2 + num, self.slot)
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Rows ``[first, last)`` of the flat tokens that are attended to in one call."""
+
+    first: int
+    last: int
+    num_rows: int  # R, idle rows of a dense range included
+    width: int  # N
+    longest: int  # L
+    slots: slice | Tensor  # rows of the cache: in place, or gathered
+    positions_RN: Tensor  # of the queries; padding stands at 0
+    pad: Tensor | None  # [R * N] index of the group's tokens for every padded place; None: nothing to pad
+    unpad: Tensor | None  # [last - first] where in R * N each token stands
+    exact: bool  # single-token rows which all have L keys: nothing to mask
+    masks: dict[tuple[int, int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
+
+    def mask(self, fold: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """Additive mask [R, 1, fold * N, L], or None if every key counts.
+
+        ``fold`` query heads share a key-value head and stand below each other as further queries; ``window``
+        is the number of latest keys that count (sliding-window layers).
+        """
+        key = (fold, window, dtype)
+        if key not in self.masks:
+            self.masks[key] = self._mask(fold, window, dtype)
+        return self.masks[key]
+
+    def _mask(self, fold: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        if window is not None and window >= self.longest:
+            window = None
+        if self.exact and window is None:
+            return None
+        keys_L = torch.arange(self.longest, device=self.positions_RN.device)
+        queries_RN1 = self.positions_RN.unsqueeze(-1)
+        hidden_RNL = keys_L > queries_RN1
+        if window is not None:
+            hidden_RNL |= keys_L <= queries_RN1 - window
+        mask_RNL = torch.zeros(hidden_RNL.shape, dtype=dtype, device=keys_L.device)
+        mask_RNL.masked_fill_(hidden_RNL, float("-inf"))
+        return mask_RNL.repeat(1, fold, 1).unsqueeze(1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ragged:
+    """One forward pass over all rows, flattened."""
+
+    ids_T: Tensor
+    positions_T: Tensor
+    where_T: Tensor  # place in the cache: slot * max_context + position
+    wanted: Tensor | None  # flat indices of the tokens whose logits are wanted; None: of all
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def build(cls, rows: Sequence[Row], max_context: int, device: torch.device) -> Ragged:
+        """``rows`` are sorted by ``Row.attention_order``."""
+        ids: list[int] = []
+        positions: list[int] = []
+        where: list[int] = []
+        wanted: list[int] = []
+        for row in rows:
+            num = len(row.tokens)
+            ids += row.tokens
+            positions += range(row.start, row.start + num)
+            base = row.slot * max_context + row.start
+            where += range(base, base + num)
+            wanted += range(len(ids) - row.num_logits, len(ids))
+        ids_T, positions_T, where_T = torch.tensor([ids, positions, where], device=device).unbind()
+        return cls(
+            ids_T,
+            positions_T,
+            where_T,
+            None if len(wanted) == len(ids) else torch.tensor(wanted, dtype=torch.long, device=device),
+            tuple(_groups(rows, positions_T)),
+        )
+
+
+def _groups(rows: Sequence[Row], positions_T: Tensor) -> Iterable[Group]:
+    first = 0
+    for _, members in groupby(rows, key=_group_key):
+        group = _group(list(members), positions_T, first)
+        yield group
+        first = group.last
+
+
+def _group_key(row: Row) -> tuple[int, int]:
+    kind, slot = row.attention_order
+    return kind, slot if kind > 2 else 0
+
+
+def _group(rows: list[Row], positions_T: Tensor, first: int) -> Group:
+    lens = [len(row.tokens) for row in rows]
+    width, last = max(lens), first + sum(lens)
+    longest = max(row.start + num for row, num in zip(rows, lens, strict=True))
+    slots, places, num_rows = _cache_rows(rows, positions_T.device)
+    group_positions = positions_T[first:last]
+    pad = unpad = None
+    if num_rows == len(rows) and min(lens) == width:
+        positions_RN = group_positions.view(num_rows, width)
+    else:
+        pad, unpad, positions_RN = _padding(group_positions, lens, places, num_rows, width)
+    exact = width == 1 and pad is None and all(row.start + 1 == longest for row in rows)
+    return Group(first, last, num_rows, width, longest, slots, positions_RN, pad, unpad, exact)
+
+
+def _cache_rows(rows: list[Row], device: torch.device) -> tuple[slice | Tensor, list[int], int]:
+    """Rows of the cache to read, the place of every row among them, and their number."""
+    low, high = rows[0].slot, rows[-1].slot + 1
+    if high - low <= _DENSE * len(rows):
+        return slice(low, high), [row.slot - low for row in rows], high - low
+    return torch.tensor([row.slot for row in rows], device=device), list(range(len(rows))), len(rows)
+
+
+def _padding(
+    positions: Tensor, lens: list[int], places: list[int], num_rows: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    device = positions.device
+    where = [place * width + i for place, num in zip(places, lens, strict=True) for i in range(num)]
+    unpad = torch.tensor(where, device=device)
+    pad = torch.zeros(num_rows * width, dtype=torch.long, device=device)
+    pad[unpad] = torch.arange(len(where), device=device)
+    positions_RN = torch.zeros(num_rows * width, dtype=torch.long, device=device)
+    positions_RN[unpad] = positions
+    return pad, unpad, positions_RN.view(num_rows, width)

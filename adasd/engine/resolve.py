@@ -1,0 +1,86 @@
+"""What a model and its settings come to: can it be served, with how long a context, where, in which format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from adasd.errors import ConfigError
+
+DEFAULT_CONTEXT = 4096
+"""Tokens per slot at most, unless more are asked for."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_GROWING_ROPE = ("dynamic", "longrope")  # their frequencies depend on the longest sequence of the pass
+_ATTENTION_LAYERS = ("full_attention", "sliding_attention", "attention")
+
+
+def check_architecture(config: PreTrainedConfig, max_context: int) -> None:
+    """Raise ConfigError for architectures whose state is not keys and values by position."""
+    name = (config.architectures or [config.model_type])[0]
+    text = config.get_text_config()
+    if config.is_encoder_decoder:
+        raise ConfigError(f"{name} is an encoder-decoder model; only decoder-only language models are served")
+    kinds = set(getattr(text, "layer_types", None) or ()) - set(_ATTENTION_LAYERS)
+    if kinds:
+        raise ConfigError(
+            f"{name} has layers of type {', '.join(sorted(kinds))}, whose state cannot be rolled back; only "
+            "models made of attention layers are served"
+        )
+    rope = _rope(text)
+    native = rope.get("original_max_position_embeddings")
+    if rope.get("rope_type") in _GROWING_ROPE and native and max_context > native:
+        raise ConfigError(
+            f"{name} changes its rotary embedding beyond {native} tokens ({rope['rope_type']}), which depends "
+            f"on the other sessions of a batch; set max_context to {native} or less (it is {max_context})"
+        )
+
+
+def resolve_max_context(config: PreTrainedConfig, wanted: int | None) -> int:
+    """Tokens per slot: as wanted, or the model's own limit, at most 4096."""
+    text = config.get_text_config()
+    limit = int(getattr(text, "max_position_embeddings", None) or DEFAULT_CONTEXT)
+    if wanted is None:
+        rope = _rope(text)
+        native = rope.get("original_max_position_embeddings")
+        if rope.get("rope_type") in _GROWING_ROPE and native:
+            limit = min(limit, int(native))
+        return min(limit, DEFAULT_CONTEXT)
+    if not 1 <= wanted <= limit:
+        raise ConfigError(f"max_context is {wanted}, but the model's context holds 1 to {limit} tokens")
+    return wanted
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto``: CUDA where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r} is unknown; use cpu, cuda, cuda:N or auto") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {device!r} is not served; use cpu, cuda, cuda:N or auto")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if resolved.type == "cuda" and (resolved.index or 0) >= count:
+        raise ConfigError(
+            f"device {device!r} was asked for, but there are {count} CUDA devices here; use auto"
+        )
+    return resolved
+
+
+def resolve_dtype(dtype: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype:
+    """``auto``: float32 on a CPU (greedy output then is the model's own, whatever the batch), else the
+    checkpoint's."""
+    if dtype == "auto":
+        own = config.get_text_config().dtype or config.dtype
+        return own if device.type == "cuda" and isinstance(own, torch.dtype) else torch.float32
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is unknown; use auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def _rope(text_config: PreTrainedConfig) -> dict[str, Any]:
+    return getattr(text_config, "rope_parameters", None) or {}

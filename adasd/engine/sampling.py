@@ -1,0 +1,124 @@
+"""From logits to answers: what drafts propose and what the target accepts, batched over sessions.
+
+Shape letters: N drafting sessions, B judged sessions, J = K + 1 positions of the longest block, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from adasd.engine.work import DraftWork, Judged, Proposed, VerifyWork
+from adasd.specdec.blocks import BlockBatch, RuleBatch
+from adasd.specdec.distributions import WarpBatch, masked_block_logits, masked_logits
+from adasd.specdec.draft_step import propose
+from adasd.specdec.verify import Judgement, draw_chance, judge
+
+
+def propose_next(works: Sequence[DraftWork], logits_NV: Tensor, generator: torch.Generator) -> list[Proposed]:
+    """The next drafted token of every session, from one row of logits each."""
+    warps = [work.warp for work in works]
+    positions = [work.base_len + len(work.proposed) for work in works]
+    row_lens = [work.call.rule.row_len for work in works]
+    batch = WarpBatch.build(warps, positions, logits_NV.device)
+    proposal = propose(masked_logits(logits_NV, warps, positions), batch, row_lens, generator)
+    tokens = proposal.tokens_N.tolist()
+    entropies = proposal.entropies_N.tolist()
+    max_probs = proposal.max_probs_N.tolist()
+    if proposal.row_ids_NR is None or proposal.row_logprobs_NR is None:
+        return [Proposed(*signals) for signals in zip(tokens, entropies, max_probs, strict=True)]
+    ids = proposal.row_ids_NR.cpu().numpy()
+    logprobs = proposal.row_logprobs_NR.cpu().numpy()
+    return [
+        Proposed(tokens[n], entropies[n], max_probs[n], ids[n, :row_len].copy(), logprobs[n, :row_len].copy())
+        for n, row_len in enumerate(row_lens)
+    ]
+
+
+def choose_greedily(works: Sequence[VerifyWork], logits_NV: Tensor) -> list[Judged]:
+    """``judge_blocks`` for greedy sessions without relaxation: a token stands while it is the largest logit.
+
+    The quick twin: no padding, no randomness, one pass over the logits.
+    """
+    warps = [work.warp for work in works for _ in range(len(work.call.block) + 1)]
+    positions = [work.base_len + i for work in works for i in range(len(work.call.block) + 1)]
+    choices = masked_logits(logits_NV, warps, positions).argmax(dim=-1).tolist()
+    verdicts, first = [], 0
+    for work in works:
+        block = work.call.block
+        ours = choices[first : first + len(block) + 1]
+        first += len(ours)
+        num = next((i for i, token in enumerate(block) if token != ours[i]), len(block))
+        exact_ok = (True,) * num + (False,) * (num < len(block))
+        verdicts.append(Judged(num, ours[num], (False,) * num, exact_ok))
+    return verdicts
+
+
+def is_plainly_greedy(work: VerifyWork) -> bool:
+    """Whether ``choose_greedily`` may judge this call."""
+    rule = work.call.rule
+    return work.warp.greedy and rule.relax is None and not rule.want_distances
+
+
+def judge_blocks(works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator) -> list[Judged]:
+    """Verdicts from the sessions' logits, [sum of (1 + block length), V], session after session."""
+    if all(map(is_plainly_greedy, works)):
+        return choose_greedily(works, logits)
+    return judge_generally(works, logits, generator)
+
+
+def judge_generally(works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator) -> list[Judged]:
+    """Verdicts for all kinds of sessions at once, padded to the longest block."""
+    warps = [work.warp for work in works]
+    base_lens = [work.base_len for work in works]
+    blocks = BlockBatch.pack(
+        [work.call.block for work in works], [work.call.rows for work in works], logits.device
+    )
+    rules = RuleBatch.pack([work.call.rule for work in works], logits.device)
+    batch = WarpBatch.build(warps, base_lens, logits.device)
+    logits_BJV = masked_block_logits(_padded(logits, blocks.lens), warps, base_lens)
+    num_drafted, vocab_size = logits_BJV.shape[1] - 1, logits_BJV.shape[2]
+    chance = draw_chance(batch, rules, num_drafted, vocab_size, generator)
+    return _unpack(judge(logits_BJV, blocks, batch, rules, chance), works, blocks.lens)
+
+
+def _padded(logits: Tensor, lens: Sequence[int]) -> Tensor:
+    """[sum of (1 + len), V] -> [B, J, V]; short blocks repeat their last row."""
+    longest = max(lens) + 1
+    if all(num + 1 == longest for num in lens):
+        return logits.view(len(lens), longest, -1)
+    first, places = 0, []
+    for num in lens:
+        places.append([first + min(i, num) for i in range(longest)])
+        first += num + 1
+    return logits[torch.tensor(places, device=logits.device)]
+
+
+def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[int]) -> list[Judged]:
+    num_accepted, next_tokens = judgement.num_accepted_B.tolist(), judgement.next_token_B.tolist()
+    if not any(lens):
+        return [Judged(0, token) for token in next_tokens]
+    relaxed, exact_ok = judgement.relaxed_BK.tolist(), judgement.exact_ok_BK.tolist()
+    wants = [work.call.rule.want_distances for work in works]
+    distances = judgement.distance_BK.tolist() if any(wants) else [[]] * len(lens)
+    verdicts = []
+    for b, (num, length) in enumerate(zip(num_accepted, lens, strict=True)):
+        num_judged = min(num + 1, length)
+        verdicts.append(
+            Judged(
+                num,
+                next_tokens[b],
+                tuple(relaxed[b][:num]),
+                tuple(exact_ok[b][:num_judged]),
+                tuple(distances[b][:num_judged]) if wants[b] else (),
+            )
+        )
+    return verdicts
+
+
+def not_finite(logits: Tensor) -> list[bool]:
+    """Per row [N, V]: whether the model gave NaN or infinities, as broken weights and overflow do."""
+    return [not math.isfinite(total) for total in logits.sum(-1, dtype=torch.float32).tolist()]

@@ -1,0 +1,50 @@
+"""Whether a draft speaks its target's language: token ids must mean the same on both sides."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from adasd.engine.reading import load_config, load_tokenizer
+from adasd.errors import ConfigError
+
+
+def check_vocabularies(target: str, draft: str, trust_remote_code: bool = False) -> int:
+    """The number of ids that both models know, for the draft engine's ``vocab_limit``.
+
+    Raises ConfigError unless both tokenizers give every token the same id. Embeddings may be padded to
+    different sizes: ids from the smaller size on are never drafted.
+    """
+    return common_vocab_size(
+        load_tokenizer(target, trust_remote_code),
+        load_tokenizer(draft, trust_remote_code),
+        load_config(target, trust_remote_code),
+        load_config(draft, trust_remote_code),
+    )
+
+
+def common_vocab_size(
+    target_tokenizer: PreTrainedTokenizerBase,
+    draft_tokenizer: PreTrainedTokenizerBase,
+    target_config: PreTrainedConfig,
+    draft_config: PreTrainedConfig,
+) -> int:
+    """As ``check_vocabularies``, for what is loaded already."""
+    target_ids, draft_ids = target_tokenizer.get_vocab(), draft_tokenizer.get_vocab()
+    if target_ids != draft_ids:
+        token = sorted(t for t in target_ids | draft_ids if target_ids.get(t) != draft_ids.get(t))[0]
+        raise ConfigError(
+            f"the vocabularies differ: the target's tokenizer has {len(target_ids)} tokens, the draft's "
+            f"{len(draft_ids)}; for example {token!r} is {_id(target_ids, token)} on the target and "
+            f"{_id(draft_ids, token)} on the draft; take a draft of the target's family"
+        )
+    sizes = [int(config.get_text_config().vocab_size) for config in (target_config, draft_config)]
+    if min(sizes) <= max(target_ids.values()):
+        raise ConfigError(
+            f"the tokenizers use ids up to {max(target_ids.values())}, but the target's embedding has "
+            f"{sizes[0]} rows and the draft's {sizes[1]}; the checkpoint does not fit its tokenizer"
+        )
+    return min(sizes)
+
+
+def _id(ids: dict[str, int], token: str) -> str:
+    return f"id {ids[token]}" if token in ids else "missing"

@@ -1,0 +1,188 @@
+"""A submitted call on its way through the forward passes: what it feeds next, and what came out so far.
+
+Pure bookkeeping: the engine asks for pieces, tells what they gave, and takes the answer. No tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from adasd.engine.slots import Slot
+from adasd.messages import DraftCall, Drafted, DraftRows, DraftRule, Verdict, VerifyCall, Warp
+
+SHORT_FEED = 32
+"""A call that needs at most so many tokens beside its block counts as running, not as a prompt to be chunked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a call feeds in one pass: its tokens ``[done, done + len(tokens))``."""
+
+    tokens: Sequence[int]
+    num_logits: int  # of the last so many tokens
+
+    @property
+    def is_prefill(self) -> bool:
+        return len(self.tokens) - self.num_logits >= SHORT_FEED
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """One drafted token and its signals."""
+
+    token: int
+    entropy: float  # nats
+    max_prob: float
+    row_ids: np.ndarray | None = None  # [R] int32
+    row_logprobs: np.ndarray | None = None  # [R] float32
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A judged block; fields as in Verdict."""
+
+    num_accepted: int
+    next_token: int
+    relaxed: tuple[bool, ...] = ()
+    exact_ok: tuple[bool, ...] = ()
+    distances: tuple[float, ...] = ()
+
+
+Result = Proposed | Judged
+
+
+@dataclass(slots=True)
+class _Work:
+    """Shared by both kinds of calls: who asked, and how long it waited and ran."""
+
+    slot: Slot
+    warp: Warp
+    submitted_s: float
+    tokens: list[int] = field(default_factory=list)  # everything to be fed, as far as it is known
+    done: int = 0  # of those, cached
+    started_s: float | None = None  # when its first pass began
+    compute_s: float = 0.0
+    last_pass: int = 0  # number of the last pass that it took part in
+
+    def fed(self, piece: Piece) -> None:
+        """The piece's tokens are cached now."""
+        self.done += len(piece.tokens)
+        self.slot.cached_len += len(piece.tokens)
+
+    def timings_ms(self) -> tuple[float, float]:
+        """In passes, and waiting before the first."""
+        waited_s = (self.started_s or self.submitted_s) - self.submitted_s
+        return self.compute_s * 1e3, waited_s * 1e3
+
+    def took_part(self, pass_number: int, began_s: float, ended_s: float) -> None:
+        self.last_pass = pass_number
+        self.started_s = began_s if self.started_s is None else self.started_s
+        self.compute_s += ended_s - began_s
+
+
+@dataclass(slots=True)
+class DraftWork(_Work):
+    """Feeds the call's tokens, then its own drafted ones, one per pass, until the rule says stop."""
+
+    call: DraftCall = field(kw_only=True)
+    proposed: list[Proposed] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.call.feed)
+
+    @property
+    def base_len(self) -> int:
+        return self.call.keep_len + len(self.call.feed)
+
+    def next_piece(self, chunk: int) -> Piece | None:
+        """None: complete."""
+        left = self.tokens[self.done :]
+        if len(left) > chunk:
+            return Piece(left[:chunk], 0)
+        return Piece(left, 1 if self.call.rule.max_tokens else 0) if left else None
+
+    def take(self, new: Result) -> None:
+        """Append a drafted token; unless it ends the block it is fed next (and if it does, never)."""
+        assert isinstance(new, Proposed), new
+        self.proposed.append(new)
+        if not stops(self.call.rule, len(self.proposed), new.entropy, new.max_prob):
+            self.tokens.append(new.token)
+
+    def answer(self) -> Drafted:
+        drafted = self.proposed
+        rows = None
+        if drafted and self.call.rule.row_len:
+            rows = DraftRows(
+                np.stack([p.row_ids for p in drafted if p.row_ids is not None]),
+                np.stack([p.row_logprobs for p in drafted if p.row_logprobs is not None]),
+            )
+        compute_ms, queue_ms = self.timings_ms()
+        return Drafted(
+            session=self.call.session,
+            epoch=self.call.epoch,
+            base_len=self.base_len,
+            tokens=tuple(p.token for p in drafted),
+            entropies=tuple(p.entropy for p in drafted),
+            rows=rows,
+            compute_ms=compute_ms,
+            queue_ms=queue_ms,
+        )
+
+
+@dataclass(slots=True)
+class VerifyWork(_Work):
+    """Feeds the call's tokens in chunks; the last piece holds the block and all positions to be judged."""
+
+    call: VerifyCall = field(kw_only=True)
+    judged: Judged | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = [*self.call.feed, *self.call.block]
+
+    @property
+    def base_len(self) -> int:
+        return self.call.keep_len + len(self.call.feed)
+
+    def next_piece(self, chunk: int) -> Piece | None:
+        """None: complete."""
+        left = self.tokens[self.done :]
+        num_judged = len(self.call.block) + 1
+        if len(left) > max(chunk, num_judged):
+            return Piece(left[: min(chunk, len(left) - num_judged)], 0)
+        return Piece(left, num_judged) if left else None
+
+    def take(self, judged: Result) -> None:
+        """Roll the rejected part of the block back."""
+        assert isinstance(judged, Judged), judged
+        self.judged = judged
+        self.slot.cached_len = self.base_len + judged.num_accepted
+
+    def answer(self) -> Verdict:
+        judged = self.judged
+        assert judged is not None, "answered before it was judged"
+        compute_ms, queue_ms = self.timings_ms()
+        return Verdict(
+            session=self.call.session,
+            epoch=self.call.epoch,
+            base_len=self.base_len,
+            num_accepted=judged.num_accepted,
+            next_token=judged.next_token,
+            relaxed=judged.relaxed,
+            exact_ok=judged.exact_ok,
+            distances=judged.distances,
+            compute_ms=compute_ms,
+            queue_ms=queue_ms,
+        )
+
+
+Work = DraftWork | VerifyWork
+
+
+def stops(rule: DraftRule, num_drafted: int, entropy: float, max_prob: float) -> bool:
+    """Whether drafting ends with the token just drafted (which stays in the block)."""
+    return (
+        num_drafted >= rule.max_tokens or entropy > rule.entropy_ceiling or max_prob < rule.confidence_floor
+    )

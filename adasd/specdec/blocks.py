@@ -1,0 +1,130 @@
+"""Blocks and acceptance rules of several sessions as padded tensors, ready to be judged together.
+
+Shape letters: B sessions, K drafted tokens (the longest block), R row entries (the longest row), T bins of
+an acceptance table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adasd.errors import InvalidRequest
+from adasd.messages import NUM_DISTANCE_BINS, AcceptRule, DraftRows, RelaxBelow, RelaxTable, Warp
+from adasd.specdec.distributions import Kind, kind_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockBatch:
+    """Drafted blocks of B sessions, padded to the longest; K and R may be 0."""
+
+    lens: tuple[int, ...]  # tokens per block
+    has_rows: tuple[bool, ...]  # did the session send its draft laws (and a token)
+    tokens_BK: Tensor  # int64, padding 0
+    lens_B: Tensor  # int64, as ``lens``
+    row_ids_BKR: Tensor  # int64, padding 0
+    row_logprobs_BKR: Tensor  # float32, padding minus infinity
+
+    @classmethod
+    def pack(
+        cls,
+        blocks: Sequence[Sequence[int]],
+        rows: Sequence[DraftRows | None],
+        device: torch.device | str = "cpu",
+    ) -> BlockBatch:
+        """Blocks and, where there are any, their draft laws; ``check_block`` says if they can be judged."""
+        lens = tuple(len(block) for block in blocks)
+        sent = [laws if length else None for laws, length in zip(rows, lens, strict=True)]
+        longest = max(lens, default=0)
+        row_len = max((laws.ids.shape[1] for laws in sent if laws is not None), default=0)
+        tokens = np.zeros((len(lens), longest), np.int64)
+        row_ids = np.zeros((len(lens), longest, row_len), np.int64)
+        row_logprobs = np.full(row_ids.shape, -np.inf, np.float32)
+        for b, (block, laws) in enumerate(zip(blocks, sent, strict=True)):
+            tokens[b, : len(block)] = block
+            if laws is not None:
+                row_ids[b, : lens[b], : laws.ids.shape[1]] = laws.ids
+                row_logprobs[b, : lens[b], : laws.ids.shape[1]] = laws.logprobs
+        return cls(
+            lens,
+            tuple(laws is not None for laws in sent),
+            torch.from_numpy(tokens).to(device),
+            torch.tensor(lens, dtype=torch.int64, device=device),
+            torch.from_numpy(row_ids).to(device),
+            torch.from_numpy(row_logprobs).to(device),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RuleBatch:
+    """Acceptance rules of B sessions."""
+
+    rules: tuple[AcceptRule, ...]
+    max_distance_B: Tensor  # float32; -1 where the rule is no RelaxBelow
+    accept_prob_BT: Tensor  # float32; 0 where the rule is no RelaxTable; T is 0 without any table
+    budget_B: Tensor  # int64; 0 without relaxation
+
+    @classmethod
+    def pack(cls, rules: Sequence[AcceptRule], device: torch.device | str = "cpu") -> RuleBatch:
+        """Rules in session order."""
+        below = [r.relax.max_distance if isinstance(r.relax, RelaxBelow) else -1.0 for r in rules]
+        tables = [r.relax.accept_prob if isinstance(r.relax, RelaxTable) else None for r in rules]
+        num_bins = NUM_DISTANCE_BINS if any(tables) else 0
+        probs = [table or (0.0,) * num_bins for table in tables]
+        return cls(
+            tuple(rules),
+            torch.tensor(below, dtype=torch.float32, device=device),
+            torch.tensor(probs, dtype=torch.float32, device=device).reshape(len(rules), num_bins),
+            torch.tensor([r.relax_budget if r.relax else 0 for r in rules], device=device),
+        )
+
+    @property
+    def draws(self) -> bool:
+        """Whether any rule is a table, which takes a random number per token."""
+        return self.accept_prob_BT.shape[1] > 0
+
+
+def check_block(
+    warp: Warp, block: Sequence[int], rows: DraftRows | None, rule: AcceptRule, vocab_size: int
+) -> None:
+    """Raise InvalidRequest if the block cannot be judged: an id out of range, rows missing or misshapen."""
+    for token in block:
+        if not 0 <= token < vocab_size:
+            raise InvalidRequest(f"drafted token {token} is outside the target's {vocab_size} ids", "block")
+    if isinstance(rule.relax, RelaxTable) and len(rule.relax.accept_prob) != NUM_DISTANCE_BINS:
+        num_bins = len(rule.relax.accept_prob)
+        raise InvalidRequest(f"an acceptance table has {NUM_DISTANCE_BINS} bins, not {num_bins}", "rule")
+    if not block:
+        return
+    sampled = kind_of(warp) is Kind.SAMPLED
+    if rows is None:
+        if sampled or rule.relax is not None or rule.want_distances:
+            raise InvalidRequest(
+                f"a block of {len(block)} tokens came without draft rows, which sampling without a seed, "
+                "relaxation and distances need; set DraftRule.row_len",
+                "rows",
+            )
+        return
+    _check_rows(block, rows, sampled, vocab_size)
+
+
+def _check_rows(block: Sequence[int], rows: DraftRows, sampled: bool, vocab_size: int) -> None:
+    ids, logprobs = rows.ids, rows.logprobs
+    if ids.ndim != 2 or ids.shape != logprobs.shape or ids.shape[0] != len(block) or ids.shape[1] == 0:
+        raise InvalidRequest(
+            f"rows of shape {ids.shape} and {logprobs.shape} do not fit a block of {len(block)} tokens; "
+            "send one row of at least one entry per token",
+            "rows",
+        )
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise InvalidRequest(f"a draft row names an id outside the target's {vocab_size} ids", "rows")
+    if np.isnan(logprobs).any() or logprobs.max() > 1e-3:
+        raise InvalidRequest("a draft row holds a log-probability that is positive or no number", "rows")
+    if sampled and not ((ids == np.asarray(block)[:, None]) & (logprobs > -np.inf)).any(axis=1).all():
+        raise InvalidRequest(
+            "a drafted token is missing from its own row, which it was to be drawn from", "rows"
+        )

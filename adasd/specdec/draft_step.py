@@ -1,0 +1,94 @@
+"""One drafted token per session: what the draft proposes and the signals that may stop it.
+
+Shape letters: N sessions, R entries of a truncated row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adasd.messages import DraftRule, Warp
+from adasd.specdec.distributions import Kind, WarpBatch, kind_of, row_law, truncate_row, warp_probs
+from adasd.specdec.divergence import entropy
+from adasd.specdec.noise import coupled_argmax
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """The next drafted token of every row."""
+
+    tokens_N: Tensor  # int64
+    entropies_N: Tensor  # float32, nats, of the masked law at temperature 1
+    max_probs_N: Tensor  # float32, largest probability of that law
+    row_ids_NR: Tensor | None  # int32; None if nobody asked for rows
+    row_logprobs_NR: Tensor | None  # float32; minus infinity from the row's own row_len on
+
+
+def check_draft(warp: Warp, rule: DraftRule) -> None:
+    """Raise ValueError if an unseeded sampled session drafts without rows: its exact test needs them."""
+    if rule.max_tokens > 0:
+        _require_row(kind_of(warp), rule.row_len)
+
+
+def propose(
+    masked_logits_NV: Tensor,
+    batch: WarpBatch,
+    row_lens: Sequence[int],
+    generator: torch.Generator | None = None,
+) -> Proposal:
+    """Draft one token per row.
+
+    Greedy: the largest logit. Seeded: the coupled choice from the full warped law. Otherwise: a draw from the
+    law of exactly the row that will be sent. ``row_lens[n]`` entries are wanted for row n (0: none); R is the
+    largest of them. Raises ValueError as ``check_draft``.
+    """
+    for kind, row_len in zip(batch.kinds, row_lens, strict=True):
+        _require_row(kind, row_len)
+    plain_probs_NV = torch.softmax(masked_logits_NV, dim=-1)
+    rows = _truncated(masked_logits_NV, row_lens)
+    tokens_N = masked_logits_NV.argmax(dim=-1)
+    if coupled := batch.rows_of(Kind.COUPLED):
+        some = batch.select(coupled)
+        probs = warp_probs(masked_logits_NV[coupled], some)
+        tokens_N[coupled] = coupled_argmax(probs, some.seed_N, some.position_N)
+    if rows is not None and (sampled := batch.rows_of(Kind.SAMPLED)):
+        ids, logprobs = rows[0][sampled], rows[1][sampled]
+        entry = draw(row_law(logprobs, batch.select(sampled)), generator)
+        tokens_N[sampled] = ids.gather(-1, entry[:, None])[:, 0].long()
+    return Proposal(
+        tokens_N,
+        entropy(plain_probs_NV),
+        plain_probs_NV.amax(dim=-1),
+        *(rows or (None, None)),
+    )
+
+
+def draw(probs_NV: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One entry per row by an exponential race, [N, V] -> [N]; an entry with probability 0 never wins."""
+    expo_NV = torch.empty_like(probs_NV).exponential_(generator=generator)
+    return (probs_NV / expo_NV.clamp_min(torch.finfo(expo_NV.dtype).tiny)).argmax(dim=-1)
+
+
+def _require_row(kind: Kind, row_len: int) -> None:
+    if kind is Kind.SAMPLED and row_len < 1:
+        raise ValueError(
+            f"a session sampled without a seed drafts from its truncated row, but row_len is {row_len}; "
+            "set DraftRule.row_len to 1 or more"
+        )
+
+
+def _truncated(masked_logits_NV: Tensor, row_lens: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+    """Rows of each session's own length, padded with minus infinity to the longest."""
+    longest = max(row_lens, default=0)
+    if longest == 0:
+        return None
+    ids_NR, logprobs_NR = truncate_row(masked_logits_NV, longest)
+    if min(row_lens) < longest:
+        own_len_N1 = torch.tensor(row_lens, device=ids_NR.device)[:, None]
+        beyond_NR = torch.arange(ids_NR.shape[-1], device=ids_NR.device) >= own_len_N1
+        logprobs_NR = logprobs_NR.masked_fill(beyond_NR, -torch.inf)
+    return ids_NR, logprobs_NR

@@ -1,0 +1,133 @@
+"""The exact tests, one per kind of session, and the target's token that follows each.
+
+Shape letters: B sessions, K drafted tokens (longest block), J = K + 1 target laws per session, N = rows of a
+flattened block, V vocabulary, R entries of a draft row, F those sessions of the B that are sampled without a
+seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adasd.specdec.blocks import BlockBatch
+from adasd.specdec.distributions import Kind, WarpBatch, row_law, warp_probs
+from adasd.specdec.noise import coupled_argmax
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExactTest:
+    """The outcome at every drafted position, as if all tokens before it had been accepted."""
+
+    ok_BK: Tensor  # bool: the exact test passes
+    allowed_BK: Tensor  # bool: the target could emit the token itself, after all masks and the warp
+    choice_BJ: Tensor  # int64: the target's own token; 0 for sampled sessions
+    rejection: RejectionSampling | None  # the sampled sessions, if there are any
+
+    @classmethod
+    def of(
+        cls, masked_logits_BJV: Tensor, blocks: BlockBatch, batch: WarpBatch, accept_FK: Tensor
+    ) -> ExactTest:
+        """Greedy and seeded: is the drafted token the target's own choice? Sampled: rejection sampling.
+
+        A greedy law is a point mass, so there the guard asks for a finite logit: not forbidden by a mask.
+        """
+        drafted_BK1 = blocks.tokens_BK[..., None]
+        choice_BJ = torch.zeros_like(masked_logits_BJV[..., 0], dtype=torch.int64)
+        if batch.rows_of(Kind.GREEDY):
+            choice_BJ = masked_logits_BJV.argmax(dim=-1)
+        allowed_BK = masked_logits_BJV[:, :-1].gather(-1, drafted_BK1)[..., 0] > -torch.inf
+        if coupled := batch.rows_of(Kind.COUPLED):
+            choice_BJ[coupled], probs = _coupled_choice(masked_logits_BJV[coupled], batch.select(coupled))
+            allowed_BK[coupled] = probs[:, :-1].gather(-1, drafted_BK1[coupled])[..., 0] > 0
+        ok_BK = choice_BJ[:, :-1] == blocks.tokens_BK
+        rejection = RejectionSampling.of(masked_logits_BJV, blocks, batch)
+        if rejection is not None:
+            ok_BK[rejection.rows] = rejection.accepts(accept_FK)
+            allowed_BK[rejection.rows] = rejection.target_prob_FK > 0
+        return cls(ok_BK, allowed_BK, choice_BJ, rejection)
+
+    def next_token(self, num_accepted_B: Tensor, expo_FV: Tensor) -> Tensor:
+        """The target's token after ``num_accepted_B`` tokens, [B]: its own choice, or a draw."""
+        token_B = self.choice_BJ.gather(1, num_accepted_B[:, None])[:, 0]
+        if self.rejection is not None:
+            rows = self.rejection.rows
+            token_B[rows] = self.rejection.next_token(num_accepted_B[rows], expo_FV)
+        return token_B
+
+
+def _coupled_choice(masked_logits_BJV: Tensor, batch: WarpBatch) -> tuple[Tensor, Tensor]:
+    """The race's winners [B, J] with the shared noise of each position, and its laws [B, J, V]."""
+    laws = batch.expand(masked_logits_BJV.shape[1])
+    probs_NV = warp_probs(masked_logits_BJV.flatten(0, 1), laws)
+    choice_N = coupled_argmax(probs_NV, laws.seed_N, laws.position_N)
+    return choice_N.view(masked_logits_BJV.shape[:2]), probs_NV.view(masked_logits_BJV.shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RejectionSampling:
+    """Leviathan et al., arXiv:2211.17192, Algorithm 1; the proposal law is the warp of the row sent."""
+
+    rows: list[int]  # which of the B sessions
+    lens_F: Tensor  # drafted tokens
+    target_probs_FJV: Tensor
+    row_ids_FKR: Tensor
+    row_probs_FKR: Tensor  # the draft's law over the row's entries
+    target_prob_FK: Tensor  # of the drafted token
+    draft_prob_FK: Tensor  # of the drafted token
+
+    @classmethod
+    def of(cls, masked_logits_BJV: Tensor, blocks: BlockBatch, batch: WarpBatch) -> RejectionSampling | None:
+        """Laws of both models for the sampled sessions; None if there are no such sessions."""
+        rows = batch.rows_of(Kind.SAMPLED)
+        if not rows:
+            return None
+        if any(blocks.lens[row] and not blocks.has_rows[row] for row in rows):
+            raise ValueError("a sampled session's block came without draft rows; see blocks.check_block")
+        logits_FJV, some = masked_logits_BJV[rows], batch.select(rows)
+        target_probs_NV = warp_probs(logits_FJV.flatten(0, 1), some.expand(logits_FJV.shape[1]))
+        target_probs_FJV = target_probs_NV.view(logits_FJV.shape)
+        row_probs_FKR = row_logprobs_FKR = blocks.row_logprobs_BKR[rows]
+        if row_logprobs_FKR.numel():
+            row_probs_FKR = row_law(row_logprobs_FKR.flatten(0, 1), some.expand(row_logprobs_FKR.shape[1]))
+            row_probs_FKR = row_probs_FKR.view(row_logprobs_FKR.shape)
+        row_ids_FKR, drafted_FK1 = blocks.row_ids_BKR[rows], blocks.tokens_BK[rows][..., None]
+        return cls(
+            rows,
+            blocks.lens_B[rows],
+            target_probs_FJV,
+            row_ids_FKR,
+            row_probs_FKR,
+            target_probs_FJV[:, :-1].gather(-1, drafted_FK1)[..., 0],
+            (row_probs_FKR * (row_ids_FKR == drafted_FK1)).sum(dim=-1),
+        )
+
+    def accepts(self, uniform_FK: Tensor) -> Tensor:
+        """``u < target / draft`` without the division, [F, K] bool."""
+        return uniform_FK * self.draft_prob_FK < self.target_prob_FK
+
+    def next_token(self, num_accepted_F: Tensor, expo_FV: Tensor) -> Tensor:
+        """A draw from ``weights`` by the race ``argmax weight / E`` with Exp(1) noise, [F]."""
+        expo_FV = expo_FV.clamp_min(torch.finfo(expo_FV.dtype).tiny)
+        return (self.weights(num_accepted_F) / expo_FV).argmax(dim=-1)
+
+    def weights(self, num_accepted_F: Tensor) -> Tensor:
+        """After a rejection ``max(0, target - draft)``, else the target's law; [F, V], not normalised."""
+        index_F = torch.arange(len(self.rows), device=num_accepted_F.device)
+        target_FV = self.target_probs_FJV[index_F, num_accepted_F]
+        residual_FV = (target_FV - self._rejected_law(num_accepted_F, target_FV)).clamp_min(0.0)
+        empty_F1 = residual_FV.sum(dim=-1, keepdim=True) == 0  # possible only by rounding
+        return torch.where(empty_F1, target_FV, residual_FV)
+
+    def _rejected_law(self, num_accepted_F: Tensor, target_FV: Tensor) -> Tensor:
+        """The draft's law [F, V] at the rejected position; zeros where every token was accepted."""
+        law_FV = torch.zeros_like(target_FV)
+        if self.row_ids_FKR.numel() == 0:
+            return law_FV
+        all_stand_F1 = (num_accepted_F >= self.lens_F)[:, None]
+        index_F = torch.arange(len(self.rows), device=num_accepted_F.device)
+        at_F = num_accepted_F.clamp_max(self.row_ids_FKR.shape[1] - 1)
+        probs_FR = self.row_probs_FKR[index_F, at_F].masked_fill(all_stand_F1, 0.0)
+        return law_FV.scatter_add_(-1, self.row_ids_FKR[index_F, at_F], probs_FR)

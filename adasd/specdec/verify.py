@@ -1,0 +1,127 @@
+"""Judging drafted blocks: what the target accepts, and the token that follows.
+
+The exact test comes first, AdaSD's test on the Jensen-Shannon distance only where it fails
+(arXiv:2512.11280; with the exact test in front the law stays the same and more tokens stand). The exact
+test (``exact_tests``) is
+
+* greedy: the drafted token is the target's largest logit;
+* under a seed: it is the target's own choice with the shared noise (arXiv:2408.07978);
+* sampled: rejection sampling (arXiv:2211.17192, arXiv:2302.01318).
+
+Everything random is an argument, so equal inputs give equal outputs; ``verify_reference`` is the slow twin.
+Shape letters: B sessions, K drafted tokens (longest block), J = K + 1 target laws per session, V vocabulary,
+F those sessions of the B that are sampled without a seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adasd.specdec.blocks import BlockBatch, RuleBatch
+from adasd.specdec.distributions import Kind, WarpBatch
+from adasd.specdec.divergence import js_distance_truncated
+from adasd.specdec.exact_tests import ExactTest
+from adasd.specdec.noise import Stream, uniform_noise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chance:
+    """Everything random about a judgement; the noise of seeded sessions follows from their seed."""
+
+    accept_FK: Tensor  # U[0, 1): the rejection test
+    expo_FV: Tensor  # Exp(1): the race that picks the next token
+    relax_BK: Tensor  # U[0, 1): the draw of an acceptance table
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """The first ``num_accepted`` tokens stand, ``next_token`` follows.
+
+    Judged are the accepted positions and the rejected one after them; elsewhere flags are False.
+    """
+
+    num_accepted_B: Tensor  # int64
+    next_token_B: Tensor  # int64
+    relaxed_BK: Tensor  # bool, accepted by relaxation
+    exact_ok_BK: Tensor  # bool, judged and passed the exact test
+    distance_BK: Tensor  # float32, Jensen-Shannon distance base 2; NaN where not judged or not needed
+
+
+def judge(
+    masked_logits_BJV: Tensor, blocks: BlockBatch, batch: WarpBatch, rules: RuleBatch, chance: Chance
+) -> Judgement:
+    """Judge all blocks at once.
+
+    ``masked_logits_BJV`` are the target's, position by position (``masked_block_logits``); ``batch`` holds
+    one row per session with the position of its block's first token. Raises ValueError if a sampled
+    session's block came without draft rows.
+    """
+    exact = ExactTest.of(masked_logits_BJV, blocks, batch, chance.accept_FK)
+    distance_BK = _distances(masked_logits_BJV, blocks, rules)
+    relaxed_BK = ~exact.ok_BK & exact.allowed_BK & _would_relax(distance_BK, rules, chance.relax_BK)
+    relaxed_BK &= relaxed_BK.cumsum(dim=1) <= rules.budget_B[:, None]
+
+    at_BK = torch.arange(blocks.tokens_BK.shape[1], device=blocks.lens_B.device).expand_as(blocks.tokens_BK)
+    real_BK = at_BK < blocks.lens_B[:, None]
+    stands_BK = real_BK & (exact.ok_BK | relaxed_BK)
+    num_accepted_B = stands_BK.long().cumprod(dim=1).sum(dim=1)
+
+    judged_BK = real_BK & (at_BK <= num_accepted_B[:, None])
+    return Judgement(
+        num_accepted_B,
+        exact.next_token(num_accepted_B, chance.expo_FV),
+        relaxed_BK & (at_BK < num_accepted_B[:, None]),
+        exact.ok_BK & judged_BK,
+        distance_BK.masked_fill(~judged_BK, torch.nan),
+    )
+
+
+def draw_chance(
+    batch: WarpBatch,
+    rules: RuleBatch,
+    num_drafted: int,
+    vocab_size: int,
+    generator: torch.Generator | None = None,
+) -> Chance:
+    """Draw what ``judge`` needs for these sessions; ``num_drafted`` is K.
+
+    A seeded session's table draws come from its seed, so that its answer can be repeated.
+    """
+    device, num_sampled = batch.position_N.device, len(batch.rows_of(Kind.SAMPLED))
+    accept_FK = torch.rand(num_sampled, num_drafted, device=device, generator=generator)
+    expo_FV = torch.empty(num_sampled, vocab_size, device=device).exponential_(generator=generator)
+    relax_BK = torch.zeros(len(batch.warps), num_drafted, device=device)
+    if rules.draws and num_drafted:
+        relax_BK.uniform_(generator=generator)
+        if seeded := [row for row, warp in enumerate(batch.warps) if warp.seed is not None]:
+            each = batch.select(seeded).expand(num_drafted)
+            relax_BK[seeded] = uniform_noise(each.seed_N, each.position_N, Stream.RELAX).view(len(seeded), -1)
+    return Chance(accept_FK, expo_FV, relax_BK)
+
+
+def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: RuleBatch) -> Tensor:
+    """Distance of the two laws after masks at temperature 1 where a rule needs it, NaN elsewhere."""
+    distance_BK = torch.full_like(blocks.tokens_BK, torch.nan, dtype=torch.float32)
+    wanted = [rule.want_distances or rule.relax is not None for rule in rules.rules]
+    rows = [row for row, sent in enumerate(blocks.has_rows) if sent and wanted[row]]
+    if rows:
+        target_probs_NV = torch.softmax(masked_logits_BJV[rows, :-1].flatten(0, 1), dim=-1)
+        row_ids_NR, row_logprobs_NR = blocks.row_ids_BKR[rows], blocks.row_logprobs_BKR[rows]
+        distance_N = js_distance_truncated(
+            target_probs_NV, row_ids_NR.flatten(0, 1), row_logprobs_NR.flatten(0, 1)
+        )
+        distance_BK[rows] = distance_N.view(len(rows), -1)
+    return distance_BK
+
+
+def _would_relax(distance_BK: Tensor, rules: RuleBatch, uniform_BK: Tensor) -> Tensor:
+    """What each session's rule says to the distance; no distance, no relaxation."""
+    below_BK = distance_BK <= rules.max_distance_B[:, None]
+    if not rules.draws:
+        return below_BK
+    num_bins = rules.accept_prob_BT.shape[1]
+    bin_BK = (distance_BK.nan_to_num(0.0) * num_bins).long().clamp(0, num_bins - 1)
+    return below_BK | (~distance_BK.isnan() & (uniform_BK < rules.accept_prob_BT.gather(1, bin_BK)))

@@ -1,0 +1,214 @@
+"""What every engine must do, as claims that run against any of them: ``check_engine(make_engine)``.
+
+Raises AssertionError at the first broken claim. The engine under test has at least 3 slots, a context of at
+least 64 tokens and 8 token ids; ``make_engine`` gives a fresh one with the same model each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from adasd.errors import (
+    AdasdError,
+    IllegalEvent,
+    InvalidRequest,
+    Overloaded,
+    StaleCache,
+    UnknownSession,
+)
+from adasd.messages import (
+    AcceptRule,
+    DraftCall,
+    DraftRule,
+    OpenCall,
+    RelaxBelow,
+    VerifyCall,
+    Warp,
+)
+from adasd.ports import Engine
+from adasd.testing.loops import GREEDY, draft, plain, plain_batch, run_until_idle, speculative, verify
+
+MakeEngine = Callable[[], Engine]
+PROMPT = (1, 5, 2, 7, 3)
+ROOM = 64
+
+
+def check_engine(make_engine: MakeEngine) -> None:
+    """Run every claim on a fresh engine; afterwards all slots must be free."""
+    for claim in CLAIMS:
+        engine = make_engine()
+        claim(engine)
+        engine.check_integrity()
+        assert engine.num_free_slots == engine.num_slots, f"{claim.__name__} left a slot taken"
+        assert engine.num_pending == 0, f"{claim.__name__} left a call waiting"
+
+
+def slots_are_taken_and_given_back(engine: Engine) -> None:
+    for i in range(engine.num_slots):
+        _open(engine, f"s{i}")
+        assert engine.cached_len(f"s{i}") == 0
+    assert engine.num_free_slots == 0
+    _refuses(Overloaded, lambda: _open(engine, "one too many"))
+    engine.submit(VerifyCall("s0", 0, 0, PROMPT))
+    engine.close("s0")  # with a call waiting
+    assert engine.num_pending == 0
+    assert engine.step() == []
+    _open(engine, "again")
+    assert engine.cached_len("again") == 0, "a new session must not see the last one's cache"
+    for session in [f"s{i}" for i in range(engine.num_slots)] + ["again", "again", "never opened"]:
+        engine.close(session)
+
+
+def what_cannot_be_opened_is_refused(engine: Engine) -> None:
+    _refuses(InvalidRequest, lambda: _open(engine, "long", engine.max_context + 1))
+    _refuses(InvalidRequest, lambda: _open(engine, "none", 0))
+    _open(engine, "longest", engine.max_context)
+    _refuses(InvalidRequest, lambda: _open(engine, "longest"))
+    engine.close("longest")
+
+
+def what_cannot_be_run_is_refused_and_changes_nothing(engine: Engine) -> None:
+    _refuses(UnknownSession, lambda: engine.submit(VerifyCall("nobody", 0, 0, PROMPT)))
+    _refuses(UnknownSession, lambda: engine.cached_len("nobody"))
+    _open(engine, "s", 8)
+    verify(engine, VerifyCall("s", 0, 0, PROMPT))
+    vocab_size = engine.vocab_size
+    _refuses(StaleCache, lambda: engine.submit(VerifyCall("s", 0, 6, (1,))))
+    for call in (
+        VerifyCall("s", 0, 5, (1, 2), (3, 4)),  # 9 tokens
+        VerifyCall("s", 0, 5, ()),  # no logits to judge from
+        VerifyCall("s", 0, 5, (1,), (vocab_size,)),
+        VerifyCall("s", 0, 5, (-1,)),
+        VerifyCall("s", 0, 5, (1,), (2,), None, AcceptRule(RelaxBelow(0.5), 1)),  # no rows
+        DraftCall("s", 0, 5, (1, 2), DraftRule(3)),  # 9 tokens, the last one not fed
+        DraftCall("s", 0, 5, (), DraftRule(1)),
+    ):
+        _refuses(InvalidRequest, lambda call=call: engine.submit(call))  # type: ignore[misc]
+    assert engine.cached_len("s") == 5
+    engine.submit(VerifyCall("s", 0, 5, (1,)))
+    _refuses(IllegalEvent, lambda: engine.submit(VerifyCall("s", 1, 5, (1,))))
+    run_until_idle(engine)
+    engine.close("s")
+
+
+def a_verdict_leaves_what_stands_in_the_cache(engine: Engine) -> None:
+    expected = plain(engine, PROMPT, 5)
+    _open(engine, "s")
+    first = verify(engine, VerifyCall("s", 7, 0, PROMPT))
+    assert (first.session, first.epoch, first.base_len) == ("s", 7, 5)
+    assert (first.num_accepted, first.next_token, first.exact_ok) == (0, expected[0], ())
+    assert engine.cached_len("s") == 5
+    wrong = (expected[3] + 1) % engine.vocab_size
+    block = (expected[1], expected[2], wrong, expected[4])
+    second = verify(engine, VerifyCall("s", 8, 5, (expected[0],), block))
+    assert (second.num_accepted, second.next_token) == (2, expected[3])
+    assert (second.relaxed, second.exact_ok) == ((False, False), (True, True, False))
+    assert second.base_len == 6
+    assert engine.cached_len("s") == 8
+    third = verify(engine, VerifyCall("s", 9, 8, (expected[3],), (expected[4],)))
+    assert third.num_accepted == 1, "the cache after a rejection must be as if it had never been"
+    assert engine.cached_len("s") == 10
+    again = verify(engine, VerifyCall("s", 10, 2, (*PROMPT[2:], expected[0]), (expected[1],)))
+    assert (again.num_accepted, again.next_token) == (1, expected[2]), "a prefix sent again gives the same"
+    engine.close("s")
+
+
+def a_block_leaves_all_but_its_last_token_in_the_cache(engine: Engine) -> None:
+    expected = plain(engine, PROMPT, 4)
+    _open(engine, "s")
+    drafted = draft(engine, DraftCall("s", 3, 0, PROMPT, DraftRule(4)))
+    assert (drafted.epoch, drafted.base_len, list(drafted.tokens)) == (3, 5, expected)
+    assert drafted.rows is None
+    assert all(0.0 <= h <= math.log(engine.vocab_size) + 1e-4 for h in drafted.entropies)
+    assert engine.cached_len("s") == 8
+    one = draft(engine, DraftCall("s", 4, 6, (expected[1],), DraftRule(9, entropy_ceiling=-1.0)))
+    assert list(one.tokens) == [expected[2]], "the token that trips the ceiling stays"
+    assert engine.cached_len("s") == 7
+    floor = draft(engine, DraftCall("s", 5, 6, (expected[1],), DraftRule(9, confidence_floor=1.1, row_len=3)))
+    assert list(floor.tokens) == [expected[2]]
+    assert floor.rows is not None
+    assert floor.rows.ids.shape == floor.rows.logprobs.shape == (1, 3)
+    assert int(floor.rows.ids[0, 0]) == expected[2]
+    nothing = draft(engine, DraftCall("s", 6, 7, (expected[2],), DraftRule(0)))
+    assert (nothing.tokens, nothing.base_len, engine.cached_len("s")) == ((), 8, 8)
+    back = draft(engine, DraftCall("s", 7, 2, (), DraftRule(0)))
+    assert (back.tokens, back.base_len, engine.cached_len("s")) == ((), 2, 2)
+    engine.close("s")
+
+
+def sessions_in_one_batch_do_not_disturb_each_other(engine: Engine) -> None:
+    prompts = [PROMPT, PROMPT[:1], tuple(reversed(PROMPT)) * 6]
+    alone = [plain(engine, prompt, 12) for prompt in prompts]
+    assert plain_batch(engine, prompts, 12) == alone
+
+
+def drafts_and_verdicts_share_steps(engine: Engine) -> None:
+    expected = plain(engine, PROMPT, 4)
+    for session in ("d", "v"):
+        _open(engine, session)
+    engine.submit(DraftCall("d", 0, 0, PROMPT, DraftRule(4)))
+    engine.submit(VerifyCall("v", 0, 0, PROMPT, tuple(expected[:3])))
+    assert engine.num_pending == 2
+    answers = {answer.session: answer for answer in run_until_idle(engine)}
+    assert list(answers["d"].tokens) == expected  # type: ignore[union-attr]
+    assert answers["v"].num_accepted == 3  # type: ignore[union-attr]
+    assert all(answer.compute_ms >= 0 and answer.queue_ms >= 0 for answer in answers.values())
+    engine.close("d")
+    engine.close("v")
+
+
+def a_seed_makes_the_answer_independent_of_drafting(engine: Engine) -> None:
+    warp = Warp(temperature=0.8, top_p=0.95, seed=12345)
+    expected = plain(engine, PROMPT, 12, warp)
+    assert expected != plain(engine, PROMPT, 12), "the law is flat enough for the test to mean something"
+    for length in (1, 3, 7):
+        assert speculative(engine, engine, PROMPT, 12, DraftRule(length), warp)[0] == expected
+
+
+def sampling_without_a_seed_goes_by_rows(engine: Engine) -> None:
+    warp = Warp(temperature=0.9)
+    _open(engine, "s", warp=warp)
+    _refuses(InvalidRequest, lambda: engine.submit(DraftCall("s", 0, 0, PROMPT, DraftRule(2))))
+    drafted = draft(engine, DraftCall("s", 0, 0, PROMPT, DraftRule(3, row_len=engine.vocab_size)))
+    assert drafted.rows is not None
+    assert drafted.rows.ids.shape == (3, engine.vocab_size)
+    rule = AcceptRule(want_distances=True)
+    verdict = verify(engine, VerifyCall("s", 1, 4, PROMPT[4:], drafted.tokens, drafted.rows, rule))
+    assert verdict.num_accepted == 3, "a draft whose law is the target's is never rejected"
+    assert len(verdict.distances) == 3
+    assert max(verdict.distances) < 0.05
+    engine.close("s")
+
+
+def forbidden_tokens_never_come(engine: Engine) -> None:
+    favourite = plain(engine, PROMPT, 1)[0]
+    warp = Warp(temperature=0.0, eos_ids=(favourite,), eos_from=len(PROMPT) + 1)
+    assert plain(engine, PROMPT, 1, warp)[0] != favourite
+    assert plain(engine, PROMPT, 1, Warp(temperature=0.0, logit_bias=((favourite, -1e9),)))[0] != favourite
+
+
+CLAIMS = (
+    slots_are_taken_and_given_back,
+    what_cannot_be_opened_is_refused,
+    what_cannot_be_run_is_refused_and_changes_nothing,
+    a_verdict_leaves_what_stands_in_the_cache,
+    a_block_leaves_all_but_its_last_token_in_the_cache,
+    sessions_in_one_batch_do_not_disturb_each_other,
+    drafts_and_verdicts_share_steps,
+    a_seed_makes_the_answer_independent_of_drafting,
+    sampling_without_a_seed_goes_by_rows,
+    forbidden_tokens_never_come,
+)
+
+
+def _open(engine: Engine, session: str, max_len: int = ROOM, warp: Warp = GREEDY) -> None:
+    engine.open(OpenCall(session, warp, max_len))
+
+
+def _refuses(kind: type[AdasdError], action: Callable[[], object]) -> None:
+    try:
+        action()
+    except kind:
+        return
+    raise AssertionError(f"{kind.__name__} was expected")

@@ -1,0 +1,250 @@
+"""An engine over a table: the whole contract of ``adasd.ports.Engine`` in plain Python, without torch.
+
+Greedy, seeded and unseeded sampling, truncated rows and relaxed acceptance behave as on the real engine (the
+arithmetic is ``adasd.specdec.verify_reference``). A step drafts one token per waiting draft call and answers
+every verify call. Made for tests of sessions, workers and drivers: failures can be planned.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from adasd.engine.slots import SlotTable
+from adasd.engine.work import DraftWork, Judged, Piece, Proposed, VerifyWork, Work
+from adasd.errors import AdasdError, IllegalEvent, InvalidRequest
+from adasd.messages import (
+    CallFailed,
+    DraftCall,
+    Drafted,
+    DraftRows,
+    OpenCall,
+    RelaxTable,
+    Verdict,
+    VerifyCall,
+    Warp,
+)
+from adasd.ports import Clock
+from adasd.specdec.verify_reference import coupled_choice, first_max, judge_one, law, softmax
+from adasd.testing.table_model import TableModel
+
+
+class FakeEngine:
+    """``adasd.ports.Engine`` over a TableModel.
+
+    ``on_step`` runs in every step that has work (advance a FakeClock, sleep, count).
+    """
+
+    def __init__(
+        self,
+        model: TableModel,
+        num_slots: int = 4,
+        max_context: int = 256,
+        *,
+        seed: int = 0,
+        clock: Clock = time.perf_counter,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model = model
+        self._slots = SlotTable(num_slots, max_context)
+        self._warps: dict[str, Warp] = {}
+        self._held: dict[str, list[int]] = {}  # tokens of every session; the first cached_len of them count
+        self._waiting: dict[str, Work] = {}
+        self._failures: dict[str, AdasdError] = {}
+        self._random = random.Random(seed)
+        self._clock, self._on_step = clock, on_step
+        self._pass_number = 0
+
+    # ----------------------------------------------------------------------- the port
+
+    @property
+    def num_slots(self) -> int:
+        return self._slots.num_slots
+
+    @property
+    def num_free_slots(self) -> int:
+        return self._slots.num_free
+
+    @property
+    def max_context(self) -> int:
+        return self._slots.max_context
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.vocab_size
+
+    @property
+    def num_pending(self) -> int:
+        return len(self._waiting)
+
+    def open(self, call: OpenCall) -> None:
+        self._slots.open(call.session, call.max_len)
+        self._warps[call.session], self._held[call.session] = call.warp, []
+
+    def cached_len(self, session: str) -> int:
+        return self._slots.get(session).cached_len
+
+    def submit(self, call: DraftCall | VerifyCall) -> None:
+        slot = self._slots.get(call.session)
+        before = self._waiting.get(call.session)
+        if before is not None and not (isinstance(call, DraftCall) and isinstance(before, DraftWork)):
+            raise IllegalEvent(f"session {call.session} has a call waiting; one at a time")
+        warp = self._warps[call.session]
+        self._check(call, warp, slot.max_len)
+        self._slots.keep(call.session, call.keep_len)
+        del self._held[call.session][call.keep_len :]
+        now_s = self._clock()
+        if isinstance(call, DraftCall):
+            self._waiting[call.session] = DraftWork(slot, warp, now_s, call=call)
+        else:
+            self._waiting[call.session] = VerifyWork(slot, warp, now_s, call=call)
+
+    def step(self) -> list[Drafted | Verdict | CallFailed]:
+        if not self._waiting:
+            return []
+        began_s = self._clock()
+        self._pass_number += 1
+        self._on_step()
+        answers = [self._advance(work, began_s) for work in list(self._waiting.values())]
+        return [answer for answer in answers if answer is not None]
+
+    def close(self, session: str) -> None:
+        for held in (self._waiting, self._warps, self._held, self._failures):
+            held.pop(session, None)
+        self._slots.close(session)
+
+    def check_integrity(self) -> None:
+        self._slots.check_integrity()
+        assert self._held.keys() == self._warps.keys() >= self._waiting.keys(), self._held.keys()
+        assert len(self._held) == self.num_slots - self.num_free_slots, self._held.keys()
+        for session, tokens in self._held.items():
+            assert len(tokens) == self._slots.get(session).cached_len, session
+
+    # ----------------------------------------------------------------------- for tests
+
+    def fail_next(self, session: str, error: AdasdError) -> None:
+        """Answer the session's waiting or next call with CallFailed."""
+        self._failures[session] = error
+
+    # ----------------------------------------------------------------------- one call, one step
+
+    def _advance(self, work: Work, began_s: float) -> Drafted | Verdict | CallFailed | None:
+        session = work.call.session
+        if session in self._failures:
+            del self._waiting[session], self._held[session][work.call.keep_len :]
+            work.slot.cached_len = work.call.keep_len
+            return CallFailed(session, work.call.epoch, self._failures.pop(session))
+        piece = work.next_piece(self.max_context)
+        if piece is not None:
+            self._run(work, piece)
+            work.took_part(self._pass_number, began_s, self._clock())
+        if work.next_piece(self.max_context) is not None:
+            return None
+        del self._waiting[session]
+        return work.answer()
+
+    def _run(self, work: Work, piece: Piece) -> None:
+        tokens = self._held[work.call.session]
+        tokens.extend(piece.tokens)
+        work.fed(piece)
+        if isinstance(work, VerifyWork):
+            work.take(self._judge(work, tokens))
+        elif piece.num_logits:
+            work.take(self._propose(work, tokens))
+        del tokens[work.slot.cached_len :]
+
+    def _propose(self, work: DraftWork, tokens: list[int]) -> Proposed:
+        logits = masked(self.model.logits(tokens), work.warp, len(tokens))
+        probs = softmax(logits)
+        entropy = -sum(p * math.log(p) for p in probs if p > 0)
+        row_len = min(work.call.rule.row_len, self.vocab_size)
+        row_ids = sorted(range(self.vocab_size), key=lambda t: (-logits[t], t))[:row_len]
+        row_logprobs = [math.log(probs[t]) if probs[t] > 0 else -math.inf for t in row_ids]
+        if work.warp.greedy:
+            token = first_max(logits)
+        elif work.warp.seed is not None:
+            token = coupled_choice(law(logits, work.warp), work.warp.seed, len(tokens))
+        else:
+            token = self._random.choices(row_ids, law(row_logprobs, work.warp))[0]
+        if not row_len:
+            return Proposed(token, entropy, max(probs))
+        row = np.array(row_ids, np.int32), np.array(row_logprobs, np.float32)
+        return Proposed(token, entropy, max(probs), *row)
+
+    def _judge(self, work: VerifyWork, tokens: list[int]) -> Judged:
+        call, base_len = work.call, work.base_len
+        num_drafted = len(call.block)
+        verdict = judge_one(
+            [
+                masked(self.model.logits(tokens[: base_len + i]), work.warp, base_len + i)
+                for i in range(num_drafted + 1)
+            ],
+            call.block,
+            call.rows.ids.tolist() if call.rows else None,
+            call.rows.logprobs.tolist() if call.rows else None,
+            work.warp,
+            base_len,
+            call.rule,
+            [self._random.random() for _ in call.block],
+            [self._random.expovariate(1.0) for _ in range(self.vocab_size)],
+            [self._random.random() for _ in call.block],
+        )
+        distances = verdict.distances if call.rule.want_distances else ()
+        return Judged(verdict.num_accepted, verdict.next_token, verdict.relaxed, verdict.exact_ok, distances)
+
+    def _check(self, call: DraftCall | VerifyCall, warp: Warp, max_len: int) -> None:
+        """Refuse what the real engine refuses."""
+        if isinstance(call, DraftCall):
+            num_cached = call.keep_len + len(call.feed) + max(call.rule.max_tokens - 1, 0)
+            fed: tuple[int, ...] = call.feed
+            drafts = call.rule.max_tokens > 0
+            refuse(drafts and not call.feed, "a draft call that drafts must feed at least one token")
+            refuse(drafts and _sampled(warp) and call.rule.row_len < 1, "sampling drafts need row_len")
+        else:
+            num_cached = call.keep_len + len(call.feed) + len(call.block)
+            fed = call.feed + call.block
+            refuse(not call.feed, "a verify call must feed at least one token")
+            if call.block:
+                rows_needed = _sampled(warp) or call.rule.relax is not None or call.rule.want_distances
+                refuse(call.rows is None and rows_needed, "the block needs its draft rows")
+                refuse(
+                    _misshapen(call.rows, len(call.block), self.vocab_size), "the rows do not fit the block"
+                )
+            relax = call.rule.relax
+            refuse(isinstance(relax, RelaxTable) and len(relax.accept_prob) != 256, "a table has 256 bins")
+        refuse(num_cached > max_len, f"{num_cached} tokens do not fit in a slot of {max_len}")
+        refuse(any(not 0 <= t < self.vocab_size for t in fed), f"a token id is not in [0, {self.vocab_size})")
+
+
+def masked(logits: Sequence[float], warp: Warp, position: int) -> list[float]:
+    """Bias added, end-of-sequence forbidden before its time."""
+    out = list(logits)
+    for token, bias in warp.logit_bias:
+        if token < len(out):
+            out[token] += bias
+    for token in warp.eos_ids:
+        if position < warp.eos_from and token < len(out):
+            out[token] = -math.inf
+    return out
+
+
+def refuse(wrong: bool, why: str) -> None:
+    """Raise InvalidRequest if ``wrong``."""
+    if wrong:
+        raise InvalidRequest(why)
+
+
+def _sampled(warp: Warp) -> bool:
+    return not warp.greedy and warp.seed is None
+
+
+def _misshapen(rows: DraftRows | None, block_len: int, vocab_size: int) -> bool:
+    if rows is None:
+        return False
+    ids = rows.ids
+    fits = ids.ndim == 2 and ids.shape == rows.logprobs.shape and ids.shape[0] == block_len and ids.size > 0
+    return not fits or bool(ids.min() < 0 or ids.max() >= vocab_size)

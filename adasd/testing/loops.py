@@ -1,0 +1,110 @@
+"""The two generation loops over bare engines: plain and speculative. The shortest complete users of the port."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adasd.messages import AcceptRule, DraftCall, Drafted, DraftRule, OpenCall, Verdict, VerifyCall, Warp
+from adasd.ports import Engine
+
+GREEDY = Warp(temperature=0.0)
+
+
+def run_until_idle(engine: Engine) -> list[Drafted | Verdict]:
+    """Step until every waiting call is answered; a CallFailed is raised."""
+    answers: list[Drafted | Verdict] = []
+    while engine.num_pending:
+        for answer in engine.step():
+            if not isinstance(answer, Drafted | Verdict):
+                raise answer.error
+            answers.append(answer)
+    return answers
+
+
+def verify(engine: Engine, call: VerifyCall) -> Verdict:
+    """Submit one call and wait for its verdict; nothing else may be waiting."""
+    engine.submit(call)
+    (answer,) = run_until_idle(engine)
+    assert isinstance(answer, Verdict), answer
+    return answer
+
+
+def draft(engine: Engine, call: DraftCall) -> Drafted:
+    """Submit one call and wait for its block; nothing else may be waiting."""
+    engine.submit(call)
+    (answer,) = run_until_idle(engine)
+    assert isinstance(answer, Drafted), answer
+    return answer
+
+
+def plain(engine: Engine, prompt: Sequence[int], num_tokens: int, warp: Warp = GREEDY) -> list[int]:
+    """Plain decoding of one session, which is opened and closed here."""
+    return plain_batch(engine, [prompt], num_tokens, warp)[0]
+
+
+def plain_batch(
+    engine: Engine, prompts: Sequence[Sequence[int]], num_tokens: int, warp: Warp = GREEDY
+) -> list[list[int]]:
+    """Plain decoding of several sessions at once, each at its own pace."""
+    answers: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        session = f"plain-{i}"
+        answers[session] = []
+        engine.open(OpenCall(session, warp, len(prompt) + num_tokens))
+        engine.submit(VerifyCall(session, 0, 0, tuple(prompt)))
+    while engine.num_pending:
+        for verdict in engine.step():
+            assert isinstance(verdict, Verdict), verdict
+            tokens = answers[verdict.session]
+            tokens.append(verdict.next_token)
+            if len(tokens) < num_tokens:
+                cached = engine.cached_len(verdict.session)
+                engine.submit(VerifyCall(verdict.session, len(tokens), cached, (verdict.next_token,)))
+    for session in answers:
+        engine.close(session)
+    return list(answers.values())
+
+
+def speculative(
+    draft_engine: Engine,
+    target_engine: Engine,
+    prompt: Sequence[int],
+    num_tokens: int,
+    rule: DraftRule,
+    warp: Warp = GREEDY,
+    accept: AcceptRule | None = None,
+) -> tuple[list[int], list[int]]:
+    """Draft and verify in turns: the answer's tokens, and how many drafted tokens stood in every round.
+
+    Both engines may be one and the same.
+    """
+    tokens, accepted = list(prompt), list[int]()
+    room = len(prompt) + num_tokens + rule.max_tokens + 1
+    draft_engine.open(OpenCall("draft", warp, room))
+    target_engine.open(OpenCall("target", warp, room))
+    draft_valid = 0  # tokens of the draft's cache that are committed; those behind were rejected
+    while len(tokens) < len(prompt) + num_tokens:
+        epoch, base_len = len(accepted), len(tokens)
+        drafted = Drafted("draft", epoch, base_len, (), ())
+        if epoch:  # the prompt alone is judged first: prefill gives the first token
+            call = DraftCall("draft", epoch, draft_valid, tuple(tokens[draft_valid:]), rule)
+            drafted = draft(draft_engine, call)
+        keep = target_engine.cached_len("target")
+        verdict = verify(
+            target_engine,
+            VerifyCall(
+                "target",
+                epoch,
+                keep,
+                tuple(tokens[keep:]),
+                drafted.tokens,
+                drafted.rows,
+                accept or AcceptRule(),
+            ),
+        )
+        accepted.append(verdict.num_accepted)
+        tokens += [*drafted.tokens[: verdict.num_accepted], verdict.next_token]
+        draft_valid = min(draft_engine.cached_len("draft"), base_len + verdict.num_accepted)
+    draft_engine.close("draft")
+    target_engine.close("target")
+    return tokens[len(prompt) : len(prompt) + num_tokens], accepted[1:]

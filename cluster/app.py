@@ -1,0 +1,72 @@
+"""The whole deployment graph: draft replicas, target replicas, and the orchestrator that clients reach.
+
+    clients -- HTTP, gRPC --> orchestrator == leases: Serve handle, rounds: gRPC ==> target (large model)
+                                           == leases: Serve handle, rounds: gRPC ==> draft  (small model)
+
+Each tier is a deployment of its own, so that each is placed and scaled for itself. A lease is one ongoing
+request of a worker deployment; hence ``max_ongoing_requests`` is the number of slots.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from adasd.config import ServeConfig, TierConfig
+from cluster import topology
+from services.orchestrator.deployment import Orchestrator
+from services.worker.deployment import Worker
+
+PROBES = 32
+"""Requests beside generations that one orchestrator replica takes: health, models, refusals."""
+
+
+def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
+    """The application that ``serve.run`` deploys; ``worker_host`` as in ``Worker``."""
+    target = replicas_of("target", config.target, config, worker_host)
+    draft = replicas_of("draft", config.draft, config, worker_host) if config.draft else None
+    deployed = serve.deployment(
+        name="orchestrator",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": topology.ORCHESTRATOR_CPUS},
+        max_ongoing_requests=config.max_ongoing_requests + config.max_queued_requests + PROBES,
+        graceful_shutdown_timeout_s=config.request_timeout_s,
+        graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=5,
+        health_check_timeout_s=15,
+    )
+    return deployed(Orchestrator).bind(config, target, draft)
+
+
+def replicas_of(role: str, tier: TierConfig, config: ServeConfig, host: str) -> Application:
+    """Equal replicas of one model."""
+    deployed = serve.deployment(
+        name=role,
+        **scaling(tier),
+        ray_actor_options=topology.actor_options(tier),
+        max_ongoing_requests=tier.engine.num_slots,
+        graceful_shutdown_timeout_s=config.request_timeout_s,  # a leased session may finish
+        graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=2,
+        health_check_timeout_s=15,
+    )
+    return deployed(Worker).bind(role, tier, host)
+
+
+def scaling(tier: TierConfig) -> dict[str, Any]:
+    """A fixed number, or Serve's autoscaling on leases (waiting ones count)."""
+    if tier.min_replicas == tier.max_replicas:
+        return {"num_replicas": tier.min_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": tier.min_replicas,
+            "max_replicas": tier.max_replicas,
+            "target_ongoing_requests": max(1.0, 0.7 * tier.engine.num_slots),
+            "metrics_interval_s": 0.5,
+            "look_back_period_s": 2.0,
+            "upscale_delay_s": 1.0,
+            "downscale_delay_s": 60.0,
+        }
+    }

@@ -1,0 +1,156 @@
+"""``adasd check``: everything that can be wrong with a configuration, before anything is started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from adasd.config import EngineConfig, ServeConfig
+from adasd.errors import ConfigError
+
+GIB = 1024**3
+
+
+def check(config: ServeConfig, console: Console) -> int:
+    """Print what would be served and every problem, one sentence each; 0 if there is none, else 1."""
+    found = problems(config)
+    table = Table(
+        "", Column("model", overflow="fold"), "dtype", "device", "weights", "cache", "slots", "replicas"
+    )
+    for role, engine in engines(config):
+        tier = config.target if role == "target" else config.draft
+        assert tier is not None
+        table.add_row(
+            role,
+            engine.model,
+            engine.dtype,
+            engine.device,
+            *memory_columns(engine),
+            str(engine.num_slots),
+            f"{tier.min_replicas}-{tier.max_replicas}",
+        )
+    console.print(table)
+    console.print("The cache grows with use on a CPU and is taken at once on CUDA.", style="dim")
+    for sentence in found:
+        console.print(f"[red]✗[/red] {sentence}", soft_wrap=True, highlight=False)
+    if not found:
+        console.print(f"[green]✓[/green] {config.model_name} can be served.", highlight=False)
+    return 1 if found else 0
+
+
+def problems(config: ServeConfig) -> list[str]:
+    """One sentence per problem; empty if it can be served here, as far as this machine can tell."""
+    found = []
+    for role, engine in engines(config):
+        tier_found = [f"{role}: {sentence}" for sentence in _problems_of_model(engine)]
+        found += tier_found or [f"{role}: {sentence}" for sentence in _memory_problems(engine)]
+    if not found:
+        found += _problems_of_text(config)
+    return found
+
+
+def absent_folders(config: ServeConfig) -> list[str]:
+    """The problem that takes no time to see: a model that can only be a folder, and is none."""
+    return [
+        f"{role}: there is no model folder {engine.model}; give a folder or a Hugging Face id (owner/name)"
+        for role, engine in engines(config)
+        if not Path(engine.model).is_dir()
+        and (engine.model.startswith(("/", ".", "~")) or engine.model.count("/") > 1)
+    ]
+
+
+def engines(config: ServeConfig) -> Iterator[tuple[str, EngineConfig]]:
+    yield "target", config.target.engine
+    if config.draft is not None:
+        yield "draft", config.draft.engine
+
+
+def _problems_of_model(engine: EngineConfig) -> Iterator[str]:
+    """Files and architecture of one model."""
+    from adasd.engine.reading import load_config
+    from adasd.engine.resolve import check_architecture, resolve_max_context
+
+    def architecture() -> None:
+        model = load_config(engine.model, engine.trust_remote_code)
+        check_architecture(model, resolve_max_context(model, engine.max_context))
+
+    yield from _sentences(architecture, lambda: check_files(engine.model))
+
+
+def _problems_of_text(config: ServeConfig) -> Iterator[str]:
+    """Tokenizer, and whether the draft speaks the target's language."""
+    from adasd.engine.vocabulary import check_vocabularies
+    from adasd.text.tokenizer import Tokenizer
+
+    target = config.target.engine
+    if config.draft is not None:
+        draft = config.draft.engine
+        yield from _sentences(lambda: check_vocabularies(target.model, draft.model, target.trust_remote_code))
+    else:
+        yield from _sentences(
+            lambda: Tokenizer.load(target.model, trust_remote_code=target.trust_remote_code)
+        )
+
+
+def check_files(model: str) -> None:
+    """Raise ConfigError for a model folder without weights or with damaged ones; ids are left to the hub."""
+    from adasd.engine.reading import check_weight_files
+
+    folder = Path(model)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"{folder} holds no *.safetensors file; the weights are missing or in another format"
+        )
+    check_weight_files(model)
+
+
+def _memory_problems(engine: EngineConfig) -> Iterator[str]:
+    """Weights, and on CUDA the cache too, have to fit; looked at only where the device is this machine's."""
+    from adasd.engine.memory import memory_estimate
+    from adasd.engine.resolve import resolve_device
+
+    try:
+        device = resolve_device(engine.device)
+        estimate = memory_estimate(engine)
+    except ConfigError as error:
+        yield str(error)
+        return
+    if device.type == "cuda":
+        import torch
+
+        needed, available = estimate.total_bytes, torch.cuda.mem_get_info(device)[1]
+    else:
+        needed, available = estimate.weights_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
+        yield (
+            f"{engine.model} needs {needed / GIB:.1f} GiB on {device}, which has {available / GIB:.1f} GiB; "
+            "choose a smaller dtype, fewer slots, a shorter max_context or another model"
+        )
+
+
+def memory_columns(engine: EngineConfig) -> tuple[str, str]:
+    """Weights and full cache of one replica, readable; question marks if the model cannot be read."""
+    from adasd.engine.memory import memory_estimate
+
+    try:
+        estimate = memory_estimate(engine)
+    except ConfigError:
+        return "?", "?"
+    return readable(estimate.weights_bytes), readable(estimate.cache_bytes)
+
+
+def readable(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 1024**2:.1f} MiB"
+
+
+def _sentences(*checks: Callable[[], object]) -> Iterator[str]:
+    """What the checks complain about."""
+    for run in checks:
+        try:
+            run()
+        except ConfigError as error:
+            yield str(error)

@@ -1,0 +1,112 @@
+"""Ray beneath the service: one of our own for as long as it is needed, or one that runs already.
+
+Our own cluster lives in a temporary folder, listens on free ports, keeps its access token in that folder
+(Ray's default would write it below the user's home) and ends with this process. A cluster that we joined is
+left running; only the application is taken from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cluster.topology import Node
+
+SERVE_ENVIRONMENT = {
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # the default transport leaks a stream whose holder is killed
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # our replicas never block their event loop
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "0.5",  # a busy machine is not a dead replica
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a killed proxy is back in seconds, not in half a minute
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Set before Ray is imported, unless the user's environment already says otherwise."""
+
+OBJECT_STORE_BYTES = 128 * 1024 * 1024  # nothing of ours goes through it
+
+
+@contextmanager
+def ray_cluster(address: str | None, num_cpus: float, dashboard: bool) -> Iterator[Path | None]:
+    """Ray, ready for Serve. Yields the folder of logs, None on a cluster that we joined."""
+    for name, value in SERVE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if address is not None:
+        with _joined(address):
+            yield None
+        return
+    folder = Path(tempfile.mkdtemp(prefix="adasd-"))  # short: socket paths hold 107 bytes
+    kept = False
+    try:
+        with _own(folder, num_cpus, dashboard):
+            yield folder
+    except BaseException as error:
+        kept = not isinstance(error, KeyboardInterrupt | SystemExit)
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    import ray
+
+    ray.init(address=address, namespace="adasd", log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _own(folder: Path, num_cpus: float, dashboard: bool) -> Iterator[None]:
+    _keep_token_in(folder)
+    import ray
+
+    ray.init(
+        address="local",
+        namespace="adasd",
+        num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
+        include_dashboard=dashboard,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(folder),
+        _node_ip_address="127.0.0.1",  # Ray's own ports stay on this machine
+    )
+    try:
+        yield
+    finally:
+        with suppress(Exception):
+            ray.shutdown()
+
+
+def _keep_token_in(folder: Path) -> None:
+    """Token authentication with a token of our own, unless the environment chose a mode."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    file = folder / "auth_token"
+    file.touch(mode=0o600)
+    file.write_text(secrets.token_hex(32))
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(file)
+
+
+def nodes() -> list[Node]:
+    """The living nodes of the cluster."""
+    import ray
+
+    return [
+        Node(node["NodeManagerAddress"], node["Resources"], node.get("Labels") or {})
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]

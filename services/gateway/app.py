@@ -1,0 +1,161 @@
+"""The HTTP door: every route on one page. Knows no model and no cluster; answers come from a Backend."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from adasd.errors import AdasdError, UnknownModel
+from services.gateway.backend import Backend, ServedModel
+from services.gateway.connection import read_body, until_disconnect
+from services.gateway.failures import error_response, openai_error
+from services.gateway.openapi import body_doc, document
+from services.gateway.schema import ChatBody, CompletionBody, GenerationBody
+from services.gateway.shapes import ChatShape, CompletionShape, Shape
+from services.gateway.streaming import EventStream, frames, next_event
+from services.gateway.validation import Order, parse, read_chat, read_completion
+from services.gateway.whole import body as whole_body
+from services.gateway.whole import gather
+
+BodyT = TypeVar("BodyT", bound=GenerationBody)
+Reader = Callable[[BodyT, Backend, str], Order]
+
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """What the door itself can be told."""
+
+    max_body_bytes: int = 4 * 1024 * 1024  # of one request
+
+
+def create_app(backend: Backend, settings: GatewaySettings | None = None) -> FastAPI:
+    """The application; every error leaves it in OpenAI's shape."""
+    limits = settings or GatewaySettings()
+    page = (files("services.gateway") / "playground.html").read_text(encoding="utf-8")
+    app = FastAPI(title="AdaSD Serve", docs_url=None, redoc_url=None)
+    document(app)
+
+    @app.exception_handler(AdasdError)
+    async def refused(_: Request, error: AdasdError) -> JSONResponse:
+        return error_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def refused_by_http(_: Request, error: HTTPException) -> JSONResponse:
+        problem = openai_error(str(error.detail), "invalid_request_error", None, None)
+        return JSONResponse(problem, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        return error_response(error)
+
+    @app.get("/", include_in_schema=False)
+    async def playground() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Alive."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """200 if requests are served (``degraded``: without a draft), else 503; with reasons."""
+        state = backend.readiness()
+        body = {"ready": state.ready, "degraded": state.degraded, "reasons": list(state.reasons)}
+        return JSONResponse(body, 200 if state.ready else 503, {} if state.ready else {"Retry-After": "1"})
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model_json(model) for model in backend.models()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        for served in backend.models():
+            if served.id == name:
+                return _model_json(served)
+        raise UnknownModel(name, backend.model_name)
+
+    @app.post("/v1/chat/completions", openapi_extra=body_doc(ChatBody))
+    async def chat(request: Request) -> Response:
+        return await _respond(request, backend, limits, ChatBody, read_chat, ChatShape())
+
+    @app.post("/v1/completions", openapi_extra=body_doc(CompletionBody))
+    async def completions(request: Request) -> Response:
+        return await _respond(request, backend, limits, CompletionBody, read_completion, CompletionShape())
+
+    return app
+
+
+async def _respond(
+    request: Request,
+    backend: Backend,
+    limits: GatewaySettings,
+    kind: type[BodyT],
+    read: Reader[BodyT],
+    shape: Shape,
+) -> Response:
+    raw = await read_body(request, limits.max_body_bytes)
+    answer_id = shape.id_prefix + uuid.uuid4().hex
+    # Parsing and tokenising megabytes would hold up every running stream.
+    order = await asyncio.to_thread(lambda: read(parse(raw, kind), backend, answer_id))
+    head = {"id": answer_id, "created": int(time.time()), "model": order.model}
+    headers = {"X-Request-Id": answer_id, **_ignored_header(order.ignored)}
+    if order.stream:
+        return await _stream(request, backend, order, shape, head, headers)
+    answers = await until_disconnect(request, gather(order, backend))
+    return JSONResponse(whole_body(order, shape, head, answers), headers=headers)
+
+
+async def _stream(
+    request: Request,
+    backend: Backend,
+    order: Order,
+    shape: Shape,
+    head: dict[str, Any],
+    headers: dict[str, str],
+) -> Response:
+    """Waits for the first event: until then a refusal still has a status of its own."""
+    events = backend.generate(order.requests[0])
+    try:
+        first = await until_disconnect(request, next_event(events))
+    except BaseException:
+        await events.aclose()
+        raise
+    written = frames(first, events, order, shape, head, backend.tokenizer.decode)
+
+    async def close() -> None:
+        await written.aclose()
+        await events.aclose()
+
+    return EventStream(written, close, headers)
+
+
+def _model_json(model: ServedModel) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "adasd-serve",
+        "max_model_len": model.context_len,
+        "adasd": {"target": model.target, "draft": model.draft or None},
+    }
+
+
+def _ignored_header(names: tuple[str, ...]) -> dict[str, str]:
+    """Names come from the client; only what is safe in a header is repeated."""
+    shown = [name for name in names[:32] if len(name) <= 64 and name.isascii() and name.isprintable()]
+    return {"X-Adasd-Ignored-Fields": ", ".join(shown)} if shown else {}

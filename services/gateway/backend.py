@@ -1,0 +1,99 @@
+"""What the gateway needs of whoever makes the answers; implemented by services.orchestrator, faked in tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from adasd.messages import Chunk, Complete, GenerationRequest, Mode, SpeculationOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether requests are served, and if not (or not fully) why: one sentence per reason."""
+
+    ready: bool
+    degraded: bool = False  # the target serves without a draft
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model that clients may name."""
+
+    id: str
+    context_len: int  # tokens of prompt + answer
+    created: int  # seconds since 1970
+    target: str = ""  # folder name or id of the large model
+    draft: str = ""  # folder name or id of the small model; empty: plain decoding only
+
+
+class Text(Protocol):
+    """Text to token ids and back (adasd.text.tokenizer.Tokenizer); blocking, safe in threads."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode(self, text: str) -> tuple[int, ...]: ...
+
+    def apply_chat_template(self, messages: Sequence[Any]) -> tuple[int, ...]:
+        """Raises InvalidRequest if the messages or the model's template do not allow it."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+
+
+class Effective(Protocol):
+    """Speculation options with the deployment's defaults filled in."""
+
+    @property
+    def mode(self) -> Mode: ...
+    @property
+    def drafting(self) -> str: ...
+    @property
+    def acceptance(self) -> str | None: ...
+    @property
+    def max_draft_tokens(self) -> int: ...
+    @property
+    def max_relaxed_fraction(self) -> float: ...
+
+
+class Backend(Protocol):
+    """Makes answers. All but ``generate`` answer at once from what is known."""
+
+    @property
+    def tokenizer(self) -> Text: ...
+
+    @property
+    def model_name(self) -> str: ...
+
+    @property
+    def context_len(self) -> int:
+        """Tokens of prompt + answer that a session can hold."""
+        ...
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
+        """Chunks, one per verification step, then Complete.
+
+        Raises an AdasdError before the first event if the request is refused (Overloaded, InvalidRequest), later
+        if the answer failed. Closing or cancelling the iterator cancels the request and frees its slots.
+        """
+        ...
+
+    def abort(self, request_id: str) -> bool:
+        """End a running answer: its stream ends with finish reason ``cancelled``. False if none of that id runs."""
+        ...
+
+    @property
+    def num_running(self) -> int:
+        """Answers in the making, waiting ones included."""
+        ...
+
+    def effective(self, options: SpeculationOptions) -> Effective:
+        """Raises InvalidRequest naming the option that cannot be had here."""
+        ...
+
+    def readiness(self) -> Readiness: ...
+
+    def models(self) -> Sequence[ServedModel]: ...

@@ -1,0 +1,100 @@
+"""The public gRPC server on its own port: Generation, standard health, reflection.
+
+Health: ``""`` says that the process is alive, ``adasd.v1.Generation`` that requests are served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from services.gateway.backend import Backend
+from services.gateway.grpc_service import GatewayService
+from services.transport.generation import generation_handler
+from services.transport.options import SERVER_OPTIONS
+from services.transport.public import GENERATION_SERVICE
+from services.transport.server import RunningServer, start_server
+
+HEALTH_SERVICE = "grpc.health.v1.Health"
+REFLECTION_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+HEALTH_PERIOD_S = 0.5
+"""Between looks at the backend's readiness."""
+
+
+class GrpcDoor:
+    """A started server; stop it before its event loop ends."""
+
+    def __init__(self, running: RunningServer, servicer: health.aio.HealthServicer, backend: Backend) -> None:
+        self._running, self._servicer, self._backend = running, servicer, backend
+        self._watch = asyncio.create_task(self._follow_readiness())
+
+    @property
+    def address(self) -> str:
+        """``host:port`` for clients."""
+        return self._running.address
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Say NOT_SERVING first, then refuse new calls, give running ones ``grace_s``, then cancel them."""
+        self._watch.cancel()
+        await asyncio.gather(self._watch, return_exceptions=True)
+        await self._servicer.set(GENERATION_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._running.stop(grace_s)
+
+    async def _follow_readiness(self) -> None:
+        while True:
+            await set_readiness(self._servicer, self._backend)
+            await asyncio.sleep(HEALTH_PERIOD_S)
+
+
+async def start_grpc(backend: Backend, host: str, port: int, max_request_bytes: int) -> GrpcDoor:
+    """Listen on ``host``; port 0 takes a free one. ConfigError if the address cannot be had.
+
+    The port may be shared by the gateways of one machine: the kernel spreads connections over them.
+    """
+    servicer = health.aio.HealthServicer()
+    await set_readiness(servicer, backend)
+    options = {
+        **dict(SERVER_OPTIONS),
+        "grpc.so_reuseport": 1,
+        "grpc.max_receive_message_length": max_request_bytes,
+    }
+    handlers = [
+        generation_handler(GatewayService(backend)),
+        _health_handler(servicer),
+        *_reflection_handlers([GENERATION_SERVICE, HEALTH_SERVICE, *REFLECTION_SERVICES]),
+    ]
+    running = await start_server(handlers, host, port, tuple(options.items()))
+    return GrpcDoor(running, servicer, backend)
+
+
+async def set_readiness(servicer: health.aio.HealthServicer, backend: Backend) -> None:
+    """Bring the service's health status to what the backend says now."""
+    status = health_pb2.HealthCheckResponse
+    serving = status.SERVING if backend.readiness().ready else status.NOT_SERVING
+    await servicer.set(GENERATION_SERVICE, serving)
+
+
+def _health_handler(servicer: health.aio.HealthServicer) -> grpc.GenericRpcHandler:
+    ask, answer = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
+    methods = {
+        "Check": grpc.unary_unary_rpc_method_handler(servicer.Check, ask, answer),
+        "Watch": grpc.unary_stream_rpc_method_handler(servicer.Watch, ask, answer),
+    }
+    return grpc.method_handlers_generic_handler(HEALTH_SERVICE, methods)
+
+
+def _reflection_handlers(services: list[str]) -> list[grpc.GenericRpcHandler]:
+    """One handler for both versions: ``v1`` has the messages of ``v1alpha`` under another name."""
+    servicer = reflection.aio.ReflectionServicer(services)
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return [
+        grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
+        for name in REFLECTION_SERVICES
+    ]

@@ -1,0 +1,57 @@
+"""The OpenAPI document: bodies are read by hand (limits, strict JSON), so their schemas are added here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from services.gateway.schema import ChatBody, CompletionBody, GenerationBody
+
+REF = "#/components/schemas/{model}"
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+ERROR_STATUSES = ("400", "404", "413", "415", "429", "500", "503", "504")
+
+
+def body_doc(kind: type[GenerationBody]) -> dict[str, Any]:
+    """``openapi_extra`` of a route that takes this body."""
+    schema = {"$ref": REF.format(model=kind.__name__)}
+    error = {"content": {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {status: {"description": "error", **error} for status in ERROR_STATUSES},
+    }
+
+
+def document(app: FastAPI) -> None:
+    """Let the application's document contain the schemas that ``body_doc`` refers to."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            spec = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            schemas = spec.setdefault("components", {}).setdefault("schemas", {})
+            schemas["Error"] = ERROR
+            for kind in (ChatBody, CompletionBody):
+                schema = kind.model_json_schema(ref_template=REF)
+                schemas.update(schema.pop("$defs", {}))
+                schemas[kind.__name__] = schema
+            app.openapi_schema = spec
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

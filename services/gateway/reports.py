@@ -1,0 +1,96 @@
+"""Figures of a finished answer as JSON: usage, effective speculation, and metrics in vLLM's shape.
+
+``metrics.speculative_decoding`` adds up, or benchmark clients drop it: the histogram is dense, has
+``num_spec_tokens + 1`` entries, sums to ``num_spec_steps``, and weighted by its index to
+``num_accepted_draft_tokens``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from adasd.messages import SpeculationReport, TokenKind, Usage
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """OpenAI's usage object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def sum_usage(usages: list[Usage]) -> Usage:
+    """Usage of one response with several answers."""
+    return Usage(
+        sum(u.prompt_tokens for u in usages),
+        sum(u.completion_tokens for u in usages),
+        sum(u.cached_tokens for u in usages),
+    )
+
+
+def speculation_json(report: SpeculationReport) -> dict[str, Any]:
+    """The request extension with the values that were in effect."""
+    return {
+        "mode": report.mode.value,
+        "drafting": report.drafting,
+        "acceptance": report.acceptance,
+        "max_draft_tokens": report.max_draft_tokens,
+        "max_relaxed_fraction": report.max_relaxed_fraction,
+    }
+
+
+def metrics_json(report: SpeculationReport) -> dict[str, Any]:
+    """The response extension ``metrics``; ``speculative_decoding`` is null if nothing was drafted."""
+    return {"speculative_decoding": _vllm_json(report), "adasd": _adasd_json(report)}
+
+
+def _vllm_json(report: SpeculationReport) -> dict[str, Any] | None:
+    steps = list(zip(report.drafted_per_round, report.accepted_per_round, strict=True))
+    if not steps:
+        return None
+    cap = max(report.max_draft_tokens, *report.drafted_per_round)
+    num_drafted, num_accepted = (sum(column) for column in zip(*steps, strict=True))
+    by_len = {
+        drafted: _histogram([a for d, a in steps if d == drafted], drafted)
+        for drafted in sorted(set(report.drafted_per_round))
+    }
+    return {
+        "mean_acceptance_length": 1 + num_accepted / len(steps),
+        "draft_acceptance_rate": num_accepted / num_drafted if num_drafted else 0.0,
+        "acceptance_histogram": _histogram(report.accepted_per_round, cap),
+        "acceptance_histogram_by_draft_length": {str(length): counts for length, counts in by_len.items()},
+        "num_spec_steps": len(steps),
+        "num_accepted_draft_tokens": num_accepted,
+        "num_draft_tokens": num_drafted,
+        "num_spec_tokens": cap,
+    }
+
+
+def _histogram(values: tuple[int, ...] | list[int], largest: int) -> list[int]:
+    counts = [0] * (largest + 1)
+    for value in values:
+        counts[value] += 1
+    return counts
+
+
+def _adasd_json(report: SpeculationReport) -> dict[str, Any]:
+    counts = dict(report.kinds)
+    return {
+        "generation_threshold": _finite(report.generation_threshold),
+        "acceptance_threshold": _finite(report.acceptance_threshold),
+        "tokens": {kind.value: counts.get(kind, 0) for kind in TokenKind},
+        "num_rounds": report.num_rounds,
+        "draft_ms": report.draft_ms,
+        "verify_ms": report.verify_ms,
+        "network_ms": report.network_ms,
+        "draft_lost": report.draft_lost,
+        "target_lost": report.target_lost,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

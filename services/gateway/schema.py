@@ -1,0 +1,106 @@
+"""Bodies of the OpenAI routes as clients may send them: types and ranges, nothing that needs a model.
+
+Strict JSON types (``true`` is no number, ``"1"`` is none either), finite numbers only; ``null`` means unset.
+Unknown top-level fields are kept, so that validation can report them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from adasd.messages import Mode
+
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
+MAX_STOP_TOKENS = 64
+MAX_BIASED_TOKENS = 1024
+MAX_PROMPTS = 32
+INT64 = 2**63
+INT31 = 2**31 - 1
+
+
+def _listed(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+Stops = Annotated[list[StopText], Field(max_length=MAX_STOPS), BeforeValidator(_listed)]
+TokenId = Annotated[int, Field(ge=0, le=INT31)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+class Body(BaseModel):
+    """Common rules of all bodies."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, validate_default=False)
+
+
+class Speculation(Body):
+    """The request extension ``speculation``; unset fields take the deployment's defaults."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    mode: Mode | None = Field(None, description="off, exact (the target's law) or adaptive (may be relaxed)")
+    drafting: str | None = Field(None, max_length=64, description="name of a drafting policy")
+    acceptance: str | None = Field(None, max_length=64, description="name of an acceptance policy")
+    max_draft_tokens: int | None = Field(None, ge=1, le=INT31, description="tokens per block at most")
+    max_relaxed_fraction: float | None = Field(
+        None, ge=0, le=1, description="share of the answer's tokens that may be relaxed"
+    )
+
+
+class StreamOptions(Body):
+    """What a stream reports besides text."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = Field(None, description="running usage in every chunk")
+
+
+class GenerationBody(Body):
+    """What both routes take."""
+
+    model: str | None = Field(None, max_length=512, description="unset: the only model served")
+    max_tokens: int | None = Field(None, ge=1, le=INT31, description="unset: what fits into the context")
+    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy; unset: 1")
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=INT31, description="0 and -1 keep all")
+    min_p: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, ge=-INT64, le=INT64 - 1)
+    min_tokens: int | None = Field(None, ge=0, le=INT31)
+    ignore_eos: bool | None = None
+    stop: Stops | None = Field(None, description="a text or a list of texts before which the answer ends")
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASED_TOKENS)] | None = None
+    n: int | None = Field(None, ge=1, le=128, description="1; more is not supported yet")
+    user: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    speculation: Speculation | None = None
+    return_token_provenance: bool | None = Field(
+        None, description="list every token with its text and where it came from, as `adasd` of each choice"
+    )
+
+
+class ChatBody(GenerationBody):
+    """``POST /v1/chat/completions``. Messages are judged by adasd.text.chat."""
+
+    messages: list[dict[str, Any]] = Field(description="role and content each; content may be text parts")
+    max_completion_tokens: int | None = Field(None, ge=1, le=INT31, description="goes before max_tokens")
+
+
+class CompletionBody(GenerationBody):
+    """``POST /v1/completions``."""
+
+    prompt: Any = Field(
+        description=f"a text, a list of token ids, or a list of up to {MAX_PROMPTS} of either",
+        json_schema_extra={
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "array", "items": {"type": "integer"}},
+                {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+            ]
+        },
+    )

@@ -1,0 +1,371 @@
+"""Settings at the door: defaults, then a YAML file, then the environment, then the command line.
+
+One mechanism serves all three: the fields of ``adasd.config.ServeConfig`` *are* the options. A field is
+named by its path (``target.num_slots``, in the file also nested), on the command line
+``--target-num-slots``, in the environment ``ADASD_TARGET_NUM_SLOTS``. Three have a short name too:
+``target``, ``draft`` and ``mode``.
+Whatever is not named here is refused, with the nearest name that is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from adasd.config import ServeConfig, TierConfig
+from adasd.control.registry import acceptance_policy, drafting_policy
+from adasd.errors import ConfigError, InvalidRequest
+
+ENVIRONMENT_PREFIX = "ADASD_"
+SHORT_NAMES = {"target": "target.model", "draft": "draft.model", "mode": "speculation.mode"}
+NONE_WORDS = ("none", "null", "")
+BOOL_WORDS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting: a leaf of ServeConfig."""
+
+    name: str  # dotted path, for example target.num_slots
+    hint: Any  # its type
+    default: Any  # MISSING where there is none
+    sentence: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        """The option on the command line."""
+        short = {full: short for short, full in SHORT_NAMES.items()}.get(self.name, self.name)
+        return "--" + short.replace(".", "-").replace("_", "-")
+
+    @property
+    def optional(self) -> bool:
+        """``none`` is a possible value (``draft.model: none`` means plain decoding)."""
+        return NoneType in get_args(self.hint) or self.name == "draft.model"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value as somebody wrote it, and where."""
+
+    raw: Any
+    origin: str
+
+
+@cache
+def options() -> dict[str, Option]:
+    """Every setting by its name, in the order of the fields."""
+    return {option.name: option for option in _leaves(ServeConfig, "")}
+
+
+def load(
+    arguments: Mapping[str, str],
+    environment: Mapping[str, str],
+    file: Path | None = None,
+    demo: Path | None = None,
+) -> ServeConfig:
+    """Merge the sources; a ConfigError lists every problem, one sentence a line.
+
+    ``arguments`` maps option names to texts; ``demo`` is the folder of the pair that is served when no model
+    is named.
+    """
+    given: dict[str, Given] = {}
+    problems: list[str] = []
+    for source in (_from_file(file, problems), _from_environment(environment), _from_arguments(arguments)):
+        for name, value in source:
+            full = SHORT_NAMES.get(name, name)
+            if full in options():
+                given[full] = value
+            else:
+                problems.append(f"{value.origin}: there is no setting {name!r}{nearest(name, known_names())}")
+    _fill_in_models(given, demo)
+    values = {name: _value(option, given.get(name), problems) for name, option in options().items()}
+    if values["draft.model"] is None:
+        stray = [
+            value for name, value in given.items() if name.startswith("draft.") and name != "draft.model"
+        ]
+        problems += [
+            f"{value.origin}: set, but there is no draft; name one with draft or leave this out"
+            for value in stray
+        ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    config: ServeConfig = _build(ServeConfig, "", values)
+    if found := list(_conflicts(config)):
+        raise ConfigError("\n".join(found))
+    return config
+
+
+def known_names() -> list[str]:
+    """Every name that ``load`` understands."""
+    return [*options(), *SHORT_NAMES]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean X?"`` or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {str(close[0])!r}?" if close else ""
+
+
+# --------------------------------------------------------------------------- the fields are the options
+
+
+def _leaves(cls: type, prefix: str) -> Iterator[Option]:
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        inner = _dataclass_of(hints[field.name])
+        if inner is not None:
+            yield from _leaves(inner, _inside(prefix, field.name))
+        else:
+            about = field.metadata
+            yield Option(
+                name=prefix + field.name,
+                hint=hints[field.name],
+                default=field.default,
+                sentence=about["help"],
+                low=about["low"],
+                high=about["high"],
+                choices=about["choices"],
+            )
+
+
+def _build(cls: type, prefix: str, values: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        inner = _dataclass_of(hints[field.name])
+        if inner is None:
+            arguments[field.name] = values[prefix + field.name]
+        elif field.name == "draft" and values["draft.model"] is None:
+            arguments[field.name] = None
+        else:
+            arguments[field.name] = _build(inner, _inside(prefix, field.name), values)
+    return cls(**arguments)
+
+
+def _inside(prefix: str, name: str) -> str:
+    """A tier's engine is not named: ``target.dtype``, not ``target.engine.dtype``."""
+    return prefix if name == "engine" else f"{prefix}{name}."
+
+
+def _dataclass_of(hint: Any) -> type | None:
+    candidates = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return next((c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c)), None)
+
+
+# --------------------------------------------------------------------------- the sources
+
+
+def _from_file(file: Path | None, problems: list[str]) -> Iterator[tuple[str, Given]]:
+    if file is None:
+        return
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"cannot read the configuration file {file}: {' '.join(str(error).split())}"
+        ) from error
+    if content is None:
+        return
+    if not isinstance(content, dict):
+        problems.append(f"{file}: expected names and values, found {type(content).__name__}")
+        return
+    yield from _flatten(content, "", file)
+
+
+def _flatten(content: Mapping[Any, Any], prefix: str, file: Path) -> Iterator[tuple[str, Given]]:
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        is_section = isinstance(value, Mapping) and any(known.startswith(f"{name}.") for known in options())
+        if is_section:
+            yield from _flatten(value, f"{name}.", file)
+        elif name in ("target.model", "draft.model", *SHORT_NAMES) and isinstance(value, str):
+            yield name, Given(_beside(file, value), f"{file}: {name}")
+        else:
+            yield name, Given(value, f"{file}: {name}")
+
+
+def _beside(file: Path, model: str) -> str:
+    """A model's folder may be named relative to the file that names it."""
+    folder = file.parent / model
+    return str(folder.resolve()) if folder.is_dir() else model
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, Given]]:
+    by_variable = {ENVIRONMENT_PREFIX + name.replace(".", "_").upper(): name for name in known_names()}
+    for variable, raw in sorted(environment.items()):
+        if variable.startswith(ENVIRONMENT_PREFIX):
+            name = by_variable.get(variable, variable.removeprefix(ENVIRONMENT_PREFIX).lower())
+            yield name, Given(raw, variable)
+
+
+def _from_arguments(arguments: Mapping[str, str]) -> Iterator[tuple[str, Given]]:
+    for name, raw in arguments.items():
+        yield name, Given(raw, options()[name].flag if name in options() else name)
+
+
+def _fill_in_models(given: dict[str, Given], demo: Path | None) -> None:
+    """Nobody named a target: the demo pair. A target of one's own gets no demo draft, and lends its name."""
+    if "target.model" not in given:
+        if demo is not None:
+            given["target.model"] = Given(str(demo / "target"), "the default")
+            given.setdefault("draft.model", Given(str(demo / "draft"), "the default"))
+        return
+    model = given["target.model"].raw
+    given.setdefault("draft.model", Given(None, "the default"))
+    if isinstance(model, str) and model.strip():
+        given.setdefault("model_name", Given(model.rstrip("/").rsplit("/", 1)[-1], "the default"))
+
+
+# --------------------------------------------------------------------------- values
+
+
+def _value(option: Option, given: Given | None, problems: list[str]) -> Any:
+    if given is None:
+        if option.default is MISSING and not option.optional:
+            problems.append(f"{option.name} is needed: {option.sentence}")
+        return None if option.default is MISSING else option.default
+    try:
+        return parse(option, given.raw)
+    except ValueError as error:
+        problems.append(f"{given.origin}: {given.raw!r} {error}")
+        return option.default
+
+
+def parse(option: Option, raw: Any) -> Any:
+    """The value of an option from a text (command line, environment) or a YAML value.
+
+    Raises ValueError, whose text goes on after the value as it was written.
+    """
+    if option.optional and (raw is None or (isinstance(raw, str) and raw.lower() in NONE_WORDS)):
+        return None
+    hint = (
+        next((h for h in get_args(option.hint) if h is not NoneType), option.hint)
+        if option.optional
+        else option.hint
+    )
+    value = _mapping(raw, hint) if get_origin(hint) is tuple else _scalar(raw, hint)
+    if option.choices and value not in option.choices:
+        raise ValueError(f"is none of {', '.join(option.choices)}{nearest(str(raw), option.choices)}")
+    for number in [v for _, v in value] if isinstance(value, tuple) else [value]:
+        _check_range(option, number)
+    if option.name.endswith(".model"):
+        folder = Path(str(value)).expanduser()
+        return str(folder.resolve()) if folder.is_dir() else value
+    return value
+
+
+def _scalar(raw: Any, hint: Any) -> Any:
+    if hint is bool:
+        return _bool(raw)
+    if hint is int:
+        return _int(raw)
+    if hint is float:
+        return _float(raw)
+    if issubclass(hint, StrEnum):
+        word = "off" if raw is False else str(raw)  # YAML reads a bare off as False
+        if word not in list(hint):
+            raise ValueError(f"is none of {', '.join(hint)}{nearest(word, list(hint))}")
+        return hint(word)
+    if not isinstance(raw, str) or not raw.strip():
+        raise ValueError("is not a text")
+    return raw
+
+
+def _bool(raw: Any) -> bool:
+    value = raw if isinstance(raw, bool) else BOOL_WORDS.get(str(raw).lower())
+    if value is None:
+        raise ValueError("is not true or false")
+    return value
+
+
+def _int(raw: Any) -> int:
+    try:
+        if isinstance(raw, bool | float):
+            raise ValueError
+        return int(raw)
+    except (TypeError, ValueError):
+        raise ValueError("is not a whole number") from None
+
+
+def _float(raw: Any) -> float:
+    try:
+        if isinstance(raw, bool):
+            raise ValueError
+        value = float(raw)
+    except (TypeError, ValueError):
+        raise ValueError("is not a number") from None
+    if not math.isfinite(value):
+        raise ValueError("is not a finite number")
+    return value
+
+
+def _mapping(raw: Any, hint: Any) -> tuple[tuple[str, Any], ...]:
+    """``a=1,b=2`` or a YAML mapping."""
+    element = get_args(get_args(hint)[0])[1]
+    if isinstance(raw, str):
+        pairs = [part.partition("=") for part in raw.split(",") if part.strip()]
+        if not all(sign and key.strip() for key, sign, _ in pairs):
+            raise ValueError("is not of the form name=value,name=value")
+        raw = {key.strip(): value.strip() for key, _, value in pairs}
+    if not isinstance(raw, Mapping):
+        raise ValueError("is not a mapping of names to values")
+    return tuple(sorted((str(key), _scalar(value, element)) for key, value in raw.items()))
+
+
+def _check_range(option: Option, value: Any) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    low, high = option.low, option.high
+    if (low is not None and value < low) or (high is not None and value > high):
+        wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        raise ValueError(f"is out of range; it must be {wanted}")
+
+
+def _conflicts(config: ServeConfig) -> Iterator[str]:
+    """Settings that are fine alone and wrong together."""
+    if config.target.min_replicas == 0:
+        yield "target.min_replicas is 0; at least one target has to run"
+    if config.grpc_port == config.port:
+        yield f"grpc_port and port are both {config.port}; HTTP and gRPC need one port each"
+    for name, find in (("drafting", drafting_policy), ("acceptance", acceptance_policy)):
+        try:
+            find(getattr(config.speculation, name))
+        except InvalidRequest as error:
+            yield f"speculation.{name}: {error}"
+    for role, tier in (("target", config.target), ("draft", config.draft)):
+        if tier is not None:
+            yield from (f"{role}.{sentence}" for sentence in _conflicts_of_tier(tier))
+
+
+def _conflicts_of_tier(tier: TierConfig) -> Iterator[str]:
+    device = tier.engine.device
+    if tier.min_replicas > tier.max_replicas:
+        yield f"min_replicas is {tier.min_replicas}, but max_replicas is {tier.max_replicas}"
+    if tier.num_gpus > 1 and tier.num_gpus != int(tier.num_gpus):
+        yield f"num_gpus is {tier.num_gpus:g}; above 1 Ray gives whole GPUs only"
+    if device == "cpu" and tier.num_gpus > 0:
+        yield f"num_gpus reserves {tier.num_gpus:g} GPUs, but the device is cpu"
+    if device.startswith("cuda") and tier.num_gpus == 0:
+        yield f"device is {device}, but num_gpus is 0, so Ray hides every GPU from it; set num_gpus"

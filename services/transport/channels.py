@@ -1,0 +1,68 @@
+"""One gRPC channel per worker address, shared by the sessions that need it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import grpc
+
+from services.transport.options import CLIENT_OPTIONS
+
+
+@dataclass(slots=True)
+class _Shared:
+    channel: grpc.aio.Channel
+    num_users: int = 0
+    closing: asyncio.TimerHandle | None = None
+
+
+class WorkerChannelPool:
+    """Channels by address, counted. An unused one lives on for ``linger_s`` seconds, then is closed.
+
+    Belongs to the event loop that it is first used on; await ``close`` before that loop ends.
+    """
+
+    def __init__(self, linger_s: float = 10.0) -> None:
+        self._linger_s = linger_s
+        self._shared: dict[str, _Shared] = {}
+        self._closings: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._shared)
+
+    def acquire(self, address: str) -> grpc.aio.Channel:
+        """The channel to ``host:port``; every call needs its ``release``."""
+        shared = self._shared.get(address)
+        if shared is None:
+            shared = self._shared[address] = _Shared(grpc.aio.insecure_channel(address, list(CLIENT_OPTIONS)))
+        if shared.closing is not None:
+            shared.closing.cancel()
+            shared.closing = None
+        shared.num_users += 1
+        return shared.channel
+
+    def release(self, address: str) -> None:
+        """Give back one ``acquire``; after ``close`` it does nothing."""
+        shared = self._shared.get(address)
+        if shared is None:
+            return
+        shared.num_users -= 1
+        if shared.num_users == 0:
+            loop = asyncio.get_running_loop()
+            shared.closing = loop.call_later(self._linger_s, self._close_unused, address)
+
+    async def close(self) -> None:
+        """Close every channel; streams on them end."""
+        addresses = list(self._shared)
+        for address in addresses:
+            self._close_unused(address)
+        await asyncio.gather(*self._closings)
+
+    def _close_unused(self, address: str) -> None:
+        shared = self._shared.pop(address)
+        if shared.closing is not None:
+            shared.closing.cancel()
+        task = asyncio.get_running_loop().create_task(shared.channel.close())
+        self._closings.add(task)
+        task.add_done_callback(self._closings.discard)

@@ -1,0 +1,178 @@
+"""A session's line to one worker: DraftPort and TargetPort over one Rounds stream.
+
+One task reads the stream and hands every answer to the call with its ``seq``. A caller that stopped waiting
+(its deadline passed, or it was cancelled) is simply not there any more: its answer is dropped, and the line
+stays in step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+
+from adasd.errors import AdasdError, Cancelled, WorkerLost
+from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from services.transport.channels import WorkerChannelPool
+from services.transport.codec import decode_reply, encode_frame
+from services.transport.frames import Close, Frame, Opened
+from services.transport.options import ROUNDS_METHOD
+from services.transport.status import error_from_rpc
+
+A = TypeVar("A", Opened, Drafted, Verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAddress:
+    """Where a lease's worker listens."""
+
+    role: str  # draft | target
+    address: str  # host:port
+    incarnation: str  # life of the replica
+
+
+class RoundsLine:
+    """One stream to one worker for one session; satisfies DraftPort and TargetPort.
+
+    Use: ``line = RoundsLine(pool, worker, session, timeout_s)``, ``await line.open(call)``, calls, and on
+    every path ``await line.close()``. Once a call raised anything but the call's own failure
+    (InvalidRequest, StaleCache, UnknownSession, Overloaded, DeviceFailure), every later one raises it too.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerChannelPool,
+        worker: WorkerAddress,
+        session: str,
+        timeout_s: float,
+        close_timeout_s: float = 1.0,
+    ) -> None:
+        """``timeout_s`` bounds the wait for each answer, ``close_timeout_s`` the wait for a clean end."""
+        self.worker, self.session = worker, session
+        self._timeout_s, self._close_timeout_s = timeout_s, close_timeout_s
+        self._pool = pool
+        self._stream: grpc.aio.StreamStreamCall = pool.acquire(worker.address).stream_stream(ROUNDS_METHOD)()
+        self._waiting: dict[int, asyncio.Future[Opened | Drafted | Verdict]] = {}
+        self._num_sent = 0
+        self._writing = asyncio.Lock()
+        self._writes: set[asyncio.Task[None]] = set()
+        self._over: AdasdError | None = None
+        self._closing: asyncio.Future[None] | None = None
+        self._reader = asyncio.get_running_loop().create_task(self._read())
+
+    async def open(self, call: OpenCall, timeout_s: float | None = None) -> None:
+        """Take a slot. Errors: Overloaded, InvalidRequest, StaleIncarnation, UnknownSession, WorkerLost."""
+        await self._ask(call, Opened, timeout_s)
+
+    async def draft(self, call: DraftCall, timeout_s: float | None = None) -> Drafted:
+        """A block; WorkerLost if there is no answer in ``timeout_s`` (the line's own if None)."""
+        return await self._ask(call, Drafted, timeout_s)
+
+    async def verify(self, call: VerifyCall, timeout_s: float | None = None) -> Verdict:
+        """A verdict; WorkerLost if there is no answer in ``timeout_s`` (the line's own if None)."""
+        return await self._ask(call, Verdict, timeout_s)
+
+    async def close(self) -> None:
+        """Give the slot back; callers that still wait get Cancelled. Idempotent, also from several tasks."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    # ----------------------------------------------------------------- asking
+
+    async def _ask(
+        self, call: OpenCall | DraftCall | VerifyCall, kind: type[A], timeout_s: float | None
+    ) -> A:
+        if self._over is not None:
+            raise self._over
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        seq, data = self._encode(call)
+        answer = self._waiting[seq] = asyncio.get_running_loop().create_future()
+        self._send(data)
+        try:
+            async with asyncio.timeout(limit_s):
+                got = await answer
+        except TimeoutError:
+            raise WorkerLost(
+                self.worker.role, f"no answer from {self.worker.address} in {limit_s:g} s"
+            ) from None
+        finally:
+            self._waiting.pop(seq, None)
+        if not isinstance(got, kind):
+            raise WorkerLost(self.worker.role, f"asked for {kind.__name__}, got {type(got).__name__}")
+        return got
+
+    def _encode(self, call: OpenCall | DraftCall | VerifyCall | Close) -> tuple[int, bytes]:
+        self._num_sent += 1
+        frame = Frame(self.session, self.worker.incarnation, self._num_sent, call)
+        return self._num_sent, encode_frame(frame)
+
+    def _send(self, data: bytes) -> None:
+        """Write in a task of its own: a write that is cancelled half-way would end the whole stream."""
+        task = asyncio.get_running_loop().create_task(self._write(data))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            async with self._writing:
+                await self._stream.write(data)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the stream is over; the reader says why (if a write met the end half-way: no more than INTERNAL)
+
+    # ----------------------------------------------------------------- listening
+
+    async def _read(self) -> None:
+        try:
+            while (data := await self._stream.read()) is not grpc.aio.EOF:
+                self._deliver(data)
+            self._end(WorkerLost(self.worker.role, f"{self.worker.address} ended the stream"))
+        except grpc.aio.AioRpcError as error:
+            self._end(_as_loss(error_from_rpc(error, self.worker.role), self.worker.role))
+        except asyncio.CancelledError:
+            self._end(WorkerLost(self.worker.role, f"the stream to {self.worker.address} was cancelled"))
+        except AdasdError as error:  # an answer that cannot be understood
+            self._end(WorkerLost(self.worker.role, str(error)))
+            self._stream.cancel()
+
+    def _deliver(self, data: bytes) -> None:
+        reply = decode_reply(data, self.session)
+        waiting = self._waiting.pop(reply.seq, None)
+        if waiting is None or waiting.done():
+            return  # late: nobody waits for it any more
+        if isinstance(reply.answer, AdasdError):
+            waiting.set_exception(reply.answer)
+        else:
+            waiting.set_result(reply.answer)
+
+    def _end(self, error: AdasdError) -> None:
+        """The line is over; whoever waits now or asks later hears why (the first reason counts)."""
+        self._over = self._over or error
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(self._over)
+        self._waiting.clear()
+
+    # ----------------------------------------------------------------- closing
+
+    async def _close(self) -> None:
+        clean = self._over is None and not self._waiting
+        self._end(Cancelled(f"the line of session {self.session} was closed"))
+        try:
+            if clean:
+                async with asyncio.timeout(self._close_timeout_s):
+                    await self._write(self._encode(Close())[1])
+                    await asyncio.wait({self._reader})
+        except TimeoutError:
+            pass
+        finally:
+            self._stream.cancel()
+            await asyncio.gather(self._reader, *self._writes, return_exceptions=True)
+            self._pool.release(self.worker.address)
+
+
+def _as_loss(error: AdasdError, role: str) -> AdasdError:
+    """The end of a stream by a mere status is the loss of the worker, unless it said something better."""
+    return WorkerLost(role, str(error)) if isinstance(error, Cancelled) else error

@@ -1,0 +1,283 @@
+"""Frames of the Rounds stream to bytes and back; the only place that knows the worker's wire format.
+
+Decoding trusts nobody: bytes that are no message, or hold rows that do not fit, raise InvalidRequest.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+
+from adasd.errors import AdasdError, InvalidRequest
+from adasd.messages import (
+    NUM_DISTANCE_BINS,
+    AcceptRule,
+    DraftCall,
+    Drafted,
+    DraftRows,
+    DraftRule,
+    OpenCall,
+    RelaxBelow,
+    RelaxTable,
+    Verdict,
+    VerifyCall,
+    Warp,
+)
+from protos.adasd.v1 import worker_pb2 as pb
+from services.transport.failures import error_from_failed, failed_from_error
+from services.transport.frames import Close, Frame, Opened, Reply
+from services.transport.packed import (
+    pack_floats_array,
+    pack_ids,
+    pack_ids_array,
+    pack_reals,
+    unpack_flags,
+    unpack_floats_array,
+    unpack_ids,
+    unpack_ids_array,
+    unpack_reals,
+)
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Bytes of a RoundRequest; InvalidRequest if a number does not fit its field."""
+    message = pb.RoundRequest(session=frame.session, incarnation=frame.incarnation, seq=frame.seq)
+    try:
+        match frame.call:
+            case OpenCall() as call:
+                message.open.CopyFrom(pb.OpenRequest(warp=_warp_to_wire(call.warp), max_len=call.max_len))
+            case DraftCall() as call:
+                message.draft.CopyFrom(_draft_to_wire(call))
+            case VerifyCall() as call:
+                message.verify.CopyFrom(_verify_to_wire(call))
+            case Close():
+                message.close.SetInParent()
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest(f"a number of the call does not fit its field: {error}") from error
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def decode_frame(data: bytes) -> Frame:
+    """The inverse of encode_frame."""
+    message = pb.RoundRequest()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(f"{len(data)} bytes are no RoundRequest: {error}") from error
+    call: OpenCall | DraftCall | VerifyCall | Close
+    match message.WhichOneof("call"):
+        case "open":
+            call = OpenCall(message.session, _warp_from_wire(message.open.warp), message.open.max_len)
+        case "draft":
+            call = _draft_from_wire(message.session, message.draft)
+        case "verify":
+            call = _verify_from_wire(message.session, message.verify)
+        case "close":
+            call = Close()
+        case _:
+            raise InvalidRequest("a RoundRequest must hold one of open, draft, verify, close", "call")
+    return Frame(message.session, message.incarnation, message.seq, call)
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """Bytes of a RoundReply."""
+    message = pb.RoundReply(seq=reply.seq)
+    match reply.answer:
+        case Opened():
+            message.opened.SetInParent()
+        case Drafted() as drafted:
+            message.drafted.CopyFrom(_drafted_to_wire(drafted))
+        case Verdict() as verdict:
+            message.verdict.CopyFrom(_verdict_to_wire(verdict))
+        case AdasdError() as error:
+            message.failed.CopyFrom(failed_from_error(error))
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def decode_reply(data: bytes, session: str) -> Reply:
+    """The inverse of encode_reply on the stream of ``session``."""
+    message = pb.RoundReply()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(f"{len(data)} bytes are no RoundReply: {error}") from error
+    answer: Opened | Drafted | Verdict | AdasdError
+    match message.WhichOneof("answer"):
+        case "opened":
+            answer = Opened()
+        case "drafted":
+            answer = _drafted_from_wire(session, message.drafted)
+        case "verdict":
+            answer = _verdict_from_wire(session, message.verdict)
+        case "failed":
+            answer = error_from_failed(message.failed)
+        case _:
+            raise InvalidRequest("a RoundReply must hold one of opened, drafted, verdict, failed", "answer")
+    return Reply(message.seq, answer)
+
+
+# --------------------------------------------------------------------------- requests
+
+
+def _warp_to_wire(warp: Warp) -> pb.Warp:
+    return pb.Warp(
+        temperature=warp.temperature,
+        top_k=warp.top_k,
+        top_p=warp.top_p,
+        min_p=warp.min_p,
+        bias_ids=pack_ids([token for token, _ in warp.logit_bias]),
+        bias_values=pack_reals([value for _, value in warp.logit_bias]),
+        eos_ids=pack_ids(warp.eos_ids),
+        eos_from=warp.eos_from,
+        seed=warp.seed,
+    )
+
+
+def _warp_from_wire(wire: pb.Warp) -> Warp:
+    ids, values = unpack_ids(wire.bias_ids), unpack_reals(wire.bias_values)
+    _expect_len("values of the logit bias", len(values), len(ids))
+    return Warp(
+        temperature=wire.temperature,
+        top_k=wire.top_k,
+        top_p=wire.top_p,
+        min_p=wire.min_p,
+        logit_bias=tuple(zip(ids, values, strict=True)),
+        eos_ids=unpack_ids(wire.eos_ids),
+        eos_from=wire.eos_from,
+        seed=wire.seed if wire.HasField("seed") else None,
+    )
+
+
+def _draft_to_wire(call: DraftCall) -> pb.DraftRequest:
+    return pb.DraftRequest(
+        epoch=call.epoch,
+        keep_len=call.keep_len,
+        feed=pack_ids(call.feed),
+        max_tokens=call.rule.max_tokens,
+        entropy_ceiling=call.rule.entropy_ceiling,
+        confidence_floor=call.rule.confidence_floor,
+        row_len=call.rule.row_len,
+        optimistic=call.optimistic,
+    )
+
+
+def _draft_from_wire(session: str, wire: pb.DraftRequest) -> DraftCall:
+    rule = DraftRule(wire.max_tokens, wire.entropy_ceiling, wire.confidence_floor, wire.row_len)
+    return DraftCall(session, wire.epoch, wire.keep_len, unpack_ids(wire.feed), rule, wire.optimistic)
+
+
+def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:
+    message = pb.VerifyRequest(
+        epoch=call.epoch,
+        keep_len=call.keep_len,
+        feed=pack_ids(call.feed),
+        block=pack_ids(call.block),
+        rows=_rows_to_wire(call.rows),
+        relax_budget=call.rule.relax_budget,
+        want_distances=call.rule.want_distances,
+    )
+    match call.rule.relax:
+        case RelaxBelow(max_distance):
+            message.relax_below = max_distance
+        case RelaxTable(accept_prob):
+            message.relax_table = pack_reals(accept_prob)
+    return message
+
+
+def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
+    relax: RelaxBelow | RelaxTable | None = None
+    match wire.WhichOneof("relax"):
+        case "relax_below":
+            relax = RelaxBelow(wire.relax_below)
+        case "relax_table":
+            relax = RelaxTable(unpack_reals(wire.relax_table))
+            _expect_len("bins of the acceptance table", len(relax.accept_prob), NUM_DISTANCE_BINS)
+    block = unpack_ids(wire.block)
+    rows = _rows_from_wire(wire.rows, len(block)) if wire.HasField("rows") else None
+    rule = AcceptRule(relax, wire.relax_budget, wire.want_distances)
+    return VerifyCall(session, wire.epoch, wire.keep_len, unpack_ids(wire.feed), block, rows, rule)
+
+
+# --------------------------------------------------------------------------- answers
+
+
+def _rows_to_wire(rows: DraftRows | None) -> pb.Rows | None:
+    if rows is None:
+        return None
+    return pb.Rows(
+        row_len=rows.ids.shape[1], ids=pack_ids_array(rows.ids), logprobs=pack_floats_array(rows.logprobs)
+    )
+
+
+def _rows_from_wire(wire: pb.Rows, num_tokens: int) -> DraftRows:
+    rows = DraftRows(
+        ids=unpack_ids_array(wire.ids, wire.row_len),
+        logprobs=unpack_floats_array(wire.logprobs, wire.row_len),
+    )
+    _expect_len("rows of ids", len(rows.ids), num_tokens)
+    _expect_len("rows of logprobs", len(rows.logprobs), num_tokens)
+    return rows
+
+
+def _drafted_to_wire(drafted: Drafted) -> pb.Drafted:
+    return pb.Drafted(
+        epoch=drafted.epoch,
+        base_len=drafted.base_len,
+        tokens=pack_ids(drafted.tokens),
+        entropies=pack_reals(drafted.entropies),
+        rows=_rows_to_wire(drafted.rows),
+        compute_ms=drafted.compute_ms,
+        queue_ms=drafted.queue_ms,
+    )
+
+
+def _drafted_from_wire(session: str, wire: pb.Drafted) -> Drafted:
+    tokens, entropies = unpack_ids(wire.tokens), unpack_reals(wire.entropies)
+    _expect_len("entropies", len(entropies), len(tokens))
+    return Drafted(
+        session=session,
+        epoch=wire.epoch,
+        base_len=wire.base_len,
+        tokens=tokens,
+        entropies=entropies,
+        rows=_rows_from_wire(wire.rows, len(tokens)) if wire.HasField("rows") else None,
+        compute_ms=wire.compute_ms,
+        queue_ms=wire.queue_ms,
+    )
+
+
+def _verdict_to_wire(verdict: Verdict) -> pb.Verdict:
+    return pb.Verdict(
+        epoch=verdict.epoch,
+        base_len=verdict.base_len,
+        num_accepted=verdict.num_accepted,
+        next_token=verdict.next_token,
+        relaxed=bytes(verdict.relaxed),
+        exact_ok=bytes(verdict.exact_ok),
+        distances=pack_reals(verdict.distances),
+        cached_tokens=verdict.cached_tokens,
+        compute_ms=verdict.compute_ms,
+        queue_ms=verdict.queue_ms,
+    )
+
+
+def _verdict_from_wire(session: str, wire: pb.Verdict) -> Verdict:
+    return Verdict(
+        session=session,
+        epoch=wire.epoch,
+        base_len=wire.base_len,
+        num_accepted=wire.num_accepted,
+        next_token=wire.next_token,
+        relaxed=unpack_flags(wire.relaxed),
+        exact_ok=unpack_flags(wire.exact_ok),
+        distances=unpack_reals(wire.distances),
+        cached_tokens=wire.cached_tokens,
+        compute_ms=wire.compute_ms,
+        queue_ms=wire.queue_ms,
+    )
+
+
+def _expect_len(what: str, actual: int, expected: int) -> None:
+    if actual != expected:
+        raise InvalidRequest(f"{what}: got {actual}, expected {expected}")

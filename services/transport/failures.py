@@ -1,0 +1,90 @@
+"""Errors of adasd.errors to the wire's Failed and back: each arrives as its own class with its fields.
+
+No pickle: only classes of the error tree are built, from texts and numbers. An error that cannot be rebuilt
+(a peer of another version) arrives as the root AdasdError with the peer's sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from google.protobuf.message import DecodeError
+
+from adasd.errors import AdasdError
+from protos.adasd.v1 import worker_pb2 as pb
+
+MAX_TEXT_LEN = 1000  # characters; errors also travel in HTTP/2 headers, which hold 8 KiB in all
+
+
+def error_classes() -> dict[str, type[AdasdError]]:
+    """Every class of the error tree by name."""
+    return {cls.__name__: cls for cls in _tree(AdasdError)}
+
+
+def _tree(root: type[AdasdError]) -> Iterator[type[AdasdError]]:
+    yield root
+    for child in root.__subclasses__():
+        if child.__module__ == AdasdError.__module__:
+            yield from _tree(child)
+
+
+_CLASSES = error_classes()
+
+
+def failed_from_error(error: AdasdError) -> pb.Failed:
+    """The wire's form of an error; texts are cut to MAX_TEXT_LEN."""
+    return pb.Failed(
+        code=error.code.value,
+        type=type(error).__name__,
+        message=str(error)[:MAX_TEXT_LEN],
+        fields=[_field_to_wire(value) for value in error.args],
+    )
+
+
+def error_from_failed(failed: pb.Failed) -> AdasdError:
+    """The error as the peer raised it."""
+    cls = _CLASSES.get(failed.type)
+    if cls is None:
+        return AdasdError(failed.message)
+    try:
+        return cls(*(_field_from_wire(field) for field in failed.fields))
+    except TypeError:  # other arguments than ours
+        return AdasdError(failed.message)
+
+
+def error_to_bytes(error: AdasdError) -> bytes:
+    """An error as the value of the trailing metadata that goes with a gRPC status."""
+    data: bytes = failed_from_error(error).SerializeToString()
+    return data
+
+
+def error_from_bytes(data: bytes) -> AdasdError | None:
+    """The inverse of error_to_bytes; None if these bytes hold no error."""
+    try:
+        return error_from_failed(pb.Failed.FromString(data))
+    except DecodeError:
+        return None
+
+
+def _field_to_wire(value: object) -> pb.ErrorField:
+    match value:
+        case None:
+            return pb.ErrorField()
+        case int() if -(2**63) <= value < 2**63:
+            return pb.ErrorField(number=int(value))
+        case float():
+            return pb.ErrorField(real=value)
+        case _:
+            return pb.ErrorField(text=str(value)[:MAX_TEXT_LEN])
+
+
+def _field_from_wire(field: pb.ErrorField) -> str | int | float | None:
+    match field.WhichOneof("value"):
+        case "text":
+            return field.text
+        case "number":
+            return field.number
+        case "real":
+            return field.real
+        case _:
+            return None

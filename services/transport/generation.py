@@ -1,0 +1,138 @@
+"""Both ends of the public interface: a handler around a GenerationService, and a client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from adasd.errors import InvalidRequest
+from adasd.messages import Chunk, Complete
+from protos.adasd.v1 import generation_pb2 as pb
+from services.transport import public_codec as codec
+from services.transport.public import (
+    GENERATION_SERVICE,
+    GenerateCall,
+    GenerationService,
+    Loads,
+    ModelInfo,
+    ServerInfo,
+)
+from services.transport.server import guarded
+from services.transport.status import error_from_rpc
+
+M = TypeVar("M", bound=Message)
+R = TypeVar("R", bound=Message)
+
+
+def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
+    """The Generation service of protos/adasd/v1/generation.proto, answered by ``service``."""
+
+    async def generate(data: bytes, context: grpc.aio.ServicerContext) -> None:
+        async def answer() -> None:
+            call = codec.call_from_wire(_parsed(pb.GenerateRequest, data))
+            request_id = call.request_id or uuid4().hex
+            async with aclosing(service.generate(request_id, call)) as events:
+                async for event in events:
+                    await context.write(codec.event_to_wire(request_id, event).SerializeToString())
+
+        await guarded(context, answer())
+
+    async def abort(request: pb.AbortRequest) -> pb.AbortResponse:
+        return pb.AbortResponse(aborted=await service.abort(tuple(request.request_ids)))
+
+    async def model_info(request: pb.GetModelInfoRequest) -> pb.GetModelInfoResponse:
+        return codec.model_info_to_wire(await service.model_info(request.model))
+
+    async def server_info(_: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:
+        return codec.server_info_to_wire(await service.server_info())
+
+    async def loads(_: pb.GetLoadsRequest) -> pb.GetLoadsResponse:
+        return codec.loads_to_wire(await service.loads())
+
+    methods = {
+        "Generate": grpc.unary_stream_rpc_method_handler(generate),
+        "Abort": _unary(pb.AbortRequest, abort),
+        "GetModelInfo": _unary(pb.GetModelInfoRequest, model_info),
+        "GetServerInfo": _unary(pb.GetServerInfoRequest, server_info),
+        "GetLoads": _unary(pb.GetLoadsRequest, loads),
+    }
+    return grpc.method_handlers_generic_handler(GENERATION_SERVICE, methods)
+
+
+def _unary(kind: type[M], answer: Callable[[M], Coroutine[Any, Any, Message]]) -> grpc.RpcMethodHandler:
+    async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        async def work() -> bytes:
+            reply: bytes = (await answer(_parsed(kind, data))).SerializeToString()
+            return reply
+
+        return await guarded(context, work())
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _parsed(kind: type[M], data: bytes) -> M:
+    message: M = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(f"{len(data)} bytes are no {kind.__name__}: {error}") from error
+    return message
+
+
+class GenerationClient:
+    """A client of the public interface; errors arrive as the classes of adasd.errors. Close it at the end."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address)
+
+    async def generate(self, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:
+        """Chunks, then Complete; leaving the iteration early cancels the answer."""
+        stream = self._channel.unary_stream(f"/{GENERATION_SERVICE}/Generate")(
+            codec.call_to_wire(call).SerializeToString()
+        )
+        try:
+            async for data in stream:
+                yield codec.event_from_wire(_parsed(pb.GenerateResponse, data))
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, "server") from error
+        finally:
+            stream.cancel()
+
+    async def abort(self, request_ids: Sequence[str]) -> tuple[str, ...]:
+        """Stop these; returns those that were running."""
+        answer = await self._ask("Abort", pb.AbortRequest(request_ids=request_ids), pb.AbortResponse)
+        return tuple(answer.aborted)
+
+    async def model_info(self, model: str = "") -> ModelInfo:
+        """What is served."""
+        request = pb.GetModelInfoRequest(model=model)
+        return codec.model_info_from_wire(await self._ask("GetModelInfo", request, pb.GetModelInfoResponse))
+
+    async def server_info(self) -> ServerInfo:
+        """Whether the server can serve."""
+        request = pb.GetServerInfoRequest()
+        return codec.server_info_from_wire(
+            await self._ask("GetServerInfo", request, pb.GetServerInfoResponse)
+        )
+
+    async def loads(self) -> Loads:
+        """How busy the replicas are."""
+        return codec.loads_from_wire(await self._ask("GetLoads", pb.GetLoadsRequest(), pb.GetLoadsResponse))
+
+    async def close(self) -> None:
+        """Close the channel; running answers are cancelled."""
+        await self._channel.close()
+
+    async def _ask(self, method: str, request: Message, kind: type[R]) -> R:
+        try:
+            data = await self._channel.unary_unary(f"/{GENERATION_SERVICE}/{method}")(
+                request.SerializeToString()
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, "server") from error
+        return _parsed(kind, data)

@@ -1,0 +1,25 @@
+"""gRPC options that both ends share (RAY.md 4.2): a dead link shows within 8 s, also when idle."""
+
+from __future__ import annotations
+
+ROUNDS_METHOD = "/adasd.v1.Worker/Rounds"
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # a long prompt is some KiB, full-vocabulary rows are some MiB
+
+KEEPALIVE: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
+    *KEEPALIVE,
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+)
+
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    *CLIENT_OPTIONS,
+    ("grpc.http2.min_ping_interval_without_data_ms", 3000),
+    ("grpc.so_reuseport", 0),  # two servers on one port are a mistake, not a load balancer
+)

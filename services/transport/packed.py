@@ -1,0 +1,75 @@
+"""Rows of numbers as little-endian bytes. A buffer that does not fit raises InvalidRequest."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adasd.errors import InvalidRequest
+
+
+def pack_ids(ids: Sequence[int]) -> bytes:
+    """Token ids as int32; an id outside of 32 bits is InvalidRequest."""
+    try:
+        return struct.pack(f"<{len(ids)}i", *ids)
+    except struct.error:
+        raise InvalidRequest(
+            f"token ids must be integers of 32 bits; got {min(ids)} to {max(ids)}", "token_ids"
+        ) from None
+
+
+def unpack_ids(buffer: bytes) -> tuple[int, ...]:
+    """The inverse of pack_ids."""
+    return struct.unpack(f"<{_count(buffer, 4, 'token ids')}i", buffer)
+
+
+def pack_reals(values: Sequence[float]) -> bytes:
+    """Floats as float64, so that nothing is rounded on the way."""
+    return struct.pack(f"<{len(values)}d", *values)
+
+
+def unpack_reals(buffer: bytes) -> tuple[float, ...]:
+    """The inverse of pack_reals."""
+    return struct.unpack(f"<{_count(buffer, 8, 'reals')}d", buffer)
+
+
+def unpack_flags(buffer: bytes) -> tuple[bool, ...]:
+    """Truth values from one byte each; ``bytes(flags)`` is the inverse."""
+    return tuple(map(bool, buffer))
+
+
+def pack_ids_array(ids_KR: NDArray[np.int32]) -> bytes:
+    """An array of ids, row after row, as int32."""
+    return ids_KR.astype("<i4", copy=False).tobytes()
+
+
+def pack_floats_array(values_KR: NDArray[np.float32]) -> bytes:
+    """An array of floats, row after row, as float32."""
+    return values_KR.astype("<f4", copy=False).tobytes()
+
+
+def unpack_ids_array(buffer: bytes, row_len: int) -> NDArray[np.int32]:
+    """[K, R] int32 with R = row_len; owns its memory and is writable."""
+    return _rows(buffer, row_len, "row ids").view("<i4").astype(np.int32)
+
+
+def unpack_floats_array(buffer: bytes, row_len: int) -> NDArray[np.float32]:
+    """[K, R] float32 with R = row_len; owns its memory and is writable."""
+    return _rows(buffer, row_len, "row logprobs").view("<f4").astype(np.float32)
+
+
+def _rows(buffer: bytes, row_len: int, what: str) -> NDArray[np.uint8]:
+    if row_len < 1 or len(buffer) % (4 * row_len):
+        raise InvalidRequest(
+            f"{what}: {len(buffer)} bytes are no whole number of rows of {row_len} entries of 4 bytes", "rows"
+        )
+    return np.frombuffer(buffer, np.uint8).reshape(-1, 4 * row_len)
+
+
+def _count(buffer: bytes, size: int, what: str) -> int:
+    if len(buffer) % size:
+        raise InvalidRequest(f"{what}: {len(buffer)} bytes are no whole number of entries of {size} bytes")
+    return len(buffer) // size

@@ -1,0 +1,113 @@
+"""What the public gRPC interface says, apart from how it is written; None is "not sent"."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from adasd.messages import Chunk, Complete, SpeculationOptions
+
+GENERATION_SERVICE = "adasd.v1.Generation"
+"""Full name of the service, as health checks and reflection use it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: str  # system | user | assistant
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """Sampling parameters as sent, not validated; names and meanings as in adasd.messages.SamplingParams."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit), by token id
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateCall:
+    """One answer asked for."""
+
+    input: str | tuple[ChatMessage, ...] | tuple[int, ...]  # text, conversation or token ids; not empty
+    request_id: str = ""  # empty: the server chooses
+    model: str = ""  # empty: the only one served
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
+    timeout_s: float | None = None  # seconds from arrival
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is served and with which methods."""
+
+    model: str  # name that requests use
+    target: str  # folder name or id
+    draft: str | None  # None: plain decoding only
+    max_context: int  # tokens of prompt + answer
+    vocab_size: int
+    defaults: SpeculationOptions
+    drafting: tuple[str, ...]  # policies that requests may name
+    acceptance: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """The state of the server as a whole."""
+
+    version: str
+    ready: bool
+    degraded: bool  # serves without a draft
+    reasons: tuple[str, ...]  # why not ready or degraded
+    uptime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLoad:
+    """How busy one worker replica is."""
+
+    role: str  # draft | target
+    replica: str
+    num_slots: int
+    num_sessions: int
+    num_pending: int  # calls in its current batch
+    num_tokens: int  # drafted or decided since its start
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """How busy the whole deployment is."""
+
+    replicas: tuple[ReplicaLoad, ...]
+    num_running: int  # answers in the making
+    num_waiting: int  # requests that wait for a slot
+
+
+class GenerationService(Protocol):
+    """What answers the public interface; errors of adasd.errors become statuses (transport.status)."""
+
+    def generate(self, request_id: str, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:
+        """Chunks, then Complete. Closed early (``aclose``) when the client leaves."""
+        ...
+
+    async def abort(self, request_ids: Sequence[str]) -> tuple[str, ...]:
+        """Stop these; returns those that were running."""
+        ...
+
+    async def model_info(self, model: str) -> ModelInfo: ...
+
+    async def server_info(self) -> ServerInfo: ...
+
+    async def loads(self) -> Loads: ...

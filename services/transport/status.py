@@ -1,0 +1,78 @@
+"""One table: what went wrong (adasd.errors.Code) -> gRPC status, and back for peers that say no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NoReturn
+
+import grpc
+
+from adasd.errors import (
+    AdasdError,
+    Cancelled,
+    Code,
+    InvalidRequest,
+    Overloaded,
+    WorkerLost,
+)
+from services.transport.failures import error_from_bytes, error_to_bytes
+
+ERROR_KEY = "adasd-error-bin"
+"""Trailing metadata that holds the error itself beside the status."""
+
+MAX_DETAILS_LEN = 1000  # characters of the status message
+
+STATUS: dict[Code, grpc.StatusCode] = {
+    Code.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.CONTEXT_TOO_LONG: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.UNKNOWN_MODEL: grpc.StatusCode.NOT_FOUND,
+    Code.CONFIG: grpc.StatusCode.FAILED_PRECONDITION,
+    Code.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Code.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Code.CANCELLED: grpc.StatusCode.CANCELLED,
+    Code.WORKER_LOST: grpc.StatusCode.UNAVAILABLE,
+    Code.STALE_INCARNATION: grpc.StatusCode.FAILED_PRECONDITION,
+    Code.UNKNOWN_SESSION: grpc.StatusCode.NOT_FOUND,
+    Code.STALE_CACHE: grpc.StatusCode.ABORTED,
+    Code.SUPERSEDED: grpc.StatusCode.ABORTED,
+    Code.DEVICE: grpc.StatusCode.INTERNAL,
+    Code.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+
+async def abort(context: grpc.aio.ServicerContext, error: AdasdError) -> NoReturn:
+    """End the call with the error's status; the error itself goes along in the trailing metadata."""
+    await context.abort(
+        STATUS[error.code],
+        str(error)[:MAX_DETAILS_LEN],
+        trailing_metadata=((ERROR_KEY, error_to_bytes(error)),),
+    )
+    raise AssertionError("abort raises")
+
+
+def error_from_rpc(error: grpc.aio.AioRpcError, role: str) -> AdasdError:
+    """What a failed call means to the caller; ``role`` names the peer in WorkerLost.
+
+    A peer of ours says it by metadata. Otherwise the status speaks: whatever is not plainly the request's own
+    fault counts as the loss of the peer.
+    """
+    told = _error_in(error.trailing_metadata() or ())
+    if told is not None:
+        return told
+    status, details = error.code(), error.details() or "no details"
+    match status:
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
+            return InvalidRequest(details)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return Overloaded(details)
+        case grpc.StatusCode.CANCELLED:
+            return Cancelled(details)
+        case _:
+            return WorkerLost(role, f"{status.name}: {details}")
+
+
+def _error_in(metadata: Iterable[tuple[str, str | bytes]]) -> AdasdError | None:
+    for key, value in metadata:
+        if key == ERROR_KEY and isinstance(value, bytes):
+            return error_from_bytes(value)
+    return None

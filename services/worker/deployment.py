@@ -1,0 +1,177 @@
+"""One replica as Ray Serve sees it: an engine to load, leases to grant, health and figures to report.
+
+The control plane is ``lease``: one long-lived streaming call per session, whose first item says where the
+data plane (services.worker.service) listens. The class is decorated in cluster.app, where options come
+from the configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import asdict
+from ipaddress import ip_address
+from typing import Any
+from uuid import uuid4
+
+from adasd.config import TierConfig
+from adasd.ports import Engine
+from services.transport.server import RunningServer, rounds_handler, start_server
+from services.worker.host import EngineHost
+from services.worker.leases import LeaseTable
+from services.worker.service import WorkerService
+from services.worker.warmup import warm_up
+
+log = logging.getLogger("ray.serve")  # the only one that a replica shows
+
+Grant = dict[str, str | int]
+
+
+class Worker:
+    """A draft or target replica. Serve counts each lease as one ongoing request."""
+
+    _over = True  # nothing has to be shut down (yet, or any more)
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self,
+        role: str,
+        tier: TierConfig,
+        host: str = "127.0.0.1",
+        vocab_limit: int | None = None,
+        idle_ttl_s: float = 120.0,
+        hang_after_s: float = 120.0,
+        make_engine: Callable[[], Engine] | None = None,
+    ) -> None:
+        """Load and warm up the model, then listen.
+
+        ``host`` is the deployment's: a loopback address keeps the data plane on loopback, any other one binds
+        it to this node's address. Token ids from ``vocab_limit`` on are never proposed. A lease ends
+        ``idle_ttl_s`` seconds after its session was heard of last; a forward pass longer than
+        ``hang_after_s`` seconds fails the health check.
+        """
+        self.role, self.incarnation, self._hang_after_s = role, uuid4().hex, hang_after_s
+        began_s = time.monotonic()
+        log.info("loading the %s model %s", role, tier.engine.model)
+        self._host = EngineHost(make_engine or (lambda: _load(role, tier, vocab_limit)), role)
+        self._server: RunningServer | None = None
+        self._over = False
+        try:
+            facts = await self._host.start()
+            log.info("loaded the %s model in %.1f s; warming up", role, time.monotonic() - began_s)
+            await warm_up(self._host)
+            self._leases = LeaseTable(facts.num_slots, idle_ttl_s, time.monotonic)
+            self._service = WorkerService(self._host, self._leases, self.incarnation)
+            self._server = await start_server([rounds_handler(self._service)], bind_host(host, _node_ip()))
+            self._grant = self._first_item(self._server.address)
+        except BaseException:
+            await self.shutdown()
+            raise
+        log.info(
+            "the %s worker listens on %s after %.1f s", role, self._server.address, time.monotonic() - began_s
+        )
+
+    async def lease(self, session_id: str) -> AsyncGenerator[Grant, None]:
+        """Where the session's rounds go, then nothing until the lease ends; its end frees the slot.
+
+        Ends by itself when the session was silent for too long or took another lease here. Overloaded if all
+        slots are leased.
+        """
+        lease = self._leases.grant(session_id)
+        try:
+            yield self._grant
+            while (left_s := self._leases.idle_left_s(lease)) > 0:  # noqa: ASYNC110
+                await asyncio.sleep(min(left_s, 1.0))  # traffic moves the end, a newer lease is the end
+        finally:
+            if self._leases.release(lease):
+                self._service.end(session_id)
+
+    def check_health(self) -> None:
+        """Raise if the engine's thread ended or hangs; Serve then replaces this replica."""
+        self._host.check(self._hang_after_s)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What scaling policies may look at (ctx.aggregated_metrics)."""
+        stats = self._host.stats()
+        return {
+            "sessions": float(len(self._leases)),
+            "slots": float(stats.num_slots),
+            "pending": float(stats.num_pending),
+            "mean_batch": stats.mean_batch,
+            "busy_s": stats.busy_s,
+        }
+
+    def record_replica_metadata(self) -> dict[str, str | int]:
+        """What Serve tells every router when the replica joins."""
+        return self._grant
+
+    async def stats(self) -> dict[str, object]:
+        """Figures of this replica since its start, and who it is."""
+        stats = self._host.stats()
+        figures = asdict(stats) | {"batch_sizes": dict(stats.batch_sizes), "mean_batch": stats.mean_batch}
+        return {
+            **self._grant,
+            **figures,
+            "num_leases": len(self._leases),
+            "num_streams": self._service.num_streams,
+        }
+
+    async def shutdown(self) -> None:
+        """Close the server and end the engine's thread. Idempotent."""
+        self._over = True
+        if self._server is not None:
+            await self._server.stop()
+        await self._host.stop()
+
+    def __del__(self) -> Coroutine[Any, Any, None] | None:
+        """What Serve awaits when the replica is drained; the garbage collector finds it done."""
+        return None if self._over else self.shutdown()
+
+    def _first_item(self, address: str) -> Grant:
+        facts = self._host.facts
+        return {
+            "role": self.role,
+            "replica": replica_name(),
+            "address": address,
+            "incarnation": self.incarnation,
+            "num_slots": facts.num_slots,
+            "max_context": facts.max_context,
+            "vocab_size": facts.vocab_size,
+        }
+
+
+def bind_host(host: str, node_ip: str) -> str:
+    """Where the data plane listens: loopback stays loopback, anything else becomes the node's own address."""
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        return host if ip_address(host).is_loopback else node_ip
+    except ValueError:  # a name
+        return node_ip
+
+
+def replica_name() -> str:
+    """Serve's name of this replica; empty in Serve's local testing mode, which has none."""
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        return str(serve.get_replica_context().replica_id.unique_id)
+    except RayServeException:
+        return ""
+
+
+def _node_ip() -> str:
+    import ray
+
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+
+def _load(role: str, tier: TierConfig, vocab_limit: int | None) -> Engine:
+    from adasd.engine.engine import TorchEngine
+
+    def progress(what: str, share: float) -> None:
+        log.info("%s model: %s (%.0f %%)", role, what, 100 * share)
+
+    return TorchEngine.from_config(tier.engine, progress, vocab_limit=vocab_limit)

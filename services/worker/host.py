@@ -1,0 +1,396 @@
+"""One thread owns one engine; an async facade lets the event loop's callers share its batches.
+
+The thread drains what was asked meanwhile, takes one step with all calls that wait, hands the answers to the
+loop in one go, and sleeps when nothing waits. The loop's side knows futures, the thread's side the engine;
+between them run frozen asks one way and answers the other way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, overload
+
+from adasd.errors import AdasdError, DeviceFailure, Superseded, UnknownSession, WorkerLost
+from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from adasd.ports import Clock, Engine
+
+log = logging.getLogger(__name__)
+
+Answer = Drafted | Verdict | None | AdasdError
+A = TypeVar("A", Drafted, Verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What does not change about the engine."""
+
+    num_slots: int  # sessions at once
+    max_context: int  # tokens per slot
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostStats:
+    """A snapshot of the host's work since its start."""
+
+    num_slots: int
+    num_sessions: int  # open slots
+    num_pending: int  # sessions with a call in the engine
+    num_steps: int  # forward passes
+    num_calls: int  # calls answered
+    num_failed: int  # calls answered with an error
+    num_tokens: int  # tokens drafted or decided
+    busy_s: float  # seconds inside forward passes
+    batch_sizes: tuple[tuple[int, int], ...]  # (calls in a step, steps), by calls
+
+    @property
+    def mean_batch(self) -> float:
+        """Calls per step; 0 before the first."""
+        return sum(size * steps for size, steps in self.batch_sizes) / max(1, self.num_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Close:
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One wish of the loop's side; nobody waits if ``future`` is None."""
+
+    call: OpenCall | DraftCall | VerifyCall | _Close | _Stop
+    future: asyncio.Future[Drafted | Verdict | None] | None
+    asked_s: float
+
+
+@dataclass(slots=True)
+class _Work:
+    """What the thread knows. The loop reads single fields of it for statistics, and writes none."""
+
+    sessions: set[str] = field(default_factory=set)
+    running: dict[str, list[_Ask]] = field(default_factory=dict)  # calls in the engine, oldest first
+    behind: dict[str, deque[_Ask]] = field(default_factory=dict)  # calls behind a running one
+    answers: list[tuple[_Ask, Answer]] = field(default_factory=list)  # not handed over yet
+    step_began_s: float | None = None  # None between steps
+    num_steps: int = 0
+    num_calls: int = 0
+    num_failed: int = 0
+    num_tokens: int = 0
+    busy_s: float = 0.0
+    batch_sizes: Counter[int] = field(default_factory=Counter)
+
+
+class EngineHost:
+    """Owns an engine in a thread of its own. Start it, use it, and stop it on one event loop.
+
+    ``make_engine`` runs in the thread. ``role`` names the worker in WorkerLost. ``idle_check_s`` seconds after
+    the last ask the engine's ``check_integrity`` runs once.
+    """
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        role: str = "target",
+        idle_check_s: float = 0.5,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self._make_engine, self._role, self._idle_check_s, self._clock = (
+            make_engine,
+            role,
+            idle_check_s,
+            clock,
+        )
+        self._asks: queue.SimpleQueue[_Ask] = queue.SimpleQueue()
+        self._work = _Work()
+        self._waiting: set[asyncio.Future[Drafted | Verdict | None]] = set()
+        self._over: AdasdError | None = None
+        self._thread = threading.Thread(target=self._run, name=f"{role}-engine", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        self._ready: asyncio.Future[EngineFacts]
+        self.facts: EngineFacts
+
+    # ----------------------------------------------------------------- the loop's side
+
+    async def start(self) -> EngineFacts:
+        """Make the engine in its thread; raises what making it raised."""
+        self._loop = asyncio.get_running_loop()
+        self._ready = self._loop.create_future()
+        self._thread.start()
+        self.facts = await asyncio.shield(self._ready)
+        return self.facts
+
+    async def open(self, call: OpenCall) -> None:
+        """Take a slot; raises Overloaded or InvalidRequest. A caller that is cancelled must ``release`` it."""
+        await self._ask(call)
+
+    @overload
+    async def submit(self, call: DraftCall) -> Drafted: ...
+    @overload
+    async def submit(self, call: VerifyCall) -> Verdict: ...
+    async def submit(self, call: DraftCall | VerifyCall) -> Drafted | Verdict:
+        """The answer, with ``queue_ms`` as all the time in this worker that was not compute.
+
+        Raises the call's own error (UnknownSession, StaleCache, InvalidRequest, DeviceFailure), UnknownSession
+        if the session is closed meanwhile, Superseded if a newer draft call overtakes a draft call, or WorkerLost
+        / DeviceFailure once the host is over. Other second calls of a session wait behind its first. If the
+        caller is cancelled, a call that runs already still does, and its answer is dropped.
+        """
+        answer = await self._ask(call)
+        assert answer is not None
+        return answer
+
+    async def close(self, session: str) -> None:
+        """Free the session's slot and return once it is free; idempotent."""
+        await self._ask(_Close(session))
+
+    def release(self, session: str) -> None:
+        """Free the session's slot without waiting for it."""
+        if self._over is None:
+            self._asks.put(_Ask(_Close(session), None, self._clock()))
+
+    async def stop(self, timeout_s: float = 10.0) -> None:
+        """End the thread after its current step; waiting callers get WorkerLost. Idempotent."""
+        self._end(WorkerLost(self._role, "it is shutting down"))
+        self._asks.put(_Ask(_Stop(), None, self._clock()))
+        await asyncio.to_thread(self._thread.join, timeout_s)
+        if self._thread.is_alive():
+            log.error(
+                "the %s engine did not end its step within %g s; its thread is left", self._role, timeout_s
+            )
+
+    def check(self, hang_after_s: float) -> None:
+        """Raise the reason why this host serves no more: its end, or a step longer than ``hang_after_s``."""
+        if self._over is not None:
+            raise self._over
+        began_s = self._work.step_began_s
+        if began_s is not None and self._clock() - began_s > hang_after_s:
+            raise DeviceFailure(f"one forward pass has run for more than {hang_after_s:g} s")
+
+    def stats(self) -> HostStats:
+        """A snapshot; cheap."""
+        work = self._work
+        return HostStats(
+            num_slots=self.facts.num_slots,
+            num_sessions=len(work.sessions),
+            num_pending=len(work.running),
+            num_steps=work.num_steps,
+            num_calls=work.num_calls,
+            num_failed=work.num_failed,
+            num_tokens=work.num_tokens,
+            busy_s=work.busy_s,
+            batch_sizes=tuple(sorted(work.batch_sizes.copy().items())),
+        )
+
+    async def _ask(self, call: OpenCall | DraftCall | VerifyCall | _Close) -> Drafted | Verdict | None:
+        if self._over is not None:
+            raise self._over
+        future: asyncio.Future[Drafted | Verdict | None] = self._loop.create_future()
+        self._waiting.add(future)
+        self._asks.put(_Ask(call, future, self._clock()))
+        try:
+            return await future
+        finally:
+            self._waiting.discard(future)
+
+    def _resolve(self, answers: list[tuple[_Ask, Answer]]) -> None:
+        for ask, answer in answers:
+            if ask.future is None or ask.future.done():
+                continue
+            if isinstance(answer, AdasdError):
+                ask.future.set_exception(answer)
+            else:
+                ask.future.set_result(answer)
+
+    def _end(self, error: AdasdError) -> None:
+        """Nothing is answered any more; the first reason counts."""
+        self._over = self._over or error
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(self._over)
+
+    def _on_ready(self, facts: EngineFacts) -> None:
+        if not self._ready.done():
+            self._ready.set_result(facts)
+
+    def _on_thread_end(self, failure: BaseException | None) -> None:
+        if failure is not None and not self._ready.done():
+            self._ready.set_exception(failure)
+        self._end(DeviceFailure(f"the engine's thread ended: {type(failure).__name__}: {failure}"))
+
+    # ----------------------------------------------------------------- the thread's side
+
+    def _run(self) -> None:
+        failure: BaseException | None = None
+        try:
+            engine = self._make_engine()
+            facts = EngineFacts(engine.num_slots, engine.max_context, engine.vocab_size)
+            self._post(lambda: self._on_ready(facts))
+            while self._take(engine):
+                if engine.num_pending:
+                    self._step(engine)
+        except BaseException as error:
+            failure = error
+            log.exception("the %s engine's thread ends", self._role)
+        self._post(lambda: self._on_thread_end(failure))
+
+    def _post(self, action: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(action)
+        except RuntimeError:
+            log.debug("the event loop ended before the %s engine's thread", self._role)
+
+    def _take(self, engine: Engine) -> bool:
+        """Perform everything asked so far, sleeping first if nothing runs; False ends the thread."""
+        ask = self._next(engine)
+        while ask is not None:
+            if isinstance(ask.call, _Stop):
+                return False
+            self._perform(engine, ask)
+            try:
+                ask = self._asks.get_nowait()
+            except queue.Empty:
+                ask = None
+        self._hand_over()
+        return True
+
+    def _next(self, engine: Engine) -> _Ask | None:
+        if engine.num_pending:
+            return None if self._asks.empty() else self._asks.get_nowait()
+        with suppress(queue.Empty):
+            return self._asks.get(timeout=self._idle_check_s)
+        engine.check_integrity()
+        return self._asks.get()
+
+    def _perform(self, engine: Engine, ask: _Ask) -> None:
+        match ask.call:
+            case OpenCall() as opening:
+                self._attempt(ask, lambda: self._open(engine, opening))
+            case _Close(session):
+                self._forget(session)
+                self._attempt(ask, lambda: engine.close(session))
+            case DraftCall() | VerifyCall() as call:
+                if self._must_wait(call):
+                    self._work.behind.setdefault(call.session, deque()).append(ask)
+                else:
+                    self._submit(engine, ask, call)
+
+    def _open(self, engine: Engine, call: OpenCall) -> None:
+        engine.open(call)
+        self._work.sessions.add(call.session)
+
+    def _must_wait(self, call: DraftCall | VerifyCall) -> bool:
+        """One call at a time, in order; only a draft call may overtake a draft call."""
+        if call.session in self._work.behind:
+            return True
+        running = self._work.running.get(call.session, [])
+        overtakes = isinstance(call, DraftCall) and all(isinstance(ask.call, DraftCall) for ask in running)
+        return bool(running) and not overtakes
+
+    def _submit(self, engine: Engine, ask: _Ask, call: DraftCall | VerifyCall) -> None:
+        if ask.future is not None and ask.future.cancelled():
+            return
+        if self._attempt(ask, lambda: engine.submit(call), answer_now=False):
+            self._work.running.setdefault(call.session, []).append(ask)
+
+    def _attempt(self, ask: _Ask, action: Callable[[], None], answer_now: bool = True) -> bool:
+        """Run an action of one caller; its error is that caller's alone."""
+        try:
+            action()
+        except AdasdError as error:
+            self._answer(ask, error)
+            return False
+        except Exception as error:
+            log.exception("the %s engine refused a call for an unforeseen reason", self._role)
+            self._answer(ask, AdasdError(f"the engine refused the call: {type(error).__name__}: {error}"))
+            return False
+        if answer_now:
+            self._answer(ask, None)
+        return True
+
+    def _forget(self, session: str) -> None:
+        """The session's slot goes: whoever waits for it hears so."""
+        self._work.sessions.discard(session)
+        for ask in (*self._work.running.pop(session, ()), *self._work.behind.pop(session, ())):
+            self._answer(ask, UnknownSession(session))
+
+    def _step(self, engine: Engine) -> None:
+        """One forward pass over all waiting calls."""
+        work, batch, began_s = self._work, engine.num_pending, self._clock()
+        work.step_began_s = began_s
+        answers = engine.step()
+        work.step_began_s = None
+        ended_s = self._clock()
+        work.num_steps += 1
+        work.busy_s += ended_s - began_s
+        work.batch_sizes[batch] += 1
+        for answer in answers:
+            ask = self._answered_by(answer)
+            if ask is not None:
+                self._answer(ask, _outcome(answer, 1e3 * (ended_s - ask.asked_s)))
+            self._next_of(engine, answer.session)
+        self._hand_over()
+
+    def _answered_by(self, answer: Drafted | Verdict | CallFailed) -> _Ask | None:
+        """Take the oldest running call of the answer's epoch; None if the session was closed meanwhile."""
+        running = self._work.running.get(answer.session, [])
+        for ask in running:
+            if isinstance(ask.call, DraftCall | VerifyCall) and ask.call.epoch == answer.epoch:
+                running.remove(ask)
+                if not running:
+                    del self._work.running[answer.session]
+                return ask
+        return None
+
+    def _next_of(self, engine: Engine, session: str) -> None:
+        """Submit the session's next call that somebody still waits for."""
+        behind = self._work.behind.get(session)
+        while behind and session not in self._work.running:
+            ask = behind.popleft()
+            if isinstance(ask.call, DraftCall | VerifyCall):
+                self._submit(engine, ask, ask.call)
+        if not behind:
+            self._work.behind.pop(session, None)
+
+    def _answer(self, ask: _Ask, answer: Answer) -> None:
+        work = self._work
+        if isinstance(ask.call, DraftCall | VerifyCall):
+            work.num_calls += 1
+            work.num_failed += isinstance(answer, AdasdError)
+            work.num_tokens += _num_tokens(answer)
+        work.answers.append((ask, answer))
+
+    def _hand_over(self) -> None:
+        """Give all answers since the last time to the loop, which wakes once for them."""
+        if self._work.answers:
+            answers, self._work.answers = self._work.answers, []
+            self._post(lambda: self._resolve(answers))
+
+
+def _outcome(answer: Drafted | Verdict | CallFailed, in_worker_ms: float) -> Drafted | Verdict | AdasdError:
+    if isinstance(answer, CallFailed):
+        error = answer.error
+        return error if isinstance(error, AdasdError) else DeviceFailure(f"{type(error).__name__}: {error}")
+    return replace(answer, queue_ms=max(0.0, in_worker_ms - answer.compute_ms))
+
+
+def _num_tokens(answer: Answer) -> int:
+    match answer:
+        case Drafted():
+            return len(answer.tokens)
+        case Verdict():
+            return answer.num_accepted + 1
+        case _:
+            return 0

@@ -1,0 +1,569 @@
+"""Worker and line over real gRPC on loopback: rounds, refusals, losses, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from contextlib import aclosing
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import pytest
+
+from adasd.config import EngineConfig, TierConfig
+from adasd.errors import (
+    Cancelled,
+    DeviceFailure,
+    InvalidRequest,
+    Overloaded,
+    StaleCache,
+    StaleIncarnation,
+    UnknownSession,
+    WorkerLost,
+)
+from adasd.messages import AcceptRule, DraftCall, Drafted, DraftRule, OpenCall, RelaxBelow, VerifyCall, Warp
+from adasd.ports import DraftPort, TargetPort
+from adasd.testing.fake_engine import FakeEngine
+from adasd.testing.loops import draft, verify
+from adasd.testing.table_model import TableModel
+from load_tests import round_trip
+from load_tests.counting_engine import CountingEngine
+from protos.adasd.v1 import worker_pb2 as pb
+from protos.adasd.v1.worker_pb2_grpc import WorkerStub
+from services.transport.channels import WorkerChannelPool
+from services.transport.client import RoundsLine, WorkerAddress
+from services.transport.options import ROUNDS_METHOD
+from services.transport.server import rounds_handler, start_server
+from services.transport.status import ERROR_KEY
+from services.worker.deployment import Worker, bind_host
+from services.worker.host import EngineHost
+from services.worker.leases import LeaseTable
+from services.worker.service import WorkerService
+
+INCARNATION = "life-1"
+TIER = TierConfig(EngineConfig("counting"))
+
+
+class GatedEngine(CountingEngine):
+    """Waits for ``gate`` inside every step."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.gate, self.entered = threading.Event(), threading.Event()
+
+    def step(self):
+        self.entered.set()
+        assert self.gate.wait(20)
+        return super().step()
+
+
+class Replica:
+    """A worker without Ray, and a client's pool."""
+
+    def __init__(self, engine: CountingEngine) -> None:
+        self.engine, self.host = engine, EngineHost(lambda: engine, "target")
+        self.leases = LeaseTable(1000, 60.0, time.monotonic)
+        self.pool = WorkerChannelPool()
+        self.service = WorkerService(self.host, self.leases, INCARNATION)
+        self.lines: list[RoundsLine] = []
+
+    async def start(self) -> None:
+        await self.host.start()
+        self.server = await start_server([rounds_handler(self.service)], "127.0.0.1")
+        self.at = WorkerAddress("target", self.server.address, INCARNATION)
+
+    def line(self, session: str = "a", incarnation: str = INCARNATION, timeout_s: float = 10.0) -> RoundsLine:
+        line = RoundsLine(
+            self.pool, WorkerAddress("target", self.server.address, incarnation), session, timeout_s
+        )
+        self.lines.append(line)
+        return line
+
+    async def opened(self, session: str = "a", **options) -> RoundsLine:
+        self.leases.grant(session)
+        line = self.line(session, **options)
+        await line.open(opening(session))
+        return line
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(line.close() for line in self.lines))
+        await self.pool.close()
+        await self.server.stop()
+        await self.host.stop()
+
+    async def slots_free_within(self, limit_s: float) -> bool:
+        """Whether all slots are free before the limit."""
+        began_s = time.monotonic()
+        while self.engine.num_free_slots < self.engine.num_slots:
+            if time.monotonic() - began_s > limit_s:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
+
+def opening(session: str, max_len: int = 64) -> OpenCall:
+    return OpenCall(session, Warp(), max_len)
+
+
+def drafting(
+    session: str = "a", epoch: int = 1, keep_len: int = 0, feed=(5,), num_tokens: int = 3
+) -> DraftCall:
+    return DraftCall(session, epoch, keep_len, feed, DraftRule(num_tokens))
+
+
+@pytest.fixture
+async def start():
+    """Starts replicas; at the end all slots are free and no task is left."""
+    replicas: list[Replica] = []
+
+    async def start(engine: CountingEngine | None = None) -> Replica:
+        replicas.append(Replica(engine or CountingEngine()))
+        await replicas[-1].start()
+        return replicas[-1]
+
+    yield start
+    for replica in replicas:
+        gate = getattr(replica.engine, "gate", None)
+        if gate is not None:
+            gate.set()
+        await asyncio.gather(*(line.close() for line in replica.lines))
+        assert await replica.slots_free_within(1.0)
+        assert replica.service.num_streams == 0
+        await replica.stop()
+    await asyncio.sleep(0.05)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not [t for t in threading.enumerate() if t.name.endswith("-engine")]
+
+
+# --------------------------------------------------------------------------- the ordinary
+
+
+async def test_rounds_go_through_and_close_frees_the_slot(start):
+    replica = await start()
+    line = await replica.opened()
+    ports: tuple[DraftPort, TargetPort] = (line, line)
+    drafted = await ports[0].draft(drafting())
+    assert (drafted.session, drafted.base_len, drafted.tokens) == ("a", 1, (6, 7, 8))
+    verdict = await ports[1].verify(VerifyCall("a", 2, 0, (5,), drafted.tokens))
+    assert (verdict.num_accepted, verdict.next_token) == (3, 9)
+    await line.close()
+    assert replica.engine.num_free_slots == replica.engine.num_slots
+
+
+async def test_a_failed_call_leaves_the_line_usable(start):
+    replica = await start()
+    line = await replica.opened()
+    with pytest.raises(StaleCache) as stale:
+        await line.draft(drafting(keep_len=9))
+    assert (stale.value.session, stale.value.keep_len, stale.value.cached_len) == ("a", 9, 0)
+    with pytest.raises(InvalidRequest):
+        await line.draft(drafting(num_tokens=1000))
+    with pytest.raises(InvalidRequest, match="does not fit"):  # refused before it is sent
+        await line.draft(drafting(keep_len=-1))
+    assert (await line.draft(drafting())).tokens == (6, 7, 8)
+
+
+@pytest.mark.parametrize(
+    "warp", [Warp(temperature=0.0), Warp(seed=7), Warp(seed=-3, top_k=5, temperature=0.7)]
+)
+async def test_the_wire_changes_no_answer(start, warp):
+    """Laws, rows and distances through the wire against the same engine next door."""
+    model = TableModel.random(vocab_size=16, seed=3)
+    replica, direct = await start(FakeEngine(model)), FakeEngine(model)
+    replica.leases.grant("a")
+    line, call = replica.line("a"), OpenCall("a", warp, 64)
+    await line.open(call)
+    direct.open(call)
+    accept = AcceptRule(RelaxBelow(0.4), relax_budget=2, want_distances=True)
+    asked = DraftCall("a", 1, 0, (1, 5, 2), DraftRule(6, entropy_ceiling=2.5, row_len=16))
+    drafted, expected = await line.draft(asked), draft(direct, asked)
+    assert np.array_equal(drafted.rows.ids, expected.rows.ids)
+    assert np.array_equal(drafted.rows.logprobs, expected.rows.logprobs)
+    assert bare(drafted) == bare(expected)
+    asked = VerifyCall("a", 2, 0, (1, 5, 2), drafted.tokens[::-1], drafted.rows, accept)
+    verdict = await line.verify(asked)
+    assert len(verdict.distances) > 0
+    assert bare(verdict) == bare(verify(direct, asked))
+
+
+def bare(answer):
+    """An answer without what no two runs share: times, and arrays, which compare by identity."""
+    rows = {"rows": None} if isinstance(answer, Drafted) else {}
+    return replace(answer, compute_ms=0.0, queue_ms=0.0, **rows)
+
+
+async def test_many_sessions_share_batches(start):
+    replica = await start(CountingEngine(num_slots=24, step_ms=4.0))
+    lines = await asyncio.gather(*(replica.opened(f"s{i}") for i in range(24)))
+    assert len(replica.pool) == 1
+
+    async def rounds(line: RoundsLine) -> None:
+        for epoch in range(10):
+            drafted = await line.draft(drafting(line.session, epoch))
+            assert drafted.tokens == (6, 7, 8)
+            assert drafted.epoch == epoch
+
+    await asyncio.gather(*map(rounds, lines))
+    stats = replica.host.stats()
+    assert stats.num_calls == 240
+    assert stats.mean_batch > 4.0
+
+
+async def test_full_is_said_to_the_one_who_asks(start):
+    replica = await start(CountingEngine(num_slots=1))
+    await replica.opened("a")
+    with pytest.raises(Overloaded):
+        await replica.opened("b")
+
+
+# --------------------------------------------------------------------------- who may speak
+
+
+async def test_a_former_incarnation_is_refused(start):
+    replica = await start()
+    replica.leases.grant("a")
+    line = replica.line(incarnation="life-0")
+    with pytest.raises(StaleIncarnation) as stale:
+        await line.open(opening("a"))
+    assert (stale.value.expected, stale.value.actual) == ("life-0", "life-1")
+    with pytest.raises(StaleIncarnation):  # the line is over and says why
+        await line.draft(drafting())
+
+
+async def test_without_a_lease_nobody_speaks(start):
+    replica = await start()
+    with pytest.raises(UnknownSession):
+        await replica.line().open(opening("a"))
+
+
+async def test_the_end_of_the_lease_ends_the_line(start):
+    replica = await start(GatedEngine())
+    line = await replica.opened()
+    waiting = asyncio.create_task(line.draft(drafting()))
+    await asyncio.to_thread(replica.engine.entered.wait, 5)
+    replica.service.end("a")
+    with pytest.raises(UnknownSession):
+        await waiting
+
+
+async def test_a_second_line_of_the_session_replaces_the_first(start):
+    replica = await start()
+    first = await replica.opened()
+    await first.draft(drafting())
+    second = await replica.opened()
+    with pytest.raises(UnknownSession):
+        await first.draft(drafting(epoch=2))
+    assert (await second.draft(drafting())).tokens == (6, 7, 8)
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xff\xff", b"", b"not a message at all"])
+async def test_garbage_is_an_invalid_argument_and_the_worker_goes_on(start, garbage):
+    replica = await start()
+    async with grpc.aio.insecure_channel(replica.server.address) as channel:
+        stream = channel.stream_stream(ROUNDS_METHOD)()
+        await stream.write(garbage)
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stream.read()
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert ERROR_KEY in dict(refusal.value.trailing_metadata())
+    line = await replica.opened()
+    assert (await line.draft(drafting())).tokens == (6, 7, 8)
+
+
+async def test_rows_that_do_not_fit_are_an_invalid_argument_and_free_the_slot(start):
+    replica = await start()
+    replica.leases.grant("a")
+    async with grpc.aio.insecure_channel(replica.server.address) as channel:
+        stream = WorkerStub(channel).Rounds()
+        who = {"session": "a", "incarnation": INCARNATION}
+        await stream.write(
+            pb.RoundRequest(**who, seq=1, open=pb.OpenRequest(warp=pb.Warp(top_p=1.0), max_len=8))
+        )
+        assert (await stream.read()).HasField("opened")
+        await stream.write(pb.RoundRequest(**who, seq=2, verify=pb.VerifyRequest(feed=b"123")))
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stream.read()
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "token ids: 3 bytes" in refusal.value.details()
+    assert await replica.slots_free_within(1.0)
+
+
+# --------------------------------------------------------------------------- late, cancelled, closed
+
+
+async def test_a_late_answer_is_dropped_and_the_line_stays_in_step(start):
+    replica = await start(GatedEngine())
+    line = await replica.opened()
+    began_s = time.monotonic()
+    with pytest.raises(WorkerLost, match=r"no answer from .* in 0\.1 s"):
+        await line.draft(drafting(epoch=1), timeout_s=0.1)
+    assert time.monotonic() - began_s < 1.0
+    next_call = asyncio.create_task(line.draft(drafting(epoch=2, feed=(50,))))
+    await asyncio.sleep(0.05)
+    replica.engine.gate.set()
+    drafted = await next_call
+    assert (drafted.epoch, drafted.tokens) == (2, (51, 52, 53))
+    assert (await line.draft(drafting(epoch=3, feed=(60,)))).tokens == (61, 62, 63)
+
+
+async def test_a_cancelled_caller_leaves_the_line_in_step(start):
+    replica = await start(GatedEngine())
+    line = await replica.opened()
+    for delay_s in (0.0, 0.02):  # before it is written, and while the worker computes
+        call = asyncio.create_task(line.draft(drafting(epoch=1)))
+        await asyncio.sleep(delay_s)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    replica.engine.gate.set()
+    assert (await line.draft(drafting(epoch=2, feed=(60,)))).tokens == (61, 62, 63)
+
+
+async def test_close_while_a_call_waits_answers_it_and_frees_the_slot(start):
+    replica = await start(GatedEngine())
+    line = await replica.opened()
+    waiting = asyncio.create_task(line.draft(drafting()))
+    await asyncio.to_thread(replica.engine.entered.wait, 5)
+    await asyncio.gather(line.close(), line.close(), line.close())
+    with pytest.raises(Cancelled):
+        await waiting
+    with pytest.raises(Cancelled):
+        await line.draft(drafting())
+    replica.engine.gate.set()
+    assert await replica.slots_free_within(1.0)
+
+
+async def test_a_cancelled_close_still_closes(start):
+    replica = await start()
+    line = await replica.opened()
+    closing = asyncio.create_task(line.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    assert await replica.slots_free_within(1.0)
+    await line.close()
+
+
+async def test_a_line_to_nobody_is_lost_at_once():
+    pool = WorkerChannelPool()
+    line = RoundsLine(pool, WorkerAddress("draft", "127.0.0.1:1", "x"), "a", timeout_s=10.0)
+    began_s = time.monotonic()
+    with pytest.raises(WorkerLost, match="the draft worker was lost: UNAVAILABLE"):
+        await line.open(opening("a"))
+    assert time.monotonic() - began_s < 2.0
+    await line.close()
+    await pool.close()
+
+
+# --------------------------------------------------------------------------- losses
+
+
+async def test_a_client_that_vanishes_frees_its_slot_within_a_second(start):
+    replica = await start()
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    replica.leases.grant("a")
+    client = context.Process(target=client_process, args=(replica.server.address, theirs))
+    client.start()
+    assert await asyncio.to_thread(ours.poll, 30)
+    assert replica.engine.num_free_slots == replica.engine.num_slots - 1
+    os.kill(client.pid, signal.SIGKILL)
+    assert await replica.slots_free_within(1.0)
+    await asyncio.to_thread(client.join)
+
+
+def client_process(address: str, ready) -> None:
+    """Opens a slot and never comes back."""
+
+    async def hold() -> None:
+        line = RoundsLine(WorkerChannelPool(), WorkerAddress("target", address, INCARNATION), "a", 10.0)
+        await line.open(opening("a"))
+        ready.send("opened")
+        await asyncio.sleep(60)
+
+    asyncio.run(hold())
+
+
+async def test_a_killed_worker_is_lost_within_a_second():
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=round_trip.worker_process, args=("target", ["a"], theirs, 5000.0))
+    worker.start()
+    assert await asyncio.to_thread(ours.poll, 30)
+    pool = WorkerChannelPool()
+    line = RoundsLine(pool, WorkerAddress("target", ours.recv(), round_trip.INCARNATION), "a", timeout_s=30.0)
+    await line.open(opening("a"))
+    waiting = asyncio.create_task(line.verify(VerifyCall("a", 1, 0, (5,))))
+    await asyncio.sleep(0.1)
+    os.kill(worker.pid, signal.SIGKILL)
+    began_s = time.monotonic()
+    with pytest.raises(WorkerLost, match="the target worker was lost"):
+        await waiting
+    assert time.monotonic() - began_s < 1.0
+    with pytest.raises(WorkerLost):
+        await line.verify(VerifyCall("a", 2, 0, (5,)))
+    await line.close()
+    await pool.close()
+    await asyncio.to_thread(worker.join)
+
+
+async def test_a_stopping_host_answers_its_callers(start):
+    replica = await start(GatedEngine())
+    line = await replica.opened()
+    waiting = asyncio.create_task(line.draft(drafting()))
+    await asyncio.to_thread(replica.engine.entered.wait, 5)
+    stopping = asyncio.create_task(replica.host.stop())
+    with pytest.raises(WorkerLost, match="shutting down"):
+        await waiting
+    replica.engine.gate.set()
+    await stopping
+    for session in list(replica.engine._slots):
+        replica.engine.close(session)  # the engine went with its host
+
+
+async def test_a_stopping_server_ends_the_line(start):
+    replica = await start(GatedEngine())
+    line = await replica.opened()
+    waiting = asyncio.create_task(line.draft(drafting()))
+    await asyncio.to_thread(replica.engine.entered.wait, 5)
+    await replica.server.stop()
+    with pytest.raises(WorkerLost):
+        await waiting
+    replica.engine.gate.set()
+    assert await replica.slots_free_within(1.0)
+
+
+# --------------------------------------------------------------------------- channels
+
+
+async def test_a_channel_is_shared_lingers_and_is_closed(start):
+    replica = await start()
+    pool = WorkerChannelPool(linger_s=0.05)
+    address = replica.server.address
+    channel = pool.acquire(address)
+    assert pool.acquire(address) is channel
+    pool.release(address)
+    await asyncio.sleep(0.1)
+    assert len(pool) == 1
+    pool.release(address)
+    assert pool.acquire(address) is channel  # back before it was closed
+    pool.release(address)
+    await asyncio.sleep(0.15)
+    assert len(pool) == 0
+    await pool.close()
+    pool.release(address)
+
+
+# --------------------------------------------------------------------------- the replica under Serve
+
+
+@pytest.fixture
+async def replica():
+    """A Worker as Serve makes it, on an engine that counts."""
+    worker = Worker.__new__(Worker)
+    engine = CountingEngine(num_slots=2)
+    await worker.__init__("target", TIER, idle_ttl_s=0.3, make_engine=lambda: engine)
+    worker.engine = engine
+    yield worker
+    await worker.__del__()
+    assert worker.__del__() is None
+    with pytest.raises(WorkerLost):
+        worker.check_health()
+
+
+async def test_a_lease_leads_to_a_slot_and_its_end_frees_it(replica):
+    pool = WorkerChannelPool()
+    async with aclosing(replica.lease("a")) as lease:
+        grant = await anext(lease)
+        assert (grant["num_slots"], grant["max_context"], grant["vocab_size"]) == (2, 4096, 1000)
+        assert grant == replica.record_replica_metadata()
+        at = WorkerAddress(grant["role"], grant["address"], grant["incarnation"])
+        line = RoundsLine(pool, at, "a", timeout_s=5.0)
+        await line.open(opening("a"))
+        assert (await line.draft(drafting())).tokens == (6, 7, 8)
+        stats = await replica.stats()
+        assert (stats["num_sessions"], stats["num_leases"], stats["num_streams"]) == (1, 1, 1)
+        assert replica.record_autoscaling_stats()["sessions"] == 1.0
+    await asyncio.sleep(0.05)  # a write that meets the end half-way hears of a mere loss
+    with pytest.raises(UnknownSession):
+        await line.draft(drafting(epoch=2))
+    assert replica.engine.num_free_slots == 2
+    await line.close()
+    await pool.close()
+
+
+async def test_a_silent_lease_expires(replica):
+    began_s = time.monotonic()
+    items = [item async for item in replica.lease("a")]
+    assert len(items) == 1
+    assert 0.25 < time.monotonic() - began_s < 2.0
+    assert (await replica.stats())["num_leases"] == 0
+
+
+async def test_traffic_keeps_the_lease_until_it_stops(replica):
+    pool = WorkerChannelPool()
+    lease = replica.lease("a")
+    grant = await anext(lease)
+    over = asyncio.ensure_future(anext(lease, None))
+    line = RoundsLine(pool, WorkerAddress("target", grant["address"], grant["incarnation"]), "a", 5.0)
+    await line.open(opening("a"))
+    for epoch in range(8):
+        await asyncio.sleep(0.1)
+        await line.draft(drafting(epoch=epoch))
+        assert not over.done()
+    assert await asyncio.wait_for(over, 3.0) is None
+    await asyncio.sleep(0.05)
+    with pytest.raises(UnknownSession):
+        await line.draft(drafting(epoch=99))
+    await line.close()
+    await pool.close()
+
+
+async def test_all_slots_leased_is_overloaded(replica):
+    async with (
+        aclosing(replica.lease("a")) as a,
+        aclosing(replica.lease("b")) as b,
+        aclosing(replica.lease("c")) as c,
+    ):
+        await anext(a), await anext(b)
+        with pytest.raises(Overloaded):
+            await anext(c)
+
+
+async def test_health_fails_with_the_engine(replica):
+    replica.check_health()
+    replica.engine.step = lambda: 1 / 0
+    with pytest.raises(DeviceFailure):
+        await asyncio.gather(replica._host.open(opening("a")), replica._host.submit(drafting()))
+    with pytest.raises(DeviceFailure, match="ZeroDivisionError"):
+        replica.check_health()
+    replica._host._over = WorkerLost("target", "for the fixture")
+
+
+async def test_a_model_that_cannot_be_loaded_fails_the_constructor_and_leaves_nothing():
+    def fail():
+        raise ValueError("weights are truncated")
+
+    worker = Worker.__new__(Worker)
+    with pytest.raises(ValueError, match="weights are truncated"):
+        await worker.__init__("draft", TIER, make_engine=fail)
+    assert worker.__del__() is None
+    assert not [t for t in threading.enumerate() if t.name.endswith("-engine")]
+
+
+@pytest.mark.parametrize(
+    ("host", "bound"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "127.0.0.1"),
+        ("::1", "::1"),
+        ("0.0.0.0", "10.0.0.7"),
+        ("gpu-box", "10.0.0.7"),
+    ],
+)
+def test_loopback_stays_loopback_and_the_rest_is_the_nodes_address(host, bound):
+    assert bind_host(host, "10.0.0.7") == bound

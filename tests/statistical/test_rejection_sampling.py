@@ -1,0 +1,210 @@
+"""The law of what is emitted without a seed: by exact enumeration, and by chi-squared tests on draws.
+
+Each chi-squared bound is the upper 1e-4 point, so a correct rule fails such a test for 1 seed in 10,000; seeds
+are fixed. ``test_a_wrong_law_is_noticed`` shows that the bounds can be missed.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from adasd.messages import AcceptRule, RelaxBelow, Warp
+from adasd.specdec.blocks import BlockBatch, RuleBatch
+from adasd.specdec.distributions import WarpBatch, row_law, truncate_row, warp_probs
+from adasd.specdec.draft_step import propose
+from adasd.specdec.exact_tests import RejectionSampling
+from adasd.specdec.verify import Judgement, draw_chance, judge
+
+DRAWS = 30_000
+WARPS = [Warp(), Warp(temperature=0.7, top_k=4), Warp(top_p=0.8), Warp(temperature=1.5, min_p=0.15)]
+V = 6
+
+
+@dataclass(frozen=True)
+class Bigrams:
+    """A language model whose next law depends on the last token only: logits [V, V]."""
+
+    logits_VV: Tensor
+
+    @classmethod
+    def random(cls, seed: int, spread: float = 1.2) -> "Bigrams":
+        return cls(spread * torch.randn(V, V, generator=torch.Generator().manual_seed(seed)))
+
+    def after(self, tokens: Tensor) -> Tensor:
+        return self.logits_VV[tokens]
+
+
+TARGET, DRAFT = Bigrams.random(1), Bigrams.random(2)
+
+
+def rejects(counts: Tensor, probs: Tensor) -> bool:
+    """Pearson's chi-squared test at the upper 1e-4 point; a count where the law is 0 rejects at once."""
+    possible = probs > 0
+    if counts[~possible].sum() > 0:
+        return True
+    expected = counts.sum() * probs[possible]
+    statistic = ((counts[possible] - expected) ** 2 / expected).sum().item()
+    return statistic > chi2.isf(1e-4, int(possible.sum()) - 1)
+
+
+def target_laws(warp: Warp) -> Tensor:
+    """The target's law after each token, [V, V]."""
+    return warp_probs(TARGET.logits_VV, WarpBatch.build([warp] * V, [0] * V))
+
+
+def one_round(
+    warp: Warp, num_drafted: int, row_len: int, seed: int, rule: AcceptRule
+) -> tuple[Tensor, Judgement]:
+    """DRAWS independent sessions after token 0: the emitted tokens, [DRAWS, K + 1], -1 behind the end."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = WarpBatch.build([warp] * DRAWS, [0] * DRAWS)
+    last, tokens, ids, logprobs = torch.zeros(DRAWS, dtype=torch.int64), [], [], []
+    for _ in range(num_drafted):
+        step = propose(DRAFT.after(last), batch, [row_len] * DRAWS, generator)
+        assert step.row_ids_NR is not None
+        assert step.row_logprobs_NR is not None
+        last = step.tokens_N
+        tokens.append(last)
+        ids.append(step.row_ids_NR.long())
+        logprobs.append(step.row_logprobs_NR)
+    tokens_BK = torch.stack(tokens, dim=1)
+    lens = (num_drafted,) * DRAWS
+    blocks = BlockBatch(
+        lens, (True,) * DRAWS, tokens_BK, torch.tensor(lens), torch.stack(ids, 1), torch.stack(logprobs, 1)
+    )
+    before_BJ = torch.cat([torch.zeros(DRAWS, 1, dtype=torch.int64), tokens_BK], dim=1)
+    rules = RuleBatch.pack([rule] * DRAWS)
+    chance = draw_chance(batch, rules, num_drafted, V, generator)
+    judgement = judge(TARGET.after(before_BJ), blocks, batch, rules, chance)
+    accepted_B1 = judgement.num_accepted_B[:, None]
+    emitted = torch.cat([tokens_BK, torch.zeros(DRAWS, 1, dtype=torch.int64)], dim=1)
+    emitted.scatter_(1, accepted_B1, judgement.next_token_B[:, None])
+    return emitted.masked_fill(torch.arange(num_drafted + 1) > accepted_B1, -1), judgement
+
+
+@pytest.mark.parametrize("row_len", [1, 3, V])
+@pytest.mark.parametrize("warp", WARPS)
+def test_the_first_token_follows_the_target(warp, row_len):
+    emitted, _ = one_round(warp, 1, row_len, seed=row_len, rule=AcceptRule())
+    assert not rejects(torch.bincount(emitted[:, 0], minlength=V).double(), target_laws(warp)[0].double())
+
+
+@pytest.mark.parametrize("warp", WARPS)
+def test_the_first_two_tokens_follow_the_target_jointly(warp):
+    # a session that stopped after one token is completed by the target itself
+    emitted, judgement = one_round(warp, 2, 4, seed=7, rule=AcceptRule())
+    laws = target_laws(warp)
+    generator = torch.Generator().manual_seed(8)
+    completion = torch.multinomial(laws[emitted[:, 0]], 1, generator=generator)[:, 0]
+    second = torch.where(emitted[:, 1] >= 0, emitted[:, 1], completion)
+    counts = torch.bincount(emitted[:, 0] * V + second, minlength=V * V).double()
+    joint = (laws[0, :, None] * laws).flatten().double()
+    assert not rejects(counts, joint / joint.sum())
+    assert 0 < (judgement.num_accepted_B == 0).sum() < DRAWS
+
+
+def test_the_bonus_token_follows_the_target():
+    emitted, judgement = one_round(Warp(), 1, V, seed=9, rule=AcceptRule())
+    laws = target_laws(Warp())
+    for last in range(V):
+        after = emitted[(judgement.num_accepted_B == 1) & (emitted[:, 0] == last), 1]
+        assert not rejects(torch.bincount(after, minlength=V).double(), laws[last].double())
+
+
+def test_acceptance_is_one_minus_the_total_variation():
+    _, judgement = one_round(Warp(), 1, V, seed=10, rule=AcceptRule())
+    expected = torch.minimum(target_laws(Warp())[0], torch.softmax(DRAFT.logits_VV[0], -1)).sum().item()
+    share = judgement.num_accepted_B.float().mean().item()
+    deviation = (expected * (1 - expected) / DRAWS) ** 0.5
+    assert abs(share - expected) < 3.9 * deviation  # two-sided 1e-4
+
+
+def test_a_wrong_law_is_noticed():
+    emitted, _ = one_round(Warp(), 1, V, seed=11, rule=AcceptRule())
+    counts = torch.bincount(emitted[:, 0], minlength=V).double()
+    slightly_off = target_laws(Warp(temperature=0.9))[0].double()
+    assert rejects(counts, slightly_off)
+
+
+def test_relaxing_everything_moves_mass_only_where_the_target_has_some(monkeypatch):
+    # ALGORITHMS 2.5: p = (.5, .3, .2, 0), q = (.2, .3, .3, .2), always relax -> (.4, .3, .3, 0)
+    pad = [1e-30, 1e-30]
+    target = Bigrams(torch.tensor([[0.5, 0.3, 0.2, 0.0, 0.0, 0.0]] * V).log())
+    draft = Bigrams(torch.tensor([[0.2, 0.3, 0.3, 0.2, *pad]] * V).log())
+    monkeypatch.setitem(globals(), "TARGET", target)
+    monkeypatch.setitem(globals(), "DRAFT", draft)
+    emitted, judgement = one_round(Warp(), 1, V, 12, AcceptRule(RelaxBelow(1.0), 1))
+    counts = torch.bincount(emitted[:, 0], minlength=V).double()
+    assert not rejects(counts, torch.tensor([0.4, 0.3, 0.3, 0.0, 0.0, 0.0]).double())
+    assert abs(judgement.num_accepted_B.float().mean().item() - 0.8) < 3.9 * (0.16 / DRAWS) ** 0.5
+
+
+# --------------------------------------------------------------------------- exact enumeration
+
+
+def sampling_of(block: tuple[int, ...], warp: Warp, row_len: int) -> tuple[RejectionSampling, list[Tensor]]:
+    """The rule's own tensors in double precision for one block after token 0, and the draft's laws [V]."""
+    before = torch.tensor([0, *block])
+    ids, logprobs = truncate_row(DRAFT.logits_VV.double()[before[:-1]], row_len)
+    num_drafted = len(block)
+    blocks = BlockBatch(
+        (num_drafted,),
+        (True,),
+        torch.tensor([block]),
+        torch.tensor([num_drafted]),
+        ids[None].long(),
+        logprobs[None],
+    )
+    sampling = RejectionSampling.of(
+        TARGET.logits_VV.double()[None, before], blocks, WarpBatch.build([warp], [0])
+    )
+    assert sampling is not None
+    drafts = row_law(logprobs, WarpBatch.build([warp] * num_drafted, [0] * num_drafted))
+    spread = torch.zeros(num_drafted, V, dtype=torch.float64).scatter(1, ids.long(), drafts)
+    return sampling, list(spread)
+
+
+@pytest.mark.parametrize("row_len", [2, 4, V])
+@pytest.mark.parametrize("warp", WARPS)
+def test_the_law_of_three_tokens_by_enumeration_is_the_targets(warp, row_len):
+    """Every block of 2, every outcome; shorter answers are completed by the target. No chance involved."""
+    laws = warp_probs(TARGET.logits_VV.double(), WarpBatch.build([warp] * V, [0] * V))
+    emitted = torch.zeros(V, V, V, dtype=torch.float64)
+    for block in itertools.product(range(V), repeat=2):
+        sampling, drafts = sampling_of(block, warp, row_len)
+        reach = (drafts[0][block[0]] * drafts[1][block[1]]).item()
+        if reach == 0.0:
+            continue
+        for num_accepted in range(3):
+            next_law = sampling.weights(torch.tensor([num_accepted]))[0]
+            next_law = next_law / next_law.sum()
+            stays = reach
+            if num_accepted < 2:
+                stays = reach * (1 - accept_prob(sampling, num_accepted))
+                reach *= accept_prob(sampling, num_accepted)
+            if num_accepted == 0:
+                emitted += stays * next_law[:, None, None] * laws[:, :, None] * laws[None]
+            elif num_accepted == 1:
+                emitted[block[0]] += stays * next_law[:, None] * laws
+            else:
+                emitted[block] += stays * next_law
+    expected = laws[0][:, None, None] * laws[:, :, None] * laws[None]
+    assert (emitted - expected).abs().max().item() < 1e-9
+
+
+def accept_prob(sampling: RejectionSampling, at: int) -> float:
+    """The share of uniforms that the rule accepts: the largest u with u < target / draft, found by asking it.
+
+    Sixty halvings pin it to 2^-60.
+    """
+    low, high = 0.0, 1.0
+    num_drafted = sampling.target_prob_FK.shape[1]
+    for _ in range(60):
+        middle = (low + high) / 2
+        accepted = sampling.accepts(torch.full((1, num_drafted), middle, dtype=torch.float64))[0, at]
+        low, high = (middle, high) if accepted else (low, middle)
+    return low

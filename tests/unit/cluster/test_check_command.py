@@ -1,0 +1,106 @@
+"""``adasd check`` against real (random) model folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from adasd.config import EngineConfig, ServeConfig, TierConfig
+from cluster.check_command import check, problems, readable
+from tests import pairs
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> tuple[Path, Path]:
+    return pairs.write_pair(tmp_path_factory.mktemp("pair"))
+
+
+def config(target: Path | str, draft: Path | str | None = None, **engine) -> ServeConfig:
+    def tier(model: Path | str) -> TierConfig:
+        return TierConfig(replace(EngineConfig(str(model), device="cpu"), **engine))
+
+    return ServeConfig(target=tier(target), draft=None if draft is None else tier(draft))
+
+
+def broken_copy(model: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(model, folder / "broken"))
+
+
+def test_a_good_pair_has_no_problem_and_status_0(pair):
+    out = io.StringIO()
+    assert check(config(*pair), Console(file=out, width=250)) == 0
+    text = out.getvalue()
+    assert "can be served" in text
+    assert str(pair[0]) in text
+    assert "MiB" in text
+
+
+def test_plain_decoding_needs_no_draft(pair):
+    assert problems(config(pair[0])) == []
+
+
+def test_a_missing_folder_is_named_with_its_role_and_status_1(pair):
+    out = io.StringIO()
+    assert check(config(pair[0], "/no/such/folder"), Console(file=out, width=250)) == 1
+    assert "draft: there is no model folder /no/such/folder" in out.getvalue()
+
+
+def test_a_folder_without_weights_is_refused(pair, tmp_path):
+    folder = broken_copy(pair[0], tmp_path)
+    (folder / "model.safetensors").unlink()
+    (sentence,) = problems(config(folder))
+    assert "holds no *.safetensors file" in sentence
+
+
+def test_a_truncated_weight_file_is_refused(pair, tmp_path):
+    folder = broken_copy(pair[0], tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (sentence,) = problems(config(folder))
+    assert "is damaged" in sentence
+
+
+def test_an_architecture_that_cannot_be_rolled_back_is_refused(pair, tmp_path):
+    folder = broken_copy(pair[0], tmp_path)
+    file = folder / "config.json"
+    file.write_text(json.dumps({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}))
+    assert "only decoder-only language models are served" in problems(config(folder))[0]
+
+
+def test_vocabularies_that_differ_are_refused_with_both_sizes(pair, tmp_path):
+    tokens = pairs.tokenizer()
+    size = len(tokens)
+    tokens.add_tokens(["<|new|>"])
+    other = pairs.write_model(tmp_path / "other", tokens, seed=3)
+    (sentence,) = problems(config(pair[0], other))
+    assert str(size) in sentence
+    assert str(size + 1) in sentence
+
+
+def test_padded_embeddings_are_fine(pair, tmp_path):
+    tokens = pairs.tokenizer()
+    padded = pairs.write_model(tmp_path / "padded", tokens, seed=3, vocab_size=len(tokens) + 24)
+    assert problems(config(pair[0], padded)) == []
+    assert problems(config(padded, pair[1])) == []
+
+
+def test_a_context_beyond_the_models_is_refused(pair):
+    found = problems(config(pair[0], max_context=10 * pairs.MAX_CONTEXT))
+    assert len(found) == 1
+    assert str(pairs.MAX_CONTEXT) in found[0]
+
+
+def test_weights_that_do_not_fit_into_memory_are_refused(pair, monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda name: 1)
+    (sentence,) = problems(config(pair[0]))
+    assert "choose a smaller dtype" in sentence
+
+
+def test_bytes_are_readable():
+    assert (readable(3 * 2**20), readable(5 * 2**30)) == ("3.0 MiB", "5.0 GiB")

@@ -1,0 +1,42 @@
+"""The quick greedy judge against the general one."""
+
+import random
+
+import torch
+
+from adasd.engine.sampling import choose_greedily, is_plainly_greedy, judge_generally
+from adasd.engine.slots import Slot
+from adasd.engine.work import VerifyWork
+from adasd.messages import AcceptRule, RelaxBelow, VerifyCall, Warp
+
+
+def work(block, warp, rule=AcceptRule()):  # noqa: B008 (frozen)
+    call = VerifyCall("s", 0, 0, (1, 2, 3), tuple(block), None, rule)
+    return VerifyWork(Slot(0, "s", 50), warp, 0.0, call=call)
+
+
+def test_greedy_verdicts_are_those_of_the_general_judge():
+    chance, generator = random.Random(0), torch.Generator().manual_seed(0)
+    num_accepted = set()
+    for _ in range(200):
+        lens = [chance.randint(0, 4) for _ in range(chance.randint(1, 5))]
+        logits = torch.randint(0, 4, (sum(lens) + len(lens), 5), generator=generator).float()  # with ties
+        warp = Warp(
+            temperature=0.0,
+            logit_bias=((chance.randrange(5), chance.choice([-1e9, 1.0])),),
+            eos_ids=(chance.randrange(5),),
+            eos_from=chance.randint(0, 6),
+        )
+        works = [work([chance.randrange(5) for _ in range(n)], warp) for n in lens]
+        quick = choose_greedily(works, logits)
+        assert quick == judge_generally(works, logits, generator)
+        num_accepted |= {judged.num_accepted for judged in quick}
+    assert num_accepted >= {0, 1, 2}
+
+
+def test_only_greedy_calls_without_relaxation_take_the_quick_way():
+    greedy = Warp(temperature=0.0)
+    assert is_plainly_greedy(work([], greedy))
+    assert not is_plainly_greedy(work([], Warp(temperature=1.0)))
+    assert not is_plainly_greedy(work([], greedy, AcceptRule(RelaxBelow(0.1), 1)))
+    assert not is_plainly_greedy(work([], greedy, AcceptRule(want_distances=True)))

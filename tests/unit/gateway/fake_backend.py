@@ -1,0 +1,155 @@
+"""A Backend without models that really behaves: it speculates on a text known beforehand, and can be told to fail.
+
+The answer is the last part of the prompt's text, token by token, in blocks of ``block_len``; stop strings,
+``max_tokens`` and cancellation work. Words in the prompt steer it: ``overload`` is refused before the first
+event, ``break`` fails after two steps, ``crash`` fails with an unforeseen error, ``hang`` waits for ever.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from adasd.config import SpeculationConfig
+from adasd.control.effective import resolve
+from adasd.errors import Overloaded, WorkerLost
+from adasd.messages import (
+    Chunk,
+    Complete,
+    EmittedToken,
+    FinishReason,
+    Mode,
+    SpeculationReport,
+    TokenKind,
+    Usage,
+)
+from adasd.text.tokenizer import Tokenizer
+from services.gateway.backend import Readiness, ServedModel
+from tests.unit.text.tokenizers_for_tests import byte_level
+
+MODEL = "fake-model"
+TOKENIZER = Tokenizer(byte_level())
+
+
+@dataclass
+class Tally:
+    """What happened, for tests to look at."""
+
+    started: int = 0
+    running: int = 0
+    requests: tuple = ()
+
+
+class FakeBackend:
+    def __init__(self, block_len=4, step_s=0.0, context_len=256):
+        self.tokenizer = TOKENIZER
+        self.model_name, self.context_len = MODEL, context_len
+        self.block_len, self.step_s = block_len, step_s
+        self.state = Readiness(ready=True)
+        self.tally = Tally()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.aborted = {}  # running request id -> whether it was aborted
+        self.config = SpeculationConfig(max_draft_tokens=8)
+
+    def effective(self, options):
+        return resolve(options, self.config)
+
+    def readiness(self):
+        return self.state
+
+    def models(self):
+        return [ServedModel(MODEL, self.context_len, 1_700_000_000, "target", "draft")]
+
+    def abort(self, request_id):
+        running = request_id in self.aborted
+        if running:
+            self.aborted[request_id] = True
+        return running
+
+    @property
+    def num_running(self):
+        return self.tally.running
+
+    async def generate(self, request):
+        self.tally.started += 1
+        self.tally.running += 1
+        self.aborted[request.request_id] = False
+        self.idle.clear()
+        self.tally.requests += (request,)
+        try:
+            text = self.tokenizer.decode(request.prompt)
+            if "overload" in text:
+                raise Overloaded("every slot is taken", 2.5)
+            if "hang" in text:
+                await asyncio.Event().wait()
+            async for event in self._events(request, text):
+                yield event
+        finally:
+            self.tally.running -= 1
+            del self.aborted[request.request_id]
+            if not self.tally.running:
+                self.idle.set()
+
+    async def _events(self, request, text):
+        effective = self.effective(request.speculation)
+        ids = [i for i in request.prompt if i not in self.tokenizer.eos_ids][: request.sampling.max_tokens]
+        block_len = 1 if effective.mode is Mode.OFF else self.block_len
+        blocks = [ids[:1], *(ids[i : i + block_len] for i in range(1, len(ids), block_len))]
+        shown, tokens, accepted = "", [], []
+        finish, match = FinishReason.LENGTH, None
+        for number, block in enumerate(blocks):
+            await asyncio.sleep(self.step_s)
+            if number == 2 and "break" in text:
+                raise WorkerLost("target", "it was unplugged")
+            if number == 2 and "crash" in text:
+                raise ZeroDivisionError("secret detail")
+            kinds = self._kinds(number, len(block), effective.mode)
+            tokens += [EmittedToken(i, kind) for i, kind in zip(block, kinds, strict=True)]
+            if number and effective.mode is not Mode.OFF:
+                accepted.append(len(block) - 1)
+            whole = self.tokenizer.decode([t.id for t in tokens]).rstrip("\ufffd")
+            match = next((s for s in request.sampling.stop if s in whole), None)
+            if match is not None:
+                whole, finish = whole[: whole.index(match)], FinishReason.STOP
+            if self.aborted[request.request_id]:
+                finish = FinishReason.CANCELLED
+            last = match is not None or number == len(blocks) - 1 or finish is FinishReason.CANCELLED
+            fresh, shown = whole[len(shown) :], whole
+            yield Chunk(fresh, tuple(tokens[-len(block) :]), finish if last else None)
+            if last:
+                break
+        yield Complete(
+            finish,
+            Usage(len(request.prompt), len(tokens), cached_tokens=2),
+            self._report(effective, tokens, tuple(accepted)),
+            match,
+        )
+
+    def _kinds(self, number, num_tokens, mode):
+        if number == 0 or mode is Mode.OFF:
+            return [TokenKind.TARGET] * num_tokens
+        return [*[TokenKind.EXACT] * (num_tokens - 1), TokenKind.CORRECTION]
+
+    def _report(self, effective, tokens, accepted):
+        kinds = {}
+        for token in tokens:
+            kinds[token.kind] = kinds.get(token.kind, 0) + 1
+        drafted = tuple(self.block_len for _ in accepted)
+        return SpeculationReport(
+            mode=effective.mode,
+            drafting=effective.drafting,
+            acceptance=effective.acceptance,
+            max_draft_tokens=effective.max_draft_tokens,
+            max_relaxed_fraction=effective.max_relaxed_fraction,
+            num_rounds=len(accepted),
+            num_draft_rounds=len(accepted),
+            num_draft_tokens=sum(drafted),
+            num_accepted_tokens=sum(accepted),
+            accepted_per_round=accepted,
+            drafted_per_round=drafted,
+            kinds=tuple(kinds.items()),
+            generation_threshold=float("inf"),
+            acceptance_threshold=0.25 if effective.acceptance else None,
+            draft_ms=1.5,
+            verify_ms=2.5,
+            network_ms=0.5,
+        )

@@ -1,0 +1,274 @@
+"""Whatever is sent: a 4xx in OpenAI's shape that names the field, never a 500, and the server goes on."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adasd.errors import AdasdError, Code
+from services.gateway.failures import TABLE
+from services.gateway.schema import ChatBody, CompletionBody
+from services.gateway.validation import parse, read_chat, read_completion
+from tests.unit.gateway.fake_backend import FakeBackend
+
+HELLO = [{"role": "user", "content": "the cat"}]
+
+
+def error_of(response):
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    return error
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b'{"messages": [{"role": "user", "content": "a"}]',
+        b'{"messages": [{"role": "user", "content": "\xff\xfe"}]}',
+        b'{"messages": [{"role": "user", "content": "\xed\xa0\x80"}]}',
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"seed": ' + b"9" * 5000 + b"}",
+        b"[" * 50_000,
+        b'{"a":' * 5_000 + b"1" + b"}" * 5_000,
+    ],
+    ids=range(12),
+)
+async def test_a_body_that_is_no_json_object_in_utf8_is_a_400(door, body):
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        response = await door.post(path, body)
+        assert response.status_code == 400, response.text
+        assert error_of(response)["code"] == "invalid_request"
+    assert (await door.chat()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [7]}, "messages.0"),
+        ({"messages": [{}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": "a\0b"}]}, "messages.0.content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages.0.content.0.type",
+        ),
+        ({"messages": [*HELLO, {"role": "system", "content": "late"}]}, "messages"),
+        ({"model": 5}, "model"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"temperature": -0.5}, "temperature"),
+        ({"temperature": 1e300}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"temperature": [1]}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": float("-inf")}, "min_p"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": "1"}, "seed"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
+        ({"ignore_eos": "yes"}, "ignore_eos"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"stop": "x" * 257}, "stop.0"),
+        ({"stop": [""]}, "stop.0"),
+        ({"stop": {"a": 1}}, "stop"),
+        ({"stop": ["ok", "a\0"]}, "stop.1"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids.0"),
+        ({"stop_token_ids": [10**6]}, "stop_token_ids.0"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"²": 1}}, "logit_bias"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias.999999"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"logit_bias": {"5": float("nan")}}, "logit_bias.5"),
+        ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"stream": 1}, "stream"),
+        ({"stream_options": {"include_usage": "x"}}, "stream_options.include_usage"),
+        ({"speculation": "fast"}, "speculation"),
+        ({"speculation": {"mode": "fast"}}, "speculation.mode"),
+        ({"speculation": {"drafting": "nonsense"}}, "speculation.drafting"),
+        ({"speculation": {"max_draft_tokens": 0}}, "speculation.max_draft_tokens"),
+        ({"speculation": {"max_draft_tokens": 9}}, "speculation.max_draft_tokens"),
+        ({"speculation": {"max_relaxed_fraction": 1.1}}, "speculation.max_relaxed_fraction"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logprobs": True}, "logprobs"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"frequency_penalty": float("nan")}, "frequency_penalty"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+    ],
+    ids=str,
+)
+async def test_a_wrong_field_is_a_400_that_names_it(door, fields, param):
+    response = await door.post("/v1/chat/completions", {"messages": HELLO, **fields})
+    assert response.status_code == 400, response.text
+    assert error_of(response)["param"] == param
+    assert error_of(response)["type"] == "invalid_request_error"
+    assert door.backend.tally.started == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        (None, "prompt"),
+        ("", "prompt"),
+        ([], "prompt"),
+        ([[]], "prompt.0"),
+        ([1, "a"], "prompt"),
+        ([True], "prompt.0"),
+        ([[True]], "prompt.0"),
+        ([1, 2.5], "prompt"),
+        ([-1], "prompt.0"),
+        ([5, 10**9], "prompt.1"),
+        (["ok", ""], "prompt.1"),
+        (["ok", 5], "prompt.1"),
+        (["x"] * 33, "prompt"),
+        ({"text": "x"}, "prompt"),
+        ("a\0b", "prompt"),
+    ],
+    ids=str,
+)
+async def test_a_wrong_prompt_is_a_400_that_names_the_part(door, prompt, param):
+    response = await door.post("/v1/completions", {"prompt": prompt})
+    assert response.status_code == 400, response.text
+    assert error_of(response)["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("mod", "mode"), ("max_drafts", "max_draft_tokens"), ("relaxed_fraction", "max_relaxed_fraction")],
+)
+async def test_an_unknown_option_of_speculation_names_the_nearest(door, name, nearest):
+    response = await door.chat(speculation={name: 1})
+    assert response.status_code == 400
+    assert f"did you mean '{nearest}'" in error_of(response)["message"]
+    assert error_of(response)["param"] == f"speculation.{name}"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_a_prompt_longer_than_the_context_names_both_lengths(door, path):
+    ids = [door.backend.tokenizer.encode("the")[0]] * 300
+    body = {"prompt": ids} if "chat" not in path else {"messages": [{"role": "user", "content": "q" * 300}]}
+    response = await door.post(path, body)
+    error = error_of(response)
+    assert response.status_code == 400
+    assert error["code"] == "context_length_exceeded"
+    assert error["param"] == ("prompt" if "chat" not in path else "messages")
+    assert ("300" if "chat" not in path else "303") in error["message"]
+    assert "256" in error["message"]
+
+
+async def test_prompt_and_answer_together_must_fit(door):
+    assert (
+        await door.post("/v1/completions", {"prompt": [300 - 5] * 56, "max_tokens": 200})
+    ).status_code == 200
+    response = await door.post("/v1/completions", {"prompt": [300 - 5] * 57, "max_tokens": 200})
+    assert error_of(response)["code"] == "context_length_exceeded"
+
+
+async def test_an_unknown_model_is_a_404_that_names_the_served_one(door):
+    response = await door.chat(model="gpt-17")
+    assert response.status_code == 404
+    assert error_of(response)["code"] == "model_not_found"
+    assert "fake-model" in error_of(response)["message"]
+
+
+async def test_a_body_beyond_the_limit_is_a_413_announced_or_not(door):
+    big = json.dumps({"prompt": "x" * 200_000}).encode()
+    assert (await door.post("/v1/completions", big)).status_code == 413
+
+    async def parts():
+        for start in range(0, len(big), 50_000):
+            yield big[start : start + 50_000]
+
+    response = await door.client.post(
+        "/v1/completions", content=parts(), headers={"content-type": "application/json"}
+    )
+    assert response.status_code == 413
+    assert "100000" in error_of(response)["message"]
+
+
+async def test_other_media_types_paths_and_methods_have_the_same_error_shape(door):
+    form = await door.client.post("/v1/completions", data={"prompt": "x"})
+    assert (form.status_code, error_of(form)["type"]) == (415, "invalid_request_error")
+    assert error_of(await door.client.get("/v1/nothing"))
+    assert (await door.client.get("/v1/completions")).status_code == 405
+    assert error_of(await door.client.get("/v1/models/absent"))["code"] == "model_not_found"
+
+
+async def test_fields_without_effect_are_reported_in_a_header(door):
+    response = await door.chat(user="me", metadata={}, reasoning_effort="low", tools=[], **{"we\r\nird": 1})
+    assert response.status_code == 200
+    assert response.headers["x-adasd-ignored-fields"] == "reasoning_effort"
+
+
+async def test_neutral_values_of_unsupported_fields_are_welcome(door):
+    neutral = {
+        "n": 1,
+        "logprobs": False,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0,
+        "response_format": {"type": "text"},
+        "tool_choice": "none",
+        "tools": None,
+        "stop": None,
+        "temperature": None,
+    }
+    response = await door.chat(**neutral)
+    assert response.status_code == 200, response.text
+    assert "x-adasd-ignored-fields" not in response.headers
+
+
+async def test_an_unforeseen_error_is_a_500_without_its_details(door, caplog):
+    response = await door.post("/v1/completions", {"prompt": "crash the cat sat on the mat and the dog"})
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert error_of(response)["type"] == "server_error"
+
+
+def test_every_code_has_a_status():
+    assert set(TABLE) == set(Code)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(HELLO),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = sorted({*ChatBody.model_fields, *CompletionBody.model_fields, "tools", "logprobs", "unknown"})
+BACKEND = FakeBackend()
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(fields=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5), with_input=st.booleans())
+def test_random_bodies_are_read_or_refused_as_the_requests_fault(fields, with_input):
+    for kind, read, name, value in (
+        (ChatBody, read_chat, "messages", HELLO),
+        (CompletionBody, read_completion, "prompt", "the cat"),
+    ):
+        body = {**fields, **({name: value} if with_input else {})}
+        try:
+            order = read(parse(json.dumps(body).encode(), kind), BACKEND, "x")
+        except AdasdError as refusal:
+            refused = refusal
+        else:
+            refused = None
+            assert all(r.prompt and r.sampling.max_tokens >= 1 for r in order.requests)
+        assert refused is None or TABLE[refused.code].status in (400, 404)

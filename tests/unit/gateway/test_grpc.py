@@ -1,0 +1,169 @@
+"""The public gRPC door: answers, Abort, leaving, health, reflection."""
+
+import asyncio
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+
+from adasd.errors import ContextTooLong, InvalidRequest, Overloaded, UnknownModel, WorkerLost
+from adasd.messages import Chunk, Complete, FinishReason, Mode, SpeculationOptions
+from services.gateway.backend import Readiness
+from services.gateway.grpc_api import start_grpc
+from services.transport.generation import GenerationClient
+from services.transport.public import GENERATION_SERVICE, ChatMessage, GenerateCall, SamplingOptions
+from tests.unit.gateway.fake_backend import FakeBackend
+
+STATUS = health_pb2.HealthCheckResponse
+LONG = "the cat sat on the mat and the dog ate the hat " * 4
+
+
+@pytest.fixture
+async def grpc_door():
+    backend = FakeBackend()
+    server = await start_grpc(backend, "127.0.0.1", 0, max_request_bytes=100_000)
+    client = GenerationClient(server.address)
+    yield backend, server, client
+    await client.close()
+    await server.stop()
+    assert backend.tally.running == 0
+
+
+async def gathered(client, call):
+    return [event async for event in client.generate(call)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "the cat sat on the mat",
+        (ChatMessage("user", "the cat sat on the mat"),),
+        (263, 265, 270, 264, 20, 30),
+    ],
+    ids=["text", "chat", "ids"],
+)
+async def test_an_answer_is_chunks_and_then_complete(grpc_door, content):
+    backend, _, client = grpc_door
+    *chunks, end = await gathered(client, GenerateCall(content, sampling=SamplingOptions(max_tokens=9)))
+    assert all(isinstance(chunk, Chunk) for chunk in chunks)
+    assert isinstance(end, Complete)
+    assert len(chunks[0].tokens) == 1
+    assert chunks[-1].finish_reason is end.finish_reason is FinishReason.LENGTH
+    assert sum(len(chunk.tokens) for chunk in chunks) == end.usage.completion_tokens
+    assert backend.tally.requests[0].sampling.max_tokens == 9
+
+
+async def test_options_are_honoured_and_echoed(grpc_door):
+    backend, _, client = grpc_door
+    call = GenerateCall(
+        "the cat",
+        sampling=SamplingOptions(temperature=0.0, stop=("zzz",), logit_bias=((5, 1.5),), seed=7),
+        speculation=SpeculationOptions(Mode.ADAPTIVE, max_draft_tokens=3),
+        timeout_s=4.0,
+    )
+    end = (await gathered(client, call))[-1]
+    request = backend.tally.requests[0]
+    assert (request.sampling.temperature, request.sampling.seed, request.timeout_s) == (0.0, 7, 4.0)
+    assert (request.sampling.stop, request.sampling.logit_bias) == (("zzz",), ((5, 1.5),))
+    assert (end.speculation.mode, end.speculation.max_draft_tokens) == (Mode.ADAPTIVE, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (GenerateCall("x", model="other"), UnknownModel),
+        (GenerateCall("q" * 300), ContextTooLong),
+        (GenerateCall("x", sampling=SamplingOptions(temperature=float("nan"))), InvalidRequest),
+        (GenerateCall("x", sampling=SamplingOptions(max_tokens=0)), InvalidRequest),
+        (GenerateCall("x", sampling=SamplingOptions(stop=("y",) * 17)), InvalidRequest),
+        (GenerateCall("x", speculation=SpeculationOptions(drafting="nonsense")), InvalidRequest),
+        (GenerateCall("x", timeout_s=-1.0), InvalidRequest),
+        (GenerateCall((10**9,)), InvalidRequest),
+        (GenerateCall((ChatMessage("robot", "x"),)), InvalidRequest),
+        (GenerateCall("x", request_id="r" * 300), InvalidRequest),
+        (GenerateCall("overload"), Overloaded),
+        (GenerateCall("break the cat sat on the mat and the dog"), WorkerLost),
+    ],
+    ids=range(12),
+)
+async def test_errors_arrive_as_what_they_are(grpc_door, call, error):
+    _, _, client = grpc_door
+    with pytest.raises(error):
+        await gathered(client, call)
+
+
+async def test_abort_ends_the_stream_with_cancelled(grpc_door):
+    backend, _, client = grpc_door
+    backend.step_s = 0.02
+    events = client.generate(GenerateCall(LONG, request_id="mine"))
+    assert isinstance(await anext(events), Chunk)
+    with pytest.raises(InvalidRequest, match="running already"):
+        await gathered(client, GenerateCall("x", request_id="mine"))
+    assert await client.abort(["other", "mine", "mine"]) == ("mine",)
+    rest = [event async for event in events]
+    assert rest[-1].finish_reason is FinishReason.CANCELLED
+    assert await client.abort(["mine"]) == ()
+
+
+async def test_leaving_the_call_closes_the_answer(grpc_door):
+    backend, _, client = grpc_door
+    backend.step_s = 0.02
+    events = client.generate(GenerateCall(LONG))
+    await anext(events)
+    await events.aclose()
+    async with asyncio.timeout(1):
+        await backend.idle.wait()
+
+
+async def test_what_is_served_is_told(grpc_door):
+    backend, _, client = grpc_door
+    backend.state = Readiness(True, degraded=True, reasons=("no draft",))
+    info = await client.model_info()
+    assert (info.model, info.target, info.draft, info.max_context) == ("fake-model", "target", "draft", 256)
+    assert info.defaults.mode is Mode.EXACT
+    assert "adasd" in info.drafting
+    assert "posterior" in info.acceptance
+    with pytest.raises(UnknownModel):
+        await client.model_info("other")
+    state = await client.server_info()
+    assert (state.ready, state.degraded, state.reasons) == (True, True, ("no draft",))
+    assert (await client.loads()).num_running == 0
+
+
+async def test_health_follows_readiness_and_says_not_serving_before_the_stop(grpc_door):
+    backend, server, _ = grpc_door
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        assert (await stub.Check(health_pb2.HealthCheckRequest())).status == STATUS.SERVING
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=GENERATION_SERVICE))
+        assert (await watch.read()).status == STATUS.SERVING
+        backend.state = Readiness(False, reasons=("the target was lost",))
+        assert (await asyncio.wait_for(watch.read(), 3)).status == STATUS.NOT_SERVING
+        backend.state = Readiness(True)
+        assert (await asyncio.wait_for(watch.read(), 3)).status == STATUS.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await stub.Check(health_pb2.HealthCheckRequest(service="nothing"))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        stopping = asyncio.create_task(server.stop(grace_s=1.0))
+        assert (await asyncio.wait_for(watch.read(), 3)).status == STATUS.NOT_SERVING
+        watch.cancel()
+        await stopping
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_knows_the_service_and_its_messages(grpc_door, version):
+    _, server, _ = grpc_door
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        method = channel.stream_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            reflection_pb2.ServerReflectionRequest.SerializeToString,
+            reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        asks = [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol=GENERATION_SERVICE),
+        ]
+        listed, described = [answer async for answer in method(iter(asks))]
+    assert GENERATION_SERVICE in {s.name for s in listed.list_services_response.service}
+    assert b"GenerateRequest" in described.file_descriptor_response.file_descriptor_proto[0]

@@ -1,0 +1,147 @@
+"""Drafting ahead: a right guess gives the next block for free, a wrong one costs nothing but the guess."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from adasd.messages import Drafted, DraftRows, DraftRule
+from adasd.session.ahead import behind_guess, guess_is_right, rule_ahead
+from adasd.session.events import (
+    AskDraft,
+    AskVerify,
+    DraftAnswered,
+    DraftAttached,
+    DraftLate,
+    TargetAttached,
+    TargetLost,
+)
+from adasd.session.machine import step
+from adasd.session.state import Phase, Session
+from tests.unit.session.helpers import begun, block, ids, planned, verdict
+
+
+def only(actions: tuple, kind: type):
+    (found,) = [action for action in actions if isinstance(action, kind)]
+    return found
+
+
+def judging(drafted: str = "bc") -> tuple[Session, AskVerify, AskDraft]:
+    """'a' is committed, the target judges ``drafted``, the draft goes on behind it."""
+    session, actions = step(begun(), DraftAttached())
+    session, _ = step(session, DraftAnswered(block(only(actions, AskDraft).call, "")))
+    session, actions = step(session, TargetAttached())
+    session, _ = step(session, verdict(only(actions, AskVerify).call, 0, "a"))
+    session, actions = step(session, planned(4, ahead=True))
+    session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, drafted)))
+    return session, only(actions, AskVerify), only(actions, AskDraft)
+
+
+def test_the_draft_goes_on_behind_the_block():
+    _, ask, ahead = judging("bc")
+    assert (ask.call.feed, ask.call.block) == (ids("a"), ids("bc"))
+    assert (ahead.call.keep_len, ahead.call.feed) == (7, ids("c"))  # hello, a, b are cached
+    assert ahead.call.rule.max_tokens == 5  # the guess and a block
+    assert ahead.call.optimistic
+
+
+@pytest.mark.parametrize("verdict_first", [True, False])
+def test_a_right_guess_is_the_next_block(verdict_first):
+    session, ask, ahead = judging("bc")
+    says, drafts = verdict(ask.call, 2, "d"), DraftAnswered(block(ahead.call, "def"))
+    if verdict_first:
+        session, _ = step(session, says)
+        session, actions = step(session, planned(4, ahead=True))
+        assert (session.phase, actions) == (Phase.DRAFTING, ())
+        session, actions = step(session, drafts)
+    else:
+        session, actions = step(session, drafts)
+        assert actions == ()
+        session, _ = step(session, says)
+        session, actions = step(session, planned(4, ahead=True))
+    assert (only(actions, AskVerify).call.feed, only(actions, AskVerify).call.block) == (ids("d"), ids("ef"))
+    assert (only(actions, AskDraft).call.keep_len, only(actions, AskDraft).call.feed) == (10, ids("f"))
+    assert (session.tally.num_ahead, session.tally.num_ahead_used) == (2, 1)
+
+
+@pytest.mark.parametrize("verdict_first", [True, False])
+def test_a_wrong_guess_is_forgotten_and_the_block_stays_cached(verdict_first):
+    session, ask, ahead = judging("bc")
+    says, drafts = verdict(ask.call, 2, "x"), DraftAnswered(block(ahead.call, "def"))
+    if verdict_first:
+        session, _ = step(session, says)
+        session, _ = step(session, planned(4, ahead=True))
+        session, actions = step(session, drafts)
+    else:
+        session, _ = step(session, drafts)
+        session, _ = step(session, says)
+        session, actions = step(session, planned(4, ahead=True))
+    assert (only(actions, AskDraft).call.keep_len, only(actions, AskDraft).call.feed) == (8, ids("x"))
+    assert session.tally.num_ahead_used == 0
+
+
+def test_a_rejection_overtakes_what_is_on_its_way():
+    session, ask, ahead = judging("bc")
+    session, _ = step(session, verdict(ask.call, 1, "x"))
+    session, actions = step(session, planned(4, ahead=True))
+    call = only(actions, AskDraft).call
+    assert (call.keep_len, call.feed) == (7, ids("x"))
+    assert step(session, DraftAnswered(block(ahead.call, "def"))) == (session, ())  # too late
+
+
+def test_a_late_block_ahead_is_not_waited_for():
+    session, ask, ahead = judging("bc")
+    session, _ = step(session, DraftLate(ahead.call.epoch))
+    session, _ = step(session, verdict(ask.call, 2, "d"))
+    session, actions = step(session, planned(4, ahead=True))
+    assert only(actions, AskDraft).call.feed == ids("cd")
+
+
+def test_lateness_while_the_round_waits_makes_it_plain():
+    session, ask, ahead = judging("bc")
+    session, _ = step(session, verdict(ask.call, 2, "d"))
+    session, _ = step(session, planned(4, ahead=True))
+    session, actions = step(session, DraftLate(ahead.call.epoch))
+    assert only(actions, AskVerify).call.block == ()
+    session, _ = step(session, DraftAnswered(block(ahead.call, "def")))
+    assert session.draft.ready
+    assert session.draft.cached_len == 8
+
+
+def test_a_plain_plan_drops_what_was_drafted_ahead():
+    session, ask, ahead = judging("bc")
+    session, _ = step(session, DraftAnswered(block(ahead.call, "def")))
+    session, _ = step(session, verdict(ask.call, 2, "d"))
+    session, actions = step(session, planned(0))
+    assert only(actions, AskVerify).call.block == ()
+    assert session.ahead is None
+
+
+def test_a_lost_target_drops_what_was_drafted_ahead():
+    session, _, ahead = judging("bc")
+    session, _ = step(session, TargetLost())
+    assert step(session, DraftAnswered(block(ahead.call, "def"))) == (session, ())
+    session, actions = step(session, TargetAttached())
+    session, _ = step(session, verdict(only(actions, AskVerify).call, 0, "b"))
+    _, actions = step(session, planned(4))
+    assert (only(actions, AskDraft).call.keep_len, only(actions, AskDraft).call.feed) == (6, ids("b"))
+
+
+def test_the_rule_leaves_room_for_the_verdicts_own_tokens():
+    assert rule_ahead(DraftRule(4), num_judged=3, remaining_tokens=20).max_tokens == 5
+    assert (
+        rule_ahead(DraftRule(4), num_judged=3, remaining_tokens=7).max_tokens == 3
+    )  # 3 + 1 + block of 2 + 1
+    assert rule_ahead(DraftRule(4), num_judged=3, remaining_tokens=5) is None
+
+
+def test_the_block_behind_the_guess_keeps_its_laws():
+    rows = DraftRows(np.arange(6, dtype=np.int32).reshape(3, 2), np.zeros((3, 2), np.float32))
+    drafted = Drafted("s", 1, 10, (7, 8, 9), (0.1, 0.2, 0.3), rows)
+    rest = behind_guess(drafted)
+    assert (rest.base_len, rest.tokens, rest.entropies) == (11, (8, 9), (0.2, 0.3))
+    assert rest.rows.ids.tolist() == [[2, 3], [4, 5]]
+    assert behind_guess(Drafted("s", 1, 10, (7,), (0.1,))) is None
+    assert guess_is_right(drafted, 7)
+    assert not guess_is_right(drafted, 8)
+    assert not guess_is_right(Drafted("s", 1, 10, (), ()), 7)

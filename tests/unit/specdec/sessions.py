@@ -1,0 +1,154 @@
+"""Judging made-up sessions: one description for the batched code and for its slow twin."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from adasd.messages import (
+    NUM_DISTANCE_BINS,
+    AcceptRule,
+    DraftRows,
+    RelaxBelow,
+    RelaxTable,
+    Warp,
+)
+from adasd.specdec.blocks import BlockBatch, RuleBatch
+from adasd.specdec.distributions import WarpBatch, masked_block_logits, masked_logits
+from adasd.specdec.draft_step import propose
+from adasd.specdec.verify import Chance, Judgement, draw_chance, judge
+from adasd.specdec.verify_reference import ReferenceJudgement, judge_one
+
+
+@dataclass(frozen=True)
+class Session:
+    """One session with a drafted block in front of the target; ``target_logits`` is [K + 1, V], unmasked."""
+
+    target_logits: Tensor
+    block: tuple[int, ...] = ()
+    rows: DraftRows | None = None
+    warp: Warp = field(default_factory=Warp)
+    base_len: int = 5
+    rule: AcceptRule = field(default_factory=AcceptRule)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Batched inputs and outcome, kept for the twin."""
+
+    judgement: Judgement
+    chance: Chance
+    masked_BJV: Tensor
+
+
+def run(sessions: Sequence[Session], generator: torch.Generator | None = None) -> Judged:
+    """Judge all sessions in one batch; padding positions hold NaN logits, which must not matter."""
+    longest = max(len(s.block) for s in sessions)
+    vocab_size = sessions[0].target_logits.shape[-1]
+    logits_BJV = torch.full((len(sessions), longest + 1, vocab_size), torch.nan)
+    for b, session in enumerate(sessions):
+        logits_BJV[b, : len(session.block) + 1] = session.target_logits
+    warps, bases = [s.warp for s in sessions], [s.base_len for s in sessions]
+    masked_BJV = masked_block_logits(logits_BJV, warps, bases)
+    batch = WarpBatch.build(warps, bases)
+    rules = RuleBatch.pack([s.rule for s in sessions])
+    chance = draw_chance(batch, rules, longest, vocab_size, generator)
+    blocks = BlockBatch.pack([s.block for s in sessions], [s.rows for s in sessions])
+    return Judged(judge(masked_BJV, blocks, batch, rules, chance), chance, masked_BJV)
+
+
+def of_batch(judgement: Judgement, b: int, session: Session) -> ReferenceJudgement:
+    """Session b's part of a batched judgement in the twin's form."""
+    accepted = int(judgement.num_accepted_B[b])
+    judged = min(accepted + 1, len(session.block))
+    return ReferenceJudgement(
+        accepted,
+        int(judgement.next_token_B[b]),
+        tuple(judgement.relaxed_BK[b, :accepted].tolist()),
+        tuple(judgement.exact_ok_BK[b, :judged].tolist()),
+        tuple(judgement.distance_BK[b, :judged].tolist()),
+    )
+
+
+def twin(judged: Judged, b: int, sampled_index: int | None, session: Session) -> ReferenceJudgement:
+    """The slow twin's judgement of session b with the same random inputs."""
+    num_drafted = len(session.block)
+    accept, expo = [0.0] * num_drafted, [1.0] * session.target_logits.shape[-1]
+    if sampled_index is not None:
+        accept = judged.chance.accept_FK[sampled_index].tolist()
+        expo = judged.chance.expo_FV[sampled_index].tolist()
+    return judge_one(
+        judged.masked_BJV[b, : num_drafted + 1].tolist(),
+        session.block,
+        session.rows.ids.tolist() if session.rows else None,
+        session.rows.logprobs.tolist() if session.rows else None,
+        session.warp,
+        session.base_len,
+        session.rule,
+        accept,
+        expo,
+        judged.chance.relax_BK[b].tolist(),
+    )
+
+
+def random_session(rng: random.Random, generator: torch.Generator, vocab_size: int = 23) -> Session:
+    """Any kind, warp, rule and block length; the draft resembles the target more or less."""
+    base_len = rng.randrange(2, 40)
+    warp = random_warp(rng, base_len, vocab_size)
+    num_drafted = rng.choice([0, 1, 2, 3, 5])
+    target = 2.0 * torch.randn(num_drafted + 1, vocab_size, generator=generator)
+    noise = torch.randn(num_drafted, vocab_size, generator=generator)
+    draft = target[:-1] + rng.choice([0.05, 0.5, 2.0]) * noise
+    rule = random_rule(rng)
+    unseeded = not warp.greedy and warp.seed is None
+    row_len = rng.choice([4, 8, vocab_size]) if unseeded or rule.relax or rng.random() < 0.5 else 0
+    block, rows = draft_block(draft, warp, base_len, row_len, generator)
+    return Session(target, block, rows, warp, base_len, replace(rule, want_distances=rows is not None))
+
+
+def random_warp(rng: random.Random, base_len: int, vocab_size: int) -> Warp:
+    """A warp with each of its parts on or off."""
+    return Warp(
+        temperature=rng.choice([0.0, 0.5, 1.0, 1.7]),
+        top_k=rng.choice([0, 0, 3, 8, 100]),
+        top_p=rng.choice([1.0, 1.0, 0.6, 0.9]),
+        min_p=rng.choice([0.0, 0.0, 0.2]),
+        logit_bias=rng.choice([(), (), ((3, 4.0), (7, -100.0), (vocab_size + 5, 9.0))]),
+        eos_ids=(0, 1),
+        eos_from=base_len + rng.choice([-1, 1, 2, 9]),
+        seed=rng.choice([None, rng.getrandbits(64)]),
+    )
+
+
+def random_rule(rng: random.Random) -> AcceptRule:
+    """No relaxation, a bound on the distance, or a falling table."""
+    budget = rng.choice([0, 1, 2, 9])
+    table = tuple(1.0 - i / NUM_DISTANCE_BINS for i in range(NUM_DISTANCE_BINS))
+    relax = rng.choice([None, RelaxBelow(rng.random()), RelaxTable(table)])
+    return AcceptRule(relax=relax, relax_budget=budget)
+
+
+def draft_block(
+    draft_logits_KV: Tensor, warp: Warp, base_len: int, row_len: int, generator: torch.Generator | None = None
+) -> tuple[tuple[int, ...], DraftRows | None]:
+    """Tokens that the draft would propose from these logits, and their rows."""
+    num_drafted = draft_logits_KV.shape[0]
+    if num_drafted == 0:
+        return (), None
+    positions = [base_len + i for i in range(num_drafted)]
+    masked = masked_logits(draft_logits_KV, [warp] * num_drafted, positions)
+    batch = WarpBatch.build([warp] * num_drafted, positions)
+    proposal = propose(masked, batch, [row_len] * num_drafted, generator)
+    rows = None
+    if proposal.row_ids_NR is not None and proposal.row_logprobs_NR is not None:
+        rows = DraftRows(proposal.row_ids_NR.numpy(), proposal.row_logprobs_NR.numpy())
+    return tuple(proposal.tokens_N.tolist()), rows
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator with a known start."""
+    return torch.Generator().manual_seed(seed)

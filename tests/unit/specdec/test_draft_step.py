@@ -1,0 +1,79 @@
+"""One drafted token per session: the choice, the signals and the row."""
+
+import math
+
+import pytest
+import torch
+
+from adasd.messages import DraftRule, Warp
+from adasd.specdec.distributions import WarpBatch, truncate_row, warp_probs
+from adasd.specdec.draft_step import check_draft, propose
+from adasd.specdec.noise import coupled_argmax
+from tests.unit.specdec.sessions import seeded
+
+LOGITS = 2 * torch.randn(6, 40, generator=seeded(0))
+
+
+def test_greedy_drafts_the_largest_logit_without_a_row():
+    proposal = propose(LOGITS, WarpBatch.build([Warp(temperature=0.0)] * 6, range(6)), [0] * 6)
+    assert torch.equal(proposal.tokens_N, LOGITS.argmax(-1))
+    assert proposal.row_ids_NR is None
+    assert proposal.row_logprobs_NR is None
+
+
+def test_a_seeded_session_drafts_the_coupled_choice_of_its_full_law():
+    warps = [Warp(temperature=0.8, top_k=20, seed=seed) for seed in range(6)]
+    batch = WarpBatch.build(warps, [9] * 6)
+    expected = coupled_argmax(warp_probs(LOGITS, batch), batch.seed_N, batch.position_N)
+    assert torch.equal(propose(LOGITS, batch, [0] * 6).tokens_N, expected)
+    assert torch.equal(propose(LOGITS, batch, [2] * 6).tokens_N, expected)
+
+
+def test_an_unseeded_session_draws_from_its_own_row_only():
+    batch = WarpBatch.build([Warp()] * 6, [0] * 6)
+    generator, row_lens = seeded(1), [3, 1, 40, 2, 3, 5]
+    for _ in range(50):
+        proposal = propose(LOGITS, batch, row_lens, generator)
+        for row, row_len in enumerate(row_lens):
+            assert proposal.tokens_N[row] in proposal.row_ids_NR[row, :row_len]
+            assert (proposal.row_logprobs_NR[row, row_len:] == -math.inf).all()
+            ids, logprobs = truncate_row(LOGITS[row, None], row_len)
+            assert torch.equal(proposal.row_ids_NR[row, :row_len], ids[0])
+            torch.testing.assert_close(proposal.row_logprobs_NR[row, :row_len], logprobs[0])
+
+
+def test_signals_are_those_of_the_masked_law_at_temperature_one():
+    batch = WarpBatch.build([Warp(temperature=0.2, top_k=2, seed=1)], [0])
+    proposal = propose(torch.tensor([[0.5, 0.25, 0.25, 0.0]]).log(), batch, [0])
+    assert proposal.entropies_N.item() == pytest.approx(1.5 * math.log(2))
+    assert proposal.max_probs_N.item() == pytest.approx(0.5)
+
+
+def test_kinds_mix_in_one_batch():
+    warps = [Warp(temperature=0.0), Warp(seed=4), Warp(), Warp(temperature=0.0), Warp(seed=5), Warp()]
+    batch, row_lens = WarpBatch.build(warps, range(6)), [0, 0, 8, 8, 8, 8]
+    together = propose(LOGITS, batch, row_lens, seeded(2))
+    for row in (0, 1, 3, 4):
+        alone = propose(LOGITS[row, None], batch.select([row]), [row_lens[row]])
+        assert together.tokens_N[row] == alone.tokens_N[0]
+    assert together.tokens_N[2] in together.row_ids_NR[2]
+
+
+def test_sampling_without_seed_and_row_is_refused():
+    with pytest.raises(ValueError, match="row_len is 0"):
+        propose(LOGITS[:1], WarpBatch.build([Warp()], [0]), [0])
+    with pytest.raises(ValueError, match="row_len is 0"):
+        check_draft(Warp(), DraftRule(max_tokens=4))
+
+
+@pytest.mark.parametrize(
+    ("warp", "rule"),
+    [
+        (Warp(), DraftRule(max_tokens=4, row_len=8)),
+        (Warp(), DraftRule(max_tokens=0)),
+        (Warp(seed=1), DraftRule(max_tokens=4)),
+        (Warp(temperature=0.0), DraftRule(max_tokens=4)),
+    ],
+)
+def test_other_drafts_need_no_row(warp, rule):
+    check_draft(warp, rule)

@@ -1,0 +1,230 @@
+"""Random messages of the library, as hypothesis strategies."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from adasd.messages import (
+    NUM_DISTANCE_BINS,
+    AcceptRule,
+    Chunk,
+    Complete,
+    DraftCall,
+    Drafted,
+    DraftRows,
+    DraftRule,
+    EmittedToken,
+    FinishReason,
+    Mode,
+    OpenCall,
+    RelaxBelow,
+    RelaxTable,
+    SpeculationOptions,
+    SpeculationReport,
+    TokenKind,
+    Usage,
+    Verdict,
+    VerifyCall,
+    Warp,
+)
+from services.transport.public import (
+    ChatMessage,
+    GenerateCall,
+    Loads,
+    ModelInfo,
+    ReplicaLoad,
+    SamplingOptions,
+    ServerInfo,
+)
+
+counts = st.integers(0, 2**32 - 1)
+epochs = st.integers(-(2**63), 2**63 - 1)
+ids = st.integers(-(2**31), 2**31 - 1)
+token_ids = st.lists(ids, max_size=12).map(tuple)
+seeds = st.none() | st.integers(-(2**63), 2**63 - 1)
+reals = st.floats(allow_nan=False)
+shares = st.floats(0, 1)
+names = st.text(max_size=12)
+
+
+@st.composite
+def rows(draw, num_tokens: int) -> DraftRows:
+    row_len = draw(st.integers(1, 6))
+    flat_ids = draw(st.lists(ids, min_size=num_tokens * row_len, max_size=num_tokens * row_len))
+    flat = draw(st.lists(st.floats(width=32), min_size=num_tokens * row_len, max_size=num_tokens * row_len))
+    return DraftRows(
+        np.array(flat_ids, np.int32).reshape(num_tokens, row_len),
+        np.array(flat, np.float32).reshape(num_tokens, row_len),
+    )
+
+
+warps = st.builds(
+    Warp,
+    temperature=reals,
+    top_k=counts,
+    top_p=shares,
+    min_p=shares,
+    logit_bias=st.lists(st.tuples(ids, reals), max_size=4).map(tuple),
+    eos_ids=token_ids,
+    eos_from=counts,
+    seed=seeds,
+)
+draft_rules = st.builds(DraftRule, counts, reals, shares, counts)
+relaxations = (
+    st.none()
+    | st.builds(RelaxBelow, shares)
+    | st.builds(
+        RelaxTable, st.lists(shares, min_size=NUM_DISTANCE_BINS, max_size=NUM_DISTANCE_BINS).map(tuple)
+    )
+)
+accept_rules = st.builds(AcceptRule, relaxations, counts, st.booleans())
+
+
+@st.composite
+def verify_calls(draw, session: str) -> VerifyCall:
+    block = draw(token_ids)
+    return VerifyCall(
+        session,
+        draw(epochs),
+        draw(counts),
+        draw(token_ids),
+        block,
+        draw(st.none() | rows(len(block))),
+        draw(accept_rules),
+    )
+
+
+@st.composite
+def calls(draw, session: str) -> OpenCall | DraftCall | VerifyCall:
+    opening = st.builds(OpenCall, st.just(session), warps, counts)
+    drafting = st.builds(DraftCall, st.just(session), epochs, counts, token_ids, draft_rules, st.booleans())
+    return draw(opening | drafting | verify_calls(session))
+
+
+@st.composite
+def drafted(draw, session: str) -> Drafted:
+    tokens = draw(token_ids)
+    entropies = draw(st.lists(reals, min_size=len(tokens), max_size=len(tokens)))
+    laws = draw(st.none() | rows(len(tokens)))
+    return Drafted(
+        session, draw(epochs), draw(counts), tokens, tuple(entropies), laws, draw(reals), draw(reals)
+    )
+
+
+flags = st.lists(st.booleans(), max_size=8).map(tuple)
+
+
+@st.composite
+def verdicts(draw, session: str) -> Verdict:
+    return Verdict(
+        session,
+        draw(epochs),
+        draw(counts),
+        draw(counts),
+        draw(ids),
+        draw(flags),
+        draw(flags),
+        tuple(draw(st.lists(shares, max_size=8))),
+        draw(counts),
+        draw(reals),
+        draw(reals),
+    )
+
+
+# --------------------------------------------------------------------------- the public interface
+
+sampling = st.builds(
+    SamplingOptions,
+    max_tokens=st.none() | counts,
+    temperature=st.none() | reals,
+    top_p=st.none() | reals,
+    top_k=st.none() | counts,
+    min_p=st.none() | reals,
+    seed=seeds,
+    min_tokens=st.none() | counts,
+    ignore_eos=st.none() | st.booleans(),
+    stop=st.lists(names, max_size=3).map(tuple),
+    stop_token_ids=token_ids,
+    logit_bias=st.dictionaries(ids, reals, max_size=4).map(lambda bias: tuple(sorted(bias.items()))),
+)
+speculation = st.builds(
+    SpeculationOptions,
+    mode=st.none() | st.sampled_from(Mode),
+    drafting=st.none() | names,
+    acceptance=st.none() | names,
+    max_draft_tokens=st.none() | counts,
+    max_relaxed_fraction=st.none() | reals,
+)
+generate_calls = st.builds(
+    GenerateCall,
+    input=st.text(min_size=1)
+    | st.lists(st.builds(ChatMessage, names, names), min_size=1, max_size=3).map(tuple)
+    | st.lists(ids, min_size=1, max_size=12).map(tuple),
+    request_id=names,
+    model=names,
+    sampling=sampling,
+    speculation=speculation,
+    timeout_s=st.none() | reals,
+)
+kinds = st.sampled_from(TokenKind)
+reasons = st.sampled_from(FinishReason)
+chunks = st.builds(
+    Chunk,
+    text=st.text(max_size=12),
+    tokens=st.lists(st.builds(EmittedToken, ids, kinds), max_size=6).map(tuple),
+    finish_reason=st.none() | reasons,
+)
+count_lists = st.lists(counts, max_size=6).map(tuple)
+reports = st.builds(
+    SpeculationReport,
+    mode=st.sampled_from(Mode),
+    drafting=names,
+    acceptance=st.none() | names,
+    max_draft_tokens=counts,
+    max_relaxed_fraction=reals,
+    num_rounds=counts,
+    num_draft_rounds=counts,
+    num_draft_tokens=counts,
+    num_accepted_tokens=counts,
+    accepted_per_round=count_lists,
+    drafted_per_round=count_lists,
+    kinds=st.lists(st.tuples(kinds, counts), max_size=5).map(tuple),
+    generation_threshold=st.none() | reals,
+    acceptance_threshold=st.none() | reals,
+    draft_ms=reals,
+    verify_ms=reals,
+    network_ms=reals,
+    draft_lost=counts,
+    target_lost=counts,
+    num_ahead=counts,
+    num_ahead_used=counts,
+)
+completes = st.builds(
+    Complete,
+    finish_reason=reasons,
+    usage=st.builds(Usage, counts, counts, counts),
+    speculation=reports,
+    stop_match=st.none() | names | ids,
+)
+name_lists = st.lists(names, max_size=3).map(tuple)
+model_infos = st.builds(
+    ModelInfo,
+    model=names,
+    target=names,
+    draft=st.none() | st.text(min_size=1, max_size=5),
+    max_context=counts,
+    vocab_size=counts,
+    defaults=speculation,
+    drafting=name_lists,
+    acceptance=name_lists,
+)
+server_infos = st.builds(ServerInfo, names, st.booleans(), st.booleans(), name_lists, reals)
+all_loads = st.builds(
+    Loads,
+    replicas=st.lists(
+        st.builds(ReplicaLoad, names, names, counts, counts, counts, st.integers(0, 2**64 - 1)), max_size=3
+    ).map(tuple),
+    num_running=counts,
+    num_waiting=counts,
+)

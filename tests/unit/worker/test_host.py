@@ -1,0 +1,314 @@
+"""The host: one thread, one engine, many callers; whatever happens, each caller hears something."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from adasd.errors import (
+    AdasdError,
+    DeviceFailure,
+    InvalidRequest,
+    Overloaded,
+    StaleCache,
+    Superseded,
+    UnknownSession,
+    WorkerLost,
+)
+from adasd.messages import CallFailed, DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from load_tests.counting_engine import CountingEngine
+from services.worker.host import EngineHost
+
+
+class GatedEngine(CountingEngine):
+    """Waits for ``gate`` inside every step; ``entered`` tells that a step has begun."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.gate, self.entered = threading.Event(), threading.Event()
+
+    def step(self):
+        self.entered.set()
+        assert self.gate.wait(10)
+        return super().step()
+
+
+class Hosts:
+    """Starts hosts and stops them at the end."""
+
+    def __init__(self) -> None:
+        self.started: list[EngineHost] = []
+
+    async def start(self, engine: CountingEngine, **options) -> EngineHost:
+        host = EngineHost(lambda: engine, **options)
+        self.started.append(host)
+        await host.start()
+        return host
+
+
+@pytest.fixture
+async def hosts():
+    hosts = Hosts()
+    yield hosts
+    for host in hosts.started:
+        await host.stop()
+    assert not [t for t in threading.enumerate() if t.name.endswith("-engine")], "an engine's thread is left"
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def opening(session: str, max_len: int = 64) -> OpenCall:
+    return OpenCall(session, Warp(), max_len)
+
+
+def drafting(session: str, epoch: int = 1, keep_len: int = 0, feed=(5,), num_tokens: int = 3) -> DraftCall:
+    return DraftCall(session, epoch, keep_len, feed, DraftRule(num_tokens))
+
+
+async def entered(engine: GatedEngine) -> None:
+    assert await asyncio.to_thread(engine.entered.wait, 10)
+
+
+async def test_a_round_goes_through(hosts):
+    host = await hosts.start(CountingEngine())
+    await host.open(opening("a"))
+    assert (await host.submit(drafting("a"))).tokens == (6, 7, 8)
+    verdict = await host.submit(VerifyCall("a", 2, 0, (5,), (6, 7, 9)))
+    assert (verdict.num_accepted, verdict.next_token) == (2, 8)
+    await host.close("a")
+    assert host.stats().num_sessions == 0
+
+
+async def test_facts_are_the_engines(hosts):
+    host = await hosts.start(CountingEngine(num_slots=3, max_context=77, vocab_size=11))
+    assert (host.facts.num_slots, host.facts.max_context, host.facts.vocab_size) == (3, 77, 11)
+
+
+async def test_calls_that_wait_together_share_a_batch(hosts):
+    engine = GatedEngine()
+    host = await hosts.start(engine)
+    sessions = [f"s{i}" for i in range(9)]
+    for session in sessions:
+        await host.open(opening(session))
+    calls = [asyncio.create_task(host.submit(drafting(session))) for session in sessions[:1]]
+    await entered(engine)  # the first is in its step, the others arrive meanwhile
+    calls += [asyncio.create_task(host.submit(drafting(session))) for session in sessions[1:]]
+    await asyncio.sleep(0)
+    engine.gate.set()
+    await asyncio.gather(*calls)
+    stats = host.stats()
+    assert dict(stats.batch_sizes) == {1: 1, 8: 1}
+    assert (stats.num_steps, stats.num_calls, stats.num_failed, stats.num_tokens) == (2, 9, 0, 27)
+    assert stats.mean_batch == 4.5
+
+
+async def test_queue_and_compute_add_up_to_the_time_in_the_worker(hosts):
+    host = await hosts.start(CountingEngine(step_ms=20.0))
+    for session in ("a", "b"):
+        await host.open(opening(session))
+    first = asyncio.create_task(host.submit(drafting("a")))
+    await asyncio.sleep(0.005)
+    began_s = time.perf_counter()
+    second = await host.submit(drafting("b"))
+    wall_ms = 1e3 * (time.perf_counter() - began_s)
+    assert second.compute_ms == 20.0
+    assert second.queue_ms > 5.0  # it waited for the first one's step
+    assert second.compute_ms + second.queue_ms <= wall_ms
+    assert (await first).queue_ms < second.queue_ms + 20.0
+
+
+async def test_an_error_is_the_callers_own(hosts):
+    host = await hosts.start(CountingEngine(num_slots=1))
+    await host.open(opening("a"))
+    with pytest.raises(Overloaded):
+        await host.open(opening("b"))
+    with pytest.raises(UnknownSession):
+        await host.submit(drafting("b"))
+    with pytest.raises(StaleCache):
+        await host.submit(drafting("a", keep_len=5))
+    with pytest.raises(InvalidRequest):
+        await host.submit(drafting("a", num_tokens=1000))
+    assert (await host.submit(drafting("a"))).tokens == (6, 7, 8)
+    assert host.stats().num_failed == 3
+
+
+async def test_a_failed_call_raises_its_error_and_spares_the_others(hosts):
+    class Failing(CountingEngine):
+        def step(self):
+            return [
+                CallFailed(a.session, a.epoch, DeviceFailure("no memory")) if a.session == "bad" else a
+                for a in super().step()
+            ]
+
+    host = await hosts.start(Failing())
+    for session in ("good", "bad"):
+        await host.open(opening(session))
+    good, bad = await asyncio.gather(
+        host.submit(drafting("good")), host.submit(drafting("bad")), return_exceptions=True
+    )
+    assert good.tokens == (6, 7, 8)
+    assert isinstance(bad, DeviceFailure)
+
+
+async def test_a_bug_in_submit_is_the_callers_error_and_not_the_end(hosts):
+    class Buggy(CountingEngine):
+        def submit(self, call):
+            if call.feed == ():
+                raise ZeroDivisionError("oops")
+            super().submit(call)
+
+    host = await hosts.start(Buggy())
+    await host.open(opening("a"))
+    with pytest.raises(AdasdError, match="ZeroDivisionError: oops"):
+        await host.submit(drafting("a", feed=()))
+    await host.submit(drafting("a"))
+
+
+async def test_a_cancelled_caller_leaves_the_session_in_step(hosts):
+    engine = GatedEngine()
+    host = await hosts.start(engine)
+    await host.open(opening("a"))
+    first = asyncio.create_task(host.submit(drafting("a", epoch=1)))
+    await entered(engine)
+    first.cancel()
+    second = asyncio.create_task(host.submit(VerifyCall("a", 2, 0, (50,))))
+    third = asyncio.create_task(host.submit(VerifyCall("a", 3, 0, (60,))))
+    fourth = asyncio.create_task(host.submit(drafting("a", epoch=4, feed=(70,))))
+    await asyncio.sleep(0.01)
+    third.cancel()
+    await asyncio.sleep(0)
+    engine.gate.set()
+    assert (await second).next_token == 51
+    assert (await fourth).tokens == (71, 72, 73)
+    assert host.stats().num_calls == 3  # the third was never computed
+    await asyncio.gather(first, third, return_exceptions=True)
+
+
+async def test_a_newer_draft_call_overtakes_an_older_one(hosts):
+    engine = GatedEngine()
+    host = await hosts.start(engine)
+    for session in ("a", "b"):
+        await host.open(opening(session))
+    first = asyncio.create_task(host.submit(drafting("b")))
+    await entered(engine)  # "b" is in its step; what follows waits in the engine's queue together
+    asked = [asyncio.create_task(host.submit(drafting("a", epoch=i, feed=(10 * i,)))) for i in (1, 2, 3)]
+    await asyncio.sleep(0.01)
+    engine.gate.set()
+    *overtaken, newest = await asyncio.gather(*asked, return_exceptions=True)
+    assert [(type(error), error.epoch) for error in overtaken] == [(Superseded, 1), (Superseded, 2)]
+    assert newest.tokens == (31, 32, 33)
+    assert (await first).tokens == (6, 7, 8)
+    assert host.stats().num_pending == 0
+
+
+async def test_closing_a_session_answers_who_waits_for_it(hosts):
+    engine = GatedEngine(num_slots=1)
+    host = await hosts.start(engine)
+    await host.open(opening("a"))
+    waiting = [asyncio.create_task(host.submit(VerifyCall("a", i, 0, (5,)))) for i in (1, 2)]
+    await entered(engine)
+    closing = asyncio.create_task(host.close("a"))
+    await asyncio.sleep(0)
+    engine.gate.set()
+    await closing
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(a, UnknownSession) or a.epoch == 1 for a in answers)
+    assert isinstance(answers[1], UnknownSession)
+    await host.close("a")  # idempotent
+    await host.open(opening("b"))  # the slot is free
+
+
+async def test_stop_answers_everybody(hosts):
+    engine = GatedEngine()
+    host = await hosts.start(engine, role="draft")
+    await host.open(opening("a"))
+    waiting = asyncio.create_task(host.submit(drafting("a")))
+    await entered(engine)
+    stopping = asyncio.create_task(host.stop())
+    with pytest.raises(WorkerLost, match="draft worker was lost: it is shutting down"):
+        await waiting
+    engine.gate.set()
+    await stopping
+    with pytest.raises(WorkerLost):
+        await host.submit(drafting("a"))
+    with pytest.raises(WorkerLost):
+        host.check(10.0)
+    await host.stop()
+
+
+async def test_a_fatal_error_surfaces_everywhere(hosts, caplog):
+    class Broken(CountingEngine):
+        def step(self):
+            raise RuntimeError("the device fell off the bus")
+
+    host = await hosts.start(Broken())
+    for session in ("a", "b"):
+        await host.open(opening(session))
+    host.check(10.0)
+    answers = await asyncio.gather(
+        host.submit(drafting("a")), host.submit(drafting("b")), return_exceptions=True
+    )
+    assert all(isinstance(a, DeviceFailure) and "fell off the bus" in str(a) for a in answers)
+    for _ in range(2):
+        with pytest.raises(DeviceFailure, match="fell off"):
+            await host.open(opening("c"))
+    with pytest.raises(DeviceFailure):
+        host.check(10.0)
+    assert "fell off the bus" in caplog.text
+
+
+async def test_an_engine_that_cannot_be_made_says_so():
+    def fail():
+        raise ValueError("no such file")
+
+    host = EngineHost(fail)
+    with pytest.raises(ValueError, match="no such file"):
+        await host.start()
+    await host.stop()
+
+
+async def test_a_hanging_step_fails_the_check(hosts):
+    engine = GatedEngine()
+    host = await hosts.start(engine)
+    await host.open(opening("a"))
+    waiting = asyncio.create_task(host.submit(drafting("a")))
+    await entered(engine)
+    host.check(hang_after_s=5.0)
+    await asyncio.sleep(0.03)
+    with pytest.raises(DeviceFailure, match=r"more than 0\.01 s"):
+        host.check(hang_after_s=0.01)
+    engine.gate.set()
+    await waiting
+    host.check(hang_after_s=0.01)
+
+
+async def test_an_idle_host_checks_integrity_once_and_sleeps(hosts):
+    class Checked(CountingEngine):
+        num_checks = 0
+
+        def check_integrity(self):
+            self.num_checks += 1
+            super().check_integrity()
+
+    engine = Checked()
+    host = await hosts.start(engine, idle_check_s=0.02)
+    cpu_before_s = time.process_time()
+    await asyncio.sleep(0.3)
+    assert engine.num_checks == 1
+    assert time.process_time() - cpu_before_s < 0.15
+    await host.open(opening("a"))
+    await asyncio.sleep(0.1)
+    assert engine.num_checks == 2
+
+
+async def test_a_broken_slot_table_ends_the_host(hosts):
+    class Leaky(CountingEngine):
+        def check_integrity(self):
+            raise AssertionError("slot 3 is used twice")
+
+    host = await hosts.start(Leaky(), idle_check_s=0.01)
+    await asyncio.sleep(0.1)
+    with pytest.raises(DeviceFailure, match="slot 3 is used twice"):
+        await host.open(opening("a"))
