@@ -94,6 +94,26 @@ class SpeculationConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What the replicas write to their logs; never prompts or answers."""
+
+    format: str = setting("text", "one line of text or one JSON object per record", choices=("text", "json"))
+    level: str = setting(
+        "info", "least severity that is written", choices=("debug", "info", "warning", "error")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One caller that may use the service. The key itself is not kept."""
+
+    name: str
+    sha256: str = field(repr=False)  # of the key, 64 hexadecimal digits
+    requests_per_minute: int | None = None  # None: no limit
+    max_concurrent: int | None = None  # requests at once; None: no limit
+
+
+@dataclass(frozen=True, slots=True)
 class ServeConfig:
     """Everything ``adasd serve`` deploys."""
 
@@ -118,3 +138,17 @@ class ServeConfig:
     )
     reattach_s: float = setting(1.0, "seconds between attempts to lease a draft again", low=0.001)
     max_body_bytes: int = setting(4 * 1024 * 1024, "bytes of one HTTP request", low=1024)
+    api_keys_file: str | None = setting(
+        None, "YAML or JSON file of API keys, name to key or sha256:HEX; without keys everybody may call"
+    )
+    key_requests_per_minute: int | None = setting(
+        None, "requests per minute of an API key that names no limit of its own", low=1
+    )
+    key_max_concurrent: int | None = setting(
+        None, "requests at once of an API key that names no limit of its own", low=1
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (), "web origins whose pages may call, for example https://chat.example.org; * is any"
+    )
+    log: LogConfig = field(default_factory=LogConfig)
+    api_keys: tuple[ApiKey, ...] = ()  # read at the door from api_keys_file and ADASD_API_KEYS, no setting

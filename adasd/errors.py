@@ -4,8 +4,10 @@
     ├── InvalidRequest          the request itself is wrong            (never retry)
     │   └── ContextTooLong      prompt + answer do not fit
     ├── UnknownModel            no such model is served here
+    ├── Unauthenticated         no key, or one that is not known here
     ├── ConfigError             a setting, a file or a pair of models is wrong
     ├── Overloaded              nothing is free now                    (retry later)
+    │   └── RateLimited         the caller's key is over its limit
     ├── DeadlineExceeded        the request ran out of time
     ├── Cancelled               the caller left
     ├── WorkerLost              a replica died, hangs or was cut off   (retry elsewhere)
@@ -30,8 +32,10 @@ class Code(StrEnum):
     INVALID = "invalid_request"
     CONTEXT_TOO_LONG = "context_length_exceeded"
     UNKNOWN_MODEL = "model_not_found"
+    UNAUTHENTICATED = "invalid_api_key"
     CONFIG = "invalid_configuration"
     OVERLOADED = "overloaded"
+    RATE_LIMITED = "rate_limit_exceeded"
     DEADLINE = "deadline_exceeded"
     CANCELLED = "cancelled"
     WORKER_LOST = "worker_lost"
@@ -94,6 +98,12 @@ class UnknownModel(AdasdError):
         return f"the model {self.model!r} is not served here; served: {self.served}"
 
 
+class Unauthenticated(AdasdError):
+    """The caller named no API key, or one that is not known here; the message never repeats it."""
+
+    code = Code.UNAUTHENTICATED
+
+
 class ConfigError(AdasdError):
     """A setting is wrong; the message says what, which values disagree and what to do."""
 
@@ -111,6 +121,12 @@ class Overloaded(AdasdError):
 
     def __str__(self) -> str:
         return f"{self.what}; try again in {self.retry_after_s:g} s"
+
+
+class RateLimited(Overloaded):
+    """The caller's key has used up what it may use now; ``retry_after_s`` seconds later it may again."""
+
+    code = Code.RATE_LIMITED
 
 
 class DeadlineExceeded(AdasdError):

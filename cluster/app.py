@@ -52,7 +52,8 @@ def replicas_of(role: str, tier: TierConfig, config: ServeConfig, host: str) -> 
         health_check_period_s=2,
         health_check_timeout_s=15,
     )
-    return deployed(Worker).bind(role, tier, host)
+    target_model = config.target.engine.model if role == "draft" else None
+    return deployed(Worker).bind(role, tier, host, target_model)
 
 
 def scaling(tier: TierConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from enum import StrEnum
@@ -25,10 +26,14 @@ import yaml
 from adasd.config import ServeConfig, TierConfig
 from adasd.control.registry import acceptance_policy, drafting_policy
 from adasd.errors import ConfigError, InvalidRequest
+from services import api_keys
 
 ENVIRONMENT_PREFIX = "ADASD_"
 SHORT_NAMES = {"target": "target.model", "draft": "draft.model", "mode": "speculation.mode"}
+CLIENT_VARIABLES = ("ADASD_API_KEY", "ADASD_URL")
+"""Of ``adasd chat``; a server started in the same shell must not stumble over them."""
 NONE_WORDS = ("none", "null", "")
+ORIGIN = re.compile(r"https?://[^/\s]+")
 BOOL_WORDS = {
     "true": True,
     "yes": True,
@@ -111,10 +116,18 @@ def load(
         ]
     if problems:
         raise ConfigError("\n".join(problems))
-    config: ServeConfig = _build(ServeConfig, "", values)
+    config = _with_keys(_build(ServeConfig, "", values), environment)
     if found := list(_conflicts(config)):
         raise ConfigError("\n".join(found))
     return config
+
+
+def _with_keys(config: ServeConfig, environment: Mapping[str, str]) -> ServeConfig:
+    """Keys are no setting like the others: they have no flag, and only their hashes are kept."""
+    limits = api_keys.Limits(config.key_requests_per_minute, config.key_max_concurrent)
+    file = Path(config.api_keys_file).expanduser() if config.api_keys_file else None
+    keys = api_keys.read(file, environment.get(api_keys.VARIABLE), limits)
+    return dataclasses.replace(config, api_keys=keys)
 
 
 def known_names() -> list[str]:
@@ -137,7 +150,7 @@ def _leaves(cls: type, prefix: str) -> Iterator[Option]:
         inner = _dataclass_of(hints[field.name])
         if inner is not None:
             yield from _leaves(inner, _inside(prefix, field.name))
-        else:
+        elif field.metadata:  # a field without is derived, not set
             about = field.metadata
             yield Option(
                 name=prefix + field.name,
@@ -156,7 +169,8 @@ def _build(cls: type, prefix: str, values: Mapping[str, Any]) -> Any:
     for field in dataclasses.fields(cls):
         inner = _dataclass_of(hints[field.name])
         if inner is None:
-            arguments[field.name] = values[prefix + field.name]
+            if field.metadata:
+                arguments[field.name] = values[prefix + field.name]
         elif field.name == "draft" and values["draft.model"] is None:
             arguments[field.name] = None
         else:
@@ -202,6 +216,8 @@ def _flatten(content: Mapping[Any, Any], prefix: str, file: Path) -> Iterator[tu
             yield from _flatten(value, f"{name}.", file)
         elif name in ("target.model", "draft.model", *SHORT_NAMES) and isinstance(value, str):
             yield name, Given(_beside(file, value), f"{file}: {name}")
+        elif name == "api_keys_file" and isinstance(value, str) and (file.parent / value).is_file():
+            yield name, Given(str((file.parent / value).resolve()), f"{file}: {name}")
         else:
             yield name, Given(value, f"{file}: {name}")
 
@@ -215,7 +231,7 @@ def _beside(file: Path, model: str) -> str:
 def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, Given]]:
     by_variable = {ENVIRONMENT_PREFIX + name.replace(".", "_").upper(): name for name in known_names()}
     for variable, raw in sorted(environment.items()):
-        if variable.startswith(ENVIRONMENT_PREFIX):
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in (api_keys.VARIABLE, *CLIENT_VARIABLES):
             name = by_variable.get(variable, variable.removeprefix(ENVIRONMENT_PREFIX).lower())
             yield name, Given(raw, variable)
 
@@ -265,11 +281,11 @@ def parse(option: Option, raw: Any) -> Any:
         if option.optional
         else option.hint
     )
-    value = _mapping(raw, hint) if get_origin(hint) is tuple else _scalar(raw, hint)
+    value = _several(raw, hint) if get_origin(hint) is tuple else _scalar(raw, hint)
     if option.choices and value not in option.choices:
         raise ValueError(f"is none of {', '.join(option.choices)}{nearest(str(raw), option.choices)}")
-    for number in [v for _, v in value] if isinstance(value, tuple) else [value]:
-        _check_range(option, number)
+    for number in value if isinstance(value, tuple) else [value]:
+        _check_range(option, number[1] if isinstance(number, tuple) else number)
     if option.name.endswith(".model"):
         folder = Path(str(value)).expanduser()
         return str(folder.resolve()) if folder.is_dir() else value
@@ -321,6 +337,18 @@ def _float(raw: Any) -> float:
     return value
 
 
+def _several(raw: Any, hint: Any) -> tuple[Any, ...]:
+    """A list of values or a mapping of names to values."""
+    element = get_args(hint)[0]
+    if get_origin(element) is tuple:
+        return _mapping(raw, hint)
+    if isinstance(raw, str):
+        raw = [part.strip() for part in raw.split(",") if part.strip()]
+    if not isinstance(raw, list):
+        raise ValueError("is not a list")
+    return tuple(_scalar(value, element) for value in raw)
+
+
 def _mapping(raw: Any, hint: Any) -> tuple[tuple[str, Any], ...]:
     """``a=1,b=2`` or a YAML mapping."""
     element = get_args(get_args(hint)[0])[1]
@@ -349,6 +377,9 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
         yield "target.min_replicas is 0; at least one target has to run"
     if config.grpc_port == config.port:
         yield f"grpc_port and port are both {config.port}; HTTP and gRPC need one port each"
+    for origin in config.cors_origins:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            yield f"cors_origins names {origin!r:.80}; an origin is http(s)://host or http(s)://host:port, or *"
     for name, find in (("drafting", drafting_policy), ("acceptance", acceptance_policy)):
         try:
             find(getattr(config.speculation, name))

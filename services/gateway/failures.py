@@ -26,14 +26,17 @@ TABLE = {
     Code.INVALID: Failure(400, "invalid_request_error"),
     Code.CONTEXT_TOO_LONG: Failure(400, "invalid_request_error"),
     Code.UNKNOWN_MODEL: Failure(404, "invalid_request_error"),
+    Code.UNAUTHENTICATED: Failure(401, "authentication_error"),
     Code.CONFIG: Failure(500, "server_error"),
     Code.OVERLOADED: Failure(429, "rate_limit_error"),
+    Code.RATE_LIMITED: Failure(429, "rate_limit_error"),
     Code.DEADLINE: Failure(504, "timeout_error"),
     Code.CANCELLED: Failure(499, "cancelled"),
     Code.WORKER_LOST: Failure(503, "server_error"),
     Code.STALE_INCARNATION: Failure(503, "server_error"),
     Code.UNKNOWN_SESSION: Failure(503, "server_error"),
     Code.STALE_CACHE: Failure(503, "server_error"),
+    Code.SUPERSEDED: Failure(503, "server_error"),
     Code.DEVICE: Failure(503, "server_error"),
     Code.INTERNAL: Failure(500, "server_error"),
 }
@@ -80,4 +83,6 @@ def error_response(error: Exception) -> JSONResponse:
     if status in (429, 503):
         wait_s = error.retry_after_s if isinstance(error, Overloaded) else 1.0
         headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status, headers)

@@ -89,6 +89,8 @@ def _adasd_json(report: SpeculationReport) -> dict[str, Any]:
         "network_ms": report.network_ms,
         "draft_lost": report.draft_lost,
         "target_lost": report.target_lost,
+        "blocks_ahead": report.num_ahead,
+        "blocks_ahead_used": report.num_ahead_used,
     }
 
 

@@ -39,7 +39,7 @@ class Worker:
         role: str,
         tier: TierConfig,
         host: str = "127.0.0.1",
-        vocab_limit: int | None = None,
+        target_model: str | None = None,
         idle_ttl_s: float = 120.0,
         hang_after_s: float = 120.0,
         make_engine: Callable[[], Engine] | None = None,
@@ -47,14 +47,15 @@ class Worker:
         """Load and warm up the model, then listen.
 
         ``host`` is the deployment's: a loopback address keeps the data plane on loopback, any other one binds
-        it to this node's address. Token ids from ``vocab_limit`` on are never proposed. A lease ends
+        it to this node's address. A draft is told its ``target_model``: their vocabularies must agree, and ids that
+        only one of the two knows are never proposed. A lease ends
         ``idle_ttl_s`` seconds after its session was heard of last; a forward pass longer than
         ``hang_after_s`` seconds fails the health check.
         """
         self.role, self.incarnation, self._hang_after_s = role, uuid4().hex, hang_after_s
         began_s = time.monotonic()
         log.info("loading the %s model %s", role, tier.engine.model)
-        self._host = EngineHost(make_engine or (lambda: _load(role, tier, vocab_limit)), role)
+        self._host = EngineHost(make_engine or (lambda: _load(role, tier, target_model)), role)
         self._server: RunningServer | None = None
         self._over = False
         try:
@@ -168,10 +169,14 @@ def _node_ip() -> str:
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
-def _load(role: str, tier: TierConfig, vocab_limit: int | None) -> Engine:
+def _load(role: str, tier: TierConfig, target_model: str | None) -> Engine:
     from adasd.engine.engine import TorchEngine
+    from adasd.engine.loading import check_vocabularies
 
     def progress(what: str, share: float) -> None:
         log.info("%s model: %s (%.0f %%)", role, what, 100 * share)
 
+    vocab_limit = None
+    if target_model is not None:
+        vocab_limit = check_vocabularies(target_model, tier.engine.model, tier.engine.trust_remote_code)
     return TorchEngine.from_config(tier.engine, progress, vocab_limit=vocab_limit)

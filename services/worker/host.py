@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, overload
 
-from adasd.errors import AdasdError, DeviceFailure, Superseded, UnknownSession, WorkerLost
+from adasd.errors import AdasdError, DeviceFailure, UnknownSession, WorkerLost
 from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, Verdict, VerifyCall
 from adasd.ports import Clock, Engine
 
