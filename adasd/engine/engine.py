@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 
 Answer = Drafted | Verdict | CallFailed
 
+CROWDED_SHARE = 4
+"""Optimistic drafting yields while more than one in so many slots has committed work waiting."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
@@ -300,10 +303,19 @@ class TorchEngine:
         work.fed(outcome.ready.piece)
         if result is not None:
             work.take(result)
+            if isinstance(work, DraftWork) and work.call.optimistic and self._crowded():
+                work.cut()
         if work.next_piece(self.config.prefill_chunk) is not None:
             return None
         del self._waiting[work.call.session]
         return work.answer()
+
+    def _crowded(self) -> bool:
+        """So much committed work waits that optimistic drafting stops after its first token."""
+        committed = sum(
+            not (isinstance(work, DraftWork) and work.call.optimistic) for work in self._waiting.values()
+        )
+        return committed > max(1, self.num_slots // CROWDED_SHARE)
 
     def _fail(self, work: Work, error: AdasdError) -> CallFailed:
         """Answer with the error; the slot keeps what it held before the call."""

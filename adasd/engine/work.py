@@ -111,6 +111,10 @@ class DraftWork(_Work):
         if not stops(self.call.rule, len(self.proposed), new.entropy, new.max_prob):
             self.tokens.append(new.token)
 
+    def cut(self) -> None:
+        """End the block with what is drafted so far (its last token is not fed, as always)."""
+        del self.tokens[len(self.call.feed) + max(0, len(self.proposed) - 1) :]
+
     def answer(self) -> Drafted:
         drafted = self.proposed
         rows = None

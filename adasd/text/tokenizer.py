@@ -50,9 +50,9 @@ class Tokenizer:
         """Whether ``apply_chat_template`` can work."""
         return bool(self._inner.chat_template)
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Token ids of a plain prompt, with the special tokens that the model wants in front."""
-        return self._ids(check_text(text, "prompt"), add_special_tokens=True)
+        return self._ids(check_text(text, "prompt"), add_special_tokens=add_special_tokens)
 
     def apply_chat_template(self, messages: Sequence[Any]) -> tuple[int, ...]:
         """Token ids of a conversation (shape: adasd.text.chat), ready for the assistant's answer."""
@@ -71,12 +71,16 @@ class Tokenizer:
             ) from error
         return str(text)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of ``token_ids`` without special tokens (fits ``adasd.ports.Decode``)."""
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of ``token_ids``, by default without special tokens (fits ``adasd.ports.Decode``)."""
         text = self._inner.decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            list(token_ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
         return str(text)
+
+    def pieces(self, token_ids: Sequence[int]) -> tuple[str, ...]:
+        """The tokens as the vocabulary writes them (byte-level vocabularies spell a blank as ``Ġ``)."""
+        return tuple(str(piece) for piece in self._inner.convert_ids_to_tokens(list(token_ids)))
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         encoded = self._inner(text, add_special_tokens=add_special_tokens, verbose=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
 
 from adasd.config import ServeConfig
 from adasd.control.controller import Controller, EffectiveSpeculation
@@ -25,6 +26,12 @@ from adasd.text.tokenizer import Tokenizer
 from services.gateway.backend import Readiness, ServedModel
 from services.orchestrator.driver import Driver, Limits, Placement
 from services.orchestrator.readiness import Readings
+
+
+def shown(model: str) -> str:
+    """A model as clients may see it: a Hugging Face id whole, of a folder its name alone."""
+    folder = Path(model).expanduser()
+    return folder.name if folder.is_absolute() or folder.is_dir() else model
 
 
 class OrchestratorBackend:
@@ -63,8 +70,8 @@ class OrchestratorBackend:
         return self.readings.readiness()
 
     def models(self) -> Sequence[ServedModel]:
-        draft = self.config.draft.engine.model if self.config.draft else ""
-        target = self.config.target.engine.model
+        draft = shown(self.config.draft.engine.model) if self.config.draft else ""
+        target = shown(self.config.target.engine.model)
         return [ServedModel(self.model_name, self.context_len, self.started_s, target, draft)]
 
     def effective(self, options: SpeculationOptions) -> EffectiveSpeculation:

@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from typing import Any, cast
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -21,9 +22,16 @@ from adasd.engine.resolve import resolve_max_context
 from adasd.text.tokenizer import Tokenizer
 from services.gateway.app import GatewaySettings, create_app
 from services.gateway.grpc_api import GrpcDoor, start_grpc
+from services.gateway.keys import KeyRing
+from services.observability.events import to_all
+from services.observability.logs import configure, log_answer
+from services.observability.metrics import ServiceMetrics
+from services.observability.reporter import HandleLink, Reporter
+from services.observability.watched import WatchedBackend, WatchedPlacement
 from services.orchestrator.backend import OrchestratorBackend
 from services.orchestrator.placement import LeasePlacement, LeaseStream, Tier
 from services.orchestrator.readiness import Prober, Readings
+from services.replica import replica_name
 from services.transport.channels import WorkerChannelPool
 
 log = logging.getLogger(__name__)
@@ -49,8 +57,9 @@ class Orchestrator:
     """One replica. Serve awaits ``__init__``, then asks for the app, and awaits ``__del__`` when drained."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: ServeConfig, target: Handle, draft: Handle | None
+        self, config: ServeConfig, target: Handle, draft: Handle | None, board: Handle | None = None
     ) -> None:
+        configure(config.log)
         model = config.target.engine
         tokenizer = await asyncio.to_thread(
             Tokenizer.load, model.model, trust_remote_code=model.trust_remote_code
@@ -64,22 +73,29 @@ class Orchestrator:
             config.admission_timeout_s,
         )
         readings = Readings(has_draft=draft is not None)
-        self.backend = OrchestratorBackend(
-            config,
-            tokenizer,
-            resolve_max_context(model_config, model.max_context),
-            placement,
-            readings,
-        )
+        context_len = resolve_max_context(model_config, model.max_context)
+        registry = CollectorRegistry()
+        max_draft_tokens = config.speculation.max_draft_tokens
+        metrics = ServiceMetrics(registry, config.model_name, context_len, max_draft_tokens)
+        self.tell = to_all(metrics, log_answer)
+        watched = WatchedPlacement(placement, self.tell, config.draft_timeout_s)
+        backend = OrchestratorBackend(config, tokenizer, context_len, watched, readings, on_round=self.tell)
+        self.backend = WatchedBackend(backend, self.tell)
+        link = HandleLink(board) if board else None
+        self.reporter = Reporter(registry, replica_name(), "orchestrator", link)
+        self.reporter.start()
+        self.keys = KeyRing(config.api_keys)
         self.prober = asyncio.get_running_loop().create_task(Prober(placement, readings).run())
         self.grpc: GrpcDoor | None = None
         if config.grpc_port:
-            self.grpc = await start_grpc(self.backend, config.host, config.grpc_port, config.max_body_bytes)
-        self.settings = GatewaySettings(max_body_bytes=config.max_body_bytes)
+            self.grpc = await start_grpc(
+                self.backend, config.host, config.grpc_port, config.max_body_bytes, self.keys, self.tell
+            )
+        self.settings = GatewaySettings(config.max_body_bytes, config.cors_origins)
         self.is_shut_down = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self.backend, self.settings)
+        return create_app(self.backend, self.settings, self.reporter.scrape, self.tell, self.keys)
 
     def check_health(self) -> None:
         """Fail if the prober died; Serve then replaces this replica."""
@@ -96,6 +112,7 @@ class Orchestrator:
         self.prober.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self.prober
+        await self.reporter.stop()
         if self.grpc is not None:
             await self.grpc.stop()
         await self.channels.close()

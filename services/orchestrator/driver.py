@@ -109,6 +109,7 @@ class Driver:
         self.target: Attachment | None = None
         self.draft: Attachment | None = None
         self.num_target_losses = 0
+        self.newest_draft_call = 0  # epoch
 
     def cancel(self) -> None:
         """End the answer from outside (Abort); the stream ends with finish reason ``cancelled``."""
@@ -169,12 +170,14 @@ class Driver:
         if draft is None:
             return  # lost meanwhile; the session hears of that by its own event
         loop = asyncio.get_running_loop()
+        self.newest_draft_call = call.epoch
         late = loop.call_later(self.limits.draft_timeout_s, self.events.put_nowait, DraftLate(call.epoch))
         asked_s = loop.time()
         try:
             drafted = await draft.draft(call)
-        except Superseded:
-            pass  # by a newer call of this driver
+        except Superseded as error:
+            if call.epoch == self.newest_draft_call:  # by nothing that this driver sent
+                self.lose(draft, str(error))
         except AdasdError as error:
             self.lose(draft, str(error))
         else:

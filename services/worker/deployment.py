@@ -16,8 +16,12 @@ from ipaddress import ip_address
 from typing import Any
 from uuid import uuid4
 
-from adasd.config import TierConfig
+from adasd.config import LogConfig, TierConfig
 from adasd.ports import Engine
+from services.observability.logs import configure
+from services.observability.reporter import HandleLink, Reporter
+from services.observability.worker_metrics import WorkerCollector
+from services.replica import replica_name
 from services.transport.server import RunningServer, rounds_handler, start_server
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
@@ -43,6 +47,9 @@ class Worker:
         idle_ttl_s: float = 120.0,
         hang_after_s: float = 120.0,
         make_engine: Callable[[], Engine] | None = None,
+        model_name: str = "",
+        logs: LogConfig | None = None,
+        board: Any = None,
     ) -> None:
         """Load and warm up the model, then listen.
 
@@ -50,13 +57,17 @@ class Worker:
         it to this node's address. A draft is told its ``target_model``: their vocabularies must agree, and ids that
         only one of the two knows are never proposed. A lease ends
         ``idle_ttl_s`` seconds after its session was heard of last; a forward pass longer than
-        ``hang_after_s`` seconds fails the health check.
+        ``hang_after_s`` seconds fails the health check. ``model_name`` is the one that clients use, ``board`` the
+        Serve handle of services.observability.board, where the replica's figures go (None: nowhere).
         """
         self.role, self.incarnation, self._hang_after_s = role, uuid4().hex, hang_after_s
         began_s = time.monotonic()
+        if logs is not None:
+            configure(logs)
         log.info("loading the %s model %s", role, tier.engine.model)
         self._host = EngineHost(make_engine or (lambda: _load(role, tier, target_model)), role)
         self._server: RunningServer | None = None
+        self._reporter: Reporter | None = None
         self._over = False
         try:
             facts = await self._host.start()
@@ -66,6 +77,9 @@ class Worker:
             self._service = WorkerService(self._host, self._leases, self.incarnation)
             self._server = await start_server([rounds_handler(self._service)], bind_host(host, _node_ip()))
             self._grant = self._first_item(self._server.address)
+            figures = WorkerCollector(role, model_name, self._host.stats, self._leases.__len__)
+            self._reporter = Reporter(figures, replica_name(), role, HandleLink(board) if board else None)
+            self._reporter.start()
         except BaseException:
             await self.shutdown()
             raise
@@ -121,6 +135,8 @@ class Worker:
     async def shutdown(self) -> None:
         """Close the server and end the engine's thread. Idempotent."""
         self._over = True
+        if self._reporter is not None:
+            await self._reporter.stop()
         if self._server is not None:
             await self._server.stop()
         await self._host.stop()
@@ -150,17 +166,6 @@ def bind_host(host: str, node_ip: str) -> str:
         return host if ip_address(host).is_loopback else node_ip
     except ValueError:  # a name
         return node_ip
-
-
-def replica_name() -> str:
-    """Serve's name of this replica; empty in Serve's local testing mode, which has none."""
-    from ray import serve
-    from ray.serve.exceptions import RayServeException
-
-    try:
-        return str(serve.get_replica_context().replica_id.unique_id)
-    except RayServeException:
-        return ""
 
 
 def _node_ip() -> str:

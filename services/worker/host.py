@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, overload
 
-from adasd.errors import AdasdError, DeviceFailure, UnknownSession, WorkerLost
+from adasd.errors import AdasdError, DeviceFailure, Superseded, UnknownSession, WorkerLost
 from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, Verdict, VerifyCall
 from adasd.ports import Clock, Engine
 
@@ -80,7 +80,7 @@ class _Ask:
 class _Work:
     """What the thread knows. The loop reads single fields of it for statistics, and writes none."""
 
-    sessions: set[str] = field(default_factory=set)
+    sessions: dict[str, int] = field(default_factory=dict)  # open session -> its newest call's epoch
     running: dict[str, list[_Ask]] = field(default_factory=dict)  # calls in the engine, oldest first
     behind: dict[str, deque[_Ask]] = field(default_factory=dict)  # calls behind a running one
     answers: list[tuple[_Ask, Answer]] = field(default_factory=list)  # not handed over yet
@@ -282,14 +282,24 @@ class EngineHost:
                 self._forget(session)
                 self._attempt(ask, lambda: engine.close(session))
             case DraftCall() | VerifyCall() as call:
-                if self._must_wait(call):
+                if self._is_stale(call):
+                    self._answer(ask, Superseded(call.session, call.epoch))
+                elif self._must_wait(call):
                     self._work.behind.setdefault(call.session, deque()).append(ask)
                 else:
                     self._submit(engine, ask, call)
 
     def _open(self, engine: Engine, call: OpenCall) -> None:
         engine.open(call)
-        self._work.sessions.add(call.session)
+        self._work.sessions[call.session] = -1
+
+    def _is_stale(self, call: DraftCall | VerifyCall) -> bool:
+        """Asked before, or overtaken on the way: epochs of a session only rise."""
+        newest = self._work.sessions.get(call.session)
+        if newest is None:
+            return False  # the engine refuses it
+        self._work.sessions[call.session] = max(newest, call.epoch)
+        return call.epoch <= newest
 
     def _must_wait(self, call: DraftCall | VerifyCall) -> bool:
         """One call at a time, in order; only a draft call may overtake a draft call."""
@@ -322,7 +332,7 @@ class EngineHost:
 
     def _forget(self, session: str) -> None:
         """The session's slot goes: whoever waits for it hears so."""
-        self._work.sessions.discard(session)
+        self._work.sessions.pop(session, None)
         for ask in (*self._work.running.pop(session, ()), *self._work.behind.pop(session, ())):
             self._answer(ask, UnknownSession(session))
 

@@ -162,10 +162,10 @@ async def test_a_failed_call_leaves_the_line_usable(start):
         await line.draft(drafting(keep_len=9))
     assert (stale.value.session, stale.value.keep_len, stale.value.cached_len) == ("a", 9, 0)
     with pytest.raises(InvalidRequest):
-        await line.draft(drafting(num_tokens=1000))
+        await line.draft(drafting(num_tokens=1000, epoch=2))
     with pytest.raises(InvalidRequest, match="does not fit"):  # refused before it is sent
         await line.draft(drafting(keep_len=-1))
-    assert (await line.draft(drafting())).tokens == (6, 7, 8)
+    assert (await line.draft(drafting(epoch=3))).tokens == (6, 7, 8)
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,8 @@ async def test_an_error_is_the_callers_own(hosts):
     with pytest.raises(StaleCache):
         await host.submit(drafting("a", keep_len=5))
     with pytest.raises(InvalidRequest):
-        await host.submit(drafting("a", num_tokens=1000))
-    assert (await host.submit(drafting("a"))).tokens == (6, 7, 8)
+        await host.submit(drafting("a", num_tokens=1000, epoch=2))
+    assert (await host.submit(drafting("a", epoch=3))).tokens == (6, 7, 8)
     assert host.stats().num_failed == 3
 
 
@@ -163,7 +163,17 @@ async def test_a_bug_in_submit_is_the_callers_error_and_not_the_end(hosts):
     await host.open(opening("a"))
     with pytest.raises(AdasdError, match="ZeroDivisionError: oops"):
         await host.submit(drafting("a", feed=()))
-    await host.submit(drafting("a"))
+    await host.submit(drafting("a", epoch=2))
+
+
+async def test_what_was_overtaken_on_the_way_is_refused_and_changes_nothing(hosts):
+    host = await hosts.start(CountingEngine())
+    await host.open(opening("a"))
+    await host.submit(drafting("a", epoch=5))
+    for stale in (4, 5):
+        with pytest.raises(Superseded):
+            await host.submit(drafting("a", epoch=stale))
+    assert (await host.submit(drafting("a", epoch=6))).tokens == (6, 7, 8)
 
 
 async def test_a_cancelled_caller_leaves_the_session_in_step(hosts):

@@ -1,0 +1,77 @@
+"""A port whose link misbehaves: messages come late, in another order, twice, or never. Seeded."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from adasd.errors import WorkerLost
+from adasd.messages import DraftCall, Drafted, Verdict, VerifyCall
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFaults:
+    """How a link misbehaves. Each direction of each message draws for itself, so that messages overtake."""
+
+    delay_s: float = 0.0  # uniform between 0 and this
+    drop: float = 0.0  # probability
+    duplicate: float = 0.0  # probability that a call is sent twice
+    timeout_s: float = 0.2  # then an answer counts as lost, as on a real line
+
+
+class BothPorts(Protocol):
+    """DraftPort and TargetPort in one."""
+
+    async def draft(self, call: DraftCall) -> Drafted: ...
+    async def verify(self, call: VerifyCall) -> Verdict: ...
+
+
+class FaultyPort:
+    """Wraps a port; raises WorkerLost when an answer does not come. ``close`` ends what is still on its way."""
+
+    def __init__(self, port: BothPorts, role: str, faults: LinkFaults, rng: random.Random) -> None:
+        self.port, self.role, self.faults, self.rng = port, role, faults, rng
+        self._copies: set[asyncio.Task[object]] = set()
+
+    async def draft(self, call: DraftCall) -> Drafted:
+        return await self._carry(lambda: self.port.draft(call))
+
+    async def verify(self, call: VerifyCall) -> Verdict:
+        return await self._carry(lambda: self.port.verify(call))
+
+    async def close(self) -> None:
+        for copy in self._copies:
+            copy.cancel()
+        await asyncio.gather(*self._copies, return_exceptions=True)
+
+    async def _carry(self, send: Callable[[], Awaitable[T]]) -> T:
+        if self.rng.random() < self.faults.duplicate:
+            copy: asyncio.Task[object] = asyncio.create_task(self._once(send))
+            self._copies.add(copy)
+            copy.add_done_callback(self._forget)
+        try:
+            async with asyncio.timeout(self.faults.timeout_s):
+                return await self._once(send)
+        except TimeoutError:
+            raise WorkerLost(self.role, f"no answer in {self.faults.timeout_s:g} s") from None
+
+    async def _once(self, send: Callable[[], Awaitable[T]]) -> T:
+        await self._travel()
+        answer = await send()
+        await self._travel()
+        return answer
+
+    async def _travel(self) -> None:
+        if self.rng.random() < self.faults.drop:
+            await asyncio.Event().wait()  # never arrives
+        await asyncio.sleep(self.rng.uniform(0.0, self.faults.delay_s))
+
+    def _forget(self, copy: asyncio.Task[object]) -> None:
+        self._copies.discard(copy)
+        if not copy.cancelled():
+            copy.exception()  # what became of a copy interests nobody

@@ -1,0 +1,163 @@
+"""Whatever the links do, exact output is that of the target alone: pipelined or not, greedy and seeded.
+
+Machine, controller, driver and worker hosts are the real ones; the models are tables, the links misbehave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+import pytest
+
+from adasd.config import SpeculationConfig
+from adasd.control.controller import Controller
+from adasd.messages import (
+    Chunk,
+    DraftCall,
+    Drafted,
+    OpenCall,
+    SamplingParams,
+    SpeculationOptions,
+    Verdict,
+    VerifyCall,
+    Warp,
+)
+from adasd.session.state import Terms
+from adasd.testing import loops
+from adasd.testing.fake_engine import FakeEngine
+from adasd.testing.faulty_port import FaultyPort, LinkFaults
+from adasd.testing.table_model import TableModel
+from services.orchestrator.driver import Driver, Limits
+from services.worker.host import EngineHost
+
+TARGET = TableModel.random(16, seed=3)
+DRAFT = TARGET.disturbed(1.0)
+PROMPT = (1, 2, 3)
+NUM_TOKENS = 60
+CALM = LinkFaults()
+LINKS = {
+    "calm": CALM,
+    "slow": LinkFaults(delay_s=0.004),
+    "reordering": LinkFaults(delay_s=0.01, duplicate=0.2),
+    "lossy": LinkFaults(delay_s=0.002, drop=0.03, duplicate=0.1, timeout_s=0.05),
+}
+WARPS = {"greedy": Warp(temperature=0.0), "seeded": Warp(seed=11), "seeded top-p": Warp(seed=5, top_p=0.9)}
+
+
+@dataclass
+class HostPort:
+    """A slot of an in-process worker host."""
+
+    host: EngineHost
+    slot: str
+
+    async def draft(self, call: DraftCall) -> Drafted:
+        return await self.host.submit(replace(call, session=self.slot))
+
+    async def verify(self, call: VerifyCall) -> Verdict:
+        return await self.host.submit(replace(call, session=self.slot))
+
+
+@dataclass
+class Slot:
+    """services.orchestrator.driver.Attachment over a faulty link."""
+
+    inner: HostPort
+    port: FaultyPort
+    released: bool = False
+    lost: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    async def draft(self, call: DraftCall) -> Drafted:
+        return await self.port.draft(call)
+
+    async def verify(self, call: VerifyCall) -> Verdict:
+        return await self.port.verify(call)
+
+    async def release(self) -> None:
+        if not self.released:
+            self.released = True
+            self.lost.cancel()
+            await self.port.close()
+            await self.inner.host.close(self.inner.slot)
+
+
+class Workers:
+    """A placement over two in-process hosts."""
+
+    has_draft = True
+
+    def __init__(self, faults: LinkFaults, seed: int) -> None:
+        self.engines = {
+            "target": FakeEngine(TARGET, num_slots=8, max_context=256),
+            "draft": FakeEngine(DRAFT, num_slots=8, max_context=256),
+        }
+        self.hosts = {role: EngineHost(lambda e=engine: e, role) for role, engine in self.engines.items()}
+        self.faults, self.rng, self.names = faults, random.Random(seed), count()
+
+    async def __aenter__(self) -> Workers:
+        for host in self.hosts.values():
+            await host.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for host in self.hosts.values():
+            await host.stop()
+
+    async def attach(self, role: str, call: OpenCall) -> Slot:
+        name = f"{call.session}.{next(self.names)}"
+        await self.hosts[role].open(replace(call, session=name))
+        inner = HostPort(self.hosts[role], name)
+        return Slot(inner, FaultyPort(inner, role, self.faults, self.rng))
+
+    async def attach_target(self, call: OpenCall) -> Slot:
+        return await self.attach("target", call)
+
+    async def attach_draft(self, call: OpenCall) -> Slot:
+        return await self.attach("draft", call)
+
+
+async def answer(workers: Workers, session: str, warp: Warp, *, ahead: bool) -> tuple[list[int], object]:
+    config = SpeculationConfig(draft_ahead=ahead)
+    controller = Controller(config)
+    effective = controller.effective(SpeculationOptions())
+    sampling = SamplingParams(NUM_TOKENS, warp.temperature, top_p=warp.top_p, seed=warp.seed)
+    driver = Driver(
+        Terms(session, PROMPT, sampling, frozenset(), lambda token_ids: "." * len(token_ids)),
+        OpenCall(session, warp, len(PROMPT) + NUM_TOKENS),
+        effective,
+        controller.session(effective, warp),
+        workers,
+        Limits(request_timeout_s=60.0, draft_timeout_s=0.03, reattach_s=0.005, max_target_losses=1000),
+    )
+    tokens: list[int] = []
+    async for event in driver.run():
+        if isinstance(event, Chunk):
+            tokens += [token.id for token in event.tokens]
+        else:
+            end = event
+    return tokens, end.speculation
+
+
+@pytest.mark.parametrize("ahead", [True, False], ids=["pipelined", "in turn"])
+@pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("faults", LINKS.values(), ids=LINKS.keys())
+async def test_output_is_the_targets_own(faults, warp, ahead):
+    expected = loops.plain(FakeEngine(TARGET, max_context=256), PROMPT, NUM_TOKENS, warp)
+    async with Workers(faults, seed=7 + ahead) as workers:
+        answers = await asyncio.gather(*(answer(workers, f"s{i}", warp, ahead=ahead) for i in range(4)))
+        for tokens, report in answers:
+            assert tokens == expected
+            assert ahead or report.num_ahead == 0
+        for engine in workers.engines.values():
+            assert engine.num_free_slots == engine.num_slots
+            engine.check_integrity()
+    assert faults is not CALM or sum(report.num_draft_rounds for _, report in answers) > 0
+
+
+async def test_on_a_calm_link_blocks_drafted_ahead_are_used():
+    async with Workers(CALM, seed=0) as workers:
+        _, report = await answer(workers, "s", Warp(temperature=0.0), ahead=True)
+    assert report.num_ahead_used > 0

@@ -1,0 +1,234 @@
+"""Mode exact changes nothing: greedy against ``transformers`` itself, sampled against mode off.
+
+On the demo pair in float32, through ``LocalPair``: session machine, controller and engines are the service's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from adasd.config import EngineConfig
+from adasd.control.registry import DRAFTING
+from adasd.demo.tasks import Task, heldout
+from adasd.engine.engine import TorchEngine
+from adasd.local import LocalPair
+from adasd.messages import FinishReason, Mode, SamplingParams, SpeculationOptions
+from adasd.text.tokenizer import Tokenizer
+from tests import pairs
+
+pytestmark = pytest.mark.slow
+
+DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
+DRAFTS = ("demo", "random", "target itself")
+POLICIES = tuple(policy.name for policy in DRAFTING)
+BLOCKS = (1, 5, 16)
+MAX_TOKENS = 96
+NUM_PROMPTS = 52  # 13 of each task
+GREEDY = SamplingParams(MAX_TOKENS, temperature=0.0)
+
+Prompt = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The target as ``transformers`` runs it, and pairs of the same target with several drafts."""
+
+    model: torch.nn.Module
+    pairs: dict[str, LocalPair]
+    prompts: list[Prompt]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "generated", cache(self.generated))
+
+    def generated(self, prompt: Prompt, **options: int) -> tuple[int, ...]:
+        """What ``generate`` says on the target alone, end-of-sequence token included."""
+        ids = torch.tensor([prompt])
+        out = self.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            **{"max_new_tokens": MAX_TOKENS, **options},
+        )
+        return tuple(out[0, len(prompt) :].tolist())
+
+    def one_of_each_task(self) -> list[Prompt]:
+        return self.prompts[:: len(self.prompts) // len(Task)]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("models")
+    target, draft = DEMO / "target", DEMO / "draft"
+    if not (target / "model.safetensors").exists():  # before it is trained
+        target, draft = pairs.write_pair(folder)
+    random = pairs.write_model(folder / "random", AutoTokenizer.from_pretrained(target), seed=9)
+    tokenizer = Tokenizer.load(str(target))
+    engine = load_engine(target)
+    drafts = dict(zip(DRAFTS, (draft, random, target), strict=True))
+    yield Lab(
+        AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval(),
+        {
+            name: LocalPair(
+                engine, load_engine(path), tokenizer.decode, tokenizer.eos_ids, tokenizer=tokenizer
+            )
+            for name, path in drafts.items()
+        },
+        [
+            tokenizer.apply_chat_template([{"role": "user", "content": example.prompt}])
+            for task in Task
+            for example in heldout(task, NUM_PROMPTS // len(Task))
+        ],
+    )
+    torch.set_num_threads(threads)
+
+
+def load_engine(folder: Path) -> TorchEngine:
+    return TorchEngine.from_config(EngineConfig(str(folder), dtype="float32", device="cpu", num_slots=2))
+
+
+@pytest.fixture(autouse=True)
+def slots_are_given_back(lab: Lab) -> Iterator[None]:
+    yield
+    for pair in lab.pairs.values():
+        for engine in (pair.target, pair.draft):
+            assert engine is not None
+            assert engine.num_free_slots == engine.num_slots
+            engine.check_integrity()
+
+
+def exact(drafting: str | None = None, max_draft_tokens: int | None = None) -> SpeculationOptions:
+    return SpeculationOptions(Mode.EXACT, drafting=drafting, max_draft_tokens=max_draft_tokens)
+
+
+# --------------------------------------------------------------------------- greedy
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_greedy_is_token_identical_to_generate_on_every_prompt(lab: Lab, draft: str):
+    num_drafted = num_accepted = 0
+    for prompt in lab.prompts:
+        answer = lab.pairs[draft].generate(prompt, sampling=GREEDY, speculation=exact())
+        assert answer.token_ids == lab.generated(prompt)
+        num_drafted += answer.report.num_draft_tokens
+        num_accepted += answer.report.num_accepted_tokens
+    assert num_drafted > 0
+    if draft == "target itself":
+        # the last block may reach beyond the end of the answer, where nothing counts as accepted
+        assert num_accepted > 0.9 * num_drafted
+    else:
+        assert num_accepted < num_drafted, "without a rejection this test shows nothing"
+
+
+@pytest.mark.parametrize("max_draft_tokens", BLOCKS)
+@pytest.mark.parametrize("drafting", POLICIES)
+def test_no_policy_and_no_block_length_changes_a_greedy_answer(
+    lab: Lab, drafting: str, max_draft_tokens: int
+):
+    for draft in ("demo", "random"):
+        for prompt in lab.one_of_each_task():
+            options = exact(drafting, max_draft_tokens)
+            answer = lab.pairs[draft].generate(prompt, sampling=GREEDY, speculation=options)
+            assert answer.token_ids == lab.generated(prompt), draft
+            assert max(answer.report.drafted_per_round, default=0) <= max_draft_tokens
+
+
+def test_adaptive_that_may_relax_nothing_is_exact(lab: Lab):
+    options = SpeculationOptions(Mode.ADAPTIVE, max_relaxed_fraction=0.0)
+    for draft in DRAFTS:
+        for prompt in lab.one_of_each_task():
+            answer = lab.pairs[draft].generate(prompt, sampling=GREEDY, speculation=options)
+            assert answer.token_ids == lab.generated(prompt)
+
+
+def test_adaptive_that_may_relax_everything_is_not(lab: Lab):
+    """The comparison above can fail."""
+    options = SpeculationOptions(Mode.ADAPTIVE, max_relaxed_fraction=1.0)
+    answers = [
+        lab.pairs["demo"].generate(prompt, sampling=GREEDY, speculation=options) for prompt in lab.prompts
+    ]
+    assert [answer.token_ids for answer in answers] != [lab.generated(prompt) for prompt in lab.prompts]
+
+
+@pytest.mark.parametrize("max_draft_tokens", BLOCKS)
+def test_a_stop_string_ends_the_answer_where_it_begins_in_the_targets_text(lab: Lab, max_draft_tokens: int):
+    pair = lab.pairs["demo"]
+    for prompt in lab.one_of_each_task():
+        tokens = lab.generated(prompt)
+        text = pair.decode(tokens)
+        middle = len(text) // 2
+        stops = (text[middle : middle + 4], text[middle + 2 : middle + 12])
+        sampling = replace(GREEDY, stop=stops)
+        answer = pair.generate(prompt, sampling=sampling, speculation=exact("static", max_draft_tokens))
+        num_tokens, start = first_stop([pair.decode(tokens[: n + 1]) for n in range(len(tokens))], stops)
+        assert answer.token_ids == tokens[:num_tokens]
+        assert answer.text == text[:start]
+        assert answer.finish_reason is FinishReason.STOP
+
+
+def first_stop(texts: list[str], stops: tuple[str, ...]) -> tuple[int, int]:
+    """Tokens until any stop string is complete, and where the earliest of those begins in the text."""
+    for num_tokens, text in enumerate(texts, 1):
+        if found := [text.index(stop) for stop in stops if stop in text]:
+            return num_tokens, min(found)
+    raise AssertionError(f"{stops} are not in {texts[-1]!r}")
+
+
+def test_an_answer_that_must_be_longer_is_generates_too(lab: Lab):
+    sampling = replace(GREEDY, min_tokens=MAX_TOKENS - 4)
+    for prompt in lab.one_of_each_task():
+        answer = lab.pairs["demo"].generate(prompt, sampling=sampling, speculation=exact())
+        assert answer.token_ids == lab.generated(prompt, min_new_tokens=MAX_TOKENS - 4)
+        assert len(answer.token_ids) >= MAX_TOKENS - 4
+
+
+# --------------------------------------------------------------------------- sampled, with a seed
+
+SAMPLED = SamplingParams(16, temperature=1.0, seed=11)
+SAMPLINGS = {
+    "temperature 1": SAMPLED,
+    "temperature 0.7": replace(SAMPLED, temperature=0.7),
+    "top_p": replace(SAMPLED, top_p=0.8),
+    "top_k": replace(SAMPLED, top_k=5),
+    "min_p": replace(SAMPLED, min_p=0.05),
+    "logit_bias": replace(SAMPLED, logit_bias=((40, 3.0), (50, -100.0))),
+    "min_tokens": replace(SAMPLED, min_tokens=14),
+    "all together": replace(SAMPLED, temperature=0.7, top_p=0.95, top_k=20, min_p=0.01, min_tokens=8),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_with_a_seed_no_draft_policy_or_block_length_changes_a_sampled_answer(lab: Lab, name: str):
+    sampling = SAMPLINGS[name]
+    for number, prompt in enumerate(lab.one_of_each_task()):
+        off = SpeculationOptions(Mode.OFF)
+        alone = lab.pairs["demo"].generate(prompt, sampling=sampling, speculation=off).token_ids
+        num_drafted = 0
+        for place, drafting in enumerate(POLICIES):  # over prompts and policies, all lengths meet all drafts
+            draft = DRAFTS[(number + place // 3) % len(DRAFTS)]
+            options = exact(drafting, BLOCKS[(number + place) % len(BLOCKS)])
+            answer = lab.pairs[draft].generate(prompt, sampling=sampling, speculation=options)
+            assert answer.token_ids == alone, (drafting, options.max_draft_tokens, draft)
+            num_drafted += answer.report.num_draft_tokens
+        assert num_drafted > 0
+        assert len(alone) >= sampling.min_tokens
+
+
+def test_another_seed_gives_another_answer(lab: Lab):
+    """The comparison above can fail."""
+    prompt = lab.prompts[0]
+    answers = {
+        lab.pairs["demo"]
+        .generate(prompt, sampling=replace(SAMPLED, seed=seed), speculation=exact())
+        .token_ids
+        for seed in range(8)
+    }
+    assert len(answers) > 1
