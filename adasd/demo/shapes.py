@@ -28,7 +28,7 @@ class Shape:
     num_tokens: int
 
 
-SHAPES = {Role.TARGET: Shape(128, 6, 28_000_000), Role.DRAFT: Shape(64, 2, 12_000_000)}
+SHAPES = {Role.TARGET: Shape(128, 6, 18_000_000), Role.DRAFT: Shape(64, 2, 12_000_000)}
 
 
 def config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:

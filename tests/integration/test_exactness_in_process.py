@@ -68,8 +68,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("models")
     target, draft = DEMO / "target", DEMO / "draft"
-    if not (target / "model.safetensors").exists():  # before it is trained
-        target, draft = pairs.write_pair(folder)
     random = pairs.write_model(folder / "random", AutoTokenizer.from_pretrained(target), seed=9)
     tokenizer = Tokenizer.load(str(target))
     engine = load_engine(target)
@@ -188,6 +186,26 @@ def test_an_answer_that_must_be_longer_is_generates_too(lab: Lab):
         answer = lab.pairs["demo"].generate(prompt, sampling=sampling, speculation=exact())
         assert answer.token_ids == lab.generated(prompt, min_new_tokens=MAX_TOKENS - 4)
         assert len(answer.token_ids) >= MAX_TOKENS - 4
+
+
+def test_a_draft_with_a_larger_embedding_proposes_nothing_that_the_target_does_not_know(
+    lab: Lab, tmp_path: Path
+):
+    target = lab.model.config.name_or_path
+    tokens = AutoTokenizer.from_pretrained(target)
+    padded = pairs.write_model(tmp_path / "padded", tokens, seed=5, vocab_size=2 * len(tokens))
+    pair = LocalPair.load(target, str(padded), dtype="float32", device="cpu")
+    for prompt in lab.one_of_each_task():
+        answer = pair.generate(prompt, sampling=GREEDY, speculation=exact("static", 5))
+        assert answer.token_ids == lab.generated(prompt)
+        assert answer.report.num_draft_tokens > 0
+
+
+def test_a_stream_that_is_left_gives_its_slots_back(lab: Lab):
+    stream = lab.pairs["demo"].stream(lab.prompts[0], GREEDY, exact())
+    next(stream)
+    assert lab.pairs["demo"].target.num_free_slots < lab.pairs["demo"].target.num_slots
+    stream.close()  # the fixture looks
 
 
 # --------------------------------------------------------------------------- sampled, with a seed

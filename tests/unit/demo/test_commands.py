@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,8 @@ def test_a_stopped_training_says_so_and_leaves_a_checkpoint(
     assert not (tmp_path / "model").exists()
 
 
-def _interrupting(function):
-    def wrapped(*arguments):
+def _interrupting(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def wrapped(*arguments: torch.Tensor) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGINT)
         return function(*arguments)
 

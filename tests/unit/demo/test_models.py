@@ -27,7 +27,9 @@ def tiny(num_kv_heads: int = 4, tied: bool = False, vocab_size: int = 97) -> Lla
         eos_token_id=4,
         pad_token_id=0,
     )
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config)
+    model.train(False)
+    return model
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])

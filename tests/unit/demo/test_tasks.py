@@ -122,7 +122,7 @@ def test_every_way_to_write_a_function_gives_the_same_outputs() -> None:
     rng = random.Random(3)
     for family in functions.FAMILIES:
         wanted = functions.Wanted(family.name, 4, 9, family.titles[0])
-        sources = set()
+        sources: set[str] = set()
         while len(sources) < len(family.bodies):
             text = functions.answer(rng, wanted)
             body = re.sub(

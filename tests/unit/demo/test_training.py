@@ -96,7 +96,7 @@ def test_a_stream_goes_on_from_its_position(tokenizer: PreTrainedTokenizerFast) 
 
 
 def test_batches_are_full_and_weigh_answers_only_fully(tokenizer: PreTrainedTokenizerFast) -> None:
-    end, assistant = tokenizer.convert_tokens_to_ids([vocabulary.END, vocabulary.ASSISTANT])
+    end, assistant = map(tokenizer.convert_tokens_to_ids, (vocabulary.END, vocabulary.ASSISTANT))
     for batch in islice(stream.Stream(tokenizer, 2, 4096, pool_len=128), 4):
         assert batch.num_tokens <= 4096
         assert batch.ids_BT.shape[1] % stream.BUCKET == 0

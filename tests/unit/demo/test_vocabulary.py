@@ -1,6 +1,7 @@
 """The tokenizer keeps text, splits digits and renders conversations as the models were taught."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -22,7 +23,7 @@ def test_the_vocabulary_is_reproducible(tokenizer: PreTrainedTokenizerFast) -> N
 
 
 def test_a_conversation_is_rendered_turn_by_turn(tokenizer: PreTrainedTokenizerFast) -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": " One? "},
         {"role": "assistant", "content": "1"},

@@ -1,0 +1,7 @@
+"""``python -m load_tests`` runs every benchmark."""
+
+import sys
+
+from load_tests.all import main
+
+sys.exit(main())

@@ -1,0 +1,48 @@
+"""Every benchmark of one machine in order, each in a process of its own: ``python -m load_tests.all``.
+
+The figures go to ``<folder>/<benchmark>-<hardware>.json``. The exit status is 1 if any benchmark missed its
+goal or failed; the others run all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from load_tests import record
+
+BENCHMARKS = ("round_trip", "single_stream", "start_up")
+BASELINES = Path("load_tests/baselines")
+Run = Callable[[Sequence[str]], int]
+
+
+def run(command: Sequence[str]) -> int:
+    """In the repository's root; the exit status."""
+    return subprocess.run(command, cwd=record.ROOT, check=False).returncode
+
+
+def main(arguments: list[str] | None = None, run: Run = run) -> int:
+    """Run all, then say which fell short."""
+    parser = argparse.ArgumentParser(prog="python -m load_tests.all", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--folder", type=Path, default=BASELINES, help=f"where the JSON files go [{BASELINES}]"
+    )
+    folder = parser.parse_args(arguments).folder
+    (record.ROOT / folder).mkdir(parents=True, exist_ok=True)
+    short = []
+    for name in BENCHMARKS:
+        file = folder / f"{name}-{record.hardware()}.json"
+        print(f"\n--- {name} -> {file}", flush=True)
+        if run([sys.executable, "-m", f"load_tests.{name}", "--json", str(file)]):
+            short.append(name)
+    print(f"\n{len(BENCHMARKS) - len(short)} of {len(BENCHMARKS)} benchmarks reached their goals", end="")
+    print(f"; short: {', '.join(short)}" if short else "")
+    return 1 if short else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

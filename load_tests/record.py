@@ -1,0 +1,96 @@
+"""What is written beside the figures of every benchmark: when, what, where, and with which versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "transformers", "ray", "grpcio", "uvloop", "scikit-learn")
+
+
+def circumstances(benchmark: str, arguments: Sequence[str], threads: int | None = None) -> dict[str, Any]:
+    """To be asked for before anything is measured: the load average is the one that was found."""
+    return {
+        "benchmark": benchmark,
+        "command": shlex.join(["python", "-m", f"load_tests.{benchmark}", *arguments]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": {
+            "cpu": cpu_model(),
+            "cores": num_cores(),
+            "load_average": [round(load, 2) for load in os.getloadavg()],
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        "threads": threads,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def commit() -> str | None:
+    """Short hash of HEAD, with ``-dirty`` behind it if tracked files differ; None outside of a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def cpu_model() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def version(package: str) -> str | None:
+    """None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def hardware() -> str:
+    """Processor and cores as part of a file name: lower case letters, digits and dashes."""
+    words = re.sub(r"\((r|tm)\)|@.*$|\bcpu\b|\bprocessor\b", " ", cpu_model().lower())
+    return f"{re.sub(r'[^a-z0-9]+', '-', words).strip('-')}-{num_cores()}-cores"
+
+
+def write(file: Path, header: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    """Header and figures as one JSON object."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**header, **figures}, indent=2) + "\n", encoding="utf-8")
+
+
+def console() -> Console:
+    """A terminal as it is; wide enough for a table where the output goes to a file."""
+    found = Console()
+    return found if found.is_terminal else Console(width=120)
+
+
+def headline(header: Mapping[str, Any]) -> str:
+    """The header in one line for a terminal."""
+    machine = header["machine"]
+    threads = f" · {header['threads']} thread(s)" if header["threads"] else ""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average'][0]:.1f}{threads} · "
+        f"commit {header['commit']} · {header['date']}"
+    )

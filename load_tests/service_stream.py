@@ -1,0 +1,237 @@
+"""What one streaming client gets from a running server: speed, first token, pauses, acceptance.
+
+    python -m load_tests.service_stream --url http://127.0.0.1:8000 [--prompts 24] [--repeats 3] [--json FILE]
+
+Held-out demo prompts, greedy, over HTTP; the modes off, exact and adaptive take turns (load_tests.turns). How
+many prompts have another answer than in mode off is part of the result; the exit status is 1 if mode exact
+has any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.progress import track
+from rich.table import Table
+
+from adasd.demo.tasks import Example
+from adasd.messages import Mode
+from cluster.chat_command import ChatError, first_model, refusal, server_sent
+from load_tests import record
+from load_tests.prompts import examples, is_right
+from load_tests.single_stream import MAX_TOKENS, positive
+from load_tests.turns import Turn, turns
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """One answer as it came in; times in seconds."""
+
+    text: str
+    num_tokens: int
+    seconds: float  # from sending the request to the end of the stream
+    first_token_s: float  # from sending the request
+    gaps_s: tuple[float, ...]  # between the chunks of the answer
+    num_drafted: int
+    num_accepted: int
+
+
+@dataclass(frozen=True)
+class ModeResult:
+    """One mode's figures."""
+
+    mode: str
+    tokens_per_s: list[float]  # of each repeat: all tokens by all seconds
+    median_tokens_per_s: float
+    first_token_ms: dict[str, float]  # median, p90
+    gap_ms: dict[str, float]  # median, p90
+    tokens_per_chunk: float
+    accepted_share: float | None  # of drafted tokens
+    num_differing: int  # prompts with another text than in mode off, in any repeat
+    accuracy: float
+
+
+def stream(
+    client: httpx.Client, model: str, prompt: str, mode: Mode, max_tokens: int, clock: Clock
+) -> Streamed:
+    """Ask once and read to the end; raises ChatError if the server refuses or the stream fails."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "speculation": {"mode": mode.value},
+    }
+    began_s = clock()
+    with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        if response.status_code != 200:
+            response.read()
+            raise ChatError(refusal(response))
+        return read(server_sent(response.iter_lines()), began_s, clock)
+
+
+def read(events: Iterable[dict[str, Any]], began_s: float, clock: Clock) -> Streamed:
+    """The answer and its times from the stream's objects."""
+    text, times_s, last = "", list[float](), dict[str, Any]()
+    for event in events:
+        if "error" in event:
+            raise ChatError(str(event["error"].get("message", event["error"])))
+        if event["choices"]:
+            times_s.append(clock())
+            text += event["choices"][0]["delta"].get("content") or ""
+        if event.get("usage"):
+            last = event
+    ended_s = clock()
+    if not times_s or not last:
+        raise ChatError("the stream held no answer or no usage")
+    drafting = (last.get("metrics") or {}).get("speculative_decoding") or {}
+    return Streamed(
+        text,
+        last["usage"]["completion_tokens"],
+        ended_s - began_s,
+        times_s[0] - began_s,
+        tuple(late - early for early, late in pairwise(times_s)),
+        drafting.get("num_draft_tokens", 0),
+        drafting.get("num_accepted_draft_tokens", 0),
+    )
+
+
+def measure(
+    client: httpx.Client,
+    model: str,
+    chosen: Sequence[Example],
+    num_repeats: int,
+    max_tokens: int,
+    clock: Clock = time.perf_counter,
+    show: bool = False,
+) -> dict[Turn, Streamed]:
+    """All modes in turn, after one answer of each that does not count."""
+    for mode in Mode:
+        stream(client, model, chosen[0].prompt, mode, max_tokens, clock)
+    order = list(turns([mode.value for mode in Mode], len(chosen), num_repeats))
+    return {
+        turn: stream(client, model, chosen[turn.prompt].prompt, Mode(turn.name), max_tokens, clock)
+        for turn in track(order, "measuring", disable=not show, transient=True)
+    }
+
+
+def result(mode: Mode, measured: dict[Turn, Streamed], chosen: Sequence[Example]) -> ModeResult:
+    """The figures of one mode."""
+    own = {turn: one for turn, one in measured.items() if turn.name == mode}
+    rates = []
+    for repeat in sorted({turn.repeat for turn in own}):
+        ones = [one for turn, one in own.items() if turn.repeat == repeat]
+        rates.append(sum(one.num_tokens for one in ones) / sum(one.seconds for one in ones))
+    num_drafted = sum(one.num_drafted for one in own.values())
+    num_chunks = sum(len(one.gaps_s) + 1 for one in own.values())
+    differing = {
+        turn.prompt
+        for turn, one in own.items()
+        if one.text != measured[turn._replace(name=Mode.OFF.value)].text
+    }
+    return ModeResult(
+        mode.value,
+        rates,
+        statistics.median(rates),
+        spread_ms([one.first_token_s for one in own.values()]),
+        spread_ms([gap_s for one in own.values() for gap_s in one.gaps_s]),
+        sum(one.num_tokens for one in own.values()) / num_chunks,
+        sum(one.num_accepted for one in own.values()) / num_drafted if num_drafted else None,
+        len(differing),
+        statistics.fmean(is_right(chosen[turn.prompt], one.text) for turn, one in own.items()),
+    )
+
+
+def spread_ms(times_s: Sequence[float]) -> dict[str, float]:
+    """Median and 90th percentile in milliseconds; of nothing they are 0."""
+    if not times_s:
+        return {"median": 0.0, "p90": 0.0}
+    ordered = sorted(times_s)
+    p90 = ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))]
+    return {"median": round(1e3 * statistics.median(ordered), 3), "p90": round(1e3 * p90, 3)}
+
+
+def table(found: Sequence[ModeResult]) -> Table:
+    """The figures for a terminal."""
+    shown = Table("mode", title="one stream through the service, greedy, held-out demo prompts")
+    for column in ("tokens/s", "range", "first token ms", "between chunks ms", "tokens/chunk"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for column in ("accepted", "differ", "right"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for one in found:
+        shown.add_row(
+            one.mode,
+            f"{one.median_tokens_per_s:.0f}",
+            f"{min(one.tokens_per_s):.0f}-{max(one.tokens_per_s):.0f}",
+            f"{one.first_token_ms['median']:.1f} (p90 {one.first_token_ms['p90']:.1f})",
+            f"{one.gap_ms['median']:.2f} (p90 {one.gap_ms['p90']:.2f})",
+            f"{one.tokens_per_chunk:.2f}",
+            "" if one.accepted_share is None else f"{one.accepted_share:.0%}",
+            str(one.num_differing),
+            f"{one.accuracy:.0%}",
+        )
+    return shown
+
+
+def main(arguments: list[str] | None = None, transport: httpx.BaseTransport | None = None) -> int:
+    """Measure, print, write; 1 if mode exact changed an answer or the server refuses."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse(arguments)
+    header = record.circumstances("service_stream", arguments)
+    console = record.console()
+    console.print(record.headline(header), highlight=False)
+    chosen = examples(options.prompts)
+    try:
+        with httpx.Client(base_url=options.url, timeout=60.0, transport=transport) as client:
+            model = first_model(client)
+            measured = measure(
+                client, model, chosen, options.repeats, options.max_tokens, show=console.is_terminal
+            )
+    except (ChatError, httpx.HTTPError) as error:
+        console.print(f"[red]{options.url}: {error or type(error).__name__}[/red]")
+        return 1
+    found = [result(mode, measured, chosen) for mode in Mode]
+    console.print(table(found))
+    if options.json:
+        figures = {
+            "model": model,
+            "num_prompts": options.prompts,
+            "num_repeats": options.repeats,
+            "max_tokens": options.max_tokens,
+            "results": [asdict(one) for one in found],
+        }
+        record.write(options.json, header, figures)
+    changed = next(one.num_differing for one in found if one.mode == Mode.EXACT)
+    if changed:
+        console.print(f"[red]mode exact gives another answer than mode off to {changed} prompts[/red]")
+    return 1 if changed else 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m load_tests.service_stream", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of a running server")
+    parser.add_argument("--prompts", type=positive, default=24, help="held-out prompts [24]")
+    parser.add_argument("--repeats", type=positive, default=3, help="times that each is answered [3]")
+    parser.add_argument(
+        "--max-tokens", type=positive, default=MAX_TOKENS, help=f"tokens per answer [{MAX_TOKENS}]"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The real ``adasd serve`` in a process of its own, with a temporary folder and ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 30.0
+
+
+class Server:
+    """A running server and everything that belongs to it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, port: int, grpc_port: int) -> None:
+        self.process, self.folder, self.port, self.grpc_port = process, folder, port, grpc_port
+        self.url = f"http://127.0.0.1:{port}"
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output.txt").read_text(errors="replace")
+
+    def processes(self) -> dict[int, str]:
+        """Command lines by process id of all that was started here, found by the temporary folder."""
+        mark = f"TMPDIR={self.folder}".encode()
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                        found[int(entry.name)] = (
+                            (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                        )
+                except OSError:  # it ended meanwhile
+                    continue
+        return {pid: command for pid, command in found.items() if command}  # zombies have none
+
+    def replicas(self, deployment: str) -> list[int]:
+        """Process ids of a deployment's replicas."""
+        return [
+            pid for pid, command in self.processes().items() if f"ServeReplica:adasd:{deployment}" in command
+        ]
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Stop as Ctrl-C in a terminal does: the signal goes to the whole group. The exit status."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60.0, **options)
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[Server]:
+    """``adasd serve`` with these arguments, ready to serve; killed with all its children in the end."""
+    folder = Path(tempfile.mkdtemp(prefix="e2e-"))  # not pytest's: Ray's socket paths must stay short
+    port, grpc_port = free_port(), free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "cluster.cli",
+        "serve",
+        "--port",
+        str(port),
+        "--grpc-port",
+        str(grpc_port),
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ADASD_", "RAY_"))
+    }
+    with (folder / "output.txt").open("wb") as output:
+        process = subprocess.Popen(
+            [*command, *arguments],
+            cwd=ROOT,
+            env={**environment, "TMPDIR": str(folder), "COLUMNS": "200"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(process, folder, port, grpc_port)
+    try:
+        wait_for(lambda: "Ctrl-C stops it" in server.output or process.poll() is not None, START_TIMEOUT_S)
+        if process.poll() is not None:
+            raise AssertionError(f"adasd serve ended with status {process.returncode}:\n{server.output}")
+        yield server
+    finally:
+        with suppress(subprocess.TimeoutExpired):
+            server.stop()
+        for pid in server.processes():
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float) -> float:
+    """Seconds until the condition held; fails if it never did."""
+    begun_s = time.monotonic()
+    while not condition():
+        if time.monotonic() - begun_s > timeout_s:
+            raise AssertionError(f"still not so after {timeout_s:g} s")
+        time.sleep(0.05)
+    return time.monotonic() - begun_s
+
+
+# --------------------------------------------------------------------------- requests and answers
+
+
+def body(prompt: str = "Tell me a story.", **fields: Any) -> dict[str, Any]:
+    """A chat request; greedy and short unless said otherwise."""
+    request = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 24, "temperature": 0}
+    return {**request, "return_token_provenance": True, **fields}
+
+
+def ask(client: httpx.Client, prompt: str = "Tell me a story.", **fields: Any) -> dict[str, Any]:
+    """The whole answer; fails unless it is a 200."""
+    response = client.post("/v1/chat/completions", json=body(prompt, **fields))
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def token_ids(answer: dict[str, Any]) -> list[int]:
+    return [token["id"] for token in answer["choices"][0]["adasd"]["tokens"]]
+
+
+def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a stream, which has to end with ``[DONE]``."""
+    for line in response.iter_lines():
+        if line == "data: [DONE]":
+            return
+        if line.startswith("data: "):
+            yield json.loads(line.removeprefix("data: "))
+    raise AssertionError("the stream ended without [DONE]")

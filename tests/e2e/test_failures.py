@@ -1,0 +1,96 @@
+"""What clients notice when a draft dies, a client leaves, a port is taken or the operator stops the server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import NUM_SLOTS
+from tests.e2e.server import ROOT, Server, ask, body, events, running, token_ids, wait_for
+
+pytestmark = pytest.mark.cluster
+
+LONG = 1500
+
+
+def drafted(answer: dict) -> int:
+    return (answer["metrics"]["speculative_decoding"] or {}).get("num_draft_tokens", 0)
+
+
+@pytest.mark.timeout(120)
+def test_clients_that_leave_free_their_slots_within_a_second(server: Server, client: httpx.Client):
+    """Every slot of both tiers is taken by streams that are cut; as many new answers then start at once."""
+    with ExitStack() as streams:
+        for _ in range(NUM_SLOTS):
+            opened = streams.enter_context(server.client())
+            asked = body(max_tokens=LONG, ignore_eos=True, stream=True)
+            response = streams.enter_context(opened.stream("POST", "/v1/chat/completions", json=asked))
+            next(events(response))
+    left_s = time.monotonic()
+    with ThreadPoolExecutor(NUM_SLOTS) as pool:
+        answers = list(pool.map(lambda _: ask(client, max_tokens=2, ignore_eos=True), range(NUM_SLOTS)))
+    assert len(answers) == NUM_SLOTS
+    assert time.monotonic() - left_s < 1.0 + 0.2 * NUM_SLOTS  # a second, and the answers themselves
+    wait_for(lambda: drafted(ask(client, max_tokens=16, ignore_eos=True)) > 0, 5.0)
+
+
+@pytest.mark.timeout(180)
+def test_a_draft_killed_in_the_middle_of_an_answer_changes_nothing(server: Server, client: httpx.Client):
+    """The text is that of plain decoding, with a seed too; the draft comes back by itself."""
+    (draft_pid,) = server.replicas("draft")
+    for sampling in ({"temperature": 0}, {"temperature": 1.0, "seed": 7}):
+        alone = token_ids(
+            ask(client, max_tokens=LONG, ignore_eos=True, speculation={"mode": "off"}, **sampling)
+        )
+        asked = body(max_tokens=LONG, ignore_eos=True, stream=True, speculation={"mode": "exact"}, **sampling)
+        with client.stream("POST", "/v1/chat/completions", json=asked) as response:
+            chunks = events(response)
+            tokens = [token for _ in range(3) for token in next(chunks)["choices"][0]["adasd"]["tokens"]]
+            os.kill(draft_pid, signal.SIGKILL)
+            for chunk in chunks:
+                if chunk["choices"]:
+                    tokens += chunk["choices"][0]["adasd"]["tokens"]
+                else:
+                    report = chunk
+        assert [token["id"] for token in tokens] == alone
+        assert report["metrics"]["adasd"]["draft_lost"] >= 1
+        wait_for(lambda: drafted(ask(client, max_tokens=16, ignore_eos=True)) > 0, 60.0)
+        (draft_pid,) = server.replicas("draft")
+
+
+@pytest.mark.timeout(240)
+def test_a_target_alone_serves_and_ctrl_c_leaves_no_process(pair: tuple[Path, Path]):
+    with running("--target", str(pair[0]), "--draft", "none", "--mode", "off") as server:
+        with server.client() as client:
+            assert client.get("/ready").status_code == 200
+            assert drafted(ask(client)) == 0
+            refused = client.post("/v1/chat/completions", json=body(speculation={"mode": "exact"}))
+            assert refused.status_code == 400
+        assert len(server.processes()) > 3
+        assert server.stop(signal.SIGINT) == 0
+        wait_for(lambda: not server.processes(), 5.0)
+        assert "Stopped." in server.output
+        assert [path.name for path in server.folder.iterdir()] == ["output.txt"]
+
+
+def test_a_server_that_cannot_start_says_why(server: Server, pair: tuple[Path, Path]):
+    def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cluster.cli", "serve", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+    target = str(pair[0])
+    taken = serve("--target", target, "--port", str(server.port), "--grpc-port", "0")
+    assert taken.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{server.port}" in taken.stdout
+    missing = serve("--target", "/no/such/model")
+    assert missing.returncode == 2
+    assert "there is no model folder /no/such/model" in missing.stdout

@@ -1,0 +1,42 @@
+import json
+import re
+
+import pytest
+
+from load_tests import record
+
+
+def test_circumstances_say_what_ran_where_and_with_which_versions():
+    header = record.circumstances("single_stream", ["--prompts", "3", "--json", "a b"], threads=1)
+    assert header["command"] == "python -m load_tests.single_stream --prompts 3 --json 'a b'"
+    assert header["machine"]["cores"] >= 1
+    assert header["machine"]["cpu"]
+    assert len(header["machine"]["load_average"]) == 3
+    assert header["versions"]["torch"].startswith("2.")
+    assert header["threads"] == 1
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", header["date"])
+    assert header["commit"] is None or re.fullmatch(r"[0-9a-f]{7,}(-dirty)?", header["commit"])
+
+
+def test_a_package_that_is_not_there_has_no_version():
+    assert record.version("surely-not-installed") is None
+
+
+@pytest.mark.parametrize(
+    ("cpu", "name"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "intel-xeon-platinum-8481c-2-cores"),
+        ("AMD EPYC 7B13", "amd-epyc-7b13-2-cores"),
+        ("Some Processor", "some-2-cores"),
+    ],
+)
+def test_hardware_is_fit_for_a_file_name(monkeypatch, cpu, name):
+    monkeypatch.setattr(record, "cpu_model", lambda: cpu)
+    monkeypatch.setattr(record, "num_cores", lambda: 2)
+    assert record.hardware() == name
+
+
+def test_what_is_written_can_be_read(tmp_path):
+    file = tmp_path / "new" / "figures.json"
+    record.write(file, {"commit": "abc"}, {"median": 1.5})
+    assert json.loads(file.read_text()) == {"commit": "abc", "median": 1.5}
