@@ -11,7 +11,7 @@ SUITES  := $(wildcard tests/unit tests/contracts tests/statistical tests/golden 
 ARGS    ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all install serve chat test check format proto bench clean help
+.PHONY: all install serve chat test check format proto bench k8s monitoring-check image-check clean help
 
 all: check test  ## check + test
 
@@ -51,9 +51,19 @@ proto: $(STAMP)  ## generate protocol code from protos/
 bench: $(STAMP)  ## round time, start-up time, tokens per second; results in runs/
 	$(BIN)/python -m load_tests $(ARGS)
 
+k8s: $(STAMP)  ## write the overlays from their topologies, the dashboards from their panels
+	@for folder in k8s/overlays/*; do $(BIN)/adasd k8s render --topology $$folder/topology.yaml --cluster $$folder/cluster.yaml; done
+	$(BIN)/python k8s/monitoring/dashboards.py
+
+monitoring-check: $(STAMP)  ## every rule and panel in a real Prometheus (apt-get install prometheus), promtool's tests
+	$(BIN)/python k8s/monitoring/evaluate.py $(ARGS)
+
+image-check: $(STAMP)  ## the Dockerfile's cpu stage in a bare virtual environment (minutes)
+	$(BIN)/python k8s/image_steps.py $(ARGS)
+
 clean:  ## remove the virtual environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | while IFS='|' read -r t d; do printf '  make %-9s %s\n' "$$t" "$$d"; done
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | while IFS='|' read -r t d; do printf '  make %-16s %s\n' "$$t" "$$d"; done

@@ -51,6 +51,14 @@ class EngineConfig:
     prefill_chunk: int = setting(
         256, "prompt tokens of one session that one forward pass takes at most", low=1
     )
+    prefix_cache: bool = setting(
+        True, "use again what earlier sessions computed for the beginning of a prompt"
+    )
+    cache_bytes: int | None = setting(
+        None,
+        "bytes of key-value cache per replica; where num_slots full slots take more, there are fewer",
+        low=1,
+    )
     trust_remote_code: bool = setting(False, "run Python code that ships with the model")
 
 
@@ -75,6 +83,21 @@ class TierConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OrchestratorConfig:
+    """The replicas that clients reach, and where Ray may place them."""
+
+    replicas: int = setting(1, "orchestrator replicas", low=1)
+    label_selector: tuple[tuple[str, str], ...] = setting(
+        (), "labels of the Ray nodes, for example pool=gateway"
+    )
+    proxies: str = setting(
+        "EveryNode",
+        "where Serve's HTTP proxies run, with --address",
+        choices=("EveryNode", "HeadOnly"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class SpeculationConfig:
     """The deployment's defaults; a request may choose otherwise within ``max_draft_tokens``."""
 
@@ -87,6 +110,7 @@ class SpeculationConfig:
     max_relaxed_fraction: float = setting(
         0.3, "share of an answer that may be relaxed, mode adaptive", low=0, high=1
     )
+    bypass: bool = setting(True, "run rounds plain while drafting does not pay, and try again now and then")
     draft_ahead: bool = setting(True, "let the draft go on behind a block while the target judges it")
     row_len: int = setting(
         128, "entries of the truncated draft law on the wire, where a rule needs it", low=1
@@ -123,6 +147,7 @@ class ServeConfig:
     port: int = setting(8000, "HTTP port", low=1, high=65535)
     grpc_port: int = setting(9000, "port of the public gRPC API; 0 switches it off", low=0, high=65535)
     model_name: str = setting("adasd-demo", "the model name that clients send")
+    orchestrator: OrchestratorConfig = field(default_factory=OrchestratorConfig)
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
     max_ongoing_requests: int = setting(64, "requests in progress per orchestrator replica", low=1)
     max_queued_requests: int = setting(

@@ -152,6 +152,26 @@ class RelaxTable:
     accept_prob: tuple[float, ...]  # NUM_DISTANCE_BINS values in [0, 1]
 
 
+class Yardstick(StrEnum):
+    """What the target's probability of a drafted token is measured against; of its law p after masks at T = 1."""
+
+    COLLISION = "collision"  # sum p^2, the probability that the target expects to give its own sample
+    ENTROPY = "entropy"  # exp(-H(p)), the probability of each of exp(H) equally likely tokens
+    LARGEST = "largest"  # max p
+
+
+@dataclass(frozen=True, slots=True)
+class RelaxOwnLaw:
+    """Accept a token that failed the exact test iff p(x) >= min(``ceiling``, ``min_ratio`` * yardstick(p)).
+
+    Needs nothing of the draft's law.
+    """
+
+    min_ratio: float  # > 0
+    yardstick: Yardstick = Yardstick.COLLISION
+    ceiling: float = 1.0  # probability that is always enough, (0, 1]
+
+
 @dataclass(frozen=True, slots=True)
 class AcceptRule:
     """What the target accepts: the exact test first, then ``relax`` within ``relax_budget``.
@@ -160,7 +180,7 @@ class AcceptRule:
     sampling otherwise. A token that the warp forbids is never accepted.
     """
 
-    relax: RelaxBelow | RelaxTable | None = None
+    relax: RelaxBelow | RelaxTable | RelaxOwnLaw | None = None
     relax_budget: int = 0  # at most so many relaxed tokens in this verdict
     want_distances: bool = False  # report d_JS of every judged position (needs rows)
 

@@ -4,7 +4,8 @@
                                            == leases: Serve handle, rounds: gRPC ==> draft  (small model)
 
 Each tier is a deployment of its own, so that each is placed and scaled for itself. A lease is one ongoing
-request of a worker deployment; hence ``max_ongoing_requests`` is the number of slots.
+request of a worker deployment; hence ``max_ongoing_requests`` is the number of slots. Beside them a board
+collects everybody's metrics.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ray.serve import Application
 
 from adasd.config import ServeConfig, TierConfig
 from cluster import topology
+from services.observability.board import BoardDeployment
 from services.orchestrator.deployment import Orchestrator
 from services.worker.deployment import Worker
 
@@ -25,22 +27,38 @@ PROBES = 32
 
 def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
     """The application that ``serve.run`` deploys; ``worker_host`` as in ``Worker``."""
-    target = replicas_of("target", config.target, config, worker_host)
-    draft = replicas_of("draft", config.draft, config, worker_host) if config.draft else None
+    board = metrics_board(config)
+    target = replicas_of("target", config.target, config, worker_host, board)
+    draft = replicas_of("draft", config.draft, config, worker_host, board) if config.draft else None
     deployed = serve.deployment(
         name="orchestrator",
-        num_replicas=1,
-        ray_actor_options={"num_cpus": topology.ORCHESTRATOR_CPUS},
+        num_replicas=config.orchestrator.replicas,
+        ray_actor_options=topology.gateway_options(config, topology.ORCHESTRATOR_CPUS),
         max_ongoing_requests=config.max_ongoing_requests + config.max_queued_requests + PROBES,
         graceful_shutdown_timeout_s=config.request_timeout_s,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=5,
         health_check_timeout_s=15,
     )
-    return deployed(Orchestrator).bind(config, target, draft)
+    return deployed(Orchestrator).bind(config, target, draft, board)
 
 
-def replicas_of(role: str, tier: TierConfig, config: ServeConfig, host: str) -> Application:
+def metrics_board(config: ServeConfig) -> Application:
+    """Where all replicas report their figures; one scrape of any orchestrator shows them all."""
+    deployed = serve.deployment(
+        name="metrics",
+        num_replicas=1,
+        ray_actor_options=topology.gateway_options(config, topology.METRICS_CPUS),
+        max_ongoing_requests=1000,
+        graceful_shutdown_timeout_s=1,
+        graceful_shutdown_wait_loop_s=0.2,
+    )
+    return deployed(BoardDeployment).bind()
+
+
+def replicas_of(
+    role: str, tier: TierConfig, config: ServeConfig, host: str, board: Application
+) -> Application:
     """Equal replicas of one model."""
     deployed = serve.deployment(
         name=role,
@@ -53,7 +71,9 @@ def replicas_of(role: str, tier: TierConfig, config: ServeConfig, host: str) -> 
         health_check_timeout_s=15,
     )
     target_model = config.target.engine.model if role == "draft" else None
-    return deployed(Worker).bind(role, tier, host, target_model)
+    return deployed(Worker).bind(
+        role, tier, host, target_model, model_name=config.model_name, logs=config.log, board=board
+    )
 
 
 def scaling(tier: TierConfig) -> dict[str, Any]:

@@ -114,11 +114,13 @@ def chat(
     temperature: float,
     console: Console,
     transport: httpx.BaseTransport | None = None,
+    api_key: str | None = None,
 ) -> int:
     """Ask once (``message``) or hold a conversation; 1 when the server is down or refuses."""
     timeout = httpx.Timeout(10.0, read=None)  # the server has a deadline of its own for every answer
     try:
-        with httpx.Client(base_url=url, timeout=timeout, transport=transport) as client:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        with httpx.Client(base_url=url, timeout=timeout, transport=transport, headers=headers) as client:
             talk = Talk(client, model or first_model(client), mode, max_tokens, temperature, console)
             if message is not None:
                 talk.ask(message)
@@ -196,6 +198,8 @@ def server_sent(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 def refusal(response: httpx.Response) -> str:
     """The server's own sentence."""
+    if response.status_code == 401:
+        return "The server asks for an API key that it knows: adasd chat --api-key KEY, or ADASD_API_KEY"
     try:
         return f"The server refused ({response.status_code}): {response.json()['error']['message']}"
     except (ValueError, LookupError, TypeError):

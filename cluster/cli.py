@@ -21,7 +21,20 @@ SECTIONS = {"target.": "target tier", "draft.": "draft tier", "speculation.": "s
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``adasd``; the exit status."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["k8s"]:
+        from cluster import k8s_command
+
+        return k8s_command.main(words[1:])
+    if words[:1] == ["eval"]:
+        from cluster import eval_command
+
+        return eval_command.main(words[1:])
+    if words[:1] == ["methods"]:
+        from cluster import methods_command
+
+        return methods_command.main(words[1:])
+    arguments = parse(words)
     console = Console()
     if arguments.command == "chat":
         from cluster.chat_command import chat
@@ -38,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.max_tokens,
             arguments.temperature,
             console,
+            api_key=arguments.api_key or os.environ.get("ADASD_API_KEY"),
         )
 
     try:
@@ -82,6 +96,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_settings(check)
     chat = commands.add_parser("chat", help="talk to a server in the terminal", allow_abbrev=False)
     add_chat_options(chat)
+    commands.add_parser("k8s", help="manifests for Kubernetes: render a topology, check a build")
+    commands.add_parser("eval", help="compare methods on a pair and a workload, in this process")
+    commands.add_parser("methods", help="list drafting and acceptance policies with their sources")
 
     arguments, rest = parser.parse_known_args(argv)
     if rest:
@@ -137,6 +154,9 @@ def describe(option: settings.Option) -> str:
 def add_chat_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("message", nargs="*", help="one question; without it, a conversation")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server [http://127.0.0.1:8000]")
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="key of the server, if it asks for one [$ADASD_API_KEY]"
+    )
     parser.add_argument("--mode", choices=list(Mode), help="off, exact or adaptive [the server's default]")
     parser.add_argument("--model", help="model name [the first one served]")
     parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="tokens per answer [256]")

@@ -21,8 +21,6 @@ from cluster.topology import Node
 
 SERVE_ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # the default transport leaks a stream whose holder is killed
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # our replicas never block their event loop
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "0.5",  # a busy machine is not a dead replica
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a killed proxy is back in seconds, not in half a minute

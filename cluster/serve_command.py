@@ -129,15 +129,15 @@ def deploy(config: ServeConfig, options: ServeOptions, steps: Steps) -> None:
     for sentence in lacking:  # a cluster may still grow
         steps.show("placement", f"waiting for nodes: {sentence}")
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     steps.show("service", "starting")
     from ray import serve as ray_serve
     from ray.serve import RunTarget
 
     from cluster.app import build
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # after the import, which sets its own
     alone = options.address is None
-    location, worker_host = ("HeadOnly", "127.0.0.1") if alone else ("EveryNode", "0.0.0.0")
+    location, worker_host = ("HeadOnly", "127.0.0.1") if alone else (config.orchestrator.proxies, "0.0.0.0")
     ray_serve.start(proxy_location=location, http_options={"host": config.host, "port": config.port})
     ray_serve.run_many(
         [RunTarget(build(config, worker_host), name=APP_NAME, route_prefix="/")],
@@ -245,9 +245,10 @@ def welcome(config: ServeConfig) -> str:
     body = f'{{"model": "{config.model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     grpc = f", gRPC on {config.host}:{config.grpc_port}" if config.grpc_port else ""
     flag = "" if config.port == 8000 else f" --url {url(config)}"
+    key = " -H 'Authorization: Bearer '$ADASD_API_KEY" if config.api_keys else ""
     return (
         f"\nServing {config.model_name} on {url(config)}{grpc}. Ctrl-C stops it.\n"
-        f"  curl {url(config)}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+        f"  curl {url(config)}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
         f"    -d '{body}'\n"
         f"  adasd chat{flag}\n"
     )

@@ -14,6 +14,8 @@ from adasd.config import ServeConfig, TierConfig
 
 ORCHESTRATOR_CPUS = 0.1
 """Ray CPUs of one orchestrator replica: enough that it never lands on a node that offers none."""
+METRICS_CPUS = 0.01
+"""Ray CPUs of the board that collects metrics, for the same reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,12 @@ def actor_options(tier: TierConfig) -> dict[str, Any]:
     return options
 
 
+def gateway_options(config: ServeConfig, num_cpus: float) -> dict[str, Any]:
+    """``ray_actor_options`` of a replica that serves clients rather than models."""
+    labels = dict(config.orchestrator.label_selector)
+    return {"num_cpus": num_cpus, **({"label_selector": labels} if labels else {})}
+
+
 def demand(tier: TierConfig) -> dict[str, float]:
     """Ray resources that one replica reserves."""
     wanted = {"CPU": tier.num_cpus, "GPU": tier.num_gpus, **dict(tier.resources)}
@@ -48,7 +56,7 @@ def demand(tier: TierConfig) -> dict[str, float]:
 def num_cpus(config: ServeConfig) -> float:
     """Ray CPUs of the smallest deployment."""
     tiers = [tier for tier in (config.target, config.draft) if tier is not None]
-    return ORCHESTRATOR_CPUS + sum(tier.num_cpus * tier.min_replicas for tier in tiers)
+    return ORCHESTRATOR_CPUS + METRICS_CPUS + sum(tier.num_cpus * tier.min_replicas for tier in tiers)
 
 
 def missing(config: ServeConfig, nodes: Sequence[Node]) -> list[str]:

@@ -1,7 +1,7 @@
 """Does anybody notice? Requests under load while replicas, nodes and the Serve controller are killed.
 
-A real multi-node Ray cluster on loopback addresses (a head, a node for drafts, two for targets), the real
-``adasd serve --address``, HTTP clients. Every answer must equal the one given before the first kill; afterwards
+A real multi-node Ray cluster on loopback addresses (a head with the gateway, a node for drafts, two for targets),
+the real ``adasd serve --address``, HTTP clients. Every answer must equal the one given before the first kill; afterwards
 nothing may be left behind.
 
     python -m load_tests.chaos --requests 300 --concurrency 16
@@ -37,7 +37,12 @@ from load_tests.prompts import examples
 
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 240.0
-HELD = ("vllm:num_requests_running", "adasd_worker_leases", "adasd_worker_sessions", "adasd_worker_pending_calls")
+HELD = (
+    "vllm:num_requests_running",
+    "adasd_worker_leases",
+    "adasd_worker_sessions",
+    "adasd_worker_pending_calls",
+)
 VICTIMS = ("draft replica", "target replica", "draft node", "target node", "controller")
 
 
@@ -102,6 +107,7 @@ class Rig:
             "--node-ip-address=127.0.0.1",
             "--num-cpus=2",
             "--include-dashboard=false",
+            "--labels=pool=gateway",
             f"--temp-dir={self.folder}",
         )
 
@@ -149,6 +155,7 @@ class Rig:
                 **placed,
             },
             "draft": {"model": str(draft), "label_selector": {"pool": "draft"}, **placed},
+            "orchestrator": {"label_selector": {"pool": "gateway"}, "proxies": "HeadOnly"},
             "verify_timeout_s": 20.0,
             "admission_timeout_s": 90.0,
             "draft_timeout_s": 1.0,

@@ -33,13 +33,13 @@ class Limits:
 def read(file: Path | None, variable: str | None, limits: Limits) -> tuple[ApiKey, ...]:
     """The keys of both sources. ConfigError for what is no key; no message repeats a key.
 
-    A source that is given has to hold a key: an empty file must not open the doors to everybody.
+    A source that is given has to hold a key: an empty one must not open the doors to everybody.
     """
     entries: list[tuple[str, Any, str]] = []
     for content, origin in _sources(file, variable):
         if not content:
             raise ConfigError(f"{origin} holds no API keys; write name: key, or leave it out")
-        entries += [(str(name), value, origin) for name, value in content.items()]
+        entries += [(str(name), value, origin) for name, value in content]
     keys = tuple(_key(name, value, origin, limits) for name, value, origin in entries)
     for what, values in (("name", [k.name for k in keys]), ("key", [k.sha256 for k in keys])):
         for key, value in zip(keys, values, strict=True):
@@ -53,34 +53,34 @@ def hashed(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _sources(file: Path | None, variable: str | None) -> Iterator[tuple[Mapping[Any, Any], str]]:
+def _sources(file: Path | None, variable: str | None) -> Iterator[tuple[list[tuple[Any, Any]], str]]:
     if file is not None:
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read api_keys_file {file}: {type(error).__name__}") from None
         yield _mapping(text, f"api_keys_file {file}"), f"api_keys_file {file}"
-    if variable is not None and variable.strip():
+    if variable is not None:
         is_file_text = variable.lstrip().startswith("{") or "\n" in variable.strip()
-        yield _mapping(variable, VARIABLE) if is_file_text else dict(_pairs(variable)), VARIABLE
+        yield _mapping(variable, VARIABLE) if is_file_text else list(_pairs(variable)), VARIABLE
 
 
-def _mapping(text: str, origin: str) -> Mapping[Any, Any]:
+def _mapping(text: str, origin: str) -> list[tuple[Any, Any]]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError:  # its message would quote the keys
         raise ConfigError(f"{origin} is neither YAML nor JSON") from None
     if content is not None and not isinstance(content, dict):
         raise ConfigError(f"{origin} must hold names and keys, it holds a {type(content).__name__}")
-    return content or {}
+    return list((content or {}).items())
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
     for number, part in enumerate((p.strip() for p in text.split(",") if p.strip()), 1):
         name, sign, key = part.partition("=")
-        if not key.strip("="):  # a key alone; "=" at its end is base64's padding
-            name, key = f"key-{number}", part
-        yield name.strip(), key.strip()
+        if sign and not key.strip("= "):  # a name without a key, or a key that ends in base64's padding
+            raise ConfigError(f"{VARIABLE}: entry {number} has nothing behind '='; write name=key")
+        yield (name.strip(), key.strip()) if sign else (f"key-{number}", part)
 
 
 def _key(name: str, value: Any, origin: str, limits: Limits) -> ApiKey:

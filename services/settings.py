@@ -30,8 +30,8 @@ from services import api_keys
 
 ENVIRONMENT_PREFIX = "ADASD_"
 SHORT_NAMES = {"target": "target.model", "draft": "draft.model", "mode": "speculation.mode"}
-CLIENT_VARIABLES = ("ADASD_API_KEY", "ADASD_URL")
-"""Of ``adasd chat``; a server started in the same shell must not stumble over them."""
+CLIENT_VARIABLES = ("ADASD_API_KEY",)
+"""Of ``adasd chat``; a server started in the same shell must not stumble over it."""
 NONE_WORDS = ("none", "null", "")
 ORIGIN = re.compile(r"https?://[^/\s]+")
 BOOL_WORDS = {
@@ -342,6 +342,24 @@ def _several(raw: Any, hint: Any) -> tuple[Any, ...]:
     element = get_args(hint)[0]
     if get_origin(element) is tuple:
         return _mapping(raw, hint)
+    if isinstance(raw, str):
+        raw = [part.strip() for part in raw.split(",") if part.strip()]
+    if not isinstance(raw, list):
+        raise ValueError("is not a list")
+    return tuple(_scalar(value, element) for value in raw)
+
+
+def _is_mapping(hint: Any) -> bool:
+    """Mappings are held as tuples of pairs, lists as tuples."""
+    return get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is tuple
+
+
+def _collection(raw: Any, hint: Any) -> tuple[Any, ...]:
+    return _mapping(raw, hint) if _is_mapping(hint) else _list(raw, get_args(hint)[0])
+
+
+def _list(raw: Any, element: Any) -> tuple[Any, ...]:
+    """``a,b`` or a YAML list."""
     if isinstance(raw, str):
         raw = [part.strip() for part in raw.split(",") if part.strip()]
     if not isinstance(raw, list):

@@ -40,6 +40,7 @@ class Threshold:
     name: str = "threshold"
     summary: str = "accepts below the midpoint of the mean distances of accepted and rejected tokens"
     source: str = "AdaSD v1, arXiv:2512.11280v1"
+    needs_distances: bool = True
 
     def start(self, shared: ThresholdState | None) -> ThresholdState:
         if shared is None or self.options.scope is AcceptanceScope.REQUEST:

@@ -17,6 +17,7 @@ from adasd.config import SpeculationConfig
 from adasd.control.ahead import drafting_ahead_pays
 from adasd.control.effective import EffectiveSpeculation, check_config, resolve
 from adasd.control.estimators import Estimates
+from adasd.control.gate import Gate
 from adasd.control.policy import PLAIN, Plan, Relaxation, Snapshot
 from adasd.control.registry import acceptance_policy, drafting_policy
 from adasd.messages import (
@@ -25,6 +26,7 @@ from adasd.messages import (
     DraftRule,
     Mode,
     RelaxBelow,
+    RelaxOwnLaw,
     RoundCompleted,
     SpeculationOptions,
     Warp,
@@ -45,6 +47,7 @@ class Controller:
         self.config = config
         self._has_draft = has_draft
         self._estimates = Estimates()
+        self._gate = Gate()
         self._drafting: dict[tuple[str, Mode], Any] = {}
         self._acceptance: dict[tuple[str, float], Any] = {}
 
@@ -70,8 +73,15 @@ class Controller:
         """The process's state of the acceptance policy of that name."""
         return self._acceptance.setdefault((name, _bucket(warp)), acceptance_policy(name).start(None))
 
+    @property
+    def gate(self) -> Gate:
+        """What all requests together say of drafting; new requests begin with it."""
+        return self._gate
+
     def learn(self, effective: EffectiveSpeculation, warp: Warp, round: RoundCompleted) -> None:
         """Feed a request's round into what all share."""
+        if effective.gated:
+            self._gate = self._gate.learn(round, self._estimates.plain_ms)
         self._estimates = self._estimates.learn(round)
         if effective.mode is Mode.OFF:
             return
@@ -99,6 +109,7 @@ class SessionController:
         self._warp = warp
         self._row_len = controller.config.row_len if self._needs_rows(effective, warp) else 0
         alone = effective.mode is Mode.ADAPTIVE and warp.seed is not None
+        self._gate = controller.gate if effective.gated and not alone else None  # alone: must not follow the clock
         self._num_rounds = 0
         self._estimates = Estimates() if alone else controller.estimates
         self._drafting = drafting_policy(effective.drafting)
@@ -112,14 +123,15 @@ class SessionController:
     @staticmethod
     def _needs_rows(effective: EffectiveSpeculation, warp: Warp) -> bool:
         """Distances and rejection sampling need the draft's law; greedy match and shared noise do not."""
-        return effective.mode is Mode.ADAPTIVE or (not warp.greedy and warp.seed is None)
+        by_distance = effective.acceptance and acceptance_policy(effective.acceptance).needs_distances
+        return bool(by_distance) or (not warp.greedy and warp.seed is None)
 
     def plan(self, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> Plan:
         """The next round's rules. ``remaining_tokens`` may still be emitted; ``num_emitted`` were, and
         ``num_relaxed`` of them by relaxation. Never drafts so many that the target's own token would not fit.
         """
         cap = min(self.effective.max_draft_tokens, remaining_tokens - 1)
-        if self.effective.mode is Mode.OFF or cap < 1:
+        if self.effective.mode is Mode.OFF or cap < 1 or (self._gate and not self._gate.lets_draft):
             return PLAIN
         snapshot = self._snapshot(cap, remaining_tokens, num_emitted, num_relaxed)
         rule = self._drafting.decide(self._drafting_state, snapshot)
@@ -133,6 +145,8 @@ class SessionController:
         """Take a verdict (not the prefill's) into the request's and the process's state."""
         self._num_rounds += 1
         self._estimates = self._estimates.learn(round)
+        if self._gate:
+            self._gate = self._gate.learn(round, self._estimates.plain_ms)
         self._drafting_state = self._drafting.learn(self._drafting_state, round)
         if self._acceptance:
             self._acceptance_state = self._acceptance.learn(self._acceptance_state, round)
@@ -148,10 +162,12 @@ class SessionController:
 
     @property
     def acceptance_threshold(self) -> float | None:
-        """Largest distance accepted with at least even odds now; None: nothing is relaxed."""
+        """Largest distance accepted with at least even odds now; None: nothing is relaxed by distance."""
         relax = self._relaxation(self._any_snapshot())
-        if relax is None or isinstance(relax, RelaxBelow):
-            return relax.max_distance if relax else None
+        if relax is None or isinstance(relax, RelaxOwnLaw):
+            return None
+        if isinstance(relax, RelaxBelow):
+            return relax.max_distance
         accepted = [i for i, chance in enumerate(relax.accept_prob) if chance >= 0.5]
         return (accepted[-1] + 1) / NUM_DISTANCE_BINS if accepted else None
 
@@ -162,6 +178,7 @@ class SessionController:
             remaining_tokens=remaining_tokens,
             num_emitted=num_emitted,
             num_relaxed=num_relaxed,
+            max_relaxed_fraction=self.effective.max_relaxed_fraction,
             num_rounds=self._num_rounds,
             survival=self._estimates.survival.curve(cap),
             draft_ms=self._estimates.draft_ms.value,
@@ -180,9 +197,9 @@ class SessionController:
 
     def _accept(self, draft: DraftRule, snapshot: Snapshot) -> AcceptRule:
         """Exact, or relaxed within the share of the answer that the request allows."""
-        if self.effective.mode is not Mode.ADAPTIVE:
+        if self.effective.mode is not Mode.ADAPTIVE or self._acceptance is None:
             return AcceptRule()
         allowed = floor(self.effective.max_relaxed_fraction * (snapshot.num_emitted + draft.max_tokens))
         budget = max(0, allowed - snapshot.num_relaxed)
         relax = self._relaxation(snapshot)
-        return AcceptRule(relax, budget if relax else 0, want_distances=True)
+        return AcceptRule(relax, budget if relax else 0, self._acceptance.needs_distances)

@@ -19,6 +19,7 @@ class EffectiveSpeculation:
     acceptance: str | None  # None unless the mode is adaptive
     max_draft_tokens: int  # per block
     max_relaxed_fraction: float  # of the answer's tokens; 0 unless the mode is adaptive
+    gated: bool = False  # rounds run plain while drafting does not pay
 
 
 def resolve(
@@ -44,11 +45,12 @@ def resolve(
             f"max_relaxed_fraction is {fraction}, but a fraction lies between 0 and 1",
             "speculation.max_relaxed_fraction",
         )
+    gated = config.bypass and options.drafting is None  # who names a policy gets just that
     if mode is not Mode.ADAPTIVE:
         _refuse_acceptance(options, mode)
-        return EffectiveSpeculation(mode, policy.name, None, block, 0.0)
+        return EffectiveSpeculation(mode, policy.name, None, block, 0.0, gated)
     acceptance = acceptance_policy(options.acceptance or config.acceptance).name
-    return EffectiveSpeculation(mode, policy.name, acceptance, block, fraction)
+    return EffectiveSpeculation(mode, policy.name, acceptance, block, fraction, gated)
 
 
 def check_config(config: SpeculationConfig) -> None:

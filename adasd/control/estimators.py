@@ -118,6 +118,12 @@ class Estimates:
     full: Ema = field(default_factory=Ema)  # 1 for a block that was accepted in full, else 0
     length: Ema = field(default_factory=Ema)  # tokens per block
 
+    @property
+    def plain_ms(self) -> float | None:
+        """Wall time of a verdict without a block; None until there is something to go by."""
+        fitted = self.verify_ms.fit()
+        return fitted[0] if fitted else None
+
     def learn(self, round: RoundCompleted) -> Estimates:
         verify_ms = self.verify_ms.add(round.num_drafted, round.verify_ms)
         drafted = round.drafted

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from adasd.messages import AcceptRule, DraftRule, RelaxBelow, RelaxTable, RoundCompleted
+from adasd.messages import AcceptRule, DraftRule, RelaxBelow, RelaxOwnLaw, RelaxTable, RoundCompleted
 
-Relaxation = RelaxBelow | RelaxTable
+Relaxation = RelaxBelow | RelaxTable | RelaxOwnLaw
 State = TypeVar("State")
 
 
@@ -25,6 +25,7 @@ class Snapshot:
     remaining_tokens: int  # tokens that the answer may still get, >= max_draft_tokens + 1
     num_emitted: int = 0  # tokens of the answer so far
     num_relaxed: int = 0  # of them accepted by relaxation
+    max_relaxed_fraction: float = 1.0  # share of the answer that may be
     num_rounds: int = 0  # rounds that this request has learned from
     survival: tuple[float, ...] = ()  # entry k - 1 is S_k = P(first k drafted tokens accepted)
     draft_ms: float | None = None  # draft compute per drafted token
@@ -89,6 +90,11 @@ class AcceptancePolicy(Protocol[State]):
     @property
     def source(self) -> str:
         """Where the method is published."""
+        ...
+
+    @property
+    def needs_distances(self) -> bool:
+        """Whether verdicts must report d_JS, which takes the draft's law along with every token."""
         ...
 
     def start(self, shared: State | None) -> State: ...

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from adasd.control.acceptance_own_law import Collision, FixedOwnLaw
 from adasd.control.acceptance_posterior import Decision, Posterior, PosteriorOptions
 from adasd.control.acceptance_threshold import Form, Threshold, ThresholdOptions
 from adasd.control.adaedl import Adaedl
@@ -16,6 +17,7 @@ from adasd.control.heuristic import Heuristic
 from adasd.control.policy import AcceptancePolicy, DraftingPolicy
 from adasd.control.static import Static
 from adasd.errors import InvalidRequest
+from adasd.messages import RelaxOwnLaw, Yardstick
 
 # A registry mixes policies of different states; each state meets only the policy that made it.
 DRAFTING: tuple[DraftingPolicy[Any], ...] = (
@@ -44,6 +46,19 @@ ACCEPTANCE: tuple[AcceptancePolicy[Any], ...] = (
         ThresholdOptions(form=Form.MEAN_REJECTED),
         name="threshold-mean-rejected",
         summary="accepts below the mean distance of rejected tokens",
+    ),
+    Collision(),
+    FixedOwnLaw(
+        RelaxOwnLaw(0.09, Yardstick.ENTROPY, 0.3),
+        name="typical",
+        summary="accepts where p(x) >= min(0.3, 0.09 exp(-H(p)))",
+        source="typical acceptance, Medusa, arXiv:2401.10774",
+    ),
+    FixedOwnLaw(
+        RelaxOwnLaw(0.5, Yardstick.LARGEST),
+        name="regret",
+        summary="accepts where the target's first choice is at most twice as likely (regret log 2)",
+        source="regret bound of SGLang's ASD/HEDGE, constant per token, without its weight by position",
     ),
 )
 

@@ -22,12 +22,13 @@ from adasd.config import EngineConfig
 from adasd.engine import fast_llama
 from adasd.engine.checks import check_call
 from adasd.engine.forward import Forward, ModuleForward, check_agreement, reference_logits
-from adasd.engine.kv_cache import KVCache
+from adasd.engine.kv_cache import KVCache, cache_bytes_per_token
 from adasd.engine.loading import Progress, load_model, silent
 from adasd.engine.ragged import Ragged, Row
-from adasd.engine.resolve import check_architecture, resolve_max_context
+from adasd.engine.resolve import check_architecture, resolve_max_context, resolve_num_slots
+from adasd.engine.rows import PrefixStats
 from adasd.engine.sampling import judge_blocks, not_finite, propose_next
-from adasd.engine.slots import SlotTable
+from adasd.engine.slots import NO_ROW, SlotTable
 from adasd.engine.warm_up import warm_up
 from adasd.engine.work import DraftWork, Piece, Result, VerifyWork, Work
 from adasd.errors import AdasdError, ConfigError, DeviceFailure, IllegalEvent
@@ -79,8 +80,11 @@ class TorchEngine:
     ) -> None:
         torch.set_num_threads(config.num_threads)
         self.config, self.forward = config, forward
-        self.cache = KVCache(forward.layers, config.num_slots, max_context, forward.dtype, forward.device)
-        self._slots = SlotTable(config.num_slots, max_context)
+        num_slots = resolve_num_slots(
+            config, cache_bytes_per_token(forward.layers, forward.dtype) * max_context
+        )
+        self.cache = KVCache(forward.layers, num_slots, max_context, forward.dtype, forward.device)
+        self._slots = SlotTable(num_slots, max_context, config.prefix_cache)
         self._vocab_size = vocab_size
         self._warps: dict[str, Warp] = {}
         self._waiting: dict[str, Work] = {}
@@ -162,6 +166,11 @@ class TorchEngine:
     def num_pending(self) -> int:
         return len(self._waiting)
 
+    @property
+    def prefix_stats(self) -> PrefixStats:
+        """What the prefix cache was asked for and what it held."""
+        return self._slots.prefix_stats
+
     def open(self, call: OpenCall) -> None:
         self._slots.open(call.session, call.max_len)
         self._warps[call.session] = call.warp
@@ -192,7 +201,12 @@ class TorchEngine:
 
     def warm_up(self) -> None:
         """Run the shapes that requests will hit once; every slot must be free, and is again after."""
-        warm_up(self, self.config.prefill_chunk)
+        rows = self._slots.free_rows
+        rows.reuse = False  # all of it is to be computed, and nothing of it to be found later
+        try:
+            warm_up(self, self.config.prefill_chunk)
+        finally:
+            rows.reuse = self.config.prefix_cache
 
     def check_integrity(self) -> None:
         self._slots.check_integrity()
@@ -200,7 +214,8 @@ class TorchEngine:
         for session, work in self._waiting.items():
             slot = self._slots.get(session)
             assert slot is work.slot, (slot, work.slot)
-            assert slot.cached_len == work.call.keep_len + work.done, (slot, work.done)
+            assert slot.tokens[work.call.keep_len :] == work.tokens[: work.done], (slot, work)
+            assert slot.row != NO_ROW or not work.done, (slot, work)
         num_open = self.num_slots - self.num_free_slots
         assert len(self._warps) == num_open, (len(self._warps), num_open)
 
@@ -235,20 +250,49 @@ class TorchEngine:
             elif piece.is_prefill:
                 prefill.append((work, piece))
             else:
-                ready.append(_row(work, piece))
+                ready.append(self._row(work, piece))
         ready += self._take_turns(prefill)
         ready.sort(key=lambda one: one.row.attention_order)
         return ready, answers
 
     def _take_turns(self, prefill: list[tuple[Work, Piece]]) -> list[_Ready]:
-        """Those who waited longest for a piece of their prompt, as many as the budget holds, at least one."""
+        """Those who waited longest for a piece of their prompt, as many as the budget holds, at least one.
+
+        A prompt looks for a held beginning when its turn comes: of several that begin alike and come together
+        each goes on from where the one before it got to.
+        """
         budget = self._budget
         taken: list[_Ready] = []
         for work, piece in sorted(prefill, key=lambda one: one[0].last_pass):
-            if not taken or len(piece.tokens) <= budget:
-                taken.append(_row(work, piece))
-                budget -= len(piece.tokens)
+            if taken and budget <= 0:
+                break
+            ready = self._row(work, piece)
+            if not taken or len(ready.piece.tokens) <= budget:
+                taken.append(ready)
+                budget -= len(ready.piece.tokens)
         return taken
+
+    def _row(self, work: Work, piece: Piece) -> _Ready:
+        """What a call feeds, and where. If its session has no row yet it gets one, and may have less to feed."""
+        slot = work.slot
+        if slot.row == NO_ROW:
+            self._place(work)
+            left = work.next_piece(self.config.prefill_chunk)
+            assert left is not None, "the last token of a prompt is never found"
+            piece = left
+        return _Ready(work, piece, Row(slot.row, slot.cached_len, piece.tokens, piece.num_logits))
+
+    def _place(self, work: Work) -> None:
+        """Give the call's session a row, and what other rows hold of its prompt; without that it is computed."""
+        placement = self._slots.place(work.slot, work.call.feed)
+        if placement.copy_from is not None:
+            try:
+                self.cache.copy(placement.copy_from, placement.row, placement.num_cached)
+            except Exception:  # as in _compute: the device may do what it wants
+                _log.exception("keys and values could not be copied; the prompt is computed instead")
+                work.slot.cut(0)
+                return
+        work.found(placement.num_cached)
 
     def _compute(self, ready: list[_Ready]) -> list[_Outcome]:
         """Forward pass and results. Changes no state; a failing pass is repeated in halves."""
@@ -320,13 +364,9 @@ class TorchEngine:
     def _fail(self, work: Work, error: AdasdError) -> CallFailed:
         """Answer with the error; the slot keeps what it held before the call."""
         del self._waiting[work.call.session]
-        work.slot.cached_len = work.call.keep_len
-        self.cache.scrub(work.slot.index, work.call.keep_len)
+        work.slot.cut(work.call.keep_len)
+        self.cache.scrub(work.slot.row, work.call.keep_len)
         return CallFailed(work.call.session, work.call.epoch, error)
-
-
-def _row(work: Work, piece: Piece) -> _Ready:
-    return _Ready(work, piece, Row(work.slot.index, work.slot.cached_len, piece.tokens, piece.num_logits))
 
 
 def _logit_spans(ready: list[_Ready]) -> list[slice]:

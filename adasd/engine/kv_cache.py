@@ -83,6 +83,11 @@ class KVCache:
             return keys, values
         return keys.index_select(0, slots), values.index_select(0, slots)
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first so many tokens of one slot also stand in another."""
+        for kv in self._whole:
+            kv[target, :length].copy_(kv[source, :length])
+
     def scrub(self, slot: int, first: int) -> None:
         """Zero a slot from a position on: masked places still are multiplied by 0, which keeps NaN alive."""
         for kv in self._whole:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from adasd.config import EngineConfig
 from adasd.engine.kv_cache import LayerShape, cache_bytes_per_token
 from adasd.engine.reading import load_config
-from adasd.engine.resolve import resolve_device, resolve_dtype, resolve_max_context
+from adasd.engine.resolve import resolve_device, resolve_dtype, resolve_max_context, resolve_num_slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,11 @@ def memory_estimate(config: EngineConfig) -> MemoryEstimate:
     dtype = resolve_dtype(config.dtype, resolve_device(config.device), model_config)
     layers = layer_shapes(model_config)
     max_context = resolve_max_context(model_config, config.max_context)
+    bytes_per_slot = cache_bytes_per_token(layers, dtype) * max_context
     return MemoryEstimate(
         weights_bytes=num_parameters(model_config, config.trust_remote_code) * dtype.itemsize,
-        bytes_per_slot=cache_bytes_per_token(layers, dtype) * max_context,
-        num_slots=config.num_slots,
+        bytes_per_slot=bytes_per_slot,
+        num_slots=resolve_num_slots(config, bytes_per_slot),
     )
 
 

@@ -17,8 +17,11 @@ from torch import Tensor
 SHORT_ROW = 32
 """Rows of at most so many tokens share a padded attention call; longer ones have one each."""
 
+CALL_COST = 256
+"""What one more attention call costs on a CPU, in cached tokens of one row that it could read meanwhile."""
+
 _DENSE = 1.5
-"""A range of slots with at most so many rows per row in use is read in place rather than gathered."""
+"""Where rows are gathered: a range with at most so many rows per row in use is read in place rather than gathered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,11 @@ class Row:
     start: int  # position of the first token
     tokens: Sequence[int]  # at least one
     num_logits: int  # logits are wanted of the last so many tokens
+
+    @property
+    def end(self) -> int:
+        """Tokens that the row holds after this pass."""
+        return self.start + len(self.tokens)
 
     @property
     def attention_order(self) -> tuple[int, int]:
@@ -116,9 +124,37 @@ class Ragged:
 def _groups(rows: Sequence[Row], positions_T: Tensor) -> Iterable[Group]:
     first = 0
     for _, members in groupby(rows, key=_group_key):
-        group = _group(list(members), positions_T, first)
-        yield group
-        first = group.last
+        alike = list(members)
+        for neighbours in [alike] if gathers(positions_T.device) else _runs(alike):
+            group = _group(neighbours, positions_T, first)
+            yield group
+            first = group.last
+
+
+def gathers(device: torch.device) -> bool:
+    """Whether rows that lie far apart are gathered for one attention call, rather than read in several."""
+    return device.type != "cpu"
+
+
+def _runs(rows: list[Row]) -> Iterable[list[Row]]:
+    """Rows near to each other in the cache and alike in length, for one attention call each.
+
+    A call reads all rows from its first to its last one up to the longest length; what it reads in vain may
+    cost as much as a further call. (Gathering rows first costs far more on a CPU.)
+    """
+    run = rows[:1]
+    longest = useful = run[0].end
+    wasted = 0
+    for row in rows[1:]:
+        now_longest, now_useful = max(longest, row.end), useful + row.end
+        now_wasted = (row.slot + 1 - run[0].slot) * now_longest - now_useful
+        if now_wasted - wasted > CALL_COST:
+            yield run
+            run, longest, useful, wasted = [row], row.end, row.end, 0
+        else:
+            run.append(row)
+            longest, useful, wasted = now_longest, now_useful, now_wasted
+    yield run
 
 
 def _group_key(row: Row) -> tuple[int, int]:
@@ -129,7 +165,7 @@ def _group_key(row: Row) -> tuple[int, int]:
 def _group(rows: list[Row], positions_T: Tensor, first: int) -> Group:
     lens = [len(row.tokens) for row in rows]
     width, last = max(lens), first + sum(lens)
-    longest = max(row.start + num for row, num in zip(rows, lens, strict=True))
+    longest = max(row.end for row in rows)
     slots, places, num_rows = _cache_rows(rows, positions_T.device)
     group_positions = positions_T[first:last]
     pad = unpad = None
@@ -137,14 +173,14 @@ def _group(rows: list[Row], positions_T: Tensor, first: int) -> Group:
         positions_RN = group_positions.view(num_rows, width)
     else:
         pad, unpad, positions_RN = _padding(group_positions, lens, places, num_rows, width)
-    exact = width == 1 and pad is None and all(row.start + 1 == longest for row in rows)
+    exact = width == 1 and pad is None and all(row.end == longest for row in rows)
     return Group(first, last, num_rows, width, longest, slots, positions_RN, pad, unpad, exact)
 
 
 def _cache_rows(rows: list[Row], device: torch.device) -> tuple[slice | Tensor, list[int], int]:
     """Rows of the cache to read, the place of every row among them, and their number."""
     low, high = rows[0].slot, rows[-1].slot + 1
-    if high - low <= _DENSE * len(rows):
+    if not gathers(device) or high - low <= _DENSE * len(rows):
         return slice(low, high), [row.slot - low for row in rows], high - low
     return torch.tensor([row.slot for row in rows], device=device), list(range(len(rows))), len(rows)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from adasd.config import EngineConfig
 from adasd.errors import ConfigError
 
 DEFAULT_CONTEXT = 4096
@@ -51,6 +52,19 @@ def resolve_max_context(config: PreTrainedConfig, wanted: int | None) -> int:
     if not 1 <= wanted <= limit:
         raise ConfigError(f"max_context is {wanted}, but the model's context holds 1 to {limit} tokens")
     return wanted
+
+
+def resolve_num_slots(config: EngineConfig, bytes_per_slot: int) -> int:
+    """Slots that the cache holds: ``num_slots``, or fewer if ``cache_bytes`` holds no more."""
+    if config.cache_bytes is None:
+        return config.num_slots
+    num_slots = config.cache_bytes // bytes_per_slot
+    if num_slots < 1:
+        raise ConfigError(
+            f"cache_bytes is {config.cache_bytes}, but one slot of the model takes {bytes_per_slot} bytes; raise "
+            "cache_bytes or lower max_context"
+        )
+    return min(num_slots, config.num_slots)
 
 
 def resolve_device(device: str) -> torch.device:

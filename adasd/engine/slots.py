@@ -1,37 +1,51 @@
-"""Which session owns which row of the cache, and how much of that row counts. Pure bookkeeping, no tensors.
+"""Which session owns a slot, and which tokens its keys and values stand for. Pure bookkeeping, no tensors.
 
-A cached length only says how much of a row is valid; shrinking it is the whole roll-back.
+Only the listed tokens count; shortening the list is the whole roll-back. A slot gets its row of the cache when
+it is first fed, as only then is it known which row holds the beginning of its text already.
 """
 
 from __future__ import annotations
 
-import heapq
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from adasd.engine.rows import FreeRows, Placement, PrefixStats
 from adasd.errors import InvalidRequest, Overloaded, StaleCache, UnknownSession
+
+NO_ROW = -1
+"""Row of a slot that was not fed yet."""
 
 
 @dataclass(slots=True)
 class Slot:
-    """One row of the cache. Invariant: ``0 <= cached_len <= max_len <= max_context``."""
+    """A session's share of the cache. Invariant: ``cached_len <= max_len <= max_context``."""
 
-    index: int
     session: str
     max_len: int  # tokens that the session may ever hold
-    cached_len: int = 0  # tokens whose keys and values are valid
+    row: int = NO_ROW
+    tokens: list[int] = field(default_factory=list)  # whose keys and values are valid, from position 0
+
+    @property
+    def cached_len(self) -> int:
+        return len(self.tokens)
+
+    def cut(self, length: int) -> None:
+        """Roll back to so many tokens, if there are more."""
+        del self.tokens[length:]
 
 
 class SlotTable:
-    """Slots by session. The lowest free index is taken first, so that the rows in use lie close together."""
+    """Slots by session. ``prefix_cache``: what closed sessions leave in their rows is used again."""
 
-    def __init__(self, num_slots: int, max_context: int) -> None:
+    def __init__(self, num_slots: int, max_context: int, prefix_cache: bool = False) -> None:
         self.num_slots, self.max_context = num_slots, max_context
+        self.free_rows = FreeRows(num_slots, prefix_cache)
+        self.prefix_stats = PrefixStats()
         self._by_session: dict[str, Slot] = {}
-        self._free = list(range(num_slots))
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        return self.num_slots - len(self._by_session)
 
     def __contains__(self, session: str) -> bool:
         return session in self._by_session
@@ -46,9 +60,9 @@ class SlotTable:
             )
         if session in self._by_session:
             raise InvalidRequest(f"session {session} is open already; close it first")
-        if not self._free:
+        if not self.num_free:
             raise Overloaded(f"all {self.num_slots} slots of the worker are in use")
-        slot = Slot(heapq.heappop(self._free), session, max_len)
+        slot = Slot(session, max_len)
         self._by_session[session] = slot
         return slot
 
@@ -64,19 +78,40 @@ class SlotTable:
         slot = self.get(session)
         if not 0 <= keep_len <= slot.cached_len:
             raise StaleCache(session, keep_len, slot.cached_len)
-        slot.cached_len = keep_len
+        slot.cut(keep_len)
         return slot
+
+    def place(self, slot: Slot, prompt: Sequence[int]) -> Placement:
+        """Give a slot without a row one, for a session that begins with ``prompt``.
+
+        What the placement finds counts as cached at once; the caller copies it if it lies in another row.
+        """
+        assert slot.row == NO_ROW, slot
+        in_use = [(other.row, other.tokens) for other in self._by_session.values() if other.row != NO_ROW]
+        placement = self.free_rows.take(prompt, in_use)
+        slot.row, slot.tokens = placement.row, list(prompt[: placement.num_cached])
+        if self.free_rows.reuse:
+            before = self.prefix_stats
+            self.prefix_stats = PrefixStats(
+                before.num_queried + len(prompt), before.num_hits + placement.num_cached
+            )
+        return placement
 
     def close(self, session: str) -> None:
         """Free the slot; idempotent."""
         slot = self._by_session.pop(session, None)
-        if slot is not None:
-            heapq.heappush(self._free, slot.index)
+        if slot is not None and slot.row != NO_ROW:
+            self.free_rows.give_back(slot.row, slot.tokens)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if a slot is lost, taken twice, or a length is out of bounds."""
-        taken = [slot.index for slot in self._by_session.values()]
-        assert sorted(taken + self._free) == list(range(self.num_slots)), (taken, self._free)
+        """Raise AssertionError if a row is lost or owned twice, or a length is out of bounds."""
+        slots = self._by_session.values()
+        owned = [slot.row for slot in slots if slot.row != NO_ROW]
+        assert sorted([*owned, *self.free_rows]) == list(range(self.num_slots)), (owned, [*self.free_rows])
+        assert len(slots) <= self.num_slots, (len(slots), self.num_slots)
         for session, slot in self._by_session.items():
             assert slot.session == session, (slot, session)
-            assert 0 <= slot.cached_len <= slot.max_len <= self.max_context, slot
+            assert slot.cached_len <= slot.max_len <= self.max_context, slot
+        for row, tokens in self.free_rows.held():
+            assert self.free_rows.reuse, f"row {row} holds something although the prefix cache is off"
+            assert 0 < len(tokens) <= self.max_context, (row, len(tokens))

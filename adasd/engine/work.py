@@ -63,6 +63,7 @@ class _Work:
     submitted_s: float
     tokens: list[int] = field(default_factory=list)  # everything to be fed, as far as it is known
     done: int = 0  # of those, cached
+    num_found: int = 0  # of those, found in the prefix cache
     started_s: float | None = None  # when its first pass began
     compute_s: float = 0.0
     last_pass: int = 0  # number of the last pass that it took part in
@@ -70,7 +71,11 @@ class _Work:
     def fed(self, piece: Piece) -> None:
         """The piece's tokens are cached now."""
         self.done += len(piece.tokens)
-        self.slot.cached_len += len(piece.tokens)
+        self.slot.tokens += piece.tokens
+
+    def found(self, num_cached: int) -> None:
+        """The first so many tokens lay in the slot's row already."""
+        self.done = self.num_found = num_cached
 
     def timings_ms(self) -> tuple[float, float]:
         """In passes, and waiting before the first."""
@@ -162,7 +167,7 @@ class VerifyWork(_Work):
         """Roll the rejected part of the block back."""
         assert isinstance(judged, Judged), judged
         self.judged = judged
-        self.slot.cached_len = self.base_len + judged.num_accepted
+        self.slot.cut(self.base_len + judged.num_accepted)
 
     def answer(self) -> Verdict:
         judged = self.judged
@@ -177,6 +182,7 @@ class VerifyWork(_Work):
             relaxed=judged.relaxed,
             exact_ok=judged.exact_ok,
             distances=judged.distances,
+            cached_tokens=self.num_found,
             compute_ms=compute_ms,
             queue_ms=queue_ms,
         )

@@ -99,7 +99,7 @@ def step(session: Session, event: Event) -> Step:
         case _, TargetLost():
             return lose_target(session)
         case phase, _:
-            raise IllegalEvent(f"{type(event).__name__} while {phase.name} in epoch {session.epoch}: {event}")
+            raise IllegalEvent(f"{type(event).__name__} while {phase.name} in epoch {session.epoch}")
 
 
 # --------------------------------------------------------------------------- rounds

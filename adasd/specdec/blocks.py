@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from adasd.errors import InvalidRequest
-from adasd.messages import NUM_DISTANCE_BINS, AcceptRule, DraftRows, RelaxBelow, RelaxTable, Warp
+from adasd.messages import (
+    NUM_DISTANCE_BINS,
+    AcceptRule,
+    DraftRows,
+    RelaxBelow,
+    RelaxOwnLaw,
+    RelaxTable,
+    Warp,
+)
 from adasd.specdec.distributions import Kind, kind_of
 
 
@@ -66,6 +74,8 @@ class RuleBatch:
     rules: tuple[AcceptRule, ...]
     max_distance_B: Tensor  # float32; -1 where the rule is no RelaxBelow
     accept_prob_BT: Tensor  # float32; 0 where the rule is no RelaxTable; T is 0 without any table
+    min_ratio_B: Tensor  # float32; inf where the rule is no RelaxOwnLaw
+    ceiling_B: Tensor  # float32; inf where the rule is no RelaxOwnLaw
     budget_B: Tensor  # int64; 0 without relaxation
 
     @classmethod
@@ -74,11 +84,14 @@ class RuleBatch:
         below = [r.relax.max_distance if isinstance(r.relax, RelaxBelow) else -1.0 for r in rules]
         tables = [r.relax.accept_prob if isinstance(r.relax, RelaxTable) else None for r in rules]
         num_bins = NUM_DISTANCE_BINS if any(tables) else 0
+        owns = [r.relax if isinstance(r.relax, RelaxOwnLaw) else None for r in rules]
         probs = [table or (0.0,) * num_bins for table in tables]
         return cls(
             tuple(rules),
             torch.tensor(below, dtype=torch.float32, device=device),
             torch.tensor(probs, dtype=torch.float32, device=device).reshape(len(rules), num_bins),
+            torch.tensor([own.min_ratio if own else np.inf for own in owns], device=device),
+            torch.tensor([own.ceiling if own else np.inf for own in owns], device=device),
             torch.tensor([r.relax_budget if r.relax else 0 for r in rules], device=device),
         )
 
@@ -86,6 +99,11 @@ class RuleBatch:
     def draws(self) -> bool:
         """Whether any rule is a table, which takes a random number per token."""
         return self.accept_prob_BT.shape[1] > 0
+
+
+def needs_distance(rule: AcceptRule) -> bool:
+    """Whether the rule asks for d_JS, which takes the draft's rows."""
+    return rule.want_distances or isinstance(rule.relax, RelaxBelow | RelaxTable)
 
 
 def check_block(
@@ -98,14 +116,20 @@ def check_block(
     if isinstance(rule.relax, RelaxTable) and len(rule.relax.accept_prob) != NUM_DISTANCE_BINS:
         num_bins = len(rule.relax.accept_prob)
         raise InvalidRequest(f"an acceptance table has {NUM_DISTANCE_BINS} bins, not {num_bins}", "rule")
+    if isinstance(rule.relax, RelaxOwnLaw) and not (rule.relax.min_ratio > 0 and 0 < rule.relax.ceiling <= 1):
+        raise InvalidRequest(
+            f"relaxation by the target's own law has min_ratio {rule.relax.min_ratio} and ceiling "
+            f"{rule.relax.ceiling}; the first must be above 0, the second in (0, 1]",
+            "rule",
+        )
     if not block:
         return
     sampled = kind_of(warp) is Kind.SAMPLED
     if rows is None:
-        if sampled or rule.relax is not None or rule.want_distances:
+        if sampled or needs_distance(rule):
             raise InvalidRequest(
                 f"a block of {len(block)} tokens came without draft rows, which sampling without a seed, "
-                "relaxation and distances need; set DraftRule.row_len",
+                "relaxation by distance and distances need; set DraftRule.row_len",
                 "rows",
             )
         return

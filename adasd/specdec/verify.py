@@ -1,7 +1,8 @@
 """Judging drafted blocks: what the target accepts, and the token that follows.
 
-The exact test comes first, AdaSD's test on the Jensen-Shannon distance only where it fails
-(arXiv:2512.11280; with the exact test in front the law stays the same and more tokens stand). The exact
+The exact test comes first, relaxation only where it fails: AdaSD's test on the Jensen-Shannon distance
+(arXiv:2512.11280; with the exact test in front the law stays the same and more tokens stand), or a test of
+the target's own probability of the token (``opinion``). The exact
 test (``exact_tests``) is
 
 * greedy: the drafted token is the target's largest logit;
@@ -20,11 +21,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adasd.specdec.blocks import BlockBatch, RuleBatch
+from adasd.specdec.blocks import BlockBatch, RuleBatch, needs_distance
 from adasd.specdec.distributions import Kind, WarpBatch
 from adasd.specdec.divergence import js_distance_truncated
 from adasd.specdec.exact_tests import ExactTest
 from adasd.specdec.noise import Stream, uniform_noise
+from adasd.specdec.opinion import likes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +63,8 @@ def judge(
     """
     exact = ExactTest.of(masked_logits_BJV, blocks, batch, chance.accept_FK)
     distance_BK = _distances(masked_logits_BJV, blocks, rules)
-    relaxed_BK = ~exact.ok_BK & exact.allowed_BK & _would_relax(distance_BK, rules, chance.relax_BK)
+    willing_BK = _would_relax(distance_BK, rules, chance.relax_BK) | likes(masked_logits_BJV, blocks, rules)
+    relaxed_BK = ~exact.ok_BK & exact.allowed_BK & willing_BK
     relaxed_BK &= relaxed_BK.cumsum(dim=1) <= rules.budget_B[:, None]
 
     at_BK = torch.arange(blocks.tokens_BK.shape[1], device=blocks.lens_B.device).expand_as(blocks.tokens_BK)
@@ -105,8 +108,7 @@ def draw_chance(
 def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: RuleBatch) -> Tensor:
     """Distance of the two laws after masks at temperature 1 where a rule needs it, NaN elsewhere."""
     distance_BK = torch.full_like(blocks.tokens_BK, torch.nan, dtype=torch.float32)
-    wanted = [rule.want_distances or rule.relax is not None for rule in rules.rules]
-    rows = [row for row, sent in enumerate(blocks.has_rows) if sent and wanted[row]]
+    rows = [row for row, sent in enumerate(blocks.has_rows) if sent and needs_distance(rules.rules[row])]
     if rows:
         target_probs_NV = torch.softmax(masked_logits_BJV[rows, :-1].flatten(0, 1), dim=-1)
         row_ids_NR, row_logprobs_NR = blocks.row_ids_BKR[rows], blocks.row_logprobs_BKR[rows]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adasd.messages import AcceptRule, RelaxBelow, RelaxTable, Warp
+from adasd.messages import AcceptRule, RelaxBelow, RelaxOwnLaw, RelaxTable, Warp, Yardstick
 
 Law = list[float]
 """Probabilities by token id."""
@@ -60,7 +60,10 @@ def judge_one(
             ok, allowed = accept[i] * draft[token] < target[token], target[token] > 0
         exact_ok.append(ok)
         rescued = (
-            not ok and allowed and sum(relaxed) < rule.relax_budget and relaxes(rule, distance, relax[i])
+            not ok
+            and allowed
+            and sum(relaxed) < rule.relax_budget
+            and relaxes(rule, distance, relax[i], softmax(masked_logits[i]), token)
         )
         relaxed.append(rescued)
         if not ok and not rescued:
@@ -92,14 +95,26 @@ def replacement(
     return first_max([weight / e for weight, e in zip(weights, expo, strict=True)])
 
 
-def relaxes(rule: AcceptRule, distance: float, uniform: float) -> bool:
-    """Whether the rule accepts a token that failed the exact test."""
+def relaxes(rule: AcceptRule, distance: float, uniform: float, target: Law, token: int) -> bool:
+    """Whether the rule accepts a token that failed the exact test; ``target`` is p at temperature 1."""
+    if isinstance(rule.relax, RelaxOwnLaw):
+        yardstick = own_yardstick(target, rule.relax.yardstick)
+        return target[token] >= min(rule.relax.ceiling, rule.relax.min_ratio * yardstick)
     if isinstance(rule.relax, RelaxBelow):
         return distance <= rule.relax.max_distance
     if isinstance(rule.relax, RelaxTable) and not math.isnan(distance):
         num_bins = len(rule.relax.accept_prob)
         return uniform < rule.relax.accept_prob[min(num_bins - 1, int(distance * num_bins))]
     return False
+
+
+def own_yardstick(target: Law, yardstick: Yardstick) -> float:
+    """Sum of squares, exp(-H) or maximum."""
+    if yardstick is Yardstick.COLLISION:
+        return sum(p * p for p in target)
+    if yardstick is Yardstick.ENTROPY:
+        return math.exp(sum(p * math.log(p) for p in target if p > 0))
+    return max(target)
 
 
 def law(logits: Sequence[float], warp: Warp) -> Law:

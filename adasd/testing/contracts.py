@@ -143,6 +143,25 @@ def sessions_in_one_batch_do_not_disturb_each_other(engine: Engine) -> None:
     assert plain_batch(engine, prompts, 12) == alone
 
 
+def a_text_that_was_there_before_gives_the_same(engine: Engine) -> None:
+    longer = (*PROMPT, 6, 4) * 4
+    expected = plain(engine, longer, 6)
+    _open(engine, "first")
+    verify(engine, VerifyCall("first", 0, 0, longer, (1, 2, 3)))
+    for prompt in (longer, longer[:9], (*longer[:9], 0, 0)):
+        _open(engine, "second")
+        verdict = verify(engine, VerifyCall("second", 0, 0, prompt))
+        assert 0 <= verdict.cached_tokens < len(prompt), "the last token has to be fed: its logits are wanted"
+        assert engine.cached_len("second") == len(prompt)
+        if prompt == longer:
+            assert verdict.next_token == expected[0]
+        engine.close("second")
+    assert plain(engine, longer, 6) == expected
+    again = verify(engine, VerifyCall("first", 1, 28, (expected[0],), tuple(expected[1:])))
+    assert again.num_accepted == 5, "what others found in a session's cache is still its own"
+    engine.close("first")
+
+
 def drafts_and_verdicts_share_steps(engine: Engine) -> None:
     expected = plain(engine, PROMPT, 4)
     for session in ("d", "v"):
@@ -195,6 +214,7 @@ CLAIMS = (
     a_verdict_leaves_what_stands_in_the_cache,
     a_block_leaves_all_but_its_last_token_in_the_cache,
     sessions_in_one_batch_do_not_disturb_each_other,
+    a_text_that_was_there_before_gives_the_same,
     drafts_and_verdicts_share_steps,
     a_seed_makes_the_answer_independent_of_drafting,
     sampling_without_a_seed_goes_by_rows,

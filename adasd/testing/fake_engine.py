@@ -23,6 +23,7 @@ from adasd.messages import (
     Drafted,
     DraftRows,
     OpenCall,
+    RelaxBelow,
     RelaxTable,
     Verdict,
     VerifyCall,
@@ -52,7 +53,6 @@ class FakeEngine:
         self.model = model
         self._slots = SlotTable(num_slots, max_context)
         self._warps: dict[str, Warp] = {}
-        self._held: dict[str, list[int]] = {}  # tokens of every session; the first cached_len of them count
         self._waiting: dict[str, Work] = {}
         self._failures: dict[str, AdasdError] = {}
         self._random = random.Random(seed)
@@ -83,7 +83,7 @@ class FakeEngine:
 
     def open(self, call: OpenCall) -> None:
         self._slots.open(call.session, call.max_len)
-        self._warps[call.session], self._held[call.session] = call.warp, []
+        self._warps[call.session] = call.warp
 
     def cached_len(self, session: str) -> int:
         return self._slots.get(session).cached_len
@@ -96,7 +96,6 @@ class FakeEngine:
         warp = self._warps[call.session]
         self._check(call, warp, slot.max_len)
         self._slots.keep(call.session, call.keep_len)
-        del self._held[call.session][call.keep_len :]
         now_s = self._clock()
         if isinstance(call, DraftCall):
             self._waiting[call.session] = DraftWork(slot, warp, now_s, call=call)
@@ -113,16 +112,14 @@ class FakeEngine:
         return [answer for answer in answers if answer is not None]
 
     def close(self, session: str) -> None:
-        for held in (self._waiting, self._warps, self._held, self._failures):
+        for held in (self._waiting, self._warps, self._failures):
             held.pop(session, None)
         self._slots.close(session)
 
     def check_integrity(self) -> None:
         self._slots.check_integrity()
-        assert self._held.keys() == self._warps.keys() >= self._waiting.keys(), self._held.keys()
-        assert len(self._held) == self.num_slots - self.num_free_slots, self._held.keys()
-        for session, tokens in self._held.items():
-            assert len(tokens) == self._slots.get(session).cached_len, session
+        assert self._warps.keys() >= self._waiting.keys(), self._waiting.keys()
+        assert len(self._warps) == self.num_slots - self.num_free_slots, self._warps.keys()
 
     # ----------------------------------------------------------------------- for tests
 
@@ -135,8 +132,8 @@ class FakeEngine:
     def _advance(self, work: Work, began_s: float) -> Drafted | Verdict | CallFailed | None:
         session = work.call.session
         if session in self._failures:
-            del self._waiting[session], self._held[session][work.call.keep_len :]
-            work.slot.cached_len = work.call.keep_len
+            del self._waiting[session]
+            work.slot.cut(work.call.keep_len)
             return CallFailed(session, work.call.epoch, self._failures.pop(session))
         piece = work.next_piece(self.max_context)
         if piece is not None:
@@ -148,14 +145,12 @@ class FakeEngine:
         return work.answer()
 
     def _run(self, work: Work, piece: Piece) -> None:
-        tokens = self._held[work.call.session]
-        tokens.extend(piece.tokens)
         work.fed(piece)
+        tokens = work.slot.tokens
         if isinstance(work, VerifyWork):
             work.take(self._judge(work, tokens))
         elif piece.num_logits:
             work.take(self._propose(work, tokens))
-        del tokens[work.slot.cached_len :]
 
     def _propose(self, work: DraftWork, tokens: list[int]) -> Proposed:
         logits = masked(self.model.logits(tokens), work.warp, len(tokens))
@@ -209,7 +204,8 @@ class FakeEngine:
             fed = call.feed + call.block
             refuse(not call.feed, "a verify call must feed at least one token")
             if call.block:
-                rows_needed = _sampled(warp) or call.rule.relax is not None or call.rule.want_distances
+                by_distance = isinstance(call.rule.relax, RelaxBelow | RelaxTable)
+                rows_needed = _sampled(warp) or by_distance or call.rule.want_distances
                 refuse(call.rows is None and rows_needed, "the block needs its draft rows")
                 refuse(
                     _misshapen(call.rows, len(call.block), self.vocab_size), "the rows do not fit the block"

@@ -5,28 +5,36 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from adasd.errors import AdasdError, UnknownModel
+from adasd.errors import AdasdError, Code, UnknownModel
 from services.gateway.backend import Backend, ServedModel
 from services.gateway.connection import read_body, until_disconnect
 from services.gateway.failures import error_response, openai_error
+from services.gateway.guard import REQUEST_ID_HEADER, KeyGuard, RequestIds, request_id_of
+from services.gateway.keys import KeyRing
 from services.gateway.openapi import body_doc, document
 from services.gateway.schema import ChatBody, CompletionBody, GenerationBody
 from services.gateway.shapes import ChatShape, CompletionShape, Shape
 from services.gateway.streaming import EventStream, frames, next_event
+from services.gateway.tokens import DetokenizeBody, TokenizeBody, detokenize, tokenize
 from services.gateway.validation import Order, parse, read_chat, read_completion
+from services.gateway.version import version
 from services.gateway.whole import body as whole_body
 from services.gateway.whole import gather
+from services.observability.events import Observer, RequestRefused, ignore
+from services.observability.snapshot import CONTENT_TYPE
 
 BodyT = TypeVar("BodyT", bound=GenerationBody)
+Scrape = Callable[[], Awaitable[bytes]]
 Reader = Callable[[BodyT, Backend, str], Order]
 
 PAGE_POLICY = (
@@ -40,10 +48,22 @@ class GatewaySettings:
     """What the door itself can be told."""
 
     max_body_bytes: int = 4 * 1024 * 1024  # of one request
+    cors_origins: tuple[str, ...] = ()  # web origins whose pages may call
+    answer_request_ids: bool = True  # in a header; False where a proxy in front does so (Serve's always does)
 
 
-def create_app(backend: Backend, settings: GatewaySettings | None = None) -> FastAPI:
-    """The application; every error leaves it in OpenAI's shape."""
+def create_app(
+    backend: Backend,
+    settings: GatewaySettings | None = None,
+    scrape: Scrape | None = None,
+    tell: Observer = ignore,
+    keys: KeyRing | None = None,
+) -> FastAPI:
+    """The application; every error leaves it in OpenAI's shape.
+
+    ``scrape`` makes the text of ``/metrics`` (404 without), ``tell`` hears of refusals; without ``keys`` everybody
+    may call.
+    """
     limits = settings or GatewaySettings()
     page = (files("services.gateway") / "playground.html").read_text(encoding="utf-8")
     app = FastAPI(title="AdaSD Serve", docs_url=None, redoc_url=None)
@@ -51,6 +71,8 @@ def create_app(backend: Backend, settings: GatewaySettings | None = None) -> Fas
 
     @app.exception_handler(AdasdError)
     async def refused(_: Request, error: AdasdError) -> JSONResponse:
+        if error.code is not Code.CANCELLED:
+            tell(RequestRefused("http", error.code.value))
         return error_response(error)
 
     @app.exception_handler(HTTPException)
@@ -59,8 +81,12 @@ def create_app(backend: Backend, settings: GatewaySettings | None = None) -> Fas
         return JSONResponse(problem, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
-        return error_response(error)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        tell(RequestRefused("http", Code.INTERNAL.value))
+        response = error_response(error)  # sent from outside of RequestIds
+        if limits.answer_request_ids:
+            response.headers[REQUEST_ID_HEADER] = request_id_of(request.scope)
+        return response
 
     @app.get("/", include_in_schema=False)
     async def playground() -> HTMLResponse:
@@ -77,6 +103,16 @@ def create_app(backend: Backend, settings: GatewaySettings | None = None) -> Fas
         state = backend.readiness()
         body = {"ready": state.ready, "degraded": state.degraded, "reasons": list(state.reasons)}
         return JSONResponse(body, 200 if state.ready else 503, {} if state.ready else {"Retry-After": "1"})
+
+    @app.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
+    async def metrics() -> Response:
+        if scrape is None:
+            raise HTTPException(404, "this server keeps no metrics")
+        return Response(await scrape(), media_type=CONTENT_TYPE)
+
+    @app.get("/version")
+    async def show_version() -> dict[str, str]:
+        return {"version": version()}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -97,6 +133,27 @@ def create_app(backend: Backend, settings: GatewaySettings | None = None) -> Fas
     async def completions(request: Request) -> Response:
         return await _respond(request, backend, limits, CompletionBody, read_completion, CompletionShape())
 
+    @app.post("/tokenize", openapi_extra=body_doc(TokenizeBody))
+    async def to_tokens(request: Request) -> dict[str, Any]:
+        raw = await read_body(request, limits.max_body_bytes)
+        return await asyncio.to_thread(lambda: tokenize(parse(raw, TokenizeBody), backend))
+
+    @app.post("/detokenize", openapi_extra=body_doc(DetokenizeBody))
+    async def to_text(request: Request) -> dict[str, Any]:
+        raw = await read_body(request, limits.max_body_bytes)
+        return await asyncio.to_thread(lambda: detokenize(parse(raw, DetokenizeBody), backend))
+
+    # The last one added is the outermost.
+    app.add_middleware(KeyGuard, keys=keys or KeyRing(), tell=tell)
+    app.add_middleware(RequestIds, answer=limits.answer_request_ids)
+    if limits.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=limits.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
+        )
     return app
 
 
@@ -109,11 +166,12 @@ async def _respond(
     shape: Shape,
 ) -> Response:
     raw = await read_body(request, limits.max_body_bytes)
-    answer_id = shape.id_prefix + uuid.uuid4().hex
+    answer_id = f"{shape.id_prefix}{request_id_of(request.scope)}"
+    session = f"{answer_id}.{uuid.uuid4().hex[:8]}"  # clients may use an id of their own twice
     # Parsing and tokenising megabytes would hold up every running stream.
-    order = await asyncio.to_thread(lambda: read(parse(raw, kind), backend, answer_id))
+    order = await asyncio.to_thread(lambda: read(parse(raw, kind), backend, session))
     head = {"id": answer_id, "created": int(time.time()), "model": order.model}
-    headers = {"X-Request-Id": answer_id, **_ignored_header(order.ignored)}
+    headers = _ignored_header(order.ignored)
     if order.stream:
         return await _stream(request, backend, order, shape, head, headers)
     answers = await until_disconnect(request, gather(order, backend))

@@ -12,7 +12,10 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from services.gateway.backend import Backend
+from services.gateway.grpc_guard import GuardedHandler
 from services.gateway.grpc_service import GatewayService
+from services.gateway.keys import KeyRing
+from services.observability.events import Observer, ignore
 from services.transport.generation import generation_handler
 from services.transport.options import SERVER_OPTIONS
 from services.transport.public import GENERATION_SERVICE
@@ -49,9 +52,17 @@ class GrpcDoor:
             await asyncio.sleep(HEALTH_PERIOD_S)
 
 
-async def start_grpc(backend: Backend, host: str, port: int, max_request_bytes: int) -> GrpcDoor:
+async def start_grpc(
+    backend: Backend,
+    host: str,
+    port: int,
+    max_request_bytes: int,
+    keys: KeyRing | None = None,
+    tell: Observer = ignore,
+) -> GrpcDoor:
     """Listen on ``host``; port 0 takes a free one. ConfigError if the address cannot be had.
 
+    ``keys`` are asked for everywhere but on the health service; ``tell`` hears of refusals.
     The port may be shared by the gateways of one machine: the kernel spreads connections over them.
     """
     servicer = health.aio.HealthServicer()
@@ -61,11 +72,12 @@ async def start_grpc(backend: Backend, host: str, port: int, max_request_bytes: 
         "grpc.so_reuseport": 1,
         "grpc.max_receive_message_length": max_request_bytes,
     }
-    handlers = [
-        generation_handler(GatewayService(backend)),
-        _health_handler(servicer),
+    guarded = [
+        generation_handler(GatewayService(backend, tell)),
         *_reflection_handlers([GENERATION_SERVICE, HEALTH_SERVICE, *REFLECTION_SERVICES]),
     ]
+    ring = keys or KeyRing()
+    handlers = [_health_handler(servicer), *(GuardedHandler(handler, ring, tell) for handler in guarded)]
     running = await start_server(handlers, host, port, tuple(options.items()))
     return GrpcDoor(running, servicer, backend)
 

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from adasd.control.registry import ACCEPTANCE, DRAFTING
@@ -18,6 +17,9 @@ from adasd.messages import Chunk, Complete, GenerationRequest, SpeculationOption
 from services.gateway.backend import Backend
 from services.gateway.schema import ChatBody, CompletionBody
 from services.gateway.validation import check_body, read_chat, read_completion
+from services.gateway.version import version
+from services.observability.events import Observer, RequestRefused, code_of, ignore
+from services.observability.logs import REQUEST_ID
 from services.transport.public import ChatMessage, GenerateCall, Loads, ModelInfo, ServerInfo
 
 MAX_REQUEST_ID_CHARS = 256
@@ -26,13 +28,25 @@ MAX_REQUEST_ID_CHARS = 256
 class GatewayService:
     """Implements services.transport.public.GenerationService."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, tell: Observer = ignore) -> None:
+        self._backend, self._tell = backend, tell
         self._running: dict[str, str] = {}  # the caller's request id -> the backend's
         self._started_s = time.monotonic()
 
     async def generate(self, request_id: str, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:
         """Chunks, then Complete. Two running requests may not share an id, or Abort would be ambiguous."""
+        has_begun = False
+        try:
+            async with aclosing(self._answer(request_id, call)) as events:
+                async for event in events:
+                    has_begun = True
+                    yield event
+        except Exception as error:
+            if not has_begun:
+                self._tell(RequestRefused("grpc", code_of(error).value))
+            raise
+
+    async def _answer(self, request_id: str, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:
         if len(request_id) > MAX_REQUEST_ID_CHARS:
             raise InvalidRequest(
                 f"request_id has {len(request_id)} characters, the limit is {MAX_REQUEST_ID_CHARS}",
@@ -42,6 +56,7 @@ class GatewayService:
             raise InvalidRequest(
                 f"request {request_id!r} is running already; choose another id", "request_id"
             )
+        REQUEST_ID.set(request_id)
         own_id = f"grpc-{uuid.uuid4().hex}"
         self._running[request_id] = f"{own_id}-0"
         try:
@@ -87,7 +102,7 @@ class GatewayService:
         """The state of the server as a whole."""
         state = self._backend.readiness()
         uptime_s = time.monotonic() - self._started_s
-        return ServerInfo(_version(), state.ready, state.degraded, state.reasons, uptime_s)
+        return ServerInfo(version(), state.ready, state.degraded, state.reasons, uptime_s)
 
     async def loads(self) -> Loads:
         """Answers in the making here; replicas report to the orchestrator, not yet to this door."""
@@ -115,10 +130,3 @@ def _fields(call: GenerateCall, **content: Any) -> dict[str, Any]:
     speculation = {name: value for name, value in asdict(call.speculation).items() if value is not None}
     fields = {"model": call.model or None, "speculation": speculation, **sampling, **content}
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _version() -> str:
-    try:
-        return version("adasd-serve")
-    except PackageNotFoundError:  # run from a source tree that was not installed
-        return "0+source"

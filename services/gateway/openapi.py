@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from services.gateway.schema import ChatBody, CompletionBody, GenerationBody
+from services.gateway.schema import Body, ChatBody, CompletionBody
+from services.gateway.tokens import DetokenizeBody, TokenizeBody
 
 REF = "#/components/schemas/{model}"
 ERROR = {
@@ -26,10 +27,10 @@ ERROR = {
         }
     },
 }
-ERROR_STATUSES = ("400", "404", "413", "415", "429", "500", "503", "504")
+ERROR_STATUSES = ("400", "401", "404", "413", "415", "429", "500", "503", "504")
 
 
-def body_doc(kind: type[GenerationBody]) -> dict[str, Any]:
+def body_doc(kind: type[Body]) -> dict[str, Any]:
     """``openapi_extra`` of a route that takes this body."""
     schema = {"$ref": REF.format(model=kind.__name__)}
     error = {"content": {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}}
@@ -47,7 +48,7 @@ def document(app: FastAPI) -> None:
             spec = get_openapi(title=app.title, version=app.version, routes=app.routes)
             schemas = spec.setdefault("components", {}).setdefault("schemas", {})
             schemas["Error"] = ERROR
-            for kind in (ChatBody, CompletionBody):
+            for kind in (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody):
                 schema = kind.model_json_schema(ref_template=REF)
                 schemas.update(schema.pop("$defs", {}))
                 schemas[kind.__name__] = schema

@@ -12,13 +12,13 @@ from adasd.errors import ContextTooLong, InvalidRequest, UnknownModel
 from adasd.messages import GenerationRequest, SamplingParams, SpeculationOptions
 from adasd.text.chat import check_text
 from services.gateway.backend import Backend, Text
-from services.gateway.schema import MAX_PROMPTS, ChatBody, CompletionBody, GenerationBody, Speculation
+from services.gateway.schema import MAX_PROMPTS, Body, ChatBody, CompletionBody, GenerationBody, Speculation
 from services.gateway.unsupported import refuse_unsupported
 
 GREEDY_BELOW = 1e-4
 """Lower temperatures are greedy: dividing logits by them leaves the range of float32."""
 
-BodyT = TypeVar("BodyT", bound=GenerationBody)
+BodyT = TypeVar("BodyT", bound=Body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class Orchestrator:
             self.grpc = await start_grpc(
                 self.backend, config.host, config.grpc_port, config.max_body_bytes, self.keys, self.tell
             )
-        self.settings = GatewaySettings(config.max_body_bytes, config.cors_origins)
+        self.settings = GatewaySettings(config.max_body_bytes, config.cors_origins, answer_request_ids=False)
         self.is_shut_down = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -17,10 +17,12 @@ from adasd.messages import (
     DraftRule,
     OpenCall,
     RelaxBelow,
+    RelaxOwnLaw,
     RelaxTable,
     Verdict,
     VerifyCall,
     Warp,
+    Yardstick,
 )
 from protos.adasd.v1 import worker_pb2 as pb
 from services.transport.failures import error_from_failed, failed_from_error
@@ -182,21 +184,33 @@ def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:
             message.relax_below = max_distance
         case RelaxTable(accept_prob):
             message.relax_table = pack_reals(accept_prob)
+        case RelaxOwnLaw(min_ratio, yardstick, ceiling):
+            number = pb.OwnLaw.Yardstick.Value(yardstick.name)
+            message.relax_own_law.CopyFrom(pb.OwnLaw(min_ratio=min_ratio, yardstick=number, ceiling=ceiling))
     return message
 
 
 def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
-    relax: RelaxBelow | RelaxTable | None = None
+    relax: RelaxBelow | RelaxTable | RelaxOwnLaw | None = None
     match wire.WhichOneof("relax"):
         case "relax_below":
             relax = RelaxBelow(wire.relax_below)
         case "relax_table":
             relax = RelaxTable(unpack_reals(wire.relax_table))
             _expect_len("bins of the acceptance table", len(relax.accept_prob), NUM_DISTANCE_BINS)
+        case "relax_own_law":
+            relax = _own_law_from_wire(wire.relax_own_law)
     block = unpack_ids(wire.block)
     rows = _rows_from_wire(wire.rows, len(block)) if wire.HasField("rows") else None
     rule = AcceptRule(relax, wire.relax_budget, wire.want_distances)
     return VerifyCall(session, wire.epoch, wire.keep_len, unpack_ids(wire.feed), block, rows, rule)
+
+
+def _own_law_from_wire(wire: pb.OwnLaw) -> RelaxOwnLaw:
+    names = {value: name for name, value in pb.OwnLaw.Yardstick.items()}
+    if wire.yardstick not in names:
+        raise InvalidRequest(f"there is no yardstick {wire.yardstick}; known: {sorted(names)}", "yardstick")
+    return RelaxOwnLaw(wire.min_ratio, Yardstick[names[wire.yardstick]], wire.ceiling)
 
 
 # --------------------------------------------------------------------------- answers

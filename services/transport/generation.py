@@ -87,13 +87,14 @@ def _parsed(kind: type[M], data: bytes) -> M:
 class GenerationClient:
     """A client of the public interface; errors arrive as the classes of adasd.errors. Close it at the end."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, api_key: str | None = None) -> None:
         self._channel = grpc.aio.insecure_channel(address)
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:
         """Chunks, then Complete; leaving the iteration early cancels the answer."""
         stream = self._channel.unary_stream(f"/{GENERATION_SERVICE}/Generate")(
-            codec.call_to_wire(call).SerializeToString()
+            codec.call_to_wire(call).SerializeToString(), metadata=self._metadata
         )
         try:
             async for data in stream:
@@ -131,7 +132,7 @@ class GenerationClient:
     async def _ask(self, method: str, request: Message, kind: type[R]) -> R:
         try:
             data = await self._channel.unary_unary(f"/{GENERATION_SERVICE}/{method}")(
-                request.SerializeToString()
+                request.SerializeToString(), metadata=self._metadata
             )
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "server") from error

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from adasd.errors import (
     AdasdError,
@@ -19,6 +21,9 @@ from services.transport.failures import error_from_bytes, error_to_bytes
 
 ERROR_KEY = "adasd-error-bin"
 """Trailing metadata that holds the error itself beside the status."""
+
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+"""Where gRPC's richer error model has its google.rpc.Status."""
 
 MAX_DETAILS_LEN = 1000  # characters of the status message
 
@@ -44,12 +49,23 @@ STATUS: dict[Code, grpc.StatusCode] = {
 
 async def abort(context: grpc.aio.ServicerContext, error: AdasdError) -> NoReturn:
     """End the call with the error's status; the error itself goes along in the trailing metadata."""
-    await context.abort(
-        STATUS[error.code],
-        str(error)[:MAX_DETAILS_LEN],
-        trailing_metadata=((ERROR_KEY, error_to_bytes(error)),),
-    )
+    details = str(error)[:MAX_DETAILS_LEN]
+    trailing: tuple[tuple[str, bytes], ...] = ((ERROR_KEY, error_to_bytes(error)),)
+    if isinstance(error, Overloaded):
+        trailing = (*trailing, (STATUS_DETAILS_KEY, _retry_info(error, details)))
+    await context.abort(STATUS[error.code], details, trailing_metadata=trailing)
     raise AssertionError("abort raises")
+
+
+def _retry_info(error: Overloaded, details: str) -> bytes:
+    """google.rpc.Status with RetryInfo, which gRPC clients of any language know how to wait by."""
+    delay = duration_pb2.Duration()
+    delay.FromNanoseconds(round(1e9 * max(0.0, error.retry_after_s)))
+    packed = any_pb2.Any()
+    packed.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=STATUS[error.code].value[0], message=details, details=[packed])
+    data: bytes = status.SerializeToString()
+    return data
 
 
 def error_from_rpc(error: grpc.aio.AioRpcError, role: str) -> AdasdError:

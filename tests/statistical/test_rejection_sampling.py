@@ -12,7 +12,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from adasd.messages import AcceptRule, RelaxBelow, Warp
+from adasd.messages import AcceptRule, RelaxBelow, RelaxOwnLaw, Warp
 from adasd.specdec.blocks import BlockBatch, RuleBatch
 from adasd.specdec.distributions import WarpBatch, row_law, truncate_row, warp_probs
 from adasd.specdec.draft_step import propose
@@ -141,6 +141,43 @@ def test_relaxing_everything_moves_mass_only_where_the_target_has_some(monkeypat
     counts = torch.bincount(emitted[:, 0], minlength=V).double()
     assert not rejects(counts, torch.tensor([0.4, 0.3, 0.3, 0.0, 0.0, 0.0]).double())
     assert abs(judgement.num_accepted_B.float().mean().item() - 0.8) < 3.9 * (0.16 / DRAWS) ** 0.5
+
+
+def five_tokens(monkeypatch) -> tuple[Tensor, Tensor]:
+    """p, q of a pair that disagrees about likely and unlikely tokens; sum p^2 = .2952."""
+    p, q = [0.4, 0.3, 0.2, 0.06, 0.04, 0.0], [0.1, 0.35, 0.25, 0.2, 0.1, 1e-30]
+    monkeypatch.setitem(globals(), "TARGET", Bigrams(torch.tensor([p] * V).log()))
+    monkeypatch.setitem(globals(), "DRAFT", Bigrams(torch.tensor([q] * V).log()))
+    return torch.tensor(p, dtype=torch.float64), torch.tensor(q, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("ratio", "num_liked"), [(0.15, 4), (0.5, 3), (1.0, 2)])
+def test_the_law_under_the_collision_rule_is_the_derived_one(ratio, num_liked, monkeypatch):
+    """docs/collision.md: liked tokens get max(p, q) where q is larger; the rest shrinks in proportion.
+
+    pi = min(p, q) + (q - p)+ on the liked tokens + (rejected mass) * (p - q)+ / TV, and what is gained in
+    acceptance is the distortion.
+    """
+    p, q = five_tokens(monkeypatch)
+    liked = p >= ratio * p.square().sum()
+    assert liked.sum() == num_liked
+    excess, lack = (q - p).clamp_min(0), (p - q).clamp_min(0)
+    kept = (excess * ~liked).sum()
+    law = torch.minimum(p, q) + excess * liked + kept * lack / lack.sum()
+    emitted, judgement = one_round(Warp(), 1, V, 13, AcceptRule(RelaxOwnLaw(ratio), 1))
+    assert not rejects(torch.bincount(emitted[:, 0], minlength=V).double(), law)
+    distortion = (law - p).abs().sum().item() / 2
+    expected = torch.minimum(p, q).sum().item() + distortion
+    share = judgement.num_accepted_B.float().mean().item()
+    assert abs(share - expected) < 3.9 * (expected * (1 - expected) / DRAWS) ** 0.5
+
+
+def test_the_collision_rule_distorts_where_it_relaxes(monkeypatch):
+    # the test above could not fail if nothing were relaxed
+    p, _ = five_tokens(monkeypatch)
+    emitted, judgement = one_round(Warp(), 1, V, 14, AcceptRule(RelaxOwnLaw(0.5), 1))
+    assert judgement.relaxed_BK.any()
+    assert rejects(torch.bincount(emitted[:, 0], minlength=V).double(), p)
 
 
 # --------------------------------------------------------------------------- exact enumeration

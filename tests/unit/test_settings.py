@@ -196,3 +196,16 @@ def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         load({"port": "x", "host": "", "target.num_slots": "0"})
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_lists_are_read_from_text_and_from_yaml(tmp_path):
+    wanted = ("https://a.example", "https://b.example")
+    assert load({"cors_origins": "https://a.example, https://b.example"}).cors_origins == wanted
+    assert (
+        load(file=write(tmp_path, "cors_origins: [https://a.example, https://b.example]")).cors_origins
+        == wanted
+    )
+    with pytest.raises(ConfigError, match="is not a text"):
+        load(file=write(tmp_path, "cors_origins: [5]"))
+    with pytest.raises(ConfigError, match="is not a list"):
+        load(file=write(tmp_path, "cors_origins: {a: b}"))

@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -89,7 +90,7 @@ class Rows(_message.Message):
     def __init__(self, row_len: _Optional[int] = ..., ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("epoch", "keep_len", "feed", "block", "rows", "relax_below", "relax_table", "relax_budget", "want_distances")
+    __slots__ = ("epoch", "keep_len", "feed", "block", "rows", "relax_below", "relax_table", "relax_own_law", "relax_budget", "want_distances")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     KEEP_LEN_FIELD_NUMBER: _ClassVar[int]
     FEED_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +98,7 @@ class VerifyRequest(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     RELAX_BELOW_FIELD_NUMBER: _ClassVar[int]
     RELAX_TABLE_FIELD_NUMBER: _ClassVar[int]
+    RELAX_OWN_LAW_FIELD_NUMBER: _ClassVar[int]
     RELAX_BUDGET_FIELD_NUMBER: _ClassVar[int]
     WANT_DISTANCES_FIELD_NUMBER: _ClassVar[int]
     epoch: int
@@ -106,9 +108,28 @@ class VerifyRequest(_message.Message):
     rows: Rows
     relax_below: float
     relax_table: bytes
+    relax_own_law: OwnLaw
     relax_budget: int
     want_distances: bool
-    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., block: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., relax_below: _Optional[float] = ..., relax_table: _Optional[bytes] = ..., relax_budget: _Optional[int] = ..., want_distances: _Optional[bool] = ...) -> None: ...
+    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., block: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., relax_below: _Optional[float] = ..., relax_table: _Optional[bytes] = ..., relax_own_law: _Optional[_Union[OwnLaw, _Mapping]] = ..., relax_budget: _Optional[int] = ..., want_distances: _Optional[bool] = ...) -> None: ...
+
+class OwnLaw(_message.Message):
+    __slots__ = ("min_ratio", "yardstick", "ceiling")
+    class Yardstick(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        COLLISION: _ClassVar[OwnLaw.Yardstick]
+        ENTROPY: _ClassVar[OwnLaw.Yardstick]
+        LARGEST: _ClassVar[OwnLaw.Yardstick]
+    COLLISION: OwnLaw.Yardstick
+    ENTROPY: OwnLaw.Yardstick
+    LARGEST: OwnLaw.Yardstick
+    MIN_RATIO_FIELD_NUMBER: _ClassVar[int]
+    YARDSTICK_FIELD_NUMBER: _ClassVar[int]
+    CEILING_FIELD_NUMBER: _ClassVar[int]
+    min_ratio: float
+    yardstick: OwnLaw.Yardstick
+    ceiling: float
+    def __init__(self, min_ratio: _Optional[float] = ..., yardstick: _Optional[_Union[OwnLaw.Yardstick, str]] = ..., ceiling: _Optional[float] = ...) -> None: ...
 
 class RoundReply(_message.Message):
     __slots__ = ("seq", "opened", "drafted", "verdict", "failed")

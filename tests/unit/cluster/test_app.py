@@ -4,42 +4,52 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ray.serve import Application, Deployment
+
 from adasd.config import EngineConfig, ServeConfig, TierConfig
-from cluster.app import PROBES, build, replicas_of, scaling
+from cluster.app import PROBES, build, scaling
 
 TIER = TierConfig(EngineConfig("model", num_slots=10), num_gpus=0.5, label_selector=(("pool", "draft"),))
 CONFIG = ServeConfig(target=TIER, draft=TIER, max_ongoing_requests=3, max_queued_requests=4)
 
 
-def deployment(app):
+def deployment(app: Application) -> Deployment:
     return app._bound_deployment
 
 
+def tiers(config: ServeConfig) -> list[Deployment | None]:
+    """Target and draft as the orchestrator gets them."""
+    _, target, draft, *_ = deployment(build(config)).init_args
+    return [app and deployment(app) for app in (target, draft)]
+
+
 def test_a_tier_is_placed_as_wished_and_takes_as_many_sessions_as_it_has_slots():
-    draft = deployment(replicas_of("draft", TIER, CONFIG, "127.0.0.1"))
+    _, draft = tiers(CONFIG)
+    assert draft is not None
     assert draft.name == "draft"
     assert draft.num_replicas == 1
     assert draft.max_ongoing_requests == 10
     assert draft.ray_actor_options["num_gpus"] == 0.5
     assert draft.ray_actor_options["label_selector"] == {"pool": "draft"}
-    assert draft.init_args == ("draft", TIER, "127.0.0.1")
+    assert draft.init_args[:3] == ("draft", TIER, "127.0.0.1")
 
 
 def test_the_orchestrator_refuses_by_itself_before_serve_makes_it_wait():
     orchestrator = deployment(build(CONFIG))
     assert orchestrator.max_ongoing_requests == 3 + 4 + PROBES
-    config, target, draft = orchestrator.init_args
-    assert config is CONFIG
-    assert (deployment(target).name, deployment(draft).name) == ("target", "draft")
+    assert orchestrator.init_args[0] is CONFIG
 
 
 def test_without_a_draft_there_is_no_draft_deployment():
-    assert deployment(build(replace(CONFIG, draft=None))).init_args[2] is None
+    target, draft = tiers(replace(CONFIG, draft=None))
+    assert target is not None
+    assert draft is None
 
 
 def test_bounds_that_differ_mean_autoscaling_on_leases():
     bounds = scaling(replace(TIER, min_replicas=0, max_replicas=3))["autoscaling_config"]
     assert (bounds["min_replicas"], bounds["max_replicas"], bounds["target_ongoing_requests"]) == (0, 3, 7.0)
-    scaled = deployment(replicas_of("draft", replace(TIER, max_replicas=2), CONFIG, "127.0.0.1"))
-    assert scaled._deployment_config.autoscaling_config.max_replicas == 2
+    _, draft = tiers(replace(CONFIG, draft=replace(TIER, max_replicas=2)))
+    assert draft is not None
+    assert draft._deployment_config.autoscaling_config.max_replicas == 2
     assert scaling(replace(TIER, min_replicas=2, max_replicas=2)) == {"num_replicas": 2}

@@ -147,3 +147,20 @@ def test_figures_leave_out_what_is_not_there():
     assert "2 exact, 1 relaxed, 1 bonus" in line
     assert "entropy ceiling 1.25 nats" in line
     assert "JS distance" not in line
+
+
+def test_the_key_goes_along_and_is_asked_for_where_it_is_missing():
+    server = Server()
+
+    def guarded(request: httpx.Request) -> httpx.Response:
+        if request.headers.get("authorization") != "Bearer sk-1":
+            return httpx.Response(401, json={"error": {"message": "no"}})
+        return server(request)
+
+    for key, code in (("sk-1", 0), ("sk-2", 1), (None, 1)):
+        out = io.StringIO()
+        transport = httpx.MockTransport(guarded)
+        console = Console(file=out, width=200)
+        assert chat("http://server", "Hello", None, None, 8, 0.0, console, transport, api_key=key) == code
+        assert ("--api-key" in out.getvalue()) is bool(code)
+    assert len(server.bodies) == 1

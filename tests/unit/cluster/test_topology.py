@@ -43,7 +43,7 @@ def test_options_name_only_what_was_wished_for():
 
 def test_the_demo_pair_fits_a_laptop():
     assert missing(pair(tier(), tier()), [LAPTOP]) == []
-    assert num_cpus(pair(tier(), tier())) == pytest.approx(1.1)
+    assert num_cpus(pair(tier(), tier())) == pytest.approx(1.11)
 
 
 def test_two_tiers_find_their_own_nodes():

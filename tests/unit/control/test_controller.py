@@ -11,10 +11,13 @@ from adasd.control.registry import ACCEPTANCE, DRAFTING, acceptance_policy, draf
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.messages import (
     AcceptRule,
+    Drafted,
     DraftRule,
     Mode,
     RelaxTable,
+    RoundCompleted,
     SpeculationOptions,
+    Verdict,
     Warp,
 )
 from tests.unit.control.rounds import a_round, judged
@@ -80,13 +83,27 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(kind, name, near):
 # --------------------------------------------------------------------------- options
 
 
+def test_drafting_that_does_not_pay_is_bypassed_unless_the_request_names_a_policy():
+    for drafting, bypassed in ((None, True), ("static", False)):
+        controller = Controller(SpeculationConfig())
+        effective = controller.effective(SpeculationOptions(drafting=drafting))
+        session = controller.session(effective, Warp(temperature=0.0))
+        session.learn(RoundCompleted(None, Verdict("s", 1, 0, 0, 1), 0.0, 5.0))
+        for _ in range(12):
+            drafted = Drafted("s", 1, 0, (1, 2), (0.5, 0.5), compute_ms=20.0)
+            session.learn(RoundCompleted(drafted, Verdict("s", 1, 0, 0, 3, (), (False,)), 20.0, 5.0))
+        assert (session.plan(50, 10, 0).draft.max_tokens == 0) is bypassed
+        later = controller.session(effective, Warp(temperature=0.0))  # what one learned, the next begins with
+        assert (later.plan(50, 0, 0).draft.max_tokens == 0) is bypassed
+
+
 def test_defaults_come_from_the_deployment():
     controller = Controller(SpeculationConfig())
     assert controller.effective(SpeculationOptions()) == EffectiveSpeculation(
-        Mode.EXACT, "adasd", None, 16, 0.0
+        Mode.EXACT, "adasd", None, 16, 0.0, gated=True
     )
     assert controller.effective(SpeculationOptions(mode=Mode.ADAPTIVE)) == EffectiveSpeculation(
-        Mode.ADAPTIVE, "adasd", "posterior", 16, 0.3
+        Mode.ADAPTIVE, "adasd", "posterior", 16, 0.3, gated=True
     )
 
 

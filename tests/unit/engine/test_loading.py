@@ -1,6 +1,7 @@
 """Loading from folders: what is read, and one clear sentence for everything that is wrong."""
 
 import copy
+import dataclasses
 import json
 import shutil
 
@@ -158,6 +159,8 @@ def test_the_memory_estimate_is_what_the_engine_then_takes(saved):
         EngineConfig(str(saved), device="cpu", dtype="bfloat16", num_slots=3, max_context=50)
     )
     assert half.total_bytes * 2 == estimate.total_bytes
+    tight = memory_estimate(dataclasses.replace(config, cache_bytes=2 * estimate.bytes_per_slot + 1))
+    assert (tight.num_slots, tight.cache_bytes) == (2, 2 * estimate.bytes_per_slot)
 
 
 def test_a_pair_shares_the_ids_that_both_embeddings_have(saved, folder):

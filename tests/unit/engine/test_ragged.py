@@ -1,8 +1,13 @@
-"""How rows are grouped for attention: in place where slots are dense, gathered where they are not."""
+"""How rows are grouped for attention: in place by runs of neighbours, or gathered."""
 
+import pytest
 import torch
 
+from adasd.engine import ragged
 from adasd.engine.ragged import Ragged, Row
+from adasd.messages import OpenCall, VerifyCall
+from adasd.testing.loops import GREEDY, run_until_idle, verify
+from tests.unit.engine.models import engine, generate, prompts
 
 CPU = torch.device("cpu")
 
@@ -43,10 +48,41 @@ def test_rows_of_like_length_share_a_group_and_long_ones_stand_alone():
     assert batch.wanted.tolist() == [0, 1, 4]
 
 
-def test_slots_far_apart_are_gathered():
+def test_rows_far_apart_have_a_call_each():
+    batch = build(Row(0, 4, (1,), 1), Row(1, 4, (1,), 1), Row(90, 4, (1,), 1))
+    assert [group.slots for group in batch.groups] == [slice(0, 2), slice(90, 91)]
+    assert [(group.first, group.last) for group in batch.groups] == [(0, 2), (2, 3)]
+
+
+def test_rows_of_unlike_length_have_a_call_each():
+    rows = [Row(slot, 1000 if slot == 1 else 10, (1,), 1) for slot in range(4)]
+    assert [group.longest for group in Ragged.build(rows, 2000, CPU).groups] == [11, 1001, 11]
+
+
+def test_where_rows_are_gathered_one_call_serves_those_far_apart(monkeypatch):
+    monkeypatch.setattr(ragged, "gathers", lambda device: True)
     (group,) = build(Row(0, 4, (1,), 1), Row(9, 4, (1,), 1)).groups
     assert group.slots.tolist() == [0, 9]
     assert group.pad is None
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+@pytest.mark.parametrize("fast", [False, True])
+def test_rows_far_apart_answer_as_neighbours_do(monkeypatch, gathers, fast):
+    monkeypatch.setattr(ragged, "gathers", lambda device: gathers)
+    e = engine("llama", num_slots=400, fast=fast)
+    texts = dict(zip((0, 1, 5, 290, 399), prompts(9, 30, 30, 5, 1), strict=True))
+    for row, text in texts.items():
+        e.open(OpenCall(str(row), GREEDY, 60))
+        e._slots.free_rows._empty = [row]
+        verify(e, VerifyCall(str(row), 0, 0, text))
+    answers = {row: generate("llama", text, 4) for row, text in texts.items()}
+    for row, answer in answers.items():
+        block = tuple(answer[1:3]) if row != 5 else ()
+        e.submit(VerifyCall(str(row), 1, e.cached_len(str(row)), (answer[0],), block))
+    for verdict in run_until_idle(e):
+        answer = answers[int(verdict.session)]
+        assert verdict.next_token == answer[1 if verdict.session == "5" else 3]
 
 
 def test_places_in_the_cache_follow_slot_and_position():

@@ -4,23 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adasd.engine.slots import SlotTable
+from adasd.engine.slots import NO_ROW, SlotTable
 from adasd.errors import InvalidRequest, Overloaded, StaleCache, UnknownSession
 
 
-def test_the_lowest_free_slot_is_taken_first():
+def test_the_lowest_free_row_is_taken_first():
     table = SlotTable(3, 10)
-    assert [table.open(name, 5).index for name in "abc"] == [0, 1, 2]
+    assert [table.place(table.open(name, 5), (1,)).row for name in "abc"] == [0, 1, 2]
     table.close("b")
     table.close("a")
-    assert table.open("d", 5).index == 0
+    assert table.place(table.open("d", 5), (1,)).row == 0
 
 
 def test_refusals_name_the_numbers_that_disagree():
     table = SlotTable(1, 10)
     with pytest.raises(InvalidRequest, match=r"1 to 10 tokens, 11"):
         table.open("a", 11)
-    table.open("a", 10).cached_len = 4
+    table.open("a", 10).tokens = [1, 2, 3, 4]
     with pytest.raises(InvalidRequest, match="open already"):
         table.open("a", 5)
     with pytest.raises(Overloaded, match="all 1 slots"):
@@ -34,18 +34,19 @@ def test_refusals_name_the_numbers_that_disagree():
 def test_integrity_notices_a_length_out_of_bounds_and_a_slot_taken_twice():
     table = SlotTable(2, 10)
     slot = table.open("a", 5)
-    slot.cached_len = 6
+    table.place(slot, (1,))
+    slot.tokens = [1] * 6
     with pytest.raises(AssertionError):
         table.check_integrity()
-    slot.cached_len, slot.index = 5, 1
+    slot.tokens, slot.row = [1] * 5, 1
     with pytest.raises(AssertionError):
         table.check_integrity()
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(-1, 8)), max_size=60))
-def test_no_slot_is_ever_lost(moves):
-    """Open with a random length, move the cached length, close: in any order."""
-    table, open_now = SlotTable(3, 7), {}
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(-1, 8)), max_size=60), st.booleans())
+def test_no_slot_is_ever_lost(moves, prefix_cache):
+    """Open with a random length, feed, roll back, close: in any order."""
+    table, open_now = SlotTable(3, 7, prefix_cache), {}
     for session, number in moves:
         if session not in open_now:
             try:
@@ -57,8 +58,10 @@ def test_no_slot_is_ever_lost(moves):
             del open_now[session]
         else:
             slot = open_now[session]
-            slot.cached_len = min(slot.cached_len + number, slot.max_len)
+            if slot.row == NO_ROW:
+                table.place(slot, [1] * min(number + 1, slot.max_len))
+            slot.tokens += [1] * min(number, slot.max_len - slot.cached_len)
             table.keep(session, slot.cached_len // 2)
         table.check_integrity()
         assert table.num_free == 3 - len(open_now)
-        assert {slot.index for slot in open_now.values()}.isdisjoint(table._free)
+        assert {slot.row for slot in open_now.values()}.isdisjoint(table.free_rows)

@@ -33,7 +33,7 @@ async def test_a_chat_answer_has_text_usage_effective_speculation_and_metrics(do
     assert sum(body["metrics"]["adasd"]["tokens"].values()) == usage["completion_tokens"]
     assert body["metrics"]["adasd"]["generation_threshold"] is None  # infinity is no JSON
     assert body["metrics"]["adasd"]["acceptance_threshold"] == 0.25
-    assert response.headers["x-request-id"] == body["id"]
+    assert body["id"] == "chatcmpl-" + response.headers["x-request-id"]
 
 
 async def test_sampling_parameters_reach_the_backend_and_defaults_are_filled_in(door):

@@ -14,10 +14,12 @@ from adasd.messages import (
     AcceptRule,
     DraftRows,
     RelaxBelow,
+    RelaxOwnLaw,
     RelaxTable,
     Warp,
+    Yardstick,
 )
-from adasd.specdec.blocks import BlockBatch, RuleBatch
+from adasd.specdec.blocks import BlockBatch, RuleBatch, needs_distance
 from adasd.specdec.distributions import WarpBatch, masked_block_logits, masked_logits
 from adasd.specdec.draft_step import propose
 from adasd.specdec.verify import Chance, Judgement, draw_chance, judge
@@ -105,7 +107,7 @@ def random_session(rng: random.Random, generator: torch.Generator, vocab_size: i
     draft = target[:-1] + rng.choice([0.05, 0.5, 2.0]) * noise
     rule = random_rule(rng)
     unseeded = not warp.greedy and warp.seed is None
-    row_len = rng.choice([4, 8, vocab_size]) if unseeded or rule.relax or rng.random() < 0.5 else 0
+    row_len = rng.choice([4, 8, vocab_size]) if unseeded or needs_distance(rule) or rng.random() < 0.5 else 0
     block, rows = draft_block(draft, warp, base_len, row_len, generator)
     return Session(target, block, rows, warp, base_len, replace(rule, want_distances=rows is not None))
 
@@ -125,10 +127,11 @@ def random_warp(rng: random.Random, base_len: int, vocab_size: int) -> Warp:
 
 
 def random_rule(rng: random.Random) -> AcceptRule:
-    """No relaxation, a bound on the distance, or a falling table."""
+    """No relaxation, a bound on the distance, a falling table, or the target's own law."""
     budget = rng.choice([0, 1, 2, 9])
     table = tuple(1.0 - i / NUM_DISTANCE_BINS for i in range(NUM_DISTANCE_BINS))
-    relax = rng.choice([None, RelaxBelow(rng.random()), RelaxTable(table)])
+    own = RelaxOwnLaw(0.05 + rng.random(), rng.choice(list(Yardstick)), rng.choice([0.1, 0.3, 1.0]))
+    relax = rng.choice([None, RelaxBelow(rng.random()), RelaxTable(table), own, own])
     return AcceptRule(relax=relax, relax_budget=budget)
 
 

@@ -40,7 +40,7 @@ def test_the_kit_notices_a_cache_that_is_not_rolled_back():
         def _run(self, work, piece):
             super()._run(work, piece)
             if isinstance(work.call, VerifyCall) and work.slot.cached_len > 7:
-                self._held[work.call.session][6] = 0  # a rejected token's place, spoilt
+                work.slot.tokens[6] = 0  # a rejected token's place, spoilt
 
     with pytest.raises(AssertionError):
         check_engine(lambda: Forgetful(MODEL))

@@ -19,6 +19,7 @@ from adasd.messages import (
     Mode,
     OpenCall,
     RelaxBelow,
+    RelaxOwnLaw,
     RelaxTable,
     SpeculationOptions,
     SpeculationReport,
@@ -27,6 +28,7 @@ from adasd.messages import (
     Verdict,
     VerifyCall,
     Warp,
+    Yardstick,
 )
 from services.transport.public import (
     ChatMessage,
@@ -77,6 +79,7 @@ relaxations = (
     | st.builds(
         RelaxTable, st.lists(shares, min_size=NUM_DISTANCE_BINS, max_size=NUM_DISTANCE_BINS).map(tuple)
     )
+    | st.builds(RelaxOwnLaw, reals, st.sampled_from(Yardstick), shares)
 )
 accept_rules = st.builds(AcceptRule, relaxations, counts, st.booleans())
 

@@ -32,6 +32,8 @@ EXAMPLES = [
     errors.UnknownSession("s1"),
     errors.StaleCache("s1", 12, 9),
     errors.Superseded("s1", 4),
+    errors.Unauthenticated("no key"),
+    errors.RateLimited("3 requests a minute", 2.5),
     errors.DeviceFailure("out of memory"),
     errors.IllegalEvent("Drafted while VERIFYING"),
 ]

@@ -1,0 +1,123 @@
+"""From answers to the figures of one method: accuracy, tokens per pass, speed-ups, acceptance by position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adasd.evaluate.intervals import paired_difference, wilson
+from adasd.evaluate.measure import AnswerRecord
+
+COST_RATIOS = (0.05, 0.1, 0.3)
+"""Time of one draft pass over that of one target pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One method at one temperature on one group of the workload (or all), against plain decoding."""
+
+    method: str
+    temperature: float
+    group: str
+    num_answers: int
+    num_judged: int
+    accuracy: float | None  # share of judged answers; None: nobody can say
+    accuracy_low: float  # Wilson, 95 %
+    accuracy_high: float
+    accuracy_change: float  # against plain decoding at the same temperature
+    change_low: float  # paired, 95 %
+    change_high: float
+    same_answers: float  # share of answers equal to those of plain decoding, token by token
+    num_tokens: int
+    num_rounds: int
+    num_drafted: int  # also the passes of the draft model
+    num_accepted: int
+    num_relaxed: int
+    decode_s: float
+    speed_ups: tuple[float, ...]  # modelled, per cost ratio of COST_RATIOS
+    measured_speed_up: float  # tokens per second over those of plain decoding
+    acceptance: tuple[float, ...]  # per position of a block: accepted among judged
+    reached: tuple[int, ...]  # per position: how often it was judged
+
+    @property
+    def tokens_per_round(self) -> float:
+        return self.num_tokens / max(1, self.num_rounds)
+
+    @property
+    def relaxed_share(self) -> float:
+        """Relaxed among all tokens."""
+        return self.num_relaxed / max(1, self.num_tokens)
+
+
+def modelled_speed_up(num_tokens: int, num_rounds: int, num_drafted: int, cost_ratio: float) -> float:
+    """Tokens per target-pass time if verifying a block costs one pass and drafting a token ``cost_ratio``."""
+    return num_tokens / max(1e-9, num_rounds + num_drafted * cost_ratio)
+
+
+def by_position(answers: Sequence[AnswerRecord]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """(accepted among judged, judged) per position; what stands behind a rejection was not judged."""
+    accepted: list[int] = []
+    judged: list[int] = []
+    for answer in answers:
+        for num_drafted, num_accepted in zip(
+            answer.drafted_per_round, answer.accepted_per_round, strict=True
+        ):
+            num_judged = min(num_drafted, num_accepted + 1)
+            missing = num_judged - len(judged)
+            accepted += [0] * missing
+            judged += [0] * missing
+            for i in range(num_judged):
+                judged[i] += 1
+                accepted[i] += i < num_accepted
+    return tuple(a / j for a, j in zip(accepted, judged, strict=True)), tuple(judged)
+
+
+def figures(
+    method: str,
+    temperature: float,
+    group: str,
+    answers: Sequence[AnswerRecord],
+    plain: Sequence[AnswerRecord],
+) -> Figures:
+    """Figures of ``answers`` to the same questions as ``plain``, which is plain decoding."""
+    pairs = [
+        (a.correct, p.correct)
+        for a, p in zip(answers, plain, strict=True)
+        if a.correct is not None and p.correct is not None
+    ]
+    ours, theirs = [a for a, _ in pairs], [p for _, p in pairs]
+    low, high = wilson(sum(ours), len(ours))
+    change, change_low, change_high = paired_difference(ours, theirs)
+    tokens, rounds = sum(a.num_decoded for a in answers), sum(a.num_rounds for a in answers)
+    drafted = sum(sum(a.drafted_per_round) for a in answers)
+    acceptance, reached = by_position(answers)
+    return Figures(
+        method=method,
+        temperature=temperature,
+        group=group,
+        num_answers=len(answers),
+        num_judged=len(ours),
+        accuracy=sum(ours) / len(ours) if ours else None,
+        accuracy_low=low,
+        accuracy_high=high,
+        accuracy_change=change,
+        change_low=change_low,
+        change_high=change_high,
+        same_answers=sum(a.tokens == p.tokens for a, p in zip(answers, plain, strict=True))
+        / max(1, len(answers)),
+        num_tokens=tokens,
+        num_rounds=rounds,
+        num_drafted=drafted,
+        num_accepted=sum(sum(a.accepted_per_round) for a in answers),
+        num_relaxed=sum(a.num_relaxed for a in answers),
+        decode_s=sum(a.decode_s for a in answers),
+        speed_ups=tuple(modelled_speed_up(tokens, rounds, drafted, ratio) for ratio in COST_RATIOS),
+        measured_speed_up=_rate(answers) / max(1e-9, _rate(plain)),
+        acceptance=acceptance,
+        reached=reached,
+    )
+
+
+def _rate(answers: Sequence[AnswerRecord]) -> float:
+    """Tokens per second."""
+    return sum(a.num_decoded for a in answers) / max(1e-9, sum(a.decode_s for a in answers))

@@ -1,0 +1,127 @@
+"""Running methods over a workload in this process, and what each answer showed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from adasd.config import EngineConfig, SpeculationConfig
+from adasd.evaluate.methods import Method
+from adasd.evaluate.workload import Item
+from adasd.local import LocalPair
+from adasd.messages import Chunk, SamplingParams, SpeculationReport, TokenKind
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """One answer. Tokens, rounds and time leave out the prefill and the token that comes with it."""
+
+    group: str
+    correct: bool | None  # None: nobody can say
+    tokens: tuple[int, ...]  # token ids of the whole answer
+    num_rounds: int  # passes of the target behind the prefill
+    drafted_per_round: tuple[int, ...]
+    accepted_per_round: tuple[int, ...]
+    num_relaxed: int
+    decode_s: float
+    generation_threshold: float | None  # nats, at the answer's end
+    acceptance_threshold: float | None  # Jensen-Shannon distance, at the answer's end
+
+    @property
+    def num_decoded(self) -> int:
+        """Tokens that the rounds yielded."""
+        return max(0, len(self.tokens) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One method at one temperature over the whole workload, answers in the workload's order."""
+
+    method: Method
+    temperature: float
+    answers: tuple[AnswerRecord, ...]
+
+
+def load_pair(
+    target: str,
+    draft: str,
+    *,
+    seed: int = 0,
+    dtype: str = "auto",
+    device: str = "auto",
+    num_threads: int = 1,
+) -> LocalPair:
+    """A pair by folder or id whose random numbers come from ``seed``; raises ConfigError."""
+    from adasd.engine.engine import TorchEngine
+    from adasd.engine.loading import check_vocabularies, load_model
+    from adasd.text.tokenizer import Tokenizer
+
+    check_vocabularies(target, draft)
+    config = EngineConfig(target, dtype=dtype, device=device, num_threads=num_threads, num_slots=2)
+    own = replace(config, model=draft)
+    tokenizer = Tokenizer.load(target)
+    target_engine = TorchEngine.from_model(load_model(config), config, seed=seed)
+    draft_engine = TorchEngine.from_model(
+        load_model(own), own, vocab_limit=target_engine.vocab_size, seed=seed + 1
+    )
+    return LocalPair(target_engine, draft_engine, tokenizer.decode, tokenizer.eos_ids, tokenizer=tokenizer)
+
+
+def run(
+    pair: LocalPair,
+    items: Sequence[Item],
+    methods: Sequence[Method],
+    temperatures: Sequence[float],
+    *,
+    max_tokens: int = 200,
+    on_answer: Callable[[Method, float], None] = lambda method, temperature: None,
+) -> Iterator[Run]:
+    """Every method at every temperature; each begins with nothing learned. Yields each as it is done."""
+    for temperature in temperatures:
+        for method in methods:
+            fresh = LocalPair(
+                pair.target, pair.draft, pair.decode, pair.eos_ids, SpeculationConfig(), pair.tokenizer
+            )
+            answers = []
+            for item in items:
+                answers.append(_answer(fresh, item, method, SamplingParams(max_tokens, temperature)))
+                on_answer(method, temperature)
+            yield Run(method, temperature, tuple(answers))
+
+
+def _answer(pair: LocalPair, item: Item, method: Method, sampling: SamplingParams) -> AnswerRecord:
+    text, tokens, report, first_s = "", list[int](), None, None
+    for event in pair.stream(_prompt(pair, item.prompt), sampling, method.options):
+        if isinstance(event, Chunk):
+            first_s = first_s or time.perf_counter()
+            text += event.text
+            tokens.extend(token.id for token in event.tokens)
+        else:
+            report = event.speculation
+    assert report is not None
+    decode_s = time.perf_counter() - first_s if first_s is not None else 0.0
+    return AnswerRecord(
+        item.group,
+        item.judge(text) if item.judge else None,
+        tuple(tokens),
+        report.num_rounds,
+        report.drafted_per_round,
+        report.accepted_per_round,
+        _relaxed(report),
+        decode_s,
+        report.generation_threshold,
+        report.acceptance_threshold,
+    )
+
+
+def _relaxed(report: SpeculationReport) -> int:
+    return dict(report.kinds).get(TokenKind.RELAXED, 0)
+
+
+def _prompt(pair: LocalPair, text: str) -> tuple[int, ...]:
+    """By the chat template; a model without one goes on with the plain text."""
+    assert pair.tokenizer is not None
+    if not pair.tokenizer.has_chat_template:
+        return pair.tokenizer.encode(text)
+    return pair.tokenizer.apply_chat_template([{"role": "user", "content": text}])

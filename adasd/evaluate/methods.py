@@ -1,0 +1,71 @@
+"""Methods by name: ``off``, a drafting policy (``adasd``, ``static-8``), or one with ``+acceptance``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adasd.control.registry import ACCEPTANCE, DRAFTING, acceptance_policy, drafting_policy
+from adasd.errors import InvalidRequest
+from adasd.messages import Mode, SpeculationOptions
+
+STATIC_LENGTHS = (2, 3, 4, 5, 7, 8, 16)
+PLAIN = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A name and the options that it stands for."""
+
+    name: str
+    options: SpeculationOptions
+
+    @property
+    def static_len(self) -> int | None:
+        """Tokens per block of an exact static method, the baselines; None for any other."""
+        fixed = self.options.mode is Mode.EXACT and self.options.drafting == "static"
+        return self.options.max_draft_tokens if fixed else None
+
+
+def method(name: str, max_relaxed_fraction: float | None = None) -> Method:
+    """The method of that name; InvalidRequest with what is possible if there is none."""
+    if name == PLAIN:
+        return Method(name, SpeculationOptions(Mode.OFF))
+    drafting, plus, acceptance = name.partition("+")
+    length = None
+    if drafting.startswith("static-"):
+        number = drafting.removeprefix("static-")
+        if not number.isdecimal() or not 1 <= int(number) <= max(STATIC_LENGTHS):
+            raise InvalidRequest(
+                f"{name!r} is no static length; write static-1 to static-{max(STATIC_LENGTHS)}", "methods"
+            )
+        drafting, length = "static", int(number)
+    policy = drafting_policy(drafting).name
+    if not plus:
+        return Method(name, SpeculationOptions(Mode.EXACT, policy, None, length))
+    relaxed = acceptance_policy(acceptance).name
+    return Method(name, SpeculationOptions(Mode.ADAPTIVE, policy, relaxed, length, max_relaxed_fraction))
+
+
+def all_names() -> list[str]:
+    """Plain decoding, the static baselines, every drafting policy, every acceptance rule under ``adasd``.
+
+    ``goodput`` follows the clock, so it comes last: under sampling each method draws on from the one before.
+    """
+    drafting = [policy.name for policy in DRAFTING if policy.name not in ("static", "goodput")]
+    return [
+        PLAIN,
+        *(f"static-{length}" for length in STATIC_LENGTHS),
+        *drafting,
+        *(f"adasd+{policy.name}" for policy in ACCEPTANCE),
+        "static-5+posterior",
+        "static-5+collision",
+        "adaedl+collision",
+        "goodput",
+    ]
+
+
+def parse(text: str, max_relaxed_fraction: float | None = None) -> list[Method]:
+    """``all`` or names with commas between; plain decoding is always among them, first."""
+    names = all_names() if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
+    unique = dict.fromkeys([PLAIN, *names])
+    return [method(name, max_relaxed_fraction) for name in unique]

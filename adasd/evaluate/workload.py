@@ -1,0 +1,74 @@
+"""What is asked: prompts with, where there is one, a judge of the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from adasd.demo.tasks import Task, check, heldout
+from adasd.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One prompt; ``judge`` says whether a text answers it, None if nobody can say."""
+
+    group: str  # the task or file that it belongs to
+    prompt: str
+    judge: Callable[[str], bool] | None = None
+
+
+def demo(num_per_task: int, seed: int = 0) -> list[Item]:
+    """Held-out examples of the demo tasks, in turn, so that what is learned online meets all of them."""
+    tasks = [heldout(task, num_per_task, seed) for task in Task]
+    return [
+        Item(example.task.value, example.prompt, partial(check, example))
+        for examples in zip(*tasks, strict=True)
+        for example in examples
+    ]
+
+
+def jsonl(path: Path, limit: int | None = None) -> list[Item]:
+    """One object per line: ``prompt`` and, if the answer can be judged, ``reference``.
+
+    An answer is right if it holds the reference, whatever the case and the blanks. Raises ConfigError naming
+    the line that cannot be read.
+    """
+    items = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the workload {path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            items.append(_item(path, number, line))
+    if not items:
+        raise ConfigError(f"the workload {path} holds no prompt; write one JSON object per line")
+    return items[:limit]
+
+
+def _item(path: Path, number: int, line: str) -> Item:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{path}, line {number}: no JSON ({error})") from error
+    prompt = record.get("prompt") if isinstance(record, dict) else None
+    reference = record.get("reference") if isinstance(record, dict) else None
+    if not isinstance(prompt, str) or not prompt or not isinstance(reference, str | None):
+        raise ConfigError(
+            f"{path}, line {number}: expected an object with a text 'prompt' and, if the answer can be "
+            "judged, a text 'reference'"
+        )
+    return Item(path.stem, prompt, None if reference is None else partial(holds, reference))
+
+
+def holds(reference: str, text: str) -> bool:
+    """Whether ``text`` contains ``reference``, whatever the case and the blanks."""
+    return _plain(reference) in _plain(text)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

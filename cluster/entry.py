@@ -1,0 +1,43 @@
+"""The application as a Serve config file names it: ``import_path: cluster.entry:app``, settings under ``args``.
+
+The settings are those of ``adasd serve``'s YAML file, with the same nested names. They are read where Serve
+builds the application, so variables (``ADASD_...``) and files (API keys) count there, in the pod.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ray.serve import Application
+
+from adasd.config import ServeConfig
+from services import settings
+
+WORKER_HOST = "0.0.0.0"
+"""Workers listen on their node's address, since the orchestrator may be on another node."""
+
+
+def app(args: dict[str, Any]) -> Application:
+    """What ``serve deploy`` runs. ConfigError with one sentence per problem in ``args``."""
+    from cluster.app import build  # brings torch, which those who only read settings do without
+
+    return build(read(args, os.environ), WORKER_HOST)
+
+
+def read(args: Mapping[str, Any], environment: Mapping[str, str]) -> ServeConfig:
+    """The settings; without a target, the demo pair. ``args`` goes before the environment."""
+    from cluster.cli import DEMO
+
+    return settings.load(dict(flat(args)), environment, demo=DEMO)
+
+
+def flat(args: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names: ``{target: {num_slots: 4}}`` becomes ``target.num_slots``."""
+    for key, value in args.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and any(known.startswith(f"{name}.") for known in settings.options()):
+            yield from flat(value, f"{name}.")
+        else:
+            yield name, value

@@ -1,0 +1,205 @@
+"""``adasd eval``: every method on one pair and one workload, side by side in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from adasd.config import SpeculationConfig
+from adasd.errors import AdasdError, ConfigError, InvalidRequest
+from adasd.evaluate.methods import Method, all_names, parse
+from adasd.evaluate.report import Report, build
+from adasd.evaluate.table import tables
+from adasd.evaluate.workload import Item, demo, jsonl
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "models" / "demo"
+WIDTH = 132  # columns that the tables need
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point; the exit status."""
+    options = parser().parse_args(argv)
+    console = Console()
+    try:
+        methods = parse(options.methods, options.max_relaxed_fraction)
+        temperatures = parse_temperatures(options.temperatures)
+        items = demo(options.n, options.seed) if options.workload == "demo" else _lines(options)
+        for path in (options.json, options.html):
+            _check_place(path)
+        report = evaluate(options, items, methods, temperatures, console)
+    except AdasdError as error:
+        print(f"adasd eval: {error}", file=sys.stderr)
+        return 2
+    for table in tables(report):
+        console.print(table, width=max(console.width, WIDTH), crop=False, no_wrap=True)
+    if options.json:
+        options.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+    if options.html:
+        from adasd.evaluate.html import page
+
+        options.html.write_text(page(report), encoding="utf-8")
+    return 0
+
+
+def evaluate(
+    options: argparse.Namespace,
+    items: Sequence[Item],
+    methods: Sequence[Method],
+    temperatures: Sequence[float],
+    console: Console,
+) -> Report:
+    """Run everything behind a progress bar with the time that remains."""
+    import torch
+
+    from adasd.evaluate.measure import load_pair, run
+
+    torch.manual_seed(options.seed)
+    pair = load_pair(
+        options.target,
+        options.draft,
+        seed=options.seed,
+        dtype=options.dtype,
+        device=options.device,
+        num_threads=options.threads,
+    )
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with progress:
+        bar = progress.add_task("", total=len(items) * len(methods) * len(temperatures))
+
+        def on_answer(method: Method, temperature: float) -> None:
+            progress.update(bar, advance=1, description=f"{method.name}, T={temperature:g}")
+
+        runs = list(
+            run(pair, items, methods, temperatures, max_tokens=options.max_tokens, on_answer=on_answer)
+        )
+    return build(runs, about(options, len(items), methods))
+
+
+def parse_temperatures(text: str) -> list[float]:
+    """Numbers with commas between; raises InvalidRequest."""
+    try:
+        temperatures = [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise InvalidRequest(f"temperatures are numbers with commas between, not {text!r}") from error
+    if not all(0 <= temperature <= 10 for temperature in temperatures):
+        raise InvalidRequest(f"temperatures must lie between 0 and 10, not {text!r}")
+    return list(dict.fromkeys(temperatures))
+
+
+def about(options: argparse.Namespace, num_items: int, methods: Sequence[Method]) -> dict[str, Any]:
+    """Commit, hardware, settings and seeds: what somebody needs to repeat the run."""
+    import torch
+    import transformers
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": len(_git("status", "--porcelain").splitlines()),
+        "hardware": {"machine": platform.machine(), "processor": _processor(), "cuda_device": device},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "options": {
+            name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
+        },
+        "speculation": asdict(SpeculationConfig()),
+        "methods": [method.name for method in methods],
+        "num_prompts": num_items,
+    }
+
+
+def _lines(options: argparse.Namespace) -> list[Item]:
+    return jsonl(Path(options.workload), options.n)
+
+
+def _check_place(path: Path | None) -> None:
+    if path is not None and not path.resolve().parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: there is no folder {path.resolve().parent}")
+
+
+def _git(*words: str) -> str:
+    """What git says about the source, or unknown."""
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def _processor() -> str:
+    """The processor's own name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {value}")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
+        prog="adasd eval", description="Compare methods on one pair and one workload.", allow_abbrev=False
+    )
+    made.add_argument("--target", default=str(DEMO / "target"), metavar="PATH_OR_ID", help="[the demo pair]")
+    made.add_argument("--draft", default=str(DEMO / "draft"), metavar="PATH_OR_ID", help="[the demo pair]")
+    made.add_argument(
+        "--workload",
+        default="demo",
+        metavar="demo|FILE.jsonl",
+        help="the demo tasks, or lines of JSON with a prompt and, if it can be judged, a reference [demo]",
+    )
+    made.add_argument(
+        "--n", type=_positive, default=15, help="prompts per demo task, or lines of the file [15]"
+    )
+    made.add_argument(
+        "--methods",
+        default="all",
+        metavar="A,B",
+        help=f"all, or some of: {', '.join(all_names())}; any drafting+acceptance works [all]",
+    )
+    made.add_argument("--temperatures", default="0,0.7,1", metavar="A,B", help="[0,0.7,1]")
+    made.add_argument(
+        "--max-tokens", type=_positive, default=200, metavar="N", help="tokens per answer [200]"
+    )
+    made.add_argument("--max-relaxed-fraction", type=_share, metavar="X", help="share of an answer [0.3]")
+    made.add_argument("--seed", type=int, default=0, help="of the prompts and of sampling [0]")
+    made.add_argument("--threads", type=_positive, default=1, help="CPU threads [1]")
+    made.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto [auto]")
+    made.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    made.add_argument("--json", type=Path, metavar="FILE", help="write every figure to this file")
+    made.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots to this file")
+    return made

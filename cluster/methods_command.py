@@ -1,0 +1,46 @@
+"""``adasd methods``: what can be chosen, each with one line and its source."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console
+from rich.table import Table
+
+from adasd.config import SpeculationConfig
+from adasd.control.registry import ACCEPTANCE, DRAFTING
+
+
+class Described(Protocol):
+    """What a policy says about itself."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point; the exit status."""
+    parser = argparse.ArgumentParser(prog="adasd methods", description=__doc__)
+    parser.parse_args(argv)
+    defaults, console = SpeculationConfig(), Console()
+    console.print(table("drafting: when the draft stops", DRAFTING, defaults.drafting))
+    console.print(table("acceptance in mode adaptive: what is relaxed", ACCEPTANCE, defaults.acceptance))
+    console.print("* default; a request chooses with speculation.drafting and speculation.acceptance")
+    return 0
+
+
+def table(title: str, policies: Sequence[Described], default: str) -> Table:
+    """One line per policy."""
+    made = Table(title=title, title_justify="left")
+    for column in ("name", "what it does", "source"):
+        made.add_column(column, no_wrap=column == "name", overflow="fold")
+    for policy in policies:
+        mark = "*" if policy.name == default else ""
+        made.add_row(policy.name + mark, policy.summary, policy.source)
+    return made

@@ -1,0 +1,119 @@
+"""What every HTTP request passes first: it gets an id, its key is checked, its end is logged. Plain ASGI.
+
+Nothing of a body is read or logged here; a path is logged without its query.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from contextlib import ExitStack
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adasd.config import ApiKey
+from adasd.errors import RateLimited, Unauthenticated
+from services.gateway.failures import error_response
+from services.gateway.keys import KeyRing
+from services.observability.events import Observer, RequestRefused
+from services.observability.logs import FIELDS, REQUEST_ID
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID_HEADER = "X-Request-Id"
+SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+OPEN_PATHS = frozenset({"/", "/health", "/ready"})
+"""Free of keys. The page at / holds no data; it asks for a key before it calls anything."""
+QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
+"""Asked every few seconds by machines; logged only if they fail."""
+
+
+class RequestIds:
+    """Gives every request an id (the client's own if it is a sane one) and logs its end.
+
+    ``answer``: the answer's header repeats it.
+    """
+
+    def __init__(self, app: ASGIApp, answer: bool = True) -> None:
+        self.app, self.answer = app, answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request_id = sane_id(Headers(scope=scope).get(REQUEST_ID_HEADER)) or uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        token, began_s, status = REQUEST_ID.set(request_id), time.monotonic(), 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self.answer:
+                    MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            _log_end(scope, status, time.monotonic() - began_s)
+            REQUEST_ID.reset(token)
+
+
+class KeyGuard:
+    """Lets nobody without a known key beyond OPEN_PATHS, and counts POST requests against the key's limits."""
+
+    def __init__(self, app: ASGIApp, keys: KeyRing, tell: Observer) -> None:
+        self.app, self.keys, self.tell = app, keys, tell
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or _path(scope) in OPEN_PATHS:
+            return await self.app(scope, receive, send)
+        with ExitStack() as stack:
+            try:
+                key = self._admit(scope, stack)
+            except (Unauthenticated, RateLimited) as error:
+                self.tell(RequestRefused("http", error.code.value))
+                return await error_response(error)(scope, receive, send)
+            if key is not None:
+                scope.setdefault("state", {})["key_name"] = key.name
+            await self.app(scope, receive, send)
+
+    def _admit(self, scope: Scope, stack: ExitStack) -> ApiKey | None:
+        key = self.keys.identify(Headers(scope=scope).get("authorization"))
+        if scope.get("method") == "POST":
+            stack.enter_context(self.keys.use(key))
+        return key
+
+
+def sane_id(text: str | None) -> str | None:
+    """The text if it may be used as an id in headers, logs and answers."""
+    return text if text and SANE_ID.fullmatch(text) else None
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id that RequestIds gave."""
+    return str(scope["state"]["request_id"])
+
+
+def _path(scope: Scope) -> str:
+    """The path below the application's own root."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) or "/"
+
+
+def _log_end(scope: Scope, status: int, seconds: float) -> None:
+    if _path(scope) in QUIET_PATHS and status < 500:
+        return
+    fields: dict[str, Any] = {
+        "method": scope["method"],
+        "path": scope["path"][:200],
+        "status": status,
+        "duration_ms": round(1e3 * seconds, 1),
+    }
+    if key_name := scope["state"].get("key_name"):
+        fields["key"] = key_name
+    log.info("request ended", extra={FIELDS: fields})

@@ -1,0 +1,82 @@
+"""Who calls, and how much they may: API keys by their hashes, limits per key. Knows no protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from adasd.config import ApiKey
+from adasd.errors import RateLimited, Unauthenticated
+from adasd.ports import Clock
+
+WINDOW_S = 60.0
+SCHEME = "bearer"
+
+
+@dataclass(slots=True)
+class _Use:
+    """What one key has used up in this process."""
+
+    num_running: int = 0
+    begun_s: deque[float] = field(default_factory=deque)  # of the last WINDOW_S seconds, oldest first
+
+
+class KeyRing:
+    """The keys of a deployment; without any, everybody may call. Limits hold per process."""
+
+    def __init__(self, keys: Sequence[ApiKey] = (), clock: Clock = time.monotonic) -> None:
+        self._keys, self._clock = tuple(keys), clock
+        self._hashes = [bytes.fromhex(key.sha256) for key in self._keys]
+        self._uses = {key.name: _Use() for key in self._keys}
+
+    def identify(self, authorization: str | None) -> ApiKey | None:
+        """Whose key it is that ``Bearer KEY`` names; None if no keys are asked for. Unauthenticated otherwise.
+
+        Takes the same time for every key: hashes are compared, each with each, in constant time.
+        """
+        if not self._keys:
+            return None
+        scheme, _, key = (authorization or "").strip().partition(" ")
+        if scheme.lower() != SCHEME or not key.strip():
+            raise Unauthenticated("an API key is needed; send it as the header 'Authorization: Bearer KEY'")
+        digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        matches = [hmac.compare_digest(digest, known) for known in self._hashes]
+        if True not in matches:
+            raise Unauthenticated("this API key is not known here")
+        return self._keys[matches.index(True)]
+
+    @contextmanager
+    def use(self, key: ApiKey | None) -> Iterator[None]:
+        """One request of this key, for as long as it runs; RateLimited if that is one too many."""
+        if key is None:
+            yield
+            return
+        use = self._uses[key.name]
+        self._admit(key, use)
+        use.num_running += 1
+        try:
+            yield
+        finally:
+            use.num_running -= 1
+
+    def num_running(self, name: str) -> int:
+        """Requests of the key of that name that run now."""
+        return self._uses[name].num_running
+
+    def _admit(self, key: ApiKey, use: _Use) -> None:
+        now_s, begun_s = self._clock(), use.begun_s
+        while begun_s and begun_s[0] <= now_s - WINDOW_S:
+            begun_s.popleft()
+        per_minute, at_once = key.requests_per_minute, key.max_concurrent
+        if per_minute is not None and len(begun_s) >= per_minute:
+            wait_s = round(begun_s[0] + WINDOW_S - now_s, 3)
+            raise RateLimited(f"the API key {key.name!r} may make {per_minute} requests per minute", wait_s)
+        if at_once is not None and use.num_running >= at_once:
+            raise RateLimited(f"the API key {key.name!r} may run {at_once} requests at once", 1.0)
+        if per_minute is not None:
+            begun_s.append(now_s)

@@ -1,0 +1,1 @@
+"""What operators see: events of the library and the services become metrics and logs."""

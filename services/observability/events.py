@@ -1,0 +1,113 @@
+"""What happens to requests, as frozen facts; metrics and logs subscribe. ``at_s`` is a monotonic time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from adasd.errors import AdasdError, Code
+from adasd.messages import Chunk, Complete, FinishReason, Mode, RoundCompleted
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStarted:
+    """A request was taken on."""
+
+    request_id: str
+    mode: Mode
+    num_prompt_tokens: int
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotGranted:
+    """A session got a slot of this role after ``waited_s`` seconds."""
+
+    request_id: str
+    role: str  # draft | target
+    waited_s: float
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLost:
+    """A slot was lost: its replica died, hangs, or was cut off."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLate:
+    """A block was not there in time; its round goes on without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkMade:
+    """One verification step added tokens to the answer."""
+
+    request_id: str
+    chunk: Chunk
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """Neither ``complete`` nor ``error``: the client left."""
+
+    request_id: str
+    at_s: float
+    complete: Complete | None = None
+    error: Exception | None = None
+
+    @property
+    def outcome(self) -> str:
+        """A finish reason, or the code of the error."""
+        if self.error is not None:
+            return code_of(self.error).value
+        return (self.complete.finish_reason if self.complete else FinishReason.CANCELLED).value
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """A door answered with an error and without a token."""
+
+    door: str  # http | grpc
+    code: str  # adasd.errors.Code
+
+
+Event = (
+    RequestStarted
+    | SlotGranted
+    | SlotLost
+    | BlockLate
+    | ChunkMade
+    | RoundCompleted
+    | RequestEnded
+    | RequestRefused
+)
+Observer = Callable[[Event], None]
+
+
+def code_of(error: Exception) -> Code:
+    """An unforeseen error is an internal one."""
+    return error.code if isinstance(error, AdasdError) else Code.INTERNAL
+
+
+def ignore(_: Event) -> None:
+    """An observer that looks away."""
+
+
+def to_all(*observers: Observer) -> Observer:
+    """Tell every observer; one that fails costs figures, never an answer."""
+
+    def tell(event: Event) -> None:
+        for observer in observers:
+            try:
+                observer(event)
+            except Exception:
+                log.exception("an observer failed on %s", type(event).__name__)
+
+    return tell

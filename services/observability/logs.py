@@ -1,0 +1,95 @@
+"""Log records of our own packages: text or JSON, each with the id of the request that it belongs to.
+
+Prompts, answers and keys are never logged: records carry ids, counts, times and errors.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+from adasd.config import LogConfig
+from services.observability.events import Event, RequestEnded
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""The request that the current task works for; tasks that it starts inherit it."""
+
+PACKAGES = ("adasd", "services")
+TEXT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
+FIELDS = "fields"
+"""Name in ``extra`` of a record's own figures: ``log.info("answered", extra={FIELDS: {...}})``."""
+
+
+def configure(config: LogConfig, stream: TextIO | None = None) -> None:
+    """Send the records of our packages to ``stream``. Repeatable.
+
+    By default to the real stderr, which Ray keeps per process (worker-*.err); ``sys.stderr`` itself is taken over
+    by Serve, which would put a head of its own before each record.
+    """
+    handler = logging.StreamHandler(stream or sys.__stderr__)
+    handler.addFilter(_with_request_id)
+    handler.setFormatter(JsonFormatter() if config.format == "json" else TextFormatter(TEXT))
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(config.level.upper())
+        logger.propagate = False
+
+
+def log_answer(event: Event) -> None:
+    """An observer: one record per answer, with counts alone."""
+    if not isinstance(event, RequestEnded):
+        return
+    fields: dict[str, Any] = {"session": event.request_id, "outcome": event.outcome}
+    if event.complete is not None:
+        usage, report = event.complete.usage, event.complete.speculation
+        fields |= {
+            "mode": report.mode.value,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "draft_tokens": report.num_draft_tokens,
+            "accepted_tokens": report.num_accepted_tokens,
+        }
+    log.info("answer ended", extra={FIELDS: fields})
+
+
+class TextFormatter(logging.Formatter):
+    """One line, its figures as name=value behind the message."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        figures = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        return super().formatMessage(record) + figures
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per record, times in UTC."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := getattr(record, "request_id", ""):
+            entry["request_id"] = request_id
+        entry |= {name: value for name, value in _fields(record).items() if name not in entry}
+        if record.exc_info:
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def _with_request_id(record: logging.LogRecord) -> bool:
+    record.request_id = REQUEST_ID.get()
+    return True
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return getattr(record, FIELDS, {})

@@ -1,0 +1,250 @@
+"""What operators and their tools ask for: request ids, metrics, CORS, tokens, version."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from adasd.config import LogConfig
+from services.gateway.app import GatewaySettings, create_app
+from services.observability import logs
+from services.observability.events import to_all
+from services.observability.metrics import ServiceMetrics
+from services.observability.reporter import Reporter
+from services.observability.watched import WatchedBackend
+from tests.unit.gateway.fake_backend import TOKENIZER, FakeBackend
+
+# --------------------------------------------------------------------------- request ids
+
+
+async def test_a_sane_request_id_of_the_client_is_used_everywhere(door):
+    response = await door.post("/v1/completions", {"prompt": "the cat"}, **{"x-request-id": "trace-7:a.b"})
+    assert response.headers["x-request-id"] == "trace-7:a.b"
+    assert response.json()["id"] == "cmpl-trace-7:a.b"
+    assert "trace-7:a.b" in door.backend.tally.requests[0].request_id
+
+
+@pytest.mark.parametrize("header", ["", "x" * 129, "two words", "a\tb", "-x", 'quo"te', "ä"])
+async def test_any_other_is_replaced(door, header):
+    headers = {"x-request-id": header.encode("latin-1")}
+    response = await door.client.get("/health", headers=headers)
+    assert len(response.headers["x-request-id"]) == 32
+    assert response.headers["x-request-id"] != header
+
+
+async def test_two_requests_may_have_the_same_id(door):
+    bodies = [
+        await door.post("/v1/completions", {"prompt": ["the cat", "sat"]}, **{"x-request-id": "same"})
+        for _ in range(2)
+    ]
+    assert {body.json()["id"] for body in bodies} == {"cmpl-same"}
+    assert len({request.request_id for request in door.backend.tally.requests}) == 4
+
+
+@pytest.mark.parametrize("path", ["/absent", "/v1/models/absent"])
+async def test_refusals_have_a_request_id_too(door, path):
+    assert (await door.client.get(path, headers={"x-request-id": "r1"})).headers["x-request-id"] == "r1"
+
+
+async def test_so_does_an_unforeseen_error(door):
+    body = {"prompt": "crash the cat sat on the mat and the dog"}
+    response = await door.post("/v1/completions", body, **{"x-request-id": "r1"})
+    assert (response.status_code, response.headers["x-request-id"]) == (500, "r1")
+
+
+async def test_behind_a_proxy_that_answers_with_ids_none_is_added():
+    app = create_app(FakeBackend(), GatewaySettings(answer_request_ids=False))
+    async with client_of(app) as client:
+        for prompt in ("the cat", "crash the cat sat on the mat"):
+            response = await client.post(
+                "/v1/completions", json={"prompt": prompt}, headers={"x-request-id": "r1"}
+            )
+            assert "x-request-id" not in response.headers
+
+
+# --------------------------------------------------------------------------- logs
+
+
+@pytest.fixture
+def logged(monkeypatch, tmp_path):
+    """Configures logs as a replica does; afterwards everything is as before."""
+    file = (tmp_path / "log").open("w+")
+    loggers = [logging.getLogger(name) for name in logs.PACKAGES]
+    before = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
+
+    def configure(**config):
+        logs.configure(LogConfig(**config), file)
+
+        def lines():
+            file.flush()
+            file.seek(0)
+            return file.read().splitlines()
+
+        return lines
+
+    yield configure
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+    file.close()
+
+
+async def test_json_logs_are_one_object_per_record_with_the_request_id(door, logged):
+    lines = logged(format="json")
+    await door.post("/v1/completions", {"prompt": "the cat sat"}, **{"x-request-id": "r1"})
+    await door.post("/v1/completions", {"prompt": "crash the cat sat on the mat"}, **{"x-request-id": "r2"})
+    await door.client.get("/health")
+    records = [json.loads(line) for line in lines()]
+    ended = [record for record in records if record["message"] == "request ended"]
+    assert [(r["request_id"], r["status"], r["path"]) for r in ended] == [
+        ("r1", 200, "/v1/completions"),
+        ("r2", 500, "/v1/completions"),
+    ]
+    failure = next(record for record in records if record["level"] == "error")
+    assert "ZeroDivisionError" in failure["error"]
+    assert "the cat" not in "\n".join(lines())
+
+
+async def test_text_logs_have_the_id_and_the_figures_in_one_line(door, logged):
+    lines = logged(format="text")
+    await door.post("/v1/completions", {"prompt": "the cat sat"}, **{"x-request-id": "r1"})
+    (line,) = lines()
+    assert "[r1] request ended" in line
+    assert "status=200" in line
+
+
+async def test_the_level_is_honoured(door, logged):
+    lines = logged(level="error")
+    await door.post("/v1/completions", {"prompt": "the cat sat"})
+    assert lines() == []
+
+
+async def test_the_answers_record_has_counts_alone(logged):
+    lines = logged(format="json")
+    backend = WatchedBackend(FakeBackend(), logs.log_answer)
+    async with client_of(create_app(backend)) as client:
+        await client.post("/v1/completions", json={"prompt": "the cat sat on the mat"})
+    answer = next(r for r in map(json.loads, lines()) if r["message"] == "answer ended")
+    assert answer["outcome"] == "length"
+    assert answer["completion_tokens"] > 0
+    assert answer["request_id"]
+    assert "mat" not in json.dumps(answer)
+
+
+# --------------------------------------------------------------------------- metrics
+
+
+def client_of(app):
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(base_url="http://door", transport=transport)
+
+
+async def test_metrics_over_http():
+    registry = CollectorRegistry()
+    metrics = ServiceMetrics(registry, "fake-model", 256, 8)
+    tell = to_all(metrics)
+    backend = WatchedBackend(FakeBackend(), tell)
+    scrape = Reporter(registry, "o1", "orchestrator").scrape
+    async with client_of(create_app(backend, scrape=scrape, tell=tell)) as client:
+        answer = (await client.post("/v1/completions", json={"prompt": "the cat sat"})).json()
+        await client.post("/v1/completions", json={"prompt": "overload"})
+        await client.post("/v1/completions", json={"prompt": "x", "temperature": 9})
+        scraped, head = await client.get("/metrics"), await client.head("/metrics")
+    assert head.status_code == scraped.status_code == 200
+    assert head.content == b""
+    assert head.headers["content-type"] == scraped.headers["content-type"]
+    assert scraped.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = dict(line.rsplit(" ", 1) for line in scraped.text.splitlines() if not line.startswith("#"))
+    own = 'replica="o1",role="orchestrator"'
+    vllm = f'engine="0",model_name="fake-model",{own}'
+    assert float(lines[f"vllm:generation_tokens_total{{{vllm}}}"]) == answer["usage"]["completion_tokens"]
+    assert float(lines[f"vllm:prompt_tokens_total{{{vllm}}}"]) == answer["usage"]["prompt_tokens"]
+    assert float(lines[f"vllm:prefix_cache_hits_total{{{vllm}}}"]) == 2
+    for code in ("overloaded", "invalid_request"):
+        assert float(lines[f'adasd_requests_refused_total{{code="{code}",door="http",{own}}}']) == 1
+    assert "_created" not in scraped.text
+
+
+async def test_a_server_without_metrics_says_so(door):
+    assert (await door.client.get("/metrics")).status_code == 404
+
+
+# --------------------------------------------------------------------------- CORS
+
+
+async def test_no_origin_is_allowed_by_default(door):
+    response = await door.client.get("/health", headers={"origin": "https://a.example"})
+    assert "access-control-allow-origin" not in response.headers
+
+
+async def test_a_listed_origin_is_allowed_and_no_other():
+    app = create_app(FakeBackend(), GatewaySettings(cors_origins=("https://a.example",)))
+    ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    async with client_of(app) as client:
+        for origin, allowed in (("https://a.example", True), ("https://b.example", False)):
+            preflight = await client.options("/v1/completions", headers={"origin": origin, **ask})
+            assert (preflight.status_code == 200) is allowed
+            response = await client.get("/health", headers={"origin": origin})
+            assert (response.headers.get("access-control-allow-origin") == origin) is allowed
+
+
+# --------------------------------------------------------------------------- tokens and version
+
+
+async def test_a_prompt_becomes_tokens_and_text_again(door):
+    body = {"prompt": "the cat sat", "model": "fake-model", "return_token_strs": True}
+    answer = (await door.post("/tokenize", body)).json()
+    assert tuple(answer["tokens"]) == TOKENIZER.encode("the cat sat")
+    assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"])
+    assert answer["max_model_len"] == 256
+    text = (await door.post("/detokenize", {"tokens": answer["tokens"]})).json()
+    assert text["prompt"].endswith("the cat sat")
+
+
+async def test_a_conversation_becomes_the_tokens_that_chat_would_see(door):
+    messages = [{"role": "user", "content": "the cat"}]
+    answer = (await door.post("/tokenize", {"messages": messages})).json()
+    await door.chat("the cat", max_tokens=1)
+    assert tuple(answer["tokens"]) == door.backend.tally.requests[0].prompt
+    assert answer["token_strs"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": "x", "messages": []}, "prompt"),
+        ("/tokenize", {"prompt": 5}, "prompt"),
+        ("/tokenize", {"prompt": "\0"}, "prompt"),
+        ("/tokenize", {"messages": []}, "messages"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": False}, None),
+        ("/tokenize", {"prompt": "x", "chat_template": "y"}, "chat_template"),
+        ("/detokenize", {}, "tokens"),
+        ("/detokenize", {"tokens": [1, -1]}, "tokens.1"),
+        ("/detokenize", {"tokens": [10**8]}, "tokens.0"),
+        ("/detokenize", {"tokens": "abc"}, "tokens"),
+    ],
+)
+async def test_bad_bodies_are_refused_with_the_field(door, path, body, param):
+    response = await door.post(path, body)
+    assert response.status_code == 400
+    assert param is None or response.json()["error"]["param"] == param
+
+
+async def test_another_model_is_not_served(door):
+    for path, body in (("/tokenize", {"prompt": "x"}), ("/detokenize", {"tokens": [1]})):
+        assert (await door.post(path, {"model": "other", **body})).status_code == 404
+
+
+async def test_the_version_is_told(door):
+    assert (await door.client.get("/version")).json()["version"]
+
+
+async def test_the_document_describes_the_new_routes(door):
+    document = (await door.client.get("/openapi.json")).json()
+    assert {"/tokenize", "/detokenize", "/version"} <= set(document["paths"])
+    assert {"TokenizeBody", "DetokenizeBody"} <= set(document["components"]["schemas"])

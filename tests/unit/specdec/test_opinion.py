@@ -1,0 +1,177 @@
+"""Acceptance by the target's own law: hand-worked cases, the bounds of docs/collision.md, planted bugs."""
+
+import math
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adasd.errors import InvalidRequest
+from adasd.messages import AcceptRule, RelaxOwnLaw, Warp, Yardstick
+from adasd.specdec import opinion
+from adasd.specdec.blocks import check_block
+from tests.unit.specdec.sessions import Session, draft_block, of_batch, run, seeded, twin
+
+GREEDY = Warp(temperature=0.0)
+COIN = [0.55, 0.25, 0.2]  # sum p^2 = .3025 + .0625 + .04 = .405 ; exp(-H) = .3685
+
+
+def session(law, token, rule, warp=GREEDY, budget=9) -> Session:
+    """One drafted token, no draft rows, in front of a target of that law."""
+    return Session(torch.tensor([law, law]).log(), (token,), None, warp, rule=AcceptRule(rule, budget))
+
+
+def accepted(*sessions: Session) -> list[int]:
+    return run(sessions, seeded(0)).judgement.num_accepted_B.tolist()
+
+
+@pytest.mark.parametrize(
+    ("yardstick", "value"),
+    [(Yardstick.COLLISION, 0.405), (Yardstick.ENTROPY, math.exp(-0.99727)), (Yardstick.LARGEST, 0.55)],
+)
+def test_yardsticks_by_hand(yardstick, value):
+    assert opinion.measure(torch.tensor(COIN), yardstick).item() == pytest.approx(value, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "stands"),
+    [
+        (RelaxOwnLaw(0.61), [True, True, False]),  # .61 * .405 = .247
+        (RelaxOwnLaw(0.49), [True, True, True]),  # .198
+        (RelaxOwnLaw(0.62), [True, False, False]),  # .251
+        (RelaxOwnLaw(0.6, Yardstick.ENTROPY), [True, True, False]),  # .6 * .3689 = .221
+        (RelaxOwnLaw(0.4, Yardstick.LARGEST), [True, True, False]),  # .22
+        (RelaxOwnLaw(0.9, ceiling=0.21), [True, True, False]),  # .9 * .405 is above the ceiling
+    ],
+)
+def test_the_bound_by_hand_without_any_draft_row(rule, stands):
+    assert accepted(*(session(COIN, token, rule) for token in range(3))) == [int(ok) for ok in stands]
+
+
+def test_where_the_target_is_sure_one_half_relaxes_nothing():
+    """max p > sqrt(3) - 1: what is left to all other tokens is below half of (max p)^2 (docs/collision.md)."""
+    sure, unsure = math.sqrt(3) - 1 + 0.001, math.sqrt(3) - 1 - 0.001
+    rule = RelaxOwnLaw(0.5)
+    assert accepted(session([sure, 1 - sure], 1, rule)) == [0]
+    # all that is left on one token: sum p^2 = m^2 + (1 - m)^2 still asks for more
+    assert accepted(session([unsure, 1 - unsure], 1, rule)) == [0]
+    assert accepted(session([0.69, 0.31], 1, rule)) == [1]  # .5 * .5722 = .2861
+    assert accepted(session([0.71, 0.29], 1, rule)) == [0]  # .5 * .5882 = .2941
+
+
+def test_the_law_is_taken_at_temperature_one_after_masks():
+    law, rule = [0.4, 0.3, 0.3], RelaxOwnLaw(0.9)  # .9 * .34 = .306
+    assert accepted(session(law, 1, rule)) == [0]
+    masked = Warp(temperature=0.0, logit_bias=((2, -math.inf),))  # (4/7, 3/7): .9 * .5102 = .459
+    assert accepted(session(law, 1, rule, masked)) == [0]
+    boosted = Warp(temperature=0.0, logit_bias=((0, math.log(0.75)), (1, -0.01)))  # equal but for a hair
+    assert accepted(session(law, 1, rule, boosted)) == [1]
+    assert accepted(session(law, 2, RelaxOwnLaw(0.01), masked)) == [0]  # forbidden: never
+    hot = Warp(temperature=0.1, seed=4)  # the sampling law is all but a point mass; the rule looks at T = 1
+    assert accepted(session(law, 1, RelaxOwnLaw(0.8), hot)) == [1]
+
+
+@pytest.mark.parametrize("warp", [Warp(top_k=1, seed=3), Warp(top_p=0.3, seed=3), Warp(min_p=0.9, seed=3)])
+def test_what_the_warp_cuts_off_is_never_accepted(warp):
+    assert accepted(session([0.4, 0.3, 0.3], 1, RelaxOwnLaw(0.1), warp)) == [0]
+
+
+@pytest.mark.parametrize("budget", [0, 1, 2, 5])
+def test_it_keeps_to_the_budget(budget):
+    law = torch.tensor([COIN] * 4).log()
+    three = Session(law, (1, 1, 1), None, GREEDY, rule=AcceptRule(RelaxOwnLaw(0.1), budget))
+    assert accepted(three) == [min(budget, 3)]
+
+
+def test_sessions_of_all_rules_share_a_batch():
+    rules = [RelaxOwnLaw(0.61, yardstick) for yardstick in Yardstick]
+    sessions = [session(COIN, 1, rule) for rule in (*rules, None, *rules)]
+    assert accepted(*sessions) == [accepted(one)[0] for one in sessions]
+
+
+@pytest.mark.parametrize("rule", [RelaxOwnLaw(0.0), RelaxOwnLaw(-1), RelaxOwnLaw(0.5, ceiling=0.0)])
+def test_numbers_out_of_range_are_refused(rule):
+    with pytest.raises(InvalidRequest, match="min_ratio"):
+        check_block(GREEDY, (1,), None, AcceptRule(rule, 1), 3)
+
+
+def test_no_rows_are_asked_for_unless_the_exact_test_needs_them():
+    rule = AcceptRule(RelaxOwnLaw(0.5), 1)
+    check_block(GREEDY, (1,), None, rule, 3)
+    check_block(Warp(seed=1), (1,), None, rule, 3)
+    with pytest.raises(InvalidRequest, match="without draft rows"):
+        check_block(Warp(), (1,), None, rule, 3)
+
+
+# --------------------------------------------------------------------------- the bounds of docs/collision.md
+
+laws = st.lists(st.floats(1e-4, 1.0), min_size=2, max_size=12).map(
+    lambda weights: torch.tensor(weights, dtype=torch.float64) / sum(weights)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(laws, st.floats(0.05, 1.0))
+def test_bounds_on_what_the_rule_can_accept(law, ratio):
+    collision = opinion.measure(law, Yardstick.COLLISION)
+    entropy = -(law * law.log()).sum()
+    liked = law >= ratio * collision
+    assert liked[law.argmax()]  # the target's first choice always passes, so greedy law stays in reach
+    assert liked.sum() <= 1 / (ratio * collision) + 1e-9  # no tail: at most N_2 / c tokens
+    surprise = -law[liked].log()
+    assert (surprise <= -collision.log() - math.log(ratio) + 1e-9).all()
+    assert (surprise <= entropy - math.log(ratio) + 1e-9).all()  # collision entropy <= Shannon entropy
+    largest = law.max()
+    if largest > (math.sqrt(1 + 4 * ratio) - 1) / (2 * ratio) + 1e-9:
+        assert liked.sum() == 1
+    mass = law[liked].sum()
+    if ratio < 1:
+        assert mass >= (1 - ratio) * collision / (largest - ratio * collision) - 1e-9
+
+
+# --------------------------------------------------------------------------- planted bugs
+
+
+def mismatches(seed: int = 0) -> int:
+    """How often the batched code and its slow twin differ on 120 random sessions with such rules."""
+    rng, generator = random.Random(seed), seeded(seed)
+    sessions = []
+    for _ in range(120):
+        target = 1.5 * torch.randn(4, 12, generator=generator)
+        warp = Warp(temperature=0.0, logit_bias=((3, 2.0), (5, -100.0)))
+        draft = target[:-1] + 1.0 * torch.randn(3, 12, generator=generator)
+        block, _ = draft_block(draft, warp, 5, 0, generator)
+        rule = RelaxOwnLaw(rng.uniform(0.2, 1.0), rng.choice(list(Yardstick)), rng.choice([0.2, 1.0]))
+        sessions.append(Session(target, block, None, warp, rule=AcceptRule(rule, 3)))
+    judged = run(sessions, generator)
+    pairs = [(of_batch(judged.judgement, b, s), twin(judged, b, None, s)) for b, s in enumerate(sessions)]
+    return sum((a.num_accepted, a.relaxed) != (b.num_accepted, b.relaxed) for a, b in pairs)
+
+
+def test_the_twin_agrees():
+    assert mismatches() == 0
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        lambda probs, yardstick: probs.sum(-1),  # not squared
+        lambda probs, yardstick: probs.square().sum(-1).sqrt(),  # a norm
+        lambda probs, yardstick: probs.amax(-1),  # always the largest
+        lambda probs, yardstick: probs.square().mean(-1),  # depends on the vocabulary
+    ],
+)
+def test_a_wrong_yardstick_is_noticed(bug, monkeypatch):
+    monkeypatch.setattr(opinion, "measure", bug)
+    assert mismatches() > 0
+
+
+def test_a_shifted_position_is_noticed(monkeypatch):
+    honest = opinion.likes
+    monkeypatch.setattr(
+        "adasd.specdec.verify.likes",
+        lambda logits, blocks, rules: honest(logits.roll(1, dims=1), blocks, rules),
+    )
+    assert mismatches() > 0
