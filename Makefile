@@ -59,7 +59,7 @@ monitoring-check: $(STAMP)  ## every rule and panel in a real Prometheus (apt-ge
 	$(BIN)/python k8s/monitoring/evaluate.py $(ARGS)
 
 image-check: $(STAMP)  ## the Dockerfile's cpu stage in a bare virtual environment (minutes)
-	$(BIN)/python k8s/image_steps.py $(ARGS)
+	TORCH_INDEX=$${TORCH_INDEX:-https://pypi.org/simple} $(BIN)/python k8s/image_steps.py $(ARGS)
 
 clean:  ## remove the virtual environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

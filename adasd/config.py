@@ -69,6 +69,7 @@ class TierConfig:
     engine: EngineConfig
     min_replicas: int = setting(1, "replicas that always run", low=0)
     max_replicas: int = setting(1, "replicas under load", low=1)
+    down_after_s: float = setting(60.0, "seconds of less load before replicas go", low=0)
     num_cpus: float = setting(0.5, "Ray CPUs that one replica reserves", low=0)
     num_gpus: float = setting(
         0.0, "Ray GPUs that one replica reserves; fractions below 1 share a card", low=0
@@ -105,7 +106,7 @@ class SpeculationConfig:
         Mode.EXACT, "off: plain decoding; exact: the target's own law; adaptive: relaxed, faster"
     )
     drafting: str = setting("adasd", "policy that decides when drafting stops")
-    acceptance: str = setting("posterior", "policy that relaxes acceptance in mode adaptive")
+    acceptance: str = setting("collision", "policy that relaxes acceptance in mode adaptive")
     max_draft_tokens: int = setting(16, "tokens per block, hard cap", low=1, high=256)
     max_relaxed_fraction: float = setting(
         0.3, "share of an answer that may be relaxed, mode adaptive", low=0, high=1
@@ -125,6 +126,21 @@ class LogConfig:
     level: str = setting(
         "info", "least severity that is written", choices=("debug", "info", "warning", "error")
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Mutual TLS between orchestrators and workers: three PEM files, or none of them."""
+
+    certificate: str | None = setting(None, "certificate (chain) that this side of a worker link shows")
+    key: str | None = setting(None, "private key of the certificate")
+    ca: str | None = setting(None, "certificate of the authority that the other side's has to come from")
+    name: str = setting("adasd-worker", "DNS name that the certificates of all workers carry")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether links are encrypted and both sides known."""
+        return self.certificate is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,4 +192,5 @@ class ServeConfig:
         (), "web origins whose pages may call, for example https://chat.example.org; * is any"
     )
     log: LogConfig = field(default_factory=LogConfig)
+    worker_tls: TlsConfig = field(default_factory=TlsConfig)
     api_keys: tuple[ApiKey, ...] = ()  # read at the door from api_keys_file and ADASD_API_KEYS, no setting

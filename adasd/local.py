@@ -100,12 +100,23 @@ class LocalPair:
         device: str = "auto",
         num_threads: int = 1,
         speculation: SpeculationConfig | None = None,
+        prefix_cache: bool = True,
     ) -> LocalPair:
-        """Load a pair of Hugging Face causal language models by folder or id; raises ConfigError."""
+        """Load a pair of Hugging Face causal language models by folder or id; raises ConfigError.
+
+        ``prefix_cache``: what earlier answers computed for the beginning of a prompt is used again.
+        """
         from adasd.engine.engine import TorchEngine
         from adasd.engine.loading import check_vocabularies
 
-        config = EngineConfig(target, dtype=dtype, device=device, num_threads=num_threads, num_slots=4)
+        config = EngineConfig(
+            target,
+            dtype=dtype,
+            device=device,
+            num_threads=num_threads,
+            num_slots=4,
+            prefix_cache=prefix_cache,
+        )
         if draft is not None:
             check_vocabularies(target, draft)
         tokenizer = Tokenizer.load(target)

@@ -17,6 +17,7 @@ from ray.serve import Application
 
 from adasd.config import ServeConfig, TierConfig
 from cluster import topology
+from cluster.serve_scaling import autoscaling
 from services.observability.board import BoardDeployment
 from services.orchestrator.deployment import Orchestrator
 from services.worker.deployment import Worker
@@ -62,7 +63,7 @@ def replicas_of(
     """Equal replicas of one model."""
     deployed = serve.deployment(
         name=role,
-        **scaling(tier),
+        **scaling(role, tier),
         ray_actor_options=topology.actor_options(tier),
         max_ongoing_requests=tier.engine.num_slots,
         graceful_shutdown_timeout_s=config.request_timeout_s,  # a leased session may finish
@@ -72,22 +73,27 @@ def replicas_of(
     )
     target_model = config.target.engine.model if role == "draft" else None
     return deployed(Worker).bind(
-        role, tier, host, target_model, model_name=config.model_name, logs=config.log, board=board
+        role,
+        tier,
+        host,
+        target_model,
+        model_name=config.model_name,
+        logs=config.log,
+        board=board,
+        tls=config.worker_tls,
     )
 
 
-def scaling(tier: TierConfig) -> dict[str, Any]:
-    """A fixed number, or Serve's autoscaling on leases (waiting ones count)."""
+def scaling(role: str, tier: TierConfig) -> dict[str, Any]:
+    """A fixed number, or the policy of cluster.scaling."""
     if tier.min_replicas == tier.max_replicas:
         return {"num_replicas": tier.min_replicas}
     return {
-        "autoscaling_config": {
-            "min_replicas": tier.min_replicas,
-            "max_replicas": tier.max_replicas,
-            "target_ongoing_requests": max(1.0, 0.7 * tier.engine.num_slots),
-            "metrics_interval_s": 0.5,
-            "look_back_period_s": 2.0,
-            "upscale_delay_s": 1.0,
-            "downscale_delay_s": 60.0,
-        }
+        "autoscaling_config": autoscaling(
+            role,
+            tier.engine.num_slots,
+            tier.min_replicas,
+            tier.max_replicas,
+            down_after_s=tier.down_after_s,
+        )
     }

@@ -13,9 +13,9 @@ from rich.console import Console
 from adasd.config import ServeConfig
 from adasd.errors import ConfigError
 from adasd.messages import Mode
+from cluster.demo_pair import DEMO
 from services import settings
 
-DEMO = Path(__file__).resolve().parents[1] / "models" / "demo"
 SECTIONS = {"target.": "target tier", "draft.": "draft tier", "speculation.": "speculation", "": "service"}
 
 

@@ -30,7 +30,7 @@ WIDTH = 132  # columns that the tables need
 def main(argv: Sequence[str]) -> int:
     """Entry point; the exit status."""
     options = parser().parse_args(argv)
-    console = Console()
+    console = Console(width=max(Console().width, WIDTH))
     try:
         methods = parse(options.methods, options.max_relaxed_fraction)
         temperatures = parse_temperatures(options.temperatures)
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"adasd eval: {error}", file=sys.stderr)
         return 2
     for table in tables(report):
-        console.print(table, width=max(console.width, WIDTH), crop=False, no_wrap=True)
+        console.print(table)
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
     if options.html:

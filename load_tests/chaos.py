@@ -1,8 +1,8 @@
 """Does anybody notice? Requests under load while replicas, nodes and the Serve controller are killed.
 
 A real multi-node Ray cluster on loopback addresses (a head with the gateway, a node for drafts, two for targets),
-the real ``adasd serve --address``, HTTP clients. Every answer must equal the one given before the first kill; afterwards
-nothing may be left behind.
+the real ``adasd serve --address``, HTTP clients. Every answer must equal the one given before the first kill;
+afterwards nothing may be left behind.
 
     python -m load_tests.chaos --requests 300 --concurrency 16
 """
@@ -43,6 +43,7 @@ HELD = (
     "adasd_worker_sessions",
     "adasd_worker_pending_calls",
 )
+IDLE_TIMEOUT_S = 150.0
 VICTIMS = ("draft replica", "target replica", "draft node", "target node", "controller")
 
 
@@ -188,6 +189,9 @@ class Rig:
             return answer.status_code == 200 and not answer.json()["degraded"]
         return False
 
+    def is_idle(self) -> bool:
+        return not any(leftovers(self.url).values())
+
     def replicas(self, deployment: str) -> list[int]:
         mark = f"ServeReplica:adasd:{deployment}"
         return [pid for pid, command in self.processes().items() if mark in command]
@@ -253,7 +257,7 @@ def rig(target: Path, draft: Path, num_slots: int) -> Iterator[Rig]:
         "RAY_AUTH_MODE": "disabled",
         "PYTHONPATH": str(ROOT),  # replicas on every node import the project
         "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_failure_threshold": "3",
+        "RAY_health_check_failure_threshold": "5",
         "RAY_health_check_initial_delay_ms": "2000",
     }
     made = Rig(folder, free_port(), free_port(), free_port(), environment)
@@ -265,7 +269,8 @@ def rig(target: Path, draft: Path, num_slots: int) -> Iterator[Rig]:
         yield made
     finally:
         made.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        if "CHAOS_KEEP" not in os.environ:  # the logs
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 # --------------------------------------------------------------------------- load
@@ -345,17 +350,23 @@ async def load(
 
 
 async def storm(
-    target: Rig, todo: Work, num_requests: int, concurrency: int, every_s: float, seed: int
+    target: Rig,
+    todo: Work,
+    num_requests: int,
+    concurrency: int,
+    every_s: float,
+    seed: int,
+    victims: tuple[str, ...] = VICTIMS,
 ) -> tuple[list[Outcome], list[Kill]]:
     """The load with a kill every ``every_s`` seconds, each kind of victim in turn, then at random."""
     rng, kills, zero_s = random.Random(seed), list[Kill](), time.monotonic()
     calm = asyncio.Event()
 
     async def strike() -> None:
-        order = list(VICTIMS)
+        order = list(victims)
         rng.shuffle(order)
         while not calm.is_set():
-            victim = order.pop() if order else rng.choice(VICTIMS)
+            victim = order.pop() if order else rng.choice(victims)
             if await asyncio.to_thread(target.kill, victim, rng):
                 kills.append(Kill(victim, time.monotonic() - zero_s))
             with suppress(TimeoutError):
@@ -418,7 +429,14 @@ def leftovers(url: str) -> dict[str, float]:
 
 
 def run(
-    target: Path, draft: Path, num_requests: int, concurrency: int, every_s: float, seed: int, max_tokens: int
+    target: Path,
+    draft: Path,
+    num_requests: int,
+    concurrency: int,
+    every_s: float,
+    seed: int,
+    max_tokens: int,
+    victims: tuple[str, ...] = VICTIMS,
 ) -> dict[str, Any]:
     """The whole experiment on a cluster of its own."""
     todo = work(num_distinct=min(30, num_requests), max_tokens=max_tokens)
@@ -426,15 +444,18 @@ def run(
         before = asyncio.run(load(made.url, todo, len(todo.bodies), 4, lambda _: None))
         if problems := [outcome.error for outcome in before if outcome.error]:
             raise RuntimeError(f"requests failed before the first kill: {problems[:3]}")
-        outcomes, kills = asyncio.run(storm(made, todo, num_requests, concurrency, every_s, seed))
+        outcomes, kills = asyncio.run(storm(made, todo, num_requests, concurrency, every_s, seed, victims))
         found = figures(before, outcomes, kills)
-        idle_since_s = wait_for(
-            lambda: made.is_ready() and not any(leftovers(made.url).values()),
-            90.0,
-            "every slot and lease to be given back",
-            lambda: json.dumps(leftovers(made.url)),
-        )
-        return {**found, "leftovers": leftovers(made.url), "idle_after_s": idle_since_s}
+        begun_s = time.monotonic()
+        while time.monotonic() - begun_s < IDLE_TIMEOUT_S and not (made.is_ready() and made.is_idle()):
+            time.sleep(0.5)
+        state = httpx.get(f"{made.url}/ready", timeout=60.0).json()
+        return {
+            **found,
+            "leftovers": leftovers(made.url),
+            "ready": state,
+            "idle_after_s": time.monotonic() - begun_s,
+        }
 
 
 def free_port() -> int:
@@ -464,6 +485,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--every", type=float, default=8.0, help="seconds between kills")
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=VICTIMS)
     parser.add_argument("--json", type=Path, help="write figures here")
     given = parser.parse_args(arguments)
     header = record.circumstances("chaos", sys.argv[1:] if arguments is None else arguments)
@@ -475,13 +497,16 @@ def main(arguments: list[str] | None = None) -> int:
         given.every,
         given.seed,
         given.max_tokens,
+        tuple(given.victims),
     )
     console = record.console()
     console.print(record.headline(header))
     console.print_json(json.dumps(found))
     if given.json:
         record.write(given.json, header, found)
-    return 1 if found["failed"] or found["wrong"] else 0
+    recovered = found["ready"]["ready"] and not found["ready"]["degraded"]
+    clean = not (found["failed"] or found["wrong"] or any(found["leftovers"].values()))
+    return 0 if clean and recovered else 1
 
 
 if __name__ == "__main__":

@@ -130,9 +130,10 @@ def plain_model(name: str, device: str) -> PreTrainedModel:
 def load(target: str, draft: str, device: str, threads: int) -> tuple[LocalPair, dict[str, Contender]]:
     """All contenders by name, and a pair whose tokenizer they share. The models are loaded twice.
 
-    Twice, because an engine changes the model that it takes over.
+    Twice, because an engine changes the model that it takes over. Prompts come again in every repeat, so nothing
+    of them may be found in a cache.
     """
-    pair = LocalPair.load(target, draft, device=device, num_threads=threads)
+    pair = LocalPair.load(target, draft, device=device, num_threads=threads, prefix_cache=False)
     model, assistant = plain_model(target, device), plain_model(draft, device)
     tokenizers = {}
     if model.config.get_text_config().vocab_size != assistant.config.get_text_config().vocab_size:

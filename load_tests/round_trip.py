@@ -15,15 +15,17 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import uvloop
 
 from adasd.messages import DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.ports import Engine
 from load_tests import record
 from load_tests.counting_engine import CountingEngine
 from services.transport.channels import WorkerChannelPool
@@ -54,13 +56,17 @@ class Figures:
         return cls(statistics.median(times_ms), statistics.fmean(times_ms), cuts[89], cuts[98])
 
 
-def worker_process(role: str, sessions: Sequence[str], port: Connection, step_ms: float = 0.0) -> None:
+def worker_process(
+    role: str, sessions: Sequence[str], port: Connection, make_engine: Callable[[], Engine]
+) -> None:
     """One replica without Ray: sends its address through ``port``, runs until something comes back."""
-    uvloop.run(_serve(role, sessions, port, step_ms))
+    uvloop.run(_serve(role, sessions, port, make_engine))
 
 
-async def _serve(role: str, sessions: Sequence[str], port: Connection, step_ms: float) -> None:
-    host = EngineHost(lambda: CountingEngine(num_slots=len(sessions), step_ms=step_ms), role)
+async def _serve(
+    role: str, sessions: Sequence[str], port: Connection, make_engine: Callable[[], Engine]
+) -> None:
+    host = EngineHost(make_engine, role)
     facts = await host.start()
     leases = LeaseTable(facts.num_slots, idle_ttl_s=600.0, clock=time.monotonic)
     for session in sessions:
@@ -73,11 +79,17 @@ async def _serve(role: str, sessions: Sequence[str], port: Connection, step_ms: 
 
 
 @contextmanager
-def worker(role: str, sessions: Sequence[str], step_ms: float = 0.0) -> Iterator[WorkerAddress]:
-    """A replica in a process of its own, for as long as the context lasts."""
+def worker(
+    role: str, sessions: Sequence[str], make_engine: Callable[[], Engine] | None = None
+) -> Iterator[WorkerAddress]:
+    """A replica in a process of its own, for as long as the context lasts; its engine counts by default.
+
+    ``make_engine`` travels to the process by pickle.
+    """
+    make_engine = make_engine or partial(CountingEngine, num_slots=len(sessions))
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=worker_process, args=(role, sessions, theirs, step_ms), daemon=True)
+    process = context.Process(target=worker_process, args=(role, sessions, theirs, make_engine), daemon=True)
     process.start()
     try:
         if not ours.poll(60):

@@ -395,6 +395,10 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
         yield "target.min_replicas is 0; at least one target has to run"
     if config.grpc_port == config.port:
         yield f"grpc_port and port are both {config.port}; HTTP and gRPC need one port each"
+    tls = config.worker_tls
+    given = [name for name in ("certificate", "key", "ca") if getattr(tls, name) is not None]
+    if len(given) in (1, 2):
+        yield f"worker_tls has {' and '.join(given)}; it takes certificate, key and ca, or none of them"
     for origin in config.cors_origins:
         if origin != "*" and not ORIGIN.fullmatch(origin):
             yield f"cors_origins names {origin!r:.80}; an origin is http(s)://host or http(s)://host:port, or *"

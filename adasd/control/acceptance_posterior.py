@@ -31,7 +31,7 @@ class Monotone(StrEnum):
 
 
 class Decision(StrEnum):
-    """What becomes of P(A | d) (readings I1 and I2 of ALGORITHMS 2.3)."""
+    """What becomes of P(A | d) (the two readings of the paper, docs/algorithm.md)."""
 
     MAP = "map"  # accept iff P >= 1/2
     STOCHASTIC = "stochastic"  # accept with probability P
@@ -39,7 +39,7 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PosteriorOptions:
-    """Switches of ALGORITHMS 2.4 for component 2; the defaults need no tuning."""
+    """What the published text of component 2 leaves open (docs/algorithm.md); the defaults need no tuning."""
 
     decision: Decision = Decision.MAP
     priors: Priors = Priors.COUNTS

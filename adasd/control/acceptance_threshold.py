@@ -12,7 +12,7 @@ from adasd.messages import RelaxBelow, RoundCompleted
 
 
 class Form(StrEnum):
-    """Readings of T_V (the paper's own is not known to us; ALGORITHMS 2.3)."""
+    """Readings of T_V (the paper's own is not known to us; docs/algorithm.md)."""
 
     MIDPOINT = "midpoint"  # half way between the means of the two classes
     MEAN_ALL = "mean-all"  # mean of all distances, the paper's simple baseline

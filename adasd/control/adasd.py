@@ -20,7 +20,7 @@ class CeilingScope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AdasdOptions:
-    """Switches of ALGORITHMS 2.4 for component 1; the defaults need no tuning."""
+    """What the published text of component 1 leaves open (docs/algorithm.md); the defaults need no tuning."""
 
     initial_ceiling: float = math.inf  # nats; until the first rejection
     scope: CeilingScope = CeilingScope.REQUEST

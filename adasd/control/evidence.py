@@ -18,7 +18,7 @@ CENTRES: NDArray[np.float64] = (np.arange(NUM_DISTANCE_BINS) + 0.5) / NUM_DISTAN
 
 
 class Label(StrEnum):
-    """What makes a judged token an example of acceptance (ALGORITHMS 2.3, labels L2 and L1)."""
+    """What makes a judged token an example of acceptance (docs/algorithm.md)."""
 
     EXACT = "exact"  # it passed the exact test, whatever became of it
     OUTCOME = "outcome"  # it was accepted, exactly or by relaxation

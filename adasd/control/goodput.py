@@ -12,7 +12,7 @@ from adasd.messages import DraftRule, RoundCompleted
 def rates(snapshot: Snapshot) -> list[float]:
     """Expected tokens per millisecond for blocks of 0, 1, 2, ... tokens.
 
-    A round yields 1 + S_1 + ... + S_k tokens (ALGORITHMS 1.1) in verify + k (draft + its share of the
+    A round yields 1 + S_1 + ... + S_k tokens in verify + k (draft + its share of the
     verdict) + hop. Raises ValueError while a time was never measured.
     """
     if snapshot.verify_ms is None or snapshot.draft_ms is None or snapshot.hop_ms is None:

@@ -52,6 +52,11 @@ def _attend_group(
     mask = group.mask(fold, window, queries_THD.dtype)
     if group.pad is not None:
         queries_THD = queries_THD.index_select(0, group.pad)
+    if fold == 1:
+        queries = queries_THD.view(num_rows, width, num_heads, head_dim).transpose(1, 2)
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
+        flat = out.transpose(1, 2).reshape(num_rows * width, num_heads, head_dim)
+        return flat if group.unpad is None else flat.index_select(0, group.unpad)
     # query heads of one key-value head become further queries: grouped attention without repeating the cache
     queries = queries_THD.view(num_rows, width, shared, fold, head_dim).permute(0, 2, 3, 1, 4)
     queries = queries.reshape(num_rows, shared, fold * width, head_dim)

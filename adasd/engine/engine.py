@@ -30,7 +30,7 @@ from adasd.engine.rows import PrefixStats
 from adasd.engine.sampling import judge_blocks, not_finite, propose_next
 from adasd.engine.slots import NO_ROW, SlotTable
 from adasd.engine.warm_up import warm_up
-from adasd.engine.work import DraftWork, Piece, Result, VerifyWork, Work
+from adasd.engine.work import SHORT_FEED, DraftWork, Piece, Result, VerifyWork, Work
 from adasd.errors import AdasdError, ConfigError, DeviceFailure, IllegalEvent
 from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, Verdict, VerifyCall, Warp
 from adasd.ports import Clock
@@ -41,6 +41,9 @@ Answer = Drafted | Verdict | CallFailed
 
 CROWDED_SHARE = 4
 """Optimistic drafting yields while more than one in so many slots has committed work waiting."""
+
+PREFILL_PER_RUNNING = 4
+"""Prompt tokens that take about as long on a CPU as one token of a running session does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +243,7 @@ class TorchEngine:
     def _next_pieces(self) -> tuple[list[_Ready], list[Answer]]:
         """What this pass feeds, in the order of attention; and answers to calls that need no pass at all."""
         ready: list[_Ready] = []
-        prefill: list[tuple[Work, Piece]] = []
+        prefill: list[Work] = []
         answers: list[Answer] = []
         for session, work in list(self._waiting.items()):
             piece = work.next_piece(self.config.prefill_chunk)
@@ -248,38 +251,44 @@ class TorchEngine:
                 del self._waiting[session]
                 answers.append(work.answer())
             elif piece.is_prefill:
-                prefill.append((work, piece))
+                prefill.append(work)
             else:
-                ready.append(self._row(work, piece))
-        ready += self._take_turns(prefill)
+                ready.append(self._row(work, self.config.prefill_chunk))
+        ready += self._take_turns(prefill, self._prefill_budget(ready))
         ready.sort(key=lambda one: one.row.attention_order)
         return ready, answers
 
-    def _take_turns(self, prefill: list[tuple[Work, Piece]]) -> list[_Ready]:
+    def _prefill_budget(self, running: list[_Ready]) -> int:
+        """Prompt tokens of this pass; on a CPU fewer while others run, so that it takes about twice as long."""
+        if not running or self.forward.device.type != "cpu":
+            return self._budget
+        num_running = sum(len(one.piece.tokens) for one in running)
+        return min(self._budget, max(SHORT_FEED, PREFILL_PER_RUNNING * num_running))
+
+    def _take_turns(self, prefill: list[Work], budget: int) -> list[_Ready]:
         """Those who waited longest for a piece of their prompt, as many as the budget holds, at least one.
 
         A prompt looks for a held beginning when its turn comes: of several that begin alike and come together
         each goes on from where the one before it got to.
         """
-        budget = self._budget
+        chunk = min(self.config.prefill_chunk, budget)
         taken: list[_Ready] = []
-        for work, piece in sorted(prefill, key=lambda one: one[0].last_pass):
+        for work in sorted(prefill, key=lambda one: one.last_pass):
             if taken and budget <= 0:
                 break
-            ready = self._row(work, piece)
+            ready = self._row(work, chunk)
             if not taken or len(ready.piece.tokens) <= budget:
                 taken.append(ready)
                 budget -= len(ready.piece.tokens)
         return taken
 
-    def _row(self, work: Work, piece: Piece) -> _Ready:
-        """What a call feeds, and where. If its session has no row yet it gets one, and may have less to feed."""
+    def _row(self, work: Work, chunk: int) -> _Ready:
+        """What an incomplete call feeds, and where; its session gets a row of the cache if it has none."""
         slot = work.slot
         if slot.row == NO_ROW:
             self._place(work)
-            left = work.next_piece(self.config.prefill_chunk)
-            assert left is not None, "the last token of a prompt is never found"
-            piece = left
+        piece = work.next_piece(chunk)
+        assert piece is not None, "the last token of a prompt is never found"
         return _Ready(work, piece, Row(slot.row, slot.cached_len, piece.tokens, piece.num_logits))
 
     def _place(self, work: Work) -> None:

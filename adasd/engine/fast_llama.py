@@ -11,6 +11,7 @@ Shape letters: T tokens, W width, H query heads, G key-value heads, D head dimen
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,9 @@ class FastLlama:
         self._head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self._num_heads)
         self._eps = float(config.rms_norm_eps)
         self._fold = self.dtype == torch.float32
+        width = int(config.hidden_size)
+        self._root_width = math.sqrt(width)
+        self._eps_length = torch.tensor(math.sqrt(width * self._eps), device=self.device)
         self._scaling = float(body.layers[0].self_attn.scaling)
         self.layers = [LayerShape(self._kv_heads, self._head_dim)] * len(body.layers)
         with torch.inference_mode():
@@ -87,7 +91,7 @@ class FastLlama:
             self._layers = [self._restack(layer) for layer in body.layers]
             head, norm = model.lm_head.weight.detach(), body.norm.weight.detach()
             self._norm = None if self._fold else norm
-            self._head = (head * norm).t() if self._fold else head.t()
+            self._head = self._folded(head, norm).t()
 
     def __call__(self, batch: Ragged, cache: KVCache) -> Tensor:
         x = self._embedding[batch.ids_T]
@@ -118,9 +122,9 @@ class FastLlama:
     def _normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
         if weight is not None:
             return F.rms_norm(x, (x.shape[-1],), weight, self._eps)
-        mean_square = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(self._eps)
-        normed: Tensor = x * mean_square.rsqrt_().unsqueeze(-1)
-        return normed
+        # the root mean square without its division by the root of W, which is folded into the next matrix
+        length: Tensor = torch.linalg.vector_norm(x, 2, -1, True)
+        return x / length.hypot_(self._eps_length)
 
     def _restack(self, layer: Any) -> _Layer:
         """Stack one layer's weights and empty its modules."""
@@ -141,13 +145,13 @@ class FastLlama:
         norm1, norm2 = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
         stacked = _Layer(
             norm1=None if self._fold else norm1,
-            qkv=(qkv * norm1 if self._fold else qkv).t(),
+            qkv=self._folded(qkv, norm1).t(),
             qkv_bias=qkv_bias,
             qk_norm=qk_norm,
             out=attention.o_proj.weight.detach().t(),
             out_bias=_detached(attention.o_proj.bias),
             norm2=None if self._fold else norm2,
-            gate_up=(gate_up * norm2 if self._fold else gate_up).t(),
+            gate_up=self._folded(gate_up, norm2).t(),
             gate_up_bias=gate_up_bias,
             down=mlp.down_proj.weight.detach().t(),
             down_bias=_detached(mlp.down_proj.bias),
@@ -155,6 +159,10 @@ class FastLlama:
         for emptied in (q, k, v, mlp.gate_proj, mlp.up_proj):
             emptied.weight = nn.Parameter(emptied.weight.new_empty(0), requires_grad=False)
         return stacked
+
+    def _folded(self, matrix: Tensor, norm: Tensor) -> Tensor:
+        """The matrix behind a norm, with the norm's weight in it where that is exact enough."""
+        return matrix * (norm * self._root_width) if self._fold else matrix
 
     def _paired(self, weight: Tensor) -> Tensor:
         """Rows in the order 0, D/2, 1, D/2 + 1, ... within every head: what rotates together is adjacent."""

@@ -12,16 +12,26 @@ import torch
 from torch import Tensor
 
 from adasd.engine.work import DraftWork, Judged, Proposed, VerifyWork
+from adasd.messages import Warp
 from adasd.specdec.blocks import BlockBatch, RuleBatch
 from adasd.specdec.distributions import WarpBatch, masked_block_logits, masked_logits
+from adasd.specdec.divergence import entropy
 from adasd.specdec.draft_step import propose
 from adasd.specdec.verify import Judgement, draw_chance, judge
 
 
 def propose_next(works: Sequence[DraftWork], logits_NV: Tensor, generator: torch.Generator) -> list[Proposed]:
     """The next drafted token of every session, from one row of logits each."""
-    warps = [work.warp for work in works]
-    positions = [work.base_len + len(work.proposed) for work in works]
+    if all(work.warp.greedy and not work.call.rule.row_len for work in works):
+        return propose_greedily(works, logits_NV)
+    return propose_generally(works, logits_NV, generator)
+
+
+def propose_generally(
+    works: Sequence[DraftWork], logits_NV: Tensor, generator: torch.Generator
+) -> list[Proposed]:
+    """``propose_next`` for all kinds of sessions at once."""
+    warps, positions = _laws_wanted(works)
     row_lens = [work.call.rule.row_len for work in works]
     batch = WarpBatch.build(warps, positions, logits_NV.device)
     proposal = propose(masked_logits(logits_NV, warps, positions), batch, row_lens, generator)
@@ -36,6 +46,19 @@ def propose_next(works: Sequence[DraftWork], logits_NV: Tensor, generator: torch
         Proposed(tokens[n], entropies[n], max_probs[n], ids[n, :row_len].copy(), logprobs[n, :row_len].copy())
         for n, row_len in enumerate(row_lens)
     ]
+
+
+def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> list[Proposed]:
+    """``propose_next`` for greedy sessions that send no rows; the quick twin: nothing is drawn."""
+    masked_NV = masked_logits(logits_NV, *_laws_wanted(works))
+    probs_NV = torch.softmax(masked_NV, dim=-1)
+    signals = entropy(probs_NV).tolist(), probs_NV.amax(dim=-1).tolist()
+    return [Proposed(*one) for one in zip(masked_NV.argmax(dim=-1).tolist(), *signals, strict=True)]
+
+
+def _laws_wanted(works: Sequence[DraftWork]) -> tuple[list[Warp], list[int]]:
+    """Warp and position of every session's next drafted token."""
+    return [work.warp for work in works], [work.base_len + len(work.proposed) for work in works]
 
 
 def choose_greedily(works: Sequence[VerifyWork], logits_NV: Tensor) -> list[Judged]:

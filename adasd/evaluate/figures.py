@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adasd.evaluate.intervals import paired_difference, wilson
@@ -34,8 +34,10 @@ class Figures:
     num_accepted: int
     num_relaxed: int
     decode_s: float
+    cpu_s: float
     speed_ups: tuple[float, ...]  # modelled, per cost ratio of COST_RATIOS
     measured_speed_up: float  # tokens per second over those of plain decoding
+    cpu_speed_up: float  # tokens per second of this process's CPU time over those of plain decoding
     acceptance: tuple[float, ...]  # per position of a block: accepted among judged
     reached: tuple[int, ...]  # per position: how often it was judged
 
@@ -111,13 +113,18 @@ def figures(
         num_accepted=sum(sum(a.accepted_per_round) for a in answers),
         num_relaxed=sum(a.num_relaxed for a in answers),
         decode_s=sum(a.decode_s for a in answers),
+        cpu_s=sum(a.cpu_s for a in answers),
         speed_ups=tuple(modelled_speed_up(tokens, rounds, drafted, ratio) for ratio in COST_RATIOS),
-        measured_speed_up=_rate(answers) / max(1e-9, _rate(plain)),
+        measured_speed_up=_ratio(answers, plain, lambda answer: answer.decode_s),
+        cpu_speed_up=_ratio(answers, plain, lambda answer: answer.cpu_s),
         acceptance=acceptance,
         reached=reached,
     )
 
 
-def _rate(answers: Sequence[AnswerRecord]) -> float:
-    """Tokens per second."""
-    return sum(a.num_decoded for a in answers) / max(1e-9, sum(a.decode_s for a in answers))
+def _ratio(
+    answers: Sequence[AnswerRecord], plain: Sequence[AnswerRecord], seconds: Callable[[AnswerRecord], float]
+) -> float:
+    """Tokens per second over those of plain decoding."""
+    ours, theirs = (sum(map(seconds, a)) / max(1, sum(b.num_decoded for b in a)) for a in (answers, plain))
+    return theirs / max(1e-9, ours)

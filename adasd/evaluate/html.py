@@ -153,6 +153,7 @@ def _table(report: Report, rows: Sequence[Figures]) -> str:
         *(f"c={ratio:g}" for ratio in COST_RATIOS),
         "vs best static",
         "measured",
+        "by CPU time",
         "same answers",
     )
     lines = [f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>"]
@@ -163,6 +164,7 @@ def _table(report: Report, rows: Sequence[Figures]) -> str:
             *(f"{speed:.2f}" for speed in row.speed_ups),
             "" if over is None else f"{over:.2f}",
             f"{row.measured_speed_up:.2f}",
+            f"{row.cpu_speed_up:.2f}",
             f"{row.same_answers:.0%}",
         )
         lines.append(f"<tr>{''.join(f'<td>{escape(value)}</td>' for value in values)}</tr>")

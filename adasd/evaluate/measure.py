@@ -24,7 +24,8 @@ class AnswerRecord:
     drafted_per_round: tuple[int, ...]
     accepted_per_round: tuple[int, ...]
     num_relaxed: int
-    decode_s: float
+    decode_s: float  # wall time
+    cpu_s: float  # of this process; tells more than wall time where a CPU is shared with other work
     generation_threshold: float | None  # nats, at the answer's end
     acceptance_threshold: float | None  # Jensen-Shannon distance, at the answer's end
 
@@ -91,16 +92,16 @@ def run(
 
 
 def _answer(pair: LocalPair, item: Item, method: Method, sampling: SamplingParams) -> AnswerRecord:
-    text, tokens, report, first_s = "", list[int](), None, None
+    text, tokens, report, first = "", list[int](), None, None
     for event in pair.stream(_prompt(pair, item.prompt), sampling, method.options):
         if isinstance(event, Chunk):
-            first_s = first_s or time.perf_counter()
+            first = first or (time.perf_counter(), time.process_time())
             text += event.text
             tokens.extend(token.id for token in event.tokens)
         else:
             report = event.speculation
     assert report is not None
-    decode_s = time.perf_counter() - first_s if first_s is not None else 0.0
+    wall_s, cpu_s = first or (time.perf_counter(), time.process_time())
     return AnswerRecord(
         item.group,
         item.judge(text) if item.judge else None,
@@ -109,7 +110,8 @@ def _answer(pair: LocalPair, item: Item, method: Method, sampling: SamplingParam
         report.drafted_per_round,
         report.accepted_per_round,
         _relaxed(report),
-        decode_s,
+        time.perf_counter() - wall_s,
+        time.process_time() - cpu_s,
         report.generation_threshold,
         report.acceptance_threshold,
     )

@@ -24,6 +24,7 @@ from adasd.session.opening import check_length, warp_of
 from adasd.session.state import Terms
 from adasd.text.tokenizer import Tokenizer
 from services.gateway.backend import Readiness, ServedModel
+from services.orchestrator.admission import AdmissionQueue, AdmittedPlacement
 from services.orchestrator.driver import Driver, Limits, Placement
 from services.orchestrator.readiness import Readings
 
@@ -51,6 +52,7 @@ class OrchestratorBackend:
         self.controller = Controller(config.speculation, placement.has_draft)
         self.started_s = int(time.time())
         self.drivers: dict[str, Driver] = {}
+        self.queue = AdmissionQueue(config.max_queued_requests)
 
     # ----------------------------------------------------------------- what is known
 
@@ -124,7 +126,7 @@ class OrchestratorBackend:
             OpenCall(request.request_id, warp, len(prompt) + sampling.max_tokens),
             effective,
             self.controller.session(effective, warp),
-            self.placement,
+            AdmittedPlacement(self.placement, self.queue),
             Limits(
                 request_timeout_s=request.timeout_s or config.request_timeout_s,
                 draft_timeout_s=config.draft_timeout_s,

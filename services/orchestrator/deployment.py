@@ -65,7 +65,7 @@ class Orchestrator:
             Tokenizer.load, model.model, trust_remote_code=model.trust_remote_code
         )
         model_config = await asyncio.to_thread(load_config, model.model, model.trust_remote_code)
-        self.channels = WorkerChannelPool()
+        self.channels = WorkerChannelPool(tls=config.worker_tls)
         placement = LeasePlacement(
             Tier("target", Lessor(target), config.verify_timeout_s),
             Tier("draft", Lessor(draft), DRAFT_CALL_TIMEOUT_S) if draft else None,
@@ -85,7 +85,9 @@ class Orchestrator:
         self.reporter = Reporter(registry, replica_name(), "orchestrator", link)
         self.reporter.start()
         self.keys = KeyRing(config.api_keys)
-        self.prober = asyncio.get_running_loop().create_task(Prober(placement, readings).run())
+        may_sleep = config.draft is not None and config.draft.min_replicas == 0
+        prober = Prober(placement, readings, may_sleep=may_sleep)
+        self.prober = asyncio.get_running_loop().create_task(prober.run())
         self.grpc: GrpcDoor | None = None
         if config.grpc_port:
             self.grpc = await start_grpc(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from adasd.control.controller import EffectiveSpeculation, SessionController
@@ -87,6 +88,16 @@ class Limits:
     max_target_losses: int = 5
 
 
+@dataclass(slots=True)
+class Wishes:
+    """What a step of the session leaves to be done, by when it is done: the plan first, the rest at leisure."""
+
+    plan: AskPlan | None = None
+    rounds: list[RoundCompleted] = field(default_factory=list)  # to be told
+    chunks: list[Chunk] = field(default_factory=list)  # to be yielded
+    error: AdasdError | None = None  # why the session ended, if it failed
+
+
 class Driver:
     """Runs one answer. Use once: ``async for event in driver.run(): ...``."""
 
@@ -108,6 +119,7 @@ class Driver:
         self.releases: set[asyncio.Task[None]] = set()  # awaited at the end
         self.target: Attachment | None = None
         self.draft: Attachment | None = None
+        self.wants_draft = placement.has_draft and effective.mode is not Mode.OFF
         self.num_target_losses = 0
         self.newest_draft_call = 0  # epoch
 
@@ -122,44 +134,56 @@ class Driver:
         deadline = loop.call_later(self.limits.request_timeout_s, self.events.put_nowait, Fail(late))
         try:
             session, actions = begin(self.terms)
-            if self.placement.has_draft and self.effective.mode is not Mode.OFF:
-                self.spawn(self.keep_draft_attached())
             while True:
-                planned: Planned | None = None
-                for action in actions:
-                    match action:
-                        case Emit(chunk):
-                            yield chunk
-                        case AskPlan():
-                            planned = self.plan(action)
-                        case Finish(_, error):
-                            if error is not None:
-                                raise error
-                            yield complete(session, self.effective, self.controller)
-                        case _:
-                            self.perform(action)
+                wishes = self.perform_all(actions)
+                if wishes.plan is not None:  # the next asks leave before anybody reads what the verdict said
+                    session, actions = step(session, self.plan(wishes.plan))
+                    self.perform_all(actions)
+                    await self.let_asks_leave()
+                for done in wishes.rounds:
+                    self.on_round(done)
+                for chunk in wishes.chunks:
+                    yield chunk
                 if session.phase is Phase.FINISHED:
+                    if wishes.error is not None:
+                        raise wishes.error
+                    yield complete(session, self.effective, self.controller)
                     return
-                session, actions = step(session, planned or await self.events.get())
+                session, actions = step(session, await self.events.get())
         finally:
             deadline.cancel()
             await self.give_back()
 
     # ----------------------------------------------------------------- actions
 
-    def perform(self, action: Action) -> None:
-        """Start what takes time; the outcome comes back as an event."""
-        match action:
-            case AskDraft(call):
-                self.spawn(self.ask_draft(call))
-            case AskVerify(call):
-                self.spawn(self.ask_verify(call))
-            case AttachTarget():
-                self.spawn(self.attach_target())
-            case Learn(done):
-                if not done.prefill:
-                    self.controller.learn(done)
-                self.on_round(done)
+    @staticmethod
+    async def let_asks_leave() -> None:
+        """Asks travel in tasks of their own: one turn of the loop begins the ask, the next writes it."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    def perform_all(self, actions: tuple[Action, ...]) -> Wishes:
+        """Start what takes time, whose outcome comes back as an event; return what remains to be done."""
+        wishes = Wishes()
+        for action in actions:
+            match action:
+                case AskDraft(call):
+                    self.spawn(self.ask_draft(call))
+                case AskVerify(call):
+                    self.spawn(self.ask_verify(call))
+                case AttachTarget():
+                    self.spawn(self.attach_target())
+                case Learn(done):
+                    if not done.prefill:
+                        self.controller.learn(done)
+                    wishes.rounds.append(done)
+                case AskPlan():
+                    wishes.plan = action
+                case Emit(chunk):
+                    wishes.chunks.append(chunk)
+                case Finish(_, error):
+                    wishes.error = error
+        return wishes
 
     def plan(self, ask: AskPlan) -> Planned:
         plan = self.controller.plan(ask.remaining_tokens, ask.num_emitted, ask.num_relaxed)
@@ -172,17 +196,17 @@ class Driver:
         loop = asyncio.get_running_loop()
         self.newest_draft_call = call.epoch
         late = loop.call_later(self.limits.draft_timeout_s, self.events.put_nowait, DraftLate(call.epoch))
-        asked_s = loop.time()
+        asked_s = time.perf_counter()
         try:
             drafted = await draft.draft(call)
         except Superseded as error:
             if call.epoch == self.newest_draft_call:  # by nothing that this driver sent
                 self.lose(draft, str(error))
-        except AdasdError as error:
+        except Exception as error:
             self.lose(draft, str(error))
         else:
             if draft is self.draft:
-                self.events.put_nowait(DraftAnswered(drafted, 1e3 * (loop.time() - asked_s)))
+                self.events.put_nowait(DraftAnswered(drafted, 1e3 * (time.perf_counter() - asked_s)))
         finally:
             late.cancel()
 
@@ -190,8 +214,7 @@ class Driver:
         target = self.target
         if target is None:
             return
-        loop = asyncio.get_running_loop()
-        asked_s = loop.time()
+        asked_s = time.perf_counter()  # uvloop's own clock counts whole milliseconds
         try:
             verdict = await target.verify(call)
         except InvalidRequest as error:
@@ -200,7 +223,7 @@ class Driver:
             self.lose(target, str(error))
         else:
             if target is self.target:
-                self.events.put_nowait(TargetAnswered(verdict, 1e3 * (loop.time() - asked_s)))
+                self.events.put_nowait(TargetAnswered(verdict, 1e3 * (time.perf_counter() - asked_s)))
 
     # ----------------------------------------------------------------- attachments
 
@@ -212,14 +235,18 @@ class Driver:
             return
         self.spawn(self.watch(self.target))
         self.events.put_nowait(TargetAttached())
+        if not self.wants_draft:
+            return
+        self.wants_draft = False  # whoever waits for its first target holds nothing else
+        self.spawn(self.keep_draft_attached())
 
     async def keep_draft_attached(self) -> None:
         """Lease a draft, and another whenever it is lost; never gives up, never hurries."""
         while True:
             try:
                 self.draft = await self.placement.attach_draft(self.open_call)
-            except AdasdError as error:
-                log.info("session %s runs without a draft: %s", self.terms.session, error)
+            except Exception as error:  # a draft is never worth an answer
+                log.info("session %s runs without a draft: %r", self.terms.session, error)
             else:
                 attachment = self.draft
                 self.events.put_nowait(DraftAttached())

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Protocol
 
-from adasd.errors import AdasdError, Overloaded, WorkerLost
+from adasd.errors import Overloaded, WorkerLost
 from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
 from services.transport.channels import WorkerChannelPool
 from services.transport.client import RoundsLine, WorkerAddress
@@ -81,9 +81,17 @@ class LeasedSlot:
             await self.stream.__anext__()
         except StopAsyncIteration:
             return "its lease expired"
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if self.released:
+                raise
             return f"its replica died ({type(error).__name__})"
         return "its lease was answered twice"
+
+
+def is_being_cancelled(error: BaseException) -> bool:
+    """Is this our own cancellation? Serve also raises CancelledError for a stream whose replica went away."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 class LeasePlacement:
@@ -128,9 +136,9 @@ class LeasePlacement:
                 grant = await asyncio.wait_for(stream.__anext__(), timeout_s)
             except TimeoutError:
                 raise Overloaded(f"no {tier.role} slot became free within {timeout_s:.1f} s") from None
-            except AdasdError:
-                raise
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if is_being_cancelled(error):
+                    raise
                 raise WorkerLost(tier.role, f"no lease ({type(error).__name__}: {error})") from error
             worker = WorkerAddress(tier.role, grant["address"], grant["incarnation"])
             line = RoundsLine(self.channels, worker, lease_id, tier.call_timeout_s)

@@ -55,17 +55,26 @@ class Readings:
 
 
 class Prober:
-    """Keeps ``readings`` true. ``run`` ends only by cancellation."""
+    """Keeps ``readings`` true. ``run`` ends only by cancellation.
 
-    def __init__(self, placement: Placement, readings: Readings, clock: Clock = time.monotonic) -> None:
-        self.placement, self.readings, self.clock = placement, readings, clock
+    Where drafts ``may_sleep`` (scale to zero), none is probed after its first answer: a probe would wake it.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        readings: Readings,
+        clock: Clock = time.monotonic,
+        may_sleep: bool = False,
+    ) -> None:
+        self.placement, self.readings, self.clock, self.may_sleep = placement, readings, clock, may_sleep
         self.target_since_s: float | None = None
         self._names = (f"probe-{number}" for number in count())
 
     async def run(self) -> None:
         while True:
             self.readings.target = await self.read("target", self.probe_target, self.readings.target)
-            if self.readings.has_draft:
+            if self.readings.has_draft and not (self.may_sleep and "draft" in self.readings.answered):
                 self.readings.draft = await self.read("draft", self.probe_draft, self.readings.draft)
                 self.readings.draft_overdue = self.waited_long_enough()
             await asyncio.sleep(RUNNING_S if self.readings.settled else STARTING_S)
@@ -86,6 +95,9 @@ class Prober:
             return before if role in self.readings.answered else f"the {role} cannot serve yet: {error}"
         except AdasdError as error:
             return f"the {role} cannot serve: {error}"
+        except Exception as error:  # whatever it is, the next probe comes
+            log.exception("the %s's probe failed for an unforeseen reason", role)
+            return f"the {role} cannot serve: {type(error).__name__}: {error}"
         self.readings.answered.add(role)
         return None
 

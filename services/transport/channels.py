@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import grpc
 
+from adasd.config import TlsConfig
 from services.transport.options import CLIENT_OPTIONS
+from services.transport.tls import client_credentials, client_options
 
 
 @dataclass(slots=True)
@@ -20,11 +22,14 @@ class _Shared:
 class WorkerChannelPool:
     """Channels by address, counted. An unused one lives on for ``linger_s`` seconds, then is closed.
 
-    Belongs to the event loop that it is first used on; await ``close`` before that loop ends.
+    Belongs to the event loop that it is first used on; await ``close`` before that loop ends. With ``tls`` both
+    ends have to prove who they are; ConfigError if its files cannot be read.
     """
 
-    def __init__(self, linger_s: float = 10.0) -> None:
-        self._linger_s = linger_s
+    def __init__(self, linger_s: float = 10.0, tls: TlsConfig | None = None) -> None:
+        self._linger_s, self._tls = linger_s, tls if tls is not None and tls.is_on else None
+        if self._tls is not None:
+            client_credentials(self._tls)  # complain now
         self._shared: dict[str, _Shared] = {}
         self._closings: set[asyncio.Task[None]] = set()
 
@@ -35,7 +40,7 @@ class WorkerChannelPool:
         """The channel to ``host:port``; every call needs its ``release``."""
         shared = self._shared.get(address)
         if shared is None:
-            shared = self._shared[address] = _Shared(grpc.aio.insecure_channel(address, list(CLIENT_OPTIONS)))
+            shared = self._shared[address] = _Shared(self._connect(address))
         if shared.closing is not None:
             shared.closing.cancel()
             shared.closing = None
@@ -51,6 +56,12 @@ class WorkerChannelPool:
         if shared.num_users == 0:
             loop = asyncio.get_running_loop()
             shared.closing = loop.call_later(self._linger_s, self._close_unused, address)
+
+    def _connect(self, address: str) -> grpc.aio.Channel:
+        if self._tls is None:
+            return grpc.aio.insecure_channel(address, list(CLIENT_OPTIONS))
+        options = [*CLIENT_OPTIONS, *client_options(self._tls)]
+        return grpc.aio.secure_channel(address, client_credentials(self._tls), options)
 
     async def close(self) -> None:
         """Close every channel; streams on them end."""

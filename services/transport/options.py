@@ -1,4 +1,4 @@
-"""gRPC options that both ends share (RAY.md 4.2): a dead link shows within 8 s, also when idle."""
+"""gRPC options that both ends share: a dead link shows within 8 s, also when idle."""
 
 from __future__ import annotations
 

@@ -12,11 +12,13 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
+from adasd.config import TlsConfig
 from adasd.errors import AdasdError, ConfigError
 from services.transport.codec import decode_frame, encode_reply
 from services.transport.frames import Frame, Reply
 from services.transport.options import ROUNDS_METHOD, SERVER_OPTIONS
 from services.transport.status import abort
+from services.transport.tls import server_credentials
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -100,12 +102,20 @@ async def start_server(
     host: str,
     port: int = 0,
     options: Sequence[tuple[str, int]] = SERVER_OPTIONS,
+    tls: TlsConfig | None = None,
 ) -> RunningServer:
-    """Listen on ``host``; port 0 takes a free one. ConfigError if the address cannot be had."""
+    """Listen on ``host``; port 0 takes a free one. With ``tls``, only peers with a certificate may call.
+
+    ConfigError if the address cannot be had, or a file of ``tls`` cannot be read.
+    """
     server = grpc.aio.server(options=list(options))
     server.add_generic_rpc_handlers(tuple(handlers))
     try:
-        bound = server.add_insecure_port(f"{_bracketed(host)}:{port}")
+        address = f"{_bracketed(host)}:{port}"
+        if tls is not None and tls.is_on:
+            bound = server.add_secure_port(address, server_credentials(tls))
+        else:
+            bound = server.add_insecure_port(address)
     except RuntimeError as error:
         raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose a free port") from error
     await server.start()

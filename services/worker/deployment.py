@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import Any
 from uuid import uuid4
 
-from adasd.config import LogConfig, TierConfig
+from adasd.config import LogConfig, TierConfig, TlsConfig
 from adasd.ports import Engine
 from services.observability.logs import configure
 from services.observability.reporter import HandleLink, Reporter
@@ -25,6 +25,7 @@ from services.replica import replica_name
 from services.transport.server import RunningServer, rounds_handler, start_server
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
+from services.worker.load import LoadMeter
 from services.worker.service import WorkerService
 from services.worker.warmup import warm_up
 
@@ -50,6 +51,7 @@ class Worker:
         model_name: str = "",
         logs: LogConfig | None = None,
         board: Any = None,
+        tls: TlsConfig | None = None,
     ) -> None:
         """Load and warm up the model, then listen.
 
@@ -58,7 +60,8 @@ class Worker:
         only one of the two knows are never proposed. A lease ends
         ``idle_ttl_s`` seconds after its session was heard of last; a forward pass longer than
         ``hang_after_s`` seconds fails the health check. ``model_name`` is the one that clients use, ``board`` the
-        Serve handle of services.observability.board, where the replica's figures go (None: nowhere).
+        Serve handle of services.observability.board, where the replica's figures go (None: nowhere),
+        ``tls`` who may call.
         """
         self.role, self.incarnation, self._hang_after_s = role, uuid4().hex, hang_after_s
         began_s = time.monotonic()
@@ -74,8 +77,11 @@ class Worker:
             log.info("loaded the %s model in %.1f s; warming up", role, time.monotonic() - began_s)
             await warm_up(self._host)
             self._leases = LeaseTable(facts.num_slots, idle_ttl_s, time.monotonic)
+            self._load = LoadMeter()
             self._service = WorkerService(self._host, self._leases, self.incarnation)
-            self._server = await start_server([rounds_handler(self._service)], bind_host(host, _node_ip()))
+            self._server = await start_server(
+                [rounds_handler(self._service)], bind_host(host, _node_ip()), tls=tls
+            )
             self._grant = self._first_item(self._server.address)
             figures = WorkerCollector(role, model_name, self._host.stats, self._leases.__len__)
             self._reporter = Reporter(figures, replica_name(), role, HandleLink(board) if board else None)
@@ -107,15 +113,8 @@ class Worker:
         self._host.check(self._hang_after_s)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What scaling policies may look at (ctx.aggregated_metrics)."""
-        stats = self._host.stats()
-        return {
-            "sessions": float(len(self._leases)),
-            "slots": float(stats.num_slots),
-            "pending": float(stats.num_pending),
-            "mean_batch": stats.mean_batch,
-            "busy_s": stats.busy_s,
-        }
+        """What the scaling policy looks at (cluster.scaling): figures since the last report."""
+        return self._load.since_last(self._host.stats(), len(self._leases))
 
     def record_replica_metadata(self) -> dict[str, str | int]:
         """What Serve tells every router when the replica joins."""

@@ -50,6 +50,9 @@ class HostStats:
     num_tokens: int  # tokens drafted or decided
     busy_s: float  # seconds inside forward passes
     batch_sizes: tuple[tuple[int, int], ...]  # (calls in a step, steps), by calls
+    waited_s: float = 0.0  # seconds that calls which a round waits for were in the worker without being computed
+    computed_s: float = 0.0  # seconds that they were in forward passes
+    num_optimistic: int = 0  # calls answered that assumed an acceptance
 
     @property
     def mean_batch(self) -> float:
@@ -91,6 +94,9 @@ class _Work:
     num_tokens: int = 0
     busy_s: float = 0.0
     batch_sizes: Counter[int] = field(default_factory=Counter)
+    waited_s: float = 0.0
+    computed_s: float = 0.0
+    num_optimistic: int = 0
 
 
 class EngineHost:
@@ -192,6 +198,9 @@ class EngineHost:
             num_tokens=work.num_tokens,
             busy_s=work.busy_s,
             batch_sizes=tuple(sorted(work.batch_sizes.copy().items())),
+            waited_s=work.waited_s,
+            computed_s=work.computed_s,
+            num_optimistic=work.num_optimistic,
         )
 
     async def _ask(self, call: OpenCall | DraftCall | VerifyCall | _Close) -> Drafted | Verdict | None:
@@ -380,6 +389,11 @@ class EngineHost:
             work.num_calls += 1
             work.num_failed += isinstance(answer, AdasdError)
             work.num_tokens += _num_tokens(answer)
+            if isinstance(ask.call, DraftCall) and ask.call.optimistic:
+                work.num_optimistic += 1
+            elif isinstance(answer, Drafted | Verdict):
+                work.waited_s += 1e-3 * answer.queue_ms
+                work.computed_s += 1e-3 * answer.compute_ms
         work.answers.append((ask, answer))
 
     def _hand_over(self) -> None:

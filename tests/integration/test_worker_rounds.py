@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 import grpc
 import numpy as np
@@ -391,7 +392,8 @@ def client_process(address: str, ready) -> None:
 async def test_a_killed_worker_is_lost_within_a_second():
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    worker = context.Process(target=round_trip.worker_process, args=("target", ["a"], theirs, 5000.0))
+    slow = partial(CountingEngine, step_ms=5000.0)
+    worker = context.Process(target=round_trip.worker_process, args=("target", ["a"], theirs, slow))
     worker.start()
     assert await asyncio.to_thread(ours.poll, 30)
     pool = WorkerChannelPool()

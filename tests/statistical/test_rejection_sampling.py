@@ -131,7 +131,7 @@ def test_a_wrong_law_is_noticed():
 
 
 def test_relaxing_everything_moves_mass_only_where_the_target_has_some(monkeypatch):
-    # ALGORITHMS 2.5: p = (.5, .3, .2, 0), q = (.2, .3, .3, .2), always relax -> (.4, .3, .3, 0)
+    # By hand: p = (.5, .3, .2, 0), q = (.2, .3, .3, .2), always relax -> (.4, .3, .3, 0)
     pad = [1e-30, 1e-30]
     target = Bigrams(torch.tensor([[0.5, 0.3, 0.2, 0.0, 0.0, 0.0]] * V).log())
     draft = Bigrams(torch.tensor([[0.2, 0.3, 0.3, 0.2, *pad]] * V).log())

@@ -48,7 +48,7 @@ def test_the_race_follows_the_law(warp):
 
 
 def match_probability(target: torch.Tensor, draft: torch.Tensor) -> float:
-    """M = sum over x of 1 / sum over y of max(p_y / p_x, q_y / q_x) (ALGORITHMS 1.3)."""
+    """M = sum over x of 1 / sum over y of max(p_y / p_x, q_y / q_x)."""
     total = 0.0
     for p, q in zip(target.tolist(), draft.tolist(), strict=True):
         if p > 0 and q > 0:

@@ -46,10 +46,11 @@ def test_without_a_draft_there_is_no_draft_deployment():
     assert draft is None
 
 
-def test_bounds_that_differ_mean_autoscaling_on_leases():
-    bounds = scaling(replace(TIER, min_replicas=0, max_replicas=3))["autoscaling_config"]
-    assert (bounds["min_replicas"], bounds["max_replicas"], bounds["target_ongoing_requests"]) == (0, 3, 7.0)
+def test_bounds_that_differ_mean_autoscaling_by_our_policy():
+    bounds = scaling("draft", replace(TIER, min_replicas=0, max_replicas=3))["autoscaling_config"]
+    assert (bounds["min_replicas"], bounds["max_replicas"]) == (0, 3)
+    assert bounds["policy"]["policy_kwargs"]["role"] == "draft"
     _, draft = tiers(replace(CONFIG, draft=replace(TIER, max_replicas=2)))
     assert draft is not None
     assert draft._deployment_config.autoscaling_config.max_replicas == 2
-    assert scaling(replace(TIER, min_replicas=2, max_replicas=2)) == {"num_replicas": 2}
+    assert scaling("draft", replace(TIER, min_replicas=2, max_replicas=2)) == {"num_replicas": 2}

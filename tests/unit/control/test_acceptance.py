@@ -119,7 +119,7 @@ def test_density_is_scipys():
 
 
 def test_binning_hardly_moves_a_density():
-    """Raw values, not bin centres: ALGORITHMS 2.5 found an error of .0065 on a peak of 3.58."""
+    """Raw values, not bin centres: binning was found to cost .0065 on a peak of 3.58."""
     accepted, _ = beta_distances(num_accepted=2000)
     weights = evidence(accepted, []).accepted
     h = bandwidth(weights, Bandwidth.SILVERMAN)

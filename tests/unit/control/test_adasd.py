@@ -125,7 +125,7 @@ def test_a_draft_that_is_always_rejected_keeps_blocks_short_and_not_empty():
 
 @pytest.mark.parametrize("start", [0.0, 0.5, 2.0, 5.0, math.inf])
 def test_the_ceiling_converges_to_one_value_from_any_start(start):
-    """ALGORITHMS 2.2: about 1.5 nats; 1.41 to 1.58 at round 1000. Starts count as 4 rejections here."""
+    """About 1.5 nats; 1.41 to 1.58 at round 1000. Starts count as 4 rejections here."""
     policy = Adasd()
     state = CeilingState(own=RunningMean(start, 4)) if start < math.inf else policy.start(None)
     state, drafted, accepted = simulate(policy, state, 1000, falling)

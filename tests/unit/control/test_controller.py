@@ -23,16 +23,17 @@ from adasd.messages import (
 from tests.unit.control.rounds import a_round, judged
 
 GREEDY, SAMPLED, SEEDED = Warp(temperature=0.0), Warp(), Warp(seed=1)
+PUBLISHED = SpeculationConfig(acceptance="posterior")  # it learns; the default rule has nothing to learn
 
 
 def begun(controller=None, warp=GREEDY, **options):
-    controller = controller or Controller(SpeculationConfig())
+    controller = controller or Controller(PUBLISHED)
     return controller.session(controller.effective(SpeculationOptions(**options)), warp)
 
 
 def taught(mode=Mode.ADAPTIVE, warp=GREEDY):
     """A controller with a warm posterior for ``warp`` and T_G = 1 nat in ``mode``."""
-    controller = Controller(SpeculationConfig())
+    controller = Controller(PUBLISHED)
     session = begun(controller, warp, mode=mode)
     rng = np.random.default_rng(0)
     for accepted, rejected in zip(rng.beta(2, 8, 64), rng.beta(5, 5, 64), strict=True):
@@ -85,7 +86,7 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(kind, name, near):
 
 def test_drafting_that_does_not_pay_is_bypassed_unless_the_request_names_a_policy():
     for drafting, bypassed in ((None, True), ("static", False)):
-        controller = Controller(SpeculationConfig())
+        controller = Controller(PUBLISHED)
         effective = controller.effective(SpeculationOptions(drafting=drafting))
         session = controller.session(effective, Warp(temperature=0.0))
         session.learn(RoundCompleted(None, Verdict("s", 1, 0, 0, 1), 0.0, 5.0))
@@ -98,7 +99,7 @@ def test_drafting_that_does_not_pay_is_bypassed_unless_the_request_names_a_polic
 
 
 def test_defaults_come_from_the_deployment():
-    controller = Controller(SpeculationConfig())
+    controller = Controller(PUBLISHED)
     assert controller.effective(SpeculationOptions()) == EffectiveSpeculation(
         Mode.EXACT, "adasd", None, 16, 0.0, gated=True
     )
@@ -108,7 +109,7 @@ def test_defaults_come_from_the_deployment():
 
 
 def test_static_means_five_tokens_unless_the_request_says_otherwise():
-    controller = Controller(SpeculationConfig())
+    controller = Controller(PUBLISHED)
     assert controller.effective(SpeculationOptions(drafting="static")).max_draft_tokens == 5
     asked = SpeculationOptions(drafting="static", max_draft_tokens=9)
     assert begun(controller, drafting="static", max_draft_tokens=9).plan(50, 0, 0).draft.max_tokens == 9
@@ -128,7 +129,7 @@ def test_static_means_five_tokens_unless_the_request_says_otherwise():
 )
 def test_options_that_cannot_be_honoured_are_refused(options, param, words):
     with pytest.raises(InvalidRequest) as caught:
-        Controller(SpeculationConfig()).effective(SpeculationOptions(**options))
+        Controller(PUBLISHED).effective(SpeculationOptions(**options))
     assert caught.value.param == f"speculation.{param}"
     assert all(word in str(caught.value) for word in words)
 
@@ -149,7 +150,7 @@ def test_settings_that_serve_nobody_are_refused_at_start(config):
 
 
 def test_without_a_draft_everything_is_plain_and_asking_for_more_is_refused():
-    controller = Controller(SpeculationConfig(), has_draft=False)
+    controller = Controller(PUBLISHED, has_draft=False)
     assert controller.effective(SpeculationOptions()).mode is Mode.OFF
     with pytest.raises(InvalidRequest, match="draft"):
         controller.effective(SpeculationOptions(mode=Mode.EXACT))
@@ -241,7 +242,7 @@ def test_threshold_policies_report_their_threshold():
 
 
 def test_a_new_request_starts_from_what_others_learned_and_running_ones_keep_their_rule():
-    controller = Controller(SpeculationConfig())
+    controller = Controller(PUBLISHED)
     running = begun(controller, mode=Mode.ADAPTIVE)
     for accepted, rejected in zip(np.linspace(0.05, 0.3, 64), np.linspace(0.4, 0.9, 64), strict=True):
         running.learn(a_round(1, 2, [0.1, 1.0], [accepted, rejected], [True, False]))
@@ -277,7 +278,7 @@ def test_a_seeded_adaptive_request_depends_on_itself_alone(warp):
             begun(controller, mode=Mode.ADAPTIVE).learn(a_round(0, 1, [9.0], [0.9], [False]))
         return seen
 
-    fresh = plans(Controller(SpeculationConfig()))
+    fresh = plans(Controller(PUBLISHED))
     assert plans(taught()) == fresh
     assert fresh[0].accept.relax is None
     assert fresh[-1].accept.relax is not None  # it learns from its own verdicts

@@ -30,7 +30,7 @@ def test_heuristic_adds_two_or_takes_one():
 
 @pytest.mark.parametrize(("bound", "ceiling"), [(0.1, 4.05), (0.4, 1.8), (0.5, 1.25), (0.8, 0.2), (1.0, 0.0)])
 def test_adaedl_ceilings_of_the_table(bound, ceiling):
-    """ALGORITHMS 3.1, gamma = .2."""
+    """arXiv:2410.18351, gamma = .2."""
     assert Adaedl().decide(DriftState(bound), SNAPSHOT).entropy_ceiling == pytest.approx(ceiling)
 
 
@@ -97,7 +97,7 @@ def geometric(alpha, length=32):
     ],
 )
 def test_best_length_of_the_table(alpha, cost, length, speed_up):
-    """ALGORITHMS 1.1: best length and speed-up over plain decoding for i.i.d. acceptance."""
+    """Best length and speed-up over plain decoding for i.i.d. acceptance."""
     snapshot = measured(geometric(alpha), draft_ms=10 * cost)
     rule = Goodput().decide(GoodputState(), snapshot)
     assert rule.max_tokens == length

@@ -30,7 +30,7 @@ def test_survival_before_any_round_assumes_seven_in_ten():
 
 
 def test_survival_is_not_misled_by_unjudged_tokens():
-    """True chance .8 per token in blocks of 5: accepted / drafted would say .54 (ALGORITHMS 4)."""
+    """True chance .8 per token in blocks of 5: accepted / drafted would say .54."""
     rng = np.random.default_rng(1)
     survival, first, third, naive = Survival(), [], [], []
     for i in range(4000):

@@ -85,6 +85,27 @@ def test_a_long_prompt_does_not_hold_up_a_running_session():
     e.close("short")
 
 
+def test_while_others_run_a_prompt_is_fed_in_smaller_pieces():
+    (prompt,) = prompts(130)
+    e = engine("llama", prefill_chunk=100)
+    for session, room in (("long", 150), ("a", 150), ("b", 150)):
+        e.open(OpenCall(session, GREEDY, room))
+    for session, text in (("a", (1, 2)), ("b", (3,))):
+        verify(e, VerifyCall(session, 0, 0, text))
+    e.submit(VerifyCall("long", 0, 0, prompt))
+    seen = []
+    for block in ((), (5,) * 5, ()):  # the others feed 2, 12 and 2 tokens
+        for session in "ab":
+            e.submit(VerifyCall(session, 1, e.cached_len(session), (4,), block))
+        assert len(e.step()) == 2
+        seen.append(e.cached_len("long"))
+    assert seen == [32, 32 + 48, 80 + 32], "four times as many, at least 32"
+    (verdict,) = run_until_idle(e)
+    assert verdict.next_token == generate("llama", prompt, 1)[0]
+    for session in ("long", "a", "b"):
+        e.close(session)
+
+
 def test_prompts_take_turns():
     e = engine("llama", prefill_chunk=32)
     for i, prompt in enumerate(prompts(100, 100, 100)):

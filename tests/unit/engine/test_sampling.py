@@ -4,15 +4,21 @@ import random
 
 import torch
 
-from adasd.engine.sampling import choose_greedily, is_plainly_greedy, judge_generally
+from adasd.engine.sampling import (
+    choose_greedily,
+    is_plainly_greedy,
+    judge_generally,
+    propose_generally,
+    propose_next,
+)
 from adasd.engine.slots import Slot
-from adasd.engine.work import VerifyWork
-from adasd.messages import AcceptRule, RelaxBelow, VerifyCall, Warp
+from adasd.engine.work import DraftWork, VerifyWork
+from adasd.messages import AcceptRule, DraftCall, DraftRule, RelaxBelow, VerifyCall, Warp
 
 
 def work(block, warp, rule=AcceptRule()):  # noqa: B008 (frozen)
     call = VerifyCall("s", 0, 0, (1, 2, 3), tuple(block), None, rule)
-    return VerifyWork(Slot(0, "s", 50), warp, 0.0, call=call)
+    return VerifyWork(Slot("s", 50), warp, 0.0, call=call)
 
 
 def test_greedy_verdicts_are_those_of_the_general_judge():
@@ -32,6 +38,21 @@ def test_greedy_verdicts_are_those_of_the_general_judge():
         assert quick == judge_generally(works, logits, generator)
         num_accepted |= {judged.num_accepted for judged in quick}
     assert num_accepted >= {0, 1, 2}
+
+
+def test_greedy_proposals_are_those_of_the_general_way():
+    chance, generator = random.Random(0), torch.Generator().manual_seed(0)
+    for _ in range(100):
+        warps = [
+            Warp(0.0, logit_bias=((chance.randrange(5), -1e9),), eos_ids=(2,), eos_from=chance.randint(0, 6))
+            for _ in range(chance.randint(1, 5))
+        ]
+        works = [
+            DraftWork(Slot("s", 50), warp, 0.0, call=DraftCall("s", 0, 0, (1, 2, 3), DraftRule(4)))
+            for warp in warps
+        ]
+        logits = torch.randint(0, 4, (len(works), 5), generator=generator).float()  # with ties
+        assert propose_next(works, logits, generator) == propose_generally(works, logits, generator)
 
 
 def test_only_greedy_calls_without_relaxation_take_the_quick_way():

@@ -26,7 +26,7 @@ async def test_a_chat_answer_has_text_usage_effective_speculation_and_metrics(do
     assert body["speculation"] == {
         "mode": "adaptive",
         "drafting": "adasd",
-        "acceptance": "posterior",
+        "acceptance": "collision",
         "max_draft_tokens": 5,
         "max_relaxed_fraction": 0.3,
     }

@@ -59,7 +59,7 @@ async def text_and_end(running: Driver) -> tuple[str, Complete]:
 
 
 async def test_an_answer_comes_chunk_by_chunk_and_its_figures_add_up():
-    placement = world()
+    placement = world(draft_wrong=0.02)
     text, end = await text_and_end(driver(placement))
     report = end.speculation
     assert text == TEXT
@@ -162,3 +162,13 @@ async def test_abort_ends_the_stream_with_its_own_reason():
     events = [event async for event in stream]
     assert events[-1].finish_reason is FinishReason.CANCELLED
     assert placement.open_slots == []
+
+
+async def test_the_next_ask_leaves_before_the_chunk_is_read():
+    """A slow reader of the first chunk does not delay the round behind it."""
+    placement = world()
+    stream = driver(placement, Mode.OFF).run()
+    await anext(stream)
+    (target,) = placement.open_slots
+    assert len(target.cache) == len(PROMPT) + 1  # the second verify call has arrived: it fed the first token
+    await stream.aclose()

@@ -95,7 +95,7 @@ def test_distance_is_a_metric_between_zero_and_one(weights):
 
 
 def test_distance_bounds_the_total_variation():
-    # ALGORITHMS 7.8: 1 - h_b((1 - TV) / 2) <= d^2 <= TV, in bits
+    # 1 - h_b((1 - TV) / 2) <= d^2 <= TV, in bits
     target, draft = laws(5, 500, 12), laws(6, 500, 12)
     squared, tv = js_distance(target, draft) ** 2, (target - draft).abs().sum(-1) / 2
     half = (1 - tv) / 2

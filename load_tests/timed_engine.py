@@ -1,0 +1,83 @@
+"""A CountingEngine that takes its time: so many milliseconds per drafted token and per verdict.
+
+Its draft is wrong at random positions, so that acceptance is what one asks for. One engine simulates many pairs
+of models, one per session.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from adasd.messages import CallFailed, DraftCall, Drafted, Verdict, VerifyCall
+from load_tests.counting_engine import CountingEngine
+
+SPIN_S = 3e-4
+"""The end of a wait is spun: a sleep may overshoot by that much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a pair of models does: milliseconds per forward pass, and how often the draft is right."""
+
+    draft_ms: float  # per drafted token
+    verify_ms: float  # per verdict, however long the block
+    acceptance: float  # probability that a drafted token is right, independent of all others
+    seed: int = 0
+
+
+class TimedEngine(CountingEngine):
+    """One token per step for draft calls, one verdict per step for verify calls; ``costs`` by session."""
+
+    def __init__(self, costs: Mapping[str, Costs], max_context: int = 4096) -> None:
+        super().__init__(num_slots=len(costs), max_context=max_context)
+        self._costs = dict(costs)
+        self._wrong = {session: _wrong_positions(each, max_context) for session, each in costs.items()}
+        self._done: dict[tuple[str, int], int] = {}  # (session, epoch) -> steps that the call took
+
+    def step(self) -> list[Drafted | Verdict | CallFailed]:
+        waiting = dict(self._waiting)
+        pause(1e-3 * max((self._step_ms(call) for call in waiting.values()), default=0.0))
+        self._done = {(s, call.epoch): self._done.get((s, call.epoch), 0) + 1 for s, call in waiting.items()}
+        unfinished = {s: call for s, call in waiting.items() if self._done[s, call.epoch] < num_steps(call)}
+        for session in unfinished:
+            del self._waiting[session]
+        answers = super().step()
+        self._waiting.update(unfinished)
+        return answers
+
+    def _step_ms(self, call: DraftCall | VerifyCall) -> float:
+        costs = self._costs[call.session]
+        return costs.draft_ms if isinstance(call, DraftCall) else costs.verify_ms
+
+    def _draft(self, call: DraftCall) -> Drafted:
+        drafted, wrong = super()._draft(call), self._wrong[call.session]
+        block = tuple(
+            (token + wrong[drafted.base_len + i]) % self.vocab_size for i, token in enumerate(drafted.tokens)
+        )
+        self._slot(call.session).tokens[drafted.base_len :] = block[:-1]
+        return replace(drafted, tokens=block, compute_ms=num_steps(call) * self._step_ms(call))
+
+    def _verify(self, call: VerifyCall) -> Verdict:
+        return replace(super()._verify(call), compute_ms=self._step_ms(call))
+
+
+def num_steps(call: DraftCall | VerifyCall) -> int:
+    """Forward passes that a call takes."""
+    return max(1, call.rule.max_tokens) if isinstance(call, DraftCall) else 1
+
+
+def pause(seconds: float) -> None:
+    """Sleep, and end on time."""
+    end_s = time.perf_counter() + seconds
+    if seconds > SPIN_S:
+        time.sleep(seconds - SPIN_S)
+    while time.perf_counter() < end_s:
+        pass
+
+
+def _wrong_positions(costs: Costs, max_context: int) -> tuple[bool, ...]:
+    rng = random.Random(costs.seed)
+    return tuple(rng.random() >= costs.acceptance for _ in range(max_context))

@@ -1,0 +1,85 @@
+"""Who may wait for a target slot: a bounded queue in front of the placement of each request.
+
+A request that gets no slot within ``GRACE_S`` is queued. If the queue is full, those in it have found nothing
+free; so whoever comes then is refused at once, and never hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from adasd.errors import Overloaded
+from adasd.messages import OpenCall
+from services.orchestrator.driver import Attachment, Placement
+
+GRACE_S = 0.05
+"""Seconds that a free slot may take to be leased; after that the request counts as queued."""
+
+
+class AdmissionQueue:
+    """Counts who waits for a target slot; ``max_queued`` may. Belongs to one event loop."""
+
+    def __init__(self, max_queued: int, grace_s: float = GRACE_S) -> None:
+        self.max_queued, self.grace_s = max_queued, grace_s
+        self.num_queued = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.num_queued >= self.max_queued
+
+    def refusal(self) -> Overloaded:
+        return Overloaded(f"no target slot is free and {self.num_queued} requests wait for one already")
+
+    @contextmanager
+    def wait(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """Around the wait for one slot: takes a place once the grace is over, or expires ``limit``."""
+        loop, placed = asyncio.get_running_loop(), False
+
+        def queue_up() -> None:
+            nonlocal placed
+            if self.is_full:
+                limit.reschedule(loop.time())
+            else:
+                placed = True
+                self.num_queued += 1
+
+        timer = loop.call_later(self.grace_s, queue_up)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self.num_queued -= placed
+
+
+class AdmittedPlacement:
+    """The placement of one request (services.orchestrator.driver.Placement): it queues for its first target.
+
+    A request that was admitted once does not queue again when its target is lost.
+    """
+
+    def __init__(self, inner: Placement, queue: AdmissionQueue) -> None:
+        self._inner, self._queue, self._admitted = inner, queue, False
+
+    @property
+    def has_draft(self) -> bool:
+        return self._inner.has_draft
+
+    async def attach_target(self, call: OpenCall) -> Attachment:
+        """As the inner one; Overloaded at once or after the grace if nothing is free and the queue is full."""
+        if self._admitted:
+            return await self._inner.attach_target(call)
+        if self._queue.max_queued and self._queue.is_full:
+            raise self._queue.refusal()
+        try:
+            async with asyncio.timeout(None) as limit:
+                with self._queue.wait(limit):
+                    slot = await self._inner.attach_target(call)
+        except TimeoutError:
+            raise self._queue.refusal() from None
+        self._admitted = True
+        return slot
+
+    async def attach_draft(self, call: OpenCall) -> Attachment:
+        return await self._inner.attach_draft(call)

@@ -1,0 +1,56 @@
+"""Mutual TLS on the links between orchestrators and workers: both ends show a certificate of the same authority.
+
+Files are read again for every handshake of a server and every new channel, so renewed certificates need no
+restart. Workers listen on addresses that no certificate can know beforehand: what is checked is one name that
+all of them carry.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+
+from adasd.config import TlsConfig
+from adasd.errors import ConfigError
+
+
+def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
+    """For a worker; who shows no certificate of the authority is refused. ConfigError if a file cannot be read."""
+    return grpc.dynamic_ssl_server_credentials(
+        _server_files(tls), lambda: _renewed(tls), require_client_authentication=True
+    )
+
+
+def client_credentials(tls: TlsConfig) -> grpc.ChannelCredentials:
+    """For an orchestrator. ConfigError if a file cannot be read."""
+    return grpc.ssl_channel_credentials(_read("ca", tls.ca), _read("key", tls.key), _chain(tls))
+
+
+def client_options(tls: TlsConfig) -> tuple[tuple[str, str], ...]:
+    """Channel options beside the credentials: the name that the worker's certificate has to carry."""
+    return (("grpc.ssl_target_name_override", tls.name),)
+
+
+def _server_files(tls: TlsConfig) -> grpc.ServerCertificateConfiguration:
+    pair = (_read("key", tls.key), _chain(tls))
+    return grpc.ssl_server_certificate_configuration([pair], _read("ca", tls.ca))
+
+
+def _renewed(tls: TlsConfig) -> grpc.ServerCertificateConfiguration | None:
+    """None keeps what was read before: a file may be away for a moment while it is replaced."""
+    try:
+        return _server_files(tls)
+    except ConfigError:
+        return None
+
+
+def _chain(tls: TlsConfig) -> bytes:
+    return _read("certificate", tls.certificate)
+
+
+def _read(name: str, file: str | None) -> bytes:
+    try:
+        return Path(file or "").expanduser().read_bytes()
+    except OSError as error:
+        raise ConfigError(f"worker_tls.{name}: cannot read {file} ({error.strerror})") from error

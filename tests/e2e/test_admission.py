@@ -1,0 +1,75 @@
+"""More callers than slots: some wait, the next are refused at once, and everybody who waited is served."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from adasd.errors import Overloaded
+from services.transport.generation import GenerationClient
+from services.transport.public import GenerateCall
+from tests.e2e.server import Server, ask, body, events, running, wait_for
+
+pytestmark = pytest.mark.cluster
+
+NUM_SLOTS = MAX_QUEUED = 2
+LONG = 1950
+
+
+async def ask_over_grpc(server: Server) -> None:
+    client = GenerationClient(f"127.0.0.1:{server.grpc_port}")
+    try:
+        async for _ in client.generate(GenerateCall((1, 2, 3))):
+            pass
+    finally:
+        await client.close()
+
+
+@pytest.mark.timeout(240)
+def test_a_full_service_queues_then_refuses_and_never_hangs(pair: tuple[Path, Path]):
+    slots = ["--target-num-slots", str(NUM_SLOTS), "--draft-num-slots", str(NUM_SLOTS)]
+    limits = ["--max-queued-requests", str(MAX_QUEUED), "--admission-timeout-s", "60"]
+    models = ["--target", str(pair[0]), "--draft", str(pair[1]), "--model-name", "pair"]
+    with running(*models, *slots, *limits) as server, ThreadPoolExecutor(MAX_QUEUED) as pool:
+        waiting, held = [], []
+        with server.client() as client, ExitStack() as streams:
+            for _ in range(NUM_SLOTS):
+                opened = streams.enter_context(server.client())
+                asked = body(max_tokens=LONG, ignore_eos=True, stream=True, speculation={"mode": "off"})
+                response = streams.enter_context(opened.stream("POST", "/v1/chat/completions", json=asked))
+                held.append(events(response))  # a generator that nobody holds closes its connection
+                next(held[-1])
+            for _ in range(MAX_QUEUED):
+                waiting.append(pool.submit(wait_for_an_answer, server))
+            wait_for(lambda: are_waiting(client, MAX_QUEUED), 20.0)
+            began_s = time.monotonic()
+            refused = client.post("/v1/chat/completions", json=body(max_tokens=4))
+            assert refused.status_code == 429, refused.text
+            assert time.monotonic() - began_s < 1.0  # 0.1 s on a quiet machine
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert refused.json()["error"]["code"] == Overloaded.code.value
+            with pytest.raises(Overloaded):
+                asyncio.run(ask_over_grpc(server))
+            assert not any(answer.done() for answer in waiting)
+        assert all(answer.result(60.0)["choices"][0]["message"]["content"] for answer in waiting)
+        with server.client() as client:
+            wait_for(lambda: client.get("/ready").status_code == 200, 10.0)
+
+
+def are_waiting(client: httpx.Client, number: int) -> bool:
+    """Do so many requests wait for a slot?"""
+    lines = client.get("/metrics").text.splitlines()
+    return any(
+        line.startswith("vllm:num_requests_waiting{") and line.endswith(f" {number}.0") for line in lines
+    )
+
+
+def wait_for_an_answer(server: Server) -> dict:
+    with server.client() as client:
+        return ask(client, max_tokens=8, ignore_eos=True)

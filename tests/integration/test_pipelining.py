@@ -1,0 +1,21 @@
+"""The real driver over gRPC: drafting ahead hides the shorter side, without it both add up."""
+
+from __future__ import annotations
+
+import pytest
+
+from load_tests.pipelining import Case, share_of, trace_of, workers
+from load_tests.timed_engine import Costs
+
+
+@pytest.mark.timeout(60)
+async def test_drafting_ahead_hides_the_draft():
+    costs = Costs(draft_ms=4.0, verify_ms=20.0, acceptance=1.0)
+    cases = [Case(mode, costs, block_len=4, mode=mode) for mode in ("pipelined", "sequential")]
+    with workers({case.name: costs for case in cases}) as (draft_at, target_at):
+        traces = [await trace_of(case, draft_at, target_at, num_rounds=15) for case in cases]
+    pipelined, sequential = (share_of(case, trace) for case, trace in zip(cases, traces, strict=True))
+    assert (pipelined.hit_rate, sequential.hit_rate) == (1.0, 0.0)
+    assert pipelined.round_ms >= 20.0
+    assert sequential.round_ms >= 36.0
+    assert pipelined.round_ms < sequential.round_ms

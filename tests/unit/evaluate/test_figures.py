@@ -1,0 +1,114 @@
+"""Figures and intervals by hand."""
+
+from dataclasses import replace
+
+import pytest
+from scipy.stats import binomtest
+
+from adasd.evaluate.figures import by_position, figures, modelled_speed_up
+from adasd.evaluate.intervals import paired_difference, wilson
+from adasd.evaluate.measure import AnswerRecord, Run
+from adasd.evaluate.methods import method
+from adasd.evaluate.report import ALL, build
+
+PLAIN = AnswerRecord("a", True, (1, 2, 3, 4, 5), 4, (), (), 0, 4.0, 6.0, None, None)
+
+
+def answer(correct=True, group="a", ceiling=None, tokens=(1, 2, 3, 4, 5)) -> AnswerRecord:
+    """Four decoded tokens in two rounds: 3 drafted and 2 accepted, then 1 of 1 with the end behind it."""
+    return AnswerRecord(group, correct, tokens, 2, (3, 1), (2, 1), 1, 2.0, 1.5, ceiling, None)
+
+
+@pytest.mark.parametrize(("right", "num"), [(0, 5), (3, 5), (5, 5), (97, 100)])
+def test_wilson_is_scipys(right, num):
+    expected = binomtest(right, num).proportion_ci(method="wilson")
+    assert wilson(right, num) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_wilson_knows_nothing_without_data():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_the_paired_interval_by_hand():
+    # 3 gained, 1 lost of 20: b = 3.5, c = 1.5, n = 22 -> centre 2 / 22, half 1.96 sqrt(5 - 4 / 22) / 22
+    ours = [True] * 3 + [False] + [True] * 16
+    theirs = [False] * 3 + [True] + [True] * 16
+    difference, low, high = paired_difference(ours, theirs)
+    assert difference == pytest.approx(0.1)
+    assert (low, high) == pytest.approx((0.090909 - 0.195556, 0.090909 + 0.195556), abs=1e-4)
+    assert paired_difference(theirs, ours) == pytest.approx((-0.1, -high, -low))
+
+
+def test_the_paired_interval_stays_open_where_no_answer_differs():
+    difference, low, high = paired_difference([True] * 50, [True] * 50)
+    assert difference == 0
+    assert low == -high < -0.03  # 1.96 / 52
+    assert paired_difference([], []) == (0.0, -1.0, 1.0)
+
+
+def test_acceptance_by_position_leaves_out_what_was_not_judged():
+    # (3 drafted, 2 accepted): all judged; (1, 1); (3, 0): one judged
+    rejected = replace(answer(), drafted_per_round=(3,), accepted_per_round=(0,))
+    acceptance, reached = by_position([answer(), rejected])
+    assert reached == (3, 1, 1)
+    assert acceptance == pytest.approx((2 / 3, 1.0, 0.0))
+
+
+def test_the_modelled_speed_up_by_hand():
+    assert modelled_speed_up(40, 10, 50, 0.1) == pytest.approx(40 / 15)
+    assert modelled_speed_up(7, 7, 0, 0.3) == 1.0  # plain decoding
+
+
+def test_figures_by_hand():
+    ours = [answer(), answer(False, tokens=(1, 2, 9, 4, 5)), answer(None)]
+    row = figures("m", 0.0, "all", ours, [PLAIN, PLAIN, replace(PLAIN, correct=None)])
+    assert (row.num_answers, row.num_judged, row.accuracy) == (3, 2, 0.5)
+    assert row.accuracy_change == -0.5
+    assert row.same_answers == pytest.approx(2 / 3)
+    assert (row.num_tokens, row.num_rounds, row.num_drafted, row.num_accepted) == (12, 6, 12, 9)
+    assert row.tokens_per_round == 2.0
+    assert row.relaxed_share == pytest.approx(3 / 12)
+    assert row.speed_ups == pytest.approx((12 / 6.6, 12 / 7.2, 12 / 9.6))
+    assert row.measured_speed_up == pytest.approx(2.0)  # 2 tokens per second against 1
+    assert row.cpu_speed_up == pytest.approx(4.0)
+
+
+def test_plain_decoding_is_the_unit():
+    row = figures("off", 0.0, "all", [PLAIN], [PLAIN])
+    assert row.speed_ups == (1.0, 1.0, 1.0)
+    assert (row.measured_speed_up, row.same_answers, row.relaxed_share) == (1.0, 1.0, 0.0)
+
+
+def runs() -> list[Run]:
+    """Two groups; static-2 is the fastest static length in ``b`` only, static-4 elsewhere."""
+    slow = {group: replace(answer(group=group), num_rounds=4) for group in "ab"}
+    fast = {group: replace(answer(group=group), num_rounds=1) for group in "ab"}
+    plain = tuple(replace(PLAIN, group=group) for group in "aab")
+    return [
+        Run(method("off"), 0.0, plain),
+        Run(method("static-2"), 0.0, (slow["a"], slow["a"], fast["b"])),
+        Run(method("static-4"), 0.0, (fast["a"], fast["a"], slow["b"])),
+        Run(method("static-4+posterior"), 0.0, (fast["a"], fast["a"], fast["b"])),
+        Run(method("adasd"), 0.0, tuple(answer(group=group, ceiling=1.5) for group in "aab")),
+    ]
+
+
+def test_each_group_has_its_own_best_exact_static_length():
+    report = build(runs(), {})
+    assert report.groups == [ALL, "a", "b"]
+    names = [report.best_static(0.0, group, 1).method for group in report.groups]
+    assert names == ["static-4", "static-4", "static-2"]
+    ours = next(row for row in report.of(0.0, "b") if row.method == "adasd")
+    # 4 tokens in 2 rounds with 4 drafted against 4 in 1 with 4
+    assert report.over_best_static(ours)[1] == pytest.approx((4 / 2.4) / (4 / 1.4))
+
+
+def test_only_methods_that_learn_have_a_trace():
+    report = build(runs(), {})
+    assert [trace.method for trace in report.traces] == ["adasd"]
+    assert report.traces[0].generation == (1.5, 1.5, 1.5)
+
+
+def test_without_a_static_length_there_is_nothing_to_compare_with():
+    report = build([runs()[0], runs()[4]], {})
+    assert report.over_best_static(report.of(0.0)[1]) == (None, None, None)

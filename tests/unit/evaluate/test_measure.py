@@ -1,0 +1,103 @@
+"""Running methods on a random pair: exact methods say what plain decoding says, and the counts add up."""
+
+import json
+
+import pytest
+
+from adasd.evaluate.measure import load_pair, run
+from adasd.evaluate.methods import parse
+from adasd.evaluate.workload import Item
+from cluster import cli, eval_command
+from tests.pairs import write_pair
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return [str(folder) for folder in write_pair(tmp_path_factory.mktemp("pair"))]
+
+
+ITEMS = [Item("g", "hello there", lambda text: True), Item("h", "a fox", None)]
+
+
+def test_counts_add_up_and_greedy_exact_methods_repeat_plain_decoding(folders):
+    seen = []
+    methods = parse("static-3,adasd,adasd+collision")
+    done = list(
+        run(
+            load_pair(*folders),
+            ITEMS,
+            methods,
+            [0.0],
+            max_tokens=12,
+            on_answer=lambda method, temperature: seen.append(method.name),
+        )
+    )
+    assert [one.method.name for one in done] == ["off", "static-3", "adasd", "adasd+collision"]
+    assert seen == [one.method.name for one in done for _ in ITEMS]
+    plain = [answer.tokens for answer in done[0].answers]
+    for one in done:
+        for answer, item in zip(one.answers, ITEMS, strict=True):
+            assert (answer.group, answer.correct) == (item.group, True if item.judge else None)
+            assert answer.num_decoded <= sum(answer.accepted_per_round) + answer.num_rounds
+            assert answer.decode_s >= 0 <= answer.cpu_s
+            if "+" not in one.method.name:
+                assert answer.num_relaxed == 0
+                assert answer.tokens in plain
+    assert all(answer.num_rounds == answer.num_decoded for answer in done[0].answers)
+
+
+def test_equal_seeds_give_equal_samples(folders):
+    def sampled(seed):
+        methods = parse("static-3,adasd+collision")
+        done = run(load_pair(*folders, seed=seed), ITEMS, methods, [1.0], max_tokens=10)
+        return [answer.tokens for one in done for answer in one.answers]
+
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
+
+
+# --------------------------------------------------------------------------- the commands
+
+
+def test_the_command_writes_both_reports(folders, tmp_path, capsys):
+    lines = tmp_path / "mine.jsonl"
+    lines.write_text('{"prompt": "hello", "reference": "zzz"}\n{"prompt": "a fox"}\n')
+    files = ["--json", str(tmp_path / "r.json"), "--html", str(tmp_path / "r.html")]
+    pair = ["--target", folders[0], "--draft", folders[1], "--workload", str(lines)]
+    short = ["--methods", "static-2,adasd+collision", "--temperatures", "0", "--max-tokens", "8"]
+    assert cli.main(["eval", *pair, *short, *files]) == 0
+    assert "adasd+collision" in capsys.readouterr().out
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["about"]["options"]["target"] == folders[0]
+    assert {"commit", "hardware", "versions", "speculation", "methods"} <= set(record["about"])
+    assert [row["method"] for row in record["rows"]] == ["off", "static-2", "adasd+collision"]
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--methods", "adasdd"], "did you mean 'adasd'"),
+        (["--temperatures", "0,warm"], "not '0,warm'"),
+        (["--temperatures", "-1"], "between 0 and 10"),
+        (["--workload", "nowhere.jsonl"], "cannot be read"),
+        (["--json", "no/such/folder/r.json"], "there is no folder"),
+        (["--target", "no/such/model"], "no/such/model"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_runs(options, sentence, capsys):
+    assert eval_command.main(["--n", "1", *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--n", "0"], ["--max-relaxed-fraction", "1.5"], ["--methodz", "all"]])
+def test_numbers_out_of_range_leave_with_status_2(options):
+    with pytest.raises(SystemExit) as left:
+        eval_command.main(options)
+    assert left.value.code == 2
+
+
+def test_methods_are_listed_with_their_sources(capsys):
+    assert cli.main(["methods"]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("adasd*", "collision", "typical", "2512.11280"))

@@ -1,0 +1,105 @@
+"""Series of a small busy deployment, made by the service's own metric code from scripted events.
+
+One orchestrator, one draft, one target. Every kind of event happens, so that every series exists.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from adasd.messages import (
+    Chunk,
+    Complete,
+    Drafted,
+    EmittedToken,
+    FinishReason,
+    Mode,
+    RoundCompleted,
+    SpeculationReport,
+    TokenKind,
+    Usage,
+    Verdict,
+)
+from services.observability.events import (
+    BlockLate,
+    ChunkMade,
+    RequestEnded,
+    RequestRefused,
+    RequestStarted,
+    SlotGranted,
+    SlotLost,
+)
+from services.observability.metrics import ServiceMetrics
+from services.observability.snapshot import Snapshot, render, take
+from services.observability.worker_metrics import WorkerCollector
+from services.worker.host import HostStats
+
+MAX_DRAFT_TOKENS = 4
+
+
+class BusyMinute:
+    """Each ``go_on`` is one more answer."""
+
+    def __init__(self) -> None:
+        self.num_answers = 0
+        self.registry = CollectorRegistry()
+        self.tell = ServiceMetrics(self.registry, "pair", 4096, MAX_DRAFT_TOKENS)
+        self.tell(RequestStarted("waiting", Mode.EXACT, 3, 0.0))
+        self.workers = {
+            role: WorkerCollector(role, "pair", self._stats, lambda: 2) for role in ("draft", "target")
+        }
+        self.go_on()
+
+    def go_on(self) -> None:
+        """An adaptive answer of two chunks, with one block late, one slot of each tier lost, one refusal."""
+        self.num_answers += 1
+        name, now_s = f"r{self.num_answers}", 10.0 * self.num_answers
+        tell = self.tell
+        tell(RequestStarted(name, Mode.ADAPTIVE, 10, now_s))
+        tell(SlotGranted(name, "target", 0.01, now_s + 0.01))
+        tell(SlotGranted(name, "draft", 0.02, now_s + 0.02))
+        tell(ChunkMade(name, Chunk("a", (EmittedToken(1, TokenKind.TARGET),)), now_s + 0.2))
+        drafted = Drafted(name, 1, 10, (1, 2, 3, 4), (0.1, 0.2, 0.3, 0.4), None, 3.0, 0.5)
+        verdict = Verdict(name, 1, 10, 4, 5, (False, True, False, False), compute_ms=8.0, queue_ms=0.5)
+        tell(RoundCompleted(drafted, verdict, 4.0, 10.0))
+        kinds = (TokenKind.EXACT, TokenKind.RELAXED, TokenKind.EXACT, TokenKind.EXACT, TokenKind.BONUS)
+        tokens = tuple(EmittedToken(i, kind) for i, kind in enumerate(kinds))
+        tell(ChunkMade(name, Chunk("bbbbb", tokens, FinishReason.STOP), now_s + 0.3))
+        tell(BlockLate())
+        tell(SlotLost("draft"))
+        tell(SlotLost("target"))
+        tell(RequestRefused("http", "overloaded"))
+        tell(RequestEnded(name, now_s + 0.3, Complete(FinishReason.STOP, Usage(10, 6), self._report())))
+
+    def text(self) -> bytes:
+        """What /metrics shows."""
+        shots: list[Snapshot] = [take(self.registry, "o1", "orchestrator", self.num_answers)]
+        shots += [take(worker, role, role, self.num_answers) for role, worker in self.workers.items()]
+        return render(shots)
+
+    def _stats(self) -> HostStats:
+        n = self.num_answers
+        return HostStats(8, 2, 1, 3 * n, 3 * n, n, 5 * n, 0.01 * n, ((1, 2 * n), (4, n)))
+
+    def _report(self) -> SpeculationReport:
+        return SpeculationReport(
+            mode=Mode.ADAPTIVE,
+            drafting="adasd",
+            acceptance="posterior",
+            max_draft_tokens=MAX_DRAFT_TOKENS,
+            max_relaxed_fraction=0.3,
+            num_rounds=1,
+            num_draft_rounds=1,
+            num_draft_tokens=4,
+            num_accepted_tokens=4,
+            accepted_per_round=(4,),
+            drafted_per_round=(4,),
+            kinds=((TokenKind.EXACT, 3), (TokenKind.RELAXED, 1), (TokenKind.BONUS, 1), (TokenKind.TARGET, 1)),
+            generation_threshold=1.2,
+            acceptance_threshold=0.1,
+            draft_ms=3.0,
+            verify_ms=8.0,
+            network_ms=3.0,
+            num_ahead=2,
+            num_ahead_used=1,
+        )

@@ -1,0 +1,143 @@
+"""Every overlay is what its topology renders to, builds, and is valid to KubeRay and Kubernetes."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from ray.serve.schema import DeploymentSchema, ServeDeploySchema
+
+from cluster import k8s_facts
+from cluster.k8s_render import render
+from tests.unit.k8s.conftest import K8S, built, needed
+from tests.unit.k8s.kustomize import BuildError, build
+from tests.unit.k8s.schemas import complaints
+
+
+def ray_service(documents):
+    return next(d for d in documents if d["kind"] == "RayService")
+
+
+def test_the_committed_files_are_what_the_topology_renders_to(overlay):
+    folder = K8S / "overlays" / overlay
+    rendered = render(folder / "topology.yaml", k8s_facts.read(folder / "cluster.yaml"), folder)
+    inputs = {"topology.yaml", "cluster.yaml"}
+    assert rendered.files == {f.name: f.read_text() for f in folder.iterdir() if f.name not in inputs}
+
+
+def test_every_document_is_valid(manifests):
+    assert {f"{d['kind']}/{d['metadata']['name']}": complaints(d) for d in manifests if complaints(d)} == {}
+
+
+def test_the_serve_configuration_is_one(manifests):
+    config = yaml.safe_load(ray_service(manifests)["spec"]["serveConfigV2"])
+    ServeDeploySchema.model_validate(config)
+    for deployment in config["applications"][0]["deployments"]:
+        assert set(deployment) <= set(DeploymentSchema.model_fields)
+
+
+def test_images_are_pinned_and_gpus_get_the_cuda_one(manifests):
+    groups = ray_service(manifests)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    for group in groups:
+        image = group["template"]["spec"]["containers"][0]["image"]
+        assert image == ("adasd-serve-cuda:0.1.0" if "GPU" in group["resources"] else "adasd-serve:0.1.0")
+
+
+def test_two_tiers_scale_apart_and_the_draft_may_be_empty():
+    groups = ray_service(built("two-tier"))["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    bounds = {g["groupName"]: (g["minReplicas"], g["maxReplicas"]) for g in groups}
+    assert bounds == {"gateway": (2, 4), "target": (1, 4), "draft": (0, 4)}
+
+
+def test_one_card_is_shared_by_one_group():
+    groups = ray_service(built("single-gpu"))["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert [(g["groupName"], g["resources"].get("GPU")) for g in groups] == [("gateway", None), ("pair", "1")]
+
+
+def test_keys_come_from_a_secret_and_stand_in_no_argument():
+    documents = built("two-tier-tls")
+    assert "secret/adasd-api-keys" in needed("two-tier-tls")
+    config = yaml.safe_load(ray_service(documents)["spec"]["serveConfigV2"])
+    assert config["applications"][0]["args"]["api_keys_file"] == "/etc/adasd/keys/keys.yaml"
+
+
+def test_worker_links_are_encrypted_from_a_secret():
+    documents = built("two-tier-tls")
+    assert "secret/adasd-worker-tls" in needed("two-tier-tls")
+    config = yaml.safe_load(ray_service(documents)["spec"]["serveConfigV2"])
+    files = {"certificate": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
+    expected = {name: f"/etc/adasd/tls/{file}" for name, file in files.items()}
+    assert config["applications"][0]["args"]["worker_tls"] == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "rayClusterConfig", "headGroupSpecs"), {}),
+        (("spec", "rayClusterConfig", "workerGroupSpecs", 0, "maxReplica"), 3),
+        (("spec", "rayClusterConfig", "workerGroupSpecs", 0, "minReplicas"), "one"),
+        (("spec", "rayClusterConfig", "autoscalerOptions", "version"), "v3"),
+        (
+            (
+                *("spec", "rayClusterConfig", "workerGroupSpecs", 1, "template", "spec", "containers", 0),
+                *("resources", "requests", "cpu"),
+            ),
+            "4x",
+        ),
+    ],
+)
+def test_a_planted_mistake_in_the_ray_service_is_refused(two_tier, path, value):
+    service = ray_service(two_tier)
+    assert complaints(service) == []
+    node = service
+    for part in path[:-1]:
+        node = node[part]
+    node[path[-1]] = value
+    assert complaints(service)
+
+
+@pytest.mark.parametrize(
+    ("kind", "plant"),
+    [
+        ("Service", lambda spec: spec["ports"][0].update(targtPort=1)),
+        ("NetworkPolicy", lambda spec: spec.update(ingres=[])),
+        ("PodDisruptionBudget", lambda spec: spec.update(maxUnavailable=[1])),
+    ],
+)
+def test_a_planted_mistake_in_a_core_kind_is_refused(two_tier, kind, plant):
+    document = next(d for d in two_tier if d["kind"] == kind)
+    plant(document["spec"])
+    assert complaints(document)
+
+
+class TestTheBuilder:
+    def test_agrees_with_kubectl_where_there_is_one(self, overlay):
+        kubectl = shutil.which("kubectl")
+        text = (
+            subprocess.run(
+                [kubectl, "kustomize", K8S / "overlays" / overlay], capture_output=True, text=True, check=True
+            ).stdout
+            if kubectl
+            else yaml.safe_dump_all(built(overlay))
+        )
+        assert by_name(yaml.safe_load_all(text)) == by_name(copy.deepcopy(built(overlay)))
+
+    def test_refuses_what_it_does_not_know(self, tmp_path):
+        (tmp_path / "kustomization.yaml").write_text("resources: []\nhelmCharts: []\n")
+        with pytest.raises(BuildError, match="helmCharts"):
+            build(tmp_path)
+
+    def test_refuses_a_patch_that_hits_nothing(self, tmp_path):
+        (tmp_path / "a.yaml").write_text("kind: A\nmetadata: {name: a}\n")
+        patches = "patches: [{path: p.yaml, target: {kind: A, name: a}}]\n"
+        (tmp_path / "kustomization.yaml").write_text(f"resources: [a.yaml]\n{patches}")
+        (tmp_path / "p.yaml").write_text("[{op: replace, path: /spec, value: 1}]")
+        with pytest.raises(BuildError, match="nothing"):
+            build(tmp_path)
+
+
+def by_name(documents):
+    return {(d["kind"], d["metadata"]["name"]): d for d in documents}

@@ -1,0 +1,140 @@
+"""``adasd k8s``: from a topology to an overlay, and what is refused."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import yaml
+
+from cluster.cli import main
+from cluster.k8s_command import main as k8s
+from tests.unit.k8s.conftest import K8S
+from tests.unit.k8s.kustomize import build
+
+
+@pytest.fixture
+def rendered(tmp_path, capsys):
+    def render(topology: str, cluster: str | None = None):
+        (tmp_path / "topology.yaml").write_text(topology)
+        words = ["render", "--topology", str(tmp_path / "topology.yaml"), "--out", str(tmp_path / "out")]
+        if cluster is not None:
+            (tmp_path / "cluster.yaml").write_text(cluster)
+            words += ["--cluster", str(tmp_path / "cluster.yaml")]
+        code = k8s(words)
+        said = capsys.readouterr()
+        return code, said.err if code else build(tmp_path / "out")
+
+    return render
+
+
+def service(documents):
+    return next(d for d in documents if d["kind"] == "RayService")["spec"]
+
+
+def app(documents):
+    return yaml.safe_load(service(documents)["serveConfigV2"])["applications"][0]
+
+
+def drains(documents):
+    key = "graceful_shutdown_timeout_s"
+    return {d["name"]: d[key] for d in app(documents)["deployments"] if key in d}
+
+
+def group(documents, name):
+    return next(
+        g for g in service(documents)["rayClusterConfig"]["workerGroupSpecs"] if g["groupName"] == name
+    )
+
+
+def test_an_empty_topology_is_the_demo_pair_in_one_group(rendered):
+    code, documents = rendered("")
+    assert code == 0
+    assert [g["groupName"] for g in service(documents)["rayClusterConfig"]["workerGroupSpecs"]] == ["gateway"]
+    assert app(documents)["args"] == {"host": "0.0.0.0", "port": 8000, "grpc_port": 9000}
+
+
+def test_times_follow_from_the_longest_answer(rendered):
+    _, documents = rendered("request_timeout_s: 1000")
+    assert drains(documents) == {"orchestrator": 1015, "draft": 1015, "target": 1015}
+    pod = group(documents, "gateway")["template"]["spec"]
+    assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1] == "1030"
+    assert pod["terminationGracePeriodSeconds"] == 1060
+    assert service(documents)["rayClusterDeletionDelaySeconds"] == 1060
+
+
+def test_half_cards_make_half_as_many_pods(rendered):
+    _, documents = rendered(
+        "target: {model: a/b}\n"
+        "draft: {model: a/c, num_gpus: 0.5, min_replicas: 1, max_replicas: 5, resources: {fast: 1}}"
+    )
+    draft = group(documents, "draft")
+    assert (draft["minReplicas"], draft["maxReplicas"]) == (1, 3)
+    assert draft["resources"] == {"CPU": "1", "GPU": "1", "fast": "2"}
+    assert draft["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+
+
+@pytest.mark.parametrize(
+    ("selector", "label"), [("L4", {"gpu": "L4"}), ("in(L4, L40S)", {"gpu": "L4"}), ("!H100", {})]
+)
+def test_a_group_carries_a_label_that_its_tier_accepts(rendered, selector, label):
+    _, documents = rendered(f"target: {{model: a/b, label_selector: {{gpu: '{selector}'}}}}")
+    assert group(documents, "target")["labels"] == label
+
+
+def test_an_accelerator_is_known_to_the_autoscaler(rendered):
+    _, documents = rendered("target: {model: a/b, num_gpus: 1, accelerator_type: H100}")
+    assert group(documents, "target")["resources"]["accelerator_type:H100"] == "1"
+
+
+def test_models_are_copied_where_they_are_loaded_and_their_text_everywhere(rendered):
+    _, documents = rendered(
+        "target: {model: /models/big, num_gpus: 1, label_selector: {pool: target}}\n"
+        "draft: {model: /models/small, num_gpus: 1, label_selector: {pool: draft}}",
+        "models: {store: 's3:weights'}",
+    )
+    copies = {
+        name: group(documents, name)["template"]["spec"]["initContainers"][0]["command"][-1].splitlines()
+        for name in ("gateway", "draft", "target")
+    }
+    text_only = "rclone copy --transfers 8 --exclude '*.safetensors' s3:weights/big /models/big"
+    assert copies["gateway"] == [text_only]
+    assert copies["draft"] == [text_only, "rclone copy --transfers 8 s3:weights/small /models/small"]
+    assert copies["target"] == ["rclone copy --transfers 8 s3:weights/big /models/big"]
+
+
+@pytest.mark.parametrize(
+    ("topology", "cluster", "sentence"),
+    [
+        ("port: [", None, "cannot read the topology"),
+        ("[]", None, "expected names and values, found list"),
+        ("tarjet: a/b", None, "there is no setting 'tarjet'; did you mean 'target'?"),
+        ("target: /home/me/model", None, "a folder of this machine"),
+        ("target: /models/big", None, "nothing is mounted there"),
+        ("target: {model: a/b, label_selector: {pool: gateway}}", None, "the orchestrators' own"),
+        ("target: {model: a/b, num_gpus: 1, min_replicas: 3, max_replicas: 2}", None, "min_replicas is 3"),
+        ("", "pods: {traget: {}}", "there is no group 'traget'; this topology has gateway"),
+        ("", "modles: {}", "modles: extra inputs are not permitted"),
+        ("", "models: {}", "give either claim or store"),
+        ("", "pods: {gateway: {memory: lots}}", "pods.gateway.memory: string should match"),
+        ("", "gateways: {min: 3, max: 2}", "min is 3, but max is 2"),
+        ("", "images: {cpu: registry:5000/adasd}", "has no tag"),
+    ],
+)
+def test_bad_input_gets_a_sentence_and_status_2(rendered, topology, cluster, sentence):
+    code, said = rendered(topology, cluster)
+    assert (code, sentence in said) == (2, True), said
+
+
+def test_check_reads_manifests_and_ends_with_a_status(capsys):
+    documents = yaml.safe_dump_all(build(K8S / "overlays" / "two-tier"))
+    assert k8s(["check"], io.StringIO(documents)) == 1
+    assert "persistentvolumeclaim/adasd-models is referred to but not there" in capsys.readouterr().out
+    claim = ["--existing", "persistentvolumeclaim/adasd-models"]
+    assert k8s(["check", *claim], io.StringIO(documents)) == 0
+    assert k8s(["check"], io.StringIO("a: [")) == 2
+
+
+def test_adasd_k8s_is_this_command(tmp_path, capsys):
+    assert main(["k8s", "render", "--topology", str(tmp_path / "none.yaml")]) == 2
+    assert "adasd k8s render: cannot read the topology" in capsys.readouterr().err

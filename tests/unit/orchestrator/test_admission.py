@@ -1,0 +1,137 @@
+"""Admission through the real backend: who waits, who is refused and how soon, and what is held meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from adasd.config import EngineConfig, ServeConfig, TierConfig
+from adasd.errors import Overloaded
+from adasd.messages import Chunk, Complete, GenerationRequest, OpenCall, SamplingParams
+from adasd.text.tokenizer import Tokenizer
+from services.orchestrator.backend import OrchestratorBackend
+from services.orchestrator.readiness import Readings
+from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, decode, ids
+
+PROMPT, TEXT = "say: ", "something rather long, so that it takes a while to say"
+
+
+@dataclass
+class Letters:
+    """A tokenizer whose tokens are letters."""
+
+    eos_ids: frozenset[int] = frozenset({EOS})
+    decode = staticmethod(decode)
+
+
+@dataclass
+class FewSlots(FakePlacement):
+    """Targets grant ``num_slots`` slots, in the order of asking, as a Serve handle does."""
+
+    num_slots: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.free = asyncio.Semaphore(self.num_slots)
+        self.num_waiting = 0
+
+    async def attach_target(self, call: OpenCall) -> FakeSlot:
+        self.num_waiting += 1
+        try:
+            await self.free.acquire()
+        finally:
+            self.num_waiting -= 1
+        slot = await super().attach_target(call)
+        slot.lost.add_done_callback(lambda _: self.free.release())  # done by its release, too
+        return slot
+
+
+def placement(num_slots: int, **faults: float) -> FewSlots:
+    truth = (*ids(PROMPT + TEXT), EOS, *ids("x" * 40))
+    return FewSlots(truth, Faults(delay_s=0.01, **faults), num_slots=num_slots)  # type: ignore[arg-type]
+
+
+def backend(slots: FakePlacement, max_queued: int) -> OrchestratorBackend:
+    tier = TierConfig(EngineConfig("a model"))
+    config = ServeConfig(tier, tier, max_queued_requests=max_queued)
+    tokenizer: Tokenizer = Letters()  # type: ignore[assignment]
+    return OrchestratorBackend(config, tokenizer, 4096, slots, Readings(has_draft=True))
+
+
+async def ask(server: OrchestratorBackend, name: str) -> str:
+    request = GenerationRequest(name, ids(PROMPT), SamplingParams(200, temperature=0.0))
+    text, ended = "", False
+    async for event in server.generate(request):
+        if isinstance(event, Chunk):
+            text += event.text
+        ended = isinstance(event, Complete)
+    assert ended
+    return text
+
+
+async def refused_after_s(server: OrchestratorBackend, name: str) -> float:
+    began_s = time.perf_counter()
+    with pytest.raises(Overloaded, match="no target slot is free"):
+        await ask(server, name)
+    return time.perf_counter() - began_s
+
+
+async def test_as_many_as_may_queue_are_served_and_the_next_is_refused_within_100_ms():
+    slots = placement(num_slots=2)
+    server = backend(slots, max_queued=3)
+    asked = [asyncio.create_task(ask(server, f"r{i}")) for i in range(5)]
+    await asyncio.sleep(0.15)
+    assert server.queue.num_queued == slots.num_waiting == 3
+    assert await refused_after_s(server, "one too many") < 0.1
+    assert await asyncio.gather(*asked) == [TEXT] * 5
+    assert await ask(server, "later") == TEXT
+    assert (slots.open_slots, server.queue.num_queued, server.num_running) == ([], 0, 0)
+
+
+async def test_without_a_queue_a_burst_gets_the_free_slots_and_the_rest_are_refused_within_100_ms():
+    slots = placement(num_slots=2)
+    server = backend(slots, max_queued=0)
+    began_s = time.perf_counter()
+    asked = [asyncio.create_task(ask(server, f"r{i}")) for i in range(5)]
+    done, running = await asyncio.wait(asked, timeout=0.1)
+    assert time.perf_counter() - began_s < 0.15
+    assert [type(task.exception()) for task in done] == [Overloaded] * 3
+    assert await asyncio.gather(*running) == [TEXT] * 2
+    assert slots.open_slots == []
+
+
+async def test_who_waits_for_a_target_holds_nothing_else():
+    slots = placement(num_slots=1)
+    server = backend(slots, max_queued=8)
+    asked = [asyncio.create_task(ask(server, f"r{i}")) for i in range(4)]
+    await asyncio.sleep(0.2)
+    assert slots.num_waiting == 3
+    assert sorted(slot.role for slot in slots.open_slots) == ["draft", "target"]
+    assert await asyncio.gather(*asked) == [TEXT] * 4
+
+
+async def test_who_leaves_the_queue_frees_its_place():
+    slots = placement(num_slots=1)
+    server = backend(slots, max_queued=1)
+    first, second = (asyncio.create_task(ask(server, name)) for name in "ab")
+    await asyncio.sleep(0.15)
+    await refused_after_s(server, "c")
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    third = asyncio.create_task(ask(server, "d"))
+    assert await asyncio.gather(first, third) == [TEXT] * 2
+    assert (slots.num_waiting, server.queue.num_queued) == (0, 0)
+
+
+async def test_an_answer_that_lost_its_target_is_not_refused_for_a_full_queue():
+    slots = placement(num_slots=1)
+    server = backend(slots, max_queued=1)
+    first, second = (asyncio.create_task(ask(server, name)) for name in "ab")
+    await asyncio.sleep(0.15)
+    assert server.queue.is_full
+    next(slot for slot in slots.open_slots if slot.role == "target").die()
+    assert await asyncio.gather(first, second) == [TEXT] * 2
