@@ -7,13 +7,15 @@ The real Driver talks gRPC to a draft and a target in processes of their own, wh
 
 Ideal: a round whose block was drafted ahead takes max(draft, verify), any other draft + verify, where *draft* is
 the compute of the block and, ahead, of the guess before it. The goal is 90 % of the ideal, drafting ahead, in
-every case with at least 5 ms per side.
+every case with at least 5 ms per side. Shares are by medians; on a machine that is busy with something else also
+those say little, unless the benchmark runs before it (``chrt --rr 1 python -m ...``, which the figures note).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -370,6 +372,7 @@ def main(arguments: list[str] | None = None) -> int:
         figures = {
             "goal": GOAL,
             "block_len": BLOCK_LEN,
+            "real_time_priority": os.sched_getscheduler(0) != os.SCHED_OTHER,
             "rounds": [{**asdict(each), "share": each.share} for each in shares],
             "links": [asdict(each) for each in rates],
         }

@@ -109,7 +109,8 @@ class SessionController:
         self._warp = warp
         self._row_len = controller.config.row_len if self._needs_rows(effective, warp) else 0
         alone = effective.mode is Mode.ADAPTIVE and warp.seed is not None
-        self._gate = controller.gate if effective.gated and not alone else None  # alone: must not follow the clock
+        # alone: must not follow the clock
+        self._gate = controller.gate if effective.gated and not alone else None
         self._num_rounds = 0
         self._estimates = Estimates() if alone else controller.estimates
         self._drafting = drafting_policy(effective.drafting)

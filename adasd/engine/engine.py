@@ -42,8 +42,8 @@ Answer = Drafted | Verdict | CallFailed
 CROWDED_SHARE = 4
 """Optimistic drafting yields while more than one in so many slots has committed work waiting."""
 
-PREFILL_PER_RUNNING = 4
-"""Prompt tokens that take about as long on a CPU as one token of a running session does."""
+PREFILL_PER_ROW = 3
+"""On a CPU a row of a pass takes as long as its tokens and so many prompt tokens more, in one long row, would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +262,8 @@ class TorchEngine:
         """Prompt tokens of this pass; on a CPU fewer while others run, so that it takes about twice as long."""
         if not running or self.forward.device.type != "cpu":
             return self._budget
-        num_running = sum(len(one.piece.tokens) for one in running)
-        return min(self._budget, max(SHORT_FEED, PREFILL_PER_RUNNING * num_running))
+        num_tokens = sum(len(one.piece.tokens) for one in running)
+        return min(self._budget, max(SHORT_FEED, num_tokens + PREFILL_PER_ROW * len(running)))
 
     def _take_turns(self, prefill: list[Work], budget: int) -> list[_Ready]:
         """Those who waited longest for a piece of their prompt, as many as the budget holds, at least one.

@@ -50,8 +50,8 @@ class HostStats:
     num_tokens: int  # tokens drafted or decided
     busy_s: float  # seconds inside forward passes
     batch_sizes: tuple[tuple[int, int], ...]  # (calls in a step, steps), by calls
-    waited_s: float = 0.0  # seconds that calls which a round waits for were in the worker without being computed
-    computed_s: float = 0.0  # seconds that they were in forward passes
+    waited_s: float = 0.0  # seconds that calls which a round waits for were here, outside of forward passes
+    computed_s: float = 0.0  # seconds that they were in them
     num_optimistic: int = 0  # calls answered that assumed an acceptance
 
     @property

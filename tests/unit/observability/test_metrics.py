@@ -172,7 +172,7 @@ async def test_a_request_that_waits_for_a_slot_is_waiting_and_refused_if_none_co
 
 
 async def test_lost_and_late_workers_are_counted_as_the_report_counts_them():
-    service = Service(draft_dies=0.1, target_dies=0.05, seed=3)
+    service = Service(draft_dies_every=7, target_dies_every=23)
     reports = []
     for number in range(8):
         end = (await service.answer(f"r{number}", 60))[-1]

@@ -29,6 +29,8 @@ class Faults:
     target_dies: float = 0.0
     draft_hangs: float = 0.0
     draft_wrong: float = 0.2  # per token
+    draft_dies_every: int = 0  # calls; 0 is never
+    target_dies_every: int = 0
     delay_s: float = 0.0
     no_draft_slots: bool = False
     no_target_slots: bool = False
@@ -69,7 +71,7 @@ class FakeSlot:
             raise Superseded("s", call.epoch)
         if rng.random() < world.faults.draft_hangs:
             await asyncio.sleep(3600)
-        if rng.random() < world.faults.draft_dies:
+        if rng.random() < world.faults.draft_dies or world.is_turn("draft", world.faults.draft_dies_every):
             self.die()
         base = self.feed(call.keep_len, call.feed, optimistic=call.optimistic)
         right = world.truth[base : base + call.rule.max_tokens]
@@ -80,7 +82,8 @@ class FakeSlot:
     async def verify(self, call: VerifyCall) -> Verdict:
         world = self.world
         await asyncio.sleep(world.faults.delay_s)
-        if world.rng.random() < world.faults.target_dies:
+        dies_now = world.is_turn("target", world.faults.target_dies_every)
+        if world.rng.random() < world.faults.target_dies or dies_now:
             self.die()
         base = self.feed(call.keep_len, call.feed)
         num = 0
@@ -112,6 +115,12 @@ class FakePlacement:
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.faults.seed)
+        self.num_calls = {"draft": 0, "target": 0}
+
+    def is_turn(self, role: str, every: int) -> bool:
+        """Is this call of a tier the n-th?"""
+        self.num_calls[role] += 1
+        return every > 0 and self.num_calls[role] % every == 0
 
     async def attach_target(self, call: OpenCall) -> FakeSlot:
         return self.attach("target", refuse=self.faults.no_target_slots)

@@ -113,7 +113,7 @@ async def test_a_draft_lost_while_idle_is_replaced():
 
 async def test_a_target_that_keeps_dying_ends_with_a_clear_error():
     placement = world(target_dies=1.0)
-    with pytest.raises(WorkerLost, match="killed|gone"):
+    with pytest.raises(WorkerLost, match=r"killed|gone"):
         await text_and_end(driver(placement))
     assert placement.open_slots == []
 
