@@ -28,8 +28,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def server(pair: tuple[Path, Path]) -> Iterator[Server]:
     target, draft = map(str, pair)
     slots = ["--target-num-slots", str(NUM_SLOTS), "--draft-num-slots", str(NUM_SLOTS)]
-    pair_options = ["--target", target, "--draft", draft, "--model-name", "pair"]
-    with running(*pair_options, *slots, "--speculation-bypass", "false") as started:  # drafts even when it does not pay
+    always = ["--speculation-bypass", "false"]  # drafts even while it does not pay
+    with running("--target", target, "--draft", draft, "--model-name", "pair", *slots, *always) as started:
         yield started
 
 

@@ -14,16 +14,16 @@ pytestmark = pytest.mark.cluster
 @pytest.mark.timeout(300)
 def test_idle_drafts_scale_to_zero_and_wake_up_again(pair: tuple[Path, Path]):
     models = ["--target", str(pair[0]), "--draft", str(pair[1]), "--speculation-bypass", "false"]
-    with running(*models, "--draft-min-replicas", "0", "--draft-down-after-s", "3") as server:
-        with server.client() as client:
-            drafted = token_ids(ask(client))
-            wait_for(lambda: not server.replicas("draft"), 60.0)
-            assert client.get("/ready").status_code == 200
-            assert token_ids(ask(client)) == drafted
+    drafts = ["--draft-min-replicas", "0", "--draft-down-after-s", "3"]
+    with running(*models, *drafts) as server, server.client() as client:
+        drafted = token_ids(ask(client))
+        wait_for(lambda: not server.replicas("draft"), 60.0)
+        assert client.get("/ready").status_code == 200
+        assert token_ids(ask(client)) == drafted
 
-            def is_drafted() -> bool:
-                answer = ask(client, max_tokens=400, ignore_eos=True)
-                return bool((answer["metrics"]["speculative_decoding"] or {}).get("num_draft_tokens"))
+        def is_drafted() -> bool:
+            answer = ask(client, max_tokens=400, ignore_eos=True)
+            return bool((answer["metrics"]["speculative_decoding"] or {}).get("num_draft_tokens"))
 
-            wait_for(is_drafted, 90.0)
-            assert server.replicas("draft")
+        wait_for(is_drafted, 90.0)
+        assert server.replicas("draft")
