@@ -48,7 +48,7 @@ format: $(STAMP)  ## format the code and fix what the linter can fix
 proto: $(STAMP)  ## generate protocol code from protos/
 	$(BIN)/python -m services.transport.generate
 
-bench: $(STAMP)  ## round time, start-up time, tokens per second; results in runs/
+bench: $(STAMP)  ## round time, start-up time, tokens per second; results in load_tests/baselines/
 	$(BIN)/python -m load_tests $(ARGS)
 
 k8s: $(STAMP)  ## write the overlays from their topologies, the dashboards from their panels
