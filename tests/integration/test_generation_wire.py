@@ -32,6 +32,7 @@ from services.transport.public import (
     ServerInfo,
 )
 from services.transport.server import start_server
+from tests.leaks import nothing_runs
 
 REPORT = SpeculationReport(
     Mode.EXACT,
@@ -105,7 +106,7 @@ async def echo():
     yield service
     await client.close()
     await server.stop()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert await nothing_runs(), asyncio.all_tasks()
 
 
 async def test_an_answer_streams_and_completes(echo):

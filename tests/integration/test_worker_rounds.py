@@ -45,6 +45,7 @@ from services.worker.deployment import Worker, bind_host
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
 from services.worker.service import WorkerService
+from tests.leaks import nothing_runs
 
 INCARNATION = "life-1"
 TIER = TierConfig(EngineConfig("counting"))
@@ -137,7 +138,7 @@ async def start():
         assert replica.service.num_streams == 0
         await replica.stop()
     await asyncio.sleep(0.05)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert await nothing_runs(), asyncio.all_tasks()
     assert not [t for t in threading.enumerate() if t.name.endswith("-engine")]
 
 

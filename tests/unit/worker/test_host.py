@@ -21,6 +21,7 @@ from adasd.errors import (
 from adasd.messages import CallFailed, DraftCall, DraftRule, OpenCall, VerifyCall, Warp
 from load_tests.counting_engine import CountingEngine
 from services.worker.host import EngineHost
+from tests.leaks import nothing_runs
 
 
 class GatedEngine(CountingEngine):
@@ -56,7 +57,7 @@ async def hosts():
     for host in hosts.started:
         await host.stop()
     assert not [t for t in threading.enumerate() if t.name.endswith("-engine")], "an engine's thread is left"
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert await nothing_runs(), asyncio.all_tasks()
 
 
 def opening(session: str, max_len: int = 64) -> OpenCall:

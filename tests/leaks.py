@@ -1,0 +1,16 @@
+"""What a test must not leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+PATIENCE_S = 2.0
+"""grpc.aio ends its own tasks a moment after its servers and channels are closed."""
+
+
+async def nothing_runs() -> bool:
+    """Does no task but the caller's run, now or in a moment?"""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=PATIENCE_S)
+    return asyncio.all_tasks() == {asyncio.current_task()}
