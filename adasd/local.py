@@ -2,7 +2,7 @@
 
 from adasd import LocalPair
 pair = LocalPair.load("models/demo/target", "models/demo/draft")
-answer = pair.chat("Tell a short story set in the harbor. It needs Ana, Tom and a map.", mode="adaptive", max_tokens=200)
+answer = pair.chat("Tell a short story set in the harbor. It needs Ana, Tom and a map.", mode="adaptive")
 print(answer.text, answer.report.num_accepted_tokens, "of", answer.report.num_draft_tokens)
 """
 
