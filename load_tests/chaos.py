@@ -256,6 +256,7 @@ def rig(target: Path, draft: Path, num_slots: int) -> Iterator[Rig]:
         "TMPDIR": str(folder),
         "RAY_AUTH_MODE": "disabled",
         "PYTHONPATH": str(ROOT),  # replicas on every node import the project
+        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "20",  # Serve gives a deployment up after 3 starts cut short by kills
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_failure_threshold": "5",
         "RAY_health_check_initial_delay_ms": "2000",
