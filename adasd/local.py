@@ -157,7 +157,7 @@ class LocalPair:
         ``mode`` is off, exact or adaptive; None is exact with a draft and off without.
         """
         sampling = sampling or SamplingParams(max_tokens, temperature)
-        speculation = speculation or SpeculationOptions(mode=Mode(mode) if mode else None)
+        speculation = speculation or SpeculationOptions(mode=mode_of(mode))
         text, end = "", None
         tokens: list[EmittedToken] = []
         for event in self.stream(prompt, sampling, speculation):
@@ -240,6 +240,15 @@ class LocalPair:
                 assert isinstance(verdict, Verdict)
                 return TargetAnswered(verdict, 1e3 * (time.perf_counter() - asked_s))
         raise AssertionError(f"no answer to {action}")
+
+
+def mode_of(name: str | None) -> Mode | None:
+    """The mode of that name; InvalidRequest with what is possible."""
+    try:
+        return Mode(name) if name is not None else None
+    except ValueError:
+        possible = ", ".join(Mode)
+        raise InvalidRequest(f"mode is {name!r}; possible are {possible}", "speculation.mode") from None
 
 
 def run_call(engine: Engine, call: DraftCall | VerifyCall) -> Drafted | Verdict:

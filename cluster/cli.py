@@ -1,4 +1,4 @@
-"""The command line: ``adasd serve``, ``adasd check``, ``adasd chat``. Parses and dispatches, nothing else."""
+"""The command line, ``adasd COMMAND``: parses and dispatches, nothing else."""
 
 from __future__ import annotations
 
