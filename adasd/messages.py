@@ -51,6 +51,22 @@ class FinishReason(StrEnum):
 # --------------------------------------------------------------------------- what a request asks for
 
 
+class GrammarKind(StrEnum):
+    """Language in which a grammar is written."""
+
+    JSON_SCHEMA = "json_schema"  # a JSON Schema as JSON text; "{}" is any JSON value
+    REGEX = "regex"  # a regular expression that the whole answer matches
+    LARK = "lark"  # a context-free grammar in Lark's notation
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer has to look like: at every position only tokens that keep it completable are allowed."""
+
+    kind: GrammarKind
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the answer is sampled and when it ends. Validated at the door (services.gateway.validation)."""
@@ -66,6 +82,12 @@ class SamplingParams:
     stop: tuple[str, ...] = ()  # the answer ends before any of these texts
     stop_token_ids: tuple[int, ...] = ()  # the answer ends with any of these tokens (not shown)
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit)
+    presence_penalty: float = 0.0  # [-2, 2], taken once from the logit of every token that the answer holds
+    frequency_penalty: float = 0.0  # [-2, 2], taken from it for every time
+    repetition_penalty: float = 1.0  # (0, 2], divides positive and multiplies negative logits of tokens seen
+    grammar: Grammar | None = None  # what the answer has to look like
+    logprobs: int | None = None  # report so many likeliest tokens beside each token; None reports nothing
+    prompt_logprobs: int | None = None  # the same for the tokens of the prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +99,7 @@ class SpeculationOptions:
     acceptance: str | None = None  # name of an acceptance policy, in mode adaptive
     max_draft_tokens: int | None = None  # tokens per block, >= 1
     max_relaxed_fraction: float | None = None  # share of the answer's tokens that may be relaxed, [0, 1]
+    draft: str | None = None  # name of a draft source of the deployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +120,7 @@ class GenerationRequest:
 class Warp:
     """How logits become the sampling law; the same on both sides (adasd.specdec.distributions.warp).
 
-    Order: bias and forbidden end-of-sequence, temperature, top-k, top-p, min-p.
+    Order: penalties, bias, grammar and forbidden end-of-sequence, temperature, top-k, top-p, min-p.
     """
 
     temperature: float = 1.0
@@ -108,6 +131,11 @@ class Warp:
     eos_ids: tuple[int, ...] = ()
     eos_from: int = 0  # first absolute position at which eos_ids are allowed
     seed: int | None = None  # set: shared Gumbel noise keyed by (seed, position); unset: worker's generator
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    answer_from: int = 0  # length of the prompt: presence, frequency and grammar see what comes from there on
+    grammar: Grammar | None = None
 
     @property
     def greedy(self) -> bool:
@@ -122,6 +150,8 @@ class OpenCall:
     session: str
     warp: Warp
     max_len: int  # tokens of prompt + answer that the slot may ever hold
+    logprobs: int | None = None  # verdicts report so many likeliest tokens beside each token (target only)
+    prompt_logprobs: int | None = None  # the first verdict reports them for the prompt, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +270,14 @@ class VerifyCall:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """What the target thought of one token, before penalties, bias, masks and temperature."""
+
+    logprob: float  # natural logarithm of the token's probability
+    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob) of the likeliest tokens, falling
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The target's answer: ``block[:num_accepted]`` stands, ``next_token`` follows.
 
@@ -255,6 +293,8 @@ class Verdict:
     relaxed: tuple[bool, ...] = ()  # per accepted token
     exact_ok: tuple[bool, ...] = ()  # per judged position: did the exact test pass
     distances: tuple[float, ...] = ()  # per judged position: d_JS(p, q), base 2
+    logprobs: tuple[TokenLogprob, ...] = ()  # per token that follows: the accepted ones and ``next_token``
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of a prompt's tokens from the second on
     cached_tokens: int = 0  # fed tokens that a prefix cache already held
     compute_ms: float = 0.0
     queue_ms: float = 0.0
@@ -278,6 +318,7 @@ class EmittedToken:
 
     id: int
     kind: TokenKind
+    logprob: TokenLogprob | None = None  # where the request asks for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +346,7 @@ class Chunk:
     text: str
     tokens: tuple[EmittedToken, ...]
     finish_reason: FinishReason | None = None  # set on the last chunk of the answer
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # with the first chunk, where the request asks for it
 
 
 @dataclass(frozen=True, slots=True)
