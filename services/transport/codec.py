@@ -5,6 +5,9 @@ Decoding trusts nobody: bytes that are no message, or hold rows that do not fit,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
+
 from google.protobuf.message import DecodeError
 
 from adasd.errors import AdasdError, InvalidRequest
@@ -15,10 +18,13 @@ from adasd.messages import (
     Drafted,
     DraftRows,
     DraftRule,
+    Grammar,
+    GrammarKind,
     OpenCall,
     RelaxBelow,
     RelaxOwnLaw,
     RelaxTable,
+    TokenLogprob,
     Verdict,
     VerifyCall,
     Warp,
@@ -46,7 +52,7 @@ def encode_frame(frame: Frame) -> bytes:
     try:
         match frame.call:
             case OpenCall() as call:
-                message.open.CopyFrom(pb.OpenRequest(warp=_warp_to_wire(call.warp), max_len=call.max_len))
+                message.open.CopyFrom(_open_to_wire(call))
             case DraftCall() as call:
                 message.draft.CopyFrom(_draft_to_wire(call))
             case VerifyCall() as call:
@@ -69,7 +75,7 @@ def decode_frame(data: bytes) -> Frame:
     call: OpenCall | DraftCall | VerifyCall | Close
     match message.WhichOneof("call"):
         case "open":
-            call = OpenCall(message.session, _warp_from_wire(message.open.warp), message.open.max_len)
+            call = _open_from_wire(message.session, message.open)
         case "draft":
             call = _draft_from_wire(message.session, message.draft)
         case "verify":
@@ -122,6 +128,25 @@ def decode_reply(data: bytes, session: str) -> Reply:
 # --------------------------------------------------------------------------- requests
 
 
+def _open_to_wire(call: OpenCall) -> pb.OpenRequest:
+    return pb.OpenRequest(
+        warp=_warp_to_wire(call.warp),
+        max_len=call.max_len,
+        logprobs=call.logprobs,
+        prompt_logprobs=call.prompt_logprobs,
+    )
+
+
+def _open_from_wire(session: str, wire: pb.OpenRequest) -> OpenCall:
+    return OpenCall(
+        session,
+        _warp_from_wire(wire.warp),
+        wire.max_len,
+        wire.logprobs if wire.HasField("logprobs") else None,
+        wire.prompt_logprobs if wire.HasField("prompt_logprobs") else None,
+    )
+
+
 def _warp_to_wire(warp: Warp) -> pb.Warp:
     return pb.Warp(
         temperature=warp.temperature,
@@ -133,6 +158,11 @@ def _warp_to_wire(warp: Warp) -> pb.Warp:
         eos_ids=pack_ids(warp.eos_ids),
         eos_from=warp.eos_from,
         seed=warp.seed,
+        presence_penalty=warp.presence_penalty,
+        frequency_penalty=warp.frequency_penalty,
+        repetition_penalty=warp.repetition_penalty,
+        answer_from=warp.answer_from,
+        grammar=_grammar_to_wire(warp.grammar),
     )
 
 
@@ -148,7 +178,25 @@ def _warp_from_wire(wire: pb.Warp) -> Warp:
         eos_ids=unpack_ids(wire.eos_ids),
         eos_from=wire.eos_from,
         seed=wire.seed if wire.HasField("seed") else None,
+        presence_penalty=wire.presence_penalty,
+        frequency_penalty=wire.frequency_penalty,
+        repetition_penalty=wire.repetition_penalty,
+        answer_from=wire.answer_from,
+        grammar=_grammar_from_wire(wire.grammar) if wire.HasField("grammar") else None,
     )
+
+
+def _grammar_to_wire(grammar: Grammar | None) -> pb.Grammar | None:
+    if grammar is None:
+        return None
+    return pb.Grammar(kind=pb.Grammar.Kind.Value(grammar.kind.name), text=grammar.text)
+
+
+def _grammar_from_wire(wire: pb.Grammar) -> Grammar:
+    names = {value: name for name, value in pb.Grammar.Kind.items()}
+    if wire.kind not in names:
+        raise InvalidRequest(f"there is no kind of grammar {wire.kind}; known: {sorted(names)}", "grammar")
+    return Grammar(GrammarKind[names[wire.kind]], wire.text)
 
 
 def _draft_to_wire(call: DraftCall) -> pb.DraftRequest:
@@ -273,6 +321,8 @@ def _verdict_to_wire(verdict: Verdict) -> pb.Verdict:
         cached_tokens=verdict.cached_tokens,
         compute_ms=verdict.compute_ms,
         queue_ms=verdict.queue_ms,
+        logprobs=_logprobs_to_wire(verdict.logprobs),
+        prompt_logprobs=_logprobs_to_wire(verdict.prompt_logprobs),
     )
 
 
@@ -286,9 +336,37 @@ def _verdict_from_wire(session: str, wire: pb.Verdict) -> Verdict:
         relaxed=unpack_flags(wire.relaxed),
         exact_ok=unpack_flags(wire.exact_ok),
         distances=unpack_reals(wire.distances),
+        logprobs=_logprobs_from_wire(wire.logprobs),
+        prompt_logprobs=_logprobs_from_wire(wire.prompt_logprobs),
         cached_tokens=wire.cached_tokens,
         compute_ms=wire.compute_ms,
         queue_ms=wire.queue_ms,
+    )
+
+
+def _logprobs_to_wire(logprobs: Sequence[TokenLogprob]) -> pb.Logprobs | None:
+    if not logprobs:
+        return None
+    top = [entry for one in logprobs for entry in one.top]
+    return pb.Logprobs(
+        of_tokens=pack_reals([one.logprob for one in logprobs]),
+        top_lens=pack_ids([len(one.top) for one in logprobs]),
+        top_ids=pack_ids([token for token, _ in top]),
+        top_logprobs=pack_reals([logprob for _, logprob in top]),
+    )
+
+
+def _logprobs_from_wire(wire: pb.Logprobs) -> tuple[TokenLogprob, ...]:
+    of_tokens, lens = unpack_reals(wire.of_tokens), unpack_ids(wire.top_lens)
+    ids, values = unpack_ids(wire.top_ids), unpack_reals(wire.top_logprobs)
+    _expect_len("numbers of likeliest tokens", len(lens), len(of_tokens))
+    if min(lens, default=0) < 0:
+        raise InvalidRequest(f"a token has {min(lens)} likeliest tokens beside it")
+    _expect_len("likeliest tokens", len(ids), sum(lens))
+    _expect_len("log-probabilities of likeliest tokens", len(values), sum(lens))
+    top = iter(zip(ids, values, strict=True))
+    return tuple(
+        TokenLogprob(logprob, tuple(islice(top, num))) for logprob, num in zip(of_tokens, lens, strict=True)
     )
 
 

@@ -26,19 +26,23 @@ class RoundRequest(_message.Message):
     def __init__(self, session: _Optional[str] = ..., incarnation: _Optional[str] = ..., seq: _Optional[int] = ..., open: _Optional[_Union[OpenRequest, _Mapping]] = ..., draft: _Optional[_Union[DraftRequest, _Mapping]] = ..., verify: _Optional[_Union[VerifyRequest, _Mapping]] = ..., close: _Optional[_Union[CloseRequest, _Mapping]] = ...) -> None: ...
 
 class OpenRequest(_message.Message):
-    __slots__ = ("warp", "max_len")
+    __slots__ = ("warp", "max_len", "logprobs", "prompt_logprobs")
     WARP_FIELD_NUMBER: _ClassVar[int]
     MAX_LEN_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     warp: Warp
     max_len: int
-    def __init__(self, warp: _Optional[_Union[Warp, _Mapping]] = ..., max_len: _Optional[int] = ...) -> None: ...
+    logprobs: int
+    prompt_logprobs: int
+    def __init__(self, warp: _Optional[_Union[Warp, _Mapping]] = ..., max_len: _Optional[int] = ..., logprobs: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ...) -> None: ...
 
 class CloseRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class Warp(_message.Message):
-    __slots__ = ("temperature", "top_k", "top_p", "min_p", "bias_ids", "bias_values", "eos_ids", "eos_from", "seed")
+    __slots__ = ("temperature", "top_k", "top_p", "min_p", "bias_ids", "bias_values", "eos_ids", "eos_from", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty", "answer_from", "grammar")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +52,11 @@ class Warp(_message.Message):
     EOS_IDS_FIELD_NUMBER: _ClassVar[int]
     EOS_FROM_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCY_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FROM_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     top_k: int
     top_p: float
@@ -57,7 +66,28 @@ class Warp(_message.Message):
     eos_ids: bytes
     eos_from: int
     seed: int
-    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., bias_ids: _Optional[bytes] = ..., bias_values: _Optional[bytes] = ..., eos_ids: _Optional[bytes] = ..., eos_from: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    answer_from: int
+    grammar: Grammar
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., bias_ids: _Optional[bytes] = ..., bias_values: _Optional[bytes] = ..., eos_ids: _Optional[bytes] = ..., eos_from: _Optional[int] = ..., seed: _Optional[int] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., answer_from: _Optional[int] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ...) -> None: ...
+
+class Grammar(_message.Message):
+    __slots__ = ("kind", "text")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        JSON_SCHEMA: _ClassVar[Grammar.Kind]
+        REGEX: _ClassVar[Grammar.Kind]
+        LARK: _ClassVar[Grammar.Kind]
+    JSON_SCHEMA: Grammar.Kind
+    REGEX: Grammar.Kind
+    LARK: Grammar.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    kind: Grammar.Kind
+    text: str
+    def __init__(self, kind: _Optional[_Union[Grammar.Kind, str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class DraftRequest(_message.Message):
     __slots__ = ("epoch", "keep_len", "feed", "max_tokens", "entropy_ceiling", "confidence_floor", "row_len", "optimistic")
@@ -168,7 +198,7 @@ class Drafted(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[bytes] = ..., entropies: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("epoch", "base_len", "num_accepted", "next_token", "relaxed", "exact_ok", "distances", "cached_tokens", "compute_ms", "queue_ms")
+    __slots__ = ("epoch", "base_len", "num_accepted", "next_token", "relaxed", "exact_ok", "distances", "cached_tokens", "compute_ms", "queue_ms", "logprobs", "prompt_logprobs")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BASE_LEN_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -179,6 +209,8 @@ class Verdict(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     base_len: int
     num_accepted: int
@@ -189,7 +221,21 @@ class Verdict(_message.Message):
     cached_tokens: int
     compute_ms: float
     queue_ms: float
-    def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token: _Optional[int] = ..., relaxed: _Optional[bytes] = ..., exact_ok: _Optional[bytes] = ..., distances: _Optional[bytes] = ..., cached_tokens: _Optional[int] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ...) -> None: ...
+    logprobs: Logprobs
+    prompt_logprobs: Logprobs
+    def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token: _Optional[int] = ..., relaxed: _Optional[bytes] = ..., exact_ok: _Optional[bytes] = ..., distances: _Optional[bytes] = ..., cached_tokens: _Optional[int] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., prompt_logprobs: _Optional[_Union[Logprobs, _Mapping]] = ...) -> None: ...
+
+class Logprobs(_message.Message):
+    __slots__ = ("of_tokens", "top_lens", "top_ids", "top_logprobs")
+    OF_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LENS_FIELD_NUMBER: _ClassVar[int]
+    TOP_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    of_tokens: bytes
+    top_lens: bytes
+    top_ids: bytes
+    top_logprobs: bytes
+    def __init__(self, of_tokens: _Optional[bytes] = ..., top_lens: _Optional[bytes] = ..., top_ids: _Optional[bytes] = ..., top_logprobs: _Optional[bytes] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("code", "type", "message", "fields")

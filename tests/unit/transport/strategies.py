@@ -16,6 +16,8 @@ from adasd.messages import (
     DraftRule,
     EmittedToken,
     FinishReason,
+    Grammar,
+    GrammarKind,
     Mode,
     OpenCall,
     RelaxBelow,
@@ -24,6 +26,7 @@ from adasd.messages import (
     SpeculationOptions,
     SpeculationReport,
     TokenKind,
+    TokenLogprob,
     Usage,
     Verdict,
     VerifyCall,
@@ -71,6 +74,11 @@ warps = st.builds(
     eos_ids=token_ids,
     eos_from=counts,
     seed=seeds,
+    presence_penalty=reals,
+    frequency_penalty=reals,
+    repetition_penalty=reals,
+    answer_from=counts,
+    grammar=st.none() | st.builds(Grammar, st.sampled_from(GrammarKind), names),
 )
 draft_rules = st.builds(DraftRule, counts, reals, shares, counts)
 relaxations = (
@@ -100,7 +108,8 @@ def verify_calls(draw, session: str) -> VerifyCall:
 
 @st.composite
 def calls(draw, session: str) -> OpenCall | DraftCall | VerifyCall:
-    opening = st.builds(OpenCall, st.just(session), warps, counts)
+    wanted = st.none() | counts
+    opening = st.builds(OpenCall, st.just(session), warps, counts, wanted, wanted)
     drafting = st.builds(DraftCall, st.just(session), epochs, counts, token_ids, draft_rules, st.booleans())
     return draw(opening | drafting | verify_calls(session))
 
@@ -115,6 +124,9 @@ def drafted(draw, session: str) -> Drafted:
     )
 
 
+logprobs = st.lists(
+    st.builds(TokenLogprob, reals, st.lists(st.tuples(ids, reals), max_size=3).map(tuple)), max_size=4
+).map(tuple)
 flags = st.lists(st.booleans(), max_size=8).map(tuple)
 
 
@@ -129,6 +141,8 @@ def verdicts(draw, session: str) -> Verdict:
         draw(flags),
         draw(flags),
         tuple(draw(st.lists(shares, max_size=8))),
+        draw(logprobs),
+        draw(logprobs),
         draw(counts),
         draw(reals),
         draw(reals),

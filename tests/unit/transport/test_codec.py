@@ -126,6 +126,31 @@ def test_tokens_and_entropies_must_be_equally_many():
 
 
 @pytest.mark.parametrize(
+    ("logprobs", "complaint"),
+    [
+        (pb.Logprobs(of_tokens=b"8" * 8), "numbers of likeliest tokens: got 0, expected 1"),
+        (pb.Logprobs(of_tokens=b"8" * 8, top_lens=b"\xff" * 4), "a token has -1 likeliest tokens"),
+        (pb.Logprobs(of_tokens=b"8" * 8, top_lens=b"\1\0\0\0"), "likeliest tokens: got 0, expected 1"),
+        (
+            pb.Logprobs(of_tokens=b"8" * 8, top_lens=b"\1\0\0\0", top_ids=b"1234"),
+            "log-probabilities of likeliest tokens: got 0, expected 1",
+        ),
+    ],
+)
+def test_logprobs_that_do_not_fit_are_refused_with_both_numbers(logprobs, complaint):
+    raw = pb.RoundReply(verdict=pb.Verdict(prompt_logprobs=logprobs)).SerializeToString()
+    with pytest.raises(InvalidRequest, match=complaint):
+        decode_reply(raw, "s")
+
+
+def test_an_unknown_kind_of_grammar_is_refused():
+    wire = pb.RoundRequest(open=pb.OpenRequest(warp=pb.Warp()))
+    wire.open.warp.grammar.MergeFromString(b"\x08\x63")  # kind 99
+    with pytest.raises(InvalidRequest, match="there is no kind of grammar 99"):
+        decode_frame(wire.SerializeToString())
+
+
+@pytest.mark.parametrize(
     "call",
     [
         DraftCall("s", 1, -1, (), DraftRule(1)),
