@@ -112,6 +112,9 @@ class SpeculationConfig:
         0.3, "share of an answer that may be relaxed, mode adaptive", low=0, high=1
     )
     bypass: bool = setting(True, "run rounds plain while drafting does not pay, and try again now and then")
+    load_aware: bool = setting(
+        False, "cap blocks at what the target's batch has room for, whatever the drafting policy"
+    )
     draft_ahead: bool = setting(True, "let the draft go on behind a block while the target judges it")
     row_len: int = setting(
         128, "entries of the truncated draft law on the wire, where a rule needs it", low=1

@@ -298,6 +298,8 @@ class Verdict:
     cached_tokens: int = 0  # fed tokens that a prefix cache already held
     compute_ms: float = 0.0
     queue_ms: float = 0.0
+    batch_size: int = 1  # sessions in the pass that judged
+    batch_tokens: int = 0  # tokens in it, all sessions together; 0: not told
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
 
 from adasd.config import SpeculationConfig
+from adasd.control.policy import Described
 from adasd.control.registry import ACCEPTANCE, DRAFTING
-
-
-class Described(Protocol):
-    """What a policy says about itself."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def summary(self) -> str: ...
-    @property
-    def source(self) -> str: ...
 
 
 def main(argv: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ from adasd.control.ahead import drafting_ahead_pays
 from adasd.control.effective import EffectiveSpeculation, check_config, resolve
 from adasd.control.estimators import Estimates
 from adasd.control.gate import Gate
+from adasd.control.load import under_load
 from adasd.control.policy import PLAIN, Plan, Relaxation, Snapshot
 from adasd.control.registry import acceptance_policy, drafting_policy
 from adasd.messages import (
@@ -138,6 +139,8 @@ class SessionController:
         rule = self._drafting.decide(self._drafting_state, snapshot)
         if rule.max_tokens < 1:
             return PLAIN
+        if self._controller.config.load_aware:
+            rule = under_load(rule, snapshot)
         rule = replace(rule, max_tokens=min(rule.max_tokens, cap), row_len=self._row_len)
         ahead = self._controller.config.draft_ahead and drafting_ahead_pays(self._estimates)
         return Plan(rule, self._accept(rule, snapshot), ahead)
@@ -186,6 +189,11 @@ class SessionController:
             hop_ms=self._estimates.hop_ms.value,
             verify_ms=verify[0] if verify else None,
             verify_ms_per_token=verify[1] if verify else 0.0,
+            mean_block=self._estimates.length.value,
+            batch_size=self._estimates.batch_size.value or 1.0,
+            cost=self._estimates.cost,
+            wait_ms=self._estimates.wait_ms.value or 0.0,
+            queue_ms=self._estimates.queue_ms.value,
         )
 
     def _any_snapshot(self) -> Snapshot:

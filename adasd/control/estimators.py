@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import mul
 
+from adasd.control.cost import CostTable
 from adasd.messages import RoundCompleted
 
 
@@ -117,6 +118,10 @@ class Estimates:
     verify_ms: Line = field(default_factory=Line)  # wall time of a verdict over the tokens of its block
     full: Ema = field(default_factory=Ema)  # 1 for a block that was accepted in full, else 0
     length: Ema = field(default_factory=Ema)  # tokens per block
+    cost: CostTable = field(default_factory=CostTable)  # the target's passes by their tokens, all sessions'
+    batch_size: Ema = field(default_factory=Ema)  # sessions in the pass of a verdict
+    wait_ms: Ema = field(default_factory=Ema)  # wall time of a verdict beyond its passes
+    queue_ms: Ema = field(default_factory=Ema)  # of it, waiting in the worker
 
     @property
     def plain_ms(self) -> float | None:
@@ -125,15 +130,26 @@ class Estimates:
         return fitted[0] if fitted else None
 
     def learn(self, round: RoundCompleted) -> Estimates:
-        verify_ms = self.verify_ms.add(round.num_drafted, round.verify_ms)
-        drafted = round.drafted
+        drafted, verdict = round.drafted, round.verdict
+        known = replace(
+            self,
+            verify_ms=self.verify_ms.add(round.num_drafted, round.verify_ms),
+            wait_ms=self.wait_ms.add(max(0.0, round.verify_ms - verdict.compute_ms)),
+            queue_ms=self.queue_ms.add(verdict.queue_ms),
+        )
+        if verdict.batch_tokens:
+            known = replace(
+                known,
+                cost=self.cost.add(verdict.batch_tokens, verdict.compute_ms),
+                batch_size=self.batch_size.add(float(verdict.batch_size)),
+            )
         if drafted is None or not drafted.tokens:
-            return replace(self, verify_ms=verify_ms)
-        return Estimates(
-            self.survival.add(round.verdict.num_accepted, round.num_drafted),
-            self.draft_ms.add(drafted.compute_ms / round.num_drafted),
-            self.hop_ms.add(max(0.0, round.draft_ms - drafted.compute_ms)),
-            verify_ms,
-            self.full.add(float(round.verdict.num_accepted == round.num_drafted)),
-            self.length.add(float(round.num_drafted)),
+            return known
+        return replace(
+            known,
+            survival=self.survival.add(verdict.num_accepted, round.num_drafted),
+            draft_ms=self.draft_ms.add(drafted.compute_ms / round.num_drafted),
+            hop_ms=self.hop_ms.add(max(0.0, round.draft_ms - drafted.compute_ms)),
+            full=self.full.add(float(verdict.num_accepted == round.num_drafted)),
+            length=self.length.add(float(round.num_drafted)),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
+from adasd.control.load import SHARED_FROM
 from adasd.control.policy import Snapshot
 from adasd.messages import DraftRule, RoundCompleted
 
@@ -12,17 +13,32 @@ from adasd.messages import DraftRule, RoundCompleted
 def rates(snapshot: Snapshot) -> list[float]:
     """Expected tokens per millisecond for blocks of 0, 1, 2, ... tokens.
 
-    A round yields 1 + S_1 + ... + S_k tokens in verify + k (draft + its share of the
-    verdict) + hop. Raises ValueError while a time was never measured.
+    A round yields 1 + S_1 + ... + S_k tokens in verdict(k) + k draft + hop. Raises ValueError while a time was
+    never measured.
     """
-    if snapshot.verify_ms is None or snapshot.draft_ms is None or snapshot.hop_ms is None:
+    if snapshot.draft_ms is None or snapshot.hop_ms is None:
         raise ValueError("rates need measured times")
     tokens = accumulate(snapshot.survival[: snapshot.max_draft_tokens], initial=1.0)
-    per_token_ms = snapshot.draft_ms + snapshot.verify_ms_per_token
     return [
-        expected / max(1e-6, snapshot.verify_ms + k * per_token_ms + (snapshot.hop_ms if k else 0.0))
+        expected
+        / max(1e-6, verdict_ms(snapshot, k) + k * snapshot.draft_ms + (snapshot.hop_ms if k else 0.0))
         for k, expected in enumerate(tokens)
     ]
+
+
+def verdict_ms(snapshot: Snapshot, length: int) -> float:
+    """Wall time of a verdict on ``length`` tokens.
+
+    Alone on the target: by the line through this pair's own verdicts. Where B sessions share a pass, a length
+    that is right for one is right for all, so the pass has B (1 + length) tokens (SmartSpec's batch).
+    """
+    if snapshot.verify_ms is None:
+        raise ValueError("rates need measured times")
+    if snapshot.batch_size >= SHARED_FROM:
+        pass_ms = snapshot.cost.at(snapshot.batch_size * (1 + length))
+        if pass_ms is not None:
+            return snapshot.wait_ms + pass_ms
+    return snapshot.verify_ms + length * snapshot.verify_ms_per_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +63,7 @@ class Goodput:
     default_block: int | None = None
     name: str = "goodput"
     summary: str = "the length with the most expected tokens per millisecond; 0 if drafting does not pay"
-    source: str = "SmartSpec, arXiv:2406.14066, with acceptance by position"
+    source: str = "SmartSpec, arXiv:2406.14066, with acceptance by position and measured batches"
 
     def start(self, shared: GoodputState | None) -> GoodputState:
         return shared or GoodputState()
@@ -56,7 +72,7 @@ class Goodput:
         return DraftRule(min(self._length(state, snapshot), snapshot.max_draft_tokens))
 
     def _length(self, state: GoodputState, snapshot: Snapshot) -> int:
-        if snapshot.verify_ms is None or snapshot.draft_ms is None or snapshot.hop_ms is None:
+        if not snapshot.has_times:
             return self.initial
         rate = rates(snapshot)
         best = max(range(len(rate)), key=rate.__getitem__)

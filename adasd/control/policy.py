@@ -8,9 +8,10 @@ may depend on nothing but itself).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from adasd.control.cost import CostTable
 from adasd.messages import AcceptRule, DraftRule, RelaxBelow, RelaxOwnLaw, RelaxTable, RoundCompleted
 
 Relaxation = RelaxBelow | RelaxTable | RelaxOwnLaw
@@ -32,6 +33,16 @@ class Snapshot:
     hop_ms: float | None = None  # draft wall time of a round beyond its compute: links and queue
     verify_ms: float | None = None  # target wall time of a round without a block
     verify_ms_per_token: float = 0.0  # what each token of a block adds to it
+    mean_block: float | None = None  # tokens per block
+    batch_size: float = 1.0  # sessions that share one of the target's passes, mean
+    cost: CostTable = field(default_factory=CostTable)  # milliseconds of its passes by their tokens
+    wait_ms: float = 0.0  # target wall time of a round beyond its passes: links and queue
+    queue_ms: float | None = None  # of it, waiting for a pass
+
+    @property
+    def has_times(self) -> bool:
+        """Whether both sides' times were measured."""
+        return None not in (self.verify_ms, self.draft_ms, self.hop_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +57,8 @@ class Plan:
 PLAIN = Plan(DraftRule(0), AcceptRule())
 
 
-class DraftingPolicy(Protocol[State]):
-    """Decides when drafting stops."""
+class Described(Protocol):
+    """What a method says about itself."""
 
     @property
     def name(self) -> str: ...
@@ -61,6 +72,10 @@ class DraftingPolicy(Protocol[State]):
     def source(self) -> str:
         """Where the method is published."""
         ...
+
+
+class DraftingPolicy(Described, Protocol[State]):
+    """Decides when drafting stops."""
 
     @property
     def default_block(self) -> int | None:
@@ -76,21 +91,8 @@ class DraftingPolicy(Protocol[State]):
     def learn(self, state: State, round: RoundCompleted) -> State: ...
 
 
-class AcceptancePolicy(Protocol[State]):
+class AcceptancePolicy(Described, Protocol[State]):
     """Decides which tokens that failed the exact test are accepted all the same."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def summary(self) -> str:
-        """One line for people who choose."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """Where the method is published."""
-        ...
 
     @property
     def needs_distances(self) -> bool:

@@ -14,6 +14,7 @@ from adasd.control.adasd import Adasd
 from adasd.control.confidence import Confidence, DynamicConfidence
 from adasd.control.goodput import Goodput
 from adasd.control.heuristic import Heuristic
+from adasd.control.on_the_fly import OnTheFly, OnTheFlyCached, OnTheFlyFsm
 from adasd.control.policy import AcceptancePolicy, DraftingPolicy
 from adasd.control.static import Static
 from adasd.errors import InvalidRequest
@@ -27,6 +28,9 @@ DRAFTING: tuple[DraftingPolicy[Any], ...] = (
     DynamicConfidence(),
     Goodput(),
     Heuristic(),
+    OnTheFly(),
+    OnTheFlyFsm(),
+    OnTheFlyCached(),
     Static(),
 )
 ACCEPTANCE: tuple[AcceptancePolicy[Any], ...] = (

@@ -231,8 +231,9 @@ class TorchEngine:
             return answers
         outcomes = self._compute(ready)
         ended_s = self._clock()
+        num_tokens = sum(len(one.piece.tokens) for one in ready)
         for outcome in outcomes:
-            outcome.ready.work.took_part(self._pass_number, began_s, ended_s)
+            outcome.ready.work.took_part(self._pass_number, began_s, ended_s, len(ready), num_tokens)
             answer = self._apply(outcome)
             if answer is not None:
                 answers.append(answer)

@@ -67,6 +67,8 @@ class _Work:
     started_s: float | None = None  # when its first pass began
     compute_s: float = 0.0
     last_pass: int = 0  # number of the last pass that it took part in
+    batch_size: int = 1  # sessions in that pass
+    batch_tokens: int = 0  # tokens in it
 
     def fed(self, piece: Piece) -> None:
         """The piece's tokens are cached now."""
@@ -82,8 +84,10 @@ class _Work:
         waited_s = (self.started_s or self.submitted_s) - self.submitted_s
         return self.compute_s * 1e3, waited_s * 1e3
 
-    def took_part(self, pass_number: int, began_s: float, ended_s: float) -> None:
-        self.last_pass = pass_number
+    def took_part(
+        self, pass_number: int, began_s: float, ended_s: float, batch_size: int, batch_tokens: int
+    ) -> None:
+        self.last_pass, self.batch_size, self.batch_tokens = pass_number, batch_size, batch_tokens
         self.started_s = began_s if self.started_s is None else self.started_s
         self.compute_s += ended_s - began_s
 
@@ -185,6 +189,8 @@ class VerifyWork(_Work):
             cached_tokens=self.num_found,
             compute_ms=compute_ms,
             queue_ms=queue_ms,
+            batch_size=self.batch_size,
+            batch_tokens=self.batch_tokens,
         )
 
 

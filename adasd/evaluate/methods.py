@@ -10,6 +10,7 @@ from adasd.messages import Mode, SpeculationOptions
 
 STATIC_LENGTHS = (2, 3, 4, 5, 7, 8, 16)
 PLAIN = "off"
+BY_THE_CLOCK = ("goodput", "on-the-fly")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,9 @@ def method(name: str, max_relaxed_fraction: float | None = None) -> Method:
 def all_names() -> list[str]:
     """Plain decoding, the static baselines, every drafting policy, every acceptance rule under ``adasd``.
 
-    ``goodput`` follows the clock, so it comes last: under sampling each method draws on from the one before.
+    What follows the clock comes last: under sampling each method draws on from the one before.
     """
-    drafting = [policy.name for policy in DRAFTING if policy.name not in ("static", "goodput")]
+    drafting = [policy.name for policy in DRAFTING if policy.name not in ("static", *BY_THE_CLOCK)]
     return [
         PLAIN,
         *(f"static-{length}" for length in STATIC_LENGTHS),
@@ -60,7 +61,7 @@ def all_names() -> list[str]:
         "static-5+posterior",
         "static-5+collision",
         "adaedl+collision",
-        "goodput",
+        *BY_THE_CLOCK,
     ]
 
 

@@ -138,7 +138,7 @@ class FakeEngine:
         piece = work.next_piece(self.max_context)
         if piece is not None:
             self._run(work, piece)
-            work.took_part(self._pass_number, began_s, self._clock())
+            work.took_part(self._pass_number, began_s, self._clock(), 1, len(piece.tokens))
         if work.next_piece(self.max_context) is not None:
             return None
         del self._waiting[session]

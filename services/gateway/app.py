@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -15,6 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from adasd.control.policy import Described
+from adasd.control.registry import ACCEPTANCE, DRAFTING
 from adasd.errors import AdasdError, Code, UnknownModel
 from services.gateway.backend import Backend, ServedModel
 from services.gateway.connection import read_body, until_disconnect
@@ -209,8 +211,18 @@ def _model_json(model: ServedModel) -> dict[str, Any]:
         "created": model.created,
         "owned_by": "adasd-serve",
         "max_model_len": model.context_len,
-        "adasd": {"target": model.target, "draft": model.draft or None},
+        "adasd": {
+            "target": model.target,
+            "draft": model.draft or None,
+            "drafting": _methods_json(DRAFTING),
+            "acceptance": _methods_json(ACCEPTANCE),
+        },
     }
+
+
+def _methods_json(methods: Iterable[Described]) -> list[dict[str, str]]:
+    """What a request may name, each with one line and where it is published."""
+    return [{"name": one.name, "summary": one.summary, "source": one.source} for one in methods]
 
 
 def _ignored_header(names: tuple[str, ...]) -> dict[str, str]:

@@ -321,6 +321,8 @@ def _verdict_to_wire(verdict: Verdict) -> pb.Verdict:
         cached_tokens=verdict.cached_tokens,
         compute_ms=verdict.compute_ms,
         queue_ms=verdict.queue_ms,
+        batch_size=verdict.batch_size,
+        batch_tokens=verdict.batch_tokens,
         logprobs=_logprobs_to_wire(verdict.logprobs),
         prompt_logprobs=_logprobs_to_wire(verdict.prompt_logprobs),
     )
@@ -341,6 +343,8 @@ def _verdict_from_wire(session: str, wire: pb.Verdict) -> Verdict:
         cached_tokens=wire.cached_tokens,
         compute_ms=wire.compute_ms,
         queue_ms=wire.queue_ms,
+        batch_size=wire.batch_size,
+        batch_tokens=wire.batch_tokens,
     )
 
 

@@ -198,7 +198,7 @@ class Drafted(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[bytes] = ..., entropies: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("epoch", "base_len", "num_accepted", "next_token", "relaxed", "exact_ok", "distances", "cached_tokens", "compute_ms", "queue_ms", "logprobs", "prompt_logprobs")
+    __slots__ = ("epoch", "base_len", "num_accepted", "next_token", "relaxed", "exact_ok", "distances", "cached_tokens", "compute_ms", "queue_ms", "logprobs", "prompt_logprobs", "batch_size", "batch_tokens")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BASE_LEN_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +211,8 @@ class Verdict(_message.Message):
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_TOKENS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     base_len: int
     num_accepted: int
@@ -223,7 +225,9 @@ class Verdict(_message.Message):
     queue_ms: float
     logprobs: Logprobs
     prompt_logprobs: Logprobs
-    def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token: _Optional[int] = ..., relaxed: _Optional[bytes] = ..., exact_ok: _Optional[bytes] = ..., distances: _Optional[bytes] = ..., cached_tokens: _Optional[int] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., prompt_logprobs: _Optional[_Union[Logprobs, _Mapping]] = ...) -> None: ...
+    batch_size: int
+    batch_tokens: int
+    def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token: _Optional[int] = ..., relaxed: _Optional[bytes] = ..., exact_ok: _Optional[bytes] = ..., distances: _Optional[bytes] = ..., cached_tokens: _Optional[int] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., prompt_logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., batch_size: _Optional[int] = ..., batch_tokens: _Optional[int] = ...) -> None: ...
 
 class Logprobs(_message.Message):
     __slots__ = ("of_tokens", "top_lens", "top_ids", "top_logprobs")

@@ -254,6 +254,8 @@ def test_a_draft_and_a_verdict_can_share_a_step():
     assert {type(answer) for answer in answers} == {Drafted, Verdict}
     tokens = {a.tokens[0] if isinstance(a, Drafted) else a.next_token for a in answers}
     assert tokens == {generate("llama", (1, 2, 3), 1)[0]}
+    verdict = next(answer for answer in answers if isinstance(answer, Verdict))
+    assert (verdict.batch_size, verdict.batch_tokens) == (2, 8)
     for session in ("d", "v"):
         e.close(session)
 

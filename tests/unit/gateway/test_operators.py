@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from adasd.config import LogConfig
+from adasd.control.registry import ACCEPTANCE, DRAFTING
 from services.gateway.app import GatewaySettings, create_app
 from services.observability import logs
 from services.observability.events import to_all
@@ -190,6 +191,14 @@ async def test_a_listed_origin_is_allowed_and_no_other():
             assert (preflight.status_code == 200) is allowed
             response = await client.get("/health", headers={"origin": origin})
             assert (response.headers.get("access-control-allow-origin") == origin) is allowed
+
+
+async def test_every_method_is_listed_with_its_source(door):
+    (model,) = (await door.client.get("/v1/models")).json()["data"]
+    for kind, methods in (("drafting", DRAFTING), ("acceptance", ACCEPTANCE)):
+        listed = model["adasd"][kind]
+        assert [one["name"] for one in listed] == [method.name for method in methods]
+        assert all(one["summary"] and one["source"] for one in listed)
 
 
 # --------------------------------------------------------------------------- tokens and version

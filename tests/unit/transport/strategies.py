@@ -146,6 +146,8 @@ def verdicts(draw, session: str) -> Verdict:
         draw(counts),
         draw(reals),
         draw(reals),
+        draw(counts),
+        draw(counts),
     )
 
 
