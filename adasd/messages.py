@@ -311,6 +311,14 @@ class CallFailed:
     error: Exception  # an AdasdError
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixStats:
+    """Prompt tokens that were looked up in an engine's prefix cache, and found in it, since the engine's start."""
+
+    num_queried: int = 0
+    num_hits: int = 0
+
+
 # --------------------------------------------------------------------------- what comes out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, PrefixStats, Verdict, VerifyCall
 
 
 class Clock(Protocol):
@@ -62,6 +62,11 @@ class Engine(Protocol):
     @property
     def num_pending(self) -> int:
         """Calls submitted and not answered yet."""
+        ...
+
+    @property
+    def prefix_stats(self) -> PrefixStats:
+        """What the prefix cache was asked for and what it held; zeros without one."""
         ...
 
     def step(self) -> list[Drafted | Verdict | CallFailed]:

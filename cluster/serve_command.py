@@ -69,8 +69,9 @@ def serve(config: ServeConfig, options: ServeOptions, console: Console) -> int:
         console.print("Stopped.")
         return 0
     except AdasdError as error:
+        stderr = Console(stderr=True)
         for sentence in str(error).splitlines():
-            console.print(f"[red]adasd serve:[/red] {escape(sentence)}", soft_wrap=True, highlight=False)
+            stderr.print(f"[red]adasd serve:[/red] {escape(sentence)}", soft_wrap=True, highlight=False)
         return 2 if isinstance(error, ConfigError) else 1
     return 0
 

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 from adasd.errors import IllegalEvent, InvalidRequest, Overloaded, StaleCache, Superseded, UnknownSession
-from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, PrefixStats, Verdict, VerifyCall
 
 
 @dataclass(slots=True)
@@ -42,6 +42,10 @@ class CountingEngine:
     @property
     def num_pending(self) -> int:
         return len(self._waiting) + len(self._superseded)
+
+    @property
+    def prefix_stats(self) -> PrefixStats:
+        return PrefixStats()  # it caches nothing
 
     def open(self, call: OpenCall) -> None:
         if call.max_len > self.max_context:

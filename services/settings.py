@@ -27,6 +27,7 @@ from adasd.config import ServeConfig, TierConfig
 from adasd.control.registry import acceptance_policy, drafting_policy
 from adasd.errors import ConfigError, InvalidRequest
 from services import api_keys
+from services.naming import served_as
 
 ENVIRONMENT_PREFIX = "ADASD_"
 SHORT_NAMES = {"target": "target.model", "draft": "draft.model", "mode": "speculation.mode"}
@@ -251,7 +252,7 @@ def _fill_in_models(given: dict[str, Given], demo: Path | None) -> None:
     model = given["target.model"].raw
     given.setdefault("draft.model", Given(None, "the default"))
     if isinstance(model, str) and model.strip():
-        given.setdefault("model_name", Given(model.rstrip("/").rsplit("/", 1)[-1], "the default"))
+        given.setdefault("model_name", Given(served_as(model.strip()), "the default"))
 
 
 # --------------------------------------------------------------------------- values

@@ -26,13 +26,12 @@ from adasd.engine.kv_cache import KVCache, cache_bytes_per_token
 from adasd.engine.loading import Progress, load_model, silent
 from adasd.engine.ragged import Ragged, Row
 from adasd.engine.resolve import check_architecture, resolve_max_context, resolve_num_slots
-from adasd.engine.rows import PrefixStats
 from adasd.engine.sampling import judge_blocks, not_finite, propose_next
 from adasd.engine.slots import NO_ROW, SlotTable
 from adasd.engine.warm_up import warm_up
 from adasd.engine.work import SHORT_FEED, DraftWork, Piece, Result, VerifyWork, Work
 from adasd.errors import AdasdError, ConfigError, DeviceFailure, IllegalEvent
-from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, Verdict, VerifyCall, Warp
+from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, PrefixStats, Verdict, VerifyCall, Warp
 from adasd.ports import Clock
 
 _log = logging.getLogger(__name__)

@@ -19,14 +19,6 @@ Held = tuple[int, list[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class PrefixStats:
-    """Prompt tokens that were looked up in the prefix cache, and found in it, since the engine's start."""
-
-    num_queried: int = 0
-    num_hits: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Placement:
     """The row of a new session, and how many of its first tokens need not be computed."""
 

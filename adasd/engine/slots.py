@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from adasd.engine.rows import FreeRows, Placement, PrefixStats
+from adasd.engine.rows import FreeRows, Placement
 from adasd.errors import InvalidRequest, Overloaded, StaleCache, UnknownSession
+from adasd.messages import PrefixStats
 
 NO_ROW = -1
 """Row of a slot that was not fed yet."""

@@ -23,6 +23,7 @@ from adasd.messages import (
     Drafted,
     DraftRows,
     OpenCall,
+    PrefixStats,
     RelaxBelow,
     RelaxTable,
     Verdict,
@@ -80,6 +81,10 @@ class FakeEngine:
     @property
     def num_pending(self) -> int:
         return len(self._waiting)
+
+    @property
+    def prefix_stats(self) -> PrefixStats:
+        return self._slots.prefix_stats
 
     def open(self, call: OpenCall) -> None:
         self._slots.open(call.session, call.max_len)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from adasd.messages import Chunk, Complete, FinishReason, Mode, RoundCompleted, SpeculationReport, TokenKind
+from adasd.messages import Chunk, FinishReason, Mode, RoundCompleted, SpeculationReport, TokenKind
 from services.observability.buckets import (
     MILLISECONDS,
     REQUEST_SECONDS,
@@ -115,7 +115,6 @@ class ServiceMetrics:
             return  # refused: the door counts it
         self.vllm.add_answer(request, event.at_s, _finished_reason(event))
         if event.complete is not None:
-            self.vllm.add_cached(event.complete)
             self.own.add_report(event.complete.speculation)
 
     def _count_requests(self) -> None:
@@ -146,8 +145,6 @@ class VllmSeries:
         self.waiting = gauge("num_requests_waiting", "Requests that wait for a target slot.")
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of requests that got a first token.")
         self.generation_tokens = counter("generation_tokens", "Tokens of answers.")
-        self.cache_queries = counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
-        self.cache_hits = counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.")
         self.preemptions = counter(
             "num_preemptions", "Sessions that lost their target slot and were prefilled again on another."
         )
@@ -210,11 +207,6 @@ class VllmSeries:
             self.inference_time.observe(request.last_s - request.granted_s)
         if request.num_tokens > 1:
             self.per_token.observe(decode_s / (request.num_tokens - 1))
-
-    def add_cached(self, complete: Complete) -> None:
-        usage = complete.usage
-        self.cache_queries.inc(usage.prompt_tokens)
-        self.cache_hits.inc(min(usage.cached_tokens, usage.prompt_tokens))  # a prefill may be repeated
 
 
 class OwnSeries:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client.metrics_core import (
@@ -14,7 +15,8 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from services.observability.buckets import BATCH_SIZES
+from adasd.messages import PrefixStats
+from services.observability.buckets import BATCH_SIZES, STEP_TOKENS
 
 
 class Figures(Protocol):
@@ -38,6 +40,12 @@ class Figures(Protocol):
     def busy_s(self) -> float: ...
     @property
     def batch_sizes(self) -> tuple[tuple[int, int], ...]: ...
+    @property
+    def step_tokens(self) -> tuple[tuple[float, int], ...]: ...
+    @property
+    def num_step_tokens(self) -> int: ...
+    @property
+    def prefix(self) -> PrefixStats: ...
 
 
 class WorkerCollector(Collector):
@@ -71,22 +79,44 @@ class WorkerCollector(Collector):
         )
         yield _batch_sizes(stats.batch_sizes)
         if self._role == "target":
-            usage = GaugeMetricFamily(
-                "vllm:kv_cache_usage_perc",
-                "Share of the KV cache in use, by slots (1 is all).",
-                labels=["model_name", "engine"],
-            )
-            usage.add_metric([self._model_name, "0"], stats.num_sessions / max(1, stats.num_slots))
-            yield usage
+            yield from self._under_vllms_names(stats)
+
+    def _under_vllms_names(self, stats: Figures) -> Iterator[Metric]:
+        names, values = ["model_name", "engine"], [self._model_name, "0"]
+        usage = GaugeMetricFamily(
+            "vllm:kv_cache_usage_perc", "Share of the KV cache in use, by slots (1 is all).", labels=names
+        )
+        usage.add_metric(values, stats.num_sessions / max(1, stats.num_slots))
+        yield usage
+        for name, about, total in (
+            ("queries", "Prompt tokens looked up in the prefix cache.", stats.prefix.num_queried),
+            ("hits", "Prompt tokens found in the prefix cache.", stats.prefix.num_hits),
+        ):
+            counter = CounterMetricFamily(f"vllm:prefix_cache_{name}", about, labels=names)
+            counter.add_metric(values, total)
+            yield counter
+        tokens = HistogramMetricFamily(
+            "vllm:iteration_tokens_total", "Prompt and answer tokens of one forward pass.", labels=names
+        )
+        tokens.add_metric(values, _buckets(STEP_TOKENS, stats.step_tokens), stats.num_step_tokens)
+        yield tokens
 
 
 def _batch_sizes(steps_by_size: tuple[tuple[int, int], ...]) -> HistogramMetricFamily:
     """An exact histogram, since every size has its own count."""
-    buckets = [
-        (f"{bound:.1f}", float(sum(steps for size, steps in steps_by_size if size <= bound)))
-        for bound in BATCH_SIZES
-    ]
-    total = float(sum(steps for _, steps in steps_by_size))
     family = HistogramMetricFamily("adasd_worker_batch_size", "Calls in one forward pass.")
-    family.add_metric([], [*buckets, ("+Inf", total)], sum(size * steps for size, steps in steps_by_size))
+    total = sum(size * steps for size, steps in steps_by_size)
+    family.add_metric([], _buckets(BATCH_SIZES, steps_by_size), total)
     return family
+
+
+def _label(bound: float) -> str:
+    return "+Inf" if bound == math.inf else f"{bound:.1f}"
+
+
+def _buckets(bounds: Sequence[float], steps_by_size: Sequence[tuple[float, int]]) -> list[tuple[str, float]]:
+    """Cumulated counts by upper bound, the last one for all."""
+    return [
+        (_label(bound), float(sum(steps for size, steps in steps_by_size if size <= bound)))
+        for bound in (*bounds, math.inf)
+    ]

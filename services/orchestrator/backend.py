@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from pathlib import Path
 
 from adasd.config import ServeConfig
 from adasd.control.controller import Controller, EffectiveSpeculation
@@ -24,15 +23,10 @@ from adasd.session.opening import check_length, warp_of
 from adasd.session.state import Terms
 from adasd.text.tokenizer import Tokenizer
 from services.gateway.backend import Readiness, ServedModel
+from services.naming import shown
 from services.orchestrator.admission import AdmissionQueue, AdmittedPlacement
 from services.orchestrator.driver import Driver, Limits, Placement
 from services.orchestrator.readiness import Readings
-
-
-def shown(model: str) -> str:
-    """A model as clients may see it: a Hugging Face id whole, of a folder its name alone."""
-    folder = Path(model).expanduser()
-    return folder.name if folder.is_absolute() or folder.is_dir() else model
 
 
 class OrchestratorBackend:

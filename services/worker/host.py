@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -19,8 +20,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar, overload
 
 from adasd.errors import AdasdError, DeviceFailure, Superseded, UnknownSession, WorkerLost
-from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, PrefixStats, Verdict, VerifyCall
 from adasd.ports import Clock, Engine
+from services.observability.buckets import STEP_TOKENS
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,9 @@ class HostStats:
     waited_s: float = 0.0  # seconds that calls which a round waits for were here, outside of forward passes
     computed_s: float = 0.0  # seconds that they were in them
     num_optimistic: int = 0  # calls answered that assumed an acceptance
+    step_tokens: tuple[tuple[float, int], ...] = ()  # (bound of STEP_TOKENS, steps up to it), by bound
+    num_step_tokens: int = 0  # prompt tokens computed and tokens decided, in all steps
+    prefix: PrefixStats = field(default_factory=PrefixStats)
 
     @property
     def mean_batch(self) -> float:
@@ -97,6 +102,9 @@ class _Work:
     waited_s: float = 0.0
     computed_s: float = 0.0
     num_optimistic: int = 0
+    step_tokens: Counter[float] = field(default_factory=Counter)
+    num_step_tokens: int = 0
+    prefix: PrefixStats = field(default_factory=PrefixStats)
 
 
 class EngineHost:
@@ -201,6 +209,9 @@ class EngineHost:
             waited_s=work.waited_s,
             computed_s=work.computed_s,
             num_optimistic=work.num_optimistic,
+            step_tokens=tuple(sorted(work.step_tokens.copy().items())),
+            num_step_tokens=work.num_step_tokens,
+            prefix=work.prefix,
         )
 
     async def _ask(self, call: OpenCall | DraftCall | VerifyCall | _Close) -> Drafted | Verdict | None:
@@ -355,11 +366,16 @@ class EngineHost:
         work.num_steps += 1
         work.busy_s += ended_s - began_s
         work.batch_sizes[batch] += 1
+        num_tokens = 0
         for answer in answers:
             ask = self._answered_by(answer)
             if ask is not None:
+                num_tokens += _num_prompt_tokens(ask.call, answer) + _num_tokens(answer)
                 self._answer(ask, _outcome(answer, 1e3 * (ended_s - ask.asked_s)))
             self._next_of(engine, answer.session)
+        work.num_step_tokens += num_tokens
+        work.step_tokens[next((bound for bound in STEP_TOKENS if num_tokens <= bound), math.inf)] += 1
+        work.prefix = engine.prefix_stats
         self._hand_over()
 
     def _answered_by(self, answer: Drafted | Verdict | CallFailed) -> _Ask | None:
@@ -410,7 +426,14 @@ def _outcome(answer: Drafted | Verdict | CallFailed, in_worker_ms: float) -> Dra
     return replace(answer, queue_ms=max(0.0, in_worker_ms - answer.compute_ms))
 
 
-def _num_tokens(answer: Answer) -> int:
+def _num_prompt_tokens(call: object, answer: object) -> int:
+    """Tokens of a prompt that were computed for this answer; a prompt in pieces counts where it is complete."""
+    if isinstance(call, VerifyCall) and isinstance(answer, Verdict) and call.keep_len == 0:
+        return max(0, len(call.feed) - answer.cached_tokens)
+    return 0
+
+
+def _num_tokens(answer: Answer | CallFailed) -> int:
     match answer:
         case Drafted():
             return len(answer.tokens)

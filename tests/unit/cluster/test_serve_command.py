@@ -128,24 +128,26 @@ def test_a_port_in_use_is_named_before_anything_starts():
             check_ports(ServeConfig(target=CONFIG.target, draft=None, port=port, grpc_port=0))
 
 
-def test_a_port_used_by_somebody_means_status_1_and_one_sentence():
+def test_a_port_used_by_somebody_means_status_1_and_one_sentence_on_stderr(capsys):
     out = io.StringIO()
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         config = ServeConfig(target=CONFIG.target, draft=None, port=other.getsockname()[1], grpc_port=0)
         assert serve_command.serve(config, ServeOptions(), Console(file=out, width=200)) == 1
-    assert out.getvalue().startswith("adasd serve: cannot listen on")
+    assert out.getvalue() == ""
+    assert capsys.readouterr().err.startswith("adasd serve: cannot listen on")
 
 
-def test_a_folder_that_is_not_there_is_named_at_once_with_status_2():
+def test_a_folder_that_is_not_there_is_named_at_once_with_status_2(capsys):
     out = io.StringIO()
     absent = TierConfig(EngineConfig("/no/such/model"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         config = ServeConfig(target=absent, draft=absent, port=free.getsockname()[1], grpc_port=0)
     assert serve_command.serve(config, ServeOptions(), Console(file=out, width=200)) == 2
-    target, draft = out.getvalue().splitlines()
+    assert out.getvalue() == ""
+    target, draft = capsys.readouterr().err.splitlines()
     assert target.startswith("adasd serve: target: there is no model folder /no/such/model")
     assert draft.startswith("adasd serve: draft: there is no model folder")
 

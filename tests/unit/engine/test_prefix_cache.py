@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from adasd.engine.kv_cache import KVCache
 from adasd.engine.ragged import Ragged, Row
-from adasd.engine.rows import PrefixStats
 from adasd.engine.slots import NO_ROW
-from adasd.messages import DraftCall, DraftRule, OpenCall, Verdict, VerifyCall, Warp
+from adasd.messages import DraftCall, DraftRule, OpenCall, PrefixStats, Verdict, VerifyCall, Warp
 from adasd.testing.loops import GREEDY, draft, plain, run_until_idle, speculative, verify
 from tests.unit.engine.models import engine, generate, prompts
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
+from adasd.messages import PrefixStats
 from adasd.testing.clock import FakeClock
 from services.observability import reporter as reporting
 from services.observability.board import Board, BoardDeployment
@@ -116,7 +118,20 @@ async def test_a_reporter_keeps_reporting_through_failures_until_it_is_stopped(m
 
 
 def test_a_workers_figures_are_its_hosts():
-    stats = HostStats(8, 3, 2, 10, 21, 1, 40, 0.5, ((1, 4), (3, 5), (2000, 1)))
+    stats = HostStats(
+        8,
+        3,
+        2,
+        10,
+        21,
+        1,
+        40,
+        0.5,
+        ((1, 4), (3, 5), (2000, 1)),
+        step_tokens=((1, 4), (64, 5), (inf, 1)),
+        num_step_tokens=20300,
+        prefix=PrefixStats(120, 64),
+    )
     collector = WorkerCollector("target", "pair", lambda: stats, lambda: 4)
     text = render([take(collector, "t1", "target", 1)])
     values = {
@@ -138,14 +153,19 @@ def test_a_workers_figures_are_its_hosts():
     )
     assert values["adasd_worker_batch_size_bucket", "2.0"] == 4
     assert values["adasd_worker_batch_size_bucket", "4.0"] == 9
+    assert values["vllm:prefix_cache_queries_total", None] == 120
+    assert values["vllm:prefix_cache_hits_total", None] == 64
+    tokens = {le: values["vllm:iteration_tokens_total_bucket", le] for le in ("1.0", "32.0", "64.0", "+Inf")}
+    assert tokens == {"1.0": 4, "32.0": 4, "64.0": 9, "+Inf": 10}
+    assert values["vllm:iteration_tokens_total_sum", None] == 20300
     assert values["adasd_worker_batch_size_bucket", "+Inf"] == 10
     assert values["adasd_worker_batch_size_sum", None] == 4 + 15 + 2000
-    assert (
-        "vllm:kv"
-        not in render(
-            [take(WorkerCollector("draft", "pair", lambda: stats, lambda: 0), "d", "draft", 1)]
-        ).decode()
-    )
+
+
+def test_a_drafts_figures_are_not_the_services():
+    stats = HostStats(8, 3, 2, 10, 21, 1, 40, 0.5, ())
+    text = render([take(WorkerCollector("draft", "pair", lambda: stats, lambda: 4), "d1", "draft", 1)])
+    assert b"vllm:" not in text
 
 
 def test_the_content_type_is_the_classic_one():

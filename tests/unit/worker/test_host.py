@@ -323,3 +323,14 @@ async def test_a_broken_slot_table_ends_the_host(hosts):
     await asyncio.sleep(0.1)
     with pytest.raises(DeviceFailure, match="slot 3 is used twice"):
         await host.open(opening("a"))
+
+
+async def test_a_steps_tokens_are_the_prompts_that_it_completed_and_what_it_decided(hosts):
+    host = await hosts.start(CountingEngine())
+    await host.open(OpenCall("s", Warp(temperature=0.0), max_len=100))
+    await host.submit(VerifyCall("s", 1, 0, tuple(range(10))))  # ten of a prompt, one decided
+    await host.submit(VerifyCall("s", 2, 10, (10,), (11, 12)))  # two accepted, one behind them
+    await host.submit(VerifyCall("s", 3, 13, (13,)))
+    stats = host.stats()
+    assert stats.step_tokens == ((1, 1), (8, 1), (16, 1))
+    assert stats.num_step_tokens == 11 + 3 + 1

@@ -1,0 +1,33 @@
+"""What a model is called in front of clients: a Hugging Face id whole, of a folder its name, never its path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROLES = frozenset({"target", "draft", "model", "checkpoint"})
+"""Names of folders that say what a model is for, not which it is."""
+
+
+def shown(model: str) -> str:
+    """``demo-target`` for ``/models/demo/target``, ``qwen`` for ``/models/qwen``, ``Qwen/Qwen2.5-7B`` as it is."""
+    folder = _folder(model)
+    if folder is None:
+        return model
+    return f"{folder.parent.name}-{folder.name}" if _says_its_role(folder) else folder.name
+
+
+def served_as(model: str) -> str:
+    """The name that clients send where nobody chose one: ``demo``, ``qwen`` and ``Qwen2.5-7B`` of the same."""
+    folder = _folder(model)
+    if folder is None:
+        return model.rstrip("/").rsplit("/", 1)[-1]
+    return folder.parent.name if _says_its_role(folder) else folder.name
+
+
+def _folder(model: str) -> Path | None:
+    folder = Path(model).expanduser()
+    return folder.absolute() if folder.is_absolute() or folder.is_dir() else None
+
+
+def _says_its_role(folder: Path) -> bool:
+    return folder.name in ROLES and bool(folder.parent.name)
