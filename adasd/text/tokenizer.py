@@ -36,6 +36,11 @@ class Tokenizer:
         return cls(inner, [*_eos_of(model, "generation_config.json"), *_eos_of(model, "config.json")])
 
     @property
+    def inner(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self._inner
+
+    @property
     def eos_ids(self) -> frozenset[int]:
         """Token ids that end an answer, from tokenizer, generation_config.json and config.json."""
         return self._eos_ids

@@ -1,0 +1,193 @@
+"""Grammars that an answer has to follow: checking them at the door, compiling them, and walking along in them.
+
+The work is llguidance's (an Earley parser over a lexer of regular expressions, in Rust; a mask takes
+microseconds). A grammar speaks about text; special tokens never belong to it, and the end-of-sequence tokens are
+allowed exactly where the text may end.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.hf import from_tokenizer
+from numpy.typing import NDArray
+
+from adasd.errors import InvalidRequest
+from adasd.messages import Grammar, GrammarKind
+from adasd.text.tokenizer import Tokenizer
+
+MAX_GRAMMAR_CHARS = 256 * 1024
+_BLANKS = r"[\x20\x0A\x0D\x09]{1,32}"  # of JSON between two tokens: a model that loves blanks comes to an end
+_LIMITS = LLParserLimits(verbose_errors=False)
+
+
+def check_grammar(grammar: Grammar) -> None:
+    """Raise InvalidRequest with the reason if the grammar does not compile. Takes milliseconds, no tokenizer."""
+    reason = LLMatcher.validate_grammar(_source(grammar), None, limits=_LIMITS)
+    if reason:
+        raise _refusal(grammar, reason)
+
+
+class GrammarCompiler:
+    """Grammars compiled for one vocabulary, the newest of them kept. Safe to use from several threads.
+
+    ``load`` gives the tokenizer when the first grammar comes.
+    """
+
+    def __init__(self, load: Callable[[], Tokenizer], num_kept: int = 64) -> None:
+        self._load, self._num_kept = load, num_kept
+        self._vocabulary: LLTokenizer | None = None
+        self._eos_ids: frozenset[int] = frozenset()
+        self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def matcher(self, grammar: Grammar) -> Matcher:
+        """A walk at the beginning of the grammar; raises InvalidRequest if it does not compile."""
+        with self._lock:
+            compiled = self._compiled.get(grammar)
+            if compiled is None:
+                compiled = self._compile(grammar)
+                self._compiled[grammar] = compiled
+                if len(self._compiled) > self._num_kept:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(grammar)
+            assert self._vocabulary is not None
+            return Matcher(compiled.deep_copy(), self._eos_ids, self._vocabulary.vocab_size)
+
+    def _compile(self, grammar: Grammar) -> LLMatcher:
+        if self._vocabulary is None:
+            tokenizer = self._load()
+            self._vocabulary, self._eos_ids = _vocabulary_of(tokenizer), tokenizer.eos_ids
+        compiled = LLMatcher(self._vocabulary, _source(grammar), log_level=0, limits=_LIMITS)
+        if compiled.is_error():
+            raise _refusal(grammar, compiled.get_error())
+        return compiled
+
+
+class Matcher:
+    """Where a text of tokens stands in its grammar; goes forth and back with it.
+
+    A text that leaves the grammar (a draft's guess may) or ends with an end-of-sequence token is followed no
+    further, but counted, so that going back is always possible.
+    """
+
+    def __init__(self, inner: LLMatcher, eos_ids: frozenset[int], vocab_size: int) -> None:
+        self._inner, self._eos_ids, self._vocab_size = inner, eos_ids, vocab_size
+        self._num_taken = 0  # tokens within the grammar
+        self._num_beyond = 0  # tokens after the text left it or ended
+
+    def __len__(self) -> int:
+        return self._num_taken + self._num_beyond
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the text so far is a whole sentence of the grammar."""
+        return not self._num_beyond and self._inner.is_accepting()
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Go on with these tokens."""
+        num = 0 if self._num_beyond else self._take(tokens)
+        self._num_taken += num
+        self._num_beyond += len(tokens) - num
+
+    def cut(self, length: int) -> None:
+        """Go back to the first ``length`` tokens."""
+        assert 0 <= length <= len(self), (length, len(self))
+        self._num_beyond = max(0, length - self._num_taken)
+        if length < self._num_taken:
+            self._back(self._num_taken - length)
+            self._num_taken = length
+
+    def masks(self, ahead: Sequence[int] = ()) -> list[NDArray[np.bool_] | None]:
+        """What may come next, and what after each token of ``ahead``: allowed ids [V] bool each.
+
+        None behind a token that leaves the grammar or ends the text. Raises InvalidRequest if the grammar is so
+        ambiguous here that the parser gives up.
+        """
+        if self._num_beyond:
+            return [None] * (len(ahead) + 1)
+        masks: list[NDArray[np.bool_] | None] = [self._mask()]
+        num_taken = 0
+        try:
+            for token in ahead:
+                if self._take([token]) == 0:
+                    break
+                num_taken += 1
+                masks.append(self._mask())
+        finally:
+            self._back(num_taken)
+        return masks + [None] * (len(ahead) + 1 - len(masks))
+
+    def _take(self, tokens: Sequence[int]) -> int:
+        """Let the parser take the tokens up to the first that leaves the grammar or ends the text."""
+        end = next((i for i, token in enumerate(tokens) if not self._is_text(token)), len(tokens))
+        num = int(self._inner.validate_tokens(list(tokens[:end])))
+        if num:
+            self._inner.consume_tokens(list(tokens[:num]))
+            self._check()
+        return num
+
+    def _is_text(self, token: int) -> bool:
+        return 0 <= token < self._vocab_size and token not in self._eos_ids
+
+    def _back(self, num_tokens: int) -> None:
+        if num_tokens:
+            self._inner.rollback(num_tokens)
+            self._check()
+
+    def _mask(self) -> NDArray[np.bool_]:
+        bits = np.frombuffer(self._inner.compute_bitmask(), np.uint8)
+        self._check()
+        return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
+
+    def _check(self) -> None:
+        if self._inner.is_error():
+            raise InvalidRequest(
+                f"the grammar became too hard to follow: {_short(self._inner.get_error())}", "grammar"
+            )
+
+
+def _vocabulary_of(tokenizer: Tokenizer) -> LLTokenizer:
+    """The vocabulary as bytes; a second for the largest."""
+    if not tokenizer.eos_ids:
+        raise InvalidRequest(
+            "this model has no end-of-sequence token, without which an answer cannot follow a grammar",
+            "grammar",
+        )
+    try:
+        return from_tokenizer(tokenizer.inner, eos_token=sorted(tokenizer.eos_ids))
+    except ValueError as error:
+        raise InvalidRequest(
+            f"this model's tokenizer does not support grammars: {_short(str(error))}", "grammar"
+        ) from error
+
+
+def _source(grammar: Grammar) -> str:
+    """The grammar as llguidance takes it."""
+    if len(grammar.text) > MAX_GRAMMAR_CHARS:
+        raise InvalidRequest(
+            f"the grammar has {len(grammar.text)} characters, at most {MAX_GRAMMAR_CHARS} are taken",
+            "grammar",
+        )
+    match grammar.kind:
+        case GrammarKind.JSON_SCHEMA:
+            try:
+                return str(LLMatcher.grammar_from_json_schema(grammar.text, {"whitespace_pattern": _BLANKS}))
+            except ValueError as error:
+                raise _refusal(grammar, str(error)) from error
+        case GrammarKind.REGEX:
+            return str(LLMatcher.grammar_from_regex(grammar.text))
+        case GrammarKind.LARK:
+            return str(LLMatcher.grammar_from_lark(grammar.text))
+
+
+def _refusal(grammar: Grammar, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"the {grammar.kind} grammar does not compile: {_short(reason)}", "grammar")
+
+
+def _short(reason: str) -> str:
+    return reason.strip()[:500]
