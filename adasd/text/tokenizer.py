@@ -16,6 +16,7 @@ from transformers.utils.hub import cached_file
 
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.text.chat import check_text, plain_messages
+from adasd.text.spelling import Spelling
 
 
 class Tokenizer:
@@ -25,6 +26,7 @@ class Tokenizer:
         self._inner = inner
         own_eos = [] if inner.eos_token_id is None else [int(inner.eos_token_id)]
         self._eos_ids = frozenset([*own_eos, *eos_ids])
+        self._spelling = Spelling(inner)
 
     @classmethod
     def load(cls, model: str, *, trust_remote_code: bool = False) -> Tokenizer:
@@ -86,6 +88,10 @@ class Tokenizer:
     def pieces(self, token_ids: Sequence[int]) -> tuple[str, ...]:
         """The tokens as the vocabulary writes them (byte-level vocabularies spell a blank as ``Ġ``)."""
         return tuple(str(piece) for piece in self._inner.convert_ids_to_tokens(list(token_ids)))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for, which need not be whole characters; special ones spelled out."""
+        return self._spelling(token_id)
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         encoded = self._inner(text, add_special_tokens=add_special_tokens, verbose=False)

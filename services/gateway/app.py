@@ -23,10 +23,11 @@ from services.gateway.connection import read_body, until_disconnect
 from services.gateway.failures import error_response, openai_error
 from services.gateway.guard import REQUEST_ID_HEADER, KeyGuard, RequestIds, request_id_of
 from services.gateway.keys import KeyRing
+from services.gateway.merge import merged
 from services.gateway.openapi import body_doc, document
 from services.gateway.schema import ChatBody, CompletionBody, GenerationBody
 from services.gateway.shapes import ChatShape, CompletionShape, Shape
-from services.gateway.streaming import EventStream, frames, next_event
+from services.gateway.streaming import ChunkWriter, EventStream, frames
 from services.gateway.tokens import DetokenizeBody, TokenizeBody, detokenize, tokenize
 from services.gateway.validation import Order, parse, read_chat, read_completion
 from services.gateway.version import version
@@ -177,7 +178,7 @@ async def _respond(
     if order.stream:
         return await _stream(request, backend, order, shape, head, headers)
     answers = await until_disconnect(request, gather(order, backend))
-    return JSONResponse(whole_body(order, shape, head, answers), headers=headers)
+    return JSONResponse(whole_body(order, shape, head, answers, backend.tokenizer), headers=headers)
 
 
 async def _stream(
@@ -189,13 +190,13 @@ async def _stream(
     headers: dict[str, str],
 ) -> Response:
     """Waits for the first event: until then a refusal still has a status of its own."""
-    events = backend.generate(order.requests[0])
+    events = merged([backend.generate(one) for one in order.requests])
     try:
-        first = await until_disconnect(request, next_event(events))
+        first = await until_disconnect(request, anext(events))
     except BaseException:
         await events.aclose()
         raise
-    written = frames(first, events, order, shape, head, backend.tokenizer.decode)
+    written = frames(first, events, ChunkWriter(order, shape, head, backend.tokenizer))
 
     async def close() -> None:
         await written.aclose()

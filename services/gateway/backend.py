@@ -47,6 +47,10 @@ class Text(Protocol):
         """The tokens as the vocabulary writes them."""
         ...
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for, which need not be whole characters."""
+        ...
+
 
 class Effective(Protocol):
     """Speculation options with the deployment's defaults filled in."""

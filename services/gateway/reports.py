@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from adasd.messages import SpeculationReport, TokenKind, Usage
+from adasd.messages import Complete, SpeculationReport, TokenKind, Usage
+from services.gateway.validation import Order
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
@@ -23,13 +25,23 @@ def usage_json(usage: Usage) -> dict[str, Any]:
     }
 
 
-def sum_usage(usages: list[Usage]) -> Usage:
-    """Usage of one response with several answers."""
+def usage_of(order: Order, ends: Sequence[Complete]) -> Usage:
+    """Usage of a whole order: answers add up, each prompt counts once, with what its first answer found cached."""
     return Usage(
-        sum(u.prompt_tokens for u in usages),
-        sum(u.completion_tokens for u in usages),
-        sum(u.cached_tokens for u in usages),
+        order.num_prompt_tokens,
+        0 if order.only_prompt else sum(end.usage.completion_tokens for end in ends),
+        sum(end.usage.cached_tokens for end in ends[:: order.n]),
     )
+
+
+def reports_json(order: Order, ends: Sequence[Complete]) -> dict[str, Any]:
+    """Usage, speculation and metrics; the last describe one answer, so several have null metrics."""
+    report = ends[0].speculation
+    return {
+        "usage": usage_json(usage_of(order, ends)),
+        "speculation": speculation_json(report),
+        "metrics": metrics_json(report) if len(ends) == 1 else None,
+    }
 
 
 def speculation_json(report: SpeculationReport) -> dict[str, Any]:

@@ -17,6 +17,8 @@ MAX_STOP_CHARS = 256
 MAX_STOP_TOKENS = 64
 MAX_BIASED_TOKENS = 1024
 MAX_PROMPTS = 32
+MAX_CHOICES = 128
+MAX_TOP_LOGPROBS = 20
 INT64 = 2**63
 INT31 = 2**31 - 1
 
@@ -73,7 +75,17 @@ class GenerationBody(Body):
     stop: Stops | None = Field(None, description="a text or a list of texts before which the answer ends")
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASED_TOKENS)] | None = None
-    n: int | None = Field(None, ge=1, le=128, description="1; more is not supported yet")
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="taken once from the logit of every token that the answer holds"
+    )
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="taken from it for every time")
+    repetition_penalty: float | None = Field(
+        None, gt=0, le=2, description="divides positive and multiplies negative logits of tokens seen"
+    )
+    n: int | None = Field(
+        None, ge=1, le=MAX_CHOICES, description="answers per prompt, independent of each other"
+    )
+    best_of: int | None = Field(None, ge=1, description="nothing but n itself: no answer is thrown away")
     user: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -88,11 +100,25 @@ class ChatBody(GenerationBody):
 
     messages: list[dict[str, Any]] = Field(description="role and content each; content may be text parts")
     max_completion_tokens: int | None = Field(None, ge=1, le=INT31, description="goes before max_tokens")
+    logprobs: bool | None = Field(None, description="list every token with its log-probability")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=MAX_TOP_LOGPROBS, description="likeliest tokens beside each; needs logprobs"
+    )
 
 
 class CompletionBody(GenerationBody):
     """``POST /v1/completions``."""
 
+    max_tokens: int | None = Field(
+        None, ge=0, le=INT31, description="unset: what fits into the context; 0 shows nothing but the prompt"
+    )
+    echo: bool | None = Field(None, description="show the prompt in front of the answer")
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="list every token with its log-probability and so many likeliest; with echo the prompt's too",
+    )
     prompt: Any = Field(
         description=f"a text, a list of token ids, or a list of up to {MAX_PROMPTS} of either",
         json_schema_extra={

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
+
+from adasd.messages import FinishReason
+from services.gateway.backend import Text
+from services.gateway.logprobs import ListedToken, chat_logprobs, completion_logprobs
 
 
 class Shape(Protocol):
@@ -20,6 +25,10 @@ class Shape(Protocol):
         """The part of a choice that holds a chunk's new text."""
         ...
 
+    def logprobs(self, tokens: Sequence[ListedToken], text: Text) -> dict[str, Any] | None:
+        """The log-probabilities of a choice or of a chunk; None without tokens."""
+        ...
+
 
 class ChatShape:
     """``/v1/chat/completions``."""
@@ -27,11 +36,14 @@ class ChatShape:
     id_prefix, whole, piece = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
     def answer(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}}
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
     def delta(self, text: str, first: bool) -> dict[str, Any]:
         # The role rides on the first token: benchmark clients count a chunk of its own as a step.
         return {"delta": {"role": "assistant", "content": text} if first else {"content": text}}
+
+    def logprobs(self, tokens: Sequence[ListedToken], text: Text) -> dict[str, Any] | None:
+        return chat_logprobs(tokens, text)
 
 
 class CompletionShape:
@@ -45,7 +57,12 @@ class CompletionShape:
     def delta(self, text: str, first: bool) -> dict[str, Any]:
         return {"text": text}
 
+    def logprobs(self, tokens: Sequence[ListedToken], text: Text) -> dict[str, Any] | None:
+        return completion_logprobs(tokens, text)
 
-def choice(index: int, part: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+
+def choice(
+    index: int, part: dict[str, Any], logprobs: dict[str, Any] | None, reason: FinishReason | None
+) -> dict[str, Any]:
     """One entry of ``choices``."""
-    return {"index": index, **part, "logprobs": None, "finish_reason": finish_reason}
+    return {"index": index, **part, "logprobs": logprobs, "finish_reason": reason.value if reason else None}

@@ -20,10 +20,10 @@ from starlette.types import Receive, Scope, Send
 
 from adasd.errors import AdasdError
 from adasd.messages import Chunk, Complete, Usage
-from adasd.ports import Decode
+from services.gateway.backend import Text
 from services.gateway.failures import error_body
-from services.gateway.provenance import Provenance
-from services.gateway.reports import metrics_json, speculation_json, usage_json
+from services.gateway.pieces import ChoiceReader, Piece
+from services.gateway.reports import reports_json, usage_json
 from services.gateway.shapes import Shape, choice
 from services.gateway.validation import Order
 
@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 DONE = "data: [DONE]\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
-Events = AsyncGenerator[Chunk | Complete, None]
+Events = AsyncGenerator[tuple[int, Chunk | Complete], None]
+"""Of all answers of an order: the choice's index and the event."""
 
 
 class EventStream(StreamingResponse):
@@ -53,31 +54,20 @@ class EventStream(StreamingResponse):
 
 
 async def frames(
-    first: Chunk | Complete, rest: Events, order: Order, shape: Shape, head: dict[str, Any], decode: Decode
+    first: tuple[int, Chunk | Complete], rest: Events, writer: ChunkWriter
 ) -> AsyncGenerator[str, None]:
-    """The frames of one answer. A failure becomes an error event, since the status was sent long ago."""
-    writer = ChunkWriter(order, shape, head, decode)
+    """The frames of a response. A failure becomes an error event, since the status was sent long ago."""
     try:
-        event = first
-        while True:
-            for data in writer.write(event):
+        for data in writer.write(*first):
+            yield frame(data)
+        async for index, event in rest:
+            for data in writer.write(index, event):
                 yield frame(data)
-            if isinstance(event, Complete):
-                break
-            event = await next_event(rest)
     except Exception as error:
         if not isinstance(error, AdasdError):
             log.exception("unforeseen error in a stream")
         yield frame(error_body(error))
     yield DONE
-
-
-async def next_event(events: Events) -> Chunk | Complete:
-    """The next event; a stream that just ends without Complete has failed."""
-    try:
-        return await anext(events)
-    except StopAsyncIteration:
-        raise AdasdError("the answer ended without its last event") from None
 
 
 def frame(data: dict[str, Any]) -> str:
@@ -86,42 +76,41 @@ def frame(data: dict[str, Any]) -> str:
 
 
 class ChunkWriter:
-    """Events of one answer to chunk bodies."""
+    """Events of an order's answers to chunk bodies."""
 
-    def __init__(self, order: Order, shape: Shape, head: dict[str, Any], decode: Decode) -> None:
-        self._order, self._shape = order, shape
+    def __init__(self, order: Order, shape: Shape, head: dict[str, Any], text: Text) -> None:
+        self._order, self._shape, self._text = order, shape, text
         self._head = {**head, "object": shape.piece}
-        self._provenance = Provenance(decode) if order.provenance else None
-        self._num_chunks = self._num_tokens = 0
-        self._finished = False
+        self._readers = [ChoiceReader(order, index, text) for index in range(len(order.requests))]
+        self._begun: set[int] = set()
+        self._ends: dict[int, Complete] = {}
+        self._num_tokens = 0
 
-    def write(self, event: Chunk | Complete) -> list[dict[str, Any]]:
-        """The bodies that this event becomes: one, none, or two at the end of an answer without tokens."""
+    def write(self, index: int, event: Chunk | Complete) -> list[dict[str, Any]]:
+        """The bodies that this event becomes: one, none, or two where the last answer ends without tokens."""
         if isinstance(event, Chunk):
-            return [self._chunk(event)]
-        ending = [] if self._finished else [self._chunk(Chunk("", (), event.finish_reason))]
-        return [*ending, self._report(event)] if self._order.final_report else ending
+            return [self._chunk(index, self._readers[index].read(event))]
+        ending = self._readers[index].end(event)
+        self._ends[index] = event
+        bodies = [self._chunk(index, ending)] if ending else []
+        if self._order.final_report and len(self._ends) == len(self._readers):
+            bodies.append(self._report())
+        return bodies
 
-    def _chunk(self, chunk: Chunk) -> dict[str, Any]:
-        delta = self._shape.delta(chunk.text, first=self._num_chunks == 0)
-        entry = choice(0, delta, chunk.finish_reason.value if chunk.finish_reason else None)
-        if self._provenance is not None:
-            entry["adasd"] = {"tokens": self._provenance.listed(chunk)}
-        self._num_chunks += 1
-        self._num_tokens += len(chunk.tokens)
-        self._finished = chunk.finish_reason is not None
+    def _chunk(self, index: int, piece: Piece) -> dict[str, Any]:
+        delta = self._shape.delta(piece.text, first=index not in self._begun)
+        entry = choice(index, delta, self._shape.logprobs(piece.listed, self._text), piece.finish_reason)
+        if self._order.provenance:
+            entry["adasd"] = {"tokens": list(piece.provenance)}
+        self._begun.add(index)
+        self._num_tokens += piece.num_tokens
         return {**self._head, "choices": [entry], **self._running_usage()}
 
     def _running_usage(self) -> dict[str, Any]:
         if self._order.continuous_usage:
-            return {"usage": usage_json(Usage(len(self._order.requests[0].prompt), self._num_tokens))}
+            return {"usage": usage_json(Usage(self._order.num_prompt_tokens, self._num_tokens))}
         return {"usage": None} if self._order.usage_fields else {}
 
-    def _report(self, end: Complete) -> dict[str, Any]:
-        return {
-            **self._head,
-            "choices": [],
-            "usage": usage_json(end.usage),
-            "speculation": speculation_json(end.speculation),
-            "metrics": metrics_json(end.speculation),
-        }
+    def _report(self) -> dict[str, Any]:
+        ends = [self._ends[index] for index in range(len(self._readers))]
+        return {**self._head, "choices": [], **reports_json(self._order, ends)}

@@ -22,13 +22,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logprobs": (False,),
     "top_logprobs": (0,),
     "prompt_logprobs": (),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
     "length_penalty": (1,),
     "typical_p": (1,),
-    "n": (1,),
-    "best_of": (1,),
     "use_beam_search": (False,),
     "echo": (False,),
     "suffix": ("",),
@@ -54,8 +49,7 @@ SILENT = {"metadata", "store", "service_tier", "safety_identifier", "prompt_cach
 
 def refuse_unsupported(body: GenerationBody) -> tuple[str, ...]:
     """Names of fields that were ignored; raises InvalidRequest for one that must not be."""
-    sent = {**(body.model_extra or {}), "n": body.n}
-    for name, value in sent.items():
+    for name, value in (body.model_extra or {}).items():
         if value is not None and name in NEUTRAL and not _is_neutral(value, NEUTRAL[name]):
             raise InvalidRequest(f"{name} is not supported by this server yet; leave it out", name)
     return tuple(name for name in body.model_extra or {} if name not in NEUTRAL and name not in SILENT)

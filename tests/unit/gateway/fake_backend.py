@@ -19,6 +19,7 @@ from adasd.messages import (
     Mode,
     SpeculationReport,
     TokenKind,
+    TokenLogprob,
     Usage,
 )
 from adasd.text.tokenizer import Tokenizer
@@ -27,6 +28,12 @@ from tests.unit.text.tokenizers_for_tests import byte_level
 
 MODEL = "fake-model"
 TOKENIZER = Tokenizer(byte_level())
+
+
+def logprob_of(token_id, num_top):
+    """What this backend's model thinks of any token: a number that tells it from its neighbours."""
+    own = -(token_id % 16) / 16 - 0.03125
+    return TokenLogprob(own, tuple((token_id + i, own - i) for i in range(num_top)))
 
 
 @dataclass
@@ -93,7 +100,8 @@ class FakeBackend:
         effective = self.effective(request.speculation)
         ids = [i for i in request.prompt if i not in self.tokenizer.eos_ids][: request.sampling.max_tokens]
         block_len = 1 if effective.mode is Mode.OFF else self.block_len
-        blocks = [ids[:1], *(ids[i : i + block_len] for i in range(1, len(ids), block_len))]
+        blocks = [ids[:1]] * bool(ids)
+        blocks += [*(ids[i : i + block_len] for i in range(1, len(ids), block_len))]
         shown, tokens, accepted = "", [], []
         finish, match = FinishReason.LENGTH, None
         for number, block in enumerate(blocks):
@@ -103,7 +111,11 @@ class FakeBackend:
             if number == 2 and "crash" in text:
                 raise ZeroDivisionError("secret detail")
             kinds = self._kinds(number, len(block), effective.mode)
-            tokens += [EmittedToken(i, kind) for i, kind in zip(block, kinds, strict=True)]
+            num_top = request.sampling.logprobs
+            tokens += [
+                EmittedToken(i, kind, None if num_top is None else logprob_of(i, num_top))
+                for i, kind in zip(block, kinds, strict=True)
+            ]
             if number and effective.mode is not Mode.OFF:
                 accepted.append(len(block) - 1)
             whole = self.tokenizer.decode([t.id for t in tokens]).rstrip("\ufffd")
@@ -114,7 +126,8 @@ class FakeBackend:
                 finish = FinishReason.CANCELLED
             last = match is not None or number == len(blocks) - 1 or finish is FinishReason.CANCELLED
             fresh, shown = whole[len(shown) :], whole
-            yield Chunk(fresh, tuple(tokens[-len(block) :]), finish if last else None)
+            of_prompt = self._of_prompt(request) if number == 0 else ()
+            yield Chunk(fresh, tuple(tokens[-len(block) :]), finish if last else None, of_prompt)
             if last:
                 break
         yield Complete(
@@ -123,6 +136,10 @@ class FakeBackend:
             self._report(effective, tokens, tuple(accepted)),
             match,
         )
+
+    def _of_prompt(self, request):
+        num_top = request.sampling.prompt_logprobs
+        return () if num_top is None else tuple(logprob_of(i, num_top) for i in request.prompt[1:])
 
     def _kinds(self, number, num_tokens, mode):
         if number == 0 or mode is Mode.OFF:

@@ -97,8 +97,10 @@ async def test_a_body_that_is_no_json_object_in_utf8_is_a_400(door, body):
         ({"logit_bias": {"999999": 1}}, "logit_bias.999999"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5"),
         ({"logit_bias": {"5": float("nan")}}, "logit_bias.5"),
-        ({"n": 2}, "n"),
         ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"n": 2, "best_of": 3}, "best_of"),
+        ({"best_of": 2}, "best_of"),
         ({"stream": 1}, "stream"),
         ({"stream_options": {"include_usage": "x"}}, "stream_options.include_usage"),
         ({"speculation": "fast"}, "speculation"),
@@ -109,10 +111,15 @@ async def test_a_body_that_is_no_json_object_in_utf8_is_a_400(door, body):
         ({"speculation": {"max_relaxed_fraction": 1.1}}, "speculation.max_relaxed_fraction"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"echo": True}, "echo"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"frequency_penalty": float("nan")}, "frequency_penalty"),
-        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 2.1}, "repetition_penalty"),
     ],
     ids=str,
 )
@@ -149,6 +156,26 @@ async def test_a_wrong_prompt_is_a_400_that_names_the_part(door, prompt, param):
     response = await door.post("/v1/completions", {"prompt": prompt})
     assert response.status_code == 400, response.text
     assert error_of(response)["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ["x"] * 32, "n": 5}, "n"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"echo": 1}, "echo"),
+        ({"top_logprobs": 1}, "top_logprobs"),
+        ({"suffix": "end"}, "suffix"),
+    ],
+    ids=str,
+)
+async def test_a_wrong_field_of_a_text_completion_is_named(door, fields, param):
+    response = await door.post("/v1/completions", {"prompt": "the cat", **fields})
+    assert response.status_code == 400, response.text
+    assert error_of(response)["param"] == param
+    assert door.backend.tally.started == 0
 
 
 @pytest.mark.parametrize(
@@ -270,5 +297,6 @@ def test_random_bodies_are_read_or_refused_as_the_requests_fault(fields, with_in
             refused = refusal
         else:
             refused = None
-            assert all(r.prompt and r.sampling.max_tokens >= 1 for r in order.requests)
+            least = 0 if kind is CompletionBody else 1
+            assert all(r.prompt and r.sampling.max_tokens >= least for r in order.requests)
         assert refused is None or TABLE[refused.code].status in (400, 404)

@@ -75,7 +75,7 @@ async def test_options_are_honoured_and_echoed(grpc_door):
         (GenerateCall("x", model="other"), UnknownModel),
         (GenerateCall("q" * 300), ContextTooLong),
         (GenerateCall("x", sampling=SamplingOptions(temperature=float("nan"))), InvalidRequest),
-        (GenerateCall("x", sampling=SamplingOptions(max_tokens=0)), InvalidRequest),
+        (GenerateCall("x", sampling=SamplingOptions(max_tokens=3, min_tokens=4)), InvalidRequest),
         (GenerateCall("x", sampling=SamplingOptions(stop=("y",) * 17)), InvalidRequest),
         (GenerateCall("x", speculation=SpeculationOptions(drafting="nonsense")), InvalidRequest),
         (GenerateCall("x", timeout_s=-1.0), InvalidRequest),

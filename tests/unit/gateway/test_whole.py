@@ -39,13 +39,16 @@ async def test_a_chat_answer_has_text_usage_effective_speculation_and_metrics(do
 async def test_sampling_parameters_reach_the_backend_and_defaults_are_filled_in(door):
     await door.chat(
         max_completion_tokens=7, max_tokens=9, temperature=1e-9, top_k=-1, stop="x", seed=-3, ignore_eos=True,
-        logit_bias={"5": -100}, stop_token_ids=[3], min_tokens=2,
+        logit_bias={"5": -100}, stop_token_ids=[3], min_tokens=2, min_p=0.1,
+        presence_penalty=-1.5, frequency_penalty=2, repetition_penalty=1.2,
     )  # fmt: skip
     await door.post("/v1/completions", {"prompt": [20] * 6})
     first, second = (r.sampling for r in door.backend.tally.requests)
     assert (first.max_tokens, first.temperature, first.top_k, first.stop) == (7, 0.0, 0, ("x",))
     assert (first.seed, first.ignore_eos, first.min_tokens, first.stop_token_ids) == (-3, True, 2, (3,))
     assert first.logit_bias == ((5, -100.0),)
+    assert (first.presence_penalty, first.frequency_penalty, first.repetition_penalty) == (-1.5, 2.0, 1.2)
+    assert (first.min_p, second.repetition_penalty, second.logprobs) == (0.1, 1.0, None)
     assert (second.max_tokens, second.temperature, second.top_p) == (250, 1.0, 1.0)
 
 

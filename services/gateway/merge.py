@@ -1,0 +1,51 @@
+"""The answers of one order as one stream of events, in the order in which they happen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, aclosing
+
+from adasd.errors import AdasdError
+from adasd.messages import Chunk, Complete
+
+Events = AsyncGenerator[Chunk | Complete, None]
+
+
+async def merged(answers: Sequence[Events]) -> AsyncGenerator[tuple[int, Chunk | Complete], None]:
+    """``(index of the answer, event)``; ends after the last Complete.
+
+    Pulls one event ahead per answer and no more, so a slow reader slows all of them. The first failure is raised
+    and, like closing this generator, closes every answer.
+    """
+    async with AsyncExitStack() as stack:
+        for answer in answers:
+            await stack.enter_async_context(aclosing(answer))
+        if len(answers) == 1:  # the usual case, without a task per event
+            async for event in answers[0]:
+                yield 0, event
+            return
+        waiting = {asyncio.create_task(next_event(answer)): i for i, answer in enumerate(answers)}
+        stack.push_async_callback(_cancel, waiting)
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=waiting.__getitem__):
+                index, event = waiting[task], task.result()
+                yield index, event
+                del waiting[task]
+                if isinstance(event, Chunk):
+                    waiting[asyncio.create_task(next_event(answers[index]))] = index
+
+
+async def next_event(events: Events) -> Chunk | Complete:
+    """The next event; a stream that just ends without Complete has failed."""
+    try:
+        return await anext(events)
+    except StopAsyncIteration:
+        raise AdasdError("the answer ended without its last event") from None
+
+
+async def _cancel(waiting: dict[asyncio.Task[Chunk | Complete], int]) -> None:
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)

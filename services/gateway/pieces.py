@@ -1,0 +1,95 @@
+"""One choice of a response while it is made: what each verification step adds to it.
+
+Streams write every piece as it comes, whole responses join them; both know no more than this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from adasd.errors import AdasdError
+from adasd.messages import Chunk, Complete, FinishReason, TokenLogprob
+from adasd.text import detokenizer
+from adasd.text.detokenizer import DetokenizerState
+from services.gateway.backend import Text
+from services.gateway.logprobs import ListedToken
+from services.gateway.provenance import Provenance
+from services.gateway.validation import Order
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one step adds; ``listed`` and ``provenance`` are empty unless asked for."""
+
+    text: str
+    num_tokens: int
+    finish_reason: FinishReason | None
+    listed: tuple[ListedToken, ...] = ()
+    provenance: tuple[dict[str, Any], ...] = ()
+
+
+class ChoiceReader:
+    """Turns the events of one answer into pieces. ``index`` is the choice's, and the request's in the order."""
+
+    def __init__(self, order: Order, index: int, text: Text) -> None:
+        self.finished = False
+        self._order, self._request, self._text = order, order.requests[index], text
+        self._echo = order.echo[index] if order.echo else None
+        self._provenance = Provenance(text.decode) if order.provenance else None
+        self._offsets = _Offsets(text)
+
+    def read(self, chunk: Chunk) -> Piece:
+        """The next piece; the first one begins with the prompt where the order echoes it."""
+        listed: tuple[ListedToken, ...] = ()
+        shown = ""
+        if self._echo is not None:
+            listed, shown = self._listed_prompt(chunk, self._echo), self._echo
+            self._echo = None
+        reason, tokens = chunk.finish_reason, chunk.tokens
+        self.finished = reason is not None
+        if self._order.only_prompt:
+            return Piece(shown, 0, reason, listed)
+        if self._order.logprobs:
+            listed = (*listed, *(self._listed(token.id, token.logprob) for token in tokens))
+        provenance = self._provenance.listed(chunk) if self._provenance else ()
+        return Piece(shown + chunk.text, len(tokens), reason, listed, tuple(provenance))
+
+    def end(self, complete: Complete) -> Piece | None:
+        """The piece of an answer that ended without a last chunk (no tokens, cancelled); None otherwise."""
+        return None if self.finished else self.read(Chunk("", (), complete.finish_reason))
+
+    def _listed_prompt(self, chunk: Chunk, shown: str) -> tuple[ListedToken, ...]:
+        if not self._order.logprobs:
+            return ()
+        first, *rest = self._request.prompt
+        if len(chunk.prompt_logprobs) != len(rest):
+            raise AdasdError(
+                f"the prompt has {len(rest) + 1} tokens, but {len(chunk.prompt_logprobs)} log-probabilities came"
+            )
+        known: list[TokenLogprob | None] = [None, *chunk.prompt_logprobs]
+        listed = [
+            ListedToken(token_id, logprob, self._offsets.of(token_id))
+            for token_id, logprob in zip((first, *rest), known, strict=True)
+        ]
+        self._offsets = _Offsets(self._text, len(shown))  # the answer's text begins right behind
+        return tuple(listed)
+
+    def _listed(self, token_id: int, logprob: TokenLogprob | None) -> ListedToken:
+        if logprob is None:
+            raise AdasdError(f"token {token_id} of the answer came without the log-probability asked for")
+        return ListedToken(token_id, logprob, self._offsets.of(token_id))
+
+
+class _Offsets:
+    """Where the text of each token begins, in characters; half a character begins where the whole one does."""
+
+    def __init__(self, text: Text, num_shown: int = 0) -> None:
+        self._decode, self._num_shown = text.decode, num_shown
+        self._state = DetokenizerState()
+
+    def of(self, token_id: int) -> int:
+        offset = self._num_shown
+        self._state, piece = detokenizer.push(self._state, (token_id,), self._decode)
+        self._num_shown += len(piece)
+        return offset
