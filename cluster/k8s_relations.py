@@ -14,7 +14,7 @@ from typing import Any
 from adasd.config import ServeConfig
 from adasd.errors import AdasdError
 from cluster.k8s_manifests import Document, Manifests, PodTemplate
-from cluster.ray_runtime import SERVE_ENVIRONMENT
+from cluster.ray_runtime import POD_ENVIRONMENT
 from cluster.topology import matches
 
 UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
@@ -234,12 +234,12 @@ def _soft_spots(container: Mapping[str, Any]) -> Iterator[str]:
 
 
 def environment(m: Manifests) -> Iterator[str]:
-    """Ray runs in pods with the variables that it runs with under ``adasd serve``."""
+    """Ray runs in pods with the variables that it needs (cluster.ray_runtime)."""
     for pod in m.pods():
         values = {variable["name"]: variable.get("value") for variable in pod.ray.get("env", [])}
-        for name, value in SERVE_ENVIRONMENT.items():
+        for name, value in POD_ENVIRONMENT.items():
             if name not in OTHERWISE_IN_PODS and values.get(name) != value:
-                yield f"{pod.group}: {name} is {values.get(name)}, adasd serve sets {value}"
+                yield f"{pod.group}: {name} is {values.get(name)}, it should be {value}"
 
 
 def files(m: Manifests) -> Iterator[str]:

@@ -29,6 +29,12 @@ SERVE_ENVIRONMENT = {
 }
 """Set before Ray is imported, unless the user's environment already says otherwise."""
 
+POD_ENVIRONMENT = {
+    **SERVE_ENVIRONMENT,
+    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "20",  # by default three starts cut short are the end of a deployment
+}
+"""Of every process of a Ray cluster that outlives its nodes. A server of our own rather says soon what is wrong."""
+
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # nothing of ours goes through it
 
 

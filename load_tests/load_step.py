@@ -1,26 +1,21 @@
-"""A load step on the real service: 2, then 20, then 2 sessions at once, while the targets scale between 1 and 2.
+"""A load step on a multi-node cluster: 2, then 40, then 2 sessions at once, while both tiers scale by themselves.
 
-    python -m load_tests.load_step [--low 2] [--high 20] [--seconds 20 45 45] [--json FILE] [--svg FILE]
+    python -m load_tests.load_step [--low 2] [--high 40] [--seconds 15 60 50] [--json FILE] [--svg FILE]
 
-Starts ``adasd serve`` with the demo pair on this machine and asks over HTTP, greedy and seeded in turn. Every second
-it notes replicas, sessions, tokens per second and time to first token. The exit status is 1 if a request
-failed, if an answer differs from another one to the same request, or if the targets did not scale up and down.
+A Ray cluster on loopback addresses (a head with the gateway, a node for drafts, three for targets), the demo pair, one
+to three targets and one or two drafts. Clients ask over HTTP, greedy and seeded in turn. Every second it notes
+replicas, sessions, tokens per second and time to first token. The exit status is 1 if a request failed, if an
+answer differs from another one to the same request, or if the targets did not scale up and down again. About
+four minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,16 +23,21 @@ from statistics import median
 from typing import Any
 
 import httpx
-import yaml
 from rich.table import Table
 
 from load_tests import record
-from load_tests.chaos import Outcome, Rig, Work, ask, free_port, wait_for, work
+from load_tests.asking import Outcome, Work, ask, differing, work
 from load_tests.plot import Panel, svg
+from load_tests.rig import NodeSpec, rig, values
 
 DEMO = record.ROOT / "models" / "demo"
+NODES = (
+    NodeSpec("draft-0", "127.0.0.2", "draft"),
+    NodeSpec("target-0", "127.0.0.3", "target"),
+    NodeSpec("target-1", "127.0.0.4", "target"),
+    NodeSpec("target-2", "127.0.0.5", "target"),
+)
 NUM_SLOTS = 16
-START_TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True)
@@ -64,67 +64,39 @@ class Sample:
 # --------------------------------------------------------------------------- the service
 
 
-@contextmanager
-def service(target: Path, draft: Path, down_after_s: float) -> Iterator[Rig]:
-    """``adasd serve`` with one or two targets and one draft; everything is killed in the end."""
-    folder = Path(tempfile.mkdtemp(prefix="step-"))
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ADASD_", "RAY_"))}
-    environment = {**inherited, "CHAOS_RIG": str(folder), "TMPDIR": str(folder)}
-    made = Rig(folder, 0, free_port(), free_port(), environment)
-    config = {
-        "port": made.http_port,
-        "grpc_port": made.grpc_port,
+def settings(target: Path, draft: Path, down_after_s: float) -> dict[str, Any]:
+    """One to three targets, one or two drafts."""
+    pace = {"down_after_s": down_after_s, "num_cpus": 0.5, "min_replicas": 1}
+    return {
         "model_name": "pair",
         "target": {
             "model": str(target),
             "num_slots": NUM_SLOTS,
-            "num_cpus": 0.25,
-            "min_replicas": 1,
-            "max_replicas": 2,
-            "down_after_s": down_after_s,
+            "max_replicas": 3,
+            "label_selector": {"pool": "target"},
+            **pace,
         },
-        "draft": {"model": str(draft), "num_slots": 4 * NUM_SLOTS, "num_cpus": 0.25},
+        "draft": {
+            "model": str(draft),
+            "num_slots": 2 * NUM_SLOTS,
+            "max_replicas": 2,
+            "label_selector": {"pool": "draft"},
+            **pace,
+        },
+        "orchestrator": {"label_selector": {"pool": "gateway"}},
     }
-    file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "cluster.cli", "serve", "--config", str(file)]
-    try:
-        with (folder / "serve.txt").open("wb") as output:
-            made.serve = subprocess.Popen(
-                command,
-                cwd=record.ROOT,
-                env=environment,
-                stdout=output,
-                stderr=output,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        wait_for(made.is_ready, START_TIMEOUT_S, "the service to become ready", lambda: made.output()[-2000:])
-        yield made
-    finally:
-        made.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sample(metrics: str, at_s: float, asked: int) -> Sample:
     """What a scrape says."""
-
-    def values(name: str) -> list[tuple[str, float]]:
-        pattern = rf"^{re.escape(name)}\{{([^}}]*)\}} ([0-9.e+-]+)$"
-        return [(labels, float(value)) for labels, value in re.findall(pattern, metrics, re.MULTILINE)]
-
-    def total(name: str) -> float:
-        return sum(value for _, value in values(name))
-
-    roles = [labels for labels, _ in values("adasd_worker_slots")]
     return Sample(
         at_s,
         asked,
-        targets=sum('role="target"' in labels for labels in roles),
-        drafts=sum('role="draft"' in labels for labels in roles),
-        running=round(total("vllm:num_requests_running")),
-        waiting=round(total("vllm:num_requests_waiting")),
-        generated=total("vllm:generation_tokens_total"),
+        targets=len(values(metrics, "adasd_worker_slots", "target")),
+        drafts=len(values(metrics, "adasd_worker_slots", "draft")),
+        running=round(sum(values(metrics, "vllm:num_requests_running"))),
+        waiting=round(sum(values(metrics, "vllm:num_requests_waiting"))),
+        generated=sum(values(metrics, "vllm:generation_tokens_total")),
     )
 
 
@@ -191,19 +163,10 @@ def first_token_ms(outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> li
     return found
 
 
-def differing(outcomes: Sequence[Outcome]) -> list[int]:
-    """Requests that were answered in more than one way."""
-    texts: defaultdict[int, set[str]] = defaultdict(set)
-    for outcome in outcomes:
-        if outcome.text is not None:
-            texts[outcome.key].add(outcome.text)
-    return sorted(key for key, given in texts.items() if len(given) > 1)
-
-
 def scaled(samples: Sequence[Sample]) -> bool:
-    """One target, then two, then one again."""
+    """One target, then more, then one again."""
     counts = [now.targets for now in samples]
-    return bool(counts) and counts[0] == 1 and 2 in counts and counts[-1] == 1
+    return bool(counts) and counts[0] == 1 and max(counts) > 1 and counts[-1] == 1
 
 
 def table(outcomes: Sequence[Outcome], samples: Sequence[Sample], every_s: float = 5.0) -> Table:
@@ -255,9 +218,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--target", type=Path, default=DEMO / "target")
     parser.add_argument("--draft", type=Path, default=DEMO / "draft")
     parser.add_argument("--low", type=int, default=2)
-    parser.add_argument("--high", type=int, default=20)
-    parser.add_argument("--seconds", type=float, nargs=3, default=(20.0, 45.0, 45.0), help="of each phase")
-    parser.add_argument("--down-after", type=float, default=10.0, help="target.down_after_s (default 10)")
+    parser.add_argument("--high", type=int, default=40)
+    parser.add_argument("--seconds", type=float, nargs=3, default=(15.0, 60.0, 50.0), help="of each phase")
+    parser.add_argument(
+        "--down-after", type=float, default=10.0, help="down_after_s of both tiers (default 10)"
+    )
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--svg", type=Path, help="also write the plot to this file")
@@ -267,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(record.headline(header))
     levels = (options.low, options.high, options.low)
     phases = [Phase(*each) for each in zip(levels, options.seconds, strict=True)]
-    with service(options.target, options.draft, options.down_after) as made:
+    with rig(NODES, settings(options.target, options.draft, options.down_after)) as made:
         outcomes, samples = asyncio.run(load(made.url, work(30, options.max_tokens), phases))
     record.console().print(table(outcomes, samples))
     failed = [outcome for outcome in outcomes if outcome.error]

@@ -49,12 +49,18 @@ class Figures(Protocol):
 
 
 class WorkerCollector(Collector):
-    """``stats`` and ``num_leases`` are asked at every collection. ``model_name``: as clients name the model."""
+    """The functions are asked at every collection. ``model_name``: as clients name the model."""
 
     def __init__(
-        self, role: str, model_name: str, stats: Callable[[], Figures], num_leases: Callable[[], int]
+        self,
+        role: str,
+        model_name: str,
+        stats: Callable[[], Figures],
+        num_leases: Callable[[], int],
+        num_streams: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._role, self._model_name, self._stats, self._num_leases = role, model_name, stats, num_leases
+        self._role, self._model_name, self._stats = role, model_name, stats
+        self._num_leases, self._num_streams = num_leases, num_streams
 
     def collect(self) -> Iterator[Metric]:
         stats = self._stats()
@@ -62,6 +68,7 @@ class WorkerCollector(Collector):
             ("slots", "Sessions that the replica can hold.", stats.num_slots),
             ("sessions", "Open slots.", stats.num_sessions),
             ("leases", "Sessions that may use the replica.", self._num_leases()),
+            ("streams", "Sessions that have a stream open.", self._num_streams()),
             ("pending_calls", "Calls in the engine.", stats.num_pending),
         ):
             yield GaugeMetricFamily(f"adasd_worker_{name}", about, value)

@@ -26,6 +26,7 @@ from services.gateway.keys import KeyRing
 from services.observability.events import to_all
 from services.observability.logs import configure, log_answer
 from services.observability.metrics import ServiceMetrics
+from services.observability.process import ProcessCollector
 from services.observability.reporter import HandleLink, Reporter
 from services.observability.watched import WatchedBackend, WatchedPlacement
 from services.orchestrator.backend import OrchestratorBackend
@@ -75,6 +76,7 @@ class Orchestrator:
         readings = Readings(has_draft=draft is not None)
         context_len = resolve_max_context(model_config, model.max_context)
         registry = CollectorRegistry()
+        registry.register(ProcessCollector())
         max_draft_tokens = config.speculation.max_draft_tokens
         metrics = ServiceMetrics(registry, config.model_name, context_len, max_draft_tokens)
         self.tell = to_all(metrics, log_answer)

@@ -16,9 +16,12 @@ from ipaddress import ip_address
 from typing import Any
 from uuid import uuid4
 
+from prometheus_client import CollectorRegistry
+
 from adasd.config import LogConfig, TierConfig, TlsConfig
 from adasd.ports import Engine
 from services.observability.logs import configure
+from services.observability.process import ProcessCollector
 from services.observability.reporter import HandleLink, Reporter
 from services.observability.worker_metrics import WorkerCollector
 from services.replica import replica_name
@@ -83,7 +86,17 @@ class Worker:
                 [rounds_handler(self._service)], bind_host(host, _node_ip()), tls=tls
             )
             self._grant = self._first_item(self._server.address)
-            figures = WorkerCollector(role, model_name, self._host.stats, self._leases.__len__)
+            figures = CollectorRegistry()
+            figures.register(ProcessCollector())
+            figures.register(
+                WorkerCollector(
+                    role,
+                    model_name,
+                    self._host.stats,
+                    self._leases.__len__,
+                    lambda: self._service.num_streams,
+                )
+            )
             self._reporter = Reporter(figures, replica_name(), role, HandleLink(board) if board else None)
             self._reporter.start()
         except BaseException:

@@ -1,10 +1,13 @@
-"""Replicas, nodes and the controller of a real multi-node cluster are killed under load, and nobody notices."""
+"""Whatever happens to replicas, nodes, links and the configuration of a real cluster under load, nobody notices."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from load_tests import chaos
+from load_tests.blows import KINDS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -13,26 +16,27 @@ CONCURRENCY = 16
 
 
 @pytest.fixture(scope="module")
-def found():
-    demo = chaos.ROOT / "models" / "demo"
+def found() -> dict[str, Any]:
     return chaos.run(
-        demo / "target", demo / "draft", NUM_REQUESTS, CONCURRENCY, every_s=5.0, seed=0, max_tokens=96
+        chaos.DEMO / "target",
+        chaos.DEMO / "draft",
+        NUM_REQUESTS,
+        CONCURRENCY,
+        every_s=6.0,
+        seed=0,
+        max_tokens=96,
     )
 
 
-def test_every_request_completes(found):
-    assert found["requests"] == NUM_REQUESTS
-    assert found["failed"] == []
+def test_nobody_notices(found):
+    """Every answer is complete and that of a calm day; no slot, lease, stream, call, task or file is left."""
+    assert chaos.complaints(found) == []
+    assert found["requests"] >= NUM_REQUESTS
 
 
-def test_answers_are_those_of_a_calm_day(found):
-    assert found["wrong"] == []
+def test_everything_happened(found):
+    assert {blow["kind"] for blow in found["blows"]} == set(KINDS)
 
 
-def test_something_was_killed(found):
-    assert len(found["kills"]) >= 3
-
-
-def test_nothing_is_left_and_both_tiers_serve_again(found):
-    assert found["leftovers"] == dict.fromkeys(chaos.HELD, 0.0)
-    assert found["ready"] == {"ready": True, "degraded": False, "reasons": []}
+def test_the_first_token_after_a_lost_target_is_reported(found):
+    assert found["first_token_after_target_loss_s"]["of"] > 0

@@ -1,0 +1,116 @@
+"""Clients of the service: streamed requests with known answers, and what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from load_tests.prompts import examples
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One request: its text, or why there is none; seconds."""
+
+    key: int
+    text: str | None
+    error: str | None
+    first_s: float | None
+    total_s: float
+    began_s: float
+    longest_pause_s: float = 0.0  # between two chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The requests: each key is one body, asked again and again."""
+
+    bodies: tuple[dict[str, Any], ...]
+
+
+def work(num_distinct: int, max_tokens: int) -> Work:
+    """Greedy and seeded requests in turn, exact."""
+    bodies = []
+    for number, example in enumerate(examples(num_distinct)):
+        sampling = {"temperature": 0} if number % 2 else {"temperature": 0.8, "seed": 1000 + number}
+        bodies.append(
+            {
+                "messages": [{"role": "user", "content": example.prompt}],
+                "max_tokens": max_tokens,
+                "stream": True,
+                "speculation": {"mode": "exact"},
+                **sampling,
+            }
+        )
+    return Work(tuple(bodies))
+
+
+async def ask(client: httpx.AsyncClient, url: str, key: int, body: dict[str, Any], zero_s: float) -> Outcome:
+    """One streamed answer. Whatever goes wrong is in the outcome."""
+    began_s = newest_s = time.monotonic()
+    first_s, text, pause_s, done = None, "", 0.0, False
+    error: str | None = None
+    try:
+        async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                error = f"{response.status_code}: {(await response.aread()).decode()[:300]}"
+            async for line in response.aiter_lines():
+                done = done or line == "data: [DONE]"
+                if error or not line.startswith("data: {"):
+                    continue
+                event, now_s = json.loads(line[6:]), time.monotonic()
+                if "error" in event:
+                    error = json.dumps(event["error"])
+                for choice in event.get("choices", ()):
+                    if first_s is None:
+                        first_s = now_s - began_s
+                    else:
+                        pause_s = max(pause_s, now_s - newest_s)
+                    newest_s = now_s
+                    text += choice["delta"].get("content") or ""
+        if not done:
+            error = error or "the stream ended without [DONE]"
+    except httpx.HTTPError as problem:
+        error = f"{type(problem).__name__}: {problem}"
+    total_s = time.monotonic() - began_s
+    return Outcome(key, None if error else text, error, first_s, total_s, began_s - zero_s, pause_s)
+
+
+async def closed_loop(
+    url: str,
+    todo: Work,
+    concurrency: int,
+    enough: Callable[[Sequence[Outcome]], bool],
+    zero_s: float | None = None,
+) -> list[Outcome]:
+    """``concurrency`` clients ask one request after the other until those done are ``enough``."""
+    outcomes: list[Outcome] = []
+    zero_s = time.monotonic() if zero_s is None else zero_s
+    keys = itertools.cycle(range(len(todo.bodies)))
+    limits = httpx.Limits(max_connections=concurrency)
+    async with httpx.AsyncClient(timeout=httpx.Timeout(180.0), limits=limits) as client:
+
+        async def one_client() -> None:
+            while not enough(outcomes):
+                key = next(keys)
+                outcomes.append(await ask(client, url, key, todo.bodies[key], zero_s))
+
+        await asyncio.gather(*(one_client() for _ in range(concurrency)))
+    return outcomes
+
+
+def differing(outcomes: Sequence[Outcome]) -> list[int]:
+    """Requests that were answered in more than one way."""
+    texts: defaultdict[int, set[str]] = defaultdict(set)
+    for outcome in outcomes:
+        if outcome.text is not None:
+            texts[outcome.key].add(outcome.text)
+    return sorted(key for key, given in texts.items() if len(given) > 1)

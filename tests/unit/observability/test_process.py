@@ -1,0 +1,31 @@
+"""Open files and tasks of a replica, which nobody may leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.observability.process import ProcessCollector
+
+
+def figures() -> dict[str, float]:
+    return {metric.name: metric.samples[0].value for metric in ProcessCollector().collect()}
+
+
+def test_one_more_file_counts_as_one(tmp_path):
+    before = figures()["adasd_process_open_files"]
+    with (tmp_path / "file").open("w"):
+        assert figures()["adasd_process_open_files"] == before + 1
+    assert figures()["adasd_process_open_files"] == before
+
+
+async def test_tasks_are_those_that_have_not_ended():
+    before = figures()["adasd_process_tasks"]
+    waiting = asyncio.create_task(asyncio.Event().wait())
+    assert figures()["adasd_process_tasks"] == before + 1
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert figures()["adasd_process_tasks"] == before
+
+
+def test_outside_of_a_loop_there_are_no_tasks_to_count():
+    assert "adasd_process_tasks" not in figures()
