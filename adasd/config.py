@@ -44,6 +44,12 @@ class EngineConfig:
     )
     device: str = setting("auto", "cpu, cuda, cuda:N or auto")
     num_threads: int = setting(1, "CPU threads of one forward pass", low=1, high=1024)
+    compile: str = setting(
+        "auto",
+        "forward passes by kernels that are built at the start: auto is where they fit and are measured to be "
+        "faster, on insists, off takes torch's operations",
+        choices=("auto", "on", "off"),
+    )
     num_slots: int = setting(32, "sessions that one replica holds at once", low=1, high=65536)
     max_context: int | None = setting(
         None, "tokens of prompt and answer per slot; none is the model's own limit, at most 4096", low=2

@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
-from adasd.engine import fast_llama
 from adasd.engine.checks import check_call
-from adasd.engine.forward import Forward, ModuleForward, check_agreement, reference_logits
+from adasd.engine.choice import choose_forward
+from adasd.engine.forward import Forward, check_agreement, reference_logits
 from adasd.engine.kv_cache import KVCache, cache_bytes_per_token
 from adasd.engine.loading import Progress, load_model, silent
 from adasd.engine.ragged import Ragged, Row
@@ -30,7 +30,7 @@ from adasd.engine.sampling import judge_blocks, not_finite, propose_next
 from adasd.engine.slots import NO_ROW, SlotTable
 from adasd.engine.warm_up import warm_up
 from adasd.engine.work import SHORT_FEED, DraftWork, Piece, Result, VerifyWork, Work
-from adasd.errors import AdasdError, ConfigError, DeviceFailure, IllegalEvent
+from adasd.errors import AdasdError, DeviceFailure, IllegalEvent
 from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, PrefixStats, Verdict, VerifyCall, Warp
 from adasd.ports import Clock
 
@@ -110,7 +110,7 @@ class TorchEngine:
     ) -> TorchEngine:
         """An engine over a loaded model, which it takes over (attention exchanged, weights restacked).
 
-        ``fast``: the hand-written forward (True: insist on it, None: where it fits, False: never).
+        ``fast``: a hand-written forward (True: insist on it, None: where it fits, False: never).
         Raises ConfigError if the architecture is not supported.
         """
         torch.set_num_threads(config.num_threads)
@@ -118,7 +118,7 @@ class TorchEngine:
         check_architecture(model.config, max_context)
         vocab_size = int(model.config.get_text_config().vocab_size)
         reference = reference_logits(model)
-        forward = _choose_forward(model, max_context, fast)
+        forward = choose_forward(model, config, max_context, fast)
         check_agreement(forward, reference)
         return cls(
             forward,
@@ -393,12 +393,3 @@ def _rows_of(chosen: Iterable[int], spans: list[slice], logits: Tensor) -> Tenso
     if sum(span.stop - span.start for span in parts) == len(logits):
         return logits
     return torch.cat([logits[span] for span in parts])
-
-
-def _choose_forward(model: PreTrainedModel, max_context: int, fast: bool | None) -> Forward:
-    reason = "switched off" if fast is False else fast_llama.why_not(model)
-    if reason is None:
-        return fast_llama.FastLlama(model, max_context)
-    if fast:
-        raise ConfigError(f"the fast forward does not serve {type(model).__name__}: {reason}")
-    return ModuleForward(model)

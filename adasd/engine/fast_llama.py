@@ -64,6 +64,12 @@ def why_not(model: PreTrainedModel) -> str | None:
     return None
 
 
+def head_dim_of(model: PreTrainedModel) -> int:
+    """Numbers per head, which are a share of the width unless the configuration says so."""
+    config: Any = model.config
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 class FastLlama:
     """``adasd.engine.forward.Forward`` of a model for which ``why_not`` is None.
 
@@ -77,7 +83,7 @@ class FastLlama:
         self.num_embeddings = num_embeddings(model)
         self.dtype, self.device = model.dtype, model.device
         self._num_heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self._head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self._num_heads)
+        self._head_dim = head_dim_of(model)
         self._eps = float(config.rms_norm_eps)
         self._fold = self.dtype == torch.float32
         width = int(config.hidden_size)
@@ -86,7 +92,7 @@ class FastLlama:
         self._scaling = float(body.layers[0].self_attn.scaling)
         self.layers = [LayerShape(self._kv_heads, self._head_dim)] * len(body.layers)
         with torch.inference_mode():
-            self._rotation = _rotation_table(body.rotary_emb, max(max_context, PROBE_LEN), self.device)
+            self._rotation = rotation_table(body.rotary_emb, max(max_context, PROBE_LEN), self.device)
             self._embedding = body.embed_tokens.weight.detach()
             self._layers = [self._restack(layer) for layer in body.layers]
             head, norm = model.lm_head.weight.detach(), body.norm.weight.detach()
@@ -185,7 +191,7 @@ def _detached(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
-def _rotation_table(rotary: Any, max_context: int, device: torch.device) -> Tensor:
+def rotation_table(rotary: Any, max_context: int, device: torch.device) -> Tensor:
     """Unit complex numbers (times the model's attention scaling) by position: [C, 1, D / 2] complex64."""
     positions = torch.arange(max_context, device=device)[None]
     cos, sin = rotary(torch.zeros(1, dtype=torch.float32, device=device), position_ids=positions)

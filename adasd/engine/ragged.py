@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -87,38 +88,59 @@ class Group:
         return mask_RNL.repeat(1, fold, 1).unsqueeze(1)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Ragged:
-    """One forward pass over all rows, flattened."""
+    """One forward pass over all rows, flattened; what torch needs of it is made when it is asked for."""
 
-    ids_T: Tensor
-    positions_T: Tensor
-    where_T: Tensor  # place in the cache: slot * max_context + position
-    wanted: Tensor | None  # flat indices of the tokens whose logits are wanted; None: of all
-    groups: tuple[Group, ...]
+    def __init__(self, rows: Sequence[Row], max_context: int, device: torch.device) -> None:
+        self._rows, self._max_context, self._device = rows, max_context, device
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.slots: list[int] = []
+        self.wanted_at: list[int] = []  # indices of the tokens whose logits are wanted
+        for row in rows:
+            num = len(row.tokens)
+            self.ids += row.tokens
+            self.positions += range(row.start, row.start + num)
+            self.slots += [row.slot] * num
+            self.wanted_at += range(len(self.ids) - row.num_logits, len(self.ids))
 
     @classmethod
     def build(cls, rows: Sequence[Row], max_context: int, device: torch.device) -> Ragged:
         """``rows`` are sorted by ``Row.attention_order``."""
-        ids: list[int] = []
-        positions: list[int] = []
-        where: list[int] = []
-        wanted: list[int] = []
-        for row in rows:
-            num = len(row.tokens)
-            ids += row.tokens
-            positions += range(row.start, row.start + num)
-            base = row.slot * max_context + row.start
-            where += range(base, base + num)
-            wanted += range(len(ids) - row.num_logits, len(ids))
-        ids_T, positions_T, where_T = torch.tensor([ids, positions, where], device=device).unbind()
-        return cls(
-            ids_T,
-            positions_T,
-            where_T,
-            None if len(wanted) == len(ids) else torch.tensor(wanted, dtype=torch.long, device=device),
-            tuple(_groups(rows, positions_T)),
-        )
+        return cls(rows, max_context, device)
+
+    @cached_property
+    def _flat(self) -> tuple[Tensor, ...]:
+        where = [
+            slot * self._max_context + position
+            for slot, position in zip(self.slots, self.positions, strict=True)
+        ]
+        return torch.tensor([self.ids, self.positions, where], device=self._device).unbind()
+
+    @property
+    def ids_T(self) -> Tensor:
+        return self._flat[0]
+
+    @property
+    def positions_T(self) -> Tensor:
+        return self._flat[1]
+
+    @property
+    def where_T(self) -> Tensor:
+        """Place in the cache: slot * max_context + position."""
+        return self._flat[2]
+
+    @cached_property
+    def wanted(self) -> Tensor | None:
+        """``wanted_at`` as a tensor; None: of all."""
+        if len(self.wanted_at) == len(self.ids):
+            return None
+        return torch.tensor(self.wanted_at, dtype=torch.long, device=self._device)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Rows that share an attention call."""
+        return tuple(_groups(self._rows, self.positions_T))
 
 
 def _groups(rows: Sequence[Row], positions_T: Tensor) -> Iterable[Group]:

@@ -95,8 +95,9 @@ def original(name: str, seed: int = 0):
 
 
 def engine(name: str, seed: int = 0, *, fast: bool | None = None, **settings) -> TorchEngine:
-    """An engine over a copy of ``original``."""
-    config = EngineConfig("tiny", **{"num_slots": 8, "prefill_chunk": 40} | settings)
+    """An engine over a copy of ``original``: ``fast`` None is kernels where they fit, True torch's operations."""
+    compiled = {"compile": "on" if fast is None and name in FAST else "off"}
+    config = EngineConfig("tiny", **{"num_slots": 8, "prefill_chunk": 40} | compiled | settings)
     return TorchEngine.from_model(copy.deepcopy(original(name, seed)), config, fast=fast, seed=0)
 
 

@@ -22,15 +22,18 @@ def test_modules_agree_with_generate_in_ragged_batches(name):
     assert plain_batch(engine(name, fast=False), batch, 20) == [generate(name, p, 20) for p in batch]
 
 
+@pytest.mark.parametrize("compiled", ["off", "on"])
 @pytest.mark.parametrize("name", FAST)
-def test_the_fast_forward_agrees_with_generate(name):
+def test_the_fast_forwards_agree_with_generate(name, compiled):
     batch = prompts(3, 50, 1, 90, 17)
-    assert plain_batch(engine(name, fast=True), batch, 20) == [generate(name, p, 20) for p in batch]
+    fast = engine(name, fast=True, compile=compiled)
+    assert plain_batch(fast, batch, 20) == [generate(name, p, 20) for p in batch]
 
 
+@pytest.mark.parametrize("compiled", ["off", "on"])
 @pytest.mark.parametrize("name", FAST)
-def test_the_fast_forward_agrees_with_the_modules_in_every_logit(name):
-    slow, fast = engine(name, fast=False), engine(name, fast=True)
+def test_the_fast_forwards_agree_with_the_modules_in_every_logit(name, compiled):
+    slow, fast = engine(name, fast=False), engine(name, fast=True, compile=compiled)
     rows = [
         Row(5, 0, tuple(range(40)), 40),
         Row(0, 0, (7,), 1),
@@ -160,10 +163,3 @@ def test_a_model_that_computes_something_else_over_the_cache_is_refused(monkeypa
     monkeypatch.setattr(ModuleForward, "__call__", wrong)
     with pytest.raises(ConfigError, match="does not compute the same"):
         engine("llama", fast=False)
-
-
-def test_the_fast_forward_is_taken_where_it_fits_and_insisting_elsewhere_is_refused():
-    assert "stacked" in engine("qwen2").forward.name
-    assert "modules" in engine("gpt-neox").forward.name
-    with pytest.raises(ConfigError, match="none of Llama"):
-        engine("gpt-neox", fast=True)

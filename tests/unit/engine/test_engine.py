@@ -171,8 +171,9 @@ def test_a_pass_that_fails_costs_only_the_call_that_breaks_it():
         e.close(str(i))
 
 
-def test_weights_that_are_not_finite_fail_the_call_and_do_not_infect_the_slot():
-    e = engine("llama")
+@pytest.mark.parametrize("fast", [None, True])
+def test_weights_that_are_not_finite_fail_the_call_and_do_not_infect_the_slot(fast):
+    e = engine("llama", fast=fast)
     embedding = e.forward._embedding
     spoilt = embedding[50].clone()
     embedding[50] = float("nan")

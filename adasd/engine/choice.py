@@ -1,0 +1,101 @@
+"""Which of the forward passes serves a model: C kernels, stacked torch operations, or the model's own modules."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from adasd.config import EngineConfig
+from adasd.engine import fast_llama
+from adasd.engine.forward import Forward, ModuleForward
+from adasd.engine.kv_cache import KVCache
+from adasd.engine.native import forward as native
+from adasd.engine.ragged import Ragged, Row
+from adasd.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+WIDTHS = (1, 6, 24)
+"""Tokens per pass that are timed: plain decoding, a block, several sessions."""
+
+MAX_WIDTH = 2048
+"""Wider models are not timed: copies of a layer would take too long to make; their products are torch's."""
+
+_CONTEXT, _NUM_TIMED = 64, 12
+
+
+def choose_forward(
+    model: PreTrainedModel, config: EngineConfig, max_context: int, fast: bool | None
+) -> Forward:
+    """The forward pass of a loaded model, which it takes over.
+
+    ``fast``: a hand-written one (True: insist on it, None: where it fits, False: never). ``config.compile``
+    says whether that may be the C kernels. Raises ConfigError if what is insisted on cannot be.
+    """
+    if fast is False:
+        return ModuleForward(model)
+    why_not = "switched off"
+    if config.compile != "off":
+        why_not = native.why_not(model, config.num_threads) or ""
+        if not why_not and config.compile == "auto" and not pays(model):
+            why_not = "torch's operations are faster here"
+        if not why_not:
+            return native.NativeLlama(model, max_context)
+        if config.compile == "on":
+            raise ConfigError(
+                f"compile is on, but the kernels do not serve {type(model).__name__}: {why_not}"
+            )
+        _log.info("%s: no compiled kernels, as %s", config.model, why_not)
+    reason = fast_llama.why_not(model)
+    if reason is None:
+        return fast_llama.FastLlama(model, max_context)
+    if fast:
+        raise ConfigError(f"the fast forward does not serve {type(model).__name__}: {reason}")
+    return ModuleForward(model)
+
+
+def pays(model: PreTrainedModel) -> bool:
+    """Whether the kernels are faster than torch's operations on this machine, by a layer of the model's shape."""
+    config: Any = model.config
+    if config.hidden_size > MAX_WIDTH:
+        return False
+    stacked, kernels = (seconds(make(_one_layer(model), _CONTEXT)) for make in _makers())
+    return kernels < stacked
+
+
+def _makers() -> tuple[Callable[[PreTrainedModel, int], Forward], ...]:
+    return fast_llama.FastLlama, native.NativeLlama
+
+
+def seconds(forward: Forward) -> float:
+    """Time of one pass of each of ``WIDTHS``, added up; the best of a few tries each."""
+    cache = KVCache(forward.layers, 1, _CONTEXT, forward.dtype, forward.device)
+    total_s = 0.0
+    with torch.inference_mode():
+        for width in WIDTHS:
+            tries = []
+            for _ in range(_NUM_TIMED):
+                began_s = time.perf_counter()
+                rows = [Row(0, 0, range(width), width)]
+                forward(Ragged.build(rows, _CONTEXT, forward.device), cache)
+                tries.append(time.perf_counter() - began_s)
+            total_s += min(tries)
+    return total_s
+
+
+def _one_layer(model: PreTrainedModel) -> PreTrainedModel:
+    """A random model of one layer that is shaped like those of ``model``, with a small vocabulary."""
+    config: Any = copy.deepcopy(model.config)
+    config.num_hidden_layers, config.vocab_size = 1, _CONTEXT
+    config.pad_token_id = config.bos_token_id = config.eos_token_id = None
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1]
+    with torch.random.fork_rng(devices=[]):
+        made: PreTrainedModel = type(model)(config).to(model.dtype).eval()  # type: ignore[arg-type]
+    return made

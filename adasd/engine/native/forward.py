@@ -1,0 +1,194 @@
+"""The Llama family's forward pass in C (``llama.c``): one thread of a CPU, float32.
+
+One call per pass, where torch's operations cost more to start than to run on a small model. Its results do not
+depend on what else is in the pass, to the last bit (see ``llama.c``); torch's operations are its oracle.
+Shape letters: N rows and K columns of a matrix, P columns of a panel, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from adasd.engine import fast_llama
+from adasd.engine.forward import PROBE_LEN, num_embeddings
+from adasd.engine.kv_cache import KVCache, LayerShape
+from adasd.engine.native import library
+from adasd.engine.ragged import Ragged
+
+LARGEST_HEAD = 256
+_POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+_OF_A_LAYER = "norm1 qkv qkv_bias q_norm k_norm out out_bias norm2 gate_up gate_up_bias down down_bias"
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [(name, _POINTER) for name in _OF_A_LAYER.split()]
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        *(
+            (name, _WHOLE)
+            for name in ("num_layers", "width", "heads", "kv_heads", "head_dim", "inner", "vocab")
+        ),
+        *((name, _REAL) for name in ("eps", "scaling")),
+        *((name, _POINTER) for name in ("embedding", "cos", "sin", "norm", "head", "layers")),
+    ]
+
+
+class _Cache(ctypes.Structure):
+    _fields_ = [("layers", _POINTER), ("max_context", _WHOLE)]
+
+
+class _Pass(ctypes.Structure):
+    _fields_ = [
+        *((name, _WHOLE) for name in ("num_tokens", "num_wanted")),
+        *((name, _POINTER) for name in ("ids", "positions", "slots", "wanted")),
+    ]
+
+
+def why_not(model: PreTrainedModel, num_threads: int) -> str | None:
+    """The reason why this forward cannot serve the model here; None: it can."""
+    reason = fast_llama.why_not(model)
+    if reason is not None:
+        return reason
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        return f"it is {model.dtype} on {model.device}, not float32 on the CPU"
+    if num_threads != 1:
+        return f"it is to run on {num_threads} threads, and the kernels use one"
+    head_dim = int(fast_llama.head_dim_of(model))
+    if head_dim > LARGEST_HEAD or head_dim % 2:
+        return f"its heads have {head_dim} numbers"
+    try:
+        library.load()
+    except library.Unavailable as error:
+        return str(error)
+    return None
+
+
+class NativeLlama:
+    """``adasd.engine.forward.Forward`` of a model for which ``why_not`` is None.
+
+    The model's projections are emptied as they are packed (no second copy of the weights): it is used up.
+    """
+
+    def __init__(self, model: PreTrainedModel, max_context: int) -> None:
+        config: Any = model.config
+        body: Any = model.model
+        self._library = library.load()
+        self._panel = int(self._library.adasd_panel())
+        self.name = f"{type(model).__name__} (native)"
+        self.num_embeddings = num_embeddings(model)
+        self.dtype, self.device = model.dtype, model.device
+        heads, kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
+        head_dim = fast_llama.head_dim_of(model)
+        self.layers = [LayerShape(kv_heads, head_dim)] * len(body.layers)
+        self._kept: list[Any] = []  # what the structures point to
+        self._embedding = body.embed_tokens.weight.detach().contiguous()
+        with torch.inference_mode():
+            rotation = fast_llama.rotation_table(body.rotary_emb, max(max_context, PROBE_LEN), self.device)
+            layers = (_Layer * len(body.layers))(*map(self._layer, body.layers))
+            self._model = _Model(
+                num_layers=len(body.layers),
+                width=int(config.hidden_size),
+                heads=heads,
+                kv_heads=kv_heads,
+                head_dim=head_dim,
+                inner=int(config.intermediate_size),
+                vocab=int(model.lm_head.weight.shape[0]),
+                eps=float(config.rms_norm_eps),
+                scaling=float(body.layers[0].self_attn.scaling),
+                embedding=self._keep(self._embedding),
+                cos=self._keep(rotation.real),
+                sin=self._keep(rotation.imag),
+                norm=self._keep(body.norm.weight),
+                head=self._keep(self._packed(model.lm_head.weight)),
+                layers=ctypes.addressof(layers),
+            )
+        self._kept.append(layers)
+        self._caches: WeakKeyDictionary[KVCache, tuple[_Cache, Any]] = WeakKeyDictionary()
+        self._scratch = torch.empty(0)
+
+    def __call__(self, batch: Ragged, cache: KVCache) -> Tensor:
+        ids, wanted = batch.ids, batch.wanted_at
+        num_tokens, num_wanted = len(ids), len(wanted)
+        logits = torch.empty(num_wanted, self._model.vocab)
+        scratch_len = self._library.adasd_scratch(
+            ctypes.addressof(self._model), num_tokens, cache.max_context
+        )
+        if len(self._scratch) < scratch_len:
+            self._scratch = torch.empty(scratch_len)
+        numbers = (ctypes.c_int32 * (3 * num_tokens + num_wanted))(
+            *ids, *batch.positions, *batch.slots, *wanted
+        )
+        first = ctypes.addressof(numbers)
+        this = _Pass(
+            num_tokens,
+            num_wanted,
+            first,
+            first + 4 * num_tokens,
+            first + 8 * num_tokens,
+            first + 12 * num_tokens,
+        )
+        self._library.adasd_forward(
+            ctypes.addressof(self._model),
+            ctypes.addressof(self._cache(cache)),
+            ctypes.addressof(this),
+            self._scratch.data_ptr(),
+            logits.data_ptr(),
+        )
+        return logits
+
+    def _cache(self, cache: KVCache) -> _Cache:
+        """Where the cache's layers lie."""
+        known = self._caches.get(cache)
+        if known is None:
+            layers = (_POINTER * len(cache.tokens))(*(tokens.data_ptr() for tokens in cache.tokens))
+            known = self._caches[cache] = _Cache(ctypes.addressof(layers), cache.max_context), layers
+        return known[0]
+
+    def _layer(self, layer: Any) -> _Layer:
+        """Pack one layer's weights and empty its modules."""
+        attention, mlp = layer.self_attn, layer.mlp
+        together = {
+            "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
+            "out": (attention.o_proj,),
+            "gate_up": (mlp.gate_proj, mlp.up_proj),
+            "down": (mlp.down_proj,),
+        }
+        fields = {
+            "norm1": self._keep(layer.input_layernorm.weight),
+            "norm2": self._keep(layer.post_attention_layernorm.weight),
+        }
+        for name, projections in together.items():
+            fields[name] = self._keep(self._packed(torch.cat([one.weight for one in projections])))
+            if projections[0].bias is not None:
+                fields[f"{name}_bias"] = self._keep(torch.cat([one.bias for one in projections]))
+            for one in projections:
+                one.weight = nn.Parameter(one.weight.new_empty(0), requires_grad=False)
+        if hasattr(attention, "q_norm"):
+            fields |= {
+                "q_norm": self._keep(attention.q_norm.weight),
+                "k_norm": self._keep(attention.k_norm.weight),
+            }
+        return _Layer(**fields)
+
+    def _packed(self, weight_NK: Tensor) -> Tensor:
+        """[N, K] -> [ceil(N / P), K, P], padded with zeros."""
+        num, inner = weight_NK.shape
+        padded = F.pad(weight_NK.detach(), (0, 0, 0, -num % self._panel))
+        return padded.view(-1, self._panel, inner).transpose(1, 2)
+
+    def _keep(self, tensor: Tensor) -> int:
+        """The address of the tensor's numbers, which stay there as long as this object lives."""
+        kept = tensor.detach().contiguous()
+        self._kept.append(kept)
+        return kept.data_ptr()

@@ -1,0 +1,108 @@
+"""Builds ``llama.c`` for this very processor, once, and loads it.
+
+The result lies in the user's cache folder under a name made of the source, the compiler and the processor, so
+that a home shared by different machines is no trap. It needs no Python and no torch, so that building takes a
+second or two.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("llama.c")
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC")
+OWN_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
+"""For this very processor, in the words of different compilers; the first that is understood."""
+TIMEOUT_S = 120.0
+
+
+class Unavailable(Exception):
+    """The library cannot be built or loaded here; the text says why. Torch's operations do instead."""
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """The library, built if need be; raises Unavailable."""
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise Unavailable(f"there is no C compiler ({', '.join(COMPILERS)})")
+    try:
+        with _folder() as folder:
+            file = folder / f"llama-{_fingerprint(compiler)}.so"
+            if not file.exists():
+                _build(compiler, file)
+            return _declared(ctypes.CDLL(str(file)))
+    except OSError as error:
+        raise Unavailable(f"the kernels cannot be built or loaded: {error}") from error
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """With the types of its functions (llama.c)."""
+    library.adasd_panel.restype = ctypes.c_int64
+    library.adasd_scratch.restype = ctypes.c_int64
+    library.adasd_scratch.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    library.adasd_forward.restype = None
+    library.adasd_forward.argtypes = [ctypes.c_void_p] * 5
+    return library
+
+
+def _build(compiler: str, file: Path) -> None:
+    """Compile to a file of our own first: others may be building the same."""
+    said = ""
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        fresh = Path(folder) / file.name
+        for own_processor in OWN_PROCESSOR:
+            command = [compiler, *FLAGS, *own_processor, "-o", str(fresh), str(SOURCE)]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+            except subprocess.TimeoutExpired as error:
+                raise Unavailable(f"{compiler} did not end within {TIMEOUT_S:g} s") from error
+            if done.returncode == 0:
+                os.replace(fresh, file)
+                return
+            said = done.stderr.strip()
+    raise Unavailable(f"{compiler} failed: {said[-300:]}")
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """Where the library is kept: the user's cache, or a passing folder where that cannot be written."""
+    try:
+        folder = Path.home() / ".cache" / "adasd"
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = os.access(folder, os.W_OK)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        kept = False
+    if kept:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="adasd-") as passing:  # a loaded library needs its file no more
+        yield Path(passing)
+
+
+def _fingerprint(compiler: str) -> str:
+    """Of everything that the built file depends on."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    parts = [SOURCE.read_text(encoding="utf-8"), repr((FLAGS, OWN_PROCESSOR)), version, _processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What the processor can do, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    told = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return "\n".join([platform.machine(), platform.processor(), *told])

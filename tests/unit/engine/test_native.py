@@ -1,0 +1,225 @@
+"""The C kernels: chosen where they fit, built wherever there is a compiler, and blind to what else is in a pass."""
+
+import copy
+import random
+
+import pytest
+import torch
+
+from adasd.config import EngineConfig
+from adasd.engine import choice
+from adasd.engine.choice import choose_forward
+from adasd.engine.kv_cache import KVCache
+from adasd.engine.native import forward as native
+from adasd.engine.native import library
+from adasd.engine.ragged import Ragged, Row
+from adasd.errors import ConfigError
+from adasd.testing.loops import plain_batch
+from tests.unit.engine.models import FAST, engine, original, prompts
+
+CONTEXT = 100
+
+
+@pytest.fixture
+def fresh_library(tmp_path, monkeypatch):
+    """An empty home, and nothing loaded yet."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    library.load.cache_clear()
+    yield tmp_path
+    library.load.cache_clear()
+
+
+def forward_of(name):
+    return engine(name).forward
+
+
+def logits_of(forward, passes):
+    """Logits by (slot, position) of passes over one cache; each pass is a list of (slot, start, tokens)."""
+    cache = KVCache(forward.layers, 8, CONTEXT, forward.dtype, forward.device)
+    found = {}
+    with torch.inference_mode():
+        for rows in passes:
+            logits = forward(
+                Ragged.build([Row(*row, len(row[2])) for row in rows], CONTEXT, forward.device), cache
+            )
+            places = [(slot, start + i) for slot, start, tokens in rows for i in range(len(tokens))]
+            found |= dict(zip(places, logits, strict=True))
+    return found
+
+
+def random_passes(texts, rng):
+    """The texts in pieces of random lengths, in passes of random company."""
+    done = dict.fromkeys(texts, 0)
+    while left := [slot for slot, text in texts.items() if done[slot] < len(text)]:
+        rows = []
+        for slot in rng.sample(left, rng.randint(1, len(left))):
+            piece = texts[slot][done[slot] :][: rng.choice((1, 1, 2, 5, 6, 7, 40))]
+            rows.append((slot, done[slot], piece))
+            done[slot] += len(piece)
+        yield rows
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_tokens_logits_are_the_same_to_the_last_bit_in_any_company_and_any_piece(name):
+    forward = forward_of(name)
+    texts = dict(zip((0, 3, 4, 7), prompts(30, 61, 9, 44), strict=True))
+    alone = logits_of(
+        forward, [[(slot, i, [token])] for slot, text in texts.items() for i, token in enumerate(text)]
+    )
+    for seed in range(5):
+        found = logits_of(forward, random_passes(texts, random.Random(seed)))
+        assert alone.keys() == found.keys()
+        assert all(torch.equal(alone[place], found[place]) for place in alone)
+
+
+def test_torchs_operations_do_not_promise_that():
+    """Should this fail one day, torch has become blind to the batch as well."""
+    torch.manual_seed(0)
+    x, w = torch.randn(64, 352), torch.randn(352, 128)
+    one_by_one = torch.cat([x[i : i + 1] @ w for i in range(64)])
+    assert not torch.equal(one_by_one, x @ w)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 6, 7, 12, 64])
+def test_products_of_all_sizes_are_right(width):
+    """Through a model whose sizes fit no panel: 97 words, 32 wide, 48 inside."""
+    slow, fast = engine("llama-biased", fast=False).forward, forward_of("llama-biased")
+    (text,) = prompts(width, seed=width)
+    expected, found = (logits_of(one, [[(2, 5, text)]]) for one in (slow, fast))
+    for place, logits in expected.items():
+        torch.testing.assert_close(found[place], logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head_dim", [8, 32, 64, 128, 256])
+def test_heads_of_all_sizes_are_right(head_dim, monkeypatch):
+    from transformers import LlamaConfig
+
+    from tests.unit.engine import models
+
+    made = dict(models._GROUPED, head_dim=head_dim)
+    monkeypatch.setitem(models.CONFIGS, f"heads-{head_dim}", lambda: LlamaConfig(**made))
+    slow = engine(f"heads-{head_dim}", fast=False).forward
+    fast = engine(f"heads-{head_dim}", compile="on").forward
+    (text,) = prompts(40)
+    expected, found = (logits_of(one, [[(2, 0, text)]]) for one in (slow, fast))
+    for place, logits in expected.items():
+        torch.testing.assert_close(found[place], logits, atol=1e-3, rtol=1e-4)
+
+
+def test_batches_of_sixty_four_sessions_answer_as_each_alone():
+    texts = prompts(*(1 + 3 * i % 50 for i in range(64)))
+    together = plain_batch(engine("qwen3", num_slots=64), texts, 12)
+    alone = engine("qwen3", num_slots=1)
+    assert together == [plain_batch(alone, [text], 12)[0] for text in texts]
+
+
+# --------------------------------------------------------------------------- choosing
+
+
+def choose(name, *, fast=None, **settings):
+    model = copy.deepcopy(original(name))
+    return choose_forward(model, EngineConfig("tiny", **settings), CONTEXT, fast).name
+
+
+def test_off_takes_torchs_operations_and_on_the_kernels():
+    assert "stacked" in choose("qwen2", compile="off")
+    assert "native" in choose("qwen2", compile="on")
+    assert "modules" in choose("qwen2", compile="on", fast=False)
+
+
+@pytest.mark.parametrize(("kernels_s", "chosen"), [(1.0, "native"), (3.0, "stacked")])
+def test_auto_takes_what_is_measured_to_be_faster(monkeypatch, kernels_s, chosen):
+    timed = []
+
+    def seconds(forward):
+        timed.append(forward.name)
+        assert len(forward.layers) == 1
+        return kernels_s if "native" in forward.name else 2.0
+
+    monkeypatch.setattr(choice, "seconds", seconds)
+    assert chosen in choose("qwen3", compile="auto")
+    assert len(timed) == 2
+
+
+def test_the_measurement_leaves_random_numbers_alone_and_takes_time_into_account():
+    model = original("llama")
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    choice.pays(model)
+    assert torch.equal(torch.rand(1), expected)
+    assert choice.seconds(forward_of("llama")) > 0
+
+
+def test_wide_models_are_not_timed(monkeypatch):
+    monkeypatch.setattr(choice, "MAX_WIDTH", 16)
+    assert "stacked" in choose("llama", compile="auto")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [("gpt-neox", {}, "none of Llama"), ("llama", {"num_threads": 2}, "2 threads")],
+)
+def test_insisting_where_the_kernels_do_not_fit_is_refused_and_auto_does_without(name, settings, reason):
+    with pytest.raises(ConfigError, match=reason):
+        choose(name, compile="on", **settings)
+    assert "native" not in choose(name, compile="auto", **settings)
+
+
+def test_insisting_on_a_hand_written_forward_that_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match="none of Llama"):
+        choose("gpt-neox", fast=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_are_left_to_torch(dtype):
+    model = copy.deepcopy(original("llama")).to(dtype)
+    assert "float32" in native.why_not(model, 1)
+
+
+# --------------------------------------------------------------------------- building
+
+
+def test_the_library_is_built_once_and_found_again(fresh_library, monkeypatch):
+    library.load()
+    built = list((fresh_library / ".cache" / "adasd").iterdir())
+    assert [file.suffix for file in built] == [".so"], "and nothing is left of the building"
+    library.load.cache_clear()
+    monkeypatch.setattr(library, "_build", None)
+    assert library.load().adasd_panel() >= 4
+
+
+def test_another_source_is_another_file(fresh_library, monkeypatch, tmp_path):
+    library.load()
+    changed = tmp_path / "llama.c"
+    changed.write_text(library.SOURCE.read_text() + "\n/* changed */\n")
+    monkeypatch.setattr(library, "SOURCE", changed)
+    library.load.cache_clear()
+    library.load()
+    assert len(list((fresh_library / ".cache" / "adasd").iterdir())) == 2
+
+
+def test_without_a_compiler_torch_serves(fresh_library, monkeypatch):
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    assert "stacked" in choose("llama", compile="auto")
+    with pytest.raises(ConfigError, match="no C compiler"):
+        choose("llama", compile="on")
+
+
+def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(fresh_library, monkeypatch, tmp_path):
+    broken = tmp_path / "llama.c"
+    broken.write_text("this is not C")
+    monkeypatch.setattr(library, "SOURCE", broken)
+    with pytest.raises(library.Unavailable, match="error"):
+        library.load()
+    assert not list((fresh_library / ".cache" / "adasd").iterdir())
+
+
+def test_where_the_home_cannot_be_written_it_is_built_all_the_same(fresh_library, monkeypatch):
+    (fresh_library / ".cache").write_text("a file where the folder should be")
+    assert library.load().adasd_panel() >= 4
+
+
+def test_an_older_compiler_without_native_still_builds(fresh_library, monkeypatch):
+    monkeypatch.setattr(library, "OWN_PROCESSOR", (("-march=no-such-thing",), ()))
+    assert library.load().adasd_panel() == 16, "what every processor of the kind has"
