@@ -30,6 +30,7 @@ from adasd.messages import (
     SamplingParams,
     SpeculationOptions,
     SpeculationReport,
+    TokenLogprob,
     Usage,
     Verdict,
     VerifyCall,
@@ -52,7 +53,7 @@ from adasd.session.events import (
     TargetAttached,
 )
 from adasd.session.machine import begin, step
-from adasd.session.opening import check_length, warp_of
+from adasd.session.opening import check_length, open_call
 from adasd.session.report import complete
 from adasd.session.state import Phase, Terms
 from adasd.text.tokenizer import Tokenizer
@@ -67,6 +68,7 @@ class Answer:
     finish_reason: FinishReason
     usage: Usage
     report: SpeculationReport
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens from the second on, if asked for
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -160,14 +162,16 @@ class LocalPair:
         speculation = speculation or SpeculationOptions(mode=mode_of(mode))
         text, end = "", None
         tokens: list[EmittedToken] = []
+        prompt_logprobs: tuple[TokenLogprob, ...] = ()
         for event in self.stream(prompt, sampling, speculation):
             if isinstance(event, Chunk):
                 text += event.text
                 tokens.extend(event.tokens)
+                prompt_logprobs += event.prompt_logprobs
             else:
                 end = event
         assert end is not None
-        return Answer(text, tuple(tokens), end.finish_reason, end.usage, end.speculation)
+        return Answer(text, tuple(tokens), end.finish_reason, end.usage, end.speculation, prompt_logprobs)
 
     def stream(
         self,
@@ -182,14 +186,14 @@ class LocalPair:
         check_length(len(prompt), sampling.max_tokens, self.target.max_context)
         effective = self.controller.effective(speculation)
         terms = Terms(next(self._names), tuple(prompt), sampling, self.eos_ids, self.decode)
-        warp = warp_of(sampling, len(prompt), self.eos_ids)
-        open_call = OpenCall(terms.session, warp, len(prompt) + sampling.max_tokens)
-        return self._run(terms, open_call, effective, self.controller.session(effective, warp), on_round)
+        opening = open_call(terms.session, sampling, len(prompt), self.eos_ids)
+        controller = self.controller.session(effective, opening.warp)
+        return self._run(terms, opening, effective, controller, on_round)
 
     def _run(
         self,
         terms: Terms,
-        open_call: OpenCall,
+        opening: OpenCall,
         effective: EffectiveSpeculation,
         controller: SessionController,
         on_round: Callable[[RoundCompleted], None],
@@ -199,7 +203,7 @@ class LocalPair:
         events: list[Event] = []
         try:
             if draft is not None and session.phase is not Phase.FINISHED:
-                draft.open(open_call)
+                draft.open(opening)
                 events.append(DraftAttached())
             while True:
                 for action in todo:
@@ -210,7 +214,7 @@ class LocalPair:
                             yield complete(session, effective, controller)
                             return
                         case AttachTarget():
-                            self.target.open(open_call)
+                            self.target.open(opening)
                             events.append(TargetAttached())
                         case Learn(done):
                             if not done.prefill:

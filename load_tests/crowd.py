@@ -33,7 +33,7 @@ from adasd.session.events import (
     TargetAttached,
 )
 from adasd.session.machine import begin, step
-from adasd.session.opening import check_length, warp_of
+from adasd.session.opening import check_length, open_call
 from adasd.session.state import Phase, Session, Terms
 
 MAX_DRAFT_STEPS = 16
@@ -84,12 +84,12 @@ class Crowd:
         """Begin an answer; it goes on with every ``turn``. Raises what opening a slot raises."""
         check_length(len(prompt), sampling.max_tokens, self.pair.target.max_context)
         terms = Terms(next(self._names), tuple(prompt), sampling, self.pair.eos_ids, self.pair.decode)
-        warp = warp_of(sampling, len(prompt), self.pair.eos_ids)
+        opening = open_call(terms.session, sampling, len(prompt), self.pair.eos_ids)
         session, todo = begin(terms)
         talk = Talk(
             session,
-            self._controller.session(self._effective, warp),
-            OpenCall(terms.session, warp, len(prompt) + sampling.max_tokens),
+            self._controller.session(self._effective, opening.warp),
+            opening,
             self.pair.draft if self._effective.mode is not Mode.OFF else None,
             self._clock(),
         )

@@ -28,6 +28,7 @@ from adasd.messages import (
     FinishReason,
     RoundCompleted,
     TokenKind,
+    TokenLogprob,
     Verdict,
     VerifyCall,
 )
@@ -61,9 +62,9 @@ Step = tuple[Session, tuple[Action, ...]]
 
 
 def begin(terms: Terms) -> Step:
-    """Start a session; an answer of no tokens ends at once."""
+    """Start a session; an answer of no tokens ends at once, unless the prompt is to be looked at."""
     session = Session(terms, committed=terms.prompt)
-    if terms.sampling.max_tokens == 0:
+    if terms.sampling.max_tokens == 0 and terms.sampling.prompt_logprobs is None:
         return finish(session, FinishReason.LENGTH)
     return replace(session, phase=Phase.ATTACHING), (AttachTarget(),)
 
@@ -234,7 +235,7 @@ def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
     )
     if block is not None:
         session = roll_back_draft(session, block, verdict)
-    session, emit = commit(session, provenance(block, verdict))
+    session, emit = commit(session, provenance(block, verdict), prompt_logprobs_of(session, verdict))
     if session.finish_reason is not None:
         ended, last = finish(session, session.finish_reason)
         return ended, (Learn(done), emit, *last)
@@ -272,9 +273,10 @@ def provenance(block: Drafted | None, verdict: Verdict) -> tuple[EmittedToken, .
     """The verdict's tokens, each with where it came from."""
     drafted = block.tokens if block else ()
     relaxed = verdict.relaxed or (False,) * verdict.num_accepted
+    logprobs = verdict.logprobs or (None,) * (verdict.num_accepted + 1)
     accepted = tuple(
-        EmittedToken(token, TokenKind.RELAXED if loose else TokenKind.EXACT)
-        for token, loose in zip(drafted[: verdict.num_accepted], relaxed, strict=True)
+        EmittedToken(token, TokenKind.RELAXED if loose else TokenKind.EXACT, logprob)
+        for token, loose, logprob in zip(drafted[: verdict.num_accepted], relaxed, logprobs[:-1], strict=True)
     )
     if not drafted:
         last = TokenKind.TARGET
@@ -282,24 +284,37 @@ def provenance(block: Drafted | None, verdict: Verdict) -> tuple[EmittedToken, .
         last = TokenKind.BONUS
     else:
         last = TokenKind.CORRECTION
-    return (*accepted, EmittedToken(verdict.next_token, last))
+    return (*accepted, EmittedToken(verdict.next_token, last, logprobs[-1]))
+
+
+def prompt_logprobs_of(session: Session, verdict: Verdict) -> tuple[TokenLogprob, ...]:
+    """What goes out with the first chunk, and not again when another target reads the prompt."""
+    wanted = session.terms.sampling.prompt_logprobs is not None and session.num_emitted == 0
+    return verdict.prompt_logprobs if wanted else ()
 
 
 # --------------------------------------------------------------------------- commit and end
 
 
-def commit(session: Session, tokens: tuple[EmittedToken, ...]) -> tuple[Session, Emit]:
-    """Append tokens up to the first that ends the answer; the text stops before a stop string."""
+def commit(
+    session: Session, tokens: tuple[EmittedToken, ...], prompt_logprobs: tuple[TokenLogprob, ...] = ()
+) -> tuple[Session, Emit]:
+    """Append tokens up to the first that ends the answer; the text stops before a stop string.
+
+    An answer that follows a grammar ends with the end-of-sequence token whatever else was asked for: the grammar
+    says where that is allowed, and nothing can follow.
+    """
     terms, sampling = session.terms, session.terms.sampling
     kept: list[EmittedToken] = []
     shown, text = "", session.text
-    reason: FinishReason | None = None
+    reason = FinishReason.LENGTH if sampling.max_tokens == 0 else None
     match: str | int | None = None
-    for token in tokens:
+    for token in tokens if sampling.max_tokens else ():
         kept.append(token)
         num_emitted = session.num_emitted + len(kept)
         may_stop = num_emitted > sampling.min_tokens
-        if may_stop and token.id in terms.eos_ids and not sampling.ignore_eos:
+        eos_ends = sampling.grammar is not None or (may_stop and not sampling.ignore_eos)
+        if eos_ends and token.id in terms.eos_ids:
             reason = FinishReason.STOP
         elif may_stop and token.id in sampling.stop_token_ids:
             reason, match = FinishReason.STOP, token.id
@@ -323,7 +338,7 @@ def commit(session: Session, tokens: tuple[EmittedToken, ...]) -> tuple[Session,
         finish_reason=reason,
         stop_match=match,
     )
-    return session, Emit(Chunk(shown, tuple(kept), reason))
+    return session, Emit(Chunk(shown, tuple(kept), reason, prompt_logprobs))
 
 
 def finish(session: Session, reason: FinishReason) -> Step:

@@ -1,9 +1,20 @@
-"""What a request turns into before its session begins: the workers' warp, and whether it fits."""
+"""What a request turns into before its session begins: how its slots are opened, and whether it fits."""
 
 from __future__ import annotations
 
 from adasd.errors import ContextTooLong
-from adasd.messages import SamplingParams, Warp
+from adasd.messages import OpenCall, SamplingParams, Warp
+
+
+def open_call(session: str, sampling: SamplingParams, prompt_len: int, eos_ids: frozenset[int]) -> OpenCall:
+    """How the session's slots are opened on both workers."""
+    return OpenCall(
+        session,
+        warp_of(sampling, prompt_len, eos_ids),
+        max_len=prompt_len + sampling.max_tokens,
+        logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
+    )
 
 
 def warp_of(sampling: SamplingParams, prompt_len: int, eos_ids: frozenset[int]) -> Warp:
@@ -17,6 +28,11 @@ def warp_of(sampling: SamplingParams, prompt_len: int, eos_ids: frozenset[int]) 
         eos_ids=tuple(sorted(eos_ids | set(sampling.stop_token_ids))) if sampling.min_tokens else (),
         eos_from=prompt_len + sampling.min_tokens,
         seed=sampling.seed,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        answer_from=prompt_len,
+        grammar=sampling.grammar,
     )
 
 

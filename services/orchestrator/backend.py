@@ -15,11 +15,10 @@ from adasd.messages import (
     Chunk,
     Complete,
     GenerationRequest,
-    OpenCall,
     RoundCompleted,
     SpeculationOptions,
 )
-from adasd.session.opening import check_length, warp_of
+from adasd.session.opening import check_length, open_call
 from adasd.session.state import Terms
 from adasd.text.tokenizer import Tokenizer
 from services.gateway.backend import Readiness, ServedModel
@@ -114,12 +113,12 @@ class OrchestratorBackend:
         check_length(len(prompt), sampling.max_tokens, self.context_len)
         effective = self.effective(request.speculation)
         eos_ids = self._tokenizer.eos_ids
-        warp = warp_of(sampling, len(prompt), eos_ids)
+        opening = open_call(request.request_id, sampling, len(prompt), eos_ids)
         return Driver(
             Terms(request.request_id, prompt, sampling, eos_ids, self._tokenizer.decode),
-            OpenCall(request.request_id, warp, len(prompt) + sampling.max_tokens),
+            opening,
             effective,
-            self.controller.session(effective, warp),
+            self.controller.session(effective, opening.warp),
             AdmittedPlacement(self.placement, self.queue),
             Limits(
                 request_timeout_s=request.timeout_s or config.request_timeout_s,

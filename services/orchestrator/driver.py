@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from adasd.control.controller import EffectiveSpeculation, SessionController
@@ -174,7 +174,9 @@ class Driver:
                 case AttachTarget():
                     self.spawn(self.attach_target())
                 case Learn(done):
-                    if not done.prefill:
+                    if done.prefill:  # another target need not go through the prompt's tokens again
+                        self.open_call = replace(self.open_call, prompt_logprobs=None)
+                    else:
                         self.controller.learn(done)
                     wishes.rounds.append(done)
                 case AskPlan():
