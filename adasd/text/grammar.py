@@ -20,6 +20,9 @@ from adasd.errors import InvalidRequest
 from adasd.messages import Grammar, GrammarKind
 from adasd.text.tokenizer import Tokenizer
 
+Mask = NDArray[np.bool_]
+"""Which token ids may come, [V] with V the ids that the tokenizer knows."""
+
 MAX_GRAMMAR_CHARS = 256 * 1024
 _BLANKS = r"[\x20\x0A\x0D\x09]{1,32}"  # of JSON between two tokens: a model that loves blanks comes to an end
 _LIMITS = LLParserLimits(verbose_errors=False)
@@ -41,7 +44,7 @@ class GrammarCompiler:
     def __init__(self, load: Callable[[], Tokenizer], num_kept: int = 64) -> None:
         self._load, self._num_kept = load, num_kept
         self._vocabulary: LLTokenizer | None = None
-        self._eos_ids: frozenset[int] = frozenset()
+        self._end_V: Mask = np.zeros(0, np.bool_)
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -55,13 +58,14 @@ class GrammarCompiler:
                 if len(self._compiled) > self._num_kept:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(grammar)
-            assert self._vocabulary is not None
-            return Matcher(compiled.deep_copy(), self._eos_ids, self._vocabulary.vocab_size)
+            return Matcher(compiled.deep_copy(), self._end_V)
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
         if self._vocabulary is None:
             tokenizer = self._load()
-            self._vocabulary, self._eos_ids = _vocabulary_of(tokenizer), tokenizer.eos_ids
+            self._vocabulary = _vocabulary_of(tokenizer)
+            self._end_V = np.zeros(self._vocabulary.vocab_size, np.bool_)
+            self._end_V[sorted(tokenizer.eos_ids)] = True
         compiled = LLMatcher(self._vocabulary, _source(grammar), log_level=0, limits=_LIMITS)
         if compiled.is_error():
             raise _refusal(grammar, compiled.get_error())
@@ -72,11 +76,11 @@ class Matcher:
     """Where a text of tokens stands in its grammar; goes forth and back with it.
 
     A text that leaves the grammar (a draft's guess may) or ends with an end-of-sequence token is followed no
-    further, but counted, so that going back is always possible.
+    further, but counted, so that going back is always possible. ``end_V``: the end-of-sequence tokens.
     """
 
-    def __init__(self, inner: LLMatcher, eos_ids: frozenset[int], vocab_size: int) -> None:
-        self._inner, self._eos_ids, self._vocab_size = inner, eos_ids, vocab_size
+    def __init__(self, inner: LLMatcher, end_V: Mask) -> None:
+        self._inner, self._end_V = inner, end_V
         self._num_taken = 0  # tokens within the grammar
         self._num_beyond = 0  # tokens after the text left it or ended
 
@@ -102,25 +106,27 @@ class Matcher:
             self._back(self._num_taken - length)
             self._num_taken = length
 
-    def masks(self, ahead: Sequence[int] = ()) -> list[NDArray[np.bool_] | None]:
-        """What may come next, and what after each token of ``ahead``: allowed ids [V] bool each.
+    def masks(self, ahead: Sequence[int] = (), first: int = 0) -> list[Mask]:
+        """What may come after ``ahead[:first]``, and after each further token of ``ahead``.
 
-        None behind a token that leaves the grammar or ends the text. Raises InvalidRequest if the grammar is so
-        ambiguous here that the parser gives up.
+        Behind a token that leaves the grammar or ends the text only the end may come. Raises InvalidRequest if
+        the grammar is so ambiguous here that the parser gives up.
         """
         if self._num_beyond:
-            return [None] * (len(ahead) + 1)
-        masks: list[NDArray[np.bool_] | None] = [self._mask()]
-        num_taken = 0
+            return [self._end_V] * (len(ahead) - first + 1)
+        num_taken = self._take(ahead[:first])
+        masks: list[Mask] = []
         try:
-            for token in ahead:
-                if self._take([token]) == 0:
-                    break
-                num_taken += 1
+            if num_taken == first:
                 masks.append(self._mask())
+                for token in ahead[first:]:
+                    if self._take([token]) == 0:
+                        break
+                    num_taken += 1
+                    masks.append(self._mask())
         finally:
             self._back(num_taken)
-        return masks + [None] * (len(ahead) + 1 - len(masks))
+        return masks + [self._end_V] * (len(ahead) - first + 1 - len(masks))
 
     def _take(self, tokens: Sequence[int]) -> int:
         """Let the parser take the tokens up to the first that leaves the grammar or ends the text."""
@@ -132,17 +138,17 @@ class Matcher:
         return num
 
     def _is_text(self, token: int) -> bool:
-        return 0 <= token < self._vocab_size and token not in self._eos_ids
+        return 0 <= token < len(self._end_V) and not self._end_V[token]
 
     def _back(self, num_tokens: int) -> None:
         if num_tokens:
             self._inner.rollback(num_tokens)
             self._check()
 
-    def _mask(self) -> NDArray[np.bool_]:
+    def _mask(self) -> Mask:
         bits = np.frombuffer(self._inner.compute_bitmask(), np.uint8)
         self._check()
-        return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
+        return np.unpackbits(bits, count=len(self._end_V), bitorder="little").view(np.bool_)
 
     def _check(self) -> None:
         if self._inner.is_error():

@@ -1,0 +1,69 @@
+"""What of a session's text shapes the law of its next token: the tokens seen, and the place in a grammar.
+
+A slot's history goes forth and back with the slot's tokens, so it is right after rejections, drafting ahead,
+re-prefill and finds in the prefix cache alike. Sessions without penalties and grammar have none. No tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adasd.errors import InvalidRequest
+from adasd.messages import Warp
+from adasd.specdec.penalties import SeenCounts, TokenCounts, has_penalties
+from adasd.text.grammar import GrammarCompiler, Mask, Matcher
+
+
+class History:
+    """Follows one slot's tokens from position 0 on."""
+
+    def __init__(self, answer_from: int, counts: TokenCounts | None, matcher: Matcher | None) -> None:
+        self._answer_from, self._counts, self._matcher = answer_from, counts, matcher
+        self._length = 0
+
+    @classmethod
+    def of(cls, warp: Warp, vocab_size: int, grammars: GrammarCompiler | None) -> History | None:
+        """The history that the warp needs; raises InvalidRequest for a grammar that nobody here can follow."""
+        matcher = None
+        if warp.grammar is not None:
+            if grammars is None:
+                raise InvalidRequest("this engine has no tokenizer, which grammars need", "grammar")
+            matcher = grammars.matcher(warp.grammar)
+        counts = TokenCounts(warp, vocab_size) if has_penalties(warp) else None
+        return cls(warp.answer_from, counts, matcher) if counts or matcher else None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """These tokens follow."""
+        if self._counts is not None:
+            self._counts.extend(tokens, self._length)
+        if self._matcher is not None:
+            self._matcher.extend(self._of_answer(tokens))
+        self._length += len(tokens)
+
+    def cut(self, removed: Sequence[int]) -> None:
+        """The last tokens, ``removed``, are gone."""
+        self._length -= len(removed)
+        if self._counts is not None:
+            self._counts.cut(removed, self._length)
+        if self._matcher is not None:
+            self._matcher.cut(max(0, self._length - self._answer_from))
+
+    def seen(self, tokens: Sequence[int], num_rows: int) -> SeenCounts | None:
+        """As ``TokenCounts.ahead``; None without penalties."""
+        return self._counts.ahead(tokens, self._length, num_rows) if self._counts is not None else None
+
+    def masks(self, tokens: Sequence[int], num_rows: int) -> list[Mask]:
+        """Tokens allowed at each of the last ``num_rows`` positions once ``tokens`` follow; empty: no grammar.
+
+        Positions before the answer are free; there are fewer masks then, for the last of the positions.
+        """
+        if self._matcher is None:
+            return []
+        answer = self._of_answer(tokens)
+        return self._matcher.masks(answer, first=max(0, len(answer) - num_rows + 1))
+
+    def _of_answer(self, tokens: Sequence[int]) -> Sequence[int]:
+        return tokens[max(0, self._answer_from - self._length) :]
