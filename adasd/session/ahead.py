@@ -9,13 +9,13 @@ was committed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from adasd.messages import Drafted, DraftRows, DraftRule, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(NamedTuple):
     """A block drafted, or being drafted, behind the one under judgement."""
 
     epoch: int

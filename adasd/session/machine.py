@@ -16,8 +16,6 @@ draft is simply fed two tokens.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from adasd.errors import IllegalEvent
 from adasd.messages import (
     Chunk,
@@ -56,6 +54,7 @@ from adasd.session.events import (
     TargetLost,
 )
 from adasd.session.state import DraftSide, Phase, Session, Terms
+from adasd.session.stopping import TextState
 from adasd.session.tally import Tally
 
 Step = tuple[Session, tuple[Action, ...]]
@@ -66,7 +65,7 @@ def begin(terms: Terms) -> Step:
     session = Session(terms, committed=terms.prompt)
     if terms.sampling.max_tokens == 0 and terms.sampling.prompt_logprobs is None:
         return finish(session, FinishReason.LENGTH)
-    return replace(session, phase=Phase.ATTACHING), (AttachTarget(),)
+    return session._replace(phase=Phase.ATTACHING), (AttachTarget(),)
 
 
 def step(session: Session, event: Event) -> Step:
@@ -77,12 +76,12 @@ def step(session: Session, event: Event) -> Step:
         case _, Cancel():
             return finish(session, FinishReason.CANCELLED)
         case _, Fail(error):
-            ended = replace(session, phase=Phase.FINISHED, finish_reason=FinishReason.ERROR)
+            ended = session._replace(phase=Phase.FINISHED, finish_reason=FinishReason.ERROR)
             return ended, (Finish(FinishReason.ERROR, error),)
         case Phase.ATTACHING, TargetAttached():
-            return verify(replace(session, target_cached=0), phase=Phase.PREFILLING)
+            return verify(session._replace(target_cached=0), phase=Phase.PREFILLING)
         case Phase.PLANNING, Planned():
-            return start_round(replace(session, plan=event))
+            return start_round(session._replace(plan=event))
         case _, DraftAttached() if not session.draft.attached:
             return warm_draft(session)
         case _, DraftAnswered():
@@ -113,14 +112,13 @@ def start_round(session: Session) -> Step:
     """
     rule, ahead = session.plan.draft, session.ahead
     if rule.max_tokens == 0:
-        return verify(replace(session, ahead=None))
+        return verify(session)
     if ahead is not None and ahead.drafted is None:  # on its way, and still worth something
-        return replace(session, phase=Phase.DRAFTING, epoch=ahead.epoch), ()
+        return session._replace(phase=Phase.DRAFTING, epoch=ahead.epoch), ()
     if ahead is not None and ahead.drafted is not None:
         block = behind_guess(ahead.drafted)
         if block is not None:
-            return judge(replace(session, ahead=None), block, block_ms=0.0)
-    session = replace(session, ahead=None)
+            return judge(session, block, block_ms=0.0)
     return ask_draft(session, rule) if session.draft.ready else verify(session)
 
 
@@ -128,8 +126,8 @@ def ask_draft(session: Session, rule: DraftRule) -> Step:
     """Send everything that the draft has not cached yet, and the rule; opens a new epoch."""
     epoch, keep_len = session.last_epoch + 1, session.draft.cached_len
     call = DraftCall(session.terms.session, epoch, keep_len, session.committed[keep_len:], rule)
-    draft = replace(session.draft, busy=epoch)
-    session = replace(session, phase=Phase.DRAFTING, epoch=epoch, last_epoch=epoch, draft=draft)
+    draft = session.draft._replace(busy=epoch)
+    session = session._replace(phase=Phase.DRAFTING, epoch=epoch, last_epoch=epoch, draft=draft, ahead=None)
     return session, (AskDraft(call),)
 
 
@@ -141,10 +139,10 @@ def ask_ahead(session: Session, block: Drafted) -> Step:
     base_len = block.base_len + len(block.tokens)
     epoch = session.last_epoch + 1
     call = DraftCall(session.terms.session, epoch, base_len - 1, block.tokens[-1:], rule, optimistic=True)
-    draft = replace(session.draft, busy=epoch)
-    tally = replace(session.tally, num_ahead=session.tally.num_ahead + 1)
+    draft = session.draft._replace(busy=epoch)
+    tally = session.tally._replace(num_ahead=session.tally.num_ahead + 1)
     ahead = Ahead(epoch, base_len)
-    return replace(session, last_epoch=epoch, draft=draft, ahead=ahead, tally=tally), (AskDraft(call),)
+    return session._replace(last_epoch=epoch, draft=draft, ahead=ahead, tally=tally), (AskDraft(call),)
 
 
 def warm_draft(session: Session) -> Step:
@@ -152,12 +150,21 @@ def warm_draft(session: Session) -> Step:
     epoch = session.last_epoch + 1  # not the session's epoch: the round under way does not wait for it
     call = DraftCall(session.terms.session, epoch, 0, session.committed, DraftRule(max_tokens=0))
     draft = DraftSide(attached=True, busy=epoch)
-    return replace(session, last_epoch=epoch, draft=draft), (AskDraft(call),)
+    return session._replace(last_epoch=epoch, draft=draft), (AskDraft(call),)
 
 
-def verify(session: Session, *, phase: Phase = Phase.VERIFYING) -> Step:
-    """Ask for a verdict on the block at hand (possibly empty); opens a new epoch."""
-    epoch, keep_len, block = session.last_epoch + 1, session.target_cached, session.block
+def verify(
+    session: Session,
+    block: Drafted | None = None,
+    block_ms: float = 0.0,
+    *,
+    phase: Phase = Phase.VERIFYING,
+) -> Step:
+    """Ask for a verdict on a block (None: on nothing, which is plain decoding); opens a new epoch.
+
+    What was drafted ahead is forgotten: it either is this block or did not come true.
+    """
+    epoch, keep_len = session.last_epoch + 1, session.target_cached
     call = VerifyCall(
         session.terms.session,
         epoch,
@@ -167,12 +174,15 @@ def verify(session: Session, *, phase: Phase = Phase.VERIFYING) -> Step:
         rows=block.rows if block else None,
         rule=session.plan.accept,
     )
-    return replace(session, phase=phase, epoch=epoch, last_epoch=epoch), (AskVerify(call),)
+    session = session._replace(
+        phase=phase, epoch=epoch, last_epoch=epoch, block=block, block_ms=block_ms, ahead=None
+    )
+    return session, (AskVerify(call),)
 
 
 def judge(session: Session, block: Drafted, block_ms: float) -> Step:
     """Ask for a verdict on a block that the draft has just finished, and let the draft go on."""
-    session, ask = verify(replace(session, block=block, block_ms=block_ms))
+    session, ask = verify(session, block, block_ms)
     session, go_on = ask_ahead(session, block)
     return session, (*ask, *go_on)
 
@@ -187,11 +197,12 @@ def take_block(session: Session, drafted: Drafted, elapsed_ms: float) -> Step:
     if drafted.epoch != session.draft.busy:
         return session, ()  # from a draft, or a call, that this session gave up
     wanted, ahead = awaits_block(session, drafted.epoch), session.ahead
-    session = replace(session, draft=replace(session.draft, busy=None))
+    draft = session.draft._replace(busy=None)
     if ahead is not None and ahead.epoch == drafted.epoch:
-        arrived = replace(ahead, drafted=drafted, elapsed_ms=elapsed_ms)
-        return settle_ahead(session, arrived) if wanted else (replace(session, ahead=arrived), ())
-    session = replace(session, draft=replace(session.draft, cached_len=drafted.base_len))
+        arrived = ahead._replace(drafted=drafted, elapsed_ms=elapsed_ms)
+        session = session._replace(draft=draft, ahead=arrived)
+        return settle_ahead(session, arrived) if wanted else (session, ())
+    session = session._replace(draft=draft._replace(cached_len=drafted.base_len))
     if not wanted:
         return session, ()
     if drafted.base_len != len(session.committed):
@@ -207,11 +218,11 @@ def settle_ahead(session: Session, ahead: Ahead) -> Step:
     """The verdict came before the block that was drafted ahead, and the round waits: does the block fit?"""
     drafted, newest = ahead.drafted, session.committed[-1]
     assert drafted is not None
-    session = replace(session, ahead=None, draft=replace(session.draft, cached_len=ahead.base_len))
+    session = session._replace(draft=session.draft._replace(cached_len=ahead.base_len))
     if not guess_is_right(drafted, newest):
         return ask_draft(session, session.plan.draft)
     block = behind_guess(drafted)
-    session = replace(session, tally=count_used(session))
+    session = session._replace(tally=count_used(session))
     return judge(session, block, ahead.elapsed_ms) if block else ask_draft(session, session.plan.draft)
 
 
@@ -227,8 +238,7 @@ def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
         )
     prefill = session.phase is Phase.PREFILLING
     done = RoundCompleted(block, verdict, session.block_ms if block else 0.0, elapsed_ms, prefill)
-    session = replace(
-        session,
+    session = session._replace(
         target_cached=base_len + verdict.num_accepted,
         block=None,
         tally=session.tally.with_round(done),
@@ -237,9 +247,8 @@ def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
         session = roll_back_draft(session, block, verdict)
     session, emit = commit(session, provenance(block, verdict), prompt_logprobs_of(session, verdict))
     if session.finish_reason is not None:
-        ended, last = finish(session, session.finish_reason)
-        return ended, (Learn(done), emit, *last)
-    return replace(session, phase=Phase.PLANNING), (Learn(done), emit, ask_plan(session))
+        return session, (Learn(done), emit, Finish(session.finish_reason))
+    return session, (Learn(done), emit, ask_plan(session))
 
 
 def roll_back_draft(session: Session, block: Drafted, verdict: Verdict) -> Session:
@@ -249,23 +258,23 @@ def roll_back_draft(session: Session, block: Drafted, verdict: Verdict) -> Sessi
         assert ahead is not None
         if ahead.drafted is None:
             return session  # the next round waits for it; its cache is settled when it arrives
-        draft = replace(draft, cached_len=ahead.base_len)
-        return replace(session, draft=draft, tally=count_used(session))
+        draft = draft._replace(cached_len=ahead.base_len)
+        return session._replace(draft=draft, tally=count_used(session))
     if ahead is None or ahead.drafted is None:  # the last token of the block may not have been fed yet
         cached_len = block.base_len + min(verdict.num_accepted, num_drafted - 1)
     else:
         cached_len = block.base_len + verdict.num_accepted
     if ahead is not None and draft.busy == ahead.epoch:
-        draft = replace(draft, busy=None)  # the next call takes its place
-    return replace(session, ahead=None, draft=replace(draft, cached_len=cached_len))
+        draft = draft._replace(busy=None)  # the next call takes its place
+    return session._replace(ahead=None, draft=draft._replace(cached_len=cached_len))
 
 
 def count_used(session: Session) -> Tally:
-    return replace(session.tally, num_ahead_used=session.tally.num_ahead_used + 1)
+    return session.tally._replace(num_ahead_used=session.tally.num_ahead_used + 1)
 
 
 def ask_plan(session: Session) -> AskPlan:
-    relaxed = session.tally.count(TokenKind.RELAXED)
+    relaxed = session.tally.of_kind(TokenKind.RELAXED)
     return AskPlan(session.remaining_tokens, session.num_emitted, relaxed)
 
 
@@ -299,50 +308,67 @@ def prompt_logprobs_of(session: Session, verdict: Verdict) -> tuple[TokenLogprob
 def commit(
     session: Session, tokens: tuple[EmittedToken, ...], prompt_logprobs: tuple[TokenLogprob, ...] = ()
 ) -> tuple[Session, Emit]:
-    """Append tokens up to the first that ends the answer; the text stops before a stop string.
-
-    An answer that follows a grammar ends with the end-of-sequence token whatever else was asked for: the grammar
-    says where that is allowed, and nothing can follow.
-    """
-    terms, sampling = session.terms, session.terms.sampling
-    kept: list[EmittedToken] = []
-    shown, text = "", session.text
-    reason = FinishReason.LENGTH if sampling.max_tokens == 0 else None
-    match: str | int | None = None
-    for token in tokens if sampling.max_tokens else ():
-        kept.append(token)
-        num_emitted = session.num_emitted + len(kept)
-        may_stop = num_emitted > sampling.min_tokens
-        eos_ends = sampling.grammar is not None or (may_stop and not sampling.ignore_eos)
-        if eos_ends and token.id in terms.eos_ids:
-            reason = FinishReason.STOP
-        elif may_stop and token.id in sampling.stop_token_ids:
-            reason, match = FinishReason.STOP, token.id
-        else:
-            stops = sampling.stop if may_stop else ()
-            text, piece, match = stopping.push(text, token.id, stops, terms.decode)
-            shown += piece
-            if match is not None:
-                reason = FinishReason.STOP
-            elif num_emitted >= sampling.max_tokens:
-                reason = FinishReason.LENGTH
-        if reason is not None:
-            break
-    if reason is not None and not isinstance(match, str):
-        shown += stopping.flush(text, terms.decode)
-    session = replace(
-        session,
-        committed=session.committed + tuple(token.id for token in kept),
+    """Append tokens up to the first that ends the answer; the text stops before a stop string."""
+    num_kept, reason, match = end_by_token(session, tokens)
+    ends_silently = reason is FinishReason.STOP  # the token that ends the answer is no part of its text
+    text, shown, num_read, stop = read_text(session, tokens[: num_kept - ends_silently])
+    if stop is not None:
+        num_kept, reason, match = num_read, FinishReason.STOP, stop
+    elif reason is not None:
+        shown += stopping.flush(text, session.terms.decode)
+    kept = tokens[:num_kept]
+    session = session._replace(
+        phase=Phase.PLANNING if reason is None else Phase.FINISHED,
+        committed=(*session.committed, *(token.id for token in kept)),
         text=text,
         tally=session.tally.with_tokens(kept),
         finish_reason=reason,
         stop_match=match,
     )
-    return session, Emit(Chunk(shown, tuple(kept), reason, prompt_logprobs))
+    return session, Emit(Chunk(shown, kept, reason, prompt_logprobs))
+
+
+def end_by_token(
+    session: Session, tokens: tuple[EmittedToken, ...]
+) -> tuple[int, FinishReason | None, str | int | None]:
+    """How many tokens stand, why the answer ends with them if it does, and the stop token that did it.
+
+    An answer that follows a grammar ends with the end-of-sequence token whatever else was asked for: the grammar
+    says where that is allowed, and nothing can follow.
+    """
+    terms, sampling, num_before = session.terms, session.terms.sampling, session.num_emitted
+    if sampling.max_tokens == 0:
+        return 0, FinishReason.LENGTH, None
+    for num, token in enumerate(tokens, 1):
+        may_stop = num_before + num > sampling.min_tokens
+        if token.id in terms.eos_ids and (
+            sampling.grammar is not None or (may_stop and not sampling.ignore_eos)
+        ):
+            return num, FinishReason.STOP, None
+        if may_stop and token.id in sampling.stop_token_ids:
+            return num, FinishReason.STOP, token.id
+        if num_before + num >= sampling.max_tokens:
+            return num, FinishReason.LENGTH, None
+    return len(tokens), None, None
+
+
+def read_text(session: Session, tokens: tuple[EmittedToken, ...]) -> tuple[TextState, str, int, str | None]:
+    """Read up to the first stop string: the text's state, what may be shown, tokens read, the stop string."""
+    sampling, decode, text, shown = session.terms.sampling, session.terms.decode, session.text, ""
+    if not sampling.stop:  # in one piece
+        text, shown, _ = stopping.push(text, [token.id for token in tokens], (), decode)
+        return text, shown, len(tokens), None
+    for num, token in enumerate(tokens, 1):
+        stops = sampling.stop if session.num_emitted + num > sampling.min_tokens else ()
+        text, piece, stop = stopping.push(text, (token.id,), stops, decode)
+        shown += piece
+        if stop is not None:
+            return text, shown, num, stop
+    return text, shown, len(tokens), None
 
 
 def finish(session: Session, reason: FinishReason) -> Step:
-    return replace(session, phase=Phase.FINISHED, finish_reason=reason), (Finish(reason),)
+    return session._replace(phase=Phase.FINISHED, finish_reason=reason), (Finish(reason),)
 
 
 # --------------------------------------------------------------------------- losses
@@ -353,23 +379,23 @@ def be_late(session: Session, epoch: int) -> Step:
     if awaits_block(session, epoch):
         return go_on_without(session)
     if session.ahead is not None and session.ahead.epoch == epoch and session.ahead.drafted is None:
-        return replace(session, ahead=None, draft=replace(session.draft, busy=None)), ()
+        return session._replace(ahead=None, draft=session.draft._replace(busy=None)), ()
     return session, ()
 
 
 def go_on_without(session: Session) -> Step:
     """Decode this round plainly; a late draft stays busy until its answer comes."""
-    tally = replace(session.tally, draft_lost=session.tally.draft_lost + 1)
-    return verify(replace(session, ahead=None, tally=tally))
+    tally = session.tally._replace(draft_lost=session.tally.draft_lost + 1)
+    return verify(session._replace(tally=tally))
 
 
 def lose_draft(session: Session) -> Step:
     """Forget the draft; a round that waited for its block goes on without."""
     waiting = session.phase is Phase.DRAFTING
-    session = replace(session, draft=DraftSide(), ahead=None)
+    session = session._replace(draft=DraftSide(), ahead=None)
     if waiting:
         return go_on_without(session)
-    return replace(session, tally=replace(session.tally, draft_lost=session.tally.draft_lost + 1)), ()
+    return session._replace(tally=session.tally._replace(draft_lost=session.tally.draft_lost + 1)), ()
 
 
 def lose_target(session: Session) -> Step:
@@ -379,9 +405,8 @@ def lose_target(session: Session) -> Step:
     epoch = session.last_epoch + 1  # nobody answers to this one
     draft, ahead = session.draft, session.ahead
     if ahead is not None and draft.busy == ahead.epoch:
-        draft = replace(draft, busy=None)  # the next call takes its place
-    return replace(
-        session,
+        draft = draft._replace(busy=None)  # the next call takes its place
+    return session._replace(
         phase=Phase.ATTACHING,
         epoch=epoch,
         last_epoch=epoch,
@@ -389,5 +414,5 @@ def lose_target(session: Session) -> Step:
         draft=draft,
         block=None,
         ahead=None,
-        tally=replace(session.tally, target_lost=session.tally.target_lost + 1),
+        tally=session.tally._replace(target_lost=session.tally.target_lost + 1),
     ), (AttachTarget(),)

@@ -50,7 +50,7 @@ def complete(session: Session, effective: Effective, learned: Learned) -> Comple
             num_accepted_tokens=sum(tally.accepted_per_round),
             accepted_per_round=tally.accepted_per_round,
             drafted_per_round=tally.drafted_per_round,
-            kinds=tuple((kind, tally.count(kind)) for kind in TokenKind),
+            kinds=tuple((kind, tally.of_kind(kind)) for kind in TokenKind),
             generation_threshold=learned.generation_threshold,
             acceptance_threshold=learned.acceptance_threshold,
             draft_ms=tally.draft_ms,

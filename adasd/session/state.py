@@ -1,9 +1,13 @@
-"""What a session knows: frozen values, replaced and never changed."""
+"""What a session knows: values that are replaced and never changed.
+
+What changes with every round is a named tuple, of which a changed copy takes a quarter of a dataclass' time.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from adasd.messages import AcceptRule, Drafted, DraftRule, FinishReason, SamplingParams
 from adasd.ports import Decode
@@ -38,8 +42,7 @@ class Terms:
     decode: Decode  # token ids to text, pure
 
 
-@dataclass(frozen=True, slots=True)
-class DraftSide:
+class DraftSide(NamedTuple):
     """The session's idea of its draft.
 
     ``cached_len`` counts the leading committed tokens that the draft surely has in its cache. ``busy`` is the
@@ -55,8 +58,7 @@ class DraftSide:
         return self.attached and self.busy is None
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """One answer in the making."""
 
     terms: Terms
@@ -65,13 +67,13 @@ class Session:
     last_epoch: int = 0  # of the newest ask
     committed: tuple[int, ...] = ()  # prompt + answer; the newest token is never cached yet
     target_cached: int = 0  # leading committed tokens in the target's cache
-    draft: DraftSide = field(default_factory=DraftSide)
+    draft: DraftSide = DraftSide()
     plan: Planned = PLAIN  # of the round under way
     block: Drafted | None = None  # under judgement
     block_ms: float = 0.0  # wall time that the round waited for its block
     ahead: Ahead | None = None  # drafted, or being drafted, behind the block
-    text: TextState = field(default_factory=TextState)
-    tally: Tally = field(default_factory=Tally)
+    text: TextState = TextState()
+    tally: Tally = Tally()
     finish_reason: FinishReason | None = None
     stop_match: str | int | None = None
 

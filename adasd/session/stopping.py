@@ -22,13 +22,13 @@ class TextState:
 
 
 def push(
-    state: TextState, token: int, stops: Sequence[str], decode: Decode
+    state: TextState, tokens: Sequence[int], stops: Sequence[str], decode: Decode
 ) -> tuple[TextState, str, str | None]:
-    """Add one token: ``(state, text to show, stop string that matched or None)``.
+    """Add tokens: ``(state, text to show, stop string that matched or None)``.
 
     With a match, the text ends right before the stop string (the earliest one, the longest among equals).
     """
-    inner, piece = detokenizer.push(state.detokenizer, (token,), decode)
+    inner, piece = detokenizer.push(state.detokenizer, tokens, decode)
     waiting = state.held + piece
     match = find_stop(waiting, stops)
     if match is not None:

@@ -6,12 +6,13 @@ Wraps a Hugging Face tokenizer; needs no torch. Safe to use from several threads
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, TokenizersBackend
 from transformers.utils.hub import cached_file
 
 from adasd.errors import ConfigError, InvalidRequest
@@ -27,6 +28,7 @@ class Tokenizer:
         own_eos = [] if inner.eos_token_id is None else [int(inner.eos_token_id)]
         self._eos_ids = frozenset([*own_eos, *eos_ids])
         self._spelling = Spelling(inner)
+        self._decode = _decode_of(inner)
 
     @classmethod
     def load(cls, model: str, *, trust_remote_code: bool = False) -> Tokenizer:
@@ -80,10 +82,7 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of ``token_ids``, by default without special tokens (fits ``adasd.ports.Decode``)."""
-        text = self._inner.decode(
-            list(token_ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-        )
-        return str(text)
+        return self._decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
     def pieces(self, token_ids: Sequence[int]) -> tuple[str, ...]:
         """The tokens as the vocabulary writes them (byte-level vocabularies spell a blank as ``Ġ``)."""
@@ -96,6 +95,14 @@ class Tokenizer:
     def _ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         encoded = self._inner(text, add_special_tokens=add_special_tokens, verbose=False)
         return tuple(encoded["input_ids"])
+
+
+def _decode_of(inner: Any) -> Callable[..., str]:
+    """Token ids to text without cleaning up; the Rust backend itself where the wrapper only passes on."""
+    if type(inner)._decode is TokenizersBackend._decode:
+        backend: Callable[..., str] = inner.backend_tokenizer.decode
+        return backend
+    return partial(inner.decode, clean_up_tokenization_spaces=False)
 
 
 def _eos_of(model: str, file_name: str) -> list[int]:

@@ -198,7 +198,7 @@ def test_the_end_of_sequence_ends_the_answer_in_the_middle_of_a_block():
 def begun_with_block(session: Session, tokens: tuple[int, ...]) -> Session:
     from dataclasses import replace
 
-    return replace(session, block=replace(session.block, tokens=tokens))
+    return session._replace(block=replace(session.block, tokens=tokens))
 
 
 def test_ignore_eos_goes_on():
