@@ -43,6 +43,9 @@ class EngineConfig:
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     device: str = setting("auto", "cpu, cuda, cuda:N or auto")
+    num_devices: int = setting(
+        1, "GPUs of one node that share the layers of a model which is too large for one", low=1, high=64
+    )
     num_threads: int = setting(1, "CPU threads of one forward pass", low=1, high=1024)
     compile: str = setting(
         "auto",

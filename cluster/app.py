@@ -65,6 +65,7 @@ def replicas_of(
         name=role,
         **scaling(role, tier),
         ray_actor_options=topology.actor_options(tier),
+        **topology.placement_group(tier),
         max_ongoing_requests=tier.engine.num_slots,
         graceful_shutdown_timeout_s=config.request_timeout_s,  # a leased session may finish
         graceful_shutdown_wait_loop_s=0.2,

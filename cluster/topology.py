@@ -39,6 +39,16 @@ def actor_options(tier: TierConfig) -> dict[str, Any]:
     return options
 
 
+def placement_group(tier: TierConfig) -> dict[str, Any]:
+    """Serve's options for a replica that needs several GPUs: all of one node, reserved at once or not at all."""
+    if tier.engine.num_devices == 1:
+        return {}
+    wishes = {"placement_group_bundles": [demand(tier)], "placement_group_strategy": "STRICT_PACK"}
+    if tier.label_selector:
+        wishes["placement_group_bundle_label_selector"] = [dict(tier.label_selector)]
+    return wishes
+
+
 def gateway_options(config: ServeConfig, num_cpus: float) -> dict[str, Any]:
     """``ray_actor_options`` of a replica that serves clients rather than models."""
     labels = dict(config.orchestrator.label_selector)

@@ -419,6 +419,11 @@ def _conflicts_of_tier(tier: TierConfig) -> Iterator[str]:
         yield f"min_replicas is {tier.min_replicas}, but max_replicas is {tier.max_replicas}"
     if tier.num_gpus > 1 and tier.num_gpus != int(tier.num_gpus):
         yield f"num_gpus is {tier.num_gpus:g}; above 1 Ray gives whole GPUs only"
+    if tier.engine.num_devices != max(1, tier.num_gpus) and not tier.num_gpus % 1 > 0:
+        yield (
+            f"num_devices is {tier.engine.num_devices}, but num_gpus is {tier.num_gpus:g}; a model that is split "
+            "takes as many GPUs as devices, and one that is not uses one"
+        )
     if device == "cpu" and tier.num_gpus > 0:
         yield f"num_gpus reserves {tier.num_gpus:g} GPUs, but the device is cpu"
     if device.startswith("cuda") and tier.num_gpus == 0:

@@ -89,7 +89,7 @@ class ShapeRecorder:
                 f"layer {layer} caches keys {tuple(key.shape)} and values {tuple(value.shape)}, or shares its "
                 "cache with another layer; the engine needs equal shapes and one cache per layer"
             )
-        self.layers[layer] = LayerShape(key.shape[1], key.shape[3])
+        self.layers[layer] = LayerShape(key.shape[1], key.shape[3], key.device)
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scaling, enable_gqa=True
         ).transpose(1, 2)
@@ -124,9 +124,10 @@ def slot_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     if isinstance(step, ShapeRecorder):
         return step.attend(layer, query, key, value, scaling), None
-    step.cache.write(layer, step.batch.where_T, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    batch = step.batch.on(query.device)
+    step.cache.write(layer, batch.where_T, key[0].transpose(0, 1), value[0].transpose(0, 1))
     queries_THD = query[0].transpose(0, 1).contiguous()
-    return attend(queries_THD, step.cache, layer, step.batch, scaling, sliding_window)[None], None
+    return attend(queries_THD, step.cache, layer, batch, scaling, sliding_window)[None], None
 
 
 def register() -> None:

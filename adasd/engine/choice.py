@@ -17,6 +17,7 @@ from adasd.engine.forward import Forward, ModuleForward
 from adasd.engine.kv_cache import KVCache
 from adasd.engine.native import forward as native
 from adasd.engine.ragged import Ragged, Row
+from adasd.engine.split import is_split
 from adasd.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ def choose_forward(
     ``fast``: a hand-written one (True: insist on it, None: where it fits, False: never). ``config.compile``
     says whether that may be the C kernels. Raises ConfigError if what is insisted on cannot be.
     """
-    if fast is False:
-        return ModuleForward(model)
+    if fast is False or (is_split(model) and not fast):
+        return ModuleForward(model)  # only its hooks move what passes from device to device
     why_not = "switched off"
     if config.compile != "off":
         why_not = native.why_not(model, config.num_threads) or ""
@@ -52,7 +53,7 @@ def choose_forward(
                 f"compile is on, but the kernels do not serve {type(model).__name__}: {why_not}"
             )
         _log.info("%s: no compiled kernels, as %s", config.model, why_not)
-    reason = fast_llama.why_not(model)
+    reason = "it is split over several devices" if is_split(model) else fast_llama.why_not(model)
     if reason is None:
         return fast_llama.FastLlama(model, max_context)
     if fast:

@@ -8,7 +8,7 @@ Shape letters: S slots, C positions, T tokens, H key-value heads, D head dimensi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -24,6 +24,7 @@ class LayerShape:
 
     kv_heads: int
     head_dim: int
+    device: torch.device | None = field(default=None, compare=False)  # None: the cache's own
 
     @property
     def values_per_token(self) -> int:
@@ -43,9 +44,13 @@ class KVCache:
     ) -> None:
         self.layers, self.num_slots, self.max_context = layers, num_slots, max_context
         self.dtype, self.device = dtype, device
-        shapes = [(num_slots, max_context, 2, layer.kv_heads, layer.head_dim) for layer in layers]
         try:
-            whole = [_zeros(shape, dtype, device) for shape in shapes]
+            whole = [
+                _zeros(
+                    (num_slots, max_context, 2, layer.kv_heads, layer.head_dim), dtype, layer.device or device
+                )
+                for layer in layers
+            ]
         except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
             num_gib = cache_bytes_per_token(layers, dtype) * num_slots * max_context / 2**30
             raise ConfigError(

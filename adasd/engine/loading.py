@@ -8,9 +8,10 @@ from typing import Any
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adasd.config import EngineConfig
-from adasd.engine.memory import MemoryEstimate, memory_estimate
+from adasd.engine.memory import MemoryEstimate, cache_bytes_per_layer, memory_estimate
 from adasd.engine.reading import check_weight_files, load_config, load_tokenizer, reading, where
-from adasd.engine.resolve import check_architecture, resolve_device, resolve_dtype, resolve_max_context
+from adasd.engine.resolve import check_architecture, resolve_devices, resolve_dtype, resolve_max_context
+from adasd.engine.split import split
 from adasd.engine.vocabulary import check_vocabularies
 from adasd.errors import ConfigError
 
@@ -38,13 +39,13 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
     progress("reading the configuration", 0.0)
     model_config = load_config(config.model, config.trust_remote_code)
     check_architecture(model_config, resolve_max_context(model_config, config.max_context))
-    device = resolve_device(config.device)
+    devices = resolve_devices(config)
     check_weight_files(config.model)
     progress("loading weights", 0.1)
     with reading(config.model, "weights"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             config.model,
-            dtype=resolve_dtype(config.dtype, device, model_config),
+            dtype=resolve_dtype(config.dtype, devices[0], model_config),
             output_loading_info=True,
             use_safetensors=True,
             **where(config.model, config.trust_remote_code),
@@ -58,9 +59,12 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
         )
     progress("moving weights", 0.8)
     try:
-        served: PreTrainedModel = model.to(device)
+        if len(devices) > 1:
+            return split(model, devices, cache_bytes_per_layer(config))
+        served: PreTrainedModel = model.to(devices[0])
     except RuntimeError as error:  # out of memory, or a broken driver
         raise ConfigError(
-            f"the weights of {config.model} cannot be put on {device}: {error}; choose another device or dtype"
+            f"the weights of {config.model} cannot be put on {', '.join(map(str, devices))}: {error}; choose "
+            "another device or dtype"
         ) from error
     return served

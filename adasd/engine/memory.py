@@ -44,6 +44,12 @@ def memory_estimate(config: EngineConfig) -> MemoryEstimate:
     )
 
 
+def cache_bytes_per_layer(config: EngineConfig) -> int:
+    """Of all slots together, on average over the layers."""
+    num_layers = load_config(config.model, config.trust_remote_code).get_text_config().num_hidden_layers
+    return memory_estimate(config).cache_bytes // max(1, int(num_layers))
+
+
 def layer_shapes(config: PreTrainedConfig) -> list[LayerShape]:
     """What every layer caches, by the configuration's common names."""
     text = config.get_text_config()

@@ -93,6 +93,7 @@ class Ragged:
 
     def __init__(self, rows: Sequence[Row], max_context: int, device: torch.device) -> None:
         self._rows, self._max_context, self._device = rows, max_context, device
+        self._elsewhere: dict[torch.device, Ragged] = {}
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.slots: list[int] = []
@@ -108,6 +109,14 @@ class Ragged:
     def build(cls, rows: Sequence[Row], max_context: int, device: torch.device) -> Ragged:
         """``rows`` are sorted by ``Row.attention_order``."""
         return cls(rows, max_context, device)
+
+    def on(self, device: torch.device) -> Ragged:
+        """The same pass for layers that live on ``device``; made once."""
+        if device == self._device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = Ragged(self._rows, self._max_context, device)
+        return self._elsewhere[device]
 
     @cached_property
     def _flat(self) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ import torch
 
 from adasd.config import EngineConfig
 from adasd.engine.engine import TorchEngine
+from adasd.engine.split import split
 from adasd.messages import DraftRule, Warp
 from adasd.testing.contracts import CLAIMS
 from adasd.testing.loops import plain, plain_batch, speculative
@@ -60,3 +61,11 @@ def test_warm_up_leaves_every_slot_free():
     e.warm_up()
     e.check_integrity()
     assert e.num_free_slots == e.num_slots
+
+
+@pytest.mark.parametrize("name", FAST + MODULES_ONLY)
+def test_a_model_split_between_the_card_and_the_cpu_answers_as_a_whole_one(name):
+    model = split(copy.deepcopy(original(name)), [torch.device("cuda", 0), torch.device("cpu")])
+    made = TorchEngine.from_model(model, EngineConfig("tiny", num_slots=8, prefill_chunk=40), seed=0)
+    batch = prompts(3, 50, 1)
+    assert plain_batch(made, batch, 8) == [generate(name, prompt, 8) for prompt in batch]

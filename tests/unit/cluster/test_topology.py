@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from adasd.config import EngineConfig, ServeConfig, TierConfig
-from cluster.topology import Node, actor_options, matches, missing, num_cpus
+from cluster.topology import Node, actor_options, matches, missing, num_cpus, placement_group
 
 
 def tier(**wishes) -> TierConfig:
@@ -39,6 +39,25 @@ def test_options_name_only_what_was_wished_for():
         "resources": {"slot": 1.0},
         "label_selector": {"pool": "draft"},
     }
+
+
+def test_a_large_target_takes_all_its_cards_on_one_node_or_none():
+    split = tier(
+        engine=EngineConfig("model", num_devices=4),
+        num_gpus=4.0,
+        accelerator_type="H100",
+        label_selector=(("pool", "target"),),
+    )
+    assert placement_group(tier(num_gpus=1.0)) == {}
+    assert placement_group(split) == {
+        "placement_group_bundles": [{"CPU": 0.5, "GPU": 4.0, "accelerator_type:H100": 0.001}],
+        "placement_group_strategy": "STRICT_PACK",
+        "placement_group_bundle_label_selector": [{"pool": "target"}],
+    }
+    four = Node("10.0.0.4", {"CPU": 8.0, "GPU": 4.0, "accelerator_type:H100": 1.0}, {"pool": "target"})
+    assert missing(pair(split), [four]) == []
+    (sentence,) = missing(pair(split), [LARGE, LARGE, LARGE, LARGE])
+    assert "no node has 4 GPU, the most is 1" in sentence
 
 
 def test_the_demo_pair_fits_a_laptop():

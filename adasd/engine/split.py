@@ -1,0 +1,126 @@
+"""One model over several devices: each holds a run of neighbouring layers, and activations move at the borders.
+
+That is pipeline placement without pipelining (as in transformers' ``device_map``): a pass visits the devices one
+after the other, so it makes room for a model that one device cannot hold, and makes nothing faster. Token ids go in
+and logits come out on the first device. Measured on no more than one GPU and a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from adasd.errors import ConfigError
+
+ATTRIBUTE = "adasd_devices"
+"""On a split model: its devices, first to last."""
+
+
+def is_split(model: PreTrainedModel) -> bool:
+    """Does it lie on several devices?"""
+    return hasattr(model, ATTRIBUTE)
+
+
+def shares(layer_costs: Sequence[float], first_cost: float, last_cost: float, num_devices: int) -> list[int]:
+    """Which device holds each layer: runs of neighbours whose dearest device is as cheap as can be.
+
+    ``first_cost`` is what else lies on the first device (the embedding), ``last_cost`` on the last (the head). Every
+    device gets a layer; ValueError if there are fewer layers than devices.
+    """
+    num_layers = len(layer_costs)
+    if not 1 <= num_devices <= num_layers:
+        raise ValueError(f"{num_layers} layers cannot be shared by {num_devices} devices")
+
+    def cost(device: int, begin: int, end: int) -> float:
+        beside = first_cost * (device == 0) + last_cost * (device == num_devices - 1)
+        return sum(layer_costs[begin:end]) + beside
+
+    # dearest[end]: of the devices so far over the first ``end`` layers, and where the newest begins
+    dearest = [(cost(0, 0, end), (0,)) if end else (float("inf"), (0,)) for end in range(num_layers + 1)]
+    for device in range(1, num_devices):
+        dearest = [
+            min(
+                ((max(dearest[b][0], cost(device, b, end)), (*dearest[b][1], b)) for b in range(device, end)),
+                default=(float("inf"), (0,)),
+            )
+            for end in range(num_layers + 1)
+        ]
+    begins = dearest[num_layers][1]
+    return [sum(layer >= begin for begin in begins) - 1 for layer in range(num_layers)]
+
+
+def split(
+    model: PreTrainedModel, devices: Sequence[torch.device], cache_bytes_per_layer: int = 0
+) -> PreTrainedModel:
+    """Lay the model over the devices by bytes of weights and cache. Raises ConfigError if it cannot be."""
+    layers, head = decoder_layers(model), model.get_output_embeddings()
+    inner = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    beside = sum(_bytes(p) for p in model.parameters() if id(p) not in inner)
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
+    head_bytes = 0 if head is None or tied else _bytes(head.weight)  # type: ignore[arg-type]
+    costs = [float(sum(map(_bytes, layer.parameters())) + cache_bytes_per_layer) for layer in layers]
+    try:
+        places = shares(costs, beside - head_bytes, head_bytes, len(devices))
+    except ValueError as error:
+        raise ConfigError(f"{type(model).__name__} cannot be split: {error}; lower num_devices") from error
+    model.to(devices[0])  # type: ignore[arg-type]
+    for layer, place in zip(layers, places, strict=True):
+        layer.to(devices[place])
+        _bring_inputs(layer, devices[place])
+    if head is not None and not tied:
+        head.to(devices[-1])
+    for module in _behind(model, layers):
+        if module is not head:
+            _bring_inputs(module, devices[0])
+    if head is not None:
+        _bring_inputs(head, devices[0] if tied else devices[-1])
+        head.register_forward_hook(lambda *call: call[-1].to(devices[0]))
+    setattr(model, ATTRIBUTE, tuple(devices))
+    return model
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The list of the model's layers; ConfigError if there is not exactly one of that length."""
+    num_layers = model.config.get_text_config().num_hidden_layers
+    found = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{type(model).__name__} has {len(found)} lists of {num_layers} layers, so it is not clear what to "
+            "split; set num_devices to 1"
+        )
+    return found[0]
+
+
+def _behind(model: PreTrainedModel, layers: nn.ModuleList) -> list[nn.Module]:
+    """What is applied to the last layer's output: leaves on the first device that stand behind the layers."""
+    inside = {id(module) for layer in layers for module in layer.modules()}
+    leaves = [m for m in model.modules() if not any(m.children()) and id(m) not in inside and m is not layers]
+    return [m for m in leaves if any(True for _ in m.parameters())]
+
+
+def _bring_inputs(module: nn.Module, device: torch.device) -> None:
+    """Whatever tensors the module is called with are on its device."""
+
+    def bring(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        return moved(args, device), moved(kwargs, device)
+
+    module.register_forward_pre_hook(bring, with_kwargs=True)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """The same with every tensor in it on ``device``; anything but tuples, lists and dicts of tensors stays."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if type(value) in (tuple, list):
+        return type(value)(moved(each, device) for each in value)
+    if type(value) is dict:
+        return {key: moved(each, device) for key, each in value.items()}
+    return value
+
+
+def _bytes(parameter: Tensor) -> int:
+    return parameter.numel() * parameter.element_size()
