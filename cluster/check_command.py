@@ -11,13 +11,18 @@ from rich.table import Column, Table
 
 from adasd.config import EngineConfig, ServeConfig
 from adasd.errors import ConfigError
+from cluster.topology import Node, missing
 
 GIB = 1024**3
 
 
-def check(config: ServeConfig, console: Console) -> int:
-    """Print what would be served and every problem, one sentence each; 0 if there is none, else 1."""
-    found = problems(config)
+def check(config: ServeConfig, console: Console, address: str | None = None) -> int:
+    """Print what would be served and every problem, one sentence each; 0 if there is none, else 1.
+
+    With the ``address`` of a Ray cluster its nodes are looked at, and not this machine, where models and cards
+    need not be.
+    """
+    found = problems(config) if address is None else missing(config, nodes_of(address))
     table = Table(
         "", Column("model", overflow="fold"), "dtype", "device", "weights", "cache", "slots", "replicas"
     )
@@ -38,7 +43,8 @@ def check(config: ServeConfig, console: Console) -> int:
     for sentence in found:
         console.print(f"[red]✗[/red] {sentence}", soft_wrap=True, highlight=False)
     if not found:
-        console.print(f"[green]✓[/green] {config.model_name} can be served.", highlight=False)
+        where = f" on {address}, as far as places go" if address else ""
+        console.print(f"[green]✓[/green] {config.model_name} can be served{where}.", highlight=False)
     return 1 if found else 0
 
 
@@ -51,6 +57,14 @@ def problems(config: ServeConfig) -> list[str]:
     if not found:
         found += _problems_of_text(config)
     return found
+
+
+def nodes_of(address: str) -> list[Node]:
+    """What the nodes of a running Ray cluster offer; ConfigError if there is none."""
+    from cluster.ray_runtime import nodes, ray_cluster
+
+    with ray_cluster(address, 0.0, dashboard=False):
+        return nodes()
 
 
 def absent_folders(config: ServeConfig) -> list[str]:
@@ -111,24 +125,24 @@ def check_files(model: str) -> None:
 def _memory_problems(engine: EngineConfig) -> Iterator[str]:
     """Weights, and on CUDA the cache too, have to fit; looked at only where the device is this machine's."""
     from adasd.engine.memory import memory_estimate
-    from adasd.engine.resolve import resolve_device
+    from adasd.engine.resolve import resolve_devices
 
     try:
-        device = resolve_device(engine.device)
+        devices = resolve_devices(engine)
         estimate = memory_estimate(engine)
     except ConfigError as error:
         yield str(error)
         return
-    if device.type == "cuda":
+    if devices[0].type == "cuda":
         import torch
 
-        needed, available = estimate.total_bytes, torch.cuda.mem_get_info(device)[1]
+        needed, available = estimate.total_bytes, sum(torch.cuda.mem_get_info(each)[1] for each in devices)
     else:
         needed, available = estimate.weights_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > available:
         yield (
-            f"{engine.model} needs {needed / GIB:.1f} GiB on {device}, which has {available / GIB:.1f} GiB; "
-            "choose a smaller dtype, fewer slots, a shorter max_context or another model"
+            f"{engine.model} needs {needed / GIB:.1f} GiB on {', '.join(map(str, devices))}, which has "
+            f"{available / GIB:.1f} GiB; choose a smaller dtype, fewer slots, a shorter max_context or another model"
         )
 
 

@@ -63,7 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "check":
         from cluster.check_command import check
 
-        return check(config, console)
+        try:
+            return check(config, console, arguments.address)
+        except ConfigError as error:
+            print(f"adasd check: {error}", file=sys.stderr)
+            return 2
 
     from cluster.serve_command import ServeOptions, serve
 
@@ -94,6 +98,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     check = commands.add_parser("check", help="validate a configuration without serving", allow_abbrev=False)
     add_settings(check)
+    check.add_argument(
+        "--address", metavar="HOST:PORT", help="check the places on this Ray cluster instead of this machine"
+    )
     chat = commands.add_parser("chat", help="talk to a server in the terminal", allow_abbrev=False)
     add_chat_options(chat)
     commands.add_parser("k8s", help="manifests for Kubernetes: render a topology, check a build")

@@ -12,11 +12,13 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from adasd.errors import ConfigError
 from cluster.topology import Node
 
 SERVE_ENVIRONMENT = {
@@ -35,6 +37,7 @@ POD_ENVIRONMENT = {
 }
 """Of every process of a Ray cluster that outlives its nodes. A server of our own rather says soon what is wrong."""
 
+CONNECT_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # nothing of ours goes through it
 
 
@@ -60,8 +63,23 @@ def ray_cluster(address: str | None, num_cpus: float, dashboard: bool) -> Iterat
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def check_listens(address: str) -> None:
+    """ConfigError at once if nothing listens at ``host:port``; Ray itself would try for a minute and more."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():  # auto, ray://...
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise ConfigError(
+            f"there is no Ray cluster at {address} ({why}); give host:port of its head"
+        ) from error
+
+
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
+    check_listens(address)
     import ray
 
     ray.init(address=address, namespace="adasd", log_to_driver=False, logging_level=logging.ERROR)

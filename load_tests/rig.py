@@ -214,7 +214,7 @@ def rig(nodes: Sequence[NodeSpec], settings: Mapping[str, Any]) -> Iterator[Rig]
     LOAD_TEST_KEEP in the environment keeps its folder with the logs.
     """
     folder = Path(tempfile.mkdtemp(prefix="rig-"))  # short: socket paths hold 107 bytes
-    with LinkProxy() as link:
+    with LinkProxy() as link, ended_by_sigterm():
         made = Rig(folder, nodes, link)
         try:
             made.start()
@@ -227,6 +227,20 @@ def rig(nodes: Sequence[NodeSpec], settings: Mapping[str, Any]) -> Iterator[Rig]
                 print(f"logs are below {folder}")
             else:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """So that whoever stops this process does not leave a cluster behind."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def values(metrics: str, name: str, role: str | None = None) -> list[float]:

@@ -40,12 +40,13 @@ def shares(layer_costs: Sequence[float], first_cost: float, last_cost: float, nu
         return sum(layer_costs[begin:end]) + beside
 
     # dearest[end]: of the devices so far over the first ``end`` layers, and where the newest begins
-    dearest = [(cost(0, 0, end), (0,)) if end else (float("inf"), (0,)) for end in range(num_layers + 1)]
+    impossible: tuple[float, tuple[int, ...]] = (float("inf"), ())
+    dearest = [(cost(0, 0, end), (0,)) if end else impossible for end in range(num_layers + 1)]
     for device in range(1, num_devices):
         dearest = [
             min(
                 ((max(dearest[b][0], cost(device, b, end)), (*dearest[b][1], b)) for b in range(device, end)),
-                default=(float("inf"), (0,)),
+                default=impossible,
             )
             for end in range(num_layers + 1)
         ]
@@ -57,11 +58,12 @@ def split(
     model: PreTrainedModel, devices: Sequence[torch.device], cache_bytes_per_layer: int = 0
 ) -> PreTrainedModel:
     """Lay the model over the devices by bytes of weights and cache. Raises ConfigError if it cannot be."""
-    layers, head = decoder_layers(model), model.get_output_embeddings()
+    layers = decoder_layers(model)
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     inner = {id(parameter) for layer in layers for parameter in layer.parameters()}
     beside = sum(_bytes(p) for p in model.parameters() if id(p) not in inner)
     tied = head is not None and head.weight is model.get_input_embeddings().weight
-    head_bytes = 0 if head is None or tied else _bytes(head.weight)  # type: ignore[arg-type]
+    head_bytes = 0 if head is None or tied else _bytes(head.weight)
     costs = [float(sum(map(_bytes, layer.parameters())) + cache_bytes_per_layer) for layer in layers]
     try:
         places = shares(costs, beside - head_bytes, head_bytes, len(devices))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,11 @@ import pytest
 from rich.console import Console
 
 from adasd.config import EngineConfig, ServeConfig, TierConfig
+from adasd.errors import ConfigError
+from cluster import check_command
 from cluster.check_command import check, problems, readable
+from cluster.ray_runtime import check_listens
+from cluster.topology import Node
 from tests import pairs
 
 
@@ -104,3 +109,26 @@ def test_weights_that_do_not_fit_into_memory_are_refused(pair, monkeypatch):
 
 def test_bytes_are_readable():
     assert (readable(3 * 2**20), readable(5 * 2**30)) == ("3.0 MiB", "5.0 GiB")
+
+
+@pytest.mark.parametrize(
+    ("cards", "status", "says"),
+    [(4, 0, "can be served on 10.0.0.1:6379"), (1, 1, "no node has 2 GPU, the most is 1")],
+)
+def test_a_running_cluster_is_asked_for_places_and_this_machine_for_nothing(monkeypatch, cards, status, says):
+    nodes = [Node("10.0.0.2", {"CPU": 8.0, "GPU": float(cards)}, {})]
+    monkeypatch.setattr(check_command, "nodes_of", lambda address: nodes)
+    target = TierConfig(EngineConfig("/only/on/the/cluster", device="cuda", num_devices=2), num_gpus=2.0)
+    out = io.StringIO()
+    wanted = ServeConfig(target=target, draft=None)
+    assert check(wanted, Console(file=out, width=250), "10.0.0.1:6379") == status
+    assert says in out.getvalue()
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=rf"no Ray cluster at {address} \(Connection refused\)"):
+            check_listens(address)
+    check_listens("auto")
