@@ -32,6 +32,8 @@ class Engine(Protocol):
       answered (and whose feed may be cached in part); any other second call raises IllegalEvent.
     * after a draft call the cache holds ``base_len + num_drafted - 1`` tokens (the last one is not fed; with
       nothing drafted: ``base_len``); after a verify call ``base_len + num_accepted``.
+    * answers depend on the tokens that a session holds and on nothing that was rolled back: penalties and grammars
+      follow the text, wherever it came from (fed, drafted, found in a prefix cache).
     * ``close`` frees the slot on every path, also with a call waiting, and is idempotent.
     """
 
@@ -49,8 +51,16 @@ class Engine(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
+    def prepare(self, call: OpenCall) -> None:
+        """Do beforehand what would make ``open`` slow (a grammar to be compiled); from any thread.
+
+        Raises InvalidRequest for a grammar that does not compile. Never needed.
+        """
+        ...
+
     def open(self, call: OpenCall) -> None:
-        """Take a slot; raises Overloaded if none is free, InvalidRequest if ``max_len`` is too long."""
+        """Take a slot; raises Overloaded if none is free, InvalidRequest if ``max_len`` is too long or the
+        grammar cannot be followed here."""
         ...
 
     def cached_len(self, session: str) -> int:

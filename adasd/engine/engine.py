@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -22,17 +21,32 @@ from adasd.config import EngineConfig
 from adasd.engine.checks import check_call
 from adasd.engine.choice import choose_forward
 from adasd.engine.forward import Forward, check_agreement, reference_logits
+from adasd.engine.history import History
 from adasd.engine.kv_cache import KVCache, cache_bytes_per_token
 from adasd.engine.loading import Progress, load_model, silent
 from adasd.engine.ragged import Ragged, Row
 from adasd.engine.resolve import check_architecture, resolve_max_context, resolve_num_slots
 from adasd.engine.sampling import judge_blocks, not_finite, propose_next
+from adasd.engine.scoring import score_prompt, with_logprobs
+from adasd.engine.shaping import Asked, shape
 from adasd.engine.slots import NO_ROW, SlotTable
 from adasd.engine.warm_up import warm_up
 from adasd.engine.work import SHORT_FEED, DraftWork, Piece, Result, VerifyWork, Work
 from adasd.errors import AdasdError, DeviceFailure, IllegalEvent
-from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, PrefixStats, Verdict, VerifyCall, Warp
+from adasd.messages import (
+    CallFailed,
+    DraftCall,
+    Drafted,
+    OpenCall,
+    PrefixStats,
+    TokenLogprob,
+    Verdict,
+    VerifyCall,
+    Warp,
+)
 from adasd.ports import Clock
+from adasd.text.grammar import GrammarCompiler
+from adasd.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +74,7 @@ class _Outcome:
 
     ready: _Ready
     result: Result | AdasdError | None
+    scored: tuple[TokenLogprob, ...] = ()  # what the model thinks of the piece's share of the prompt
 
 
 class TorchEngine:
@@ -76,6 +91,7 @@ class TorchEngine:
         max_context: int,
         vocab_size: int,
         *,
+        grammars: GrammarCompiler | None = None,
         prefill_budget: int | None = None,
         seed: int | None = None,
         clock: Clock = time.perf_counter,
@@ -87,7 +103,7 @@ class TorchEngine:
         )
         self.cache = KVCache(forward.layers, num_slots, max_context, forward.dtype, forward.device)
         self._slots = SlotTable(num_slots, max_context, config.prefix_cache)
-        self._vocab_size = vocab_size
+        self._vocab_size, self._grammars = vocab_size, grammars
         self._warps: dict[str, Warp] = {}
         self._waiting: dict[str, Work] = {}
         self._budget = prefill_budget or config.prefill_chunk * (1 if forward.device.type == "cpu" else 8)
@@ -104,6 +120,7 @@ class TorchEngine:
         *,
         fast: bool | None = None,
         vocab_limit: int | None = None,
+        grammars: GrammarCompiler | None = None,
         prefill_budget: int | None = None,
         seed: int | None = None,
         clock: Clock = time.perf_counter,
@@ -111,6 +128,7 @@ class TorchEngine:
         """An engine over a loaded model, which it takes over (attention exchanged, weights restacked).
 
         ``fast``: a hand-written forward (True: insist on it, None: where it fits, False: never).
+        ``grammars``: compiles them for the model's tokenizer; without it requests with a grammar are refused.
         Raises ConfigError if the architecture is not supported.
         """
         torch.set_num_threads(config.num_threads)
@@ -125,6 +143,7 @@ class TorchEngine:
             config,
             max_context,
             min(vocab_size, vocab_limit or vocab_size),
+            grammars=grammars,
             prefill_budget=prefill_budget,
             seed=seed,
             clock=clock,
@@ -142,7 +161,10 @@ class TorchEngine:
         """Load ``config.model`` and build an engine over it; raises ConfigError with the reason."""
         model = load_model(config, progress)
         progress("preparing", 0.9)
-        engine = cls.from_model(model, config, fast=fast, vocab_limit=vocab_limit)
+        grammars = GrammarCompiler(
+            lambda: Tokenizer.load(config.model, trust_remote_code=config.trust_remote_code)
+        )
+        engine = cls.from_model(model, config, fast=fast, vocab_limit=vocab_limit, grammars=grammars)
         progress("ready", 1.0)
         return engine
 
@@ -173,8 +195,14 @@ class TorchEngine:
         """What the prefix cache was asked for and what it held."""
         return self._slots.prefix_stats
 
+    def prepare(self, call: OpenCall) -> None:
+        if call.warp.grammar is not None and self._grammars is not None:
+            self._grammars.matcher(call.warp.grammar)
+
     def open(self, call: OpenCall) -> None:
-        self._slots.open(call.session, call.max_len)
+        history = History.of(call.warp, self._vocab_size, self._grammars)
+        slot = self._slots.open(call.session, call.max_len)
+        slot.history, slot.logprobs, slot.prompt_logprobs = history, call.logprobs, call.prompt_logprobs
         self._warps[call.session] = call.warp
 
     def cached_len(self, session: str) -> int:
@@ -289,11 +317,12 @@ class TorchEngine:
             self._place(work)
         piece = work.next_piece(chunk)
         assert piece is not None, "the last token of a prompt is never found"
-        return _Ready(work, piece, Row(slot.row, slot.cached_len, piece.tokens, piece.num_logits))
+        return _Ready(work, piece, Row(slot.row, slot.cached_len, piece.tokens, piece.num_rows))
 
     def _place(self, work: Work) -> None:
         """Give the call's session a row, and what other rows hold of its prompt; without that it is computed."""
-        placement = self._slots.place(work.slot, work.call.feed)
+        scores_prompt = isinstance(work, VerifyWork) and work.scores_prompt
+        placement = self._slots.place(work.slot, () if scores_prompt else work.call.feed)
         if placement.copy_from is not None:
             try:
                 self.cache.copy(placement.copy_from, placement.row, placement.num_cached)
@@ -329,30 +358,37 @@ class TorchEngine:
             for i, span in enumerate(spans)
             if any(broken[span])
         }
-        drafts: dict[int, DraftWork] = {}
-        verifies: dict[int, VerifyWork] = {}
-        for i, one in enumerate(ready):
-            if i in results or not one.piece.num_logits:
-                continue
-            if isinstance(one.work, DraftWork):
-                drafts[i] = one.work
-            else:
-                verifies[i] = one.work
+        asked = {
+            i: Asked(one.work, one.piece, slice(spans[i].stop - one.piece.num_logits, spans[i].stop))
+            for i, one in enumerate(ready)
+            if one.piece.num_logits and i not in results
+        }
+        shaped, refused = shape(asked, logits)
+        results.update(refused)
+        laws = {i: one.rows for i, one in asked.items() if i not in refused}
+        drafts = {i: work for i in laws if isinstance(work := ready[i].work, DraftWork)}
+        verifies = {i: work for i in laws if isinstance(work := ready[i].work, VerifyWork)}
         if drafts:
-            rows = _rows_of(drafts, spans, logits)
+            rows = _rows_of([laws[i] for i in drafts], shaped)
             proposals = propose_next(list(drafts.values()), rows, self._generator)
             results.update(zip(drafts, proposals, strict=True))
         if verifies:
-            rows = _rows_of(verifies, spans, logits)
+            rows = _rows_of([laws[i] for i in verifies], shaped)
             judgements = judge_blocks(list(verifies.values()), rows, self._generator)
-            results.update(zip(verifies, judgements, strict=True))
-        return [_Outcome(one, results.get(i)) for i, one in enumerate(ready)]
+            for i, judged in zip(verifies, judgements, strict=True):
+                results[i] = with_logprobs(verifies[i], judged, logits[laws[i]])
+        return [
+            _Outcome(one, results.get(i), score_prompt(one.work, one.piece, logits[spans[i]]))
+            for i, one in enumerate(ready)
+        ]
 
     def _apply(self, outcome: _Outcome) -> Answer | None:
         """Move the call on; its answer if that completed it."""
         work, result = outcome.ready.work, outcome.result
         if isinstance(result, AdasdError):
             return self._fail(work, result)
+        if isinstance(work, VerifyWork):
+            work.prompt_logprobs += outcome.scored
         work.fed(outcome.ready.piece)
         if result is not None:
             work.take(result)
@@ -382,14 +418,13 @@ def _logit_spans(ready: list[_Ready]) -> list[slice]:
     """Where each call's rows of logits lie."""
     spans, first = [], 0
     for one in ready:
-        spans.append(slice(first, first + one.piece.num_logits))
-        first += one.piece.num_logits
+        spans.append(slice(first, first + one.piece.num_rows))
+        first += one.piece.num_rows
     return spans
 
 
-def _rows_of(chosen: Iterable[int], spans: list[slice], logits: Tensor) -> Tensor:
-    """The chosen calls' rows of logits, in place if those are all."""
-    parts = [spans[i] for i in chosen]
+def _rows_of(parts: list[slice], logits: Tensor) -> Tensor:
+    """These rows of logits, in place if those are all."""
     if sum(span.stop - span.start for span in parts) == len(logits):
         return logits
     return torch.cat([logits[span] for span in parts])

@@ -30,7 +30,9 @@ class History:
                 raise InvalidRequest("this engine has no tokenizer, which grammars need", "grammar")
             matcher = grammars.matcher(warp.grammar)
         counts = TokenCounts(warp, vocab_size) if has_penalties(warp) else None
-        return cls(warp.answer_from, counts, matcher) if counts or matcher else None
+        if counts is None and matcher is None:
+            return None
+        return cls(warp.answer_from, counts, matcher)
 
     def __len__(self) -> int:
         return self._length

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from adasd.engine.history import History
 from adasd.engine.rows import FreeRows, Placement
 from adasd.errors import InvalidRequest, Overloaded, StaleCache, UnknownSession
 from adasd.messages import PrefixStats
@@ -25,13 +26,24 @@ class Slot:
     max_len: int  # tokens that the session may ever hold
     row: int = NO_ROW
     tokens: list[int] = field(default_factory=list)  # whose keys and values are valid, from position 0
+    history: History | None = None  # what those tokens mean for the law, where the session's warp asks for it
+    logprobs: int | None = None  # as in OpenCall
+    prompt_logprobs: int | None = None
 
     @property
     def cached_len(self) -> int:
         return len(self.tokens)
 
+    def extend(self, tokens: Sequence[int]) -> None:
+        """These tokens are cached, too."""
+        self.tokens += tokens
+        if self.history is not None:
+            self.history.extend(tokens)
+
     def cut(self, length: int) -> None:
         """Roll back to so many tokens, if there are more."""
+        if self.history is not None:
+            self.history.cut(self.tokens[length:])
         del self.tokens[length:]
 
 
@@ -90,7 +102,8 @@ class SlotTable:
         assert slot.row == NO_ROW, slot
         in_use = [(other.row, other.tokens) for other in self._by_session.values() if other.row != NO_ROW]
         placement = self.free_rows.take(prompt, in_use)
-        slot.row, slot.tokens = placement.row, list(prompt[: placement.num_cached])
+        slot.row = placement.row
+        slot.extend(prompt[: placement.num_cached])
         if self.free_rows.reuse:
             before = self.prefix_stats
             self.prefix_stats = PrefixStats(
@@ -113,6 +126,7 @@ class SlotTable:
         for session, slot in self._by_session.items():
             assert slot.session == session, (slot, session)
             assert slot.cached_len <= slot.max_len <= self.max_context, slot
+            assert slot.history is None or len(slot.history) == slot.cached_len, slot
         for row, tokens in self.free_rows.held():
             assert self.free_rows.reuse, f"row {row} holds something although the prefix cache is off"
             assert 0 < len(tokens) <= self.max_context, (row, len(tokens))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from adasd.engine.slots import Slot
-from adasd.messages import DraftCall, Drafted, DraftRows, DraftRule, Verdict, VerifyCall, Warp
+from adasd.messages import DraftCall, Drafted, DraftRows, DraftRule, TokenLogprob, Verdict, VerifyCall, Warp
 
 SHORT_FEED = 32
 """A call that needs at most so many tokens beside its block counts as running, not as a prompt to be chunked."""
@@ -22,7 +22,13 @@ class Piece:
     """What a call feeds in one pass: its tokens ``[done, done + len(tokens))``."""
 
     tokens: Sequence[int]
-    num_logits: int  # of the last so many tokens
+    num_logits: int  # of the last so many tokens, for the laws that follow them
+    num_scored: int = 0  # of so many before those, for what the model thinks of the prompt
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of logits that the pass gives."""
+        return self.num_scored + self.num_logits
 
     @property
     def is_prefill(self) -> bool:
@@ -49,6 +55,7 @@ class Judged:
     relaxed: tuple[bool, ...] = ()
     exact_ok: tuple[bool, ...] = ()
     distances: tuple[float, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 Result = Proposed | Judged
@@ -73,7 +80,7 @@ class _Work:
     def fed(self, piece: Piece) -> None:
         """The piece's tokens are cached now."""
         self.done += len(piece.tokens)
-        self.slot.tokens += piece.tokens
+        self.slot.extend(piece.tokens)
 
     def found(self, num_cached: int) -> None:
         """The first so many tokens lay in the slot's row already."""
@@ -151,6 +158,7 @@ class VerifyWork(_Work):
 
     call: VerifyCall = field(kw_only=True)
     judged: Judged | None = None
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.tokens = [*self.call.feed, *self.call.block]
@@ -164,8 +172,21 @@ class VerifyWork(_Work):
         left = self.tokens[self.done :]
         num_judged = len(self.call.block) + 1
         if len(left) > max(chunk, num_judged):
-            return Piece(left[: min(chunk, len(left) - num_judged)], 0)
-        return Piece(left, num_judged) if left else None
+            left, num_judged = left[: min(chunk, len(left) - num_judged)], 0
+        return Piece(left, num_judged, self._num_scored(len(left) - num_judged)) if left else None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the logits of the prompt's tokens are wanted, so that all of them have to be computed."""
+        return self.slot.prompt_logprobs is not None and self.call.keep_len == 0
+
+    def _num_scored(self, num_free: int) -> int:
+        """All the rows before those to be judged, as long as a token of the prompt comes behind the first."""
+        return num_free if self.scores_prompt and self.done + 1 < self.warp.answer_from else 0
+
+    def scored_tokens(self, piece: Piece) -> Sequence[int]:
+        """The prompt's tokens that the piece's scored rows foretell, from the first row on."""
+        return self.tokens[: self.warp.answer_from][self.done + 1 : self.done + 1 + piece.num_scored]
 
     def take(self, judged: Result) -> None:
         """Roll the rejected part of the block back."""
@@ -186,6 +207,8 @@ class VerifyWork(_Work):
             relaxed=judged.relaxed,
             exact_ok=judged.exact_ok,
             distances=judged.distances,
+            logprobs=judged.logprobs,
+            prompt_logprobs=tuple(self.prompt_logprobs),
             cached_tokens=self.num_found,
             compute_ms=compute_ms,
             queue_ms=queue_ms,

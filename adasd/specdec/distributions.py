@@ -1,7 +1,7 @@
 """The one warp: how logits become the law that both models sample from.
 
-Order: bias and forbidden end-of-sequence (``masked_logits``), temperature, top-k, top-p, min-p
-(``warp_probs``). Entropy and Jensen-Shannon distance are taken between the two, at temperature 1.
+Order: penalties (``penalties``), bias, grammar, forbidden end-of-sequence (``masked_logits``), temperature,
+top-k, top-p, min-p (``warp_probs``). Entropy and Jensen-Shannon distance are taken between the two, at temperature 1.
 Shape letters: N rows (one per session and position), B sessions, J positions of a block, R entries of a
 truncated row, V vocabulary.
 """
@@ -95,12 +95,14 @@ class WarpBatch:
 def masked_logits(logits_NV: Tensor, warps: Sequence[Warp], positions: Sequence[int]) -> Tensor:
     """Float32 logits with bias added and, before ``eos_from``, end-of-sequence at minus infinity.
 
-    The input stays untouched, and is returned itself if there is nothing to change. Ids beyond V are ignored.
+    Penalties are applied and what a grammar forbids is at minus infinity already; where it left nothing but
+    end-of-sequence, that stays. The input stays untouched, and is returned itself if there is nothing to change.
+    Ids beyond V are ignored.
     """
     rows = list(zip(range(len(warps)), warps, positions, strict=True))
     biased = [(row, token, bias) for row, warp, _ in rows for token, bias in warp.logit_bias]
-    ended = [(row, token) for row, warp, at in rows if at < warp.eos_from for token in warp.eos_ids]
-    if not biased and not ended:
+    early = [(row, warp) for row, warp, at in rows if warp.eos_ids and at < warp.eos_from]
+    if not biased and not early:
         return logits_NV.float()
     vocab_size, device = logits_NV.shape[-1], logits_NV.device
     masked_NV = logits_NV.to(torch.float32, copy=True)
@@ -109,11 +111,24 @@ def masked_logits(logits_NV: Tensor, warps: Sequence[Warp], positions: Sequence[
         where = torch.tensor([edit[:2] for edit in biased], device=device).T
         amount = torch.tensor([edit[2] for edit in biased], dtype=torch.float32, device=device)
         masked_NV.index_put_((where[0], where[1]), amount, accumulate=True)
-    ended = [edit for edit in ended if edit[1] < vocab_size]
+    ended = [
+        (row, token)
+        for row, warp in early
+        if warp.grammar is None or not _must_end(masked_NV[row], warp)
+        for token in warp.eos_ids
+        if token < vocab_size
+    ]
     if ended:
         where = torch.tensor(ended, device=device).T
         masked_NV[where[0], where[1]] = -torch.inf
     return masked_NV
+
+
+def _must_end(masked_V: Tensor, warp: Warp) -> bool:
+    """Whether a grammar has left nothing but tokens that are too early: it has the last word."""
+    open_V = masked_V > -torch.inf
+    open_V[[token for token in warp.eos_ids if token < len(masked_V)]] = False
+    return not bool(open_V.any())
 
 
 def masked_block_logits(logits_BJV: Tensor, warps: Sequence[Warp], base_lens: Sequence[int]) -> Tensor:

@@ -117,6 +117,34 @@ def own_yardstick(target: Law, yardstick: Yardstick) -> float:
     return max(target)
 
 
+def masked(
+    logits: Sequence[float], text: Sequence[int], warp: Warp, allowed: Sequence[bool] | None = None
+) -> list[float]:
+    """Penalties for what ``text`` holds, bias, what a grammar does not allow, end-of-sequence before its time.
+
+    ``allowed`` by token id; ids beyond are not allowed. Nothing is too early where it is all that is allowed.
+    """
+    out, answer = list(logits), text[warp.answer_from :]
+    for token in set(text):
+        if token < len(out):
+            factor = warp.repetition_penalty
+            out[token] = out[token] / factor if out[token] > 0 else out[token] * factor
+    for token in set(answer):
+        if token < len(out):
+            out[token] -= warp.frequency_penalty * answer.count(token) + warp.presence_penalty
+    for token, bias in warp.logit_bias:
+        if token < len(out):
+            out[token] += bias
+    if allowed is not None:
+        known = len(allowed)
+        out = [z if token < known and allowed[token] else -math.inf for token, z in enumerate(out)]
+    if len(text) < warp.eos_from:
+        late = [-math.inf if token in warp.eos_ids else z for token, z in enumerate(out)]
+        if warp.grammar is None or max(late) > -math.inf:
+            return late
+    return out
+
+
 def law(logits: Sequence[float], warp: Warp) -> Law:
     """Temperature, top-k, top-p, min-p, one after the other; temperature 0 is a point mass."""
     if warp.greedy:

@@ -11,6 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,13 +27,15 @@ from adasd.messages import (
     PrefixStats,
     RelaxBelow,
     RelaxTable,
+    TokenLogprob,
     Verdict,
     VerifyCall,
     Warp,
 )
 from adasd.ports import Clock
-from adasd.specdec.verify_reference import coupled_choice, first_max, judge_one, law, softmax
+from adasd.specdec.verify_reference import coupled_choice, first_max, judge_one, law, masked, softmax
 from adasd.testing.table_model import TableModel
+from adasd.text.grammar import GrammarCompiler
 
 
 class FakeEngine:
@@ -48,6 +51,7 @@ class FakeEngine:
         max_context: int = 256,
         *,
         seed: int = 0,
+        grammars: GrammarCompiler | None = None,
         clock: Clock = time.perf_counter,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
@@ -56,7 +60,7 @@ class FakeEngine:
         self._warps: dict[str, Warp] = {}
         self._waiting: dict[str, Work] = {}
         self._failures: dict[str, AdasdError] = {}
-        self._random = random.Random(seed)
+        self._random, self._grammars = random.Random(seed), grammars
         self._clock, self._on_step = clock, on_step
         self._pass_number = 0
 
@@ -86,8 +90,17 @@ class FakeEngine:
     def prefix_stats(self) -> PrefixStats:
         return self._slots.prefix_stats
 
+    def prepare(self, call: OpenCall) -> None:
+        if call.warp.grammar is not None and self._grammars is not None:
+            self._grammars.matcher(call.warp.grammar)
+
     def open(self, call: OpenCall) -> None:
-        self._slots.open(call.session, call.max_len)
+        grammar = call.warp.grammar
+        if grammar is not None:
+            refuse(self._grammars is None, "this engine has no tokenizer, which grammars need")
+            self.prepare(call)
+        slot = self._slots.open(call.session, call.max_len)
+        slot.logprobs, slot.prompt_logprobs = call.logprobs, call.prompt_logprobs
         self._warps[call.session] = call.warp
 
     def cached_len(self, session: str) -> int:
@@ -153,12 +166,16 @@ class FakeEngine:
         work.fed(piece)
         tokens = work.slot.tokens
         if isinstance(work, VerifyWork):
+            if work.scores_prompt:
+                work.prompt_logprobs += self._score(
+                    tokens, 1, work.warp.answer_from, work.slot.prompt_logprobs
+                )
             work.take(self._judge(work, tokens))
         elif piece.num_logits:
             work.take(self._propose(work, tokens))
 
     def _propose(self, work: DraftWork, tokens: list[int]) -> Proposed:
-        logits = masked(self.model.logits(tokens), work.warp, len(tokens))
+        logits = self._masked(tokens, work.warp)
         probs = softmax(logits)
         entropy = -sum(p * math.log(p) for p in probs if p > 0)
         row_len = min(work.call.rule.row_len, self.vocab_size)
@@ -179,10 +196,7 @@ class FakeEngine:
         call, base_len = work.call, work.base_len
         num_drafted = len(call.block)
         verdict = judge_one(
-            [
-                masked(self.model.logits(tokens[: base_len + i]), work.warp, base_len + i)
-                for i in range(num_drafted + 1)
-            ],
+            [self._masked(tokens[: base_len + i], work.warp) for i in range(num_drafted + 1)],
             call.block,
             call.rows.ids.tolist() if call.rows else None,
             call.rows.logprobs.tolist() if call.rows else None,
@@ -194,7 +208,34 @@ class FakeEngine:
             [self._random.random() for _ in call.block],
         )
         distances = verdict.distances if call.rule.want_distances else ()
-        return Judged(verdict.num_accepted, verdict.next_token, verdict.relaxed, verdict.exact_ok, distances)
+        judged = Judged(
+            verdict.num_accepted, verdict.next_token, verdict.relaxed, verdict.exact_ok, distances
+        )
+        if work.slot.logprobs is None:
+            return judged
+        text = [*tokens[: base_len + verdict.num_accepted], verdict.next_token]
+        return replace(judged, logprobs=self._score(text, base_len, len(text), work.slot.logprobs))
+
+    def _score(
+        self, text: Sequence[int], start: int, end: int, num_top: int | None
+    ) -> tuple[TokenLogprob, ...]:
+        """What the model thinks of the tokens at positions ``start`` to ``end``."""
+        scored = []
+        for i in range(start, end):
+            probs = softmax(self.model.logits(text[:i]))
+            likeliest = sorted(range(self.vocab_size), key=lambda t: -probs[t])[: num_top or 0]
+            top = tuple((token, math.log(probs[token])) for token in likeliest)
+            scored.append(TokenLogprob(math.log(probs[text[i]]), top))
+        return tuple(scored)
+
+    def _masked(self, tokens: Sequence[int], warp: Warp) -> list[float]:
+        """What the warp makes of the logits behind ``tokens``; a grammar is gone through from its beginning."""
+        allowed = None
+        if warp.grammar is not None and self._grammars is not None and len(tokens) >= warp.answer_from:
+            matcher = self._grammars.matcher(warp.grammar)
+            matcher.extend(tokens[warp.answer_from :])
+            allowed = matcher.masks()[0].tolist()
+        return masked(self.model.logits(tokens), tokens, warp, allowed)
 
     def _check(self, call: DraftCall | VerifyCall, warp: Warp, max_len: int) -> None:
         """Refuse what the real engine refuses."""
@@ -219,18 +260,6 @@ class FakeEngine:
             refuse(isinstance(relax, RelaxTable) and len(relax.accept_prob) != 256, "a table has 256 bins")
         refuse(num_cached > max_len, f"{num_cached} tokens do not fit in a slot of {max_len}")
         refuse(any(not 0 <= t < self.vocab_size for t in fed), f"a token id is not in [0, {self.vocab_size})")
-
-
-def masked(logits: Sequence[float], warp: Warp, position: int) -> list[float]:
-    """Bias added, end-of-sequence forbidden before its time."""
-    out = list(logits)
-    for token, bias in warp.logit_bias:
-        if token < len(out):
-            out[token] += bias
-    for token in warp.eos_ids:
-        if position < warp.eos_from and token < len(out):
-            out[token] = -math.inf
-    return out
 
 
 def refuse(wrong: bool, why: str) -> None:

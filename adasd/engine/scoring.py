@@ -1,0 +1,28 @@
+"""What the target thought of the tokens that a call decided or read, where the session asked for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from adasd.engine.work import Judged, Piece, VerifyWork, Work
+from adasd.messages import TokenLogprob
+from adasd.specdec.logprobs import token_logprobs
+
+
+def with_logprobs(work: VerifyWork, judged: Judged, logits_JV: Tensor) -> Judged:
+    """The judgement with log-probabilities of its tokens, from the raw logits of its positions."""
+    num_top = work.slot.logprobs
+    if num_top is None:
+        return judged
+    tokens = [*work.call.block[: judged.num_accepted], judged.next_token]
+    return replace(judged, logprobs=token_logprobs(logits_JV[: len(tokens)], tokens, num_top))
+
+
+def score_prompt(work: Work, piece: Piece, logits_NV: Tensor) -> tuple[TokenLogprob, ...]:
+    """Log-probabilities of the prompt's tokens that the piece's scored rows, the first of N, foretell."""
+    if not piece.num_scored or not isinstance(work, VerifyWork) or work.slot.prompt_logprobs is None:
+        return ()
+    tokens = work.scored_tokens(piece)
+    return token_logprobs(logits_NV[: len(tokens)], tokens, work.slot.prompt_logprobs)
