@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adasd.errors import InvalidRequest
 
 ROLES = ("system", "developer", "user", "assistant")
+TOOL = "tool"
 
 
-def plain_messages(messages: Sequence[Any]) -> list[dict[str, str]]:
+def plain_messages(messages: Sequence[Any], with_tools: bool = False) -> list[dict[str, Any]]:
     """``[{role, content, name?}]`` with text contents; raises InvalidRequest naming the part that is wrong.
 
     Content may be a text or a list of ``{"type": "text", "text": ...}`` parts, joined by line breaks.
-    ``developer`` becomes ``system``, the name that templates know.
+    ``developer`` becomes ``system``, the name that templates know. ``with_tools`` says that the template knows
+    calls and their results: then there may be ``tool`` messages and ``tool_calls``, whose arguments become objects.
     """
     if not messages:
         raise InvalidRequest("messages is empty; send at least one message", "messages")
-    return [_plain_message(message, f"messages.{i}") for i, message in enumerate(messages)]
+    return [_plain_message(message, f"messages.{i}", with_tools) for i, message in enumerate(messages)]
 
 
 def check_text(text: str, param: str | None) -> str:
@@ -35,27 +38,69 @@ def check_text(text: str, param: str | None) -> str:
     return text
 
 
-def _plain_message(message: Any, where: str) -> dict[str, str]:
+def _plain_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise InvalidRequest(f"{where} must be an object with role and content", where)
-    for key in ("tool_calls", "function_call", "audio"):
+    for key in ("function_call", "audio"):
         if message.get(key):
             raise InvalidRequest(f"{where}.{key} is not supported", f"{where}.{key}")
-    role = message.get("role")
-    if role not in ROLES:
+    role, calls = message.get("role"), message.get("tool_calls")
+    if not with_tools and (role == TOOL or calls):
+        key = "role" if role == TOOL else "tool_calls"
+        raise InvalidRequest(f"{where}.{key}: the model's chat template knows no tools", f"{where}.{key}")
+    roles = (*ROLES, TOOL) if with_tools else ROLES
+    if role not in roles:
         raise InvalidRequest(
-            f"{where}.role must be one of {', '.join(ROLES)}, not {role!r:.40}", f"{where}.role"
+            f"{where}.role must be one of {', '.join(roles)}, not {role!r:.40}", f"{where}.role"
         )
-    plain = {
+    content = message.get("content")
+    plain: dict[str, Any] = {
         "role": "system" if role == "developer" else role,
-        "content": _plain_content(message.get("content"), f"{where}.content"),
+        "content": "" if content is None and calls else _plain_content(content, f"{where}.content"),
     }
+    if calls:
+        plain["tool_calls"] = _plain_calls(calls, role, f"{where}.tool_calls")
+    if role == TOOL and message.get("tool_call_id") is not None:
+        plain["tool_call_id"] = _plain_text(message["tool_call_id"], f"{where}.tool_call_id")
     name = message.get("name")
     if name is not None:
-        if not isinstance(name, str):
-            raise InvalidRequest(f"{where}.name must be a string", f"{where}.name")
-        plain["name"] = check_text(name, f"{where}.name")
+        plain["name"] = _plain_text(name, f"{where}.name")
     return plain
+
+
+def _plain_calls(calls: Any, role: Any, where: str) -> list[dict[str, Any]]:
+    """Calls that the assistant made earlier, as templates read them."""
+    if role != "assistant":
+        raise InvalidRequest(f"{where}: only the assistant calls tools, not {role!r}", where)
+    if not isinstance(calls, Sequence) or isinstance(calls, str):
+        raise InvalidRequest(f"{where} must be a list of calls", where)
+    return [_plain_call(call, f"{where}.{i}") for i, call in enumerate(calls)]
+
+
+def _plain_call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        raise InvalidRequest(f"{where} must be an object with id, type and function", where)
+    arguments = function.get("arguments")
+    try:
+        parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, Mapping):
+        raise InvalidRequest(
+            f"{where}.function.arguments must be the text of a JSON object", f"{where}.function.arguments"
+        )
+    name = _plain_text(function.get("name"), f"{where}.function.name")
+    plain: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": parsed}}
+    if call.get("id") is not None:
+        plain["id"] = _plain_text(call["id"], f"{where}.id")
+    return plain
+
+
+def _plain_text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{where} must be a string", where)
+    return check_text(value, where)
 
 
 def _plain_content(content: Any, where: str) -> str:
@@ -74,7 +119,4 @@ def _text_part(part: Any, where: str) -> str:
             f"{where}.type is {part.get('type')!r:.40}; this model takes parts of type 'text' alone",
             f"{where}.type",
         )
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise InvalidRequest(f"{where}.text must be a string", f"{where}.text")
-    return check_text(text, f"{where}.text")
+    return _plain_text(part.get("text"), f"{where}.text")

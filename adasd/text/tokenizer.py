@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.text.chat import check_text, plain_messages
 from adasd.text.spelling import Spelling
+from adasd.text.tools import ToolForm, form_of, knows_tools
 
 
 class Tokenizer:
@@ -63,22 +64,44 @@ class Tokenizer:
         """Token ids of a plain prompt, with the special tokens that the model wants in front."""
         return self._ids(check_text(text, "prompt"), add_special_tokens=add_special_tokens)
 
-    def apply_chat_template(self, messages: Sequence[Any]) -> tuple[int, ...]:
-        """Token ids of a conversation (shape: adasd.text.chat), ready for the assistant's answer."""
-        return self._ids(self.render_chat(messages), add_special_tokens=False)
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the chat template can tell the model of tools, and of calls made before."""
+        return knows_tools(self._template_for_tools)
 
-    def render_chat(self, messages: Sequence[Any]) -> str:
+    @cached_property
+    def tool_form(self) -> ToolForm | None:
+        """How the model writes calls; None if its template shows none of the known forms."""
+        return form_of(self._template_for_tools)
+
+    def apply_chat_template(self, messages: Sequence[Any], tools: Sequence[Any] = ()) -> tuple[int, ...]:
+        """Token ids of a conversation (shape: adasd.text.chat), ready for the assistant's answer.
+
+        ``tools`` are OpenAI's tool objects, for a template that knows them.
+        """
+        return self._ids(self.render_chat(messages, tools), add_special_tokens=False)
+
+    def render_chat(self, messages: Sequence[Any], tools: Sequence[Any] = ()) -> str:
         """The conversation as the model's chat template writes it; raises InvalidRequest if it refuses."""
-        plain = plain_messages(messages)
         if not self.has_chat_template:
+            plain_messages(messages)
             raise InvalidRequest("this model has no chat template; use /v1/completions", "messages")
+        plain = plain_messages(messages, with_tools=self.knows_tools)
         try:
-            text = self._inner.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-        except (jinja2.TemplateError, TypeError) as error:
+            text = self._inner.apply_chat_template(
+                plain, tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+            )
+        except (jinja2.TemplateError, TypeError, AttributeError, KeyError) as error:
             raise InvalidRequest(
                 f"the model's chat template refuses the messages: {error}", "messages"
             ) from error
         return str(text)
+
+    @property
+    def _template_for_tools(self) -> str:
+        """Some models bring several templates, one of them for tools."""
+        template = self._inner.chat_template or ""
+        return str(template.get("tool_use", "")) if isinstance(template, dict) else str(template)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of ``token_ids``, by default without special tokens (fits ``adasd.ports.Decode``)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adasd.messages import Chunk, Complete, GenerationRequest, Mode, SpeculationOptions
+from adasd.text.tools import ToolForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,17 @@ class Text(Protocol):
 
     def encode(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]: ...
 
-    def apply_chat_template(self, messages: Sequence[Any]) -> tuple[int, ...]:
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the chat template can tell the model of tools."""
+        ...
+
+    @property
+    def tool_form(self) -> ToolForm | None:
+        """How the model writes calls; None if its template shows none of the known forms."""
+        ...
+
+    def apply_chat_template(self, messages: Sequence[Any], tools: Sequence[Any] = ()) -> tuple[int, ...]:
         """Raises InvalidRequest if the messages or the model's template do not allow it."""
         ...
 

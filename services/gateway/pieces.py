@@ -24,9 +24,10 @@ class Piece:
 
     text: str
     num_tokens: int
-    finish_reason: FinishReason | None
+    finish_reason: str | None  # in OpenAI's words
     listed: tuple[ListedToken, ...] = ()
     provenance: tuple[dict[str, Any], ...] = ()
+    calls: tuple[dict[str, Any], ...] = ()  # deltas of tool calls
 
 
 class ChoiceReader:
@@ -37,6 +38,7 @@ class ChoiceReader:
         self._order, self._request, self._text = order, order.requests[index], text
         self._echo = order.echo[index] if order.echo else None
         self._provenance = Provenance(text.decode) if order.provenance else None
+        self._calls = order.tools.reader() if order.tools else None
         self._offsets = _Offsets(text)
 
     def read(self, chunk: Chunk) -> Piece:
@@ -46,18 +48,24 @@ class ChoiceReader:
         if self._echo is not None:
             listed, shown = self._listed_prompt(chunk, self._echo), self._echo
             self._echo = None
-        reason, tokens = chunk.finish_reason, chunk.tokens
-        self.finished = reason is not None
+        tokens = chunk.tokens
+        self.finished = chunk.finish_reason is not None
         if self._order.only_prompt:
-            return Piece(shown, 0, reason, listed)
+            return Piece(shown, 0, self._reason(chunk), listed)
         if self._order.logprobs:
             listed = (*listed, *(self._listed(token.id, token.logprob) for token in tokens))
         provenance = self._provenance.listed(chunk) if self._provenance else ()
-        return Piece(shown + chunk.text, len(tokens), reason, listed, tuple(provenance))
+        text, calls = self._calls.read(chunk.text, self.finished) if self._calls else (chunk.text, ())
+        return Piece(shown + text, len(tokens), self._reason(chunk), listed, tuple(provenance), calls)
 
     def end(self, complete: Complete) -> Piece | None:
         """The piece of an answer that ended without a last chunk (no tokens, cancelled); None otherwise."""
         return None if self.finished else self.read(Chunk("", (), complete.finish_reason))
+
+    def _reason(self, chunk: Chunk) -> str | None:
+        if chunk.finish_reason is FinishReason.STOP and self._calls is not None and self._calls.num_calls:
+            return "tool_calls"
+        return chunk.finish_reason.value if chunk.finish_reason else None
 
     def _listed_prompt(self, chunk: Chunk, shown: str) -> tuple[ListedToken, ...]:
         if not self._order.logprobs:

@@ -6,7 +6,7 @@ import hashlib
 import struct
 
 from adasd.errors import ContextTooLong, InvalidRequest
-from adasd.messages import SamplingParams
+from adasd.messages import Grammar, SamplingParams
 from adasd.text.chat import check_text
 from services.gateway.prompts import check_token
 from services.gateway.schema import ChatBody, CompletionBody, GenerationBody
@@ -15,7 +15,9 @@ GREEDY_BELOW = 1e-4
 """Lower temperatures are greedy: dividing logits by them leaves the range of float32."""
 
 
-def sampling_params(body: GenerationBody, max_tokens: int, vocab_size: int) -> SamplingParams:
+def sampling_params(
+    body: GenerationBody, max_tokens: int, vocab_size: int, grammar: Grammar | None = None
+) -> SamplingParams:
     """Raises InvalidRequest where fields contradict one another or the vocabulary."""
     for i, stop in enumerate(body.stop or ()):
         check_text(stop, f"stop.{i}")
@@ -44,6 +46,7 @@ def sampling_params(body: GenerationBody, max_tokens: int, vocab_size: int) -> S
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        grammar=grammar,
         logprobs=logprobs,
         prompt_logprobs=logprobs if isinstance(body, CompletionBody) and body.echo else None,
     )

@@ -6,7 +6,7 @@ Unknown top-level fields are kept, so that validation can report them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -18,6 +18,8 @@ MAX_STOP_TOKENS = 64
 MAX_BIASED_TOKENS = 1024
 MAX_PROMPTS = 32
 MAX_CHOICES = 128
+MAX_GUIDED_CHOICES = 1024
+MAX_TOOLS = 128
 MAX_TOP_LOGPROBS = 20
 INT64 = 2**63
 INT31 = 2**31 - 1
@@ -29,6 +31,7 @@ def _listed(stop: Any) -> Any:
 
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[list[StopText], Field(max_length=MAX_STOPS), BeforeValidator(_listed)]
+Choices = Annotated[list[StopText], Field(min_length=1, max_length=MAX_GUIDED_CHOICES)]
 TokenId = Annotated[int, Field(ge=0, le=INT31)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -39,10 +42,14 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, validate_default=False)
 
 
-class Speculation(Body):
-    """The request extension ``speculation``; unset fields take the deployment's defaults."""
+class Closed(Body):
+    """An object whose unknown fields are refused: they would change the answer."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Speculation(Closed):
+    """The request extension ``speculation``; unset fields take the deployment's defaults."""
 
     mode: Mode | None = Field(None, description="off, exact (the target's law) or adaptive (may be relaxed)")
     drafting: str | None = Field(None, max_length=64, description="name of a drafting policy")
@@ -58,6 +65,61 @@ class StreamOptions(Body):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = Field(None, description="running usage in every chunk")
+
+
+class JsonSchema(Closed):
+    """The schema of ``response_format``. It always holds, ``strict`` or not."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema", description="unset: any JSON")
+    strict: bool | None = None
+
+
+class ResponseFormat(Closed):
+    """OpenAI's ``response_format``."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(Closed):
+    """vLLM's ``structured_outputs``: one of these."""
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json", description="JSON Schema, also as text")
+    regex: str | None = None
+    choice: Choices | None = Field(None, description="the answer is one of these texts")
+    grammar: str | None = Field(None, description="context-free grammar in Lark's notation")
+    json_object: bool | None = None
+
+
+class FunctionTool(Closed):
+    """A function that the model may call."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="JSON Schema of the arguments, an object")
+    strict: bool | None = Field(None, description="every call has valid arguments")
+
+
+class Tool(Closed):
+    """OpenAI's tool object; functions are the only kind."""
+
+    type: Literal["function"]
+    function: FunctionTool
+
+
+class FunctionName(Closed):
+    """Names one of ``tools``."""
+
+    name: str = Field(max_length=64)
+
+
+class NamedTool(Closed):
+    """``tool_choice``: this function has to be called."""
+
+    type: Literal["function"]
+    function: FunctionName
 
 
 class GenerationBody(Body):
@@ -90,6 +152,12 @@ class GenerationBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     speculation: Speculation | None = None
+    response_format: ResponseFormat | None = Field(None, description="text, json_object or json_schema")
+    structured_outputs: StructuredOutputs | None = Field(None, description="vLLM's name for grammars")
+    guided_json: dict[str, Any] | str | None = Field(None, description="vLLM's older names for the same")
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
     return_token_provenance: bool | None = Field(
         None, description="list every token with its text and where it came from, as `adasd` of each choice"
     )
@@ -99,6 +167,11 @@ class ChatBody(GenerationBody):
     """``POST /v1/chat/completions``. Messages are judged by adasd.text.chat."""
 
     messages: list[dict[str, Any]] = Field(description="role and content each; content may be text parts")
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = Field(
+        None, description="unset: auto with tools"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most")
     max_completion_tokens: int | None = Field(None, ge=1, le=INT31, description="goes before max_tokens")
     logprobs: bool | None = Field(None, description="list every token with its log-probability")
     top_logprobs: int | None = Field(

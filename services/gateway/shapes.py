@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from adasd.messages import FinishReason
 from services.gateway.backend import Text
 from services.gateway.logprobs import ListedToken, chat_logprobs, completion_logprobs
+from services.gateway.pieces import Piece
+from services.gateway.tool_use import whole_calls
 
 
 class Shape(Protocol):
@@ -17,12 +18,12 @@ class Shape(Protocol):
     whole: str  # value of `object` of a whole response
     piece: str  # value of `object` of a streamed chunk
 
-    def answer(self, text: str) -> dict[str, Any]:
+    def answer(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """The part of a choice that holds a whole answer."""
         ...
 
-    def delta(self, text: str, first: bool) -> dict[str, Any]:
-        """The part of a choice that holds a chunk's new text."""
+    def delta(self, piece: Piece, first: bool) -> dict[str, Any]:
+        """The part of a choice that holds what a chunk adds."""
         ...
 
     def logprobs(self, tokens: Sequence[ListedToken], text: Text) -> dict[str, Any] | None:
@@ -35,12 +36,20 @@ class ChatShape:
 
     id_prefix, whole, piece = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
-    def answer(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def answer(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        text, calls = joined(pieces), whole_calls(delta for piece in pieces for delta in piece.calls)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message |= {"content": text or None, "tool_calls": calls}
+        return {"message": message}
 
-    def delta(self, text: str, first: bool) -> dict[str, Any]:
+    def delta(self, piece: Piece, first: bool) -> dict[str, Any]:
         # The role rides on the first token: benchmark clients count a chunk of its own as a step.
-        return {"delta": {"role": "assistant", "content": text} if first else {"content": text}}
+        delta: dict[str, Any] = {"role": "assistant"} if first else {}
+        delta["content"] = piece.text
+        if piece.calls:
+            delta["tool_calls"] = list(piece.calls)
+        return {"delta": delta}
 
     def logprobs(self, tokens: Sequence[ListedToken], text: Text) -> dict[str, Any] | None:
         return chat_logprobs(tokens, text)
@@ -51,18 +60,23 @@ class CompletionShape:
 
     id_prefix, whole, piece = "cmpl-", "text_completion", "text_completion"
 
-    def answer(self, text: str) -> dict[str, Any]:
-        return {"text": text}
+    def answer(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        return {"text": joined(pieces)}
 
-    def delta(self, text: str, first: bool) -> dict[str, Any]:
-        return {"text": text}
+    def delta(self, piece: Piece, first: bool) -> dict[str, Any]:
+        return {"text": piece.text}
 
     def logprobs(self, tokens: Sequence[ListedToken], text: Text) -> dict[str, Any] | None:
         return completion_logprobs(tokens, text)
 
 
 def choice(
-    index: int, part: dict[str, Any], logprobs: dict[str, Any] | None, reason: FinishReason | None
+    index: int, part: dict[str, Any], logprobs: dict[str, Any] | None, reason: str | None
 ) -> dict[str, Any]:
     """One entry of ``choices``."""
-    return {"index": index, **part, "logprobs": logprobs, "finish_reason": reason.value if reason else None}
+    return {"index": index, **part, "logprobs": logprobs, "finish_reason": reason}
+
+
+def joined(pieces: Sequence[Piece]) -> str:
+    """The text of a whole answer."""
+    return "".join(piece.text for piece in pieces)

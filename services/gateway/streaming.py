@@ -98,7 +98,7 @@ class ChunkWriter:
         return bodies
 
     def _chunk(self, index: int, piece: Piece) -> dict[str, Any]:
-        delta = self._shape.delta(piece.text, first=index not in self._begun)
+        delta = self._shape.delta(piece, first=index not in self._begun)
         entry = choice(index, delta, self._shape.logprobs(piece.listed, self._text), piece.finish_reason)
         if self._order.provenance:
             entry["adasd"] = {"tokens": list(piece.provenance)}

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from adasd.errors import InvalidRequest, UnknownModel
-from adasd.messages import GenerationRequest, SpeculationOptions
+from adasd.messages import GenerationRequest, Grammar, SpeculationOptions
 from services.gateway.backend import Backend
+from services.gateway.formats import grammar_of
 from services.gateway.prompts import Prompt, read_prompts
 from services.gateway.sampling import (
     answer_len,
@@ -20,6 +21,7 @@ from services.gateway.sampling import (
     seed_of_choice,
 )
 from services.gateway.schema import MAX_CHOICES, Body, ChatBody, CompletionBody, GenerationBody, Speculation
+from services.gateway.tool_use import ToolUse, tool_use
 from services.gateway.unsupported import refuse_unsupported
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -41,6 +43,7 @@ class Order:
     echo: tuple[str, ...]  # per request the prompt's text, shown in front of the answer; empty: not shown
     only_prompt: bool  # nothing of the answer is shown, it was made for the prompt's log-probabilities
     ignored: tuple[str, ...]  # names of fields that had no effect
+    tools: ToolUse | None = None  # what the answer may call
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -67,10 +70,20 @@ def check_body(fields: dict[str, Any], kind: type[BodyT]) -> BodyT:
 def read_chat(body: ChatBody, backend: Backend, answer_id: str) -> Order:
     """Blocking: tokenises. Raises InvalidRequest, ContextTooLong, UnknownModel."""
     ignored = _refuse(body, backend)
-    prompt = Prompt(backend.tokenizer.apply_chat_template(body.messages))
+    grammar, tools = grammar_of(body), tool_use(body, backend.tokenizer)
+    if grammar is not None and tools is not None:
+        raise InvalidRequest(
+            "an answer cannot both follow a format and call tools; leave one out, or say tool_choice 'none'",
+            "response_format",
+        )
+    if tools is None:
+        prompt = Prompt(backend.tokenizer.apply_chat_template(body.messages))
+    else:
+        grammar = tools.grammar
+        prompt = Prompt(backend.tokenizer.apply_chat_template(body.messages, tools.tools))
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    requests = _requests(body, backend, answer_id, (prompt,), asked, "messages")
-    return _order(body, backend, requests, ignored)
+    requests = _requests(body, backend, answer_id, (prompt,), asked, "messages", grammar)
+    return replace(_order(body, backend, requests, ignored), tools=tools)
 
 
 def read_completion(body: CompletionBody, backend: Backend, answer_id: str) -> Order:
@@ -79,7 +92,8 @@ def read_completion(body: CompletionBody, backend: Backend, answer_id: str) -> O
     prompts = read_prompts(body.prompt, backend.tokenizer)
     only_prompt = body.max_tokens == 0 and bool(body.echo) and body.logprobs is not None
     asked = 1 if only_prompt else body.max_tokens  # the prompt's log-probabilities come with a first token
-    order = _order(body, backend, _requests(body, backend, answer_id, prompts, asked, "prompt"), ignored)
+    requests = _requests(body, backend, answer_id, prompts, asked, "prompt", grammar_of(body))
+    order = _order(body, backend, requests, ignored)
     if not body.echo:
         return order
     texts = [
@@ -102,6 +116,7 @@ def _requests(
     prompts: tuple[Prompt, ...],
     asked: int | None,
     param: str,
+    grammar: Grammar | None,
 ) -> tuple[GenerationRequest, ...]:
     """``n`` per prompt, those of the first prompt first."""
     n = num_choices(body)
@@ -116,7 +131,7 @@ def _requests(
     requests: list[GenerationRequest] = []
     for prompt in prompts:
         max_tokens = answer_len(len(prompt.ids), asked, backend.context_len, param)
-        sampling = sampling_params(body, max_tokens, backend.tokenizer.vocab_size)
+        sampling = sampling_params(body, max_tokens, backend.tokenizer.vocab_size, grammar)
         for number in range(n):
             own = replace(sampling, seed=seed_of_choice(sampling.seed, number))
             requests.append(GenerationRequest(f"{answer_id}-{len(requests)}", prompt.ids, own, speculation))
@@ -152,9 +167,10 @@ def _options(speculation: Speculation | None) -> SpeculationOptions:
 
 def _first_fault(error: ValidationError) -> InvalidRequest:
     fault = error.errors(include_url=False, include_input=False)[0]
-    param = ".".join(str(part) for part in fault["loc"]) or None
+    path = [str(part) for part in fault["loc"] if not _is_branch(str(part))]
+    param = ".".join(path) or None
     if fault["type"] == "extra_forbidden":
-        return _unknown_option(str(fault["loc"][-1]))
+        return _unknown_option(path)
     if fault["type"] == "json_invalid":
         return InvalidRequest(
             f"the body is not valid JSON in UTF-8: {fault['msg'].removeprefix('Invalid JSON: ')}"
@@ -164,11 +180,19 @@ def _first_fault(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(f"{param}: {fault['msg'][0].lower()}{fault['msg'][1:]}", param)
 
 
-def _unknown_option(name: str) -> InvalidRequest:
+def _is_branch(part: str) -> bool:
+    """Whether pydantic names one possible type of a field here, not a field."""
+    return "[" in part or part in ("str", "bool", "NamedTool")
+
+
+def _unknown_option(path: list[str]) -> InvalidRequest:
+    *where, name = path
+    owner, param = ".".join(where), ".".join([*where, name[:64]])
+    if owner != "speculation":
+        return InvalidRequest(f"{owner} has no field {name[:64]!r} here; leave it out", param)
     known = list(Speculation.model_fields)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     hint = f"did you mean {nearest[0]!r}?" if nearest else ""
     return InvalidRequest(
-        f"speculation has no option {name[:64]!r}; {hint} known are {', '.join(known)}",
-        f"speculation.{name[:64]}",
+        f"speculation has no option {name[:64]!r}; {hint} known are {', '.join(known)}", param
     )

@@ -49,9 +49,9 @@ def body(
 
 
 def _choice(order: Order, shape: Shape, index: int, answer: Answer, text: Text) -> dict[str, Any]:
-    part = shape.answer("".join(piece.text for piece in answer.pieces))
+    part = shape.answer(answer.pieces)
     listed = [token for piece in answer.pieces for token in piece.listed]
-    entry = choice(index, part, shape.logprobs(listed, text), answer.end.finish_reason)
+    entry = choice(index, part, shape.logprobs(listed, text), answer.pieces[-1].finish_reason)
     entry["stop_reason"] = answer.end.stop_match
     if order.provenance:
         entry["adasd"] = {"tokens": [token for piece in answer.pieces for token in piece.provenance]}

@@ -6,8 +6,10 @@ import httpx
 import pytest
 import uvicorn
 
+from adasd.text.tokenizer import Tokenizer
 from services.gateway.app import GatewaySettings, create_app
 from tests.unit.gateway.fake_backend import FakeBackend
+from tests.unit.text.tokenizers_for_tests import TOOL_TEMPLATE, byte_level
 
 
 @asynccontextmanager
@@ -68,16 +70,29 @@ async def opened(backend):
         yield Door(backend, client, address)
 
 
-@pytest.fixture
-async def door():
+@asynccontextmanager
+async def inside(backend):
     """A Door in this process, without sockets: bodies and statuses alone."""
-    backend = FakeBackend()
     app = create_app(backend, GatewaySettings(max_body_bytes=100_000))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(base_url="http://door", transport=transport) as client:
         door = Door(backend, client, "http://door")
         yield door
         await door.idle()
+
+
+@pytest.fixture
+async def door():
+    """A Door without sockets before a model whose chat template knows no tools."""
+    async with inside(FakeBackend()) as door:
+        yield door
+
+
+@pytest.fixture
+async def tool_door():
+    """A Door without sockets before a model that has been taught tools."""
+    async with inside(FakeBackend(tokenizer=Tokenizer(byte_level(TOOL_TEMPLATE)), context_len=1024)) as door:
+        yield door
 
 
 @pytest.fixture

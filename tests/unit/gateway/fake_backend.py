@@ -46,8 +46,9 @@ class Tally:
 
 
 class FakeBackend:
-    def __init__(self, block_len=4, step_s=0.0, context_len=256):
-        self.tokenizer = TOKENIZER
+    def __init__(self, block_len=4, step_s=0.0, context_len=256, tokenizer=TOKENIZER):
+        self.tokenizer = tokenizer
+        self.says = None  # the answer's text, where it is not the prompt's
         self.model_name, self.context_len = MODEL, context_len
         self.block_len, self.step_s = block_len, step_s
         self.state = Readiness(ready=True)
@@ -98,12 +99,13 @@ class FakeBackend:
 
     async def _events(self, request, text):
         effective = self.effective(request.speculation)
-        ids = [i for i in request.prompt if i not in self.tokenizer.eos_ids][: request.sampling.max_tokens]
+        said = request.prompt if self.says is None else self.tokenizer.encode(self.says)
+        ids = [i for i in said if i not in self.tokenizer.eos_ids][: request.sampling.max_tokens]
         block_len = 1 if effective.mode is Mode.OFF else self.block_len
         blocks = [ids[:1]] * bool(ids)
         blocks += [*(ids[i : i + block_len] for i in range(1, len(ids), block_len))]
         shown, tokens, accepted = "", [], []
-        finish, match = FinishReason.LENGTH, None
+        finish, match = FinishReason.LENGTH if self.says is None else FinishReason.STOP, None
         for number, block in enumerate(blocks):
             await asyncio.sleep(self.step_s)
             if number == 2 and "break" in text:

@@ -13,6 +13,7 @@ from services.gateway.validation import parse, read_chat, read_completion
 from tests.unit.gateway.fake_backend import FakeBackend
 
 HELLO = [{"role": "user", "content": "the cat"}]
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 
 
 def error_of(response):
@@ -109,8 +110,38 @@ async def test_a_body_that_is_no_json_object_in_utf8_is_a_400(door, body):
         ({"speculation": {"max_draft_tokens": 0}}, "speculation.max_draft_tokens"),
         ({"speculation": {"max_draft_tokens": 9}}, "speculation.max_draft_tokens"),
         ({"speculation": {"max_relaxed_fraction": 1.1}}, "speculation.max_relaxed_fraction"),
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "retrieval"}]}, "tools.0.type"),
+        ({"tools": TOOLS}, "tools"),  # this model's template knows none
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": "always"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {}}}, "tool_choice"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_object", "more": 1}}, "response_format.more"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 7}}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"guided_regex": "("}, "guided_regex"),
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_grammar": "nonsense"}, "guided_grammar"),
+        ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "response_format"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"json": {"type": "banana"}}}, "structured_outputs.json"),
+        ({"guided_regex": "a", "ignore_eos": True}, "ignore_eos"),
+        ({"guided_regex": "a", "min_tokens": 2}, "min_tokens"),
+        ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
         ({"logprobs": 1}, "logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),

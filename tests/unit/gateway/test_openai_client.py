@@ -1,9 +1,16 @@
 """The client that people have: openai, sync and async, against a real HTTP server."""
 
 import asyncio
+import json
 
 import openai
+import pydantic
 import pytest
+
+from adasd.text.tokenizer import Tokenizer
+from tests.unit.gateway.conftest import opened
+from tests.unit.gateway.fake_backend import FakeBackend
+from tests.unit.text.tokenizers_for_tests import TOOL_TEMPLATE, byte_level
 
 HELLO = [{"role": "user", "content": "the cat sat on the mat"}]
 
@@ -84,3 +91,55 @@ async def test_the_synchronous_client_streams_too(served):
             return "".join(c.choices[0].delta.content for c in stream if c.choices)
 
     assert "the cat sat on the mat" in await asyncio.to_thread(ask)
+
+
+class Cat(pydantic.BaseModel):
+    name: str
+    lives: int
+
+
+async def test_parse_gives_an_object(client, served):
+    served.backend.says = '{"name": "Tom", "lives": 9}'
+    answer = await client.chat.completions.parse(model="fake-model", messages=HELLO, response_format=Cat)
+    assert answer.choices[0].message.parsed == Cat(name="Tom", lives=9)
+    grammar = served.backend.tally.requests[0].sampling.grammar
+    assert json.loads(grammar.text)["required"] == ["name", "lives"]
+
+
+async def test_the_streaming_helper_gives_an_object_and_logprobs(client, served):
+    served.backend.says = '{"name": "Tom", "lives": 9}'
+    async with client.chat.completions.stream(
+        model="fake-model", messages=HELLO, response_format=Cat, logprobs=True, top_logprobs=1
+    ) as stream:
+        kinds = {event.type async for event in stream}
+        answer = await stream.get_final_completion()
+    assert answer.choices[0].message.parsed.lives == 9
+    assert {"content.delta", "content.done", "logprobs.content.delta"} <= kinds
+    joined = b"".join(bytes(one.bytes) for one in answer.choices[0].logprobs.content)
+    assert joined.decode() == served.backend.says
+
+
+async def test_several_answers_with_logprobs(client):
+    answer = await client.completions.create(model="fake-model", prompt="the cat", n=2, logprobs=1, echo=True)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert answer.choices[1].logprobs.tokens[0] == answer.choices[1].text[:3] == "the"
+
+
+async def test_tools_are_called_whole_parsed_and_streamed():
+    class weather(pydantic.BaseModel):
+        city: str
+
+    backend = FakeBackend(tokenizer=Tokenizer(byte_level(TOOL_TEMPLATE)), context_len=1024)
+    backend.says = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    tools = [openai.pydantic_function_tool(weather)]
+    async with opened(backend) as served, openai.AsyncOpenAI(
+        base_url=f"{served.address}/v1", api_key="none", max_retries=0
+    ) as client:  # fmt: skip
+        asked = {"model": "fake-model", "messages": HELLO, "tools": tools}
+        parsed = await client.chat.completions.parse(**asked)
+        async with client.chat.completions.stream(**asked) as stream:
+            streamed = await stream.get_final_completion()
+    for answer in (parsed, streamed):
+        (call,) = answer.choices[0].message.tool_calls
+        assert call.function.parsed_arguments == weather(city="Rome")
+        assert answer.choices[0].finish_reason == "tool_calls"

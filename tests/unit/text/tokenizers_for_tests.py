@@ -10,11 +10,19 @@ CHAT_TEMPLATE = (
     "<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+TOOL_TEMPLATE = (
+    "{% if tools %}<|system|>{% for t in tools %}{{ t | tojson }}\n{% endfor %}"
+    'answer <tool_call>\\n{"name": N, "arguments": A}\\n</tool_call><|end|>{% endif %}'
+    "{% for m in messages %}<|{{ 'user' if m.role == 'tool' else m.role }}|>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.name }}:{{ c.function.arguments | tojson }}</tool_call>"
+    "{% endfor %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Tells of tools, calls and results in the manner of Hermes."""
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CORPUS = ["the cat sat on the mat and the dog ate the hat", "def f(x): return x + 1", "1 2 3 4 5"] * 4
 
 
-def byte_level() -> PreTrainedTokenizerFast:
+def byte_level(template: str = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
     rust = Rust(models.BPE())
     rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rust.decoder = decoders.ByteLevel()
@@ -31,7 +39,7 @@ def byte_level() -> PreTrainedTokenizerFast:
         pad_token="<|pad|>",
         additional_special_tokens=SPECIAL[2:],
     )
-    inner.chat_template = CHAT_TEMPLATE
+    inner.chat_template = template
     return inner
 
 

@@ -1,0 +1,107 @@
+"""What an answer has to look like: OpenAI's ``response_format`` and the names that vLLM's clients use."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from adasd.errors import InvalidRequest
+from adasd.messages import Grammar, GrammarKind
+from adasd.text.grammar import check_grammar
+from services.gateway.schema import GenerationBody, ResponseFormat
+
+JSON_OBJECT = Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}')
+SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
+
+
+def grammar_of(body: GenerationBody) -> Grammar | None:
+    """The one grammar that the body asks for, compiled once to see that it can be; None without one.
+
+    Raises InvalidRequest naming the field: more than one grammar, one that does not compile, one that
+    contradicts other fields.
+    """
+    asked = [*_response_format(body.response_format), *_structured(body), *_guided(body)]
+    if not asked:
+        return None
+    (where, grammar), *others = asked
+    if others:
+        raise InvalidRequest(
+            f"{where} and {others[0][0]} both say what the answer looks like; send one", where
+        )
+    check_grammar_of(body, grammar, where)
+    return grammar
+
+
+def check_grammar_of(body: GenerationBody, grammar: Grammar, where: str) -> None:
+    """Raises InvalidRequest under the name of the field that the grammar came from."""
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(body, name):
+            raise InvalidRequest(
+                f"{name} lets the answer go on where {where} says that it has to end; leave one out", name
+            )
+    try:
+        check_grammar(grammar)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{where}: {error.message}", where) from error
+
+
+def _response_format(form: ResponseFormat | None) -> list[tuple[str, Grammar]]:
+    match form.type if form else "text":
+        case "json_object":
+            return [("response_format", JSON_OBJECT)]
+        case "json_schema":
+            assert form is not None
+            if form.json_schema is None:
+                raise InvalidRequest(
+                    "response_format of type json_schema needs json_schema: {name, schema}",
+                    "response_format.json_schema",
+                )
+            where = "response_format.json_schema.schema"
+            return [(where, _of_schema(form.json_schema.schema_ or {}, where))]
+    return []
+
+
+def _structured(body: GenerationBody) -> list[tuple[str, Grammar]]:
+    options = body.structured_outputs
+    if options is None:
+        return []
+    named = options.model_dump(exclude_none=True, by_alias=True)
+    return [
+        _named(kind, value, f"structured_outputs.{kind}")
+        for kind, value in named.items()
+        if value is not False
+    ]
+
+
+def _guided(body: GenerationBody) -> list[tuple[str, Grammar]]:
+    named = {kind: getattr(body, f"guided_{kind}") for kind in ("json", "regex", "choice", "grammar")}
+    return [_named(kind, value, f"guided_{kind}") for kind, value in named.items() if value is not None]
+
+
+def _named(kind: str, value: Any, where: str) -> tuple[str, Grammar]:
+    match kind:
+        case "json":
+            return where, _of_schema(value, where)
+        case "json_object":
+            return where, JSON_OBJECT
+        case "choice":
+            return where, Grammar(GrammarKind.REGEX, "|".join(_literal(one) for one in value))
+        case "regex":
+            return where, Grammar(GrammarKind.REGEX, value)
+        case _:
+            return where, Grammar(GrammarKind.LARK, value)
+
+
+def _of_schema(schema: Any, where: str) -> Grammar:
+    """A schema as an object or as JSON text."""
+    try:
+        parsed = json.loads(schema) if isinstance(schema, str) else schema
+        return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(parsed, allow_nan=False))
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{where} is not JSON: {error}", where) from None
+
+
+def _literal(text: str) -> str:
+    """A regular expression that matches this text alone."""
+    return SPECIAL.sub(r"\\\g<0>", text)

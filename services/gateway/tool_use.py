@@ -1,0 +1,137 @@
+"""Tools of a chat request: what the model is told of, what its answer has to be, how calls are written back."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adasd.errors import InvalidRequest
+from adasd.messages import Grammar
+from adasd.text.tool_calls import Arguments, CallBegun, CallParser, Found, Said, parser_of
+from adasd.text.tools import ANY_ARGUMENTS, Function, ToolForm, forced_calls, valid_calls
+from services.gateway.backend import Text
+from services.gateway.formats import check_grammar_of
+from services.gateway.schema import ChatBody, NamedTool
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Tools that this answer may, or has to, call."""
+
+    tools: tuple[dict[str, Any], ...]  # as sent; the template shows them to the model
+    functions: tuple[Function, ...]  # those that it may call
+    form: ToolForm
+    parallel: bool  # more than one call is welcome
+    grammar: Grammar | None  # of calls that have to be, or have to be valid
+
+    def reader(self) -> CallReader:
+        """For one answer."""
+        return CallReader(parser_of(self.form, (function.name for function in self.functions)), self.parallel)
+
+
+def tool_use(body: ChatBody, text: Text) -> ToolUse | None:
+    """None if no tool may be called. Raises InvalidRequest for tools that this model cannot be given."""
+    choice = body.tool_choice or ("auto" if body.tools else "none")
+    if not body.tools:
+        if choice not in ("none", "auto"):
+            raise InvalidRequest(
+                "tool_choice asks for a call, but there are no tools; send tools", "tool_choice"
+            )
+        return None
+    _check_names([tool.function.name for tool in body.tools])
+    if choice == "none":
+        return None
+    if not text.knows_tools:
+        raise InvalidRequest(
+            "this model's chat template knows no tools; leave tools out, or ask for JSON by response_format",
+            "tools",
+        )
+    functions = tuple(
+        Function(tool.function.name, tool.function.parameters or ANY_ARGUMENTS) for tool in body.tools
+    )
+    parallel = body.parallel_tool_calls is not False
+    if isinstance(choice, NamedTool):
+        functions, parallel = _named(functions, choice.function.name), False
+    form = text.tool_form or ToolForm.HERMES
+    grammar = None
+    if choice != "auto":
+        grammar = forced_calls(form, functions, parallel)
+    elif text.tool_form is None:
+        raise InvalidRequest(
+            "how this model writes calls is not known to this server; tool_choice 'required' or a function's name "
+            "works, for then the server says how",
+            "tool_choice",
+        )
+    elif any(tool.function.strict for tool in body.tools):
+        if form is not ToolForm.HERMES:
+            raise InvalidRequest(
+                "strict functions need tool_choice 'required' or a function's name with this model",
+                "tools.0.function.strict",
+            )
+        grammar = valid_calls(functions)
+    if grammar is not None:
+        check_grammar_of(body, grammar, "tools")
+    sent = tuple(tool.model_dump(exclude_unset=True) for tool in body.tools)
+    return ToolUse(sent, functions, form, parallel, grammar)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise InvalidRequest(f"two tools have the name {name!r}; rename one", f"tools.{i}.function.name")
+
+
+def _named(functions: tuple[Function, ...], name: str) -> tuple[Function, ...]:
+    chosen = tuple(function for function in functions if function.name == name)
+    if not chosen:
+        known = ", ".join(function.name for function in functions)
+        raise InvalidRequest(
+            f"tool_choice names the function {name!r:.80}, but tools has {known:.200}",
+            "tool_choice.function.name",
+        )
+    return chosen
+
+
+class CallReader:
+    """One answer's text to what is said and what is called; calls have ids."""
+
+    def __init__(self, parser: CallParser, parallel: bool) -> None:
+        self._parser, self._parallel = parser, parallel
+        self.num_calls = 0
+
+    def read(self, text: str, last: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
+        """Text that is shown, and OpenAI's ``tool_calls`` deltas."""
+        found = [*self._parser.push(text), *(self._parser.flush() if last else ())]
+        said = "".join(one.text for one in found if isinstance(one, Said))
+        return said, tuple(self._delta(one) for one in self._wanted(found))
+
+    def _wanted(self, found: Iterable[Found]) -> Iterable[CallBegun | Arguments]:
+        for one in found:
+            if not isinstance(one, Said) and (self._parallel or one.index == 0):
+                yield one
+
+    def _delta(self, one: CallBegun | Arguments) -> dict[str, Any]:
+        if isinstance(one, Arguments):
+            return {"index": one.index, "function": {"arguments": one.text}}
+        self.num_calls += 1
+        function = {"name": one.name, "arguments": ""}
+        return {
+            "index": one.index,
+            "id": f"call_{uuid.uuid4().hex[:24]}",
+            "type": "function",
+            "function": function,
+        }
+
+
+def whole_calls(deltas: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The calls that deltas add up to, as a whole message lists them."""
+    calls: dict[int, dict[str, Any]] = {}
+    for delta in deltas:
+        function = delta["function"]
+        if "id" in delta:
+            calls[delta["index"]] = {"id": delta["id"], "type": "function", "function": dict(function)}
+        else:
+            calls[delta["index"]]["function"]["arguments"] += function["arguments"]
+    return list(calls.values())
