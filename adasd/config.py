@@ -116,6 +116,12 @@ class SpeculationConfig:
     )
     drafting: str = setting("adasd", "policy that decides when drafting stops")
     acceptance: str = setting("collision", "policy that relaxes acceptance in mode adaptive")
+    draft: str | None = setting(
+        None, "where blocks come from: model, ngram, suffix, auto or a tier of drafts; none is the first model"
+    )
+    recent_tokens: int = setting(
+        0, "tokens of recent answers (1 kB each) that suffix drafts look up, too, whoever asked; 0 is none", low=0
+    )
     max_draft_tokens: int = setting(16, "tokens per block, hard cap", low=1, high=256)
     max_relaxed_fraction: float = setting(
         0.3, "share of an answer that may be relaxed, mode adaptive", low=0, high=1

@@ -37,6 +37,7 @@ from adasd.session.events import (
     DraftAnswered,
     DraftAttached,
     DraftLate,
+    DraftLeft,
     DraftLost,
     Emit,
     Event,
@@ -69,13 +70,17 @@ class Placement(Protocol):
     """Finds workers with a free slot."""
 
     @property
-    def has_draft(self) -> bool: ...
+    def draft_names(self) -> tuple[str, ...]:
+        """Draft tiers, the preferred one first; empty: none."""
+        ...
 
     async def attach_target(self, call: OpenCall) -> Attachment:
         """Raises Overloaded or WorkerLost when no replica grants a lease in time."""
         ...
 
-    async def attach_draft(self, call: OpenCall) -> Attachment: ...
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Attachment:
+        """A slot of the draft tier of that name; without one, of the one preferred."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,12 @@ class Wishes:
     rounds: list[RoundCompleted] = field(default_factory=list)  # to be told
     chunks: list[Chunk] = field(default_factory=list)  # to be yielded
     error: AdasdError | None = None  # why the session ended, if it failed
+
+
+async def outcome(lost: asyncio.Future[str]) -> str | None:
+    """Waits for the end of a lease: why it was lost, or None if it was given back."""
+    await asyncio.wait([lost])
+    return None if lost.cancelled() else lost.result()
 
 
 class Driver:
@@ -119,7 +130,7 @@ class Driver:
         self.releases: set[asyncio.Task[None]] = set()  # awaited at the end
         self.target: Attachment | None = None
         self.draft: Attachment | None = None
-        self.wants_draft = placement.has_draft and effective.mode is not Mode.OFF
+        self.wants_draft = effective.mode is not Mode.OFF
         self.num_target_losses = 0
         self.newest_draft_call = 0  # epoch
 
@@ -188,6 +199,9 @@ class Driver:
         return wishes
 
     def plan(self, ask: AskPlan) -> Planned:
+        other = self.controller.another_source(ask.remaining_tokens)
+        if other is not None and self.draft is not None:
+            self.spawn(self.change_draft(other))
         plan = self.controller.plan(ask.remaining_tokens, ask.num_emitted, ask.num_relaxed)
         return Planned(plan.draft, plan.accept, plan.ahead)
 
@@ -250,10 +264,28 @@ class Driver:
             except Exception as error:  # a draft is never worth an answer
                 log.info("session %s runs without a draft: %r", self.terms.session, error)
             else:
-                attachment = self.draft
                 self.events.put_nowait(DraftAttached())
-                self.lose(attachment, await asyncio.shield(attachment.lost))
+                while (attachment := self.draft) is not None:  # another one after a change
+                    why = await outcome(attachment.lost)
+                    if why is not None:
+                        self.lose(attachment, why)
             await asyncio.sleep(self.limits.reattach_s)
+
+    async def change_draft(self, source: str) -> None:
+        """Attach another source first, then give the one in use back; without success nothing changes."""
+        before = self.draft
+        try:
+            attachment = await self.placement.attach_draft(self.open_call, source)
+        except Exception as error:
+            log.info("session %s stays with its draft: %r", self.terms.session, error)
+            return
+        if before is None or self.draft is not before:  # lost meanwhile: its successor is on its way
+            self.release(attachment)
+            return
+        self.draft = attachment
+        self.release(before)
+        self.events.put_nowait(DraftLeft())
+        self.events.put_nowait(DraftAttached())
 
     async def watch(self, attachment: Attachment) -> None:
         self.lose(attachment, await asyncio.shield(attachment.lost))
