@@ -87,9 +87,7 @@ class Controller:
         """What all requests together say of drafting; new requests begin with it."""
         return self._gates.get(source, Gate())
 
-    def learn(
-        self, source: str, effective: EffectiveSpeculation, warp: Warp, round: RoundCompleted
-    ) -> None:
+    def learn(self, source: str, effective: EffectiveSpeculation, warp: Warp, round: RoundCompleted) -> None:
         """Feed a request's round into what all share."""
         estimates = self.estimates(source)
         if effective.gated:

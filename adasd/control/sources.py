@@ -10,10 +10,9 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from adasd.config import MODEL as MODEL
 from adasd.errors import InvalidRequest
 
-MODEL = "model"
-"""The tier ``draft`` of the configuration; further tiers bring names of their own."""
 NGRAM, SUFFIX, AUTO = "ngram", "suffix", "auto"
 LOOKUPS = (NGRAM, SUFFIX)
 
@@ -29,8 +28,14 @@ class Source:
 
 KNOWN = (
     Source(MODEL, "the draft model, on replicas of its own", "Leviathan et al., arXiv:2211.17192"),
-    Source(NGRAM, "what followed when the last tokens stood in the text before", "prompt look-up, Saxena 2023"),
-    Source(SUFFIX, "the most frequent path behind the longest repeated suffix", "SuffixDecoding, arXiv:2411.04975"),
+    Source(
+        NGRAM, "what followed when the last tokens stood in the text before", "prompt look-up, Saxena 2023"
+    ),
+    Source(
+        SUFFIX,
+        "the most frequent path behind the longest repeated suffix",
+        "SuffixDecoding, arXiv:2411.04975",
+    ),
     Source(
         AUTO,
         "the source with the most tokens per millisecond on prompts that begin alike",
@@ -59,5 +64,6 @@ def choose(name: str, tiers: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise InvalidRequest(
-        f"this deployment has no draft source {name!r}{hint}; it offers: {', '.join(names)}", "speculation.draft"
+        f"this deployment has no draft source {name!r}{hint}; it offers: {', '.join(names)}",
+        "speculation.draft",
     )

@@ -93,9 +93,11 @@ class GatewayService:
                 defaults.acceptance,
                 defaults.max_draft_tokens,
                 defaults.max_relaxed_fraction,
+                defaults.draft,
             ),
             drafting=tuple(policy.name for policy in DRAFTING),
             acceptance=tuple(policy.name for policy in ACCEPTANCE),
+            drafts=tuple(source.name for source in served[name].drafts),
         )
 
     async def server_info(self) -> ServerInfo:

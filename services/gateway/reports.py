@@ -48,6 +48,7 @@ def speculation_json(report: SpeculationReport) -> dict[str, Any]:
     """The request extension with the values that were in effect."""
     return {
         "mode": report.mode.value,
+        "draft": report.draft,
         "drafting": report.drafting,
         "acceptance": report.acceptance,
         "max_draft_tokens": report.max_draft_tokens,
@@ -95,6 +96,7 @@ def _adasd_json(report: SpeculationReport) -> dict[str, Any]:
         "generation_threshold": _finite(report.generation_threshold),
         "acceptance_threshold": _finite(report.acceptance_threshold),
         "tokens": {kind.value: counts.get(kind, 0) for kind in TokenKind},
+        "drafts_used": list(report.drafts_used),
         "num_rounds": report.num_rounds,
         "draft_ms": report.draft_ms,
         "verify_ms": report.verify_ms,

@@ -52,6 +52,7 @@ class Speculation(Closed):
     """The request extension ``speculation``; unset fields take the deployment's defaults."""
 
     mode: Mode | None = Field(None, description="off, exact (the target's law) or adaptive (may be relaxed)")
+    draft: str | None = Field(None, max_length=64, description="name of a draft source")
     drafting: str | None = Field(None, max_length=64, description="name of a drafting policy")
     acceptance: str | None = Field(None, max_length=64, description="name of an acceptance policy")
     max_draft_tokens: int | None = Field(None, ge=1, le=INT31, description="tokens per block at most")

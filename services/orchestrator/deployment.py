@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -58,7 +58,7 @@ class Orchestrator:
     """One replica. Serve awaits ``__init__``, then asks for the app, and awaits ``__del__`` when drained."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: ServeConfig, target: Handle, draft: Handle | None, board: Handle | None = None
+        self, config: ServeConfig, target: Handle, drafts: Mapping[str, Handle], board: Handle | None = None
     ) -> None:
         configure(config.log)
         model = config.target.engine
@@ -69,11 +69,11 @@ class Orchestrator:
         self.channels = WorkerChannelPool(tls=config.worker_tls)
         placement = LeasePlacement(
             Tier("target", Lessor(target), config.verify_timeout_s),
-            Tier("draft", Lessor(draft), DRAFT_CALL_TIMEOUT_S) if draft else None,
+            {name: Tier("draft", Lessor(handle), DRAFT_CALL_TIMEOUT_S) for name, handle in drafts.items()},
             self.channels,
             config.admission_timeout_s,
         )
-        readings = Readings(has_draft=draft is not None)
+        readings = Readings(has_draft=bool(drafts))
         context_len = resolve_max_context(model_config, model.max_context)
         registry = CollectorRegistry()
         registry.register(ProcessCollector())
@@ -87,7 +87,7 @@ class Orchestrator:
         self.reporter = Reporter(registry, replica_name(), "orchestrator", link)
         self.reporter.start()
         self.keys = KeyRing(config.api_keys)
-        may_sleep = config.draft is not None and config.draft.min_replicas == 0
+        may_sleep = any(tier.min_replicas == 0 for tier in config.draft_tiers.values())
         prober = Prober(placement, readings, may_sleep=may_sleep)
         self.prober = asyncio.get_running_loop().create_task(prober.run())
         self.grpc: GrpcDoor | None = None

@@ -44,7 +44,7 @@ class SourcedPlacement:
 
     def __init__(self, inner: Placement, lookups: Lookups, controller: SessionController) -> None:
         self._inner, self._lookups, self._controller = inner, lookups, controller
-        self._next = controller.source
+        self._next, self._attached = controller.source, ""
 
     @property
     def draft_names(self) -> tuple[str, ...]:
@@ -55,23 +55,24 @@ class SourcedPlacement:
 
     async def attach_draft(self, call: OpenCall, name: str | None = None) -> Attachment:
         """The source of that name; without one, that which the controller wants."""
+        if name is None and self._attached:  # asked for again: what was attached is gone
+            self._fail(self._attached)
         source = name or self._next
         began_s = time.perf_counter()
         try:
             slot = await self._attach(source, call)
         except Exception:
-            self._next = self._controller.source_failed(source)
+            self._fail(source)
             raise
         self._controller.attached(source, 1e3 * (time.perf_counter() - began_s))
         self._controller.use(source)
-        slot.lost.add_done_callback(lambda lost: self._on_loss(source, lost))
+        self._attached = source
         return slot
+
+    def _fail(self, source: str) -> None:
+        self._attached, self._next = "", self._controller.source_failed(source)
 
     async def _attach(self, source: str, call: OpenCall) -> Attachment:
         if source in LOOKUPS:
             return LookupSlot(self._lookups.line(source, alone=self._controller.alone))
         return await self._inner.attach_draft(call, source)
-
-    def _on_loss(self, source: str, lost: asyncio.Future[str]) -> None:
-        if not lost.cancelled():  # a release cancels it
-            self._next = self._controller.source_failed(source)

@@ -61,6 +61,7 @@ class ModelInfo:
     defaults: SpeculationOptions
     drafting: tuple[str, ...]  # policies that requests may name
     acceptance: tuple[str, ...]
+    drafts: tuple[str, ...] = ()  # draft sources that requests may name
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,7 @@ def options_to_wire(options: SpeculationOptions) -> pb.SpeculationOptions:
         acceptance=options.acceptance,
         max_draft_tokens=options.max_draft_tokens,
         max_relaxed_fraction=options.max_relaxed_fraction,
+        draft=options.draft,
     )
 
 
@@ -156,6 +157,7 @@ def options_from_wire(wire: pb.SpeculationOptions) -> SpeculationOptions:
         acceptance=_optional(wire, "acceptance", wire.acceptance),
         max_draft_tokens=_optional(wire, "max_draft_tokens", wire.max_draft_tokens),
         max_relaxed_fraction=_optional(wire, "max_relaxed_fraction", wire.max_relaxed_fraction),
+        draft=_optional(wire, "draft", wire.draft),
     )
 
 
@@ -260,6 +262,8 @@ def _report_to_wire(report: SpeculationReport) -> pb.SpeculationReport:
         target_lost=report.target_lost,
         num_ahead=report.num_ahead,
         num_ahead_used=report.num_ahead_used,
+        draft=report.draft,
+        drafts_used=report.drafts_used,
     )
 
 
@@ -286,6 +290,8 @@ def _report_from_wire(wire: pb.SpeculationReport) -> SpeculationReport:
         target_lost=wire.target_lost,
         num_ahead=wire.num_ahead,
         num_ahead_used=wire.num_ahead_used,
+        draft=_optional(wire, "draft", wire.draft),
+        drafts_used=tuple(wire.drafts_used),
     )
 
 
@@ -303,6 +309,7 @@ def model_info_to_wire(info: ModelInfo) -> pb.GetModelInfoResponse:
         defaults=options_to_wire(info.defaults),
         drafting=info.drafting,
         acceptance=info.acceptance,
+        drafts=info.drafts,
     )
 
 
@@ -317,6 +324,7 @@ def model_info_from_wire(wire: pb.GetModelInfoResponse) -> ModelInfo:
         defaults=options_from_wire(wire.defaults),
         drafting=tuple(wire.drafting),
         acceptance=tuple(wire.acceptance),
+        drafts=tuple(wire.drafts),
     )
 
 

@@ -87,7 +87,7 @@ class Slot:
 class Workers:
     """A placement over two in-process hosts."""
 
-    has_draft = True
+    draft_names = ("model",)
 
     def __init__(self, faults: LinkFaults, seed: int) -> None:
         self.engines = {
@@ -115,7 +115,7 @@ class Workers:
     async def attach_target(self, call: OpenCall) -> Slot:
         return await self.attach("target", call)
 
-    async def attach_draft(self, call: OpenCall) -> Slot:
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Slot:
         return await self.attach("draft", call)
 
 

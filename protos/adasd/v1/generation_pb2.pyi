@@ -111,18 +111,20 @@ class SamplingParams(_message.Message):
     def __init__(self, max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., min_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., stop: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., logit_bias: _Optional[_Mapping[int, float]] = ...) -> None: ...
 
 class SpeculationOptions(_message.Message):
-    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction")
+    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "draft")
     MODE_FIELD_NUMBER: _ClassVar[int]
     DRAFTING_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
     MAX_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_RELAXED_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
     mode: str
     drafting: str
     acceptance: str
     max_draft_tokens: int
     max_relaxed_fraction: float
-    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ...) -> None: ...
+    draft: str
+    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., draft: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("request_id", "chunk", "complete")
@@ -171,7 +173,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
 class SpeculationReport(_message.Message):
-    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "num_rounds", "num_draft_rounds", "num_draft_tokens", "num_accepted_tokens", "accepted_per_round", "drafted_per_round", "kinds", "generation_threshold", "acceptance_threshold", "draft_ms", "verify_ms", "network_ms", "draft_lost", "target_lost", "num_ahead", "num_ahead_used")
+    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "num_rounds", "num_draft_rounds", "num_draft_tokens", "num_accepted_tokens", "accepted_per_round", "drafted_per_round", "kinds", "generation_threshold", "acceptance_threshold", "draft_ms", "verify_ms", "network_ms", "draft_lost", "target_lost", "num_ahead", "num_ahead_used", "draft", "drafts_used")
     MODE_FIELD_NUMBER: _ClassVar[int]
     DRAFTING_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +195,8 @@ class SpeculationReport(_message.Message):
     TARGET_LOST_FIELD_NUMBER: _ClassVar[int]
     NUM_AHEAD_FIELD_NUMBER: _ClassVar[int]
     NUM_AHEAD_USED_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_USED_FIELD_NUMBER: _ClassVar[int]
     mode: str
     drafting: str
     acceptance: str
@@ -214,7 +218,9 @@ class SpeculationReport(_message.Message):
     target_lost: int
     num_ahead: int
     num_ahead_used: int
-    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., num_rounds: _Optional[int] = ..., num_draft_rounds: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., accepted_per_round: _Optional[_Iterable[int]] = ..., drafted_per_round: _Optional[_Iterable[int]] = ..., kinds: _Optional[_Iterable[_Union[KindCount, _Mapping]]] = ..., generation_threshold: _Optional[float] = ..., acceptance_threshold: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., network_ms: _Optional[float] = ..., draft_lost: _Optional[int] = ..., target_lost: _Optional[int] = ..., num_ahead: _Optional[int] = ..., num_ahead_used: _Optional[int] = ...) -> None: ...
+    draft: str
+    drafts_used: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., num_rounds: _Optional[int] = ..., num_draft_rounds: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., accepted_per_round: _Optional[_Iterable[int]] = ..., drafted_per_round: _Optional[_Iterable[int]] = ..., kinds: _Optional[_Iterable[_Union[KindCount, _Mapping]]] = ..., generation_threshold: _Optional[float] = ..., acceptance_threshold: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., network_ms: _Optional[float] = ..., draft_lost: _Optional[int] = ..., target_lost: _Optional[int] = ..., num_ahead: _Optional[int] = ..., num_ahead_used: _Optional[int] = ..., draft: _Optional[str] = ..., drafts_used: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class KindCount(_message.Message):
     __slots__ = ("kind", "count")
@@ -243,7 +249,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class GetModelInfoResponse(_message.Message):
-    __slots__ = ("model", "target", "draft", "max_context", "vocab_size", "defaults", "drafting", "acceptance")
+    __slots__ = ("model", "target", "draft", "max_context", "vocab_size", "defaults", "drafting", "acceptance", "drafts")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
@@ -252,6 +258,7 @@ class GetModelInfoResponse(_message.Message):
     DEFAULTS_FIELD_NUMBER: _ClassVar[int]
     DRAFTING_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     target: str
     draft: str
@@ -260,7 +267,8 @@ class GetModelInfoResponse(_message.Message):
     defaults: SpeculationOptions
     drafting: _containers.RepeatedScalarFieldContainer[str]
     acceptance: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., target: _Optional[str] = ..., draft: _Optional[str] = ..., max_context: _Optional[int] = ..., vocab_size: _Optional[int] = ..., defaults: _Optional[_Union[SpeculationOptions, _Mapping]] = ..., drafting: _Optional[_Iterable[str]] = ..., acceptance: _Optional[_Iterable[str]] = ...) -> None: ...
+    drafts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., target: _Optional[str] = ..., draft: _Optional[str] = ..., max_context: _Optional[int] = ..., vocab_size: _Optional[int] = ..., defaults: _Optional[_Union[SpeculationOptions, _Mapping]] = ..., drafting: _Optional[_Iterable[str]] = ..., acceptance: _Optional[_Iterable[str]] = ..., drafts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
