@@ -404,7 +404,7 @@ def lose_draft(session: Session) -> Step:
 def leave_draft(session: Session) -> Step:
     """As after a loss, but none is counted."""
     waiting = session.phase is Phase.DRAFTING
-    session = replace(session, draft=DraftSide(), ahead=None)
+    session = session._replace(draft=DraftSide(), ahead=None)
     return verify(session) if waiting else (session, ())
 
 

@@ -130,6 +130,7 @@ class Driver:
         self.releases: set[asyncio.Task[None]] = set()  # awaited at the end
         self.target: Attachment | None = None
         self.draft: Attachment | None = None
+        self.next_draft: Attachment | None = None  # attached, to be used once the session knows
         self.wants_draft = effective.mode is not Mode.OFF
         self.num_target_losses = 0
         self.newest_draft_call = 0  # epoch
@@ -160,7 +161,10 @@ class Driver:
                         raise wishes.error
                     yield complete(session, self.effective, self.controller)
                     return
-                session, actions = step(session, await self.events.get())
+                event = await self.events.get()
+                if isinstance(event, DraftLeft):
+                    self.adopt_draft()
+                session, actions = step(session, event)
         finally:
             deadline.cancel()
             await self.give_back()
@@ -179,7 +183,7 @@ class Driver:
         for action in actions:
             match action:
                 case AskDraft(call):
-                    self.spawn(self.ask_draft(call))
+                    self.spawn(self.ask_draft(call, self.draft))
                 case AskVerify(call):
                     self.spawn(self.ask_verify(call))
                 case AttachTarget():
@@ -205,8 +209,7 @@ class Driver:
         plan = self.controller.plan(ask.remaining_tokens, ask.num_emitted, ask.num_relaxed)
         return Planned(plan.draft, plan.accept, plan.ahead)
 
-    async def ask_draft(self, call: DraftCall) -> None:
-        draft = self.draft
+    async def ask_draft(self, call: DraftCall, draft: Attachment | None) -> None:
         if draft is None:
             return  # lost meanwhile; the session hears of that by its own event
         loop = asyncio.get_running_loop()
@@ -282,10 +285,15 @@ class Driver:
         if before is None or self.draft is not before:  # lost meanwhile: its successor is on its way
             self.release(attachment)
             return
-        self.draft = attachment
-        self.release(before)
+        self.next_draft = attachment
         self.events.put_nowait(DraftLeft())
         self.events.put_nowait(DraftAttached())
+
+    def adopt_draft(self) -> None:
+        """Exchange the draft at the moment in which the session forgets the old one's cache."""
+        before, self.draft, self.next_draft = self.draft, self.next_draft, None
+        if before is not None:
+            self.release(before)
 
     async def watch(self, attachment: Attachment) -> None:
         self.lose(attachment, await asyncio.shield(attachment.lost))
@@ -297,6 +305,8 @@ class Driver:
             log.warning("session %s lost its target: %s", self.terms.session, why)
             self.events.put_nowait(self.after_target_loss(why))
         elif attachment is self.draft:
+            if self.next_draft is not None:
+                return  # it is being exchanged anyway
             self.draft = None
             log.warning("session %s lost its draft: %s", self.terms.session, why)
             self.events.put_nowait(DraftLost())
@@ -335,8 +345,8 @@ class Driver:
         """Cancel what runs and release both slots, whatever happens in between."""
         for task in tuple(self.tasks):
             task.cancel()
-        for held in (self.target, self.draft):
+        for held in (self.target, self.draft, self.next_draft):
             if held is not None:
                 self.release(held)
-        self.target = self.draft = None
+        self.target = self.draft = self.next_draft = None
         await asyncio.shield(asyncio.gather(*self.tasks, *self.releases, return_exceptions=True))

@@ -48,7 +48,10 @@ def test_without_a_draft_there_is_no_draft_deployment():
 def test_every_draft_model_is_a_deployment_of_its_own():
     small = replace(TIER, min_replicas=2, max_replicas=2)
     _, drafts = tiers(replace(CONFIG, drafts=(("tiny", small),)))
-    assert {source: draft.name for source, draft in drafts.items()} == {"model": "draft", "tiny": "draft-tiny"}
+    assert {source: draft.name for source, draft in drafts.items()} == {
+        "model": "draft",
+        "tiny": "draft-tiny",
+    }
     assert drafts["tiny"].num_replicas == 2
     assert drafts["tiny"].init_args[:2] == ("draft", small)
 
