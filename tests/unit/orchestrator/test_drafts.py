@@ -14,7 +14,7 @@ from adasd.messages import Chunk, Complete, Mode, OpenCall, SamplingParams, Spec
 from adasd.session.state import Terms
 from services.orchestrator.drafts import SourcedPlacement
 from services.orchestrator.driver import Driver, Limits
-from tests.unit.orchestrator.fakes import EOS, FakePlacement, Faults, FakeSlot, decode, ids
+from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, decode, ids
 
 PROMPT = "the cat sat on the mat and the dog sat on the rug; again: "
 TEXT = "the cat sat on the mat and the dog sat on the rug"
@@ -112,7 +112,8 @@ async def test_auto_changes_to_what_is_better_and_loses_nothing_by_it():
         controller.selector.learn(task, "suffix", 5.0, 1.0)
         controller.selector.learn(task, "model", 5.2, 1.0)
     report = (await answer(running)).speculation
-    assert report.drafts_used[-1] == "suffix" and len(report.drafts_used) == 2
+    assert report.drafts_used[-1] == "suffix"
+    assert len(report.drafts_used) == 2
     assert report.draft_lost == 0
     assert report.num_draft_rounds >= OWN_ROUNDS
 
