@@ -36,12 +36,21 @@ def usage_of(order: Order, ends: Sequence[Complete]) -> Usage:
 
 def reports_json(order: Order, ends: Sequence[Complete]) -> dict[str, Any]:
     """Usage, speculation and metrics; the last describe one answer, so several have null metrics."""
-    report = ends[0].speculation
+    report, usage = ends[0].speculation, usage_json(usage_of(order, ends))
+    if order.prediction_tokens:
+        usage["completion_tokens_details"] = _prediction_tokens(ends)
     return {
-        "usage": usage_json(usage_of(order, ends)),
+        "usage": usage,
         "speculation": speculation_json(report),
         "metrics": metrics_json(report) if len(ends) == 1 else None,
     }
+
+
+def _prediction_tokens(ends: Sequence[Complete]) -> dict[str, int]:
+    """Drafted tokens under OpenAI's names for predicted outputs."""
+    accepted = sum(end.speculation.num_accepted_tokens for end in ends)
+    drafted = sum(end.speculation.num_draft_tokens for end in ends)
+    return {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}
 
 
 def speculation_json(report: SpeculationReport) -> dict[str, Any]:

@@ -159,6 +159,11 @@ class GenerationBody(Body):
     guided_regex: str | None = None
     guided_choice: Choices | None = None
     guided_grammar: str | None = None
+    return_prediction_tokens: bool | None = Field(
+        None,
+        description="count drafted tokens in `usage` under OpenAI's names for predicted outputs; they are not billed "
+        "there: completion_tokens stays the length of the answers",
+    )
     return_token_provenance: bool | None = Field(
         None, description="list every token with its text and where it came from, as `adasd` of each choice"
     )

@@ -30,6 +30,7 @@ from services.observability.process import ProcessCollector
 from services.observability.reporter import HandleLink, Reporter
 from services.observability.watched import WatchedBackend, WatchedPlacement
 from services.orchestrator.backend import OrchestratorBackend
+from services.orchestrator.peers import OrchestratorPeers
 from services.orchestrator.placement import LeasePlacement, LeaseStream, Tier
 from services.orchestrator.readiness import Prober, Readings
 from services.replica import replica_name
@@ -51,6 +52,21 @@ class Lessor:
 
     def __call__(self, session: str) -> LeaseStream:
         return cast(LeaseStream, self._lease.remote(session))
+
+
+class OwnReplicas:
+    """Reaches every orchestrator replica of this application, by Serve's own list of them."""
+
+    def __init__(self) -> None:
+        self._handle: Handle | None = None
+
+    async def abort(self, request_ids: tuple[str, ...]) -> list[object]:
+        """What each of them answers to ``abort_here``, this one included."""
+        if self._handle is None:
+            me = serve.get_replica_context()
+            self._handle = serve.get_deployment_handle(me.deployment, me.app_name)
+        answers = self._handle.broadcast("abort_here", request_ids)
+        return list(await answers.results_async(return_exceptions=True))
 
 
 @serve.ingress()
@@ -93,7 +109,13 @@ class Orchestrator:
         self.grpc: GrpcDoor | None = None
         if config.grpc_port:
             self.grpc = await start_grpc(
-                self.backend, config.host, config.grpc_port, config.max_body_bytes, self.keys, self.tell
+                self.backend,
+                config.host,
+                config.grpc_port,
+                config.max_body_bytes,
+                self.keys,
+                self.tell,
+                OrchestratorPeers(OwnReplicas().abort, self.reporter.everybody),
             )
         self.settings = GatewaySettings(config.max_body_bytes, config.cors_origins, answer_request_ids=False)
         self.is_shut_down = False
@@ -105,6 +127,10 @@ class Orchestrator:
         """Fail if the prober died; Serve then replaces this replica."""
         if self.prober.done() and not self.is_shut_down:
             raise RuntimeError("the readiness prober of this orchestrator ended") from self.prober.exception()
+
+    async def abort_here(self, request_ids: tuple[str, ...]) -> tuple[str, ...]:
+        """Stop those gRPC answers that run in this replica; returns them. Called by every replica's Abort."""
+        return self.grpc.abort_here(request_ids) if self.grpc is not None else ()
 
     def num_running(self) -> int:
         """Answers in the making."""
