@@ -30,10 +30,7 @@ def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
     """The application that ``serve.run`` deploys; ``worker_host`` as in ``Worker``."""
     board = metrics_board(config)
     target = replicas_of("target", config.target, config, worker_host, board)
-    drafts = {
-        source: replicas_of("draft", tier, config, worker_host, board, name)
-        for (source, tier), name in zip(config.draft_tiers.items(), list(config.tiers)[1:], strict=True)
-    }
+    draft = replicas_of("draft", config.draft, config, worker_host, board) if config.draft else None
     deployed = serve.deployment(
         name="orchestrator",
         num_replicas=config.orchestrator.replicas,
@@ -44,7 +41,7 @@ def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
         health_check_period_s=5,
         health_check_timeout_s=15,
     )
-    return deployed(Orchestrator).bind(config, target, drafts, board)
+    return deployed(Orchestrator).bind(config, target, draft, board)
 
 
 def metrics_board(config: ServeConfig) -> Application:
@@ -61,11 +58,11 @@ def metrics_board(config: ServeConfig) -> Application:
 
 
 def replicas_of(
-    role: str, tier: TierConfig, config: ServeConfig, host: str, board: Application, name: str | None = None
+    role: str, tier: TierConfig, config: ServeConfig, host: str, board: Application
 ) -> Application:
-    """Equal replicas of one model; ``name`` of the deployment, if it is not the role."""
+    """Equal replicas of one model."""
     deployed = serve.deployment(
-        name=name or role,
+        name=role,
         **scaling(role, tier),
         ray_actor_options=topology.actor_options(tier),
         **topology.placement_group(tier),
@@ -85,6 +82,7 @@ def replicas_of(
         logs=config.log,
         board=board,
         tls=config.worker_tls,
+        traces=config.traces,
     )
 
 

@@ -357,9 +357,8 @@ def _graph(application: Any) -> Iterator[Any]:
 
     bound = application._bound_deployment
     for argument in (*bound.init_args, *bound.init_kwargs.values()):
-        for inner in argument.values() if isinstance(argument, dict) else (argument,):
-            if isinstance(inner, Application):
-                yield from _graph(inner)
+        if isinstance(argument, Application):
+            yield from _graph(argument)
     yield bound
 
 

@@ -21,8 +21,6 @@ class Effective(Protocol):
     def max_draft_tokens(self) -> int: ...
     @property
     def max_relaxed_fraction(self) -> float: ...
-    @property
-    def draft(self) -> str | None: ...
 
 
 class Learned(Protocol):
@@ -32,8 +30,6 @@ class Learned(Protocol):
     def generation_threshold(self) -> float | None: ...
     @property
     def acceptance_threshold(self) -> float | None: ...
-    @property
-    def sources_used(self) -> tuple[str, ...]: ...
 
 
 def complete(session: Session, effective: Effective, learned: Learned) -> Complete:
@@ -64,8 +60,6 @@ def complete(session: Session, effective: Effective, learned: Learned) -> Comple
             target_lost=tally.target_lost,
             num_ahead=tally.num_ahead,
             num_ahead_used=tally.num_ahead_used,
-            draft=effective.draft,
-            drafts_used=learned.sources_used,
         ),
         stop_match=session.stop_match,
     )

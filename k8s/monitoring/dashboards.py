@@ -138,6 +138,17 @@ DASHBOARDS: dict[str, tuple[str, Sequence[Panel]]] = {
                 "Tokens accepted although the exact test refused them.",
             ),
             Panel(
+                "Audit: tokens that the exact rule would not have written",
+                "percentunit",
+                one(
+                    f"{here('adasd:audit_tokens_different:rate1h', 'law')}"
+                    f" / ({here('adasd:audit_tokens:rate1h', 'law')} > 0)",
+                    "{{law}}",
+                ),
+                "Adaptive answers scored again on the target (setting audit_share). Unseeded ones differ from any"
+                " other sample, too.",
+            ),
+            Panel(
                 "Entropy ceiling (nats)",
                 "short",
                 one(f"avg by (mode) (adasd_generation_threshold_nats{{{HERE}}})", "{{mode}}"),

@@ -6,6 +6,7 @@ Nothing of a body is read or logged here; a path is logged without its query.
 from __future__ import annotations
 
 import logging
+import re
 import time
 import uuid
 from contextlib import ExitStack
@@ -20,11 +21,12 @@ from services.gateway.failures import error_response
 from services.gateway.keys import KeyRing
 from services.observability.events import Observer, RequestRefused
 from services.observability.logs import FIELDS, REQUEST_ID
-from services.request_ids import sane_id
+from services.trace_context import INCOMING, Incoming, from_headers
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
+SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 """Free of keys. The page at / holds no data; it asks for a key before it calls anything."""
 QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
@@ -46,6 +48,7 @@ class RequestIds:
         request_id = sane_id(Headers(scope=scope).get(REQUEST_ID_HEADER)) or uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         token, began_s, status = REQUEST_ID.set(request_id), time.monotonic(), 500
+        incoming = INCOMING.set(_incoming(scope))
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -59,6 +62,7 @@ class RequestIds:
             await self.app(scope, receive, send_with_id)
         finally:
             _log_end(scope, status, time.monotonic() - began_s)
+            INCOMING.reset(incoming)
             REQUEST_ID.reset(token)
 
 
@@ -88,6 +92,11 @@ class KeyGuard:
         return key
 
 
+def sane_id(text: str | None) -> str | None:
+    """The text if it may be used as an id in headers, logs and answers."""
+    return text if text and SANE_ID.fullmatch(text) else None
+
+
 def request_id_of(scope: Scope) -> str:
     """The id that RequestIds gave."""
     return str(scope["state"]["request_id"])
@@ -97,6 +106,13 @@ def _path(scope: Scope) -> str:
     """The path below the application's own root."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "")) or "/"
+
+
+def _incoming(scope: Scope) -> Incoming:
+    """The trace that the request belongs to, and what it asks for in OpenTelemetry's words."""
+    return from_headers(
+        Headers(scope=scope).items(), "chat" if "chat" in scope["path"] else "text_completion"
+    )
 
 
 def _log_end(scope: Scope, status: int, seconds: float) -> None:

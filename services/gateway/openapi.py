@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -27,17 +28,23 @@ ERROR = {
         }
     },
 }
+READ_ERROR_STATUSES = ("401", "404", "429", "500", "503")
 ERROR_STATUSES = ("400", "401", "404", "413", "415", "429", "500", "503", "504")
 
 
 def body_doc(kind: type[Body]) -> dict[str, Any]:
     """``openapi_extra`` of a route that takes this body."""
     schema = {"$ref": REF.format(model=kind.__name__)}
-    error = {"content": {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {status: {"description": "error", **error} for status in ERROR_STATUSES},
+        "responses": errors(ERROR_STATUSES),
     }
+
+
+def errors(statuses: Sequence[str]) -> dict[str, Any]:
+    """``responses`` of an operation that may answer with these error statuses."""
+    error = {"content": {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}}
+    return {status: {"description": "error", **error} for status in statuses}
 
 
 def document(app: FastAPI) -> None:
@@ -48,6 +55,11 @@ def document(app: FastAPI) -> None:
             spec = get_openapi(title=app.title, version=app.version, routes=app.routes)
             schemas = spec.setdefault("components", {}).setdefault("schemas", {})
             schemas["Error"] = ERROR
+            for operation in (
+                operations["get"] for operations in spec["paths"].values() if "get" in operations
+            ):
+                operation["responses"].pop("422", None)  # FastAPI's own; wrong input is a 400 here
+                operation["responses"] = {**errors(READ_ERROR_STATUSES), **operation["responses"]}
             for kind in (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody):
                 schema = kind.model_json_schema(ref_template=REF)
                 schemas.update(schema.pop("$defs", {}))

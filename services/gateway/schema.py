@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from adasd.messages import Mode
+from adasd.text.chat import ROLES
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
@@ -23,6 +24,25 @@ MAX_TOOLS = 128
 MAX_TOP_LOGPROBS = 20
 INT64 = 2**63
 INT31 = 2**31 - 1
+
+
+TEXT_PART: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+}
+MESSAGE: dict[str, Any] = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "role": {"enum": list(ROLES)},
+        "name": {"type": "string"},
+        "content": {
+            "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": TEXT_PART}],
+        },
+    },
+}
+"""How a message looks that adasd.text.chat takes; for the document, it is not checked here."""
 
 
 def _listed(stop: Any) -> Any:
@@ -52,7 +72,6 @@ class Speculation(Closed):
     """The request extension ``speculation``; unset fields take the deployment's defaults."""
 
     mode: Mode | None = Field(None, description="off, exact (the target's law) or adaptive (may be relaxed)")
-    draft: str | None = Field(None, max_length=64, description="name of a draft source")
     drafting: str | None = Field(None, max_length=64, description="name of a drafting policy")
     acceptance: str | None = Field(None, max_length=64, description="name of an acceptance policy")
     max_draft_tokens: int | None = Field(None, ge=1, le=INT31, description="tokens per block at most")
@@ -159,11 +178,6 @@ class GenerationBody(Body):
     guided_regex: str | None = None
     guided_choice: Choices | None = None
     guided_grammar: str | None = None
-    return_prediction_tokens: bool | None = Field(
-        None,
-        description="count drafted tokens in `usage` under OpenAI's names for predicted outputs; they are not billed "
-        "there: completion_tokens stays the length of the answers",
-    )
     return_token_provenance: bool | None = Field(
         None, description="list every token with its text and where it came from, as `adasd` of each choice"
     )
@@ -172,7 +186,10 @@ class GenerationBody(Body):
 class ChatBody(GenerationBody):
     """``POST /v1/chat/completions``. Messages are judged by adasd.text.chat."""
 
-    messages: list[dict[str, Any]] = Field(description="role and content each; content may be text parts")
+    messages: list[dict[str, Any]] = Field(
+        description="role and content each; content may be text parts",
+        json_schema_extra={"minItems": 1, "items": MESSAGE},
+    )
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = Field(
         None, description="unset: auto with tools"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from adasd.errors import AdasdError, Code
-from adasd.messages import Chunk, Complete, FinishReason, Mode, RoundCompleted
+from adasd.messages import Chunk, Complete, FinishReason, GenerationRequest, Mode, RoundCompleted
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ class RequestStarted:
     mode: Mode
     num_prompt_tokens: int
     at_s: float
+    request: GenerationRequest | None = None  # for observers that want to know more of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,22 @@ class RequestRefused:
     code: str  # adasd.errors.Code
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerAudited:
+    """An adaptive answer was scored again by the exact rule (services.orchestrator.audit)."""
+
+    law: str  # greedy | seeded | unseeded
+    num_tokens: int
+    num_different: int  # the exact rule would have written another token there
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEnded:
+    """One audit is over."""
+
+    outcome: str  # done | given_up | failed | left_out
+
+
 Event = (
     RequestStarted
     | SlotGranted
@@ -87,6 +104,8 @@ Event = (
     | RoundCompleted
     | RequestEnded
     | RequestRefused
+    | AnswerAudited
+    | AuditEnded
 )
 Observer = Callable[[Event], None]
 

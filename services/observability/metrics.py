@@ -20,6 +20,8 @@ from services.observability.buckets import (
     one_two_five,
 )
 from services.observability.events import (
+    AnswerAudited,
+    AuditEnded,
     BlockLate,
     ChunkMade,
     Event,
@@ -81,6 +83,10 @@ class ServiceMetrics:
                 self.own.late.inc()
             case RequestEnded():
                 self._end(event)
+            case AnswerAudited():
+                self.own.add_audit(event)
+            case AuditEnded(outcome):
+                self.own.audits.labels(outcome).inc()
             case RequestRefused(door, code):
                 self.own.refused.labels(door, code).inc()
         self._count_requests()
@@ -228,6 +234,11 @@ class OwnSeries:
         self.late = counter("blocks_late", "Blocks that were not there in time.")
         self.ahead = counter("blocks_ahead", "Blocks drafted while the one before was judged.")
         self.ahead_used = counter("blocks_ahead_used", "Of them, those whose assumption came true.")
+        self.audits = counter("audits", "Adaptive answers chosen for an audit, by how it ended.", "outcome")
+        self.audited = counter("audit_tokens", "Tokens of adaptive answers scored by the exact rule.", "law")
+        self.different = counter(
+            "audit_tokens_different", "Of them, those that the exact rule would not have written.", "law"
+        )
         self.ceiling = Gauge(
             "adasd_generation_threshold_nats",
             "Entropy at which drafting stops, as the newest answer learned it.",
@@ -252,6 +263,10 @@ class OwnSeries:
         for mode in Mode:
             for kind in TokenKind:
                 self.tokens.labels(kind.value, mode.value)
+
+    def add_audit(self, audit: AnswerAudited) -> None:
+        self.audited.labels(audit.law).inc(audit.num_tokens)
+        self.different.labels(audit.law).inc(audit.num_different)
 
     def add_chunk(self, mode: Mode, chunk: Chunk) -> None:
         for token in chunk.tokens:

@@ -70,18 +70,14 @@ class Reporter:
 
     async def scrape(self) -> bytes:
         """The Prometheus text of all replicas; of this one alone while the board cannot be reached."""
-        return render(await self.everybody())
-
-    async def everybody(self) -> tuple[Snapshot, ...]:
-        """The newest snapshot of every replica; of this one alone while the board cannot be reached."""
         own = self._take()
         if self._link is None:
-            return (own,)
+            return render([own])
         try:
-            return await asyncio.wait_for(self._link.exchange(own), TIMEOUT_S)
+            return render(await asyncio.wait_for(self._link.exchange(own), TIMEOUT_S))
         except Exception as error:
-            log.warning("figures of this replica alone: the board does not answer (%s)", type(error).__name__)
-            return (own,)
+            log.warning("metrics of this replica alone: the board does not answer (%s)", type(error).__name__)
+            return render([own])
 
     async def _keep_reporting(self, link: BoardLink) -> None:
         while True:

@@ -43,7 +43,7 @@ class WatchedBackend:
         """As the inner one; the end is told on every path."""
         mode = self._inner.effective(request.speculation).mode
         name, complete, failure = request.request_id, None, None
-        self._tell(RequestStarted(name, mode, len(request.prompt), self._clock()))
+        self._tell(RequestStarted(name, mode, len(request.prompt), self._clock(), request))
         try:
             async with aclosing(self._inner.generate(request)) as events:
                 async for event in events:
@@ -94,16 +94,16 @@ class WatchedPlacement:
         self._inner, self._tell, self._draft_timeout_s = inner, tell, draft_timeout_s
 
     @property
-    def draft_names(self) -> tuple[str, ...]:
-        return self._inner.draft_names
+    def has_draft(self) -> bool:
+        return self._inner.has_draft
 
     async def attach_target(self, call: OpenCall) -> Attachment:
         began_s = time.monotonic()
         return self._granted("target", call, began_s, await self._inner.attach_target(call))
 
-    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Attachment:
+    async def attach_draft(self, call: OpenCall) -> Attachment:
         began_s = time.monotonic()
-        return self._granted("draft", call, began_s, await self._inner.attach_draft(call, name))
+        return self._granted("draft", call, began_s, await self._inner.attach_draft(call))
 
     def _granted(self, role: str, call: OpenCall, began_s: float, slot: Attachment) -> Attachment:
         now_s = time.monotonic()

@@ -10,9 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from adasd.config import ServeConfig
 from adasd.control.controller import Controller, EffectiveSpeculation
-from adasd.control.sources import offered
 from adasd.errors import InvalidRequest, Overloaded
-from adasd.lookup.lookups import Lookups
 from adasd.messages import (
     Chunk,
     Complete,
@@ -26,7 +24,6 @@ from adasd.text.tokenizer import Tokenizer
 from services.gateway.backend import Readiness, ServedModel
 from services.naming import shown
 from services.orchestrator.admission import AdmissionQueue, AdmittedPlacement
-from services.orchestrator.drafts import SourcedPlacement
 from services.orchestrator.driver import Driver, Limits, Placement
 from services.orchestrator.readiness import Readings
 
@@ -45,8 +42,7 @@ class OrchestratorBackend:
     ) -> None:
         self.config, self._tokenizer, self._context_len = config, tokenizer, context_len
         self.placement, self.readings, self.on_round = placement, readings, on_round
-        self.controller = Controller(config.speculation, placement.draft_names)
-        self.lookups = Lookups(config.speculation.recent_tokens)
+        self.controller = Controller(config.speculation, placement.has_draft)
         self.started_s = int(time.time())
         self.drivers: dict[str, Driver] = {}
         self.queue = AdmissionQueue(config.max_queued_requests)
@@ -69,11 +65,9 @@ class OrchestratorBackend:
         return self.readings.readiness()
 
     def models(self) -> Sequence[ServedModel]:
-        tiers = self.config.draft_tiers
-        draft = shown(next(iter(tiers.values())).engine.model) if tiers else ""
+        draft = shown(self.config.draft.engine.model) if self.config.draft else ""
         target = shown(self.config.target.engine.model)
-        sources = offered(tuple(tiers))
-        return [ServedModel(self.model_name, self.context_len, self.started_s, target, draft, sources)]
+        return [ServedModel(self.model_name, self.context_len, self.started_s, target, draft)]
 
     def effective(self, options: SpeculationOptions) -> EffectiveSpeculation:
         """Raises InvalidRequest naming the option that cannot be had here."""
@@ -96,13 +90,9 @@ class OrchestratorBackend:
         driver = self.driver(request)
         self.drivers[request.request_id] = driver
         events = driver.run()
-        answer: list[int] = []
         try:
             async for event in events:
-                if isinstance(event, Chunk):
-                    answer += (token.id for token in event.tokens)
                 yield event
-            self.lookups.remember(answer)
         finally:
             del self.drivers[request.request_id]
             await events.aclose()
@@ -124,14 +114,12 @@ class OrchestratorBackend:
         effective = self.effective(request.speculation)
         eos_ids = self._tokenizer.eos_ids
         opening = open_call(request.request_id, sampling, len(prompt), eos_ids)
-        controller = self.controller.session(effective, opening.warp, prompt)
-        admitted = AdmittedPlacement(self.placement, self.queue)
         return Driver(
             Terms(request.request_id, prompt, sampling, eos_ids, self._tokenizer.decode),
             opening,
             effective,
-            controller,
-            SourcedPlacement(admitted, self.lookups, controller),
+            self.controller.session(effective, opening.warp),
+            AdmittedPlacement(self.placement, self.queue),
             Limits(
                 request_timeout_s=request.timeout_s or config.request_timeout_s,
                 draft_timeout_s=config.draft_timeout_s,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -23,14 +23,15 @@ from adasd.text.tokenizer import Tokenizer
 from services.gateway.app import GatewaySettings, create_app
 from services.gateway.grpc_api import GrpcDoor, start_grpc
 from services.gateway.keys import KeyRing
-from services.observability.events import to_all
+from services.observability.events import Observer, to_all
 from services.observability.logs import configure, log_answer
 from services.observability.metrics import ServiceMetrics
 from services.observability.process import ProcessCollector
 from services.observability.reporter import HandleLink, Reporter
+from services.observability.tracing import RequestTraces, provider
 from services.observability.watched import WatchedBackend, WatchedPlacement
+from services.orchestrator.audit import Auditor
 from services.orchestrator.backend import OrchestratorBackend
-from services.orchestrator.peers import OrchestratorPeers
 from services.orchestrator.placement import LeasePlacement, LeaseStream, Tier
 from services.orchestrator.readiness import Prober, Readings
 from services.replica import replica_name
@@ -54,19 +55,11 @@ class Lessor:
         return cast(LeaseStream, self._lease.remote(session))
 
 
-class OwnReplicas:
-    """Reaches every orchestrator replica of this application, by Serve's own list of them."""
-
-    def __init__(self) -> None:
-        self._handle: Handle | None = None
-
-    async def abort(self, request_ids: tuple[str, ...]) -> list[object]:
-        """What each of them answers to ``abort_here``, this one included."""
-        if self._handle is None:
-            me = serve.get_replica_context()
-            self._handle = serve.get_deployment_handle(me.deployment, me.app_name)
-        answers = self._handle.broadcast("abort_here", request_ids)
-        return list(await answers.results_async(return_exceptions=True))
+def request_traces(config: ServeConfig) -> RequestTraces | None:
+    """None unless traces are on."""
+    if not config.traces.is_on:
+        return None
+    return RequestTraces(provider(config.traces, "orchestrator", replica_name()), config.model_name)
 
 
 @serve.ingress()
@@ -74,48 +67,53 @@ class Orchestrator:
     """One replica. Serve awaits ``__init__``, then asks for the app, and awaits ``__del__`` when drained."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: ServeConfig, target: Handle, drafts: Mapping[str, Handle], board: Handle | None = None
+        self, config: ServeConfig, target: Handle, draft: Handle | None, board: Handle | None = None
     ) -> None:
         configure(config.log)
+        self.config = config
         model = config.target.engine
         tokenizer = await asyncio.to_thread(
             Tokenizer.load, model.model, trust_remote_code=model.trust_remote_code
         )
         model_config = await asyncio.to_thread(load_config, model.model, model.trust_remote_code)
         self.channels = WorkerChannelPool(tls=config.worker_tls)
+        self.traces = request_traces(config)
         placement = LeasePlacement(
             Tier("target", Lessor(target), config.verify_timeout_s),
-            {name: Tier("draft", Lessor(handle), DRAFT_CALL_TIMEOUT_S) for name, handle in drafts.items()},
+            Tier("draft", Lessor(draft), DRAFT_CALL_TIMEOUT_S) if draft else None,
             self.channels,
             config.admission_timeout_s,
+            *([self.traces.carrier] if self.traces else []),
         )
-        readings = Readings(has_draft=bool(drafts))
+        readings = Readings(has_draft=draft is not None)
         context_len = resolve_max_context(model_config, model.max_context)
         registry = CollectorRegistry()
         registry.register(ProcessCollector())
         max_draft_tokens = config.speculation.max_draft_tokens
         metrics = ServiceMetrics(registry, config.model_name, context_len, max_draft_tokens)
-        self.tell = to_all(metrics, log_answer)
+        observers: list[Observer] = [metrics, log_answer, *([self.traces] if self.traces else [])]
+        self.auditor: Auditor | None = None
+        if config.audit_share:
+            self.auditor = Auditor(
+                placement, tokenizer.eos_ids, config.audit_share, self.has_slots_to_spare, metrics
+            )
+            self.auditor.start()
+            observers.append(self.auditor)
+        self.tell = to_all(*observers)
         watched = WatchedPlacement(placement, self.tell, config.draft_timeout_s)
         backend = OrchestratorBackend(config, tokenizer, context_len, watched, readings, on_round=self.tell)
-        self.backend = WatchedBackend(backend, self.tell)
+        self.orchestrator, self.backend = backend, WatchedBackend(backend, self.tell)
         link = HandleLink(board) if board else None
         self.reporter = Reporter(registry, replica_name(), "orchestrator", link)
         self.reporter.start()
         self.keys = KeyRing(config.api_keys)
-        may_sleep = any(tier.min_replicas == 0 for tier in config.draft_tiers.values())
+        may_sleep = config.draft is not None and config.draft.min_replicas == 0
         prober = Prober(placement, readings, may_sleep=may_sleep)
         self.prober = asyncio.get_running_loop().create_task(prober.run())
         self.grpc: GrpcDoor | None = None
         if config.grpc_port:
             self.grpc = await start_grpc(
-                self.backend,
-                config.host,
-                config.grpc_port,
-                config.max_body_bytes,
-                self.keys,
-                self.tell,
-                OrchestratorPeers(OwnReplicas().abort, self.reporter.everybody),
+                self.backend, config.host, config.grpc_port, config.max_body_bytes, self.keys, self.tell
             )
         self.settings = GatewaySettings(config.max_body_bytes, config.cors_origins, answer_request_ids=False)
         self.is_shut_down = False
@@ -128,9 +126,11 @@ class Orchestrator:
         if self.prober.done() and not self.is_shut_down:
             raise RuntimeError("the readiness prober of this orchestrator ended") from self.prober.exception()
 
-    async def abort_here(self, request_ids: tuple[str, ...]) -> tuple[str, ...]:
-        """Stop those gRPC answers that run in this replica; returns them. Called by every replica's Abort."""
-        return self.grpc.abort_here(request_ids) if self.grpc is not None else ()
+    def has_slots_to_spare(self) -> bool:
+        """Whether an audit may take a target slot: nobody waits, and half of what is always there is free."""
+        num_slots = self.config.target.min_replicas * self.config.target.engine.num_slots
+        share = num_slots / self.config.orchestrator.replicas
+        return self.orchestrator.queue.num_queued == 0 and 2 * self.num_running() <= share
 
     def num_running(self) -> int:
         """Answers in the making."""
@@ -142,10 +142,14 @@ class Orchestrator:
         self.prober.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self.prober
+        if self.auditor is not None:
+            await self.auditor.stop()
         await self.reporter.stop()
         if self.grpc is not None:
             await self.grpc.stop()
         await self.channels.close()
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.shutdown)
 
     def __del__(self) -> Coroutine[Any, Any, None] | None:
         return None if getattr(self, "is_shut_down", True) else self.shutdown()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Protocol
@@ -101,17 +101,19 @@ class LeasePlacement:
     def __init__(
         self,
         target: Tier,
-        drafts: Mapping[str, Tier],
+        draft: Tier | None,
         channels: WorkerChannelPool,
         admission_timeout_s: float,
+        headers: Callable[[str], Mapping[str, str] | None] = lambda _: None,
     ) -> None:
-        self.target, self.drafts, self.channels = target, dict(drafts), channels
-        self.admission_timeout_s = admission_timeout_s
+        """``headers`` of a session go to its workers with its streams (a trace context)."""
+        self.target, self.draft, self.channels = target, draft, channels
+        self.admission_timeout_s, self._headers = admission_timeout_s, headers
         self._attempts = count()
 
     @property
-    def draft_names(self) -> tuple[str, ...]:
-        return tuple(self.drafts)
+    def has_draft(self) -> bool:
+        return self.draft is not None
 
     async def attach_target(self, call: OpenCall) -> LeasedSlot:
         """Lease and open a target slot; raises Overloaded if none is free within the admission timeout."""
@@ -127,10 +129,10 @@ class LeasePlacement:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_RETRY_S)
 
-    async def attach_draft(self, call: OpenCall, name: str | None = None) -> LeasedSlot:
+    async def attach_draft(self, call: OpenCall) -> LeasedSlot:
         """Lease and open a draft slot; raises Overloaded soon if none is free."""
-        tier = self.drafts[name or self.draft_names[0]]
-        return await self.attach(tier, call, DRAFT_LEASE_TIMEOUT_S)
+        assert self.draft is not None
+        return await self.attach(self.draft, call, DRAFT_LEASE_TIMEOUT_S)
 
     async def attach(self, tier: Tier, call: OpenCall, timeout_s: float) -> LeasedSlot:
         """One attempt. Whatever fails half-way is given back."""
@@ -146,7 +148,8 @@ class LeasePlacement:
                     raise
                 raise WorkerLost(tier.role, f"no lease ({type(error).__name__}: {error})") from error
             worker = WorkerAddress(tier.role, grant["address"], grant["incarnation"])
-            line = RoundsLine(self.channels, worker, lease_id, tier.call_timeout_s)
+            headers = self._headers(call.session)
+            line = RoundsLine(self.channels, worker, lease_id, tier.call_timeout_s, headers=headers)
             try:
                 await line.open(replace(call, session=lease_id))
             except BaseException:

@@ -8,6 +8,7 @@ stays in step.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -48,12 +49,18 @@ class RoundsLine:
         session: str,
         timeout_s: float,
         close_timeout_s: float = 1.0,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        """``timeout_s`` bounds the wait for each answer, ``close_timeout_s`` the wait for a clean end."""
+        """``timeout_s`` bounds the wait for each answer, ``close_timeout_s`` the wait for a clean end.
+
+        ``headers`` go along as the stream's metadata (a trace context).
+        """
         self.worker, self.session = worker, session
         self._timeout_s, self._close_timeout_s = timeout_s, close_timeout_s
         self._pool = pool
-        self._stream: grpc.aio.StreamStreamCall = pool.acquire(worker.address).stream_stream(ROUNDS_METHOD)()
+        self._stream: grpc.aio.StreamStreamCall = pool.acquire(worker.address).stream_stream(ROUNDS_METHOD)(
+            metadata=tuple((headers or {}).items()) or None
+        )
         self._waiting: dict[int, asyncio.Future[Opened | Drafted | Verdict]] = {}
         self._num_sent = 0
         self._writing = asyncio.Lock()

@@ -6,7 +6,7 @@ The service sees frozen frames and raises errors of adasd.errors; this file turn
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -33,6 +33,11 @@ class RoundsStream(Protocol):
 
     async def write(self, reply: Reply) -> None: ...
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Metadata that the client sent with the stream (a trace context)."""
+        ...
+
 
 class RoundsService(Protocol):
     """What answers Rounds streams."""
@@ -54,6 +59,11 @@ class GrpcRoundsStream:
 
     async def write(self, reply: Reply) -> None:
         await self._context.write(encode_reply(reply))
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        metadata = self._context.invocation_metadata() or ()
+        return {name: value for name, value in metadata if isinstance(value, str)}
 
 
 def rounds_handler(service: RoundsService) -> grpc.GenericRpcHandler:

@@ -18,11 +18,12 @@ from uuid import uuid4
 
 from prometheus_client import CollectorRegistry
 
-from adasd.config import LogConfig, TierConfig, TlsConfig
+from adasd.config import LogConfig, TierConfig, TlsConfig, TracesConfig
 from adasd.ports import Engine
 from services.observability.logs import configure
 from services.observability.process import ProcessCollector
 from services.observability.reporter import HandleLink, Reporter
+from services.observability.tracing import CallTraces, provider
 from services.observability.worker_metrics import WorkerCollector
 from services.replica import replica_name
 from services.transport.server import RunningServer, rounds_handler, start_server
@@ -55,6 +56,7 @@ class Worker:
         logs: LogConfig | None = None,
         board: Any = None,
         tls: TlsConfig | None = None,
+        traces: TracesConfig | None = None,
     ) -> None:
         """Load and warm up the model, then listen.
 
@@ -64,7 +66,7 @@ class Worker:
         ``idle_ttl_s`` seconds after its session was heard of last; a forward pass longer than
         ``hang_after_s`` seconds fails the health check. ``model_name`` is the one that clients use, ``board`` the
         Serve handle of services.observability.board, where the replica's figures go (None: nowhere),
-        ``tls`` who may call.
+        ``tls`` who may call, ``traces`` where spans of calls go.
         """
         self.role, self.incarnation, self._hang_after_s = role, uuid4().hex, hang_after_s
         began_s = time.monotonic()
@@ -74,6 +76,7 @@ class Worker:
         self._host = EngineHost(make_engine or (lambda: _load(role, tier, target_model)), role)
         self._server: RunningServer | None = None
         self._reporter: Reporter | None = None
+        self._traces: CallTraces | None = None
         self._over = False
         try:
             facts = await self._host.start()
@@ -81,7 +84,9 @@ class Worker:
             await warm_up(self._host)
             self._leases = LeaseTable(facts.num_slots, idle_ttl_s, time.monotonic)
             self._load = LoadMeter()
-            self._service = WorkerService(self._host, self._leases, self.incarnation)
+            if traces is not None and traces.is_on:
+                self._traces = CallTraces(provider(traces, role, replica_name()), role)
+            self._service = WorkerService(self._host, self._leases, self.incarnation, self._traces)
             self._server = await start_server(
                 [rounds_handler(self._service)], bind_host(host, _node_ip()), tls=tls
             )
@@ -152,6 +157,8 @@ class Worker:
         if self._server is not None:
             await self._server.stop()
         await self._host.stop()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.shutdown)
 
     def __del__(self) -> Coroutine[Any, Any, None] | None:
         """What Serve awaits when the replica is drained; the garbage collector finds it done."""

@@ -7,8 +7,9 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from adasd.errors import AdasdError, InvalidRequest, StaleIncarnation, UnknownSession
+from adasd.errors import AdasdError, Cancelled, InvalidRequest, StaleIncarnation, UnknownSession
 from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from services.observability.tracing import CallTraces
 from services.transport.frames import Close, Frame, Opened, Reply
 from services.transport.server import RoundsStream
 from services.worker.host import EngineHost
@@ -46,7 +47,10 @@ class WorkerService:
     the engine's queue keeps the order, so a replaced stream cannot free the slot of its successor.
     """
 
-    def __init__(self, host: EngineHost, leases: LeaseTable, incarnation: str) -> None:
+    def __init__(
+        self, host: EngineHost, leases: LeaseTable, incarnation: str, traces: CallTraces | None = None
+    ) -> None:
+        self._traces = traces
         self._host, self._leases, self._incarnation = host, leases, incarnation
         self._speakers: dict[str, _Speaker] = {}
 
@@ -95,7 +99,7 @@ class WorkerService:
 
     async def _reply(self, speaker: _Speaker, seq: int, call: OpenCall | DraftCall | VerifyCall) -> None:
         """Answer one frame. What cannot be written ends the stream: its client must not wait for ever."""
-        reply = Reply(seq, await self._answer(call))
+        reply = Reply(seq, await self._traced(speaker, call))
         try:
             async with speaker.writing:
                 await speaker.stream.write(reply)
@@ -104,6 +108,19 @@ class WorkerService:
                 "session %s: an answer was not written: %s: %s", call.session, type(error).__name__, error
             )
             speaker.silence(AdasdError("an answer could not be written; the worker's log says more"))
+
+    async def _traced(
+        self, speaker: _Speaker, call: OpenCall | DraftCall | VerifyCall
+    ) -> Opened | Drafted | Verdict | AdasdError:
+        if self._traces is None:
+            return await self._answer(call)
+        span = self._traces.begin(speaker.stream.headers, call)
+        answer: object = Cancelled("nobody waits for the answer any more")
+        try:
+            answer = found = await self._answer(call)
+        finally:
+            self._traces.end(span, answer)
+        return found
 
     async def _answer(
         self, call: OpenCall | DraftCall | VerifyCall

@@ -15,7 +15,7 @@ NUM_SLOTS = 8
 DEMO = ROOT / "models" / "demo"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of target and draft."""
     demo = DEMO / "target", DEMO / "draft"
@@ -24,7 +24,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return pairs.write_pair(tmp_path_factory.mktemp("pair"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(pair: tuple[Path, Path]) -> Iterator[Server]:
     target, draft = map(str, pair)
     slots = ["--target-num-slots", str(NUM_SLOTS), "--draft-num-slots", str(NUM_SLOTS)]

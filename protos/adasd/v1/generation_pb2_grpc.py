@@ -73,8 +73,7 @@ class GenerationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Stops running answers, whichever replica of the server they run on; their streams end with the finish reason
-        "cancelled". Every running answer of a name is stopped.
+        """Stops running answers; their streams end with the finish reason "cancelled".
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +94,7 @@ class GenerationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetLoads(self, request, context):
-        """How busy the replicas are, as they last reported (every 2 s).
+        """How busy the replicas are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -101,10 +101,10 @@ def test_drafting_that_does_not_pay_is_bypassed_unless_the_request_names_a_polic
 def test_defaults_come_from_the_deployment():
     controller = Controller(PUBLISHED)
     assert controller.effective(SpeculationOptions()) == EffectiveSpeculation(
-        Mode.EXACT, "adasd", None, 16, 0.0, gated=True, draft="model"
+        Mode.EXACT, "adasd", None, 16, 0.0, gated=True
     )
     assert controller.effective(SpeculationOptions(mode=Mode.ADAPTIVE)) == EffectiveSpeculation(
-        Mode.ADAPTIVE, "adasd", "posterior", 16, 0.3, gated=True, draft="model"
+        Mode.ADAPTIVE, "adasd", "posterior", 16, 0.3, gated=True
     )
 
 
@@ -150,12 +150,10 @@ def test_settings_that_serve_nobody_are_refused_at_start(config):
 
 
 def test_without_a_draft_everything_is_plain_and_asking_for_more_is_refused():
-    controller = Controller(PUBLISHED, tiers=())
+    controller = Controller(PUBLISHED, has_draft=False)
     assert controller.effective(SpeculationOptions()).mode is Mode.OFF
-    asked = controller.effective(SpeculationOptions(mode=Mode.EXACT))
-    assert (asked.mode, asked.draft) == (Mode.EXACT, "suffix")
-    with pytest.raises(InvalidRequest, match="no draft source 'model'; it offers: ngram, suffix, auto"):
-        controller.effective(SpeculationOptions(draft="model"))
+    with pytest.raises(InvalidRequest, match="draft"):
+        controller.effective(SpeculationOptions(mode=Mode.EXACT))
 
 
 # --------------------------------------------------------------------------- plans

@@ -21,6 +21,8 @@ from adasd.messages import (
     Verdict,
 )
 from services.observability.events import (
+    AnswerAudited,
+    AuditEnded,
     BlockLate,
     ChunkMade,
     RequestEnded,
@@ -65,6 +67,8 @@ class BusyMinute:
         kinds = (TokenKind.EXACT, TokenKind.RELAXED, TokenKind.EXACT, TokenKind.EXACT, TokenKind.BONUS)
         tokens = tuple(EmittedToken(i, kind) for i, kind in enumerate(kinds))
         tell(ChunkMade(name, Chunk("bbbbb", tokens, FinishReason.STOP), now_s + 0.3))
+        tell(AnswerAudited("greedy", 6, 1))
+        tell(AuditEnded("done"))
         tell(BlockLate())
         tell(SlotLost("draft"))
         tell(SlotLost("target"))

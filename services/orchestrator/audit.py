@@ -1,0 +1,203 @@
+"""Shadow audit: a sample of adaptive answers is scored again by the exact rule, in the background, on the target.
+
+A verify session is fed the prompt and judges the answer in blocks, as if somebody had drafted it. Where the exact
+rule rejects a token it would have written another one in its place; the audit counts that and goes on behind the
+answer's own token, so every position is judged given the same prefix as it was written behind.
+
+* greedy, seeded: the exact rule's token is one token (argmax, the shared noise's choice). The share of tokens that
+  differ bounds the mean total-variation distance between the two rules' laws from above, as of any coupling.
+* unseeded: the exact rule writes an answer's token again with the target's probability of it, so the count
+  estimates how often an independent exact answer would differ; that is above 0 for exact answers, too.
+
+Audits yield: none begins or goes on while requests wait or half of the target's slots are taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+
+from adasd.errors import AdasdError
+from adasd.messages import (
+    AcceptRule,
+    DraftRows,
+    GenerationRequest,
+    Mode,
+    OpenCall,
+    SamplingParams,
+    VerifyCall,
+)
+from adasd.session.opening import warp_of
+from services.observability.events import (
+    AnswerAudited,
+    AuditEnded,
+    ChunkMade,
+    Event,
+    Observer,
+    RequestEnded,
+    RequestStarted,
+)
+from services.orchestrator.driver import Attachment, Placement
+
+log = logging.getLogger(__name__)
+
+BLOCK_LEN = 32
+"""Tokens per call: other sessions' rounds share a pass with no more than so many."""
+MAX_WAITING = 16
+"""Answers that wait for their audit; further ones are left out."""
+ATTACH_TIMEOUT_S = 2.0
+POLL_S = 0.2
+"""Between looks whether the target is idle enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is scored again."""
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]  # the whole answer
+    sampling: SamplingParams
+
+    @property
+    def law(self) -> str:
+        """How the exact rule chooses: greedy | seeded | unseeded."""
+        if self.sampling.temperature == 0.0:
+            return "greedy"
+        return "unseeded" if self.sampling.seed is None else "seeded"
+
+
+@dataclass(slots=True)
+class _Running:
+    request: GenerationRequest
+    tokens: list[int] = field(default_factory=list)
+
+
+class NotIdle(Exception):
+    """Requests need the target; the audit is given up."""
+
+
+class Auditor:
+    """An observer (services.observability.events) that audits a ``share`` of adaptive answers, one at a time.
+
+    ``is_idle`` says whether the target has slots to spare. Start it, stop it on the same event loop.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        eos_ids: frozenset[int],
+        share: float,
+        is_idle: Callable[[], bool],
+        tell: Observer,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._placement, self._eos_ids, self._share = placement, eos_ids, share
+        self._is_idle, self._tell, self._chance = is_idle, tell, chance or random.Random()
+        self._running: dict[str, _Running] = {}
+        self._waiting: asyncio.Queue[Answer] = asyncio.Queue(MAX_WAITING)
+        self._names = (f"audit-{number}" for number in count())
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Audit what comes from now on."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """End the audit that runs; its slot is given back. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RequestStarted(request=GenerationRequest() as request, mode=Mode.ADAPTIVE):
+                if self._chance.random() < self._share:
+                    self._running[event.request_id] = _Running(request)
+            case ChunkMade():
+                if running := self._running.get(event.request_id):
+                    running.tokens += [token.id for token in event.chunk.tokens]
+            case RequestEnded():
+                self._enqueue(self._running.pop(event.request_id, None), event)
+
+    def _enqueue(self, running: _Running | None, event: RequestEnded) -> None:
+        if running is None or event.complete is None or not running.tokens:
+            return  # a cut answer says nothing that a whole one doesn't
+        request = running.request
+        try:
+            self._waiting.put_nowait(Answer(request.prompt, tuple(running.tokens), request.sampling))
+        except asyncio.QueueFull:
+            self._tell(AuditEnded("left_out"))
+
+    async def _run(self) -> None:
+        while True:
+            answer = await self._waiting.get()
+            while not self._is_idle():  # noqa: ASYNC110
+                await asyncio.sleep(POLL_S)
+            self._tell(AuditEnded(await self._audit(answer)))
+
+    async def _audit(self, answer: Answer) -> str:
+        """How it ended: done | given_up | failed."""
+        try:
+            num_different = await self.audit(answer)
+        except (NotIdle, TimeoutError):
+            return "given_up"
+        except AdasdError as error:
+            log.warning("an audit failed: %s", error)
+            return "failed"
+        except Exception:
+            log.exception("an audit failed for an unforeseen reason")
+            return "failed"
+        self._tell(AnswerAudited(answer.law, len(answer.tokens), num_different))
+        return "done"
+
+    async def audit(self, answer: Answer) -> int:
+        """Tokens of the answer in whose place the exact rule would have written another one.
+
+        Raises NotIdle, TimeoutError (no slot), or what the target raises. The slot is given back on every path.
+        """
+        name = next(self._names)
+        warp = warp_of(answer.sampling, len(answer.prompt), self._eos_ids)
+        async with asyncio.timeout(ATTACH_TIMEOUT_S):
+            max_len = len(answer.prompt) + len(answer.tokens) + 1
+            slot = await self._placement.attach_target(OpenCall(name, warp, max_len))
+        try:
+            return await self._count(answer, slot, name)
+        finally:
+            await asyncio.shield(slot.release())
+
+    async def _count(self, answer: Answer, slot: Attachment, name: str) -> int:
+        text = (*answer.prompt, *answer.tokens)
+        known, cached, num_different = (
+            len(answer.prompt),
+            0,
+            0,
+        )  # tokens judged or given; in the target's cache
+        for epoch in count(1):
+            if known == len(text):
+                return num_different
+            if epoch > 1 and not self._is_idle():
+                raise NotIdle
+            keep = min(cached, known - 1)
+            block = text[known : known + BLOCK_LEN]
+            rows = point_masses(block) if answer.law == "unseeded" else None
+            call = VerifyCall(name, epoch, keep, text[keep:known], block, rows, AcceptRule())
+            verdict = await slot.verify(call)
+            cached = known + verdict.num_accepted
+            known = cached
+            if verdict.num_accepted < len(block):
+                num_different += 1
+                known += 1  # on behind the answer's own token
+        raise AssertionError("unreachable")
+
+
+def point_masses(block: tuple[int, ...]) -> DraftRows:
+    """Rows of a draft that proposes these tokens with certainty: each stands with the target's probability of it."""
+    ids = np.array(block, dtype=np.int32)[:, None]
+    return DraftRows(ids, np.zeros_like(ids, dtype=np.float32))

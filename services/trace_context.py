@@ -1,0 +1,44 @@
+"""Where a request comes from in somebody's trace: the W3C trace context that it brought, kept while it is served."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
+SANE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What a door knows of the request that it is answering."""
+
+    operation: str = "text_completion"  # a gen_ai.operation.name: chat | text_completion
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+    @property
+    def carrier(self) -> dict[str, str]:
+        """The two headers, as OpenTelemetry's propagators read them."""
+        headers = {TRACEPARENT: self.traceparent, TRACESTATE: self.tracestate}
+        return {name: value for name, value in headers.items() if value}
+
+
+NOBODYS = Incoming()
+INCOMING: ContextVar[Incoming] = ContextVar("incoming", default=NOBODYS)
+"""Of the request that the current task works for; tasks that it starts inherit it."""
+
+
+def from_headers(headers: Iterable[tuple[str, str | bytes]], operation: str) -> Incoming:
+    """From HTTP headers or gRPC metadata, whose names are in lower case; what is no trace context counts as none."""
+    found = {
+        name: value
+        for name, value in headers
+        if name in (TRACEPARENT, TRACESTATE) and isinstance(value, str) and len(value) <= 512
+    }
+    parent = found.get(TRACEPARENT)
+    if parent is None or not SANE_PARENT.fullmatch(parent):
+        return Incoming(operation)
+    return Incoming(operation, parent, found.get(TRACESTATE))
