@@ -11,7 +11,7 @@ SUITES  := $(wildcard tests/unit tests/contracts tests/statistical tests/golden 
 ARGS    ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all install serve chat test check format proto bench k8s monitoring-check image-check clean help
+.PHONY: all install serve chat test check format proto bench load baselines k8s monitoring-check image-check clean help
 
 all: check test  ## check + test
 
@@ -50,6 +50,12 @@ proto: $(STAMP)  ## generate protocol code from protos/
 
 bench: $(STAMP)  ## round time, start-up time, tokens per second; results in load_tests/baselines/
 	$(BIN)/python -m load_tests $(ARGS)
+
+load: $(STAMP)  ## a load test: make load SCENARIO=steady; more options: ARGS="--rate 10"
+	@exec $(BIN)/adasd bench $(SCENARIO) $(ARGS)
+
+baselines: $(STAMP)  ## steady, ramp, burst, mixed and soak on this machine; results in load_tests/baselines/ (15 minutes)
+	$(BIN)/python -m load_tests.bench.baselines $(ARGS)
 
 k8s: $(STAMP)  ## write the overlays from their topologies, the dashboards from their panels
 	@for folder in k8s/overlays/*; do $(BIN)/adasd k8s render --topology $$folder/topology.yaml --cluster $$folder/cluster.yaml; done

@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cluster import eval_command
 
         return eval_command.main(words[1:])
+    if words[:1] == ["bench"]:
+        return bench(words[1:])
     if words[:1] == ["methods"]:
         from cluster import methods_command
 
@@ -75,6 +77,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return serve(config, options, console)
 
 
+def bench(words: Sequence[str]) -> int:
+    """Load tests are beside the service, not in it: they come with the source tree."""
+    sys.path.append(
+        str(Path(__file__).resolve().parents[1])
+    )  # where this package was installed editable from
+    try:
+        from load_tests.bench import command
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("load_tests"):
+            raise
+        print("adasd bench: there is no load_tests here; run it from a source tree", file=sys.stderr)
+        return 2
+    return command.main(words)
+
+
 def read_config(arguments: argparse.Namespace) -> ServeConfig:
     """The settings from the command line, the environment and the file."""
     named = {name: value for name, value in vars(arguments).items() if name in settings.options()}
@@ -104,6 +121,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     chat = commands.add_parser("chat", help="talk to a server in the terminal", allow_abbrev=False)
     add_chat_options(chat)
     commands.add_parser("k8s", help="manifests for Kubernetes: render a topology, check a build")
+    commands.add_parser("bench", help="load tests by name, against a demo server or --url")
     commands.add_parser("eval", help="compare methods on a pair and a workload, in this process")
     commands.add_parser("methods", help="list drafting and acceptance policies with their sources")
 

@@ -38,11 +38,11 @@ def quantiles(buckets: str, extra: str = "") -> tuple[tuple[str, str], ...]:
     return tuple((name, f"histogram_quantile({share}, {inner})") for name, share in shares)
 
 
-def mean_ms(kind: str) -> str:
+def mean_ms(kind: str, more: str = "") -> str:
     """Mean of a histogram of one side of a round, by tier."""
     drop = "instance, pod, container, endpoint, service"
     parts = (
-        f"sum by (tier) (max without ({drop}) (rate(adasd_{kind}_milliseconds_{end}{{{HERE}}}[5m])))"
+        f"sum by (tier) (max without ({drop}) (rate(adasd_{kind}_milliseconds_{end}{{{HERE}{more}}}[5m])))"
         for end in ("sum", "count")
     )
     return " / ".join(parts)
@@ -58,6 +58,8 @@ def here(name: str, by: str = "", more: str = "") -> str:
 
 
 ADAPTIVE = here("adasd:tokens:rate5m", more=', mode="adaptive"')
+ASKED_TO_DRAFT = here("adasd:rounds:rate5m", more=', mode!="off"')
+PLAIN = here("adasd:rounds:rate5m", more=', mode!="off", kind="plain"')
 RELAXED = here("adasd:tokens:rate5m", more=', kind="relaxed", mode="adaptive"')
 
 DASHBOARDS: dict[str, tuple[str, Sequence[Panel]]] = {
@@ -166,6 +168,18 @@ DASHBOARDS: dict[str, tuple[str, Sequence[Panel]]] = {
                     "used",
                 ),
             ),
+            Panel(
+                "Gate: rounds left undrafted",
+                "percentunit",
+                one(f"{PLAIN} / ({ASKED_TO_DRAFT} > 0)", "plain"),
+                "Of rounds that might be drafted: while it does not pay, without a draft, or at the end of an answer.",
+            ),
+            Panel(
+                "Wait for a draft, in a round",
+                "ms",
+                one(mean_ms("round", ', tier="draft"'), "mean"),
+                "Wall time of a block: forward passes, queue and links.",
+            ),
             Panel("Late blocks per second", "short", one(here("adasd:blocks_late:rate5m"), "late")),
             Panel(
                 "Wait for a draft slot",
@@ -201,6 +215,16 @@ DASHBOARDS: dict[str, tuple[str, Sequence[Panel]]] = {
                 "Slots lost in 10 minutes",
                 "short",
                 one(here("adasd:slots_lost:increase10m", "tier"), "{{tier}}"),
+            ),
+            Panel(
+                "Memory of the largest replica",
+                "bytes",
+                one(here("adasd:process_resident_bytes:max", "role"), "{{role}}"),
+            ),
+            Panel(
+                "Open files of the fullest replica",
+                "short",
+                one(here("adasd:process_open_files:max", "role"), "{{role}}"),
             ),
             Panel(
                 "Failed calls per second",
@@ -312,7 +336,7 @@ def main() -> int:
     stale = [path for path, text in files().items() if not path.is_file() or path.read_text() != text]
     if "--check" in sys.argv[1:]:
         for path in stale:
-            print(f"{path.name} is stale; run make monitoring", file=sys.stderr)
+            print(f"{path.name} is stale; run make k8s", file=sys.stderr)
         return 1 if stale else 0
     for path, text in files().items():
         path.parent.mkdir(exist_ok=True)

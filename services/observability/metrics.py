@@ -239,6 +239,12 @@ class OwnSeries:
         self.different = counter(
             "audit_tokens_different", "Of them, those that the exact rule would not have written.", "law"
         )
+        self.rounds = counter(
+            "rounds",
+            "Verdicts of whole answers: on a block (drafted), or without one (plain), as the gate chose.",
+            "mode",
+            "kind",
+        )
         self.ceiling = Gauge(
             "adasd_generation_threshold_nats",
             "Entropy at which drafting stops, as the newest answer learned it.",
@@ -287,12 +293,15 @@ class OwnSeries:
     def add_report(self, report: SpeculationReport) -> None:
         self.ahead.inc(report.num_ahead)
         self.ahead_used.inc(report.num_ahead_used)
+        mode = report.mode.value
+        self.rounds.labels(mode, "drafted").inc(report.num_draft_rounds)
+        self.rounds.labels(mode, "plain").inc(report.num_rounds - report.num_draft_rounds)
         for gauge, value in (
             (self.ceiling, report.generation_threshold),
             (self.boundary, report.acceptance_threshold),
         ):
             if value is not None and math.isfinite(value):
-                gauge.labels(report.mode.value).set(value)
+                gauge.labels(mode).set(value)
 
 
 def _finished_reason(event: RequestEnded) -> str:

@@ -1,28 +1,36 @@
-"""What a replica's process holds of the things that leak: open files (sockets too) and tasks of its event loop."""
+"""What a replica's process holds of the things that leak: memory, open files (sockets too), threads, tasks."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-OWN_FILES = "/proc/self/fd"
+OWN_FILES, OWN_THREADS, OWN_MEMORY = "/proc/self/fd", "/proc/self/task", "/proc/self/statm"
 
 
 class ProcessCollector(Collector):
-    """Collected on the replica's event loop; elsewhere there are no tasks to count, and off Linux no files."""
+    """Collected on the replica's event loop; elsewhere there are no tasks to count, and off Linux nothing else."""
 
     def collect(self) -> Iterator[Metric]:
         try:
             open_files = len(os.listdir(OWN_FILES)) - 1  # the listing's own
+            num_threads = len(os.listdir(OWN_THREADS))
+            pages = int(Path(OWN_MEMORY).read_text().split()[1])
         except OSError:
             pass
         else:
             yield GaugeMetricFamily(
                 "adasd_process_open_files", "Open files and sockets of the replica's process.", open_files
+            )
+            yield GaugeMetricFamily("adasd_process_threads", "Threads of the replica's process.", num_threads)
+            resident = pages * os.sysconf("SC_PAGE_SIZE")
+            yield GaugeMetricFamily(
+                "adasd_process_resident_bytes", "Memory of the replica's process.", resident
             )
         try:
             num_tasks = len(asyncio.all_tasks())

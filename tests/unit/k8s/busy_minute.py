@@ -32,6 +32,7 @@ from services.observability.events import (
     SlotLost,
 )
 from services.observability.metrics import ServiceMetrics
+from services.observability.process import ProcessCollector
 from services.observability.snapshot import Snapshot, render, take
 from services.observability.worker_metrics import WorkerCollector
 from services.worker.host import HostStats
@@ -47,9 +48,8 @@ class BusyMinute:
         self.registry = CollectorRegistry()
         self.tell = ServiceMetrics(self.registry, "pair", 4096, MAX_DRAFT_TOKENS)
         self.tell(RequestStarted("waiting", Mode.EXACT, 3, 0.0))
-        self.workers = {
-            role: WorkerCollector(role, "pair", self._stats, lambda: 2) for role in ("draft", "target")
-        }
+        self.registry.register(ProcessCollector())
+        self.workers = {role: self._worker(role) for role in ("draft", "target")}
         self.go_on()
 
     def go_on(self) -> None:
@@ -81,6 +81,12 @@ class BusyMinute:
         shots += [take(worker, role, role, self.num_answers) for role, worker in self.workers.items()]
         return render(shots)
 
+    def _worker(self, role: str) -> CollectorRegistry:
+        registry = CollectorRegistry()
+        registry.register(ProcessCollector())
+        registry.register(WorkerCollector(role, "pair", self._stats, lambda: 2))
+        return registry
+
     def _stats(self) -> HostStats:
         n = self.num_answers
         return HostStats(8, 2, 1, 3 * n, 3 * n, n, 5 * n, 0.01 * n, ((1, 2 * n), (4, n)))
@@ -92,7 +98,7 @@ class BusyMinute:
             acceptance="posterior",
             max_draft_tokens=MAX_DRAFT_TOKENS,
             max_relaxed_fraction=0.3,
-            num_rounds=1,
+            num_rounds=2,
             num_draft_rounds=1,
             num_draft_tokens=4,
             num_accepted_tokens=4,

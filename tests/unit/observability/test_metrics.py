@@ -116,6 +116,8 @@ async def test_figures_add_up_to_the_answers_reports():
         sums["vllm:e2e_request_latency_seconds_count"] == sums["vllm:request_queue_time_seconds_count"] == 6
     )
     assert sums["adasd_round_milliseconds_count", "tier", "target"] == num_chunks
+    assert sums["adasd_rounds_total"] == sum(report.num_rounds for report in reports)
+    assert sums["adasd_rounds_total", "kind", "drafted"] == drafts
     assert sums["adasd_blocks_ahead_total"] == sum(report.num_ahead for report in reports)
     assert sums["vllm:num_requests_running"] == sums["vllm:num_requests_waiting"] == 0
 

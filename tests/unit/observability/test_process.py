@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 from services.observability.process import ProcessCollector
 
@@ -25,6 +26,19 @@ async def test_tasks_are_those_that_have_not_ended():
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert figures()["adasd_process_tasks"] == before
+
+
+def test_memory_and_threads_follow_what_is_taken():
+    before, stop = figures(), threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    taken = b"x" * 50_000_000
+    after = figures()
+    stop.set()
+    thread.join()
+    assert after["adasd_process_threads"] == before["adasd_process_threads"] + 1
+    grown = after["adasd_process_resident_bytes"] - before["adasd_process_resident_bytes"]
+    assert grown >= 0.9 * len(taken)
 
 
 def test_outside_of_a_loop_there_are_no_tasks_to_count():

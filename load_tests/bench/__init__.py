@@ -1,0 +1,1 @@
+"""The load-test runner behind ``adasd bench``: scenarios, an open-loop generator, figures, reports."""

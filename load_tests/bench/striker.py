@@ -1,0 +1,72 @@
+"""Strikes the blows of the chaos rig, one after the other, while a load runs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from load_tests import chaos
+from load_tests.blows import KINDS, Blows, Struck
+from load_tests.rig import Rig
+
+EVERY_S = 8.0
+NUM_SLOTS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """What was struck, and when (seconds since the start of the run)."""
+
+    kind: str
+    what: str
+    at_s: float
+
+
+def settings(models: Path) -> dict[str, Any]:
+    """What the rig serves: the pair below ``models``, as in load_tests.chaos."""
+    return chaos.settings(models / "target", models / "draft", NUM_SLOTS)
+
+
+@asynccontextmanager
+async def striking(
+    rig: Rig, deployed: dict[str, Any], now: Callable[[], float], seed: int
+) -> AsyncIterator[list[Blow]]:
+    """A blow every EVERY_S seconds, each kind once before any comes again; in the end all is undone."""
+    blows: list[Blow] = []
+    rng, undoing = random.Random(seed), set[asyncio.Task[None]]()
+    hurting, calm = Blows(rig, deployed, rng), asyncio.Event()
+
+    async def rest(seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(calm.wait(), seconds)
+
+    async def undo(struck: Struck) -> None:
+        assert struck.undo is not None
+        await rest(struck.lasts_s)
+        await asyncio.to_thread(struck.undo)
+
+    async def strike() -> None:
+        order = list[str]()
+        while not calm.is_set():
+            order = order or rng.sample(list(KINDS), len(KINDS))
+            kind = order.pop()
+            at_s, struck = now(), await asyncio.to_thread(hurting.strike, kind)
+            if struck is not None:
+                blows.append(Blow(kind, struck.what, at_s))
+                if struck.undo is not None:
+                    undoing.add(asyncio.ensure_future(undo(struck)))
+            await rest(EVERY_S)
+            await asyncio.to_thread(chaos.recover, rig)
+
+    striker = asyncio.ensure_future(strike())
+    try:
+        yield blows
+    finally:
+        calm.set()
+        await asyncio.gather(striker, *undoing)
+        await asyncio.to_thread(rig.restart_dead_nodes)
