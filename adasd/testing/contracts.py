@@ -1,7 +1,8 @@
 """What every engine must do, as claims that run against any of them: ``check_engine(make_engine)``.
 
 Raises AssertionError at the first broken claim. The engine under test has at least 3 slots, a context of at
-least 64 tokens and 8 token ids; ``make_engine`` gives a fresh one with the same model each time.
+least 64 tokens and 8 token ids, whose texts are ``adasd.testing.letters``; ``make_engine`` gives a fresh one with
+the same model each time.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from adasd.messages import (
     AcceptRule,
     DraftCall,
     DraftRule,
+    Grammar,
+    GrammarKind,
     OpenCall,
     RelaxBelow,
+    RelaxOwnLaw,
     VerifyCall,
     Warp,
 )
@@ -207,6 +211,99 @@ def forbidden_tokens_never_come(engine: Engine) -> None:
     assert plain(engine, PROMPT, 1, Warp(temperature=0.0, logit_bias=((favourite, -1e9),)))[0] != favourite
 
 
+def penalties_see_the_text_and_nothing_that_was_rejected(engine: Engine) -> None:
+    """Forbidding with all might what the answer holds makes every token a new one; repetition sees the prompt."""
+    num_tokens = min(7, engine.vocab_size - len(set(PROMPT)))
+    new_each_time = Warp(0.0, presence_penalty=1e6, answer_from=len(PROMPT))
+    answer = plain(engine, PROMPT, num_tokens, new_each_time)
+    assert len(set(answer)) == num_tokens, answer
+    seen = Warp(0.0, frequency_penalty=0.5, repetition_penalty=1e6, answer_from=len(PROMPT))
+    positive = Warp(0.0, repetition_penalty=1e6, logit_bias=tuple((token, 1e3) for token in PROMPT))
+    for warp in (new_each_time, seen, positive):
+        expected = plain(engine, PROMPT, num_tokens, warp)
+        for length in (1, 3, 6):
+            assert speculative(engine, engine, PROMPT, num_tokens, DraftRule(length), warp)[0] == expected
+    expected = plain(engine, PROMPT, 3, new_each_time)
+    _open(engine, "s", warp=new_each_time)
+    verify(engine, VerifyCall("s", 0, 0, PROMPT))
+    others = [token for token in range(engine.vocab_size) if token not in expected][:2]
+    rejected = verify(engine, VerifyCall("s", 1, 5, (expected[0],), (others[0], others[1], expected[1])))
+    assert (rejected.num_accepted, rejected.next_token) == (0, expected[1])
+    assert verify(engine, VerifyCall("s", 2, 6, (expected[1],))).next_token == expected[2]
+    engine.close("s")
+
+
+def log_probabilities_are_those_of_the_raw_law(engine: Engine) -> None:
+    _open(engine, "d")
+    drafted = draft(engine, DraftCall("d", 0, 0, PROMPT, DraftRule(4, row_len=engine.vocab_size)))
+    assert drafted.rows is not None
+    engine.close("d")
+    warp = Warp(0.0, logit_bias=((drafted.tokens[3], -1e9),), presence_penalty=0.1, answer_from=len(PROMPT))
+    engine.open(OpenCall("s", warp, ROOM, logprobs=2))
+    first = verify(engine, VerifyCall("s", 0, 0, PROMPT))
+    assert (len(first.logprobs), first.prompt_logprobs) == (1, ())
+    verdict = verify(engine, VerifyCall("s", 1, 5, (first.next_token,), drafted.tokens[1:]))
+    decided = [first.next_token, *drafted.tokens[1 : 1 + verdict.num_accepted], verdict.next_token]
+    for i, said in enumerate([*first.logprobs, *verdict.logprobs]):
+        row = dict(zip(drafted.rows.ids[i].tolist(), drafted.rows.logprobs[i].tolist(), strict=True))
+        assert abs(said.logprob - row[decided[i]]) < 1e-3, (i, said)
+        best = sorted(row.values(), reverse=True)[:2]
+        assert all(abs(ours - theirs) < 1e-3 for (_, ours), theirs in zip(said.top, best, strict=True)), said
+    assert len(verdict.logprobs) == verdict.num_accepted + 1
+    engine.close("s")
+
+
+def a_prompt_is_scored_once_whatever_is_cached(engine: Engine) -> None:
+    longer = (*PROMPT, 6, 4) * 4
+    warp = Warp(0.0, answer_from=len(longer))
+    before: list[float] = []
+    for session in ("first", "second"):
+        engine.open(OpenCall(session, warp, ROOM, prompt_logprobs=1))
+        verdict = verify(engine, VerifyCall(session, 0, 0, longer))
+        said = [one.logprob for one in verdict.prompt_logprobs]
+        assert (len(said), verdict.cached_tokens, verdict.logprobs) == (len(longer) - 1, 0, ())
+        assert all(
+            len(one.top) == 1 and one.logprob <= one.top[0][1] + 1e-6 for one in verdict.prompt_logprobs
+        )
+        assert not before or max(abs(a - b) for a, b in zip(said, before, strict=True)) < 1e-4
+        before = said
+        again = verify(engine, VerifyCall(session, 1, len(longer), (verdict.next_token,)))
+        assert again.prompt_logprobs == ()
+    engine.close("first")
+    engine.close("second")
+
+
+def grammars_are_followed_and_end_the_answer(engine: Engine) -> None:
+    """The letters ``!#%`` have the ids 0, 2 and 4; the last id ends."""
+    end, grammar = (
+        engine.vocab_size - 1,
+        Grammar(GrammarKind.REGEX, "(!#){2}%?"),
+    )  # letters 0, 2, then 4 or not
+    for warp in (
+        Warp(0.0, grammar=grammar, answer_from=len(PROMPT)),
+        Warp(1.0, seed=4, grammar=grammar, answer_from=len(PROMPT)),
+        Warp(0.0, grammar=grammar, answer_from=len(PROMPT), eos_ids=(end,), eos_from=ROOM),
+    ):
+        expected = plain(engine, PROMPT, 7, warp)
+        assert expected[:4] == [0, 2, 0, 2], expected
+        assert expected[4:] in ([end] * 3, [4, end, end]), expected
+        assert warp.eos_from < ROOM or expected[4] == 4, (
+            "the end was too early where something else could come"
+        )
+        for length in (1, 3, 6):
+            assert speculative(engine, engine, PROMPT, 7, DraftRule(length), warp)[0] == expected
+    _open(engine, "s", warp=Warp(0.0, grammar=grammar, answer_from=len(PROMPT)))
+    verify(engine, VerifyCall("s", 0, 0, PROMPT))
+    relaxed = AcceptRule(RelaxOwnLaw(1e-9), 3)
+    astray = verify(engine, VerifyCall("s", 1, 5, (0,), (2, 1, 2), None, relaxed))
+    assert (astray.num_accepted, astray.next_token) == (1, 0), "relaxation cannot lead out of a grammar"
+    assert verify(engine, VerifyCall("s", 2, 7, (0,))).next_token == 2
+    engine.close("s")
+    broken = Grammar(GrammarKind.REGEX, "(")
+    _refuses(InvalidRequest, lambda: _open(engine, "s", warp=Warp(grammar=broken)))
+    _refuses(InvalidRequest, lambda: engine.prepare(OpenCall("s", Warp(grammar=broken), ROOM)))
+
+
 CLAIMS = (
     slots_are_taken_and_given_back,
     what_cannot_be_opened_is_refused,
@@ -219,6 +316,10 @@ CLAIMS = (
     a_seed_makes_the_answer_independent_of_drafting,
     sampling_without_a_seed_goes_by_rows,
     forbidden_tokens_never_come,
+    penalties_see_the_text_and_nothing_that_was_rejected,
+    log_probabilities_are_those_of_the_raw_law,
+    a_prompt_is_scored_once_whatever_is_cached,
+    grammars_are_followed_and_end_the_answer,
 )
 
 

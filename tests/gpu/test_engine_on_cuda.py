@@ -11,7 +11,7 @@ from adasd.engine.split import split
 from adasd.messages import DraftRule, Warp
 from adasd.testing.contracts import CLAIMS
 from adasd.testing.loops import plain, plain_batch, speculative
-from tests.unit.engine.models import FAST, MODULES_ONLY, generate, original, prompts
+from tests.unit.engine.models import FAST, GRAMMARS, MODULES_ONLY, generate, original, prompts
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,7 +22,7 @@ pytestmark = [
 def engine(name, seed=0, *, fast=None, dtype=torch.float32, **settings):
     config = EngineConfig("tiny", **{"num_slots": 8, "prefill_chunk": 40} | settings)
     model = copy.deepcopy(original(name, seed)).to("cuda", dtype)
-    return TorchEngine.from_model(model, config, fast=fast, seed=0)
+    return TorchEngine.from_model(model, config, fast=fast, seed=0, grammars=GRAMMARS)
 
 
 @pytest.mark.parametrize("name", FAST + MODULES_ONLY)

@@ -18,6 +18,8 @@ from adasd.messages import (
     Chunk,
     DraftCall,
     Drafted,
+    Grammar,
+    GrammarKind,
     OpenCall,
     SamplingParams,
     SpeculationOptions,
@@ -29,6 +31,7 @@ from adasd.session.state import Terms
 from adasd.testing import loops
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.faulty_port import FaultyPort, LinkFaults
+from adasd.testing.letters import letter_grammars
 from adasd.testing.table_model import TableModel
 from services.orchestrator.driver import Driver, Limits
 from services.worker.host import EngineHost
@@ -44,7 +47,25 @@ LINKS = {
     "reordering": LinkFaults(delay_s=0.01, duplicate=0.2),
     "lossy": LinkFaults(delay_s=0.002, drop=0.03, duplicate=0.1, timeout_s=0.05),
 }
-WARPS = {"greedy": Warp(temperature=0.0), "seeded": Warp(seed=11), "seeded top-p": Warp(seed=5, top_p=0.9)}
+GRAMMARS = letter_grammars(16)
+DIGITS = Grammar(GrammarKind.REGEX, "((!#)+[%$]|'+)+")
+SHAPED = Warp(
+    seed=8,
+    frequency_penalty=0.4,
+    presence_penalty=-0.3,
+    repetition_penalty=1.2,
+    answer_from=len(PROMPT),
+    grammar=DIGITS,
+    eos_ids=(15,),
+    eos_from=10_000,
+)
+WARPS = {
+    "greedy": Warp(temperature=0.0),
+    "seeded": Warp(seed=11),
+    "seeded top-p": Warp(seed=5, top_p=0.9),
+    "penalties and a grammar": SHAPED,
+    "greedy penalties": replace(SHAPED, temperature=0.0, grammar=None),
+}
 
 
 @dataclass
@@ -91,8 +112,8 @@ class Workers:
 
     def __init__(self, faults: LinkFaults, seed: int) -> None:
         self.engines = {
-            "target": FakeEngine(TARGET, num_slots=8, max_context=256),
-            "draft": FakeEngine(DRAFT, num_slots=8, max_context=256),
+            "target": FakeEngine(TARGET, num_slots=8, max_context=256, grammars=GRAMMARS),
+            "draft": FakeEngine(DRAFT, num_slots=8, max_context=256, grammars=GRAMMARS),
         }
         self.hosts = {role: EngineHost(lambda e=engine: e, role) for role, engine in self.engines.items()}
         self.faults, self.rng, self.names = faults, random.Random(seed), count()
@@ -145,7 +166,7 @@ async def answer(workers: Workers, session: str, warp: Warp, *, ahead: bool) -> 
 @pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
 @pytest.mark.parametrize("faults", LINKS.values(), ids=LINKS.keys())
 async def test_output_is_the_targets_own(faults, warp, ahead):
-    expected = loops.plain(FakeEngine(TARGET, max_context=256), PROMPT, NUM_TOKENS, warp)
+    expected = loops.plain(FakeEngine(TARGET, max_context=256, grammars=GRAMMARS), PROMPT, NUM_TOKENS, warp)
     async with Workers(faults, seed=7 + ahead) as workers:
         answers = await asyncio.gather(*(answer(workers, f"s{i}", warp, ahead=ahead) for i in range(4)))
         for tokens, report in answers:

@@ -21,8 +21,10 @@ from transformers import (
 
 from adasd.config import EngineConfig
 from adasd.engine.engine import TorchEngine
+from adasd.testing.letters import letter_grammars
 
 VOCAB_SIZE = 97
+GRAMMARS = letter_grammars(VOCAB_SIZE)
 _COMMON = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 32,
@@ -98,7 +100,9 @@ def engine(name: str, seed: int = 0, *, fast: bool | None = None, **settings) ->
     """An engine over a copy of ``original``: ``fast`` None is kernels where they fit, True torch's operations."""
     compiled = {"compile": "on" if fast is None and name in FAST else "off"}
     config = EngineConfig("tiny", **{"num_slots": 8, "prefill_chunk": 40} | compiled | settings)
-    return TorchEngine.from_model(copy.deepcopy(original(name, seed)), config, fast=fast, seed=0)
+    return TorchEngine.from_model(
+        copy.deepcopy(original(name, seed)), config, fast=fast, seed=0, grammars=GRAMMARS
+    )
 
 
 def generate(name: str, prompt, num_tokens: int, seed: int = 0) -> list[int]:

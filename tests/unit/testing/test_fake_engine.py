@@ -2,11 +2,13 @@
 
 import pytest
 
-from adasd.errors import DeviceFailure
-from adasd.messages import CallFailed, DraftRule, OpenCall, VerifyCall
+from adasd.errors import DeviceFailure, InvalidRequest
+from adasd.messages import CallFailed, DraftRule, Grammar, GrammarKind, OpenCall, VerifyCall, Warp
+from adasd.testing import fake_engine
 from adasd.testing.clock import FakeClock
 from adasd.testing.contracts import CLAIMS, check_engine
 from adasd.testing.fake_engine import FakeEngine
+from adasd.testing.letters import letter_grammars, letters
 from adasd.testing.loops import GREEDY, plain, speculative, verify
 from adasd.testing.table_model import TableModel
 
@@ -14,7 +16,7 @@ MODEL = TableModel.random(vocab_size=12, seed=3)
 
 
 def make_engine() -> FakeEngine:
-    return FakeEngine(MODEL)
+    return FakeEngine(MODEL, grammars=letter_grammars(MODEL.vocab_size))
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
@@ -44,6 +46,32 @@ def test_the_kit_notices_a_cache_that_is_not_rolled_back():
 
     with pytest.raises(AssertionError):
         check_engine(lambda: Forgetful(MODEL))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "claim"),
+    [("_score", "a_prompt_is_scored"), ("masked", "penalties_see_the_text")],
+)
+def test_the_kit_notices_options_that_do_nothing(spoilt, claim, monkeypatch):
+    (broken,) = [one for one in CLAIMS if one.__name__.startswith(claim)]
+    broken(make_engine())
+    if spoilt == "masked":
+        monkeypatch.setattr(fake_engine, "masked", lambda logits, *_: list(logits))
+    else:
+        monkeypatch.setattr(FakeEngine, "_score", lambda *_: ())
+    with pytest.raises(AssertionError):
+        broken(make_engine())
+
+
+def test_an_engine_without_a_tokenizer_refuses_grammars():
+    with pytest.raises(InvalidRequest, match="no tokenizer"):
+        FakeEngine(MODEL).open(OpenCall("s", Warp(grammar=Grammar(GrammarKind.REGEX, "a")), 9))
+
+
+@pytest.mark.parametrize("num_ids", [1, 258])
+def test_there_are_so_many_letters(num_ids):
+    with pytest.raises(ValueError, match="2 to 257"):
+        letters(num_ids)
 
 
 def test_plain_decoding_follows_the_table():
