@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,15 @@ def main(arguments: list[str] | None = None) -> int:
         pair.tokenizer.apply_chat_template([{"role": "user", "content": example.prompt}])
         for example in chosen
     ]
-    measured = race(contenders, prompts, options.repeats, options.max_tokens, show=console.is_terminal)
+    with ExitStack() as stack:
+        if options.llama_server:
+            from load_tests.llama_cpp import llama_servers
+
+            servers = llama_servers(
+                options.llama_server, options.target, options.draft, options.threads, pair.eos_ids
+            )
+            contenders |= stack.enter_context(servers)
+        measured = race(contenders, prompts, options.repeats, options.max_tokens, show=console.is_terminal)
     found = results(
         measured, contenders, lambda prompt, tokens: is_right(chosen[prompt], pair.decode(tokens))
     )
@@ -219,6 +228,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=positive, default=3, help="times that each is answered [3]")
     parser.add_argument(
         "--max-tokens", type=positive, default=MAX_TOKENS, help=f"tokens per answer [{MAX_TOKENS}]"
+    )
+    parser.add_argument(
+        "--llama-server",
+        metavar="PATH",
+        help="llama.cpp's server, to be measured as well (load_tests.llama_cpp)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     return parser.parse_args(arguments)
