@@ -40,12 +40,14 @@ check: $(STAMP)  ## format, lint, types, import rules, freshness of the generate
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m services.transport.generate --check
+	$(BIN)/python -m services.transport.compatibility --check
 
 format: $(STAMP)  ## format the code and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-proto: $(STAMP)  ## generate protocol code from protos/
+proto: $(STAMP)  ## generate protocol code from protos/, refuse what would break old callers
+	$(BIN)/python -m services.transport.compatibility
 	$(BIN)/python -m services.transport.generate
 
 bench: $(STAMP)  ## round time, start-up time, tokens per second; results in load_tests/baselines/

@@ -12,6 +12,9 @@ from typing import Any
 
 from adasd.messages import Mode
 
+MODEL = "model"
+"""The draft source that the tier ``draft`` is; further tiers bring names of their own."""
+
 
 def says(
     sentence: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
@@ -116,6 +119,15 @@ class SpeculationConfig:
     )
     drafting: str = setting("adasd", "policy that decides when drafting stops")
     acceptance: str = setting("collision", "policy that relaxes acceptance in mode adaptive")
+    draft: str | None = setting(
+        None,
+        "where blocks come from: model, ngram, suffix, auto or a tier of drafts; none is the first model",
+    )
+    recent_tokens: int = setting(
+        0,
+        "tokens of recent answers (1 kB each) that suffix drafts look up, too, whoever asked; 0 is none",
+        low=0,
+    )
     max_draft_tokens: int = setting(16, "tokens per block, hard cap", low=1, high=256)
     max_relaxed_fraction: float = setting(
         0.3, "share of an answer that may be relaxed, mode adaptive", low=0, high=1
@@ -191,7 +203,7 @@ class ServeConfig:
     """Everything ``adasd serve`` deploys."""
 
     target: TierConfig
-    draft: TierConfig | None  # None: plain decoding only
+    draft: TierConfig | None  # the draft source "model"; None: there is none
     host: str = setting("127.0.0.1", "address that HTTP and gRPC listen on")
     port: int = setting(8000, "HTTP port", low=1, high=65535)
     grpc_port: int = setting(9000, "port of the public gRPC API; 0 switches it off", low=0, high=65535)
@@ -234,4 +246,18 @@ class ServeConfig:
     )
     traces: TracesConfig = field(default_factory=TracesConfig)
     worker_tls: TlsConfig = field(default_factory=TlsConfig)
+    drafts: tuple[tuple[str, TierConfig], ...] = ()  # further draft sources by name; see services.settings
     api_keys: tuple[ApiKey, ...] = ()  # read at the door from api_keys_file and ADASD_API_KEYS, no setting
+
+    @property
+    def draft_tiers(self) -> dict[str, TierConfig]:
+        """Draft models by the name of their source, the preferred one first."""
+        return {**({MODEL: self.draft} if self.draft is not None else {}), **dict(self.drafts)}
+
+    @property
+    def tiers(self) -> dict[str, TierConfig]:
+        """All tiers by the name of their deployment: target, draft, draft-NAME."""
+        drafts = {
+            "draft" if name == MODEL else f"draft-{name}": tier for name, tier in self.draft_tiers.items()
+        }
+        return {"target": self.target, **drafts}

@@ -9,13 +9,16 @@ print(answer.text, answer.report.num_accepted_tokens, "of", answer.report.num_dr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Protocol
 
 from adasd.config import EngineConfig, SpeculationConfig
+from adasd.control import sources
 from adasd.control.controller import Controller, EffectiveSpeculation, SessionController
 from adasd.errors import ConfigError, InvalidRequest
+from adasd.lookup.lookups import Lookups
 from adasd.messages import (
     CallFailed,
     Chunk,
@@ -44,6 +47,7 @@ from adasd.session.events import (
     AttachTarget,
     DraftAnswered,
     DraftAttached,
+    DraftLeft,
     Emit,
     Event,
     Finish,
@@ -76,7 +80,10 @@ class Answer:
 
 
 class LocalPair:
-    """A target and (unless None) a draft in this process. Not for use by several threads at once."""
+    """A target and its drafts in this process. Not for use by several threads at once.
+
+    ``draft`` is the source ``model`` (None: there is none), ``drafts`` are further models by name.
+    """
 
     def __init__(
         self,
@@ -86,10 +93,14 @@ class LocalPair:
         eos_ids: frozenset[int],
         speculation: SpeculationConfig | None = None,
         tokenizer: Tokenizer | None = None,
+        drafts: Mapping[str, Engine] | None = None,
     ) -> None:
         self.target, self.draft, self.decode, self.eos_ids = target, draft, decode, eos_ids
         self.tokenizer = tokenizer
-        self.controller = Controller(speculation or SpeculationConfig(), draft is not None)
+        self.drafts = {**({sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
+        config = speculation or SpeculationConfig()
+        self.controller = Controller(config, tuple(self.drafts))
+        self.lookups = Lookups(config.recent_tokens)
         self._names = (f"local-{number}" for number in count())
 
     @classmethod
@@ -103,8 +114,11 @@ class LocalPair:
         num_threads: int = 1,
         speculation: SpeculationConfig | None = None,
         prefix_cache: bool = True,
+        drafts: Mapping[str, str] | None = None,
     ) -> LocalPair:
         """Load a pair of Hugging Face causal language models by folder or id; raises ConfigError.
+
+        ``drafts`` names further draft models, for ``speculation.draft``.
 
         ``prefix_cache``: what earlier answers computed for the beginning of a prompt is used again.
         """
@@ -119,20 +133,23 @@ class LocalPair:
             num_slots=4,
             prefix_cache=prefix_cache,
         )
-        if draft is not None:
-            check_vocabularies(target, draft)
+        models = {**({sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
+        for model in models.values():
+            check_vocabularies(target, model)
         tokenizer = Tokenizer.load(target)
-        target_engine, draft_engine = TorchEngine.from_config(config), None
-        if draft is not None:  # it must not propose what the target does not know
-            own = replace(config, model=draft)
-            draft_engine = TorchEngine.from_config(own, vocab_limit=target_engine.vocab_size)
+        target_engine = TorchEngine.from_config(config)
+        engines = {  # none must propose what the target does not know
+            name: TorchEngine.from_config(replace(config, model=model), vocab_limit=target_engine.vocab_size)
+            for name, model in models.items()
+        }
         return cls(
             target_engine,
-            draft_engine,
+            engines.pop(sources.MODEL, None),
             tokenizer.decode,
             tokenizer.eos_ids,
             speculation,
             tokenizer,
+            engines,
         )
 
     # ----------------------------------------------------------------- answers
@@ -187,7 +204,7 @@ class LocalPair:
         effective = self.controller.effective(speculation)
         terms = Terms(next(self._names), tuple(prompt), sampling, self.eos_ids, self.decode)
         opening = open_call(terms.session, sampling, len(prompt), self.eos_ids)
-        controller = self.controller.session(effective, opening.warp)
+        controller = self.controller.session(effective, opening.warp, prompt)
         return self._run(terms, opening, effective, controller, on_round)
 
     def _run(
@@ -198,12 +215,12 @@ class LocalPair:
         controller: SessionController,
         on_round: Callable[[RoundCompleted], None],
     ) -> Iterator[Chunk | Complete]:
-        draft = self.draft if effective.mode is not Mode.OFF else None
         session, todo = begin(terms)
         events: list[Event] = []
+        line: DraftLine | None = None
         try:
-            if draft is not None and session.phase is not Phase.FINISHED:
-                draft.open(opening)
+            if effective.mode is not Mode.OFF and session.phase is not Phase.FINISHED:
+                line = self._line(controller.source, opening, controller.alone)
                 events.append(DraftAttached())
             while True:
                 for action in todo:
@@ -211,6 +228,7 @@ class LocalPair:
                         case Emit(chunk):
                             yield chunk
                         case Finish():
+                            self.lookups.remember(session.committed[len(terms.prompt) :])
                             yield complete(session, effective, controller)
                             return
                         case AttachTarget():
@@ -220,30 +238,66 @@ class LocalPair:
                             if not done.prefill:
                                 controller.learn(done)
                             on_round(done)
+                        case AskPlan(remaining_tokens=remaining):
+                            other = controller.another_source(remaining)
+                            if line is not None and other is not None:
+                                line.close()
+                                line = self._line(other, opening, controller.alone)
+                                controller.use(other)
+                                events += (DraftLeft(), DraftAttached())
+                            events.append(self._answer(action, controller, line))
                         case _:
-                            events.append(self._answer(action, controller))
+                            events.append(self._answer(action, controller, line))
                 session, todo = step(session, events.pop(0))
         finally:
             self.target.close(terms.session)
-            if draft is not None:
-                draft.close(terms.session)
+            if line is not None:
+                line.close()
 
-    def _answer(self, action: Action, controller: SessionController) -> Event:
+    def _line(self, source: str, open_call: OpenCall, alone: bool) -> DraftLine:
+        """This session's line to a draft source."""
+        if source in sources.LOOKUPS:
+            return self.lookups.line(source, alone=alone)
+        return EngineLine(self.drafts[source], open_call)
+
+    def _answer(self, action: Action, controller: SessionController, line: DraftLine | None) -> Event:
         asked_s = time.perf_counter()
         match action:
             case AskPlan(remaining, num_emitted, num_relaxed):
                 plan = controller.plan(remaining, num_emitted, num_relaxed)
                 return Planned(plan.draft, plan.accept)
             case AskDraft(call):
-                assert self.draft is not None
-                drafted = run_call(self.draft, call)
-                assert isinstance(drafted, Drafted)
+                assert line is not None
+                drafted = line.draft(call)
                 return DraftAnswered(drafted, 1e3 * (time.perf_counter() - asked_s))
             case AskVerify(call):
                 verdict = run_call(self.target, call)
                 assert isinstance(verdict, Verdict)
                 return TargetAnswered(verdict, 1e3 * (time.perf_counter() - asked_s))
         raise AssertionError(f"no answer to {action}")
+
+
+class DraftLine(Protocol):
+    """A session's line to a draft source in this process."""
+
+    def draft(self, call: DraftCall) -> Drafted: ...
+    def close(self) -> None: ...
+
+
+class EngineLine:
+    """A slot on a draft engine, open until ``close``."""
+
+    def __init__(self, engine: Engine, call: OpenCall) -> None:
+        self._engine, self._session = engine, call.session
+        engine.open(call)
+
+    def draft(self, call: DraftCall) -> Drafted:
+        drafted = run_call(self._engine, call)
+        assert isinstance(drafted, Drafted)
+        return drafted
+
+    def close(self) -> None:
+        self._engine.close(self._session)
 
 
 def mode_of(name: str | None) -> Mode | None:

@@ -393,6 +393,8 @@ class SpeculationReport:
     target_lost: int = 0
     num_ahead: int = 0  # blocks drafted while the target was judging the one before
     num_ahead_used: int = 0  # of them, those whose assumption came true
+    draft: str | None = None  # effective draft source; None in mode off
+    drafts_used: tuple[str, ...] = ()  # sources whose blocks were judged, in the order of their first
 
 
 @dataclass(frozen=True, slots=True)

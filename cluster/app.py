@@ -30,7 +30,10 @@ def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
     """The application that ``serve.run`` deploys; ``worker_host`` as in ``Worker``."""
     board = metrics_board(config)
     target = replicas_of("target", config.target, config, worker_host, board)
-    draft = replicas_of("draft", config.draft, config, worker_host, board) if config.draft else None
+    drafts = {
+        source: replicas_of("draft", tier, config, worker_host, board, name)
+        for (source, tier), name in zip(config.draft_tiers.items(), list(config.tiers)[1:], strict=True)
+    }
     deployed = serve.deployment(
         name="orchestrator",
         num_replicas=config.orchestrator.replicas,
@@ -41,7 +44,7 @@ def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
         health_check_period_s=5,
         health_check_timeout_s=15,
     )
-    return deployed(Orchestrator).bind(config, target, draft, board)
+    return deployed(Orchestrator).bind(config, target, drafts, board)
 
 
 def metrics_board(config: ServeConfig) -> Application:
@@ -58,11 +61,11 @@ def metrics_board(config: ServeConfig) -> Application:
 
 
 def replicas_of(
-    role: str, tier: TierConfig, config: ServeConfig, host: str, board: Application
+    role: str, tier: TierConfig, config: ServeConfig, host: str, board: Application, name: str | None = None
 ) -> Application:
-    """Equal replicas of one model."""
+    """Equal replicas of one model; ``name`` of the deployment, if it is not the role."""
     deployed = serve.deployment(
-        name=role,
+        name=name or role,
         **scaling(role, tier),
         ray_actor_options=topology.actor_options(tier),
         **topology.placement_group(tier),

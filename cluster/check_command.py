@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -27,8 +28,7 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
         "", Column("model", overflow="fold"), "dtype", "device", "weights", "cache", "slots", "replicas"
     )
     for role, engine in engines(config):
-        tier = config.target if role == "target" else config.draft
-        assert tier is not None
+        tier = config.tiers[role]
         table.add_row(
             role,
             engine.model,
@@ -78,9 +78,8 @@ def absent_folders(config: ServeConfig) -> list[str]:
 
 
 def engines(config: ServeConfig) -> Iterator[tuple[str, EngineConfig]]:
-    yield "target", config.target.engine
-    if config.draft is not None:
-        yield "draft", config.draft.engine
+    """Every model by the name of its deployment, the target first."""
+    yield from ((role, tier.engine) for role, tier in config.tiers.items())
 
 
 def _problems_of_model(engine: EngineConfig) -> Iterator[str]:
@@ -101,10 +100,10 @@ def _problems_of_text(config: ServeConfig) -> Iterator[str]:
     from adasd.text.tokenizer import Tokenizer
 
     target = config.target.engine
-    if config.draft is not None:
-        draft = config.draft.engine
-        yield from _sentences(lambda: check_vocabularies(target.model, draft.model, target.trust_remote_code))
-    else:
+    drafts = [tier.engine.model for tier in config.draft_tiers.values()]
+    for draft in drafts:
+        yield from _sentences(partial(check_vocabularies, target.model, draft, target.trust_remote_code))
+    if not drafts:
         yield from _sentences(
             lambda: Tokenizer.load(target.model, trust_remote_code=target.trust_remote_code)
         )

@@ -37,7 +37,7 @@ def flat(args: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
     """Dotted names: ``{target: {num_slots: 4}}`` becomes ``target.num_slots``."""
     for key, value in args.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and any(known.startswith(f"{name}.") for known in settings.options()):
+        if isinstance(value, Mapping) and settings.is_section(name):
             yield from flat(value, f"{name}.")
         else:
             yield name, value

@@ -35,9 +35,8 @@ class Group:
 
 def groups_of(config: ServeConfig, facts: Facts) -> list[Group]:
     """The gateway first. ConfigError if two tiers of one group can't be told a pool apart from the gateway."""
-    tiers = [("target", config.target), *([("draft", config.draft)] if config.draft else [])]
     by_wishes: dict[object, list[tuple[str, TierConfig]]] = {}
-    for role, tier in tiers:
+    for role, tier in config.tiers.items():
         by_wishes.setdefault(_wishes(tier), []).append((role, tier))
     beside_gateway = by_wishes.pop(None, [])
     groups = [_gateway(beside_gateway, facts)]

@@ -357,8 +357,9 @@ def _graph(application: Any) -> Iterator[Any]:
 
     bound = application._bound_deployment
     for argument in (*bound.init_args, *bound.init_kwargs.values()):
-        if isinstance(argument, Application):
-            yield from _graph(argument)
+        for inner in argument.values() if isinstance(argument, dict) else (argument,):
+            if isinstance(inner, Application):
+                yield from _graph(inner)
     yield bound
 
 

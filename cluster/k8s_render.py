@@ -241,8 +241,8 @@ class Parts:
         """Weights only where they are loaded; every pod reads the target's tokenizer and configuration."""
         models, roles = self.facts.models, {role for role, _ in group.tiers}
         assert models is not None
-        for role, tier in (("target", self.config.target), ("draft", self.config.draft)):
-            if tier is None or not tier.engine.model.startswith(f"{MODELS_FOLDER}/"):
+        for role, tier in self.config.tiers.items():
+            if not tier.engine.model.startswith(f"{MODELS_FOLDER}/"):
                 continue
             if role == "target" or role in roles:
                 folder = tier.engine.model.removeprefix(f"{MODELS_FOLDER}/")
@@ -285,8 +285,8 @@ def _in_pods(args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_models(config: ServeConfig, facts: Facts) -> None:
     """A pod sees the image, what is mounted, and the hub; nothing of this machine."""
-    for role, tier in (("target", config.target), ("draft", config.draft)):
-        model = tier.engine.model if tier else ""
+    for role, tier in config.tiers.items():
+        model = tier.engine.model
         if model.startswith(f"{MODELS_FOLDER}/"):
             if facts.models is None:
                 raise ConfigError(

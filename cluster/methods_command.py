@@ -11,6 +11,7 @@ from rich.table import Table
 from adasd.config import SpeculationConfig
 from adasd.control.policy import Described
 from adasd.control.registry import ACCEPTANCE, DRAFTING
+from adasd.control.sources import KNOWN, MODEL
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,7 +21,11 @@ def main(argv: Sequence[str]) -> int:
     defaults, console = SpeculationConfig(), Console()
     console.print(table("drafting: when the draft stops", DRAFTING, defaults.drafting))
     console.print(table("acceptance in mode adaptive: what is relaxed", ACCEPTANCE, defaults.acceptance))
-    console.print("* default; a request chooses with speculation.drafting and speculation.acceptance")
+    console.print(table("draft sources: where blocks come from", KNOWN, MODEL))
+    console.print("further draft models (drafts in the configuration) are sources by their names")
+    console.print(
+        "* default; a request chooses with speculation.drafting, speculation.acceptance and speculation.draft"
+    )
     return 0
 
 

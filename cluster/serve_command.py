@@ -187,9 +187,9 @@ def wait_until_ready(
 
 
 def show_deployments(config: ServeConfig, seen: AppState, steps: Steps) -> None:
-    for role, tier in (("target", config.target), ("draft", config.draft)):
+    for role, tier in config.tiers.items():
         found = seen.deployments.get(role)
-        if tier is None or found is None:
+        if found is None:
             continue
         model = tier.engine.model
         if found.running >= tier.min_replicas:
@@ -234,7 +234,7 @@ def probe(config: ServeConfig) -> tuple[bool, str]:
     except (httpx.HTTPError, ValueError):
         return False, "waiting for HTTP"
     if answer.status_code == 200:
-        return True, "ready, degraded (no draft)" if body.get("degraded") and config.draft else "ready"
+        return True, "ready, degraded (no draft)" if body.get("degraded") and config.draft_tiers else "ready"
     return False, "; ".join(str(reason) for reason in body.get("reasons", [])) or "warming up"
 
 

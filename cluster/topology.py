@@ -65,8 +65,8 @@ def demand(tier: TierConfig) -> dict[str, float]:
 
 def num_cpus(config: ServeConfig) -> float:
     """Ray CPUs of the smallest deployment."""
-    tiers = [tier for tier in (config.target, config.draft) if tier is not None]
-    return ORCHESTRATOR_CPUS + METRICS_CPUS + sum(tier.num_cpus * tier.min_replicas for tier in tiers)
+    tiers = sum(tier.num_cpus * tier.min_replicas for tier in config.tiers.values())
+    return ORCHESTRATOR_CPUS + METRICS_CPUS + tiers
 
 
 def missing(config: ServeConfig, nodes: Sequence[Node]) -> list[str]:
@@ -76,9 +76,7 @@ def missing(config: ServeConfig, nodes: Sequence[Node]) -> list[str]:
     """
     free = [dict(node.resources) for node in nodes]
     problems = []
-    for role, tier in (("target", config.target), ("draft", config.draft)):
-        if tier is None:
-            continue
+    for role, tier in config.tiers.items():
         placed = _place(tier, nodes, free)
         if placed < tier.min_replicas:
             problems.append(_sentence(role, tier, placed, nodes))

@@ -14,7 +14,15 @@ from pathlib import Path
 
 from load_tests import record
 
-BENCHMARKS = ("round_trip", "pipelining", "single_stream", "breakdown", "batch_throughput", "start_up")
+BENCHMARKS = (
+    "round_trip",
+    "pipelining",
+    "link_latency",
+    "single_stream",
+    "breakdown",
+    "batch_throughput",
+    "start_up",
+)
 BASELINES = Path("load_tests/baselines")
 Run = Callable[[Sequence[str]], int]
 

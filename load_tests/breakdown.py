@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from adasd.engine import engine as engine_module
 from adasd.engine.engine import TorchEngine
+from adasd.engine.native.forward import NativeLlama
 from adasd.engine.ragged import Ragged
 from adasd.engine.sampling import judge_blocks, propose_next
 from adasd.local import LocalPair
@@ -67,6 +68,7 @@ def watched(watches: Stopwatches, pair: LocalPair) -> Iterator[None]:
     assert isinstance(pair.draft, TorchEngine)
     with (
         patch.object(type(pair.target.forward), "__call__", _by_engine(watches, pair)),
+        patch.object(NativeLlama, "draft", watches.timed("draft", NativeLlama.draft)),
         patch.object(Ragged, "build", watches.timed("batch", Ragged.build)),
         patch.object(engine_module, "propose_next", watches.timed("sampling", propose_next)),
         patch.object(engine_module, "judge_blocks", watches.timed("verification", judge_blocks)),

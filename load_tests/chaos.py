@@ -37,6 +37,8 @@ NODES = (
 IDLE_TIMEOUT_S = 150.0
 LINGER_S = 14.0
 """After that much idleness unused channels are closed and ended replicas have left the metrics."""
+RECOVERY_S = 15.0
+"""After a blow the next one waits so long for the service to be whole again."""
 SLACK = {"files": 8, "tasks": 2}
 """By how much idle counts may differ from before: a replica knows as many peers as there happen to be."""
 AFTER_S = 3.0
@@ -92,13 +94,16 @@ async def storm(
             kind = order.pop() if order else blows.rng.choice(kinds)
             at_s = time.monotonic() - zero_s
             struck = await asyncio.to_thread(blows.strike, kind)
-            if struck is not None:
+            if struck is None:
+                order.insert(0, kind)  # there was nothing to hit: later
+            else:
                 print(f"{at_s:6.1f} s  {kind} ({struck.what})", flush=True)
                 fell.append(Fell(kind, struck.what, at_s))
                 if struck.undo is not None:
                     undoing.add(asyncio.create_task(undo(struck.undo, struck.lasts_s)))
             with suppress(TimeoutError):
                 await asyncio.wait_for(calm.wait(), every_s)
+            await asyncio.to_thread(recover, made)
 
     striking = asyncio.create_task(strike())
     try:
@@ -148,6 +153,13 @@ def run(
             "footprint": {"before": footprint_before, "after": footprint(made)},
             "held": made.held(),
         }
+
+
+def recover(made: Rig) -> None:
+    """Wait until both tiers serve, but not for long: some blows shall fall before."""
+    begun_s = time.monotonic()
+    while time.monotonic() - begun_s < RECOVERY_S and not made.is_ready():
+        time.sleep(0.5)
 
 
 def calm_load(made: Rig, todo: Work) -> list[Outcome]:

@@ -47,6 +47,9 @@ class CountingEngine:
     def prefix_stats(self) -> PrefixStats:
         return PrefixStats()  # it caches nothing
 
+    def prepare(self, call: OpenCall) -> None:
+        pass  # it knows no grammars
+
     def open(self, call: OpenCall) -> None:
         if call.max_len > self.max_context:
             raise InvalidRequest(f"max_len {call.max_len} exceeds {self.max_context}", "max_len")

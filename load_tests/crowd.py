@@ -71,7 +71,7 @@ class Crowd:
         self, pair: LocalPair, options: SpeculationOptions, clock: Clock = time.perf_counter
     ) -> None:
         self.pair, self._clock = pair, clock
-        self._controller = Controller(pair.controller.config, pair.draft is not None)
+        self._controller = Controller(pair.controller.config, tuple(pair.drafts))
         self._effective = self._controller.effective(options)
         self._names = (f"crowd-{number}" for number in count())
         self._talks: dict[str, Talk] = {}

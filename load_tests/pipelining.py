@@ -120,7 +120,7 @@ class Link:
 class Lines:
     """Placement without leases: both workers know the sessions already."""
 
-    has_draft = True
+    draft_names = ("model",)
 
     def __init__(
         self, pool: WorkerChannelPool, draft_at: WorkerAddress, target_at: WorkerAddress, link_ms: float
@@ -131,7 +131,7 @@ class Lines:
     async def attach_target(self, call: OpenCall) -> Link:
         return await self._attach(self.target_at, call, 0.0)
 
-    async def attach_draft(self, call: OpenCall) -> Link:
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Link:
         self.drafts.append(await self._attach(self.draft_at, call, self.link_ms))
         return self.drafts[-1]
 

@@ -2,8 +2,9 @@
 
 One mechanism serves all three: the fields of ``adasd.config.ServeConfig`` *are* the options. A field is
 named by its path (``target.num_slots``, in the file also nested), on the command line
-``--target-num-slots``, in the environment ``ADASD_TARGET_NUM_SLOTS``. Three have a short name too:
-``target``, ``draft`` and ``mode``.
+``--target-num-slots``, in the environment ``ADASD_TARGET_NUM_SLOTS``. Some have a short name too:
+``target``, ``draft``, ``mode`` and ``draft_source``. Further draft models have names of the user's own
+(``--drafts tiny=FOLDER``); in the file each takes every setting of a tier, ``drafts: {tiny: {model: FOLDER}}``.
 Whatever is not named here is refused, with the nearest name that is.
 """
 
@@ -24,13 +25,19 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 
 from adasd.config import ServeConfig, TierConfig
+from adasd.control import sources
 from adasd.control.registry import acceptance_policy, drafting_policy
 from adasd.errors import ConfigError, InvalidRequest
 from services import api_keys, otel_environment
 from services.naming import served_as
 
 ENVIRONMENT_PREFIX = "ADASD_"
-SHORT_NAMES = {"target": "target.model", "draft": "draft.model", "mode": "speculation.mode"}
+SHORT_NAMES = {
+    "target": "target.model",
+    "draft": "draft.model",
+    "mode": "speculation.mode",
+    "draft_source": "speculation.draft",
+}
 CLIENT_VARIABLES = ("ADASD_API_KEY",)
 """Of ``adasd chat``; a server started in the same shell must not stumble over it."""
 NONE_WORDS = ("none", "null", "")
@@ -71,6 +78,19 @@ class Option:
         return NoneType in get_args(self.hint) or self.name == "draft.model"
 
 
+DRAFTS = "drafts"
+FURTHER_DRAFTS = Option(
+    DRAFTS,
+    tuple[tuple[str, str], ...],
+    (),
+    "further draft models as NAME=MODEL,...; requests choose with speculation.draft",
+    None,
+    None,
+    (),
+)
+TIER_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     """A value as somebody wrote it, and where."""
@@ -82,7 +102,8 @@ class Given:
 @cache
 def options() -> dict[str, Option]:
     """Every setting by its name, in the order of the fields."""
-    return {option.name: option for option in _leaves(ServeConfig, "")}
+    found = {option.name: option for option in _leaves(ServeConfig, "")}
+    return {**found, DRAFTS: FURTHER_DRAFTS}
 
 
 def load(
@@ -97,12 +118,15 @@ def load(
     is named.
     """
     given: dict[str, Given] = {}
+    further: dict[str, dict[str, Given]] = {}
     problems: list[str] = []
     for source in (_from_file(file, problems), _from_environment(environment), _from_arguments(arguments)):
         for name, value in source:
             full = SHORT_NAMES.get(name, name)
             if full in options():
                 given[full] = value
+            elif (place := _of_further_draft(full)) is not None:
+                further.setdefault(place[0], {})[place[1]] = value
             else:
                 problems.append(f"{value.origin}: there is no setting {name!r}{nearest(name, known_names())}")
     _fill_in_models(given, demo)
@@ -115,13 +139,53 @@ def load(
             f"{value.origin}: set, but there is no draft; name one with draft or leave this out"
             for value in stray
         ]
+    drafts = _further_drafts(further, values.pop(DRAFTS), problems)
     if problems:
         raise ConfigError("\n".join(problems))
-    config = _with_keys(_build(ServeConfig, "", values), environment)
+    config = dataclasses.replace(_build(ServeConfig, "", values), drafts=drafts)
+    config = _with_keys(config, environment)
     config = dataclasses.replace(config, traces=otel_environment.completed(config.traces, environment))
     if found := list(_conflicts(config)):
         raise ConfigError("\n".join(found))
     return config
+
+
+def _of_further_draft(name: str) -> tuple[str, str] | None:
+    """``drafts.tiny.num_slots`` -> (tiny, draft.num_slots); None if it is no setting of such a tier."""
+    section, _, rest = name.partition(".")
+    tier, _, field = rest.partition(".")
+    setting = f"draft.{field or 'model'}"
+    return (tier, setting) if section == DRAFTS and tier and setting in options() else None
+
+
+def _further_drafts(
+    further: Mapping[str, Mapping[str, Given]], models: tuple[tuple[str, str], ...], problems: list[str]
+) -> tuple[tuple[str, TierConfig], ...]:
+    """Tiers of the user's own names; ``models`` are those of the command line or the environment."""
+    tiers = {name: dict(given) for name, given in further.items()}
+    for name, model in models:
+        tiers.setdefault(name, {})["draft.model"] = Given(model, f"--{DRAFTS}")
+    made = []
+    for name, given in sorted(tiers.items()):
+        if not TIER_NAME.fullmatch(name) or name in sources.RESERVED:
+            taken = ", ".join(sources.RESERVED)
+            problems.append(
+                f"{DRAFTS}: {name!r} can't name a draft; use lower-case letters, digits and hyphens, a letter "
+                f"first, and none of {taken}"
+            )
+        elif given.get("draft.model") is None or given["draft.model"].raw in (None, *NONE_WORDS):
+            problems.append(f"{DRAFTS}.{name}: there is no model; name one with {DRAFTS}.{name}.model")
+        else:
+            fields = {n: option for n, option in options().items() if n.startswith("draft.")}
+            values = {n: _value(option, given.get(n), problems) for n, option in fields.items()}
+            made.append((name, _build(TierConfig, "draft.", values)))
+    return tuple(made)
+
+
+def is_section(name: str) -> bool:
+    """Is a mapping below this name a set of settings, rather than the value of one?"""
+    is_tier = name.startswith(f"{DRAFTS}.") and name.count(".") == 1
+    return name == DRAFTS or is_tier or any(known.startswith(f"{name}.") for known in options())
 
 
 def _with_keys(config: ServeConfig, environment: Mapping[str, str]) -> ServeConfig:
@@ -213,10 +277,11 @@ def _from_file(file: Path | None, problems: list[str]) -> Iterator[tuple[str, Gi
 def _flatten(content: Mapping[Any, Any], prefix: str, file: Path) -> Iterator[tuple[str, Given]]:
     for key, value in content.items():
         name = f"{prefix}{key}"
-        is_section = isinstance(value, Mapping) and any(known.startswith(f"{name}.") for known in options())
-        if is_section:
+        if isinstance(value, Mapping) and is_section(name):
             yield from _flatten(value, f"{name}.", file)
-        elif name in ("target.model", "draft.model", *SHORT_NAMES) and isinstance(value, str):
+        elif (name in ("target.model", "draft.model", *SHORT_NAMES) or name.startswith(f"{DRAFTS}.")) and (
+            isinstance(value, str)
+        ):
             yield name, Given(_beside(file, value), f"{file}: {name}")
         elif name == "api_keys_file" and isinstance(value, str) and (file.parent / value).is_file():
             yield name, Given(str((file.parent / value).resolve()), f"{file}: {name}")
@@ -409,9 +474,13 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
             find(getattr(config.speculation, name))
         except InvalidRequest as error:
             yield f"speculation.{name}: {error}"
-    for role, tier in (("target", config.target), ("draft", config.draft)):
-        if tier is not None:
-            yield from (f"{role}.{sentence}" for sentence in _conflicts_of_tier(tier))
+    if (source := config.speculation.draft) is not None:
+        try:
+            sources.choose(source, tuple(config.draft_tiers))
+        except InvalidRequest as error:
+            yield f"speculation.draft: {error}"
+    for role, tier in config.tiers.items():
+        yield from (f"{role}.{sentence}" for sentence in _conflicts_of_tier(tier))
 
 
 def _conflicts_of_tier(tier: TierConfig) -> Iterator[str]:

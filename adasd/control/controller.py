@@ -5,22 +5,28 @@ One ``Controller`` per process and pair of models, used from one thread. It neve
 With a seed, mode ``adaptive`` must give equal output for equal requests although relaxation and block ends
 shape it. So such a request learns from itself alone: it starts its policies from nothing. In mode ``exact``
 output does not depend on drafting, and every request starts from what the process knows.
+
+What is measured and learned about drafting is kept per draft source; what a verdict without a block takes is
+the same for all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, floor, isfinite
 from typing import Any
 
 from adasd.config import SpeculationConfig
+from adasd.control import sources
 from adasd.control.ahead import drafting_ahead_pays
 from adasd.control.effective import EffectiveSpeculation, check_config, resolve
-from adasd.control.estimators import Estimates
+from adasd.control.estimators import Estimates, Line
 from adasd.control.gate import Gate
 from adasd.control.load import under_load
 from adasd.control.policy import PLAIN, Plan, Relaxation, Snapshot
 from adasd.control.registry import acceptance_policy, drafting_policy
+from adasd.control.selection import NOTHING, OWN_ROUNDS, Selector, task_of
 from adasd.messages import (
     NUM_DISTANCE_BINS,
     AcceptRule,
@@ -39,61 +45,65 @@ __all__ = ["Controller", "EffectiveSpeculation", "SessionController"]
 class Controller:
     """What all requests of one pair of models share.
 
-    Learned states are kept per policy and per circumstance under which it means the same: drafting by mode
-    (relaxation moves T_G), acceptance by a bucket of temperature (it changes who passes the exact test).
+    Learned states are kept per source, per policy and per circumstance under which it means the same: drafting
+    by mode (relaxation moves T_G), acceptance by a bucket of temperature (it changes who passes the exact test).
+    ``tiers`` are the names of the draft models, the preferred one first.
     """
 
-    def __init__(self, config: SpeculationConfig, has_draft: bool = True) -> None:
+    def __init__(self, config: SpeculationConfig, tiers: Sequence[str] = (sources.MODEL,)) -> None:
         check_config(config)
-        self.config = config
-        self._has_draft = has_draft
-        self._estimates = Estimates()
-        self._gate = Gate()
-        self._drafting: dict[tuple[str, Mode], Any] = {}
-        self._acceptance: dict[tuple[str, float], Any] = {}
+        self.config, self.tiers = config, tuple(tiers)
+        self.selector = Selector((*self.tiers, sources.SUFFIX))
+        self._verify_ms = Line()
+        self._estimates: dict[str, Estimates] = {}
+        self._gates: dict[str, Gate] = {}
+        self._drafting: dict[tuple[str, str, Mode], Any] = {}
+        self._acceptance: dict[tuple[str, str, float], Any] = {}
 
     def effective(self, options: SpeculationOptions) -> EffectiveSpeculation:
         """Options with the deployment's defaults; InvalidRequest naming the field that cannot be honoured."""
-        return resolve(options, self.config, self._has_draft)
+        return resolve(options, self.config, self.tiers)
 
-    def session(self, effective: EffectiveSpeculation, warp: Warp) -> SessionController:
+    def session(
+        self, effective: EffectiveSpeculation, warp: Warp, prompt: Sequence[int] = ()
+    ) -> SessionController:
         """The controller of one request, which begins now."""
-        return SessionController(self, effective, warp)
+        return SessionController(self, effective, warp, prompt)
 
-    @property
-    def estimates(self) -> Estimates:
-        """What all requests' rounds say about the pair."""
-        return self._estimates
+    def estimates(self, source: str) -> Estimates:
+        """What all requests' rounds say about the target and one draft source."""
+        return replace(self._estimates.get(source, Estimates()), verify_ms=self._verify_ms)
 
-    def drafting_state(self, effective: EffectiveSpeculation) -> Any:
+    def drafting_state(self, source: str, effective: EffectiveSpeculation) -> Any:
         """The process's state of the request's drafting policy."""
         start = drafting_policy(effective.drafting).start
-        return self._drafting.setdefault((effective.drafting, effective.mode), start(None))
+        return self._drafting.setdefault((source, effective.drafting, effective.mode), start(None))
 
-    def acceptance_state(self, name: str, warp: Warp) -> Any:
+    def acceptance_state(self, source: str, name: str, warp: Warp) -> Any:
         """The process's state of the acceptance policy of that name."""
-        return self._acceptance.setdefault((name, _bucket(warp)), acceptance_policy(name).start(None))
+        return self._acceptance.setdefault((source, name, _bucket(warp)), acceptance_policy(name).start(None))
 
-    @property
-    def gate(self) -> Gate:
+    def gate(self, source: str) -> Gate:
         """What all requests together say of drafting; new requests begin with it."""
-        return self._gate
+        return self._gates.get(source, Gate())
 
-    def learn(self, effective: EffectiveSpeculation, warp: Warp, round: RoundCompleted) -> None:
+    def learn(self, source: str, effective: EffectiveSpeculation, warp: Warp, round: RoundCompleted) -> None:
         """Feed a request's round into what all share."""
+        estimates = self.estimates(source)
         if effective.gated:
-            self._gate = self._gate.learn(round, self._estimates.plain_ms)
-        self._estimates = self._estimates.learn(round)
+            self._gates[source] = self.gate(source).learn(round, estimates.plain_ms)
+        self._estimates[source] = estimates = estimates.learn(round)
+        self._verify_ms = estimates.verify_ms
         if effective.mode is Mode.OFF:
             return
         drafting = drafting_policy(effective.drafting)
-        state = drafting.learn(self.drafting_state(effective), round)
-        self._drafting[effective.drafting, effective.mode] = state
+        state = drafting.learn(self.drafting_state(source, effective), round)
+        self._drafting[source, effective.drafting, effective.mode] = state
         if effective.acceptance is None or (warp.seed is not None and not warp.greedy):
             return  # shared noise passes other tokens than rejection sampling: labels of another kind
         acceptance = acceptance_policy(effective.acceptance)
-        state = acceptance.learn(self.acceptance_state(effective.acceptance, warp), round)
-        self._acceptance[effective.acceptance, _bucket(warp)] = state
+        state = acceptance.learn(self.acceptance_state(source, effective.acceptance, warp), round)
+        self._acceptance[source, effective.acceptance, _bucket(warp)] = state
 
 
 def _bucket(warp: Warp) -> float:
@@ -104,23 +114,81 @@ def _bucket(warp: Warp) -> float:
 class SessionController:
     """Plans the rounds of one request and learns from them."""
 
-    def __init__(self, controller: Controller, effective: EffectiveSpeculation, warp: Warp) -> None:
+    def __init__(
+        self, controller: Controller, effective: EffectiveSpeculation, warp: Warp, prompt: Sequence[int] = ()
+    ) -> None:
         self.effective = effective
         self._controller = controller
         self._warp = warp
         self._row_len = controller.config.row_len if self._needs_rows(effective, warp) else 0
-        alone = effective.mode is Mode.ADAPTIVE and warp.seed is not None
-        # alone: must not follow the clock
-        self._gate = controller.gate if effective.gated and not alone else None
+        self.alone = effective.mode is Mode.ADAPTIVE and warp.seed is not None
         self._num_rounds = 0
-        self._estimates = Estimates() if alone else controller.estimates
         self._drafting = drafting_policy(effective.drafting)
-        self._drafting_state = self._drafting.start(None if alone else controller.drafting_state(effective))
-        self._acceptance, self._acceptance_state = None, None
-        if effective.acceptance is not None:
-            self._acceptance = acceptance_policy(effective.acceptance)
-            shared = None if alone else controller.acceptance_state(effective.acceptance, warp)
+        self._acceptance = acceptance_policy(effective.acceptance) if effective.acceptance else None
+        self._task = task_of(prompt)
+        self._failed: set[str] = set()
+        self._planned = False  # was the round under way to draft?
+        self.sources_used: tuple[str, ...] = ()
+        self._begin(self._first_source())
+
+    def _begin(self, source: str) -> None:
+        """Start from what is known of a source; alone, from nothing (it must not follow the clock either)."""
+        controller, effective, alone = self._controller, self.effective, self.alone
+        self.source, self._own = source, NOTHING
+        self._own_rounds = 0
+        self._gate = controller.gate(source) if effective.gated and not alone else None
+        self._estimates = Estimates() if alone else controller.estimates(source)
+        shared = None if alone else controller.drafting_state(source, effective)
+        self._drafting_state = self._drafting.start(shared)
+        self._acceptance_state = None
+        if self._acceptance is not None:
+            shared = None if alone else controller.acceptance_state(source, self._acceptance.name, self._warp)
             self._acceptance_state = self._acceptance.start(shared)
+
+    # ----------------------------------------------------------------- the source
+
+    @property
+    def chooses(self) -> bool:
+        """Is the source chosen here, rather than by the request?"""
+        return self.effective.draft == sources.AUTO
+
+    def _first_source(self) -> str:
+        selector = self._controller.selector
+        if not self.chooses:
+            return self.effective.draft or selector.candidates[0]
+        return selector.candidates[0] if self.alone else selector.first(self._task)
+
+    def another_source(self, remaining_tokens: int) -> str | None:
+        """A source that would serve the rest of the answer clearly better; None to stay."""
+        if not self.chooses or self.alone or self._own_rounds < OWN_ROUNDS:
+            return None
+        self._own_rounds = 0  # asked again after as many
+        return self._controller.selector.better(
+            self._task, self.source, self._own, remaining_tokens, self._failed
+        )
+
+    def use(self, source: str) -> None:
+        """The blocks come from this source from now on."""
+        self._failed.discard(source)
+        if source != self.source:
+            self._begin(source)
+
+    def source_failed(self, source: str) -> str:
+        """The source that is to be tried next: another one if this request leaves the choice."""
+        self._failed.add(source)
+        if not self.chooses or self.alone:
+            return source
+        if self._failed.issuperset(self._controller.selector.candidates):
+            self._failed = {source}
+        return self._controller.selector.first(self._task, self._failed)
+
+    def attached(self, source: str, took_ms: float) -> None:
+        """How long it took until the source could draft."""
+        plain_ms = self._estimates.plain_ms
+        if plain_ms:
+            self._controller.selector.attached(source, took_ms / plain_ms)
+
+    # ----------------------------------------------------------------- rounds
 
     @staticmethod
     def _needs_rows(effective: EffectiveSpeculation, warp: Warp) -> bool:
@@ -132,6 +200,7 @@ class SessionController:
         """The next round's rules. ``remaining_tokens`` may still be emitted; ``num_emitted`` were, and
         ``num_relaxed`` of them by relaxation. Never drafts so many that the target's own token would not fit.
         """
+        self._planned = False
         cap = min(self.effective.max_draft_tokens, remaining_tokens - 1)
         if self.effective.mode is Mode.OFF or cap < 1 or (self._gate and not self._gate.lets_draft):
             return PLAIN
@@ -142,19 +211,38 @@ class SessionController:
         if self._controller.config.load_aware:
             rule = under_load(rule, snapshot)
         rule = replace(rule, max_tokens=min(rule.max_tokens, cap), row_len=self._row_len)
-        ahead = self._controller.config.draft_ahead and drafting_ahead_pays(self._estimates)
+        self._planned = True
+        ahead = self._may_run_ahead and drafting_ahead_pays(self._estimates)
         return Plan(rule, self._accept(rule, snapshot), ahead)
+
+    @property
+    def _may_run_ahead(self) -> bool:
+        """What takes no time need not be done before it is wanted."""
+        return self._controller.config.draft_ahead and self.source not in sources.LOOKUPS
 
     def learn(self, round: RoundCompleted) -> None:
         """Take a verdict (not the prefill's) into the request's and the process's state."""
         self._num_rounds += 1
+        if round.num_drafted and self.source not in self.sources_used:
+            self.sources_used += (self.source,)
+        self._rate_source(round)
         self._estimates = self._estimates.learn(round)
         if self._gate:
             self._gate = self._gate.learn(round, self._estimates.plain_ms)
         self._drafting_state = self._drafting.learn(self._drafting_state, round)
         if self._acceptance:
             self._acceptance_state = self._acceptance.learn(self._acceptance_state, round)
-        self._controller.learn(self.effective, self._warp, round)
+        self._controller.learn(self.source, self.effective, self._warp, round)
+
+    def _rate_source(self, round: RoundCompleted) -> None:
+        """What a round that was to draft says of its source."""
+        plain_ms = self._estimates.plain_ms
+        selector = self._controller.selector
+        if not (self._planned and plain_ms and self.source in selector.candidates):
+            return
+        tokens, cost = round.verdict.num_accepted + 1, (round.draft_ms + round.verify_ms) / plain_ms
+        self._own, self._own_rounds = self._own.plus(tokens, cost), self._own_rounds + 1
+        selector.learn(self._task, self.source, tokens, cost)
 
     @property
     def generation_threshold(self) -> float | None:

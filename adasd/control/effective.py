@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adasd.config import SpeculationConfig
+from adasd.control import sources
 from adasd.control.registry import acceptance_policy, drafting_policy
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.messages import Mode, SpeculationOptions
@@ -20,13 +22,18 @@ class EffectiveSpeculation:
     max_draft_tokens: int  # per block
     max_relaxed_fraction: float  # of the answer's tokens; 0 unless the mode is adaptive
     gated: bool = False  # rounds run plain while drafting does not pay
+    draft: str | None = None  # name of the draft source; None in mode off
 
 
 def resolve(
-    options: SpeculationOptions, config: SpeculationConfig, has_draft: bool = True
+    options: SpeculationOptions, config: SpeculationConfig, tiers: Sequence[str] = (sources.MODEL,)
 ) -> EffectiveSpeculation:
-    """Fill in defaults; InvalidRequest naming the field for what this deployment cannot honour."""
-    mode = _mode(options, config, has_draft)
+    """Fill in defaults; InvalidRequest naming the field for what this deployment cannot honour.
+
+    ``tiers`` are the names of its draft models, the preferred one first.
+    """
+    mode = _mode(options, config, tiers)
+    draft = _draft(options, config, tiers)
     policy = drafting_policy(options.drafting or config.drafting)
     cap = config.max_draft_tokens
     block = options.max_draft_tokens
@@ -48,9 +55,10 @@ def resolve(
     gated = config.bypass and options.drafting is None  # who names a policy gets just that
     if mode is not Mode.ADAPTIVE:
         _refuse_acceptance(options, mode)
-        return EffectiveSpeculation(mode, policy.name, None, block, 0.0, gated)
+        source = None if mode is Mode.OFF else draft
+        return EffectiveSpeculation(mode, policy.name, None, block, 0.0, gated, source)
     acceptance = acceptance_policy(options.acceptance or config.acceptance).name
-    return EffectiveSpeculation(mode, policy.name, acceptance, block, fraction, gated)
+    return EffectiveSpeculation(mode, policy.name, acceptance, block, fraction, gated, draft)
 
 
 def check_config(config: SpeculationConfig) -> None:
@@ -67,15 +75,18 @@ def check_config(config: SpeculationConfig) -> None:
         raise ConfigError(f"speculation: {error}") from error
 
 
-def _mode(options: SpeculationOptions, config: SpeculationConfig, has_draft: bool) -> Mode:
-    if has_draft:
-        return config.mode if options.mode is None else options.mode
-    if options.mode not in (None, Mode.OFF):
-        raise InvalidRequest(
-            f"mode {options.mode.value!r} needs a draft model, and this deployment has none; use mode 'off'",
-            "speculation.mode",
-        )
-    return Mode.OFF
+def _mode(options: SpeculationOptions, config: SpeculationConfig, tiers: Sequence[str]) -> Mode:
+    """Without a draft model nothing is drafted unless somebody asks for it."""
+    asked = options.mode or options.draft or config.draft
+    if not tiers and not asked:
+        return Mode.OFF
+    return config.mode if options.mode is None else options.mode
+
+
+def _draft(options: SpeculationOptions, config: SpeculationConfig, tiers: Sequence[str]) -> str:
+    """The source that is named, else the first model, else the look-up that needs none."""
+    default = tiers[0] if tiers else sources.SUFFIX
+    return sources.choose(options.draft or config.draft or default, tiers)
 
 
 def _refuse_acceptance(options: SpeculationOptions, mode: Mode) -> None:

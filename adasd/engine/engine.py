@@ -12,12 +12,14 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
+from adasd.engine import burst
 from adasd.engine.checks import check_call
 from adasd.engine.choice import choose_forward
 from adasd.engine.forward import Forward, check_agreement, reference_logits
@@ -51,6 +53,8 @@ from adasd.text.tokenizer import Tokenizer
 _log = logging.getLogger(__name__)
 
 Answer = Drafted | Verdict | CallFailed
+
+BROKEN = "the model gave logits that are not finite; check its weights and dtype"
 
 CROWDED_SHARE = 4
 """Optimistic drafting yields while more than one in so many slots has committed work waiting."""
@@ -254,6 +258,10 @@ class TorchEngine:
         began_s = self._clock()
         self._pass_number += 1
         ready, answers = self._next_pieces()
+        quick, ready = self._split(ready)
+        if quick:
+            answers += self._burst(quick, alone=not ready)
+            began_s = self._clock()
         if not ready:
             return answers
         outcomes = self._compute(ready)
@@ -354,9 +362,7 @@ class TorchEngine:
         spans = _logit_spans(ready)
         broken = not_finite(logits)
         results: dict[int, Result | AdasdError] = {
-            i: DeviceFailure("the model gave logits that are not finite; check its weights and dtype")
-            for i, span in enumerate(spans)
-            if any(broken[span])
+            i: DeviceFailure(BROKEN) for i, span in enumerate(spans) if any(broken[span])
         }
         asked = {
             i: Asked(one.work, one.piece, slice(spans[i].stop - one.piece.num_logits, spans[i].stop))
@@ -381,6 +387,38 @@ class TorchEngine:
             _Outcome(one, results.get(i), score_prompt(one.work, one.piece, logits[spans[i]]))
             for i, one in enumerate(ready)
         ]
+
+    def _split(self, ready: list[_Ready]) -> tuple[list[_Ready], list[_Ready]]:
+        """Calls that can draft in a burst, and all others."""
+        if burst.drafter(self.forward) is None:
+            return [], ready
+        quick = [one for one in ready if burst.is_plain(one.work, one.piece)]
+        return quick, [one for one in ready if not burst.is_plain(one.work, one.piece)] if quick else ready
+
+    def _burst(self, quick: list[_Ready], alone: bool) -> list[Answer]:
+        """Drafted tokens of plain sessions: several each, if nobody else has to wait for that."""
+        drafter = burst.drafter(self.forward)
+        assert drafter is not None
+        began_s = self._clock()
+        works = [one.work for one in quick if isinstance(one.work, DraftWork)]
+        batch = Ragged.build([one.row for one in quick], self.max_context, self.forward.device)
+        rules = [burst.rule_from_here(work) for work in works]
+        yields = self._crowded() and any(work.call.optimistic for work in works)
+        limit = burst.LONGEST if alone and not yields else 1
+        passes = drafter.draft(batch, self.cache, rules, self._vocab_size, limit)
+        ended_s = self._clock()
+        answers: list[Answer] = []
+        for work in works:
+            work.took_part(self._pass_number, began_s, ended_s, len(quick), len(quick))
+        for proposals in passes:
+            for one, proposed in zip(quick, proposals, strict=True):
+                piece = one.work.next_piece(self.config.prefill_chunk)
+                assert piece is not None, "a session drafted on although it was to stop"
+                result = proposed if isfinite(proposed.entropy) else DeviceFailure(BROKEN)
+                answer = self._apply(_Outcome(_Ready(one.work, piece, one.row), result))
+                if answer is not None:
+                    answers.append(answer)
+        return answers
 
     def _apply(self, outcome: _Outcome) -> Answer | None:
         """Move the call on; its answer if that completed it."""

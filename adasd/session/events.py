@@ -49,6 +49,11 @@ class DraftLost:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftLeft:
+    """The draft was given back for another one, which is attached next; nothing was lost."""
+
+
+@dataclass(frozen=True, slots=True)
 class DraftLate:
     """The block of ``epoch`` is not worth waiting for any longer; the draft itself may still live."""
 
@@ -93,6 +98,7 @@ Event = (
     | TargetAnswered
     | DraftAttached
     | DraftLost
+    | DraftLeft
     | DraftLate
     | DraftAnswered
     | Planned

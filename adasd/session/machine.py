@@ -42,6 +42,7 @@ from adasd.session.events import (
     DraftAnswered,
     DraftAttached,
     DraftLate,
+    DraftLeft,
     DraftLost,
     Emit,
     Event,
@@ -90,6 +91,8 @@ def step(session: Session, event: Event) -> Step:
             return be_late(session, epoch)
         case _, DraftLost():
             return lose_draft(session)
+        case _, DraftLeft():
+            return leave_draft(session)
         case ((Phase.PREFILLING | Phase.VERIFYING), TargetAnswered(verdict)) if (
             verdict.epoch == session.epoch
         ):
@@ -396,6 +399,13 @@ def lose_draft(session: Session) -> Step:
     if waiting:
         return go_on_without(session)
     return session._replace(tally=session.tally._replace(draft_lost=session.tally.draft_lost + 1)), ()
+
+
+def leave_draft(session: Session) -> Step:
+    """As after a loss, but none is counted."""
+    waiting = session.phase is Phase.DRAFTING
+    session = session._replace(draft=DraftSide(), ahead=None)
+    return verify(session) if waiting else (session, ())
 
 
 def lose_target(session: Session) -> Step:

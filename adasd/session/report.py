@@ -21,6 +21,8 @@ class Effective(Protocol):
     def max_draft_tokens(self) -> int: ...
     @property
     def max_relaxed_fraction(self) -> float: ...
+    @property
+    def draft(self) -> str | None: ...
 
 
 class Learned(Protocol):
@@ -30,6 +32,8 @@ class Learned(Protocol):
     def generation_threshold(self) -> float | None: ...
     @property
     def acceptance_threshold(self) -> float | None: ...
+    @property
+    def sources_used(self) -> tuple[str, ...]: ...
 
 
 def complete(session: Session, effective: Effective, learned: Learned) -> Complete:
@@ -60,6 +64,8 @@ def complete(session: Session, effective: Effective, learned: Learned) -> Comple
             target_lost=tally.target_lost,
             num_ahead=tally.num_ahead,
             num_ahead_used=tally.num_ahead_used,
+            draft=effective.draft,
+            drafts_used=learned.sources_used,
         ),
         stop_match=session.stop_match,
     )

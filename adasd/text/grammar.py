@@ -46,30 +46,38 @@ class GrammarCompiler:
         self._vocabulary: LLTokenizer | None = None
         self._end_V: Mask = np.zeros(0, np.bool_)
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is kept; held for moments only
+        self._loading = threading.Lock()
 
     def matcher(self, grammar: Grammar) -> Matcher:
         """A walk at the beginning of the grammar; raises InvalidRequest if it does not compile."""
         with self._lock:
             compiled = self._compiled.get(grammar)
-            if compiled is None:
-                compiled = self._compile(grammar)
-                self._compiled[grammar] = compiled
-                if len(self._compiled) > self._num_kept:
-                    self._compiled.popitem(last=False)
+        if compiled is None:
+            compiled = self._compile(grammar)
+        with self._lock:
+            self._compiled[grammar] = compiled
             self._compiled.move_to_end(grammar)
+            if len(self._compiled) > self._num_kept:
+                self._compiled.popitem(last=False)
             return Matcher(compiled.deep_copy(), self._end_V)
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
-        if self._vocabulary is None:
-            tokenizer = self._load()
-            self._vocabulary = _vocabulary_of(tokenizer)
-            self._end_V = np.zeros(self._vocabulary.vocab_size, np.bool_)
-            self._end_V[sorted(tokenizer.eos_ids)] = True
-        compiled = LLMatcher(self._vocabulary, _source(grammar), log_level=0, limits=_LIMITS)
+        vocabulary = self._load_vocabulary()
+        compiled = LLMatcher(vocabulary, _source(grammar), log_level=0, limits=_LIMITS)
         if compiled.is_error():
             raise _refusal(grammar, compiled.get_error())
         return compiled
+
+    def _load_vocabulary(self) -> LLTokenizer:
+        with self._loading:
+            if self._vocabulary is None:
+                tokenizer = self._load()
+                vocabulary = _vocabulary_of(tokenizer)
+                self._end_V = np.zeros(vocabulary.vocab_size, np.bool_)
+                self._end_V[sorted(tokenizer.eos_ids)] = True
+                self._vocabulary = vocabulary
+            return self._vocabulary
 
 
 class Matcher:

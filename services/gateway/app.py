@@ -215,6 +215,7 @@ def _model_json(model: ServedModel) -> dict[str, Any]:
         "adasd": {
             "target": model.target,
             "draft": model.draft or None,
+            "drafts": _methods_json(model.drafts),
             "drafting": _methods_json(DRAFTING),
             "acceptance": _methods_json(ACCEPTANCE),
         },

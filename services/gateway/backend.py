@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from adasd.control.policy import Described
 from adasd.messages import Chunk, Complete, GenerationRequest, Mode, SpeculationOptions
 from adasd.text.tools import ToolForm
 
@@ -27,7 +28,8 @@ class ServedModel:
     context_len: int  # tokens of prompt + answer
     created: int  # seconds since 1970
     target: str = ""  # folder name or id of the large model
-    draft: str = ""  # folder name or id of the small model; empty: plain decoding only
+    draft: str = ""  # folder name or id of the small model; empty: there is none
+    drafts: Sequence[Described] = ()  # draft sources that requests may name
 
 
 class Text(Protocol):
@@ -76,6 +78,8 @@ class Effective(Protocol):
     def max_draft_tokens(self) -> int: ...
     @property
     def max_relaxed_fraction(self) -> float: ...
+    @property
+    def draft(self) -> str | None: ...
 
 
 class Backend(Protocol):

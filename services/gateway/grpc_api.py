@@ -6,6 +6,7 @@ Health: ``""`` says that the process is alive, ``adasd.v1.Generation`` that requ
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import grpc
 from grpc_health.v1 import health, health_pb2
@@ -15,6 +16,7 @@ from services.gateway.backend import Backend
 from services.gateway.grpc_guard import GuardedHandler
 from services.gateway.grpc_service import GatewayService
 from services.gateway.keys import KeyRing
+from services.gateway.peers import Peers
 from services.observability.events import Observer, ignore
 from services.transport.generation import generation_handler
 from services.transport.options import SERVER_OPTIONS
@@ -30,14 +32,24 @@ HEALTH_PERIOD_S = 0.5
 class GrpcDoor:
     """A started server; stop it before its event loop ends."""
 
-    def __init__(self, running: RunningServer, servicer: health.aio.HealthServicer, backend: Backend) -> None:
-        self._running, self._servicer, self._backend = running, servicer, backend
+    def __init__(
+        self,
+        running: RunningServer,
+        servicer: health.aio.HealthServicer,
+        backend: Backend,
+        service: GatewayService,
+    ) -> None:
+        self._running, self._servicer, self._backend, self._service = running, servicer, backend, service
         self._watch = asyncio.create_task(self._follow_readiness())
 
     @property
     def address(self) -> str:
         """``host:port`` for clients."""
         return self._running.address
+
+    def abort_here(self, request_ids: Sequence[str]) -> tuple[str, ...]:
+        """Stop those answers that run behind this door; returns them."""
+        return self._service.abort_here(request_ids)
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """Say NOT_SERVING first, then refuse new calls, give running ones ``grace_s``, then cancel them."""
@@ -59,9 +71,11 @@ async def start_grpc(
     max_request_bytes: int,
     keys: KeyRing | None = None,
     tell: Observer = ignore,
+    peers: Peers | None = None,
 ) -> GrpcDoor:
     """Listen on ``host``; port 0 takes a free one. ConfigError if the address cannot be had.
 
+    ``peers`` are the other replicas, for Abort and GetLoads; without them this one speaks for itself.
     ``keys`` are asked for everywhere but on the health service; ``tell`` hears of refusals.
     The port may be shared by the gateways of one machine: the kernel spreads connections over them.
     """
@@ -72,14 +86,15 @@ async def start_grpc(
         "grpc.so_reuseport": 1,
         "grpc.max_receive_message_length": max_request_bytes,
     }
+    service = GatewayService(backend, tell, peers)
     guarded = [
-        generation_handler(GatewayService(backend, tell)),
+        generation_handler(service),
         *_reflection_handlers([GENERATION_SERVICE, HEALTH_SERVICE, *REFLECTION_SERVICES]),
     ]
     ring = keys or KeyRing()
     handlers = [_health_handler(servicer), *(GuardedHandler(handler, ring, tell) for handler in guarded)]
     running = await start_server(handlers, host, port, tuple(options.items()))
-    return GrpcDoor(running, servicer, backend)
+    return GrpcDoor(running, servicer, backend, service)
 
 
 async def set_readiness(servicer: health.aio.HealthServicer, backend: Backend) -> None:

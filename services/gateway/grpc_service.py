@@ -13,23 +13,33 @@ from typing import Any
 
 from adasd.control.registry import ACCEPTANCE, DRAFTING
 from adasd.errors import InvalidRequest, UnknownModel
-from adasd.messages import Chunk, Complete, GenerationRequest, SpeculationOptions
+from adasd.messages import Chunk, Complete, GenerationRequest, GrammarKind, SpeculationOptions
 from services.gateway.backend import Backend
-from services.gateway.schema import ChatBody, CompletionBody
+from services.gateway.peers import Peers
+from services.gateway.schema import MAX_TOP_LOGPROBS, ChatBody, CompletionBody
 from services.gateway.validation import check_body, read_chat, read_completion
 from services.gateway.version import version
 from services.observability.events import Observer, RequestRefused, code_of, ignore
 from services.observability.logs import REQUEST_ID
-from services.transport.public import ChatMessage, GenerateCall, Loads, ModelInfo, ServerInfo
+from services.transport.public import (
+    ChatMessage,
+    GenerateCall,
+    Loads,
+    ModelInfo,
+    SamplingOptions,
+    ServerInfo,
+)
 
 MAX_REQUEST_ID_CHARS = 256
+GRAMMAR_FIELD = {GrammarKind.JSON_SCHEMA: "json", GrammarKind.REGEX: "regex", GrammarKind.LARK: "grammar"}
+"""Where a grammar stands in an HTTP body, whose rules hold here too."""
 
 
 class GatewayService:
     """Implements services.transport.public.GenerationService."""
 
-    def __init__(self, backend: Backend, tell: Observer = ignore) -> None:
-        self._backend, self._tell = backend, tell
+    def __init__(self, backend: Backend, tell: Observer = ignore, peers: Peers | None = None) -> None:
+        self._backend, self._tell, self._peers = backend, tell, peers
         self._running: dict[str, str] = {}  # the caller's request id -> the backend's
         self._started_s = time.monotonic()
 
@@ -68,7 +78,15 @@ class GatewayService:
             del self._running[request_id]
 
     async def abort(self, request_ids: Sequence[str]) -> tuple[str, ...]:
-        """Stop these; returns those that were running."""
+        """Stop these on every replica; returns those that were running."""
+        here = self.abort_here(request_ids)
+        if self._peers is None:
+            return here
+        elsewhere = await self._peers.abort(request_ids)
+        return tuple(name for name in dict.fromkeys(request_ids) if name in here or name in elsewhere)
+
+    def abort_here(self, request_ids: Sequence[str]) -> tuple[str, ...]:
+        """Stop those that run on this replica; returns them."""
         running = [
             (name, self._running[name]) for name in dict.fromkeys(request_ids) if name in self._running
         ]
@@ -93,9 +111,11 @@ class GatewayService:
                 defaults.acceptance,
                 defaults.max_draft_tokens,
                 defaults.max_relaxed_fraction,
+                defaults.draft,
             ),
             drafting=tuple(policy.name for policy in DRAFTING),
             acceptance=tuple(policy.name for policy in ACCEPTANCE),
+            drafts=tuple(source.name for source in served[name].drafts),
         )
 
     async def server_info(self) -> ServerInfo:
@@ -105,10 +125,13 @@ class GatewayService:
         return ServerInfo(version(), state.ready, state.degraded, state.reasons, uptime_s)
 
     async def loads(self) -> Loads:
-        """Answers in the making here; replicas report to the orchestrator, not yet to this door."""
+        """Of all replicas; of this one alone where it knows no others."""
+        if self._peers is not None:
+            return await self._peers.loads()
         return Loads(replicas=(), num_running=self._backend.num_running, num_waiting=0)
 
     def _read(self, call: GenerateCall, own_id: str) -> GenerationRequest:
+        self._check_logprobs(call.sampling)
         if call.timeout_s is not None and not (math.isfinite(call.timeout_s) and call.timeout_s > 0):
             raise InvalidRequest(f"timeout_s is {call.timeout_s}; it must be above 0 seconds", "timeout_s")
         if call.input and isinstance(call.input, tuple) and isinstance(call.input[0], ChatMessage):
@@ -118,12 +141,25 @@ class GatewayService:
             prompt = call.input if isinstance(call.input, str) else list(call.input)
             body = check_body(_fields(call, prompt=prompt), CompletionBody)
             order = read_completion(body, self._backend, own_id)
-        return replace(order.requests[0], timeout_s=call.timeout_s)
+        asked = call.sampling
+        sampling = replace(
+            order.requests[0].sampling, logprobs=asked.logprobs, prompt_logprobs=asked.prompt_logprobs
+        )
+        return replace(order.requests[0], sampling=sampling, timeout_s=call.timeout_s)
+
+    def _check_logprobs(self, sampling: SamplingOptions) -> None:
+        for name in ("logprobs", "prompt_logprobs"):
+            if (value := getattr(sampling, name)) is not None and value > MAX_TOP_LOGPROBS:
+                raise InvalidRequest(
+                    f"{name} is {value}, at most {MAX_TOP_LOGPROBS} likeliest tokens are reported", name
+                )
 
 
 def _fields(call: GenerateCall, **content: Any) -> dict[str, Any]:
     """The call as the fields of an HTTP body; unset ones are left out."""
-    sampling = asdict(call.sampling)
+    sampling = asdict(replace(call.sampling, grammar=None, logprobs=None, prompt_logprobs=None))
+    if (grammar := call.sampling.grammar) is not None:
+        sampling["structured_outputs"] = {GRAMMAR_FIELD[grammar.kind]: grammar.text}
     sampling["stop"] = list(call.sampling.stop)
     sampling["stop_token_ids"] = list(call.sampling.stop_token_ids)
     sampling["logit_bias"] = {str(token_id): bias for token_id, bias in call.sampling.logit_bias}

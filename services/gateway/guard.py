@@ -6,7 +6,6 @@ Nothing of a body is read or logged here; a path is logged without its query.
 from __future__ import annotations
 
 import logging
-import re
 import time
 import uuid
 from contextlib import ExitStack
@@ -21,12 +20,12 @@ from services.gateway.failures import error_response
 from services.gateway.keys import KeyRing
 from services.observability.events import Observer, RequestRefused
 from services.observability.logs import FIELDS, REQUEST_ID
+from services.request_ids import sane_id
 from services.trace_context import INCOMING, Incoming, from_headers
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
-SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 """Free of keys. The page at / holds no data; it asks for a key before it calls anything."""
 QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
@@ -90,11 +89,6 @@ class KeyGuard:
         if scope.get("method") == "POST":
             stack.enter_context(self.keys.use(key))
         return key
-
-
-def sane_id(text: str | None) -> str | None:
-    """The text if it may be used as an id in headers, logs and answers."""
-    return text if text and SANE_ID.fullmatch(text) else None
 
 
 def request_id_of(scope: Scope) -> str:

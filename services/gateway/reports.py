@@ -36,18 +36,28 @@ def usage_of(order: Order, ends: Sequence[Complete]) -> Usage:
 
 def reports_json(order: Order, ends: Sequence[Complete]) -> dict[str, Any]:
     """Usage, speculation and metrics; the last describe one answer, so several have null metrics."""
-    report = ends[0].speculation
+    report, usage = ends[0].speculation, usage_json(usage_of(order, ends))
+    if order.prediction_tokens:
+        usage["completion_tokens_details"] = _prediction_tokens(ends)
     return {
-        "usage": usage_json(usage_of(order, ends)),
+        "usage": usage,
         "speculation": speculation_json(report),
         "metrics": metrics_json(report) if len(ends) == 1 else None,
     }
+
+
+def _prediction_tokens(ends: Sequence[Complete]) -> dict[str, int]:
+    """Drafted tokens under OpenAI's names for predicted outputs."""
+    accepted = sum(end.speculation.num_accepted_tokens for end in ends)
+    drafted = sum(end.speculation.num_draft_tokens for end in ends)
+    return {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}
 
 
 def speculation_json(report: SpeculationReport) -> dict[str, Any]:
     """The request extension with the values that were in effect."""
     return {
         "mode": report.mode.value,
+        "draft": report.draft,
         "drafting": report.drafting,
         "acceptance": report.acceptance,
         "max_draft_tokens": report.max_draft_tokens,
@@ -95,6 +105,7 @@ def _adasd_json(report: SpeculationReport) -> dict[str, Any]:
         "generation_threshold": _finite(report.generation_threshold),
         "acceptance_threshold": _finite(report.acceptance_threshold),
         "tokens": {kind.value: counts.get(kind, 0) for kind in TokenKind},
+        "drafts_used": list(report.drafts_used),
         "num_rounds": report.num_rounds,
         "draft_ms": report.draft_ms,
         "verify_ms": report.verify_ms,

@@ -72,6 +72,7 @@ class Speculation(Closed):
     """The request extension ``speculation``; unset fields take the deployment's defaults."""
 
     mode: Mode | None = Field(None, description="off, exact (the target's law) or adaptive (may be relaxed)")
+    draft: str | None = Field(None, max_length=64, description="name of a draft source")
     drafting: str | None = Field(None, max_length=64, description="name of a drafting policy")
     acceptance: str | None = Field(None, max_length=64, description="name of an acceptance policy")
     max_draft_tokens: int | None = Field(None, ge=1, le=INT31, description="tokens per block at most")
@@ -178,6 +179,11 @@ class GenerationBody(Body):
     guided_regex: str | None = None
     guided_choice: Choices | None = None
     guided_grammar: str | None = None
+    return_prediction_tokens: bool | None = Field(
+        None,
+        description="count drafted tokens in `usage` under OpenAI's names for predicted outputs; they are not billed "
+        "there: completion_tokens stays the length of the answers",
+    )
     return_token_provenance: bool | None = Field(
         None, description="list every token with its text and where it came from, as `adasd` of each choice"
     )

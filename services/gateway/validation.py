@@ -38,6 +38,7 @@ class Order:
     final_report: bool  # a stream ends with a chunk of usage, speculation and metrics
     usage_fields: bool  # chunks carry a usage field, null until the last one
     continuous_usage: bool  # chunks carry running usage
+    prediction_tokens: bool  # usage counts drafted tokens
     provenance: bool  # choices list where their tokens came from
     logprobs: bool  # choices list the log-probabilities of their tokens
     echo: tuple[str, ...]  # per request the prompt's text, shown in front of the answer; empty: not shown
@@ -151,6 +152,7 @@ def _order(
         final_report=include_usage or body.speculation is not None,
         usage_fields=include_usage,
         continuous_usage=bool(options and options.continuous_usage_stats),
+        prediction_tokens=bool(body.return_prediction_tokens),
         provenance=bool(body.return_token_provenance),
         logprobs=num_logprobs(body) is not None,
         echo=(),

@@ -70,14 +70,18 @@ class Reporter:
 
     async def scrape(self) -> bytes:
         """The Prometheus text of all replicas; of this one alone while the board cannot be reached."""
+        return render(await self.everybody())
+
+    async def everybody(self) -> tuple[Snapshot, ...]:
+        """The newest snapshot of every replica; of this one alone while the board cannot be reached."""
         own = self._take()
         if self._link is None:
-            return render([own])
+            return (own,)
         try:
-            return render(await asyncio.wait_for(self._link.exchange(own), TIMEOUT_S))
+            return await asyncio.wait_for(self._link.exchange(own), TIMEOUT_S)
         except Exception as error:
-            log.warning("metrics of this replica alone: the board does not answer (%s)", type(error).__name__)
-            return render([own])
+            log.warning("figures of this replica alone: the board does not answer (%s)", type(error).__name__)
+            return (own,)
 
     async def _keep_reporting(self, link: BoardLink) -> None:
         while True:

@@ -94,16 +94,16 @@ class WatchedPlacement:
         self._inner, self._tell, self._draft_timeout_s = inner, tell, draft_timeout_s
 
     @property
-    def has_draft(self) -> bool:
-        return self._inner.has_draft
+    def draft_names(self) -> tuple[str, ...]:
+        return self._inner.draft_names
 
     async def attach_target(self, call: OpenCall) -> Attachment:
         began_s = time.monotonic()
         return self._granted("target", call, began_s, await self._inner.attach_target(call))
 
-    async def attach_draft(self, call: OpenCall) -> Attachment:
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Attachment:
         began_s = time.monotonic()
-        return self._granted("draft", call, began_s, await self._inner.attach_draft(call))
+        return self._granted("draft", call, began_s, await self._inner.attach_draft(call, name))
 
     def _granted(self, role: str, call: OpenCall, began_s: float, slot: Attachment) -> Attachment:
         now_s = time.monotonic()

@@ -63,8 +63,8 @@ class AdmittedPlacement:
         self._inner, self._queue, self._admitted = inner, queue, False
 
     @property
-    def has_draft(self) -> bool:
-        return self._inner.has_draft
+    def draft_names(self) -> tuple[str, ...]:
+        return self._inner.draft_names
 
     async def attach_target(self, call: OpenCall) -> Attachment:
         """As the inner one; Overloaded at once or after the grace if nothing is free and the queue is full."""
@@ -81,5 +81,5 @@ class AdmittedPlacement:
         self._admitted = True
         return slot
 
-    async def attach_draft(self, call: OpenCall) -> Attachment:
-        return await self._inner.attach_draft(call)
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Attachment:
+        return await self._inner.attach_draft(call, name)

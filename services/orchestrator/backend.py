@@ -10,7 +10,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from adasd.config import ServeConfig
 from adasd.control.controller import Controller, EffectiveSpeculation
+from adasd.control.sources import offered
 from adasd.errors import InvalidRequest, Overloaded
+from adasd.lookup.lookups import Lookups
 from adasd.messages import (
     Chunk,
     Complete,
@@ -24,6 +26,7 @@ from adasd.text.tokenizer import Tokenizer
 from services.gateway.backend import Readiness, ServedModel
 from services.naming import shown
 from services.orchestrator.admission import AdmissionQueue, AdmittedPlacement
+from services.orchestrator.drafts import SourcedPlacement
 from services.orchestrator.driver import Driver, Limits, Placement
 from services.orchestrator.readiness import Readings
 
@@ -42,7 +45,8 @@ class OrchestratorBackend:
     ) -> None:
         self.config, self._tokenizer, self._context_len = config, tokenizer, context_len
         self.placement, self.readings, self.on_round = placement, readings, on_round
-        self.controller = Controller(config.speculation, placement.has_draft)
+        self.controller = Controller(config.speculation, placement.draft_names)
+        self.lookups = Lookups(config.speculation.recent_tokens)
         self.started_s = int(time.time())
         self.drivers: dict[str, Driver] = {}
         self.queue = AdmissionQueue(config.max_queued_requests)
@@ -65,9 +69,11 @@ class OrchestratorBackend:
         return self.readings.readiness()
 
     def models(self) -> Sequence[ServedModel]:
-        draft = shown(self.config.draft.engine.model) if self.config.draft else ""
+        tiers = self.config.draft_tiers
+        draft = shown(next(iter(tiers.values())).engine.model) if tiers else ""
         target = shown(self.config.target.engine.model)
-        return [ServedModel(self.model_name, self.context_len, self.started_s, target, draft)]
+        sources = offered(tuple(tiers))
+        return [ServedModel(self.model_name, self.context_len, self.started_s, target, draft, sources)]
 
     def effective(self, options: SpeculationOptions) -> EffectiveSpeculation:
         """Raises InvalidRequest naming the option that cannot be had here."""
@@ -90,9 +96,13 @@ class OrchestratorBackend:
         driver = self.driver(request)
         self.drivers[request.request_id] = driver
         events = driver.run()
+        answer: list[int] = []
         try:
             async for event in events:
+                if isinstance(event, Chunk):
+                    answer += (token.id for token in event.tokens)
                 yield event
+            self.lookups.remember(answer)
         finally:
             del self.drivers[request.request_id]
             await events.aclose()
@@ -114,12 +124,14 @@ class OrchestratorBackend:
         effective = self.effective(request.speculation)
         eos_ids = self._tokenizer.eos_ids
         opening = open_call(request.request_id, sampling, len(prompt), eos_ids)
+        controller = self.controller.session(effective, opening.warp, prompt)
+        admitted = AdmittedPlacement(self.placement, self.queue)
         return Driver(
             Terms(request.request_id, prompt, sampling, eos_ids, self._tokenizer.decode),
             opening,
             effective,
-            self.controller.session(effective, opening.warp),
-            AdmittedPlacement(self.placement, self.queue),
+            controller,
+            SourcedPlacement(admitted, self.lookups, controller),
             Limits(
                 request_timeout_s=request.timeout_s or config.request_timeout_s,
                 draft_timeout_s=config.draft_timeout_s,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -32,6 +32,7 @@ from services.observability.tracing import RequestTraces, provider
 from services.observability.watched import WatchedBackend, WatchedPlacement
 from services.orchestrator.audit import Auditor
 from services.orchestrator.backend import OrchestratorBackend
+from services.orchestrator.peers import OrchestratorPeers
 from services.orchestrator.placement import LeasePlacement, LeaseStream, Tier
 from services.orchestrator.readiness import Prober, Readings
 from services.replica import replica_name
@@ -55,6 +56,21 @@ class Lessor:
         return cast(LeaseStream, self._lease.remote(session))
 
 
+class OwnReplicas:
+    """Reaches every orchestrator replica of this application, by Serve's own list of them."""
+
+    def __init__(self) -> None:
+        self._handle: Handle | None = None
+
+    async def abort(self, request_ids: tuple[str, ...]) -> list[object]:
+        """What each of them answers to ``abort_here``, this one included."""
+        if self._handle is None:
+            me = serve.get_replica_context()
+            self._handle = serve.get_deployment_handle(me.deployment, me.app_name)
+        answers = self._handle.broadcast("abort_here", request_ids)
+        return list(await answers.results_async(return_exceptions=True))
+
+
 def request_traces(config: ServeConfig) -> RequestTraces | None:
     """None unless traces are on."""
     if not config.traces.is_on:
@@ -67,7 +83,7 @@ class Orchestrator:
     """One replica. Serve awaits ``__init__``, then asks for the app, and awaits ``__del__`` when drained."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: ServeConfig, target: Handle, draft: Handle | None, board: Handle | None = None
+        self, config: ServeConfig, target: Handle, drafts: Mapping[str, Handle], board: Handle | None = None
     ) -> None:
         configure(config.log)
         self.config = config
@@ -80,12 +96,12 @@ class Orchestrator:
         self.traces = request_traces(config)
         placement = LeasePlacement(
             Tier("target", Lessor(target), config.verify_timeout_s),
-            Tier("draft", Lessor(draft), DRAFT_CALL_TIMEOUT_S) if draft else None,
+            {name: Tier("draft", Lessor(handle), DRAFT_CALL_TIMEOUT_S) for name, handle in drafts.items()},
             self.channels,
             config.admission_timeout_s,
             *([self.traces.carrier] if self.traces else []),
         )
-        readings = Readings(has_draft=draft is not None)
+        readings = Readings(has_draft=bool(drafts))
         context_len = resolve_max_context(model_config, model.max_context)
         registry = CollectorRegistry()
         registry.register(ProcessCollector())
@@ -107,13 +123,19 @@ class Orchestrator:
         self.reporter = Reporter(registry, replica_name(), "orchestrator", link)
         self.reporter.start()
         self.keys = KeyRing(config.api_keys)
-        may_sleep = config.draft is not None and config.draft.min_replicas == 0
+        may_sleep = any(tier.min_replicas == 0 for tier in config.draft_tiers.values())
         prober = Prober(placement, readings, may_sleep=may_sleep)
         self.prober = asyncio.get_running_loop().create_task(prober.run())
         self.grpc: GrpcDoor | None = None
         if config.grpc_port:
             self.grpc = await start_grpc(
-                self.backend, config.host, config.grpc_port, config.max_body_bytes, self.keys, self.tell
+                self.backend,
+                config.host,
+                config.grpc_port,
+                config.max_body_bytes,
+                self.keys,
+                self.tell,
+                OrchestratorPeers(OwnReplicas().abort, self.reporter.everybody),
             )
         self.settings = GatewaySettings(config.max_body_bytes, config.cors_origins, answer_request_ids=False)
         self.is_shut_down = False
@@ -125,6 +147,10 @@ class Orchestrator:
         """Fail if the prober died; Serve then replaces this replica."""
         if self.prober.done() and not self.is_shut_down:
             raise RuntimeError("the readiness prober of this orchestrator ended") from self.prober.exception()
+
+    async def abort_here(self, request_ids: tuple[str, ...]) -> tuple[str, ...]:
+        """Stop those gRPC answers that run in this replica; returns them. Called by every replica's Abort."""
+        return self.grpc.abort_here(request_ids) if self.grpc is not None else ()
 
     def has_slots_to_spare(self) -> bool:
         """Whether an audit may take a target slot: nobody waits, and half of what is always there is free."""

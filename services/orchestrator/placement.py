@@ -101,19 +101,19 @@ class LeasePlacement:
     def __init__(
         self,
         target: Tier,
-        draft: Tier | None,
+        drafts: Mapping[str, Tier],
         channels: WorkerChannelPool,
         admission_timeout_s: float,
         headers: Callable[[str], Mapping[str, str] | None] = lambda _: None,
     ) -> None:
         """``headers`` of a session go to its workers with its streams (a trace context)."""
-        self.target, self.draft, self.channels = target, draft, channels
+        self.target, self.drafts, self.channels = target, dict(drafts), channels
         self.admission_timeout_s, self._headers = admission_timeout_s, headers
         self._attempts = count()
 
     @property
-    def has_draft(self) -> bool:
-        return self.draft is not None
+    def draft_names(self) -> tuple[str, ...]:
+        return tuple(self.drafts)
 
     async def attach_target(self, call: OpenCall) -> LeasedSlot:
         """Lease and open a target slot; raises Overloaded if none is free within the admission timeout."""
@@ -129,10 +129,10 @@ class LeasePlacement:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_RETRY_S)
 
-    async def attach_draft(self, call: OpenCall) -> LeasedSlot:
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> LeasedSlot:
         """Lease and open a draft slot; raises Overloaded soon if none is free."""
-        assert self.draft is not None
-        return await self.attach(self.draft, call, DRAFT_LEASE_TIMEOUT_S)
+        tier = self.drafts[name or self.draft_names[0]]
+        return await self.attach(tier, call, DRAFT_LEASE_TIMEOUT_S)
 
     async def attach(self, tier: Tier, call: OpenCall, timeout_s: float) -> LeasedSlot:
         """One attempt. Whatever fails half-way is given back."""

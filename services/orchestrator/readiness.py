@@ -110,12 +110,14 @@ class Prober:
             await release(slot)
 
     async def probe_draft(self) -> None:
-        name = next(self._names)
-        slot = await self.placement.attach_draft(OpenCall(name, GREEDY, max_len=2))
-        try:
-            await slot.draft(DraftCall(name, 1, 0, (0,), DraftRule(max_tokens=1)))
-        finally:
-            await release(slot)
+        """Every draft tier, one after the other; the first that fails is the reading."""
+        for tier in self.placement.draft_names:
+            name = next(self._names)
+            slot = await self.placement.attach_draft(OpenCall(name, GREEDY, max_len=2), tier)
+            try:
+                await slot.draft(DraftCall(name, 1, 0, (0,), DraftRule(max_tokens=1)))
+            finally:
+                await release(slot)
 
 
 async def release(slot: Attachment) -> None:

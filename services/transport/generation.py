@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from adasd.errors import InvalidRequest
 from adasd.messages import Chunk, Complete
 from protos.adasd.v1 import generation_pb2 as pb
+from services.request_ids import sane_id
 from services.trace_context import INCOMING, from_headers
 from services.transport import public_codec as codec
 from services.transport.public import (
@@ -26,6 +27,9 @@ from services.transport.public import (
 )
 from services.transport.server import guarded
 from services.transport.status import error_from_rpc
+
+REQUEST_ID_KEY = "x-request-id"
+"""Metadata that names a request, in and out; as the header over HTTP."""
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -42,7 +46,8 @@ def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
             )
             operation = "chat" if is_chat else "text_completion"
             INCOMING.set(from_headers(context.invocation_metadata() or (), operation))
-            request_id = call.request_id or uuid4().hex
+            request_id = call.request_id or _id_in(context.invocation_metadata()) or uuid4().hex
+            await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
             async with aclosing(service.generate(request_id, call)) as events:
                 async for event in events:
                     await context.write(codec.event_to_wire(request_id, event).SerializeToString())
@@ -69,6 +74,14 @@ def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
         "GetLoads": _unary(pb.GetLoadsRequest, loads),
     }
     return grpc.method_handlers_generic_handler(GENERATION_SERVICE, methods)
+
+
+def _id_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
+    """The caller's own name of a request, if it is one that may stand in logs."""
+    for key, value in metadata or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str):
+            return sane_id(value)
+    return None
 
 
 def _unary(kind: type[M], answer: Callable[[M], Coroutine[Any, Any, Message]]) -> grpc.RpcMethodHandler:

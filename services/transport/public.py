@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from adasd.messages import Chunk, Complete, SpeculationOptions
+from adasd.messages import Chunk, Complete, Grammar, SpeculationOptions
 
 GENERATION_SERVICE = "adasd.v1.Generation"
 """Full name of the service, as health checks and reflection use it."""
@@ -35,6 +35,12 @@ class SamplingOptions:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit), by token id
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ class ModelInfo:
     defaults: SpeculationOptions
     drafting: tuple[str, ...]  # policies that requests may name
     acceptance: tuple[str, ...]
+    drafts: tuple[str, ...] = ()  # draft sources that requests may name
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,13 @@ from adasd.messages import (
     Complete,
     EmittedToken,
     FinishReason,
+    Grammar,
+    GrammarKind,
     Mode,
     SpeculationOptions,
     SpeculationReport,
     TokenKind,
+    TokenLogprob,
     Usage,
 )
 from protos.adasd.v1 import generation_pb2 as pb
@@ -118,6 +121,12 @@ def _sampling_to_wire(sampling: SamplingOptions) -> pb.SamplingParams:
         stop=sampling.stop,
         stop_token_ids=sampling.stop_token_ids,
         logit_bias=dict(sampling.logit_bias),
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
+        grammar=_grammar_to_wire(sampling.grammar) if sampling.grammar else None,
     )
 
 
@@ -134,7 +143,31 @@ def _sampling_from_wire(wire: pb.SamplingParams) -> SamplingOptions:
         stop=tuple(wire.stop),
         stop_token_ids=tuple(wire.stop_token_ids),
         logit_bias=tuple(sorted(wire.logit_bias.items())),
+        presence_penalty=_optional(wire, "presence_penalty", wire.presence_penalty),
+        frequency_penalty=_optional(wire, "frequency_penalty", wire.frequency_penalty),
+        repetition_penalty=_optional(wire, "repetition_penalty", wire.repetition_penalty),
+        logprobs=_optional(wire, "logprobs", wire.logprobs),
+        prompt_logprobs=_optional(wire, "prompt_logprobs", wire.prompt_logprobs),
+        grammar=_grammar_from_wire(wire.grammar) if wire.HasField("grammar") else None,
     )
+
+
+def _grammar_to_wire(grammar: Grammar) -> pb.AnswerGrammar:
+    return pb.AnswerGrammar(**{grammar.kind.value: grammar.text})
+
+
+def _grammar_from_wire(wire: pb.AnswerGrammar) -> Grammar:
+    match wire.WhichOneof("kind"):
+        case "json_schema":
+            return Grammar(GrammarKind.JSON_SCHEMA, wire.json_schema)
+        case "regex":
+            return Grammar(GrammarKind.REGEX, wire.regex)
+        case "lark":
+            return Grammar(GrammarKind.LARK, wire.lark)
+        case _:
+            raise InvalidRequest(
+                "the grammar is empty; send one of json_schema, regex, lark", "sampling.grammar"
+            )
 
 
 def options_to_wire(options: SpeculationOptions) -> pb.SpeculationOptions:
@@ -145,6 +178,7 @@ def options_to_wire(options: SpeculationOptions) -> pb.SpeculationOptions:
         acceptance=options.acceptance,
         max_draft_tokens=options.max_draft_tokens,
         max_relaxed_fraction=options.max_relaxed_fraction,
+        draft=options.draft,
     )
 
 
@@ -156,6 +190,7 @@ def options_from_wire(wire: pb.SpeculationOptions) -> SpeculationOptions:
         acceptance=_optional(wire, "acceptance", wire.acceptance),
         max_draft_tokens=_optional(wire, "max_draft_tokens", wire.max_draft_tokens),
         max_relaxed_fraction=_optional(wire, "max_relaxed_fraction", wire.max_relaxed_fraction),
+        draft=_optional(wire, "draft", wire.draft),
     )
 
 
@@ -197,6 +232,8 @@ def _chunk_to_wire(chunk: Chunk) -> pb.Chunk:
         token_ids=[token.id for token in chunk.tokens],
         kinds=[_KIND_TO_WIRE[token.kind] for token in chunk.tokens],
         finish_reason=None if chunk.finish_reason is None else _REASON_TO_WIRE[chunk.finish_reason],
+        logprobs=[_logprob_to_wire(token.logprob) for token in chunk.tokens if token.logprob],
+        prompt_logprobs=[_logprob_to_wire(logprob) for logprob in chunk.prompt_logprobs],
     )
 
 
@@ -205,12 +242,31 @@ def _chunk_from_wire(wire: pb.Chunk) -> Chunk:
         raise InvalidRequest(
             f"a chunk has {len(wire.token_ids)} token ids but {len(wire.kinds)} kinds", "kinds"
         )
-    tokens = zip(wire.token_ids, wire.kinds, strict=True)
+    if wire.logprobs and len(wire.logprobs) != len(wire.token_ids):
+        raise InvalidRequest(
+            f"a chunk has {len(wire.token_ids)} token ids but {len(wire.logprobs)} logprobs", "logprobs"
+        )
+    known: list[TokenLogprob | None] = [_logprob_from_wire(one) for one in wire.logprobs]
+    known = known or [None] * len(wire.token_ids)
+    tokens = zip(wire.token_ids, wire.kinds, known, strict=True)
     return Chunk(
         text=wire.text,
-        tokens=tuple(EmittedToken(token, _KIND_FROM_WIRE[kind]) for token, kind in tokens),
+        tokens=tuple(EmittedToken(token, _KIND_FROM_WIRE[kind], logprob) for token, kind, logprob in tokens),
         finish_reason=_REASON_FROM_WIRE.get(wire.finish_reason),
+        prompt_logprobs=tuple(_logprob_from_wire(one) for one in wire.prompt_logprobs),
     )
+
+
+def _logprob_to_wire(logprob: TokenLogprob) -> pb.TokenLogprob:
+    return pb.TokenLogprob(
+        logprob=logprob.logprob,
+        top_ids=[token for token, _ in logprob.top],
+        top_logprobs=[value for _, value in logprob.top],
+    )
+
+
+def _logprob_from_wire(wire: pb.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(wire.logprob, tuple(zip(wire.top_ids, wire.top_logprobs, strict=True)))
 
 
 def _complete_to_wire(complete: Complete) -> pb.Complete:
@@ -260,6 +316,8 @@ def _report_to_wire(report: SpeculationReport) -> pb.SpeculationReport:
         target_lost=report.target_lost,
         num_ahead=report.num_ahead,
         num_ahead_used=report.num_ahead_used,
+        draft=report.draft,
+        drafts_used=report.drafts_used,
     )
 
 
@@ -286,6 +344,8 @@ def _report_from_wire(wire: pb.SpeculationReport) -> SpeculationReport:
         target_lost=wire.target_lost,
         num_ahead=wire.num_ahead,
         num_ahead_used=wire.num_ahead_used,
+        draft=_optional(wire, "draft", wire.draft),
+        drafts_used=tuple(wire.drafts_used),
     )
 
 
@@ -303,6 +363,7 @@ def model_info_to_wire(info: ModelInfo) -> pb.GetModelInfoResponse:
         defaults=options_to_wire(info.defaults),
         drafting=info.drafting,
         acceptance=info.acceptance,
+        drafts=info.drafts,
     )
 
 
@@ -317,6 +378,7 @@ def model_info_from_wire(wire: pb.GetModelInfoResponse) -> ModelInfo:
         defaults=options_from_wire(wire.defaults),
         drafting=tuple(wire.drafting),
         acceptance=tuple(wire.acceptance),
+        drafts=tuple(wire.drafts),
     )
 
 

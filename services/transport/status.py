@@ -25,6 +25,10 @@ ERROR_KEY = "adasd-error-bin"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 """Where gRPC's richer error model has its google.rpc.Status."""
 
+RETRY_STATUSES = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+"""The same request can succeed later: these tell when to try."""
+RETRY_AFTER_LOSS_S = 1.0
+
 MAX_DETAILS_LEN = 1000  # characters of the status message
 
 STATUS: dict[Code, grpc.StatusCode] = {
@@ -51,16 +55,17 @@ async def abort(context: grpc.aio.ServicerContext, error: AdasdError) -> NoRetur
     """End the call with the error's status; the error itself goes along in the trailing metadata."""
     details = str(error)[:MAX_DETAILS_LEN]
     trailing: tuple[tuple[str, bytes], ...] = ((ERROR_KEY, error_to_bytes(error)),)
-    if isinstance(error, Overloaded):
+    if STATUS[error.code] in RETRY_STATUSES:
         trailing = (*trailing, (STATUS_DETAILS_KEY, _retry_info(error, details)))
     await context.abort(STATUS[error.code], details, trailing_metadata=trailing)
     raise AssertionError("abort raises")
 
 
-def _retry_info(error: Overloaded, details: str) -> bytes:
+def _retry_info(error: AdasdError, details: str) -> bytes:
     """google.rpc.Status with RetryInfo, which gRPC clients of any language know how to wait by."""
     delay = duration_pb2.Duration()
-    delay.FromNanoseconds(round(1e9 * max(0.0, error.retry_after_s)))
+    wait_s = error.retry_after_s if isinstance(error, Overloaded) else RETRY_AFTER_LOSS_S
+    delay.FromNanoseconds(round(1e9 * max(0.0, wait_s)))
     packed = any_pb2.Any()
     packed.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     status = status_pb2.Status(code=STATUS[error.code].value[0], message=details, details=[packed])

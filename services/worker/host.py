@@ -134,6 +134,7 @@ class EngineHost:
         self._thread = threading.Thread(target=self._run, name=f"{role}-engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop
         self._ready: asyncio.Future[EngineFacts]
+        self._prepare: Callable[[OpenCall], None]  # the engine's, the one thing that any thread may use
         self.facts: EngineFacts
 
     # ----------------------------------------------------------------- the loop's side
@@ -147,7 +148,12 @@ class EngineHost:
         return self.facts
 
     async def open(self, call: OpenCall) -> None:
-        """Take a slot; raises Overloaded or InvalidRequest. A caller that is cancelled must ``release`` it."""
+        """Take a slot; raises Overloaded or InvalidRequest. A caller that is cancelled must ``release`` it.
+
+        A grammar is compiled beside the engine's thread, whose steps go on meanwhile.
+        """
+        if call.warp.grammar is not None:
+            await asyncio.to_thread(self._prepare, call)
         await self._ask(call)
 
     @overload
@@ -256,6 +262,7 @@ class EngineHost:
         failure: BaseException | None = None
         try:
             engine = self._make_engine()
+            self._prepare = engine.prepare
             facts = EngineFacts(engine.num_slots, engine.max_context, engine.vocab_size)
             self._post(lambda: self._on_ready(facts))
             while self._take(engine):

@@ -14,6 +14,7 @@ import pytest
 
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
+from adasd.lookup.lookups import Lookups
 from adasd.messages import (
     Chunk,
     DraftCall,
@@ -33,6 +34,7 @@ from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.faulty_port import FaultyPort, LinkFaults
 from adasd.testing.letters import letter_grammars
 from adasd.testing.table_model import TableModel
+from services.orchestrator.drafts import SourcedPlacement
 from services.orchestrator.driver import Driver, Limits
 from services.worker.host import EngineHost
 
@@ -108,7 +110,7 @@ class Slot:
 class Workers:
     """A placement over two in-process hosts."""
 
-    has_draft = True
+    draft_names = ("model",)
 
     def __init__(self, faults: LinkFaults, seed: int) -> None:
         self.engines = {
@@ -136,21 +138,29 @@ class Workers:
     async def attach_target(self, call: OpenCall) -> Slot:
         return await self.attach("target", call)
 
-    async def attach_draft(self, call: OpenCall) -> Slot:
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Slot:
         return await self.attach("draft", call)
 
 
-async def answer(workers: Workers, session: str, warp: Warp, *, ahead: bool) -> tuple[list[int], object]:
-    config = SpeculationConfig(draft_ahead=ahead)
-    controller = Controller(config)
-    effective = controller.effective(SpeculationOptions())
+async def answer(
+    workers: Workers,
+    session: str,
+    warp: Warp,
+    *,
+    ahead: bool,
+    source: str | None = None,
+    controller: Controller | None = None,
+) -> tuple[list[int], object]:
+    controller = controller or Controller(SpeculationConfig(draft_ahead=ahead))
+    effective = controller.effective(SpeculationOptions(draft=source))
+    plans = controller.session(effective, warp, PROMPT)
     sampling = SamplingParams(NUM_TOKENS, warp.temperature, top_p=warp.top_p, seed=warp.seed)
     driver = Driver(
         Terms(session, PROMPT, sampling, frozenset(), lambda token_ids: "." * len(token_ids)),
         OpenCall(session, warp, len(PROMPT) + NUM_TOKENS),
         effective,
-        controller.session(effective, warp),
-        workers,
+        plans,
+        SourcedPlacement(workers, Lookups(recent_tokens=1000), plans),
         Limits(request_timeout_s=60.0, draft_timeout_s=0.03, reattach_s=0.005, max_target_losses=1000),
     )
     tokens: list[int] = []
@@ -176,6 +186,28 @@ async def test_output_is_the_targets_own(faults, warp, ahead):
             assert engine.num_free_slots == engine.num_slots
             engine.check_integrity()
     assert faults is not CALM or sum(report.num_draft_rounds for _, report in answers) > 0
+
+
+@pytest.mark.parametrize("source", ["ngram", "suffix", "auto"])
+@pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("faults", [CALM, LINKS["lossy"]], ids=["calm", "lossy"])
+async def test_no_source_changes_the_output(faults, warp, source):
+    """A draft link that loses calls makes ``auto`` change its source in the middle of an answer."""
+    expected = loops.plain(FakeEngine(TARGET, max_context=256), PROMPT, NUM_TOKENS, warp)
+    controller = Controller(SpeculationConfig(bypass=False))
+    used: set[str] = set()
+    async with Workers(faults, seed=3) as workers:
+        for number in range(5):
+            name = f"s{number}"
+            tokens, report = await answer(
+                workers, name, warp, ahead=True, source=source, controller=controller
+            )
+            assert tokens == expected
+            assert report.draft == source
+            used |= set(report.drafts_used)
+        for engine in workers.engines.values():
+            assert engine.num_free_slots == engine.num_slots
+    assert used == ({"model", "suffix"} if source == "auto" else {source})
 
 
 async def test_on_a_calm_link_blocks_drafted_ahead_are_used():

@@ -5,6 +5,7 @@ On the demo pair in float32, through ``LocalPair``: session machine, controller 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,7 +20,7 @@ from adasd.control.registry import DRAFTING
 from adasd.demo.tasks import Task, heldout
 from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
-from adasd.messages import FinishReason, Mode, SamplingParams, SpeculationOptions
+from adasd.messages import FinishReason, Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
 from adasd.text.tokenizer import Tokenizer
 from tests import pairs
 
@@ -211,6 +212,17 @@ def test_a_stream_that_is_left_gives_its_slots_back(lab: Lab):
 # --------------------------------------------------------------------------- sampled, with a seed
 
 SAMPLED = SamplingParams(16, temperature=1.0, seed=11)
+STORY = Grammar(
+    GrammarKind.JSON_SCHEMA,
+    json.dumps(
+        {
+            "type": "object",
+            "properties": {"hero": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
+            "required": ["hero", "age"],
+            "additionalProperties": False,
+        }
+    ),
+)
 SAMPLINGS = {
     "temperature 1": SAMPLED,
     "temperature 0.7": replace(SAMPLED, temperature=0.7),
@@ -219,6 +231,9 @@ SAMPLINGS = {
     "min_p": replace(SAMPLED, min_p=0.05),
     "logit_bias": replace(SAMPLED, logit_bias=((40, 3.0), (50, -100.0))),
     "min_tokens": replace(SAMPLED, min_tokens=14),
+    "penalties": replace(SAMPLED, presence_penalty=0.8, frequency_penalty=0.5, repetition_penalty=1.2),
+    "a schema": replace(SAMPLED, grammar=STORY),
+    "a schema and penalties": replace(SAMPLED, grammar=STORY, frequency_penalty=0.3, logprobs=2),
     "all together": replace(SAMPLED, temperature=0.7, top_p=0.95, top_k=20, min_p=0.01, min_tokens=8),
 }
 
@@ -238,6 +253,25 @@ def test_with_a_seed_no_draft_policy_or_block_length_changes_a_sampled_answer(la
             num_drafted += answer.report.num_draft_tokens
         assert num_drafted > 0
         assert len(alone) >= sampling.min_tokens
+
+
+def test_a_greedy_answer_by_a_schema_is_the_same_with_every_draft_and_parses(lab: Lab):
+    sampling = replace(GREEDY, grammar=STORY, repetition_penalty=1.1, logprobs=1)
+    for prompt in lab.one_of_each_task():
+        alone = lab.pairs["demo"].generate(
+            prompt, sampling=sampling, speculation=SpeculationOptions(Mode.OFF)
+        )
+        assert alone.finish_reason is FinishReason.STOP
+        assert json.loads(alone.text).keys() == {"hero", "age"}
+        for draft in DRAFTS:
+            for length in BLOCKS:
+                options = exact("static", length)
+                answer = lab.pairs[draft].generate(prompt, sampling=sampling, speculation=options)
+                assert answer.token_ids == alone.token_ids
+                for ours, theirs in zip(answer.tokens, alone.tokens, strict=True):
+                    assert ours.logprob is not None
+                    assert theirs.logprob is not None
+                    assert ours.logprob.logprob == pytest.approx(theirs.logprob.logprob, abs=1e-4)
 
 
 def test_another_seed_gives_another_answer(lab: Lab):

@@ -16,6 +16,7 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import chi2
+from torch import Tensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -58,6 +59,8 @@ from adasd.session.events import (
 from adasd.session.machine import begin, step
 from adasd.session.opening import warp_of
 from adasd.session.state import Terms
+from adasd.specdec.penalties import TokenCounts
+from adasd.specdec.verify_reference import masked
 
 V = 5
 PROMPT = (1, 3, 0)
@@ -208,12 +211,21 @@ def warpers(sampling: SamplingParams) -> LogitsProcessorList:
     )
 
 
+def penalised(logits: Tensor, text: Tokens, sampling: SamplingParams) -> Tensor:
+    """One row of logits after the penalties that ``text`` earns, by the slow twin."""
+    warp = warp_of(sampling, len(PROMPT), frozenset())
+    return torch.tensor(masked(logits.tolist(), text, warp), dtype=torch.float64)
+
+
 @torch.inference_mode()
 def law_of_three_tokens(sampling: SamplingParams) -> dict[Tokens, float]:
     """Probability of every triple after the prompt, by the target alone."""
     target, warp = target_model(), warpers(sampling)
     pairs = list(itertools.product(range(V), repeat=2))
     logits = target(torch.tensor([[*PROMPT, *pair] for pair in pairs])).logits[:, len(PROMPT) - 1 :]
+    for row, pair in enumerate(pairs):
+        for place in range(3):
+            logits[row, place] = penalised(logits[row, place], (*PROMPT, *pair[:place]), sampling)
     laws = torch.stack([warp(None, logits[:, place]) for place in range(3)], dim=1).double().softmax(-1)
     return {
         (*pair, last): float(laws[row, 0, pair[0]] * laws[row, 1, pair[1]] * laws[row, 2, last])
@@ -245,6 +257,7 @@ def kinds_of_block_tokens(answers: list[list[EmittedToken]]) -> Counter[TokenKin
 # --------------------------------------------------------------------------- claims
 
 SAMPLING = SamplingParams(NUM_TOKENS, temperature=1.0)
+PENALISED = replace(SAMPLING, presence_penalty=0.6, frequency_penalty=0.5, repetition_penalty=1.4)
 EXACT = SpeculationOptions(Mode.EXACT, drafting="static")
 CASES = {
     "the plain law": (SAMPLING, EXACT),
@@ -253,6 +266,11 @@ CASES = {
         replace(EXACT, max_draft_tokens=1),
     ),
     "cooler, top_k, adasd": (replace(SAMPLING, temperature=0.7, top_k=3), replace(EXACT, drafting="adasd")),
+    "penalties": (PENALISED, EXACT),
+    "penalties, cooler, blocks of one": (
+        replace(PENALISED, temperature=0.8, top_p=0.9),
+        replace(EXACT, max_draft_tokens=1),
+    ),
     "adaptive that may relax nothing": (
         replace(SAMPLING, temperature=1.3),
         SpeculationOptions(Mode.ADAPTIVE, drafting="adaedl", max_relaxed_fraction=0.0),
@@ -281,6 +299,16 @@ def test_over_many_seeds_the_first_tokens_follow_the_target(engines: tuple[Torch
 def test_a_slightly_warmer_law_is_noticed(engines: tuple[TorchEngine, TorchEngine]):
     answers = talk(engines, EXACT, replace(SAMPLING, temperature=1.2), [None] * NUM_SESSIONS)
     assert rejects(answers, law_of_three_tokens(SAMPLING))
+
+
+def test_penalties_that_do_not_see_the_block_are_noticed(
+    engines: tuple[TorchEngine, TorchEngine], monkeypatch: pytest.MonkeyPatch
+):
+    ahead = TokenCounts.ahead
+    blind = lambda self, tokens, at, rows: ahead(self, tokens[: len(tokens) - rows + 1], at, rows)  # noqa: E731
+    monkeypatch.setattr(TokenCounts, "ahead", blind)
+    answers = talk(engines, EXACT, PENALISED, [None] * NUM_SESSIONS)
+    assert rejects(answers, law_of_three_tokens(PENALISED))
 
 
 def test_relaxation_changes_the_law(engines: tuple[TorchEngine, TorchEngine]):

@@ -212,3 +212,46 @@ def test_lists_are_read_from_text_and_from_yaml(tmp_path):
         load(file=write(tmp_path, "cors_origins: [5]"))
     with pytest.raises(ConfigError, match="is not a list"):
         load(file=write(tmp_path, "cors_origins: {a: b}"))
+
+
+# --------------------------------------------------------------------------- draft sources
+
+
+def test_further_drafts_have_names_of_their_own_and_every_setting_of_a_tier(tmp_path: Path):
+    file = tmp_path / "serve.yaml"
+    (tmp_path / "small").mkdir()
+    file.write_text("target: t\ndrafts:\n  tiny: {model: small, num_slots: 7, max_replicas: 3}\n  other: o\n")
+    config = settings.load({"draft": "d"}, {}, file)
+    assert list(config.draft_tiers) == ["model", "other", "tiny"]
+    assert list(config.tiers) == ["target", "draft", "draft-other", "draft-tiny"]
+    tiny = config.draft_tiers["tiny"]
+    assert tiny.engine.model == str((tmp_path / "small").resolve())
+    assert (tiny.engine.num_slots, tiny.max_replicas) == (7, 3)
+    assert config.draft_tiers["other"].engine.model == "o"
+
+
+def test_further_drafts_on_the_command_line_and_in_the_environment():
+    assert list(settings.load({"target": "t", "drafts": "a=x,b=y"}, {}).draft_tiers) == ["a", "b"]
+    assert list(settings.load({"target": "t"}, {"ADASD_DRAFTS": "a=x"}).draft_tiers) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"drafts": "suffix=x"}, "'suffix' can't name a draft"),
+        ({"drafts": "Tiny=x"}, "'Tiny' can't name a draft"),
+        ({"drafts.tiny.num_slots": 3}, "drafts.tiny: there is no model"),
+        ({"drafts.tiny.num_slotz": 3}, "there is no setting 'drafts.tiny.num_slotz'"),
+        ({"drafts": "tiny=x", "drafts.tiny.num_slots": 0}, "out of range"),
+        ({"draft_source": "suffixx"}, "it offers: model, ngram, suffix, auto"),
+    ],
+    ids=str,
+)
+def test_wrong_draft_sources_are_refused(given: dict[str, object], sentence: str):
+    with pytest.raises(ConfigError, match=sentence):
+        settings.load({"target": "t", "draft": "d", **given}, {})  # type: ignore[dict-item]
+
+
+def test_the_default_source_has_a_short_name():
+    config = settings.load({"target": "t", "draft_source": "suffix"}, {})
+    assert config.speculation.draft == "suffix"

@@ -8,6 +8,7 @@ Shape letters: N rows and K columns of a matrix, P columns of a panel, T tokens,
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,8 @@ from adasd.engine.forward import PROBE_LEN, num_embeddings
 from adasd.engine.kv_cache import KVCache, LayerShape
 from adasd.engine.native import library
 from adasd.engine.ragged import Ragged
+from adasd.engine.work import Proposed
+from adasd.messages import DraftRule
 
 LARGEST_HEAD = 256
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -53,6 +56,14 @@ class _Pass(ctypes.Structure):
         *((name, _WHOLE) for name in ("num_tokens", "num_wanted")),
         *((name, _POINTER) for name in ("ids", "positions", "slots", "wanted")),
     ]
+
+
+class _Rules(ctypes.Structure):
+    _fields_ = [(name, _POINTER) for name in ("max_tokens", "entropy_ceilings", "confidence_floors")]
+
+
+class _Drafts(ctypes.Structure):
+    _fields_ = [(name, _POINTER) for name in ("tokens", "entropies", "max_probs")]
 
 
 def why_not(model: PreTrainedModel, num_threads: int) -> str | None:
@@ -118,34 +129,67 @@ class NativeLlama:
         self._scratch = torch.empty(0)
 
     def __call__(self, batch: Ragged, cache: KVCache) -> Tensor:
-        ids, wanted = batch.ids, batch.wanted_at
-        num_tokens, num_wanted = len(ids), len(wanted)
-        logits = torch.empty(num_wanted, self._model.vocab)
-        scratch_len = self._library.adasd_scratch(
-            ctypes.addressof(self._model), num_tokens, cache.max_context
-        )
-        if len(self._scratch) < scratch_len:
-            self._scratch = torch.empty(scratch_len)
-        numbers = (ctypes.c_int32 * (3 * num_tokens + num_wanted))(
-            *ids, *batch.positions, *batch.slots, *wanted
-        )
-        first = ctypes.addressof(numbers)
-        this = _Pass(
-            num_tokens,
-            num_wanted,
-            first,
-            first + 4 * num_tokens,
-            first + 8 * num_tokens,
-            first + 12 * num_tokens,
-        )
+        logits = torch.empty(len(batch.wanted_at), self._model.vocab)
+        this, _numbers = self._pass(batch)
         self._library.adasd_forward(
             ctypes.addressof(self._model),
             ctypes.addressof(self._cache(cache)),
             ctypes.addressof(this),
-            self._scratch.data_ptr(),
+            self._scratch_for(len(batch.ids), cache),
             logits.data_ptr(),
         )
         return logits
+
+    def draft(
+        self, batch: Ragged, cache: KVCache, rules: Sequence[DraftRule], vocab_size: int, limit: int
+    ) -> list[list[Proposed]]:
+        """Greedy drafting of the sessions whose last tokens are in ``batch``, one of each per pass.
+
+        Ends with the pass after which the first session is to stop by its rule, or after ``limit`` passes. A rule's
+        ``max_tokens`` counts from here. Only ids below ``vocab_size`` are drafted. Entropies are NaN where logits
+        are not finite.
+        """
+        num = len(batch.wanted_at)
+        limit = min(limit, min(rule.max_tokens for rule in rules))
+        max_tokens = (ctypes.c_int32 * num)(*(rule.max_tokens for rule in rules))
+        ceilings = (ctypes.c_double * num)(*(rule.entropy_ceiling for rule in rules))
+        floors = (ctypes.c_double * num)(*(rule.confidence_floor for rule in rules))
+        tokens, following = (ctypes.c_int32 * (limit * num))(), (ctypes.c_int32 * (4 * num))()
+        entropies, max_probs = (_REAL * (limit * num))(), (_REAL * (limit * num))()
+        when = _Rules(*(ctypes.addressof(each) for each in (max_tokens, ceilings, floors)))
+        found = _Drafts(*(ctypes.addressof(each) for each in (tokens, entropies, max_probs)))
+        logits = torch.empty(num, self._model.vocab)
+        this, _numbers = self._pass(batch)
+        num_passes = self._library.adasd_draft(
+            ctypes.addressof(self._model),
+            ctypes.addressof(self._cache(cache)),
+            ctypes.addressof(this),
+            ctypes.addressof(when),
+            limit,
+            vocab_size,
+            self._scratch_for(max(len(batch.ids), num), cache),
+            logits.data_ptr(),
+            ctypes.addressof(following),
+            ctypes.addressof(found),
+        )
+        drafted = list(map(Proposed, tokens, entropies, max_probs))
+        return [drafted[i * num : (i + 1) * num] for i in range(num_passes)]
+
+    def _pass(self, batch: Ragged) -> tuple[_Pass, Any]:
+        """The pass, and the numbers that it points to."""
+        num_tokens, num_wanted = len(batch.ids), len(batch.wanted_at)
+        numbers = (ctypes.c_int32 * (3 * num_tokens + num_wanted))(
+            *batch.ids, *batch.positions, *batch.slots, *batch.wanted_at
+        )
+        parts = (ctypes.addressof(numbers) + 4 * num_tokens * part for part in range(4))
+        return _Pass(num_tokens, num_wanted, *parts), numbers
+
+    def _scratch_for(self, num_tokens: int, cache: KVCache) -> int:
+        """Address of as much scratch space as a pass needs."""
+        needed = self._library.adasd_scratch(ctypes.addressof(self._model), num_tokens, cache.max_context)
+        if self._scratch.numel() < needed:
+            self._scratch = torch.empty(needed)
+        return self._scratch.data_ptr()
 
     def _cache(self, cache: KVCache) -> _Cache:
         """Where the cache's layers lie."""

@@ -54,6 +54,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.adasd_scratch.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     library.adasd_forward.restype = None
     library.adasd_forward.argtypes = [ctypes.c_void_p] * 5
+    library.adasd_draft.restype = ctypes.c_int64
+    library.adasd_draft.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4]
     return library
 
 
@@ -63,7 +65,7 @@ def _build(compiler: str, file: Path) -> None:
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         fresh = Path(folder) / file.name
         for own_processor in OWN_PROCESSOR:
-            command = [compiler, *FLAGS, *own_processor, "-o", str(fresh), str(SOURCE)]
+            command = [compiler, *FLAGS, *own_processor, "-o", str(fresh), str(SOURCE), "-lm"]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
             except subprocess.TimeoutExpired as error:

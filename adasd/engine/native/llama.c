@@ -7,6 +7,7 @@
  * Matrices come packed in panels of PANEL columns, [panel][row][PANEL], so that a panel is read from front to back.
  * Vectors are those of GCC and Clang; sizes follow what the processor has. Built and called by adasd.engine.native.
  */
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -44,6 +45,16 @@ typedef struct {
   const int32_t *ids, *positions, *slots; /* [num_tokens] */
   const int32_t *wanted;                  /* [num_wanted], rising */
 } Pass;
+
+typedef struct { /* when drafting stops, per session; as in adasd.messages.DraftRule */
+  const int32_t *max_tokens;
+  const double *entropy_ceilings, *confidence_floors;
+} Rules;
+
+typedef struct { /* [limit, sessions] */
+  int32_t *tokens;
+  float *entropies, *max_probs;
+} Drafts;
 
 int64_t adasd_panel(void) { return PANEL; }
 
@@ -129,15 +140,13 @@ static inline Vector exponential(Vector x) {
   return p * (Vector)bits;
 }
 
-static float root(float x) { return __builtin_sqrtf(x); }
-
 /* Root mean square norm of rows; ``to`` may be ``from``. */
 static void norm(const float *from, const float *weight, int64_t rows, int64_t width, float eps, float *to) {
   for (int64_t r = 0; r < rows; r++, from += width, to += width) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < width; i++) sum += from[i] * from[i];
-    float scale = 1.0f / root(sum / (float)width + eps);
+    float scale = 1.0f / sqrtf(sum / (float)width + eps);
     for (int64_t i = 0; i < width; i++) to[i] = from[i] * scale * weight[i];
   }
 }
@@ -176,7 +185,7 @@ static void rotate(float *heads, int64_t num, int64_t dim, const float *cosine, 
 static inline __attribute__((always_inline)) void attend(int64_t dim, const float *query, float scaling,
                                                          const float *keys, int64_t behind, int64_t stride,
                                                          int64_t num, float *scores, float *out) {
-  float scaled[LARGEST_HEAD], sums[LARGEST_HEAD], largest = -__builtin_inff();
+  float scaled[LARGEST_HEAD], sums[LARGEST_HEAD], largest = -INFINITY;
   for (int64_t i = 0; i < dim; i++) scaled[i] = query[i] * scaling, sums[i] = 0;
   for (int64_t l = 0; l < num; l++) {
     const float *key = keys + l * stride;
@@ -255,4 +264,58 @@ void adasd_forward(const Model *m, const Cache *cache, const Pass *pass, float *
   for (int64_t i = 0; i < pass->num_wanted; i++)
     norm(x + pass->wanted[i] * width, m->norm, 1, width, m->eps, normed + i * width);
   product(normed, pass->num_wanted, width, m->head, 0, logits, m->vocab, 0);
+}
+
+/* --------------------------------------------------------------------------- drafting */
+
+/* The first largest of ``num`` logits; entropy (nats) and largest probability of their softmax, NaN if any is broken. */
+static void signals(const float *logits, int64_t num, int32_t *token, float *entropy, float *max_prob) {
+  float largest = logits[0], total = 0, weighted = 0;
+#pragma omp simd reduction(max : largest)
+  for (int64_t i = 0; i < num; i++) largest = logits[i] > largest ? logits[i] : largest;
+  *token = 0;
+  while (*token < num - 1 && !(logits[*token] == largest)) ++*token;
+  Vector totals = {0}, weighteds = {0};
+  int64_t i = 0;
+  for (; i + LANES <= num; i += LANES) {
+    Vector shifted = *(const Vector *)(logits + i) - largest, weights = exponential(shifted);
+    totals += weights;
+    weighteds += weights * shifted;
+  }
+  for (; i < num; i++) {
+    Vector shifted = (Vector){0} + (logits[i] - largest), weights = exponential(shifted);
+    total += weights[0];
+    weighted += weights[0] * shifted[0];
+  }
+  for (int64_t lane = 0; lane < LANES; lane++) total += totals[lane], weighted += weighteds[lane];
+  *entropy = fmaxf(0.0f, logf(total) - weighted / total) + 0 * total; /* fmaxf drops NaN, the sum brings it back */
+  *max_prob = 1.0f / total;
+}
+
+/* Greedy drafting for the sessions whose wanted tokens are in ``pass``, one token per pass, until the first of them is
+ * to stop (or its logits are broken), at most ``limit`` passes, of which the number is returned. ``next`` holds 4 * sessions. */
+int64_t adasd_draft(const Model *m, const Cache *cache, const Pass *pass, const Rules *rules, int64_t limit,
+                    int64_t vocab, float *scratch, float *logits, int32_t *next, const Drafts *drafts) {
+  int64_t num = pass->num_wanted;
+  int32_t *ids = next, *positions = ids + num, *slots = positions + num, *wanted = slots + num;
+  Pass following = {num, num, ids, positions, slots, wanted};
+  for (int64_t s = 0; s < num; s++) {
+    wanted[s] = s;
+    positions[s] = pass->positions[pass->wanted[s]];
+    slots[s] = pass->slots[pass->wanted[s]];
+  }
+  for (int64_t done = 0;; pass = &following) {
+    int stops = 0;
+    adasd_forward(m, cache, pass, scratch, logits);
+    for (int64_t s = 0; s < num; s++) {
+      int64_t at = done * num + s;
+      float *entropy = drafts->entropies + at, *max_prob = drafts->max_probs + at;
+      signals(logits + s * m->vocab, vocab, drafts->tokens + at, entropy, max_prob);
+      stops |= done + 1 >= rules->max_tokens[s] || (double)*entropy > rules->entropy_ceilings[s] ||
+               (double)*max_prob < rules->confidence_floors[s] || !isfinite(*entropy);
+      ids[s] = drafts->tokens[at];
+      positions[s]++;
+    }
+    if (++done >= limit || stops) return done;
+  }
 }

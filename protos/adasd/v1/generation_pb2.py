@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protos/adasd/v1/generation.proto\x12\x08\x61\x64\x61sd.v1\"\xa3\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.adasd.v1.ChatMessagesH\x00\x12\'\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x12.adasd.v1.TokenIdsH\x00\x12*\n\x08sampling\x18\x06 \x01(\x0b\x32\x18.adasd.v1.SamplingParams\x12\x31\n\x0bspeculation\x18\x07 \x01(\x0b\x32\x1c.adasd.v1.SpeculationOptions\x12\x16\n\ttimeout_s\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05inputB\x0c\n\n_timeout_s\"7\n\x0c\x43hatMessages\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.adasd.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xbd\x03\n\x0eSamplingParams\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x07 \x01(\rH\x06\x88\x01\x01\x12\x17\n\nignore_eos\x18\x08 \x01(\x08H\x07\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\t\x12\x16\n\x0estop_token_ids\x18\n \x03(\x05\x12;\n\nlogit_bias\x18\x0b \x03(\x0b\x32\'.adasd.v1.SamplingParams.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x07\n\x05_seedB\r\n\x0b_min_tokensB\r\n\x0b_ignore_eos\"\xec\x01\n\x12SpeculationOptions\x12\x11\n\x04mode\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x64rafting\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x17\n\nacceptance\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x1d\n\x10max_draft_tokens\x18\x04 \x01(\rH\x03\x88\x01\x01\x12!\n\x14max_relaxed_fraction\x18\x05 \x01(\x01H\x04\x88\x01\x01\x42\x07\n\x05_modeB\x0b\n\t_draftingB\r\n\x0b_acceptanceB\x13\n\x11_max_draft_tokensB\x17\n\x15_max_relaxed_fraction\"y\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12 \n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0f.adasd.v1.ChunkH\x00\x12&\n\x08\x63omplete\x18\x03 \x01(\x0b\x32\x12.adasd.v1.CompleteH\x00\x42\x07\n\x05\x65vent\"{\n\x05\x43hunk\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\"\n\x05kinds\x18\x03 \x03(\x0e\x32\x13.adasd.v1.TokenKind\x12-\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x16.adasd.v1.FinishReason\"\xc7\x01\n\x08\x43omplete\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.adasd.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.adasd.v1.Usage\x12\x30\n\x0bspeculation\x18\x03 \x01(\x0b\x32\x1b.adasd.v1.SpeculationReport\x12\x13\n\tstop_text\x18\x04 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x05 \x01(\x05H\x00\x42\x0c\n\nstop_match\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\xd8\x04\n\x11SpeculationReport\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x10\n\x08\x64rafting\x18\x02 \x01(\t\x12\x17\n\nacceptance\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x18\n\x10max_draft_tokens\x18\x04 \x01(\r\x12\x1c\n\x14max_relaxed_fraction\x18\x05 \x01(\x01\x12\x12\n\nnum_rounds\x18\x06 \x01(\r\x12\x18\n\x10num_draft_rounds\x18\x07 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x08 \x01(\r\x12\x1b\n\x13num_accepted_tokens\x18\t \x01(\r\x12\x1a\n\x12\x61\x63\x63\x65pted_per_round\x18\n \x03(\r\x12\x19\n\x11\x64rafted_per_round\x18\x0b \x03(\r\x12\"\n\x05kinds\x18\x0c \x03(\x0b\x32\x13.adasd.v1.KindCount\x12!\n\x14generation_threshold\x18\r \x01(\x01H\x01\x88\x01\x01\x12!\n\x14\x61\x63\x63\x65ptance_threshold\x18\x0e \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x08\x64raft_ms\x18\x0f \x01(\x01\x12\x11\n\tverify_ms\x18\x10 \x01(\x01\x12\x12\n\nnetwork_ms\x18\x11 \x01(\x01\x12\x12\n\ndraft_lost\x18\x12 \x01(\r\x12\x13\n\x0btarget_lost\x18\x13 \x01(\r\x12\x11\n\tnum_ahead\x18\x14 \x01(\r\x12\x16\n\x0enum_ahead_used\x18\x15 \x01(\rB\r\n\x0b_acceptanceB\x17\n\x15_generation_thresholdB\x17\n\x15_acceptance_threshold\"=\n\tKindCount\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.adasd.v1.TokenKind\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"#\n\x0c\x41\x62ortRequest\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\" \n\rAbortResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x03(\t\"$\n\x13GetModelInfoRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xc3\x01\n\x14GetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\r\n\x05\x64raft\x18\x03 \x01(\t\x12\x13\n\x0bmax_context\x18\x04 \x01(\r\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12.\n\x08\x64\x65\x66\x61ults\x18\x06 \x01(\x0b\x32\x1c.adasd.v1.SpeculationOptions\x12\x10\n\x08\x64rafting\x18\x07 \x03(\t\x12\x12\n\nacceptance\x18\x08 \x03(\t\"\x16\n\x14GetServerInfoRequest\"l\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x08\x12\x0f\n\x07reasons\x18\x04 \x03(\t\x12\x10\n\x08uptime_s\x18\x05 \x01(\x01\"\x11\n\x0fGetLoadsRequest\"e\n\x10GetLoadsResponse\x12\'\n\x08replicas\x18\x01 \x03(\x0b\x32\x15.adasd.v1.ReplicaLoad\x12\x13\n\x0bnum_running\x18\x02 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x03 \x01(\r\"~\n\x0bReplicaLoad\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x11\n\tnum_slots\x18\x03 \x01(\r\x12\x14\n\x0cnum_sessions\x18\x04 \x01(\r\x12\x13\n\x0bnum_pending\x18\x05 \x01(\r\x12\x12\n\nnum_tokens\x18\x06 \x01(\x04*\x9d\x01\n\tTokenKind\x12\x1a\n\x16TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10TOKEN_KIND_EXACT\x10\x01\x12\x16\n\x12TOKEN_KIND_RELAXED\x10\x02\x12\x19\n\x15TOKEN_KIND_CORRECTION\x10\x03\x12\x14\n\x10TOKEN_KIND_BONUS\x10\x04\x12\x15\n\x11TOKEN_KIND_TARGET\x10\x05*\xb0\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x19\n\x15\x46INISH_REASON_TIMEOUT\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05\x32\xef\x02\n\nGeneration\x12\x43\n\x08Generate\x12\x19.adasd.v1.GenerateRequest\x1a\x1a.adasd.v1.GenerateResponse0\x01\x12\x38\n\x05\x41\x62ort\x12\x16.adasd.v1.AbortRequest\x1a\x17.adasd.v1.AbortResponse\x12M\n\x0cGetModelInfo\x12\x1d.adasd.v1.GetModelInfoRequest\x1a\x1e.adasd.v1.GetModelInfoResponse\x12P\n\rGetServerInfo\x12\x1e.adasd.v1.GetServerInfoRequest\x1a\x1f.adasd.v1.GetServerInfoResponse\x12\x41\n\x08GetLoads\x12\x19.adasd.v1.GetLoadsRequest\x1a\x1a.adasd.v1.GetLoadsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protos/adasd/v1/generation.proto\x12\x08\x61\x64\x61sd.v1\"\xa3\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.adasd.v1.ChatMessagesH\x00\x12\'\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x12.adasd.v1.TokenIdsH\x00\x12*\n\x08sampling\x18\x06 \x01(\x0b\x32\x18.adasd.v1.SamplingParams\x12\x31\n\x0bspeculation\x18\x07 \x01(\x0b\x32\x1c.adasd.v1.SpeculationOptions\x12\x16\n\ttimeout_s\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05inputB\x0c\n\n_timeout_s\"7\n\x0c\x43hatMessages\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.adasd.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xdf\x05\n\x0eSamplingParams\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x07 \x01(\rH\x06\x88\x01\x01\x12\x17\n\nignore_eos\x18\x08 \x01(\x08H\x07\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\t\x12\x16\n\x0estop_token_ids\x18\n \x03(\x05\x12;\n\nlogit_bias\x18\x0b \x03(\x0b\x32\'.adasd.v1.SamplingParams.LogitBiasEntry\x12\x1d\n\x10presence_penalty\x18\x0c \x01(\x01H\x08\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\r \x01(\x01H\t\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x0e \x01(\x01H\n\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x0b\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x10 \x01(\rH\x0c\x88\x01\x01\x12(\n\x07grammar\x18\x11 \x01(\x0b\x32\x17.adasd.v1.AnswerGrammar\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x07\n\x05_seedB\r\n\x0b_min_tokensB\r\n\x0b_ignore_eosB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"O\n\rAnswerGrammar\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x0e\n\x04lark\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"F\n\x0cTokenLogprob\x12\x0f\n\x07logprob\x18\x01 \x01(\x01\x12\x0f\n\x07top_ids\x18\x02 \x03(\x05\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x01\"\x8a\x02\n\x12SpeculationOptions\x12\x11\n\x04mode\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x64rafting\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x17\n\nacceptance\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x1d\n\x10max_draft_tokens\x18\x04 \x01(\rH\x03\x88\x01\x01\x12!\n\x14max_relaxed_fraction\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x12\n\x05\x64raft\x18\x06 \x01(\tH\x05\x88\x01\x01\x42\x07\n\x05_modeB\x0b\n\t_draftingB\r\n\x0b_acceptanceB\x13\n\x11_max_draft_tokensB\x17\n\x15_max_relaxed_fractionB\x08\n\x06_draft\"y\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12 \n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0f.adasd.v1.ChunkH\x00\x12&\n\x08\x63omplete\x18\x03 \x01(\x0b\x32\x12.adasd.v1.CompleteH\x00\x42\x07\n\x05\x65vent\"\xd6\x01\n\x05\x43hunk\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\"\n\x05kinds\x18\x03 \x03(\x0e\x32\x13.adasd.v1.TokenKind\x12-\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x16.adasd.v1.FinishReason\x12(\n\x08logprobs\x18\x05 \x03(\x0b\x32\x16.adasd.v1.TokenLogprob\x12/\n\x0fprompt_logprobs\x18\x06 \x03(\x0b\x32\x16.adasd.v1.TokenLogprob\"\xc7\x01\n\x08\x43omplete\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.adasd.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.adasd.v1.Usage\x12\x30\n\x0bspeculation\x18\x03 \x01(\x0b\x32\x1b.adasd.v1.SpeculationReport\x12\x13\n\tstop_text\x18\x04 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x05 \x01(\x05H\x00\x42\x0c\n\nstop_match\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\x8b\x05\n\x11SpeculationReport\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x10\n\x08\x64rafting\x18\x02 \x01(\t\x12\x17\n\nacceptance\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x18\n\x10max_draft_tokens\x18\x04 \x01(\r\x12\x1c\n\x14max_relaxed_fraction\x18\x05 \x01(\x01\x12\x12\n\nnum_rounds\x18\x06 \x01(\r\x12\x18\n\x10num_draft_rounds\x18\x07 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x08 \x01(\r\x12\x1b\n\x13num_accepted_tokens\x18\t \x01(\r\x12\x1a\n\x12\x61\x63\x63\x65pted_per_round\x18\n \x03(\r\x12\x19\n\x11\x64rafted_per_round\x18\x0b \x03(\r\x12\"\n\x05kinds\x18\x0c \x03(\x0b\x32\x13.adasd.v1.KindCount\x12!\n\x14generation_threshold\x18\r \x01(\x01H\x01\x88\x01\x01\x12!\n\x14\x61\x63\x63\x65ptance_threshold\x18\x0e \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x08\x64raft_ms\x18\x0f \x01(\x01\x12\x11\n\tverify_ms\x18\x10 \x01(\x01\x12\x12\n\nnetwork_ms\x18\x11 \x01(\x01\x12\x12\n\ndraft_lost\x18\x12 \x01(\r\x12\x13\n\x0btarget_lost\x18\x13 \x01(\r\x12\x11\n\tnum_ahead\x18\x14 \x01(\r\x12\x16\n\x0enum_ahead_used\x18\x15 \x01(\r\x12\x12\n\x05\x64raft\x18\x16 \x01(\tH\x03\x88\x01\x01\x12\x13\n\x0b\x64rafts_used\x18\x17 \x03(\tB\r\n\x0b_acceptanceB\x17\n\x15_generation_thresholdB\x17\n\x15_acceptance_thresholdB\x08\n\x06_draft\"=\n\tKindCount\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.adasd.v1.TokenKind\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"#\n\x0c\x41\x62ortRequest\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\" \n\rAbortResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x03(\t\"$\n\x13GetModelInfoRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xd3\x01\n\x14GetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\r\n\x05\x64raft\x18\x03 \x01(\t\x12\x13\n\x0bmax_context\x18\x04 \x01(\r\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12.\n\x08\x64\x65\x66\x61ults\x18\x06 \x01(\x0b\x32\x1c.adasd.v1.SpeculationOptions\x12\x10\n\x08\x64rafting\x18\x07 \x03(\t\x12\x12\n\nacceptance\x18\x08 \x03(\t\x12\x0e\n\x06\x64rafts\x18\t \x03(\t\"\x16\n\x14GetServerInfoRequest\"l\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x08\x12\x0f\n\x07reasons\x18\x04 \x03(\t\x12\x10\n\x08uptime_s\x18\x05 \x01(\x01\"\x11\n\x0fGetLoadsRequest\"e\n\x10GetLoadsResponse\x12\'\n\x08replicas\x18\x01 \x03(\x0b\x32\x15.adasd.v1.ReplicaLoad\x12\x13\n\x0bnum_running\x18\x02 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x03 \x01(\r\"~\n\x0bReplicaLoad\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x11\n\tnum_slots\x18\x03 \x01(\r\x12\x14\n\x0cnum_sessions\x18\x04 \x01(\r\x12\x13\n\x0bnum_pending\x18\x05 \x01(\r\x12\x12\n\nnum_tokens\x18\x06 \x01(\x04*\x9d\x01\n\tTokenKind\x12\x1a\n\x16TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10TOKEN_KIND_EXACT\x10\x01\x12\x16\n\x12TOKEN_KIND_RELAXED\x10\x02\x12\x19\n\x15TOKEN_KIND_CORRECTION\x10\x03\x12\x14\n\x10TOKEN_KIND_BONUS\x10\x04\x12\x15\n\x11TOKEN_KIND_TARGET\x10\x05*\xb0\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x19\n\x15\x46INISH_REASON_TIMEOUT\x10\x04\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x05\x32\xef\x02\n\nGeneration\x12\x43\n\x08Generate\x12\x19.adasd.v1.GenerateRequest\x1a\x1a.adasd.v1.GenerateResponse0\x01\x12\x38\n\x05\x41\x62ort\x12\x16.adasd.v1.AbortRequest\x1a\x17.adasd.v1.AbortResponse\x12M\n\x0cGetModelInfo\x12\x1d.adasd.v1.GetModelInfoRequest\x1a\x1e.adasd.v1.GetModelInfoResponse\x12P\n\rGetServerInfo\x12\x1e.adasd.v1.GetServerInfoRequest\x1a\x1f.adasd.v1.GetServerInfoResponse\x12\x41\n\x08GetLoads\x12\x19.adasd.v1.GetLoadsRequest\x1a\x1a.adasd.v1.GetLoadsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_TOKENKIND']._serialized_start=3045
-  _globals['_TOKENKIND']._serialized_end=3202
-  _globals['_FINISHREASON']._serialized_start=3205
-  _globals['_FINISHREASON']._serialized_end=3381
+  _globals['_TOKENKIND']._serialized_start=3677
+  _globals['_TOKENKIND']._serialized_end=3834
+  _globals['_FINISHREASON']._serialized_start=3837
+  _globals['_FINISHREASON']._serialized_end=4013
   _globals['_GENERATEREQUEST']._serialized_start=47
   _globals['_GENERATEREQUEST']._serialized_end=338
   _globals['_CHATMESSAGES']._serialized_start=340
@@ -46,41 +46,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIDS']._serialized_start=443
   _globals['_TOKENIDS']._serialized_end=466
   _globals['_SAMPLINGPARAMS']._serialized_start=469
-  _globals['_SAMPLINGPARAMS']._serialized_end=914
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=766
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=814
-  _globals['_SPECULATIONOPTIONS']._serialized_start=917
-  _globals['_SPECULATIONOPTIONS']._serialized_end=1153
-  _globals['_GENERATERESPONSE']._serialized_start=1155
-  _globals['_GENERATERESPONSE']._serialized_end=1276
-  _globals['_CHUNK']._serialized_start=1278
-  _globals['_CHUNK']._serialized_end=1401
-  _globals['_COMPLETE']._serialized_start=1404
-  _globals['_COMPLETE']._serialized_end=1603
-  _globals['_USAGE']._serialized_start=1605
-  _globals['_USAGE']._serialized_end=1685
-  _globals['_SPECULATIONREPORT']._serialized_start=1688
-  _globals['_SPECULATIONREPORT']._serialized_end=2288
-  _globals['_KINDCOUNT']._serialized_start=2290
-  _globals['_KINDCOUNT']._serialized_end=2351
-  _globals['_ABORTREQUEST']._serialized_start=2353
-  _globals['_ABORTREQUEST']._serialized_end=2388
-  _globals['_ABORTRESPONSE']._serialized_start=2390
-  _globals['_ABORTRESPONSE']._serialized_end=2422
-  _globals['_GETMODELINFOREQUEST']._serialized_start=2424
-  _globals['_GETMODELINFOREQUEST']._serialized_end=2460
-  _globals['_GETMODELINFORESPONSE']._serialized_start=2463
-  _globals['_GETMODELINFORESPONSE']._serialized_end=2658
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=2660
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=2682
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=2684
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=2792
-  _globals['_GETLOADSREQUEST']._serialized_start=2794
-  _globals['_GETLOADSREQUEST']._serialized_end=2811
-  _globals['_GETLOADSRESPONSE']._serialized_start=2813
-  _globals['_GETLOADSRESPONSE']._serialized_end=2914
-  _globals['_REPLICALOAD']._serialized_start=2916
-  _globals['_REPLICALOAD']._serialized_end=3042
-  _globals['_GENERATION']._serialized_start=3384
-  _globals['_GENERATION']._serialized_end=3751
+  _globals['_SAMPLINGPARAMS']._serialized_end=1204
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=957
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1005
+  _globals['_ANSWERGRAMMAR']._serialized_start=1206
+  _globals['_ANSWERGRAMMAR']._serialized_end=1285
+  _globals['_TOKENLOGPROB']._serialized_start=1287
+  _globals['_TOKENLOGPROB']._serialized_end=1357
+  _globals['_SPECULATIONOPTIONS']._serialized_start=1360
+  _globals['_SPECULATIONOPTIONS']._serialized_end=1626
+  _globals['_GENERATERESPONSE']._serialized_start=1628
+  _globals['_GENERATERESPONSE']._serialized_end=1749
+  _globals['_CHUNK']._serialized_start=1752
+  _globals['_CHUNK']._serialized_end=1966
+  _globals['_COMPLETE']._serialized_start=1969
+  _globals['_COMPLETE']._serialized_end=2168
+  _globals['_USAGE']._serialized_start=2170
+  _globals['_USAGE']._serialized_end=2250
+  _globals['_SPECULATIONREPORT']._serialized_start=2253
+  _globals['_SPECULATIONREPORT']._serialized_end=2904
+  _globals['_KINDCOUNT']._serialized_start=2906
+  _globals['_KINDCOUNT']._serialized_end=2967
+  _globals['_ABORTREQUEST']._serialized_start=2969
+  _globals['_ABORTREQUEST']._serialized_end=3004
+  _globals['_ABORTRESPONSE']._serialized_start=3006
+  _globals['_ABORTRESPONSE']._serialized_end=3038
+  _globals['_GETMODELINFOREQUEST']._serialized_start=3040
+  _globals['_GETMODELINFOREQUEST']._serialized_end=3076
+  _globals['_GETMODELINFORESPONSE']._serialized_start=3079
+  _globals['_GETMODELINFORESPONSE']._serialized_end=3290
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=3292
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=3314
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=3316
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=3424
+  _globals['_GETLOADSREQUEST']._serialized_start=3426
+  _globals['_GETLOADSREQUEST']._serialized_end=3443
+  _globals['_GETLOADSRESPONSE']._serialized_start=3445
+  _globals['_GETLOADSRESPONSE']._serialized_end=3546
+  _globals['_REPLICALOAD']._serialized_start=3548
+  _globals['_REPLICALOAD']._serialized_end=3674
+  _globals['_GENERATION']._serialized_start=4016
+  _globals['_GENERATION']._serialized_end=4383
 # @@protoc_insertion_point(module_scope)

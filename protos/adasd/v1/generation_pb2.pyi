@@ -78,7 +78,7 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SamplingParams(_message.Message):
-    __slots__ = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "min_tokens", "ignore_eos", "stop", "stop_token_ids", "logit_bias")
+    __slots__ = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "min_tokens", "ignore_eos", "stop", "stop_token_ids", "logit_bias", "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs", "prompt_logprobs", "grammar")
     class LogitBiasEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +97,12 @@ class SamplingParams(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCY_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     max_tokens: int
     temperature: float
     top_p: float
@@ -108,21 +114,49 @@ class SamplingParams(_message.Message):
     stop: _containers.RepeatedScalarFieldContainer[str]
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     logit_bias: _containers.ScalarMap[int, float]
-    def __init__(self, max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., min_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., stop: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., logit_bias: _Optional[_Mapping[int, float]] = ...) -> None: ...
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    logprobs: int
+    prompt_logprobs: int
+    grammar: AnswerGrammar
+    def __init__(self, max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., min_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., stop: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., logprobs: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., grammar: _Optional[_Union[AnswerGrammar, _Mapping]] = ...) -> None: ...
+
+class AnswerGrammar(_message.Message):
+    __slots__ = ("json_schema", "regex", "lark")
+    JSON_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    REGEX_FIELD_NUMBER: _ClassVar[int]
+    LARK_FIELD_NUMBER: _ClassVar[int]
+    json_schema: str
+    regex: str
+    lark: str
+    def __init__(self, json_schema: _Optional[str] = ..., regex: _Optional[str] = ..., lark: _Optional[str] = ...) -> None: ...
+
+class TokenLogprob(_message.Message):
+    __slots__ = ("logprob", "top_ids", "top_logprobs")
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    TOP_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    logprob: float
+    top_ids: _containers.RepeatedScalarFieldContainer[int]
+    top_logprobs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, logprob: _Optional[float] = ..., top_ids: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SpeculationOptions(_message.Message):
-    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction")
+    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "draft")
     MODE_FIELD_NUMBER: _ClassVar[int]
     DRAFTING_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
     MAX_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_RELAXED_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
     mode: str
     drafting: str
     acceptance: str
     max_draft_tokens: int
     max_relaxed_fraction: float
-    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ...) -> None: ...
+    draft: str
+    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., draft: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("request_id", "chunk", "complete")
@@ -135,16 +169,20 @@ class GenerateResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., complete: _Optional[_Union[Complete, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("text", "token_ids", "kinds", "finish_reason")
+    __slots__ = ("text", "token_ids", "kinds", "finish_reason", "logprobs", "prompt_logprobs")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     KINDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     text: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     kinds: _containers.RepeatedScalarFieldContainer[TokenKind]
     finish_reason: FinishReason
-    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., kinds: _Optional[_Iterable[_Union[TokenKind, str]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ...) -> None: ...
+    logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
+    prompt_logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
+    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., kinds: _Optional[_Iterable[_Union[TokenKind, str]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
 
 class Complete(_message.Message):
     __slots__ = ("finish_reason", "usage", "speculation", "stop_text", "stop_token_id")
@@ -171,7 +209,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
 class SpeculationReport(_message.Message):
-    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "num_rounds", "num_draft_rounds", "num_draft_tokens", "num_accepted_tokens", "accepted_per_round", "drafted_per_round", "kinds", "generation_threshold", "acceptance_threshold", "draft_ms", "verify_ms", "network_ms", "draft_lost", "target_lost", "num_ahead", "num_ahead_used")
+    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "num_rounds", "num_draft_rounds", "num_draft_tokens", "num_accepted_tokens", "accepted_per_round", "drafted_per_round", "kinds", "generation_threshold", "acceptance_threshold", "draft_ms", "verify_ms", "network_ms", "draft_lost", "target_lost", "num_ahead", "num_ahead_used", "draft", "drafts_used")
     MODE_FIELD_NUMBER: _ClassVar[int]
     DRAFTING_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +231,8 @@ class SpeculationReport(_message.Message):
     TARGET_LOST_FIELD_NUMBER: _ClassVar[int]
     NUM_AHEAD_FIELD_NUMBER: _ClassVar[int]
     NUM_AHEAD_USED_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_USED_FIELD_NUMBER: _ClassVar[int]
     mode: str
     drafting: str
     acceptance: str
@@ -214,7 +254,9 @@ class SpeculationReport(_message.Message):
     target_lost: int
     num_ahead: int
     num_ahead_used: int
-    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., num_rounds: _Optional[int] = ..., num_draft_rounds: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., accepted_per_round: _Optional[_Iterable[int]] = ..., drafted_per_round: _Optional[_Iterable[int]] = ..., kinds: _Optional[_Iterable[_Union[KindCount, _Mapping]]] = ..., generation_threshold: _Optional[float] = ..., acceptance_threshold: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., network_ms: _Optional[float] = ..., draft_lost: _Optional[int] = ..., target_lost: _Optional[int] = ..., num_ahead: _Optional[int] = ..., num_ahead_used: _Optional[int] = ...) -> None: ...
+    draft: str
+    drafts_used: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., num_rounds: _Optional[int] = ..., num_draft_rounds: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., accepted_per_round: _Optional[_Iterable[int]] = ..., drafted_per_round: _Optional[_Iterable[int]] = ..., kinds: _Optional[_Iterable[_Union[KindCount, _Mapping]]] = ..., generation_threshold: _Optional[float] = ..., acceptance_threshold: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., network_ms: _Optional[float] = ..., draft_lost: _Optional[int] = ..., target_lost: _Optional[int] = ..., num_ahead: _Optional[int] = ..., num_ahead_used: _Optional[int] = ..., draft: _Optional[str] = ..., drafts_used: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class KindCount(_message.Message):
     __slots__ = ("kind", "count")
@@ -243,7 +285,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class GetModelInfoResponse(_message.Message):
-    __slots__ = ("model", "target", "draft", "max_context", "vocab_size", "defaults", "drafting", "acceptance")
+    __slots__ = ("model", "target", "draft", "max_context", "vocab_size", "defaults", "drafting", "acceptance", "drafts")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
@@ -252,6 +294,7 @@ class GetModelInfoResponse(_message.Message):
     DEFAULTS_FIELD_NUMBER: _ClassVar[int]
     DRAFTING_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     target: str
     draft: str
@@ -260,7 +303,8 @@ class GetModelInfoResponse(_message.Message):
     defaults: SpeculationOptions
     drafting: _containers.RepeatedScalarFieldContainer[str]
     acceptance: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., target: _Optional[str] = ..., draft: _Optional[str] = ..., max_context: _Optional[int] = ..., vocab_size: _Optional[int] = ..., defaults: _Optional[_Union[SpeculationOptions, _Mapping]] = ..., drafting: _Optional[_Iterable[str]] = ..., acceptance: _Optional[_Iterable[str]] = ...) -> None: ...
+    drafts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., target: _Optional[str] = ..., draft: _Optional[str] = ..., max_context: _Optional[int] = ..., vocab_size: _Optional[int] = ..., defaults: _Optional[_Union[SpeculationOptions, _Mapping]] = ..., drafting: _Optional[_Iterable[str]] = ..., acceptance: _Optional[_Iterable[str]] = ..., drafts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()

@@ -73,7 +73,8 @@ class GenerationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Stops running answers; their streams end with the finish reason "cancelled".
+        """Stops running answers, whichever replica of the server they run on; their streams end with the finish reason
+        "cancelled". Every running answer of a name is stopped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +95,7 @@ class GenerationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetLoads(self, request, context):
-        """How busy the replicas are.
+        """How busy the replicas are, as they last reported (every 2 s).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

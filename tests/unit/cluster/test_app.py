@@ -17,15 +17,14 @@ def deployment(app: Application) -> Deployment:
     return app._bound_deployment
 
 
-def tiers(config: ServeConfig) -> list[Deployment | None]:
-    """Target and draft as the orchestrator gets them."""
-    _, target, draft, *_ = deployment(build(config)).init_args
-    return [app and deployment(app) for app in (target, draft)]
+def tiers(config: ServeConfig) -> tuple[Deployment, dict[str, Deployment]]:
+    """The target, and the drafts by their sources, as the orchestrator gets them."""
+    _, target, drafts, *_ = deployment(build(config)).init_args
+    return deployment(target), {source: deployment(app) for source, app in drafts.items()}
 
 
 def test_a_tier_is_placed_as_wished_and_takes_as_many_sessions_as_it_has_slots():
-    _, draft = tiers(CONFIG)
-    assert draft is not None
+    draft = tiers(CONFIG)[1]["model"]
     assert draft.name == "draft"
     assert draft.num_replicas == 1
     assert draft.max_ongoing_requests == 10
@@ -41,16 +40,26 @@ def test_the_orchestrator_refuses_by_itself_before_serve_makes_it_wait():
 
 
 def test_without_a_draft_there_is_no_draft_deployment():
-    target, draft = tiers(replace(CONFIG, draft=None))
-    assert target is not None
-    assert draft is None
+    target, drafts = tiers(replace(CONFIG, draft=None))
+    assert target.name == "target"
+    assert drafts == {}
+
+
+def test_every_draft_model_is_a_deployment_of_its_own():
+    small = replace(TIER, min_replicas=2, max_replicas=2)
+    _, drafts = tiers(replace(CONFIG, drafts=(("tiny", small),)))
+    assert {source: draft.name for source, draft in drafts.items()} == {
+        "model": "draft",
+        "tiny": "draft-tiny",
+    }
+    assert drafts["tiny"].num_replicas == 2
+    assert drafts["tiny"].init_args[:2] == ("draft", small)
 
 
 def test_bounds_that_differ_mean_autoscaling_by_our_policy():
     bounds = scaling("draft", replace(TIER, min_replicas=0, max_replicas=3))["autoscaling_config"]
     assert (bounds["min_replicas"], bounds["max_replicas"]) == (0, 3)
     assert bounds["policy"]["policy_kwargs"]["role"] == "draft"
-    _, draft = tiers(replace(CONFIG, draft=replace(TIER, max_replicas=2)))
-    assert draft is not None
+    draft = tiers(replace(CONFIG, draft=replace(TIER, max_replicas=2)))[1]["model"]
     assert draft._deployment_config.autoscaling_config.max_replicas == 2
     assert scaling("draft", replace(TIER, min_replicas=2, max_replicas=2)) == {"num_replicas": 2}

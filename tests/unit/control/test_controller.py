@@ -101,10 +101,10 @@ def test_drafting_that_does_not_pay_is_bypassed_unless_the_request_names_a_polic
 def test_defaults_come_from_the_deployment():
     controller = Controller(PUBLISHED)
     assert controller.effective(SpeculationOptions()) == EffectiveSpeculation(
-        Mode.EXACT, "adasd", None, 16, 0.0, gated=True
+        Mode.EXACT, "adasd", None, 16, 0.0, gated=True, draft="model"
     )
     assert controller.effective(SpeculationOptions(mode=Mode.ADAPTIVE)) == EffectiveSpeculation(
-        Mode.ADAPTIVE, "adasd", "posterior", 16, 0.3, gated=True
+        Mode.ADAPTIVE, "adasd", "posterior", 16, 0.3, gated=True, draft="model"
     )
 
 
@@ -150,10 +150,12 @@ def test_settings_that_serve_nobody_are_refused_at_start(config):
 
 
 def test_without_a_draft_everything_is_plain_and_asking_for_more_is_refused():
-    controller = Controller(PUBLISHED, has_draft=False)
+    controller = Controller(PUBLISHED, tiers=())
     assert controller.effective(SpeculationOptions()).mode is Mode.OFF
-    with pytest.raises(InvalidRequest, match="draft"):
-        controller.effective(SpeculationOptions(mode=Mode.EXACT))
+    asked = controller.effective(SpeculationOptions(mode=Mode.EXACT))
+    assert (asked.mode, asked.draft) == (Mode.EXACT, "suffix")
+    with pytest.raises(InvalidRequest, match="no draft source 'model'; it offers: ngram, suffix, auto"):
+        controller.effective(SpeculationOptions(draft="model"))
 
 
 # --------------------------------------------------------------------------- plans

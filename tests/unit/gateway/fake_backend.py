@@ -171,4 +171,5 @@ class FakeBackend:
             draft_ms=1.5,
             verify_ms=2.5,
             network_ms=0.5,
+            draft=effective.draft,
         )

@@ -58,6 +58,19 @@ async def test_usage_counts_each_prompt_once_and_every_answer(door):
     assert body["metrics"] is None
 
 
+async def test_drafted_tokens_are_counted_as_predictions_where_asked_for(door):
+    body = (
+        await door.post("/v1/completions", {"prompt": PROMPT, "n": 2, "return_prediction_tokens": True})
+    ).json()
+    details = body["usage"]["completion_tokens_details"]
+    one = (await door.post("/v1/completions", {"prompt": PROMPT})).json()
+    spec = one["metrics"]["speculative_decoding"]
+    assert details["accepted_prediction_tokens"] == 2 * spec["num_accepted_draft_tokens"] > 0
+    assert sum(details.values()) == 2 * spec["num_draft_tokens"]
+    assert "completion_tokens_details" not in one["usage"]
+    assert body["usage"]["completion_tokens"] == 2 * one["usage"]["completion_tokens"]
+
+
 async def test_streams_of_several_answers_interleave_by_index(door):
     door.backend.step_s = 0.002
     *chunks, report = await door.chunks(

@@ -4,16 +4,34 @@ import asyncio
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from adasd.errors import ContextTooLong, InvalidRequest, Overloaded, UnknownModel, WorkerLost
-from adasd.messages import Chunk, Complete, FinishReason, Mode, SpeculationOptions
+from adasd.messages import (
+    Chunk,
+    Complete,
+    FinishReason,
+    Grammar,
+    GrammarKind,
+    Mode,
+    SpeculationOptions,
+)
+from protos.adasd.v1 import generation_pb2 as pb
 from services.gateway.backend import Readiness
 from services.gateway.grpc_api import start_grpc
+from services.transport import public_codec as codec
 from services.transport.generation import GenerationClient
-from services.transport.public import GENERATION_SERVICE, ChatMessage, GenerateCall, SamplingOptions
-from tests.unit.gateway.fake_backend import FakeBackend
+from services.transport.public import (
+    GENERATION_SERVICE,
+    ChatMessage,
+    GenerateCall,
+    Loads,
+    ReplicaLoad,
+    SamplingOptions,
+)
+from tests.unit.gateway.fake_backend import FakeBackend, logprob_of
 
 STATUS = health_pb2.HealthCheckResponse
 LONG = "the cat sat on the mat and the dog ate the hat " * 4
@@ -78,6 +96,12 @@ async def test_options_are_honoured_and_echoed(grpc_door):
         (GenerateCall("x", sampling=SamplingOptions(max_tokens=3, min_tokens=4)), InvalidRequest),
         (GenerateCall("x", sampling=SamplingOptions(stop=("y",) * 17)), InvalidRequest),
         (GenerateCall("x", speculation=SpeculationOptions(drafting="nonsense")), InvalidRequest),
+        (GenerateCall("x", sampling=SamplingOptions(logprobs=21)), InvalidRequest),
+        (
+            GenerateCall("x", sampling=SamplingOptions(grammar=Grammar(GrammarKind.REGEX, "("))),
+            InvalidRequest,
+        ),
+        (GenerateCall("x", sampling=SamplingOptions(presence_penalty=3.0)), InvalidRequest),
         (GenerateCall("x", timeout_s=-1.0), InvalidRequest),
         (GenerateCall((10**9,)), InvalidRequest),
         (GenerateCall((ChatMessage("robot", "x"),)), InvalidRequest),
@@ -85,12 +109,81 @@ async def test_options_are_honoured_and_echoed(grpc_door):
         (GenerateCall("overload"), Overloaded),
         (GenerateCall("break the cat sat on the mat and the dog"), WorkerLost),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 async def test_errors_arrive_as_what_they_are(grpc_door, call, error):
     _, _, client = grpc_door
     with pytest.raises(error):
         await gathered(client, call)
+
+
+@pytest.mark.parametrize("content", ["the cat", (ChatMessage("user", "the cat"),)], ids=["text", "chat"])
+async def test_what_shapes_the_answer_reaches_the_backend_and_logprobs_come_back(grpc_door, content):
+    backend, _, client = grpc_door
+    grammar = Grammar(GrammarKind.REGEX, "a+")
+    asked = SamplingOptions(
+        max_tokens=4, presence_penalty=0.5, frequency_penalty=-1.0, repetition_penalty=1.5, logprobs=2,
+        prompt_logprobs=0, grammar=grammar,
+    )  # fmt: skip
+    chunks = (await gathered(client, GenerateCall(content, sampling=asked)))[:-1]
+    sampling = backend.tally.requests[0].sampling
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -1.0)
+    assert (sampling.repetition_penalty, sampling.grammar) == (1.5, grammar)
+    tokens = [token for chunk in chunks for token in chunk.tokens]
+    assert [token.logprob for token in tokens] == [logprob_of(token.id, 2) for token in tokens]
+    prompt = backend.tally.requests[0].prompt
+    assert chunks[0].prompt_logprobs == tuple(logprob_of(i, 0) for i in prompt[1:])
+
+
+async def test_an_abort_and_loads_reach_all_replicas(grpc_door):
+    class Others:
+        async def abort(self, request_ids):
+            return tuple(name for name in request_ids if name == "there")
+
+        async def loads(self):
+            return Loads((ReplicaLoad("draft", "d", 8, 1, 0, 99),), 7, 2)
+
+    backend, _, _ = grpc_door
+    backend.step_s = 0.02
+    server = await start_grpc(backend, "127.0.0.1", 0, max_request_bytes=100_000, peers=Others())
+    client = GenerationClient(server.address)
+    events = client.generate(GenerateCall(LONG, request_id="here"))
+    await anext(events)
+    assert await client.abort(["nowhere", "there", "here"]) == ("there", "here")
+    assert [event async for event in events][-1].finish_reason is FinishReason.CANCELLED
+    assert await client.loads() == Loads((ReplicaLoad("draft", "d", 8, 1, 0, 99),), 7, 2)
+    await client.close()
+    await server.stop()
+
+
+@pytest.mark.parametrize(("sent", "named"), [("mine-1", True), ("no good!", False), (None, False)])
+async def test_a_request_id_in_the_metadata_names_the_request(grpc_door, sent, named):
+    backend, server, _ = grpc_door
+    backend.step_s = 0.02
+    metadata = (("x-request-id", sent),) if sent else ()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = channel.unary_stream(f"/{GENERATION_SERVICE}/Generate")(
+            codec.call_to_wire(GenerateCall("the cat")).SerializeToString(), metadata=metadata
+        )
+        answered = dict(await call.initial_metadata())["x-request-id"]
+        ids = {pb.GenerateResponse.FromString(data).request_id async for data in call}
+    assert ids == {answered}
+    assert (answered == sent) is named
+
+
+@pytest.mark.parametrize("prompt", ["overload", "break the cat sat on the mat and the dog"])
+async def test_an_error_that_passes_says_when_to_try_again(grpc_door, prompt):
+    _, server, _ = grpc_door
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = channel.unary_stream(f"/{GENERATION_SERVICE}/Generate")(
+            codec.call_to_wire(GenerateCall(prompt)).SerializeToString()
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            [data async for data in call]
+    details = dict(failure.value.trailing_metadata())["grpc-status-details-bin"]
+    info = error_details_pb2.RetryInfo()
+    assert status_pb2.Status.FromString(details).details[0].Unpack(info)
+    assert info.retry_delay.ToMilliseconds() == (2500 if prompt == "overload" else 1000)
 
 
 async def test_abort_ends_the_stream_with_cancelled(grpc_door):

@@ -25,6 +25,7 @@ async def test_a_chat_answer_has_text_usage_effective_speculation_and_metrics(do
     assert usage["prompt_tokens_details"] == {"cached_tokens": 2}
     assert body["speculation"] == {
         "mode": "adaptive",
+        "draft": "model",
         "drafting": "adasd",
         "acceptance": "collision",
         "max_draft_tokens": 5,

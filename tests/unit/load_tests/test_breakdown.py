@@ -26,6 +26,6 @@ def test_a_whole_run_counts_every_part_and_takes_the_stopwatches_off_again(tmp_p
     assert TorchEngine.step is step
     found = json.loads(file.read_text())["microseconds_per_token"]
     assert set(found["exact"]) == set(PARTS)
-    assert min(found["exact"].values()) > 0
+    assert min(seconds for part, seconds in found["exact"].items() if part != "sampling") > 0
     assert found["off"]["draft"] == found["off"]["sampling"] == 0
     assert "per token" in capsys.readouterr().out

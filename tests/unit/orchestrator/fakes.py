@@ -109,7 +109,7 @@ class FakePlacement:
 
     truth: tuple[int, ...]
     faults: Faults = field(default_factory=Faults)
-    has_draft: bool = True
+    draft_names: tuple[str, ...] = ("model",)
     open_slots: list[FakeSlot] = field(default_factory=list)
     num_attached: dict[str, int] = field(default_factory=lambda: {"draft": 0, "target": 0})
 
@@ -125,7 +125,7 @@ class FakePlacement:
     async def attach_target(self, call: OpenCall) -> FakeSlot:
         return self.attach("target", refuse=self.faults.no_target_slots)
 
-    async def attach_draft(self, call: OpenCall) -> FakeSlot:
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> FakeSlot:
         return self.attach("draft", refuse=self.faults.no_draft_slots)
 
     def attach(self, role: str, *, refuse: bool) -> FakeSlot:

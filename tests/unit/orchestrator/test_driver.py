@@ -34,7 +34,7 @@ def world(**faults: object) -> FakePlacement:
 
 def driver(placement: FakePlacement, mode: Mode = Mode.EXACT, **limits: float) -> Driver:
     warp = Warp(temperature=0.0)
-    controller = Controller(SpeculationConfig(), placement.has_draft)
+    controller = Controller(SpeculationConfig(), placement.draft_names)
     effective = controller.effective(SpeculationOptions(mode=mode))
     times = {"request_timeout_s": 20.0, "draft_timeout_s": 0.05, "reattach_s": 0.01} | limits
     return Driver(

@@ -15,6 +15,7 @@ from adasd.session.events import (
     DraftAnswered,
     DraftAttached,
     DraftLate,
+    DraftLeft,
     DraftLost,
     Emit,
     Fail,
@@ -130,6 +131,23 @@ def test_a_missing_block_makes_the_round_plain(event):
     session, actions = step(session, verdict(ask.call, 0, "b"))
     assert only(actions, Emit).chunk.text == "b"
     assert session.draft.ready == (event == "late")
+
+
+@pytest.mark.parametrize("in_a_block", [True, False])
+def test_a_draft_exchanged_for_another_is_no_loss(in_a_block):
+    if in_a_block:
+        session, actions = step(prefilled(), planned(8))
+        stale = only(actions, AskDraft).call
+        session, actions = step(session, DraftLeft())
+        assert only(actions, AskVerify).call.block == ()  # the round does not wait for the newcomer
+        assert step(session, DraftAnswered(block(stale, "bcd"))) == (session, ())
+    else:
+        session, _ = in_round("bc")
+        session, actions = step(session, DraftLeft())
+        assert actions == ()
+    session, actions = step(session, DraftAttached())
+    assert only(actions, AskDraft).call.feed == ids("helloa")
+    assert session.tally.draft_lost == 0
 
 
 def test_a_late_draft_is_not_asked_again_before_it_has_answered():

@@ -166,6 +166,12 @@ sampling = st.builds(
     stop=st.lists(names, max_size=3).map(tuple),
     stop_token_ids=token_ids,
     logit_bias=st.dictionaries(ids, reals, max_size=4).map(lambda bias: tuple(sorted(bias.items()))),
+    presence_penalty=st.none() | reals,
+    frequency_penalty=st.none() | reals,
+    repetition_penalty=st.none() | reals,
+    logprobs=st.none() | counts,
+    prompt_logprobs=st.none() | counts,
+    grammar=st.none() | st.builds(Grammar, st.sampled_from(GrammarKind), names),
 )
 speculation = st.builds(
     SpeculationOptions,
@@ -188,11 +194,14 @@ generate_calls = st.builds(
 )
 kinds = st.sampled_from(TokenKind)
 reasons = st.sampled_from(FinishReason)
+token_logprobs = st.builds(TokenLogprob, reals, st.lists(st.tuples(ids, reals), max_size=3).map(tuple))
 chunks = st.builds(
     Chunk,
     text=st.text(max_size=12),
-    tokens=st.lists(st.builds(EmittedToken, ids, kinds), max_size=6).map(tuple),
+    tokens=st.lists(st.builds(EmittedToken, ids, kinds), max_size=6).map(tuple)
+    | st.lists(st.builds(EmittedToken, ids, kinds, token_logprobs), max_size=3).map(tuple),
     finish_reason=st.none() | reasons,
+    prompt_logprobs=st.lists(token_logprobs, max_size=3).map(tuple),
 )
 count_lists = st.lists(counts, max_size=6).map(tuple)
 reports = st.builds(

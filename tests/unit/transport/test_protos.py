@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
-from services.transport import generate
+from services.transport import compatibility, generate
 
 FIELD, ENUM_VALUE = DescriptorProto.FIELD_FIELD_NUMBER, EnumDescriptorProto.VALUE_FIELD_NUMBER
 
@@ -54,6 +54,45 @@ def test_every_field_every_value_and_every_method_has_a_comment(tmp_path):
         }
         bare += [name for path, name in _described(file) if path not in explained]
     assert bare == []
+
+
+def test_the_committed_baseline_is_current():
+    assert compatibility.main(["--check"]) == 0
+
+
+BREAKING = {
+    "a removed field": ("  int32 stop_token_id = 5;", "  //"),
+    "a renumbered field": ("string request_id = 1;", "string request_id = 91;"),
+    "another type": ("optional double temperature = 2;", "optional float temperature = 2;"),
+    "a lost presence": ("optional double temperature = 2;", "double temperature = 2;"),
+    "a renamed field": ("optional double top_p = 3;", "optional double nucleus = 3;"),
+    "a repeated field": ("  string text = 1;", "  repeated string text = 1;"),
+    "a renumbered value": ("TOKEN_KIND_BONUS = 4;", "TOKEN_KIND_BONUS = 44;"),
+    "an answer at once": ("returns (stream GenerateResponse)", "returns (GenerateResponse)"),
+    "a removed method": ("rpc Abort(AbortRequest) returns (AbortResponse);", ""),
+    "another oneof": ("oneof stop_match {", "oneof end {"),
+}
+
+
+@pytest.mark.parametrize("change", BREAKING.values(), ids=BREAKING)
+def test_a_breaking_change_is_refused_until_it_is_accepted(copied, change, capsys):
+    source = copied / generate.PACKAGE / "generation.proto"
+    assert source.read_text().count(change[0]) >= 1
+    source.write_text(source.read_text().replace(*change))
+    root = ["--root", str(copied)]
+    assert compatibility.main(["--check", *root]) == compatibility.main(root) == 1
+    assert "adasd.v1." in capsys.readouterr().err
+    assert compatibility.main(["--accept-breaking", *root]) == 0
+    assert compatibility.main(["--check", *root]) == 0
+
+
+def test_an_addition_is_no_break_but_has_to_enter_the_baseline(copied, capsys):
+    source = copied / generate.PACKAGE / "generation.proto"
+    source.write_text(source.read_text() + "message New { string name = 1; }")
+    assert compatibility.main(["--check", "--root", str(copied)]) == 1
+    assert "baseline.binpb is stale" in capsys.readouterr().err
+    assert compatibility.main(["--root", str(copied)]) == 0
+    assert compatibility.main(["--check", "--root", str(copied)]) == 0
 
 
 def _described(file):

@@ -18,7 +18,7 @@ from adasd.errors import (
     UnknownSession,
     WorkerLost,
 )
-from adasd.messages import CallFailed, DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.messages import CallFailed, DraftCall, DraftRule, Grammar, GrammarKind, OpenCall, VerifyCall, Warp
 from load_tests.counting_engine import CountingEngine
 from services.worker.host import EngineHost
 from tests.leaks import nothing_runs
@@ -334,3 +334,56 @@ async def test_a_steps_tokens_are_the_prompts_that_it_completed_and_what_it_deci
     stats = host.stats()
     assert stats.step_tokens == ((1, 1), (8, 1), (16, 1))
     assert stats.num_step_tokens == 11 + 3 + 1
+
+
+class PreparingEngine(CountingEngine):
+    """Waits for ``ready`` before it knows what to make of a grammar."""
+
+    def __init__(self, error: AdasdError | None = None) -> None:
+        super().__init__()
+        self.asked, self.ready, self.error = threading.Event(), threading.Event(), error
+
+    def prepare(self, call: OpenCall) -> None:
+        assert threading.current_thread().name != "target-engine"
+        self.asked.set()
+        assert self.ready.wait(10)
+        if self.error is not None:
+            raise self.error
+
+
+GRAMMAR = OpenCall("a", Warp(grammar=Grammar(GrammarKind.REGEX, "a+")), 64)
+
+
+async def test_while_a_grammar_compiles_the_others_go_on(hosts):
+    engine = PreparingEngine()
+    host = await hosts.start(engine)
+    waiting = asyncio.create_task(host.open(GRAMMAR))
+    assert await asyncio.to_thread(engine.asked.wait, 10)
+    await host.open(opening("b"))
+    assert (await host.submit(drafting("b"))).tokens == (6, 7, 8)
+    assert host.stats().num_sessions == 1
+    engine.ready.set()
+    await waiting
+    assert host.stats().num_sessions == 2
+
+
+async def test_a_grammar_that_does_not_compile_takes_no_slot(hosts):
+    engine = PreparingEngine(InvalidRequest("no", "grammar"))
+    engine.ready.set()
+    host = await hosts.start(engine)
+    with pytest.raises(InvalidRequest, match="no"):
+        await host.open(GRAMMAR)
+    assert engine.num_free_slots == engine.num_slots
+
+
+async def test_whoever_leaves_while_its_grammar_compiles_takes_no_slot(hosts):
+    engine = PreparingEngine()
+    host = await hosts.start(engine)
+    waiting = asyncio.create_task(host.open(GRAMMAR))
+    assert await asyncio.to_thread(engine.asked.wait, 10)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    engine.ready.set()
+    await host.open(opening("b"))
+    assert host.stats().num_sessions == 1

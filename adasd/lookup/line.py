@@ -1,0 +1,83 @@
+"""A session's line to a lookup: answers draft calls as a draft worker does (adasd.ports.DraftPort).
+
+What is looked up is certain: the law of every proposal is a point mass on its token. Greedy match and shared noise
+ask no more; for rejection sampling the rows say so (one entry of probability 1), and acceptance with chance p(x)
+and the residual p without x give the target's law exactly. The entropies are the index's own doubt, for the rule
+that stops drafting.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from adasd.engine.work import stops
+from adasd.errors import StaleCache
+from adasd.lookup.index import Guess, Index
+from adasd.messages import DraftCall, Drafted, DraftRows
+from adasd.ports import Clock
+
+PIECE = 512
+"""Tokens that are indexed at once: under a millisecond or so, however long the prompt."""
+
+
+class LookupLine:
+    """One session's text and its index; ``make`` makes an empty index."""
+
+    def __init__(self, make: Callable[[], Index], clock: Clock = time.perf_counter) -> None:
+        self._make, self._index, self._clock = make, make(), clock
+        self._text: tuple[int, ...] = ()  # what the session believes to be cached here
+
+    def draft(self, call: DraftCall) -> Drafted:
+        """Read what is new, then guess by the rule. Raises StaleCache."""
+        began_s = self._clock()
+        for _ in self.read(call):
+            pass
+        return self.answer(call, began_s)
+
+    def read(self, call: DraftCall) -> Iterator[None]:
+        """Take in the call's text piece by piece."""
+        if call.keep_len > len(self._text):
+            raise StaleCache(call.session, call.keep_len, len(self._text))
+        text, num_indexed = self._text[: call.keep_len] + call.feed, len(self._index)
+        if text[:num_indexed] != self._text[:num_indexed]:  # an optimistic call did not come true
+            self._index, num_indexed = self._make(), 0
+        self._text = text
+        for start in range(num_indexed, len(text), PIECE):
+            self._index.extend(text[start : start + PIECE])
+            yield
+
+    def close(self) -> None:
+        """Nothing is held beyond this object."""
+
+    def answer(self, call: DraftCall, began_s: float) -> Drafted:
+        """The block behind what was read."""
+        guesses = list(_until_it_stops(call, self._index.guesses()))
+        tokens = tuple(guess.token for guess in guesses)
+        base_len = len(self._text)
+        self._text += tokens[:-1]  # as an engine, which feeds all drafted tokens but the last
+        return Drafted(
+            session=call.session,
+            epoch=call.epoch,
+            base_len=base_len,
+            tokens=tokens,
+            entropies=tuple(guess.entropy for guess in guesses),
+            rows=point_masses(tokens) if tokens and call.rule.row_len else None,
+            compute_ms=1e3 * (self._clock() - began_s),
+        )
+
+
+def point_masses(tokens: Sequence[int]) -> DraftRows:
+    """The laws of proposals that could not have been others."""
+    ids = np.asarray(tokens, np.int32)[:, None]
+    return DraftRows(ids, np.zeros(ids.shape, np.float32))
+
+
+def _until_it_stops(call: DraftCall, guesses: Iterator[Guess]) -> Iterator[Guess]:
+    for number, guess in enumerate(islice(guesses, call.rule.max_tokens), 1):
+        yield guess
+        if stops(call.rule, number, guess.entropy, guess.max_prob):
+            return

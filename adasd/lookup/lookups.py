@@ -1,0 +1,33 @@
+"""The look-ups of one process: makes lines for sessions, and remembers answers where that is switched on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from adasd.control.sources import LOOKUPS, NGRAM
+from adasd.lookup.line import LookupLine
+from adasd.lookup.ngram import NgramIndex
+from adasd.lookup.recent import RecentAnswers, RememberingIndex
+from adasd.lookup.suffix import SuffixAutomaton
+
+
+class Lookups:
+    """``recent_tokens``: as in SpeculationConfig; 0 remembers nothing."""
+
+    def __init__(self, recent_tokens: int = 0) -> None:
+        self._recent = RecentAnswers(recent_tokens) if recent_tokens else None
+
+    def line(self, name: str, *, alone: bool = False) -> LookupLine:
+        """A new session's line to the look-up of that name; ``alone``: it must not follow other answers."""
+        assert name in LOOKUPS, name
+        if name == NGRAM:
+            return LookupLine(NgramIndex)
+        if self._recent is None or alone:
+            return LookupLine(SuffixAutomaton)
+        return LookupLine(partial(RememberingIndex, self._recent))
+
+    def remember(self, answer: Sequence[int]) -> None:
+        """An answer is complete."""
+        if self._recent is not None:
+            self._recent.add(answer)

@@ -1,0 +1,78 @@
+"""Where one answer's blocks come from: the source that it asks for, or the one that its controller chooses.
+
+Look-ups run right here; models are leased from the tiers below. A source that cannot be had or is lost is
+reported to the controller, which may name another one for the next attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from adasd.control.controller import SessionController
+from adasd.control.sources import LOOKUPS
+from adasd.lookup.line import LookupLine
+from adasd.lookup.lookups import Lookups
+from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from services.orchestrator.driver import Attachment, Placement
+
+
+class LookupSlot:
+    """A look-up as the driver holds it (services.orchestrator.driver.Attachment). It is never lost."""
+
+    def __init__(self, line: LookupLine) -> None:
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._line, self._turn = line, asyncio.Lock()
+
+    async def draft(self, call: DraftCall) -> Drafted:
+        """A long text is read in pieces, between which the loop serves others."""
+        async with self._turn:
+            began_s = time.perf_counter()
+            for _ in self._line.read(call):
+                await asyncio.sleep(0)
+            return self._line.answer(call, began_s)
+
+    async def verify(self, call: VerifyCall) -> Verdict:
+        raise AssertionError("a look-up judges nothing")
+
+    async def release(self) -> None:
+        self.lost.cancel()
+
+
+class SourcedPlacement:
+    """The placement of one request (services.orchestrator.driver.Placement)."""
+
+    def __init__(self, inner: Placement, lookups: Lookups, controller: SessionController) -> None:
+        self._inner, self._lookups, self._controller = inner, lookups, controller
+        self._next, self._attached = controller.source, ""
+
+    @property
+    def draft_names(self) -> tuple[str, ...]:
+        return self._inner.draft_names
+
+    async def attach_target(self, call: OpenCall) -> Attachment:
+        return await self._inner.attach_target(call)
+
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Attachment:
+        """The source of that name; without one, that which the controller wants."""
+        if name is None and self._attached:  # asked for again: what was attached is gone
+            self._fail(self._attached)
+        source = name or self._next
+        began_s = time.perf_counter()
+        try:
+            slot = await self._attach(source, call)
+        except Exception:
+            self._fail(source)
+            raise
+        self._controller.attached(source, 1e3 * (time.perf_counter() - began_s))
+        self._controller.use(source)
+        self._attached = source
+        return slot
+
+    def _fail(self, source: str) -> None:
+        self._attached, self._next = "", self._controller.source_failed(source)
+
+    async def _attach(self, source: str, call: OpenCall) -> Attachment:
+        if source in LOOKUPS:
+            return LookupSlot(self._lookups.line(source, alone=self._controller.alone))
+        return await self._inner.attach_draft(call, source)

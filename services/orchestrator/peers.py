@@ -1,0 +1,49 @@
+"""The other orchestrator replicas, reached over Serve's own list of them (services.gateway.peers.Peers)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from services.observability.loads import loads_of
+from services.observability.snapshot import Snapshot
+from services.transport.public import Loads
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 3.0
+"""For all replicas to answer one call."""
+
+Broadcast = Callable[[tuple[str, ...]], Awaitable[Sequence[object]]]
+"""Asks every replica to abort these; what each of them aborted, or the error that it answered with."""
+
+
+class OrchestratorPeers:
+    """``broadcast`` reaches every replica, ``snapshots`` are what all replicas last reported."""
+
+    def __init__(
+        self, broadcast: Broadcast, snapshots: Callable[[], Awaitable[tuple[Snapshot, ...]]]
+    ) -> None:
+        self._broadcast, self._snapshots = broadcast, snapshots
+
+    async def abort(self, request_ids: Sequence[str]) -> tuple[str, ...]:
+        """A replica that does not answer in time has nothing that it aborted."""
+        asked = tuple(dict.fromkeys(request_ids))
+        if not asked:
+            return ()
+        try:
+            answers = await asyncio.wait_for(self._broadcast(asked), TIMEOUT_S)
+        except Exception as error:
+            log.warning("abort did not reach the other replicas: %r", error)
+            return ()
+        aborted: set[str] = set()
+        for answer in answers:
+            if isinstance(answer, tuple):
+                aborted |= set(answer)
+            else:
+                log.warning("a replica did not answer an abort: %r", answer)
+        return tuple(name for name in asked if name in aborted)
+
+    async def loads(self) -> Loads:
+        return loads_of(await self._snapshots())

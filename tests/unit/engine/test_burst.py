@@ -1,0 +1,152 @@
+"""Drafting in bursts gives the blocks that drafting step by step gives, and lets others in."""
+
+import math
+
+import pytest
+import torch
+
+from adasd.engine import burst
+from adasd.messages import CallFailed, DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.testing.loops import GREEDY, draft, run_until_idle
+from tests.unit.engine.models import VOCAB_SIZE, engine, prompts
+
+CEILING, FLOOR = 2.0, 0.3
+
+
+def drafted(e, texts, rule, warp=GREEDY):
+    """Blocks of all sessions, drafted together."""
+    for i, text in enumerate(texts):
+        e.open(OpenCall(str(i), warp, 150))
+        e.submit(DraftCall(str(i), 0, 0, text, rule))
+    answers = {answer.session: answer for answer in run_until_idle(e)}
+    e.check_integrity()
+    return [answers[str(i)] for i in range(len(texts))]
+
+
+def without_bursts(monkeypatch):
+    monkeypatch.setattr(burst, "drafter", lambda forward: None)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        DraftRule(1),
+        DraftRule(40),
+        DraftRule(30, entropy_ceiling=CEILING),
+        DraftRule(30, confidence_floor=FLOOR),
+    ],
+)
+@pytest.mark.parametrize("lengths", [(3,), (1, 30, 9, 55)])
+def test_blocks_are_those_of_single_steps(monkeypatch, rule, lengths):
+    texts = prompts(*lengths)
+    quick, held = engine("qwen3"), engine("qwen3")
+    found = drafted(quick, texts, rule)
+    without_bursts(monkeypatch)
+    expected = drafted(held, texts, rule)
+    for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert one.tokens == other.tokens
+        assert one.entropies == pytest.approx(other.entropies, abs=1e-4)
+        assert quick.cached_len(str(i)) == held.cached_len(str(i)) == one.base_len + len(one.tokens) - 1
+    if rule.entropy_ceiling == CEILING:
+        assert all(h <= CEILING for one in found for h in one.entropies[:-1])
+        assert any(one.entropies[-1] > CEILING for one in found)
+
+
+def test_entropy_and_largest_probability_are_those_of_the_softmax(monkeypatch):
+    seen = {}
+    forward = engine("llama").forward
+    e = engine("llama")
+    monkeypatch.setattr(type(forward), "draft", keeping(type(forward).draft, seen))
+    (block,) = drafted(e, prompts(20), DraftRule(5))
+    without_bursts(monkeypatch)
+    e.close("0")
+    e.open(OpenCall("0", GREEDY, 150))
+    logits = []
+    honest = type(forward).__call__
+    monkeypatch.setattr(type(forward), "__call__", lambda *args: logits.append(honest(*args)) or logits[-1])
+    drafted_slowly = draft(e, DraftCall("0", 0, 0, prompts(20)[0], DraftRule(5)))
+    assert drafted_slowly.tokens == block.tokens
+    laws = torch.softmax(torch.cat([rows[-1:] for rows in logits]).double(), -1)
+    entropies = torch.special.entr(laws).sum(-1).tolist()
+    assert block.entropies == pytest.approx(entropies, abs=1e-5)
+    assert [one.max_prob for one in seen["proposals"]] == pytest.approx(laws.amax(-1).tolist(), abs=1e-6)
+
+
+def keeping(function, seen):
+    def kept(*args):
+        passes = function(*args)
+        seen["proposals"] = [proposals[0] for proposals in passes]
+        return passes
+
+    return kept
+
+
+def test_a_burst_ends_with_the_first_session_that_is_to_stop():
+    e = engine("llama")
+    for i, num in enumerate((2, 5, 40)):
+        e.open(OpenCall(str(i), GREEDY, 80))
+        e.submit(DraftCall(str(i), 0, 0, (1, 2), DraftRule(num)))
+    steps = []
+    while e.num_pending:
+        steps.append([answer.session for answer in e.step()])
+    assert steps == [["0"], ["1"], [], [], ["2"]], "35 tokens are left then, and a burst has at most 16"
+
+
+def test_whoever_else_has_something_to_do_waits_for_one_token_only():
+    e = engine("llama")
+    for session in ("drafts", "decodes"):
+        e.open(OpenCall(session, GREEDY, 80))
+    e.submit(DraftCall("drafts", 0, 0, (1, 2), DraftRule(9)))
+    e.submit(VerifyCall("decodes", 0, 0, (3, 4)))
+    (verdict,) = e.step()
+    assert verdict.session == "decodes"
+    assert e.cached_len("drafts") == 2, "one token drafted, none of them fed"
+    (block,) = run_until_idle(e)
+    assert len(block.tokens) == 9
+
+
+def test_what_shapes_a_law_is_no_matter_for_a_burst(monkeypatch):
+    texts = prompts(12)
+    (free,) = drafted(engine("llama"), texts, DraftRule(6))
+    ends = (free.tokens[0],)
+    shaped = [
+        Warp(temperature=0.0, logit_bias=((free.tokens[0], -100.0),)),
+        Warp(temperature=0.0, eos_ids=ends, eos_from=15),
+        Warp(temperature=0.0, presence_penalty=2.0),
+        Warp(temperature=0.9, seed=5),
+    ]
+    for warp in shaped:
+        found = drafted(engine("llama"), texts, DraftRule(6), warp)
+        with monkeypatch.context() as patched:
+            without_bursts(patched)
+            assert found[0].tokens == drafted(engine("llama"), texts, DraftRule(6), warp)[0].tokens
+
+
+def test_tokens_from_the_limit_on_are_never_drafted():
+    e = engine("llama")
+    (free,) = drafted(e, prompts(12), DraftRule(30))
+    e.close("0")
+    e._vocab_size = max(free.tokens)
+    (limited,) = drafted(e, prompts(12), DraftRule(30))
+    assert max(limited.tokens) < max(free.tokens)
+
+
+def test_logits_that_are_not_finite_fail_that_session_alone():
+    e = engine("llama")
+    (free,) = drafted(e, prompts(12), DraftRule(4))
+    e.close("0")
+    with torch.inference_mode():
+        e.forward._embedding[free.tokens[1]] = math.nan
+    e.open(OpenCall("broken", GREEDY, 60))
+    e.open(OpenCall("whole", GREEDY, 60))
+    unused = next(t for t in range(VOCAB_SIZE) if t != free.tokens[1])
+    e.submit(DraftCall("broken", 0, 0, prompts(12)[0], DraftRule(4)))
+    e.submit(DraftCall("whole", 0, 0, (unused,), DraftRule(1)))
+    answers = {}
+    while e.num_pending:
+        answers |= {answer.session: answer for answer in e.step()}
+    assert isinstance(answers["broken"], CallFailed)
+    assert "not finite" in str(answers["broken"].error)
+    assert e.cached_len("broken") == 0
+    assert len(answers["whole"].tokens) == 1
+    e.check_integrity()

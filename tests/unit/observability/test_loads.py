@@ -1,0 +1,58 @@
+"""How busy a deployment is, from what its replicas reported."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from adasd.messages import Mode, PrefixStats
+from services.observability.board import BoardDeployment
+from services.observability.events import RequestStarted, SlotGranted
+from services.observability.loads import loads_of
+from services.observability.metrics import ServiceMetrics
+from services.observability.reporter import Reporter
+from services.observability.worker_metrics import WorkerCollector
+from services.transport.public import Loads, ReplicaLoad
+from services.worker.host import HostStats
+
+
+def worker(role, name, link):
+    stats = HostStats(
+        num_slots=8, num_sessions=3, num_pending=1, num_steps=5, num_calls=9, num_failed=0, num_tokens=99,
+        busy_s=1.0, batch_sizes=((1, 5),), step_tokens=((1.0, 5),), num_step_tokens=5, prefix=PrefixStats(),
+    )  # fmt: skip
+    return Reporter(WorkerCollector(role, "m", lambda: stats, lambda: 3), name, role, link)
+
+
+def orchestrator(name, link, num_running, num_waiting):
+    registry = CollectorRegistry()
+    metrics = ServiceMetrics(registry, "m", 512, 8)
+    for number in range(num_running + num_waiting):
+        metrics(RequestStarted(str(number), Mode.EXACT, 5, 0.0))
+        if number < num_running:
+            metrics(SlotGranted(str(number), "target", 0.0, 0.0))
+    return Reporter(registry, name, "orchestrator", link)
+
+
+async def test_workers_are_listed_and_the_requests_of_all_orchestrators_added_up():
+    board = BoardDeployment()
+    for reporter in (
+        worker("target", "t1", board),
+        worker("draft", "d1", board),
+        worker("draft", "d2", board),
+        orchestrator("o2", board, 4, 1),
+    ):
+        await reporter.everybody()
+    loads = loads_of(await orchestrator("o1", board, 2, 3).everybody())
+    assert loads == Loads(
+        tuple(
+            ReplicaLoad(role, name, num_slots=8, num_sessions=3, num_pending=1, num_tokens=99)
+            for role, name in (("draft", "d1"), ("draft", "d2"), ("target", "t1"))
+        ),
+        num_running=6,
+        num_waiting=4,
+    )
+
+
+async def test_without_a_board_a_replica_speaks_for_itself():
+    loads = loads_of(await orchestrator("o1", None, 2, 3).everybody())
+    assert (loads.replicas, loads.num_running, loads.num_waiting) == ((), 2, 3)

@@ -1,0 +1,143 @@
+"""Sources of one answer: what it asks for is what drafts, and what fails is replaced where that is allowed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from adasd.config import SpeculationConfig
+from adasd.control.controller import Controller
+from adasd.control.selection import OWN_ROUNDS
+from adasd.lookup.lookups import Lookups
+from adasd.messages import Chunk, Complete, Mode, OpenCall, SamplingParams, SpeculationOptions, Warp
+from adasd.session.state import Terms
+from services.orchestrator.drafts import SourcedPlacement
+from services.orchestrator.driver import Driver, Limits
+from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, decode, ids
+
+PROMPT = "the cat sat on the mat and the dog sat on the rug; again: "
+TEXT = "the cat sat on the mat and the dog sat on the rug"
+
+
+class Tiers(FakePlacement):
+    """Remembers which tier every draft slot was of; ``closed`` tiers grant nothing."""
+
+    def __init__(self, names: tuple[str, ...], closed: tuple[str, ...] = (), **faults: object) -> None:
+        truth = (*ids(PROMPT + TEXT), EOS, *ids("x" * 40))
+        super().__init__(truth, Faults(**faults), draft_names=names)  # type: ignore[arg-type]
+        self.closed, self.asked = closed, []
+
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> FakeSlot:
+        self.asked.append(name)
+        return self.attach("draft", refuse=name in self.closed)
+
+
+def driver(placement: Tiers, draft: str | None, controller: Controller | None = None) -> Driver:
+    controller = controller or Controller(SpeculationConfig(bypass=False), placement.draft_names)
+    effective = controller.effective(SpeculationOptions(Mode.EXACT, draft=draft))
+    warp, prompt = Warp(temperature=0.0), ids(PROMPT)
+    session = controller.session(effective, warp, prompt)
+    return Driver(
+        Terms("s", prompt, SamplingParams(100), frozenset({EOS}), decode),
+        OpenCall("s", warp, len(prompt) + 100),
+        effective,
+        session,
+        SourcedPlacement(placement, Lookups(), session),
+        Limits(20.0, 0.1, 0.005),
+    )
+
+
+async def answer(running: Driver) -> Complete:
+    text, end = "", None
+    async for event in running.run():
+        if isinstance(event, Chunk):
+            text += event.text
+        else:
+            end = event
+    assert text == TEXT
+    assert isinstance(end, Complete)
+    assert running.placement._inner.open_slots == []  # type: ignore[attr-defined]
+    assert len(asyncio.all_tasks()) == 1
+    return end
+
+
+@pytest.mark.parametrize("source", ["ngram", "suffix"])
+async def test_a_look_up_drafts_without_any_draft_tier(source):
+    placement = Tiers(())
+    report = (await answer(driver(placement, source))).speculation
+    assert report.draft == source
+    assert report.drafts_used == (source,)
+    assert report.num_accepted_tokens > len(TEXT) / 2
+    assert report.draft_lost == 0
+    assert placement.asked == []
+
+
+@pytest.mark.parametrize("source", ["model", "tiny"])
+async def test_the_tier_that_is_asked_for_drafts(source):
+    placement = Tiers(("model", "tiny"), draft_wrong=0.1)
+    report = (await answer(driver(placement, source))).speculation
+    assert set(placement.asked) == {source}
+    assert report.drafts_used == (source,)
+
+
+async def test_who_asks_for_a_model_that_is_away_gets_plain_decoding():
+    placement = Tiers(("model",), closed=("model",))
+    report = (await answer(driver(placement, "model"))).speculation
+    assert report.num_draft_rounds == 0
+    assert report.drafts_used == ()
+
+
+async def test_auto_goes_on_with_another_source_where_one_cannot_be_had():
+    placement = Tiers(("model", "tiny"), closed=("model", "tiny"), delay_s=0.003)
+    report = (await answer(driver(placement, "auto"))).speculation
+    assert placement.asked[:2] == ["model", "tiny"]
+    assert report.draft == "auto"
+    assert report.drafts_used == ("suffix",)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_auto_goes_on_with_another_source_when_one_dies(seed):
+    placement = Tiers(("model",), draft_dies=0.5, delay_s=0.002, seed=seed)
+    report = (await answer(driver(placement, "auto"))).speculation
+    assert report.draft_lost == 0 or "suffix" in report.drafts_used
+
+
+async def test_auto_changes_to_what_is_better_and_loses_nothing_by_it():
+    placement = Tiers(("model",), draft_wrong=0.97, delay_s=0.001)
+    controller = Controller(SpeculationConfig(bypass=False), placement.draft_names)
+    running = driver(placement, "auto", controller)
+    task = running.controller._task
+    for _ in range(30):
+        controller.selector.learn(task, "suffix", 5.0, 1.0)
+        controller.selector.learn(task, "model", 5.2, 1.0)
+    report = (await answer(running)).speculation
+    assert report.drafts_used[-1] == "suffix"
+    assert len(report.drafts_used) == 2
+    assert report.draft_lost == 0
+    assert report.num_draft_rounds >= OWN_ROUNDS
+
+
+async def test_a_long_prompt_is_read_without_holding_up_the_loop():
+    text = ids("ab" * 20_000)
+    controller = Controller(SpeculationConfig(), ())
+    session = controller.session(controller.effective(SpeculationOptions(draft="suffix")), Warp(), text)
+    placement = SourcedPlacement(Tiers(()), Lookups(), session)
+    slot = await placement.attach_draft(OpenCall("s", Warp(), 10))
+    from adasd.messages import DraftCall, DraftRule
+
+    others = 0
+
+    async def other() -> None:
+        nonlocal others
+        while True:
+            others += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    drafted = await slot.draft(DraftCall("s", 1, 0, text, DraftRule(4)))
+    task.cancel()
+    assert drafted.tokens == ids("abab")
+    assert others > 50
+    await slot.release()
+    assert slot.lost.cancelled()
