@@ -13,12 +13,18 @@
 
 #if defined(__AVX512F__)
 enum { LANES = 16, VECTORS = 4, TILE = 6 };
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #elif defined(__AVX2__)
 enum { LANES = 8, VECTORS = 2, TILE = 6 };
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15
 #else
 enum { LANES = 4, VECTORS = 4, TILE = 6 };
+#define EVEN 0, 2, 4, 6
+#define ODD 1, 3, 5, 7
 #endif
-enum { PANEL = LANES * VECTORS, LARGEST_HEAD = 256 };
+enum { PANEL = LANES * VECTORS, LARGEST_HEAD = 256, CHAINS = 4, ROWS = 8 };
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t Whole __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -58,10 +64,13 @@ typedef struct { /* [limit, sessions] */
 
 int64_t adasd_panel(void) { return PANEL; }
 
+/* Floats for the scores of one token: whole vectors. */
+static int64_t scores_room(int64_t max_context) { return max_context + LANES; }
+
 /* Floats of scratch space that a pass needs. */
 int64_t adasd_scratch(const Model *m, int64_t num_tokens, int64_t max_context) {
   int64_t qkv = (m->heads + 2 * m->kv_heads) * m->head_dim;
-  return num_tokens * (2 * m->width + qkv + m->heads * m->head_dim + 2 * m->inner) + max_context + LANES;
+  return num_tokens * (2 * m->width + qkv + m->heads * m->head_dim + 2 * m->inner) + ROWS * scores_room(max_context);
 }
 
 /* --------------------------------------------------------------------------- products */
@@ -181,44 +190,111 @@ static void rotate(float *heads, int64_t num, int64_t dim, const float *cosine, 
 
 /* --------------------------------------------------------------------------- attention */
 
-/* One head of one token over ``num`` keys that lie ``stride`` apart, values ``behind`` them; ``dim`` may be constant. */
-static inline __attribute__((always_inline)) void attend(int64_t dim, const float *query, float scaling,
-                                                         const float *keys, int64_t behind, int64_t stride,
-                                                         int64_t num, float *scores, float *out) {
-  float scaled[LARGEST_HEAD], sums[LARGEST_HEAD], largest = -INFINITY;
-  for (int64_t i = 0; i < dim; i++) scaled[i] = query[i] * scaling, sums[i] = 0;
-  for (int64_t l = 0; l < num; l++) {
-    const float *key = keys + l * stride;
-    float score = 0;
-#pragma omp simd reduction(+ : score)
-    for (int64_t i = 0; i < dim; i++) score += scaled[i] * key[i];
-    scores[l] = score;
-    largest = score > largest ? score : largest;
-  }
-  float total = 0;
+/* Scores to weights e^(score - largest), those behind ``num`` to 0; returns their sum. Room up to a multiple of LANES. */
+static float weigh(float *scores, int64_t num) {
+  float largest = scores[0], total = 0;
+#pragma omp simd reduction(max : largest)
+  for (int64_t l = 0; l < num; l++) largest = scores[l] > largest ? scores[l] : largest;
+  Vector totals = {0};
   for (int64_t l = 0; l < num; l += LANES) {
     Vector weights = exponential(*(Vector *)(scores + l) - largest);
+    for (int64_t i = num - l; i < LANES; i++) weights[i] = 0;
     *(Vector *)(scores + l) = weights;
-    for (int64_t i = 0; i < LANES && l + i < num; i++) total += weights[i];
+    totals += weights;
   }
+  for (int lane = 0; lane < LANES; lane++) total += totals[lane];
+  return total;
+}
+
+/* One head of one token over ``num`` keys that lie ``stride`` apart, values ``behind`` them. For any ``dim``. */
+static void attend_any(int64_t dim, const float *query, float scaling, const float *keys, int64_t behind,
+                       int64_t stride, int64_t num, float *scores, float *out) {
+  float sums[LARGEST_HEAD] = {0};
   for (int64_t l = 0; l < num; l++) {
-    const float *value = keys + behind + l * stride;
-    for (int64_t i = 0; i < dim; i++) sums[i] += scores[l] * value[i];
+    float score = 0;
+    for (int64_t i = 0; i < dim; i++) score += query[i] * keys[l * stride + i];
+    scores[l] = score * scaling;
   }
+  float total = weigh(scores, num);
+  for (int64_t l = 0; l < num; l++)
+    for (int64_t i = 0; i < dim; i++) sums[i] += scores[l] * keys[behind + l * stride + i];
   for (int64_t i = 0; i < dim; i++) out[i] = sums[i] / total;
 }
 
-/* All heads of one token: query [heads, dim] over its slot's keys and values up to its own. */
-static void attend_token(const Model *m, const float *query, const float *slot, int64_t num, float *scores, float *out) {
-  int64_t dim = m->head_dim, shared = m->heads / m->kv_heads, behind = m->kv_heads * dim;
+/* Sums of neighbours: a0 + a1, a2 + a3, ..., b0 + b1, ... Repeated on LANES vectors it gives the sum of each. */
+static inline Vector neighbours(Vector a, Vector b) {
+  return __builtin_shufflevector(a, b, EVEN) + __builtin_shufflevector(a, b, ODD);
+}
+
+/* The same for heads of ``vectors`` * LANES numbers, a constant wherever this is inlined, and for ``rows`` tokens that
+ * follow each other in one slot, the first with ``num`` keys, the next with one more: what is read serves all of them.
+ * Queries and results lie ``query_stride`` and ``out_stride`` apart, scores ``room``. */
+static inline __attribute__((always_inline)) void attend(int vectors, const float *query, int64_t query_stride,
+                                                         int64_t rows, float scaling, const float *keys,
+                                                         int64_t behind, int64_t stride, int64_t num, float *scores,
+                                                         int64_t room, float *out, int64_t out_stride) {
+  enum { MOST = LARGEST_HEAD / LANES };
+  Vector sums[ROWS][CHAINS][MOST];
+  float totals[ROWS];
+  for (int64_t l = 0; l < num + rows - 1; l += LANES)
+    for (int64_t r = 0; r < rows; r++) {
+      Vector q[MOST], part[LANES];
+      if (l >= num + r) continue;
+      for (int v = 0; v < vectors; v++) q[v] = *(const Vector *)(query + r * query_stride + v * LANES) * scaling;
+      for (int k = 0; k < LANES; k++) {
+        const float *key = keys + (l + k < num + r ? l + k : num + r - 1) * stride;
+        part[k] = q[0] * *(const Vector *)key;
+        for (int v = 1; v < vectors; v++) part[k] += q[v] * *(const Vector *)(key + v * LANES);
+      }
+      for (int left = LANES / 2; left; left /= 2)
+        for (int k = 0; k < left; k++) part[k] = neighbours(part[2 * k], part[2 * k + 1]);
+      *(Vector *)(scores + r * room + l) = part[0];
+    }
+  for (int64_t r = 0; r < rows; r++) {
+    totals[r] = weigh(scores + r * room, num + r);
+    for (int c = 0; c < CHAINS; c++)
+      for (int v = 0; v < vectors; v++) sums[r][c][v] = (Vector){0};
+  }
+  for (int64_t l = 0; l < num + rows - 1; l += LANES)
+    for (int64_t r = 0; r < rows; r++) {
+      const float *weights = scores + r * room;
+      Vector chains[CHAINS][MOST];
+      if (l >= num + r) continue;
+      for (int c = 0; c < CHAINS; c++)
+        for (int v = 0; v < vectors; v++) chains[c][v] = sums[r][c][v];
+      for (int64_t k = l; k < l + LANES; k += CHAINS) /* weights behind the last are 0: any value does for them */
+        for (int c = 0; c < CHAINS; c++) {
+          const float *value = keys + behind + (k + c < num + r ? k + c : num + r - 1) * stride;
+          for (int v = 0; v < vectors; v++) chains[c][v] += weights[k + c] * *(const Vector *)(value + v * LANES);
+        }
+      for (int c = 0; c < CHAINS; c++)
+        for (int v = 0; v < vectors; v++) sums[r][c][v] = chains[c][v];
+    }
+  for (int64_t r = 0; r < rows; r++)
+    for (int v = 0; v < vectors; v++)
+      *(Vector *)(out + r * out_stride + v * LANES) =
+          ((sums[r][0][v] + sums[r][1][v]) + (sums[r][2][v] + sums[r][3][v])) / totals[r];
+}
+
+/* All heads of ``rows`` tokens that follow each other in one slot, the first with ``num`` keys. */
+static void attend_rows(const Model *m, const float *query, int64_t query_stride, int64_t rows, const float *slot,
+                        int64_t num, float *scores, int64_t room, float *out) {
+  int64_t dim = m->head_dim, shared = m->heads / m->kv_heads, behind = m->kv_heads * dim, width = m->heads * dim;
   for (int64_t h = 0; h < m->heads; h++, query += dim, out += dim) {
     const float *keys = slot + h / shared * dim;
-    switch (dim) {
-    case 32: attend(32, query, m->scaling, keys, behind, 2 * behind, num, scores, out); break;
-    case 64: attend(64, query, m->scaling, keys, behind, 2 * behind, num, scores, out); break;
-    case 128: attend(128, query, m->scaling, keys, behind, 2 * behind, num, scores, out); break;
-    default: attend(dim, query, m->scaling, keys, behind, 2 * behind, num, scores, out);
+#define ATTEND(vectors)                                                                                              \
+  attend(vectors, query, query_stride, rows, m->scaling, keys, behind, 2 * behind, num, scores, room, out, width)
+    switch (dim % LANES ? 0 : dim / LANES) {
+    case 2: ATTEND(2); break;
+    case 4: ATTEND(4); break;
+    case 8: ATTEND(8); break;
+    case 16: ATTEND(16); break;
+    default:
+      for (int64_t r = 0; r < rows; r++)
+        attend_any(dim, query + r * query_stride, m->scaling, keys, behind, 2 * behind, num + r, scores,
+                   out + r * width);
     }
+#undef ATTEND
   }
 }
 
@@ -237,9 +313,13 @@ static void store_and_attend(const Model *m, const Layer *layer, float *kv, int6
     rotate(q, m->heads + m->kv_heads, dim, m->cos + turn, m->sin + turn);
     memcpy(kv + (pass->slots[t] * max_context + pass->positions[t]) * per_token, k, per_token * sizeof(float));
   }
-  for (int64_t t = 0; t < pass->num_tokens; t++)
-    attend_token(m, qkv + t * row, kv + pass->slots[t] * max_context * per_token, pass->positions[t] + 1, scores,
-                 attended + t * queries);
+  for (int64_t t = 0, rows; t < pass->num_tokens; t += rows) {
+    const int32_t *slot = pass->slots + t, *position = pass->positions + t;
+    int64_t most = pass->num_tokens - t < ROWS ? pass->num_tokens - t : ROWS;
+    for (rows = 1; rows < most && slot[rows] == slot[0] && position[rows] == position[0] + rows;) rows++;
+    attend_rows(m, qkv + t * row, row, rows, kv + slot[0] * max_context * per_token, position[0] + 1, scores,
+                scores_room(max_context), attended + t * queries);
+  }
 }
 
 /* Writes the pass into the cache and the wanted tokens' logits [num_wanted, V]. */
