@@ -11,7 +11,7 @@ SUITES  := $(wildcard tests/unit tests/contracts tests/statistical tests/golden 
 ARGS    ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all install serve chat test check format proto bench load baselines k8s monitoring-check image-check clean help
+.PHONY: all install serve chat test check format proto bench load baselines k8s rehearse monitoring-check image-check clean help
 
 all: check test  ## check + test
 
@@ -63,11 +63,14 @@ k8s: $(STAMP)  ## write the overlays from their topologies, the dashboards from 
 	@for folder in k8s/overlays/*; do $(BIN)/adasd k8s render --topology $$folder/topology.yaml --cluster $$folder/cluster.yaml; done
 	$(BIN)/python k8s/monitoring/dashboards.py
 
+rehearse: $(STAMP)  ## the two-tier overlay on this machine: Ray nodes on loopback, serve deploy, a roll-out under load
+	$(BIN)/adasd k8s rehearse $(ARGS)
+
 monitoring-check: $(STAMP)  ## every rule and panel in a real Prometheus (apt-get install prometheus), promtool's tests
 	$(BIN)/python k8s/monitoring/evaluate.py $(ARGS)
 
 image-check: $(STAMP)  ## the Dockerfile's cpu stage in a bare virtual environment (minutes)
-	TORCH_INDEX=$${TORCH_INDEX:-https://pypi.org/simple} $(BIN)/python k8s/image_steps.py $(ARGS)
+	TORCH_INDEX=$${TORCH_INDEX:-$${PIP_INDEX_URL:-https://pypi.org/simple}} $(BIN)/python k8s/image_steps.py $(ARGS)
 
 clean:  ## remove the virtual environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,6 +14,7 @@ from adasd.config import ServeConfig
 from adasd.errors import ConfigError
 from adasd.messages import Mode
 from cluster.demo_pair import DEMO
+from cluster.source_tree import need_load_tests
 from services import settings
 
 SECTIONS = {"target.": "target tier", "draft.": "draft tier", "speculation.": "speculation", "": "service"}
@@ -78,17 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def bench(words: Sequence[str]) -> int:
-    """Load tests are beside the service, not in it: they come with the source tree."""
-    sys.path.append(
-        str(Path(__file__).resolve().parents[1])
-    )  # where this package was installed editable from
+    """Load tests are beside the service, not in it."""
     try:
-        from load_tests.bench import command
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("load_tests"):
-            raise
-        print("adasd bench: there is no load_tests here; run it from a source tree", file=sys.stderr)
+        need_load_tests()
+    except ConfigError as error:
+        print(f"adasd bench: {error}", file=sys.stderr)
         return 2
+    from load_tests.bench import command
+
     return command.main(words)
 
 

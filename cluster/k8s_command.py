@@ -13,6 +13,7 @@ import yaml
 from adasd.errors import ConfigError
 from cluster import k8s_facts
 from cluster.k8s_render import BASE, render
+from cluster.source_tree import need_load_tests
 
 
 def main(argv: Sequence[str], stdin: TextIO | None = None) -> int:
@@ -21,6 +22,8 @@ def main(argv: Sequence[str], stdin: TextIO | None = None) -> int:
     try:
         if arguments.action == "render":
             return write(arguments.topology, arguments.cluster, arguments.out, arguments.base)
+        if arguments.action == "rehearse":
+            return play(arguments.topology, arguments.cluster)
         return check(stdin or sys.stdin, arguments.existing)
     except ConfigError as error:
         for sentence in str(error).splitlines():
@@ -54,6 +57,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="KIND/NAME",
         help="what the cluster has already, for example secret/adasd-api-keys; may be repeated",
     )
+    rehearse_ = actions.add_parser(
+        "rehearse",
+        help="play a topology's cluster on this machine: Ray nodes on loopback, serve deploy, a roll-out under load",
+        allow_abbrev=False,
+    )
+    two_tier = Path(__file__).resolve().parents[1] / "k8s" / "overlays" / "two-tier"
+    rehearse_.add_argument(
+        "--topology", type=Path, default=two_tier / "topology.yaml", metavar="FILE", help="[two-tier's]"
+    )
+    rehearse_.add_argument(
+        "--cluster", type=Path, metavar="FILE", help="[cluster.yaml beside it, if there is one]"
+    )
     return parser.parse_args(argv)
 
 
@@ -85,3 +100,20 @@ def check(stream: TextIO, existing: Sequence[str]) -> int:
     if not found:
         print(f"✓ {len(documents)} manifests fit together.")
     return 1 if found else 0
+
+
+def play(topology: Path, cluster: Path | None) -> int:
+    """Rehearse on this machine; the steps are printed as they pass."""
+    from rich.console import Console
+
+    need_load_tests()
+    from load_tests.rehearsal import RehearsalFailed, rehearse
+
+    beside = topology.parent / "cluster.yaml"
+    try:
+        rehearse(topology, cluster or (beside if beside.is_file() else None), Console())
+    except RehearsalFailed as error:
+        for sentence in str(error).splitlines():
+            print(f"adasd k8s rehearse: {sentence}", file=sys.stderr)
+        return 1
+    return 0

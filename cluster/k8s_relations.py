@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import PurePosixPath
@@ -21,6 +22,8 @@ UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
 CLOSED_PORTS = {6379: "Ray's control store", 8265: "Ray's dashboard", 10001: "Ray's client port"}
 OPERATOR = {"app.kubernetes.io/name": "kuberay-operator"}
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+SECRET_ARGUMENT = re.compile(rf"(-*[\w-]*(?:{'|'.join(SECRET_WORDS)})[\w-]*)=\S", re.IGNORECASE)
+"""An option or a variable that is given its value in a command line."""
 OTHERWISE_IN_PODS = ("RAY_SERVE_LOG_TO_STDERR",)  # kubectl logs shows stderr
 HOLD_STREAMS = ("orchestrator", "target", "draft")
 HOOK_FLAG = "--deadline-s"
@@ -228,6 +231,9 @@ def _soft_spots(container: Mapping[str, Any]) -> Iterator[str]:
         yield "writes to its root file system"
     if "memory" not in container.get("resources", {}).get("limits", {}):
         yield "has no memory limit"
+    for word in (*container.get("command", []), *container.get("args", [])):
+        if (found := SECRET_ARGUMENT.search(str(word))) is not None:
+            yield f"has the argument {found.group(1)}, which ps shows to everybody; take it from a Secret"
     for variable in container.get("env", []):
         if "value" in variable and any(word in variable["name"] for word in SECRET_WORDS):
             yield f"has the variable {variable['name']} in the open; take it from a Secret"

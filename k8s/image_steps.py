@@ -28,6 +28,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEM = ("system",)
 HEALTHY_WITHIN_S = 300.0
+FOR_SMALL_IMAGES = ("PIP_NO_CACHE_DIR",)
+"""Variables that change what a layer weighs and nothing else; without them pip takes from its cache here."""
 
 
 class StepFailed(Exception):
@@ -135,7 +137,7 @@ class Build:
             case "ENV" | "ARG":
                 for pair in step.text.split():
                     name, _, value = pair.partition("=")
-                    if step.word == "ENV" or name not in self.environment:
+                    if name not in FOR_SMALL_IMAGES and (step.word == "ENV" or name not in self.environment):
                         self.environment[name] = value
             case "CMD":
                 self.command = json.loads(step.text)

@@ -90,7 +90,7 @@ async def run(scenario: Scenario, server: Server, options: Options, show: Show =
             await _play(done, stage, watch, show)
         except asyncio.CancelledError:
             done.ended_early, done.was_interrupted = f"interrupted after {now():.0f} s", True
-        except ServerGone as error:
+        except (ServerGone, RuntimeError) as error:  # the latter: a command of the rig failed
             done.ended_early = str(error)
         finally:
             done.strain = stage.generator.strain()

@@ -15,6 +15,7 @@ from load_tests.blows import KINDS, Blows, Struck
 from load_tests.rig import Rig
 
 EVERY_S = 8.0
+WHOLE_WITHIN_S = 15.0
 NUM_SLOTS = 32
 
 
@@ -45,6 +46,13 @@ async def striking(
         with suppress(TimeoutError):
             await asyncio.wait_for(calm.wait(), seconds)
 
+    async def whole() -> None:
+        """Until both tiers serve again, but not for long: some blows shall fall before."""
+        for _ in range(int(WHOLE_WITHIN_S)):
+            if calm.is_set() or await asyncio.to_thread(rig.is_ready):
+                return
+            await rest(1.0)
+
     async def undo(struck: Struck) -> None:
         assert struck.undo is not None
         await rest(struck.lasts_s)
@@ -61,7 +69,7 @@ async def striking(
                 if struck.undo is not None:
                     undoing.add(asyncio.ensure_future(undo(struck)))
             await rest(EVERY_S)
-            await asyncio.to_thread(chaos.recover, rig)
+            await whole()
 
     striker = asyncio.ensure_future(strike())
     try:

@@ -164,6 +164,16 @@ MISTAKES = {
         lambda p: drop(p.pod("draft")["volumes"], "api-keys"),
         "draft/ray-worker mounts api-keys, which is no volume",
     ),
+    "a key in an argument": (
+        lambda p: p.ray("target").update(args=["adasd", "serve", "--api-key=sk-hunter2"]),
+        "target/ray-worker has the argument --api-key, ",
+    ),
+    "a key in a shell's line": (
+        lambda p: p.ray("gateway").update(
+            command=["sh", "-c", "export ADASD_API_KEYS=me=hunter2; exec adasd"]
+        ),
+        "gateway/ray-worker has the argument ADASD_API_KEYS, ",
+    ),
     "root": (lambda p: p.pod("target").pop("securityContext"), "target may run as root"),
     "a file system to write on": (
         lambda p: p.ray("target")["securityContext"].pop("readOnlyRootFilesystem"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 from cluster.cli import main
 from cluster.k8s_command import main as k8s
-from tests.unit.k8s.conftest import K8S
+from tests.unit.k8s.conftest import K8S, built, needed
 from tests.unit.k8s.kustomize import build
 
 
@@ -138,3 +139,37 @@ def test_check_reads_manifests_and_ends_with_a_status(capsys):
 def test_adasd_k8s_is_this_command(tmp_path, capsys):
     assert main(["k8s", "render", "--topology", str(tmp_path / "none.yaml")]) == 2
     assert "adasd k8s render: cannot read the topology" in capsys.readouterr().err
+
+
+def one_sentence(capsys, documents, *existing):
+    """What ``adasd k8s check`` says about these documents, and its status."""
+    text = yaml.safe_dump_all(documents)
+    status = k8s(["check", *(f"--existing={name}" for name in existing)], io.StringIO(text))
+    return status, capsys.readouterr().out.strip().splitlines()
+
+
+def test_an_overlay_with_a_missing_secret_is_one_sentence(capsys):
+    present = needed("two-tier-tls") - {"secret/adasd-worker-tls"}
+    status, said = one_sentence(capsys, built("two-tier-tls"), *present)
+    assert status == 1
+    assert said == [
+        "✗ secret/adasd-worker-tls is referred to but not there; create it, or say --existing secret/adasd-worker-tls"
+    ]
+
+
+def test_a_topology_that_asks_for_what_no_group_offers_is_one_sentence(capsys):
+    documents = copy.deepcopy(built("two-tier"))
+    service = next(d for d in documents if d["kind"] == "RayService")["spec"]
+    serve = yaml.safe_load(service["serveConfigV2"])
+    serve["applications"][0]["args"]["target"]["accelerator_type"] = "H100"
+    service["serveConfigV2"] = yaml.safe_dump(serve)
+    status, said = one_sentence(capsys, documents, *needed("two-tier"))
+    assert status == 1
+    assert all(sentence.startswith("✗ target: 0 of") for sentence in said)
+    assert all("accelerator_type:H100" in sentence for sentence in said)
+
+
+def test_what_is_no_manifest_is_one_sentence(capsys):
+    status = k8s(["check"], io.StringIO("a: [unclosed"))
+    assert status == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

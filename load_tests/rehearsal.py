@@ -1,0 +1,349 @@
+"""A rendered overlay without Kubernetes: ``adasd k8s rehearse`` (``make rehearse``).
+
+Every pod of the manifest becomes a Ray node on a loopback address, with its group's labels, resources and
+environment; ``serve deploy`` gets the manifest's own serveConfigV2. What this machine cannot have is replaced and
+nothing else: weights by the demo pair, CUDA by the CPU (cards are counted, not used), ports by free ones. Then
+traffic over HTTP and gRPC, a changed configuration rolled out under load, and the end. What it does not show:
+KubeRay itself, its autoscaler, network policies, images, cards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from rich.console import Console
+
+from adasd.errors import AdasdError, ConfigError
+from cluster import k8s_facts
+from cluster.entry import read
+from cluster.k8s_render import BASE, render
+from cluster.progress import Steps
+from cluster.topology import actor_options
+from load_tests.bad_link import LinkProxy
+from load_tests.bench.answers import GOOD, Answer, Outcome
+from load_tests.bench.doors import Door, GrpcDoor, HttpDoor
+from load_tests.bench.figures import worded_differently
+from load_tests.bench.generator import Generator
+from load_tests.bench.workload import whole
+from load_tests.prompts import is_right
+from load_tests.rig import HEAD, Rig, ended_by_sigterm, values, wait_for
+
+ROOT = Path(__file__).resolve().parents[1]
+TWO_TIER = ROOT / "k8s" / "overlays" / "two-tier"
+DEMO = ROOT / "models" / "demo"
+MAX_PODS = 8
+NUM_CLIENTS = 4
+TRAFFIC_S = 8.0
+ROLLED_OUT_WITHIN_S = 180.0
+FILES = ("api_keys_file", "worker_tls")
+"""Settings that name files of a Secret, which only Kubernetes has."""
+OF_THE_POD = ("HOME", "HF_HOME")
+"""Variables that mean a pod's file system."""
+
+
+class RehearsalFailed(AdasdError):
+    """The shape does not work; one sentence per problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One pod of a worker group as a Ray node."""
+
+    name: str
+    group: str
+    ip: str
+    labels: Mapping[str, str]
+    resources: Mapping[str, str]  # Ray's; CPU and GPU among them
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is played of a manifest."""
+
+    serve: Mapping[str, Any]  # serveConfigV2
+    pods: tuple[Pod, ...]
+    head_resources: Mapping[str, str]
+    environment: Mapping[str, str]  # of the Ray containers
+
+    @property
+    def args(self) -> Mapping[str, Any]:
+        """The application's settings."""
+        return self.serve["applications"][0]["args"]  # type: ignore[no-any-return]
+
+
+def shape_of(topology: Path, cluster: Path | None = None) -> Shape:
+    """What ``adasd k8s render`` makes of these files. ConfigError with one sentence per problem."""
+    overlay = render(topology, k8s_facts.read(cluster), topology.parent)
+    operations = yaml.safe_load(overlay.files["ray-service.patch.yaml"])
+    patched = {operation["path"].rsplit("/", 1)[-1]: operation["value"] for operation in operations}
+    base = yaml.safe_load((BASE / "ray-service.yaml").read_text(encoding="utf-8"))
+    serve = yaml.safe_load(patched["serveConfigV2"])
+    if named := [name for name in FILES if name in serve["applications"][0]["args"]]:
+        raise ConfigError(
+            f"{topology} has {named[0]}, whose files come from a Secret; rehearse a topology without it"
+        )
+    pods = tuple(_pods(patched["workerGroupSpecs"]))
+    if len(pods) > MAX_PODS:
+        raise ConfigError(f"{topology} begins with {len(pods)} pods; a rehearsal has room for {MAX_PODS}")
+    variables = patched["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["env"]
+    environment = {v["name"]: v["value"] for v in variables if "value" in v and v["name"] not in OF_THE_POD}
+    head = base["spec"]["rayClusterConfig"]["headGroupSpec"]["resources"]
+    return Shape(serve, pods, head, environment)
+
+
+def _pods(groups: Sequence[Mapping[str, Any]]) -> Iterator[Pod]:
+    """The least number of each group, and one where that is none: Ray's autoscaler would add it."""
+    last = 1
+    for group in groups:
+        for number in range(max(1, group["minReplicas"])):
+            last += 1
+            name = f"{group['groupName']}-{number}"
+            yield Pod(name, group["groupName"], f"127.0.0.{last}", group["labels"], group["resources"])
+
+
+def on_this_machine(serve: Mapping[str, Any], http_port: int, grpc_port: int) -> dict[str, Any]:
+    """The same configuration with the demo pair on the CPU and free ports."""
+    replaced: dict[str, Any] = json.loads(json.dumps(serve))
+    replaced["http_options"]["port"] = http_port
+    args = replaced["applications"][0]["args"]
+    args |= {"port": http_port, "grpc_port": grpc_port}
+    config = read(serve["applications"][0]["args"], {})
+    deployments = {
+        deployment["name"]: deployment for deployment in replaced["applications"][0]["deployments"]
+    }
+    for role, tier in (("target", config.target), ("draft", config.draft)):
+        if isinstance(args.get(role), dict) and tier is not None:
+            args[role] |= {"model": str(DEMO / role), "device": "cpu"}
+            args[role].pop("num_gpus", None)  # a model on the CPU may reserve none, but its replica does
+            deployments[role]["ray_actor_options"] = actor_options(tier)
+    return replaced
+
+
+@dataclass
+class Play(Rig):
+    """The shape as a running cluster."""
+
+    shape: Shape = field(kw_only=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The pods' own variables before all others."""
+        return {**super().environment, **self.shape.environment}
+
+    def start(self) -> None:
+        """The head, which takes no replica, then every pod."""
+        self._ray_start(
+            "--head",
+            f"--port={self.ray_port}",
+            f"--node-ip-address={HEAD}",
+            f"--num-cpus={self.shape.head_resources['CPU']}",
+            f"--dashboard-port={self.dashboard_port}",
+            f"--temp-dir={self.folder}",
+        )
+        with ThreadPoolExecutor(len(self.shape.pods)) as pool:  # each command takes seconds to import Ray
+            list(pool.map(self.start_pod, self.shape.pods))
+
+    def start_pod(self, pod: Pod) -> None:
+        own = {name: float(n) for name, n in pod.resources.items() if name not in ("CPU", "GPU")}
+        self._ray_start(
+            f"--address={HEAD}:{self.ray_port}",
+            f"--node-ip-address={pod.ip}",
+            f"--num-cpus={pod.resources['CPU']}",
+            f"--num-gpus={pod.resources.get('GPU', 0)}",
+            f"--resources={json.dumps(own)}",
+            f"--labels={','.join(f'{key}={value}' for key, value in pod.labels.items())}",
+        )
+
+    def serve_config(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """serveConfigV2 with ``settings`` in place of its arguments' own."""
+        serve = json.loads(json.dumps(self.shape.serve))
+        serve["applications"][0]["args"] |= settings
+        return on_this_machine(serve, self.http_port, self.grpc_port)
+
+    def close_service(self) -> None:
+        """``serve shutdown``: the application goes, the cluster stays."""
+        serve = str(Path(sys.executable).with_name("serve"))
+        self._run([serve, "shutdown", "--yes", "--address", f"http://{HEAD}:{self.dashboard_port}"])
+
+    def misplaced(self) -> list[str]:
+        """Replicas that are not on a pod of their pool."""
+        found = []
+        for role in ("target", "draft", "orchestrator"):
+            args = self.shape.args.get(role, {}) if role != "orchestrator" else {}
+            wanted = args.get("label_selector", {"pool": "gateway"})
+            allowed = {p.ip for p in self.shape.pods if wanted.items() <= dict(p.labels).items()}
+            for pid in self.replicas(role):
+                if (host := self.host_of(pid)) not in allowed:
+                    found.append(f"a replica of {role} is on {host}, not on a node with {wanted}")
+        return found
+
+    def is_rolled_out(self, num_slots: int) -> bool:
+        """Whether every target that reports has the new number of slots, and Serve is content."""
+        try:
+            reported = values(self.metrics(), "adasd_worker_slots", "target")
+        except httpx.HTTPError:
+            return False
+        return self.serve_status() == "RUNNING" and set(reported) == {float(num_slots)}
+
+    def is_ready(self) -> bool:
+        """As every rig, but a deployment that Serve gave up is not waited for."""
+        self.serve_status()
+        return super().is_ready()
+
+    def serve_status(self) -> str | None:
+        """Serve's word for the application, None before it has one; RehearsalFailed with its reason if it failed."""
+        try:
+            answer = httpx.get(f"http://{HEAD}:{self.dashboard_port}/api/serve/applications/", timeout=10.0)
+            app = answer.json()["applications"]["adasd"]
+        except (httpx.HTTPError, ValueError, LookupError):
+            return None
+        if app["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+            lines = [line for line in app["message"].splitlines() if line.strip()] or ["it gives no reason"]
+            raise RehearsalFailed(f"Serve says {app['status']}: {lines[-1]}")
+        return str(app["status"])
+
+
+@contextmanager
+def playing(shape: Shape) -> Iterator[Play]:
+    """The cluster, empty; every process of it is killed in the end."""
+    folder = Path(tempfile.mkdtemp(prefix="play-"))  # short: socket paths hold 107 bytes
+    with LinkProxy() as link, ended_by_sigterm():
+        play = Play(folder, (), link, shape=shape)
+        try:
+            play.start()
+            yield play
+        finally:
+            play.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+# --------------------------------------------------------------------------- traffic
+
+
+async def traffic(play: Play, seconds: float) -> list[Answer]:
+    """A closed loop over both doors."""
+    return await _load(play, None, seconds)
+
+
+async def rollout(play: Play, settings: Mapping[str, Any], num_slots: int) -> list[Answer]:
+    """Clients go on asking while ``settings`` are deployed, until they are in force."""
+    return await _load(play, (settings, num_slots), 0.0)
+
+
+async def _load(play: Play, change: tuple[Mapping[str, Any], int] | None, seconds: float) -> list[Answer]:
+    zero_s = time.monotonic()
+
+    def now() -> float:
+        return time.monotonic() - zero_s
+
+    doors: dict[str, Door] = {
+        "http": HttpDoor(play.url, None, now),
+        "grpc": GrpcDoor(f"{HEAD}:{play.grpc_port}", None, now),
+    }
+    generator, done = Generator(doors, now), asyncio.Event()
+    try:
+        load = asyncio.ensure_future(
+            generator.closed_loop("load", NUM_CLIENTS, whole(), still=lambda: not done.is_set())
+        )
+        if change is None:
+            await asyncio.sleep(seconds)
+        else:
+            settings, num_slots = change
+            await asyncio.to_thread(play.deploy, settings)
+            await asyncio.to_thread(
+                wait_for,
+                lambda: play.is_rolled_out(num_slots),
+                ROLLED_OUT_WITHIN_S,
+                "the changed configuration",
+                play.why_not_ready,
+            )
+        done.set()
+        await load
+    finally:
+        done.set()
+        await generator.close()
+        for door in doors.values():
+            await door.close()
+    return generator.answers
+
+
+def complaints(what: str, answers: Sequence[Answer]) -> Iterator[str]:
+    """What must not be."""
+    bad = [answer for answer in answers if answer.outcome not in GOOD]
+    if bad:
+        yield f"{len(bad)} of {len(answers)} requests failed {what}; the first over {bad[0].door}: {bad[0].error}"
+    if missing := {"http", "grpc"} - {answer.door for answer in answers if answer.outcome is Outcome.DONE}:
+        yield f"nothing was answered over {' and '.join(sorted(missing))} {what}"
+    if changed := worded_differently(answers):
+        yield f"{len(changed)} prompts got different texts {what}, although exact and greedy"
+    wrong = sum(not is_right(a.ask.example, a.text) for a in answers if a.ask.example and a.text)
+    if wrong > 0.2 * len(answers):
+        yield f"{wrong} of {len(answers)} answers {what} are wrong"
+
+
+# --------------------------------------------------------------------------- the whole
+
+
+def rehearse(topology: Path, cluster: Path | None, console: Console) -> None:
+    """All of it with a line per step. RehearsalFailed with what does not work, ConfigError for the input."""
+    shape = shape_of(topology, cluster)
+    with Steps(console) as steps:
+        steps.show("nodes", f"starting a head and {', '.join(pod.name for pod in shape.pods)}")
+        try:
+            with playing(shape) as play:
+                steps.show("nodes", f"a head and {', '.join(pod.name for pod in shape.pods)}", done=True)
+                _act(play, steps)
+        except RuntimeError as error:  # of the rig: a command failed, or something took too long
+            raise RehearsalFailed(str(error)) from error
+        steps.show("end", f"taken down; {len(play.processes())} processes left", done=True)
+        if left := play.processes():
+            raise RehearsalFailed(f"processes are left: {sorted(left)}")
+
+
+def _act(play: Play, steps: Steps) -> None:
+    steps.show("serve deploy", "the manifest's serveConfigV2")
+    play.deploy({})
+    play.wait_until_ready()
+    if misplaced := play.misplaced():
+        raise RehearsalFailed("\n".join(misplaced))
+    placed = ", ".join(f"{len(play.replicas(r))} {r}" for r in ("orchestrator", "target", "draft"))
+    steps.show("serve deploy", f"ready: {placed}, each in its pool", done=True)
+    steps.show("traffic", "over HTTP and gRPC")
+    answers = asyncio.run(traffic(play, TRAFFIC_S))
+    _check("in calm", answers)
+    steps.show("traffic", f"{len(answers)} answers over HTTP and gRPC, none failed", done=True)
+    target = dict(play.shape.args["target"])
+    before = target.get("num_slots", 32)
+    steps.show("roll-out", f"target.num_slots {before} -> {before + 1} under load")
+    answers = asyncio.run(rollout(play, {"target": {**target, "num_slots": before + 1}}, before + 1))
+    _check("during the roll-out", answers)
+    slots = f"target.num_slots {before} -> {before + 1}"
+    steps.show("roll-out", f"{slots} during {len(answers)} answers, none failed", done=True)
+    wait_for(play.is_idle, 30.0, "the service to give everything back", lambda: str(play.held()))
+    steps.show("serve shutdown", "")
+    play.close_service()
+    wait_for(
+        lambda: not play.replicas("target") + play.replicas("orchestrator"),
+        60.0,
+        "the replicas to end",
+        lambda: f"target {play.replicas('target')}, orchestrator {play.replicas('orchestrator')}",
+    )
+    steps.show("serve shutdown", "no replica is left", done=True)
+
+
+def _check(what: str, answers: Sequence[Answer]) -> None:
+    if found := list(complaints(what, answers)):
+        raise RehearsalFailed("\n".join(found))
