@@ -1,13 +1,17 @@
-"""``adasd eval``: every method on one pair and one workload, side by side in one run."""
+"""``adasd eval``: every method on one pair and one workload, side by side in one run.
+
+The pair is loaded into this process, or asked for at a running server (``--url``).
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adasd.config import SpeculationConfig
+from adasd.control.sources import RESERVED
 from adasd.errors import AdasdError, ConfigError, InvalidRequest
+from adasd.evaluate.measure import Run
 from adasd.evaluate.methods import Method, all_names, parse
 from adasd.evaluate.report import Report, build
 from adasd.evaluate.table import tables
@@ -35,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
         methods = parse(options.methods, options.max_relaxed_fraction)
         temperatures = parse_temperatures(options.temperatures)
         items = demo(options.n, options.seed) if options.workload == "demo" else _lines(options)
-        for path in (options.json, options.html):
+        if options.journal and not options.url:
+            raise ConfigError("--journal keeps the answers of a server; name one with --url, or leave it out")
+        for path in (options.json, options.html, options.journal):
             _check_place(path)
         report = evaluate(options, items, methods, temperatures, console)
     except AdasdError as error:
@@ -60,19 +68,7 @@ def evaluate(
     console: Console,
 ) -> Report:
     """Run everything behind a progress bar with the time that remains."""
-    import torch
-
-    from adasd.evaluate.measure import load_pair, run
-
-    torch.manual_seed(options.seed)
-    pair = load_pair(
-        options.target,
-        options.draft,
-        seed=options.seed,
-        dtype=options.dtype,
-        device=options.device,
-        num_threads=options.threads,
-    )
+    run_all = remotely(options, items, methods) if options.url else in_process(options, items, methods)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -87,10 +83,84 @@ def evaluate(
         def on_answer(method: Method, temperature: float) -> None:
             progress.update(bar, advance=1, description=f"{method.name}, T={temperature:g}")
 
-        runs = list(
-            run(pair, items, methods, temperatures, max_tokens=options.max_tokens, on_answer=on_answer)
-        )
-    return build(runs, about(options, len(items), methods))
+        runs, server = run_all(temperatures, on_answer)
+    return build(runs, {**about(options, len(items), methods), **server})
+
+
+OnAnswer = Callable[[Method, float], None]
+RunAll = Callable[[Sequence[float], OnAnswer], tuple[list[Run], dict[str, Any]]]
+"""Temperatures and a listener to the runs, and what is known of the server."""
+
+
+def in_process(options: argparse.Namespace, items: Sequence[Item], methods: Sequence[Method]) -> RunAll:
+    """The pair of this process; ConfigError if it cannot be loaded."""
+    import torch
+
+    from adasd.evaluate.measure import load_pair, run
+
+    torch.manual_seed(options.seed)
+    pair = load_pair(
+        options.target,
+        options.draft,
+        seed=options.seed,
+        dtype=options.dtype,
+        device=options.device,
+        num_threads=options.threads,
+        drafts=parse_drafts(options.drafts),
+    )
+
+    def run_all(temperatures: Sequence[float], on_answer: OnAnswer) -> tuple[list[Run], dict[str, Any]]:
+        runs = run(pair, items, methods, temperatures, max_tokens=options.max_tokens, on_answer=on_answer)
+        return list(runs), {}
+
+    return run_all
+
+
+def remotely(options: argparse.Namespace, items: Sequence[Item], methods: Sequence[Method]) -> RunAll:
+    """The models of a running server; ServerGone if nobody answers there."""
+    import httpx
+
+    from cluster.eval_remote import CONNECT_S, SILENCE_S, Journal, run, server_about
+
+    def run_all(temperatures: Sequence[float], on_answer: OnAnswer) -> tuple[list[Run], dict[str, Any]]:
+        headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
+        timeout = httpx.Timeout(CONNECT_S, read=SILENCE_S)
+        with httpx.Client(base_url=options.url, timeout=timeout, headers=headers) as client:
+            server = server_about(client)
+            asked = {
+                "model": server["id"],
+                "methods": [method.name for method in methods],
+                "temperatures": list(temperatures),
+                "max_tokens": options.max_tokens,
+                "max_relaxed_fraction": options.max_relaxed_fraction,
+                "prompts": [item.prompt for item in items],
+            }
+            journal = Journal(options.journal, asked)
+            runs = run(
+                client,
+                server["id"],
+                items,
+                methods,
+                temperatures,
+                journal,
+                max_tokens=options.max_tokens,
+                on_answer=on_answer,
+            )
+            return list(runs), {"server": {"url": options.url, **server}}
+
+    return run_all
+
+
+def parse_drafts(text: str | None) -> dict[str, str]:
+    """``tiny=FOLDER,...`` to models by name; raises InvalidRequest."""
+    pairs = [part.partition("=") for part in (text or "").split(",") if part.strip()]
+    for name, sign, model in pairs:
+        if not (name.strip() and sign and model.strip()) or name.strip() in RESERVED:
+            raise InvalidRequest(
+                f"drafts are NAME=MODEL with commas between, with none of the names {', '.join(RESERVED)}; "
+                f"got {text!r}"
+            )
+    return {name.strip(): model.strip() for name, _, model in pairs}
 
 
 def parse_temperatures(text: str) -> list[float]:
@@ -120,7 +190,9 @@ def about(options: argparse.Namespace, num_items: int, methods: Sequence[Method]
             "transformers": transformers.__version__,
         },
         "options": {
-            name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in vars(options).items()
+            if name != "api_key"
         },
         "speculation": asdict(SpeculationConfig()),
         "methods": [method.name for method in methods],
@@ -177,6 +249,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--target", default=str(DEMO / "target"), metavar="PATH_OR_ID", help="[the demo pair]")
     made.add_argument("--draft", default=str(DEMO / "draft"), metavar="PATH_OR_ID", help="[the demo pair]")
     made.add_argument(
+        "--drafts", metavar="NAME=MODEL,...", help="further draft models; a method@NAME uses one"
+    )
+    made.add_argument("--url", help="ask a running server instead, for example http://127.0.0.1:8000")
+    made.add_argument(
+        "--journal", type=Path, metavar="FILE", help="with --url: keep answers here and go on from them"
+    )
+    made.add_argument(
+        "--api-key", default=os.environ.get("ADASD_API_KEY"), help="with --url; or ADASD_API_KEY"
+    )
+    made.add_argument(
         "--workload",
         default="demo",
         metavar="demo|FILE.jsonl",
@@ -189,7 +271,8 @@ def parser() -> argparse.ArgumentParser:
         "--methods",
         default="all",
         metavar="A,B",
-        help=f"all, or some of: {', '.join(all_names())}; any drafting+acceptance works [all]",
+        help=f"all, or some of: {', '.join(all_names())}; any drafting+acceptance works, and @draft-source "
+        "behind it [all]",
     )
     made.add_argument("--temperatures", default="0,0.7,1", metavar="A,B", help="[0,0.7,1]")
     made.add_argument(

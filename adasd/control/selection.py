@@ -26,8 +26,8 @@ LEAN = 20.0
 """What all tasks say of a source counts as so many plain rounds of one task."""
 START_COST = 10.0
 """Plain rounds of evidence below which a source counts as untried."""
-BONUS = 1.0
-"""Scale of the bonus: about the spread of the tokens that one round brings."""
+BONUS = 0.5
+"""Scale of the bonus, in tokens per plain round: what is tried again costs whole answers."""
 OWN_ROUNDS = 8
 """Rounds of an answer's own before another source is considered."""
 MARGIN = 0.15

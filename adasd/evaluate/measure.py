@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from adasd.config import EngineConfig, SpeculationConfig
+from adasd.config import MODEL, EngineConfig, SpeculationConfig
 from adasd.evaluate.methods import Method
 from adasd.evaluate.workload import Item
 from adasd.local import LocalPair
@@ -52,21 +52,29 @@ def load_pair(
     dtype: str = "auto",
     device: str = "auto",
     num_threads: int = 1,
+    drafts: Mapping[str, str] | None = None,
 ) -> LocalPair:
     """A pair by folder or id whose random numbers come from ``seed``; raises ConfigError."""
     from adasd.engine.engine import TorchEngine
     from adasd.engine.loading import check_vocabularies, load_model
     from adasd.text.tokenizer import Tokenizer
 
-    check_vocabularies(target, draft)
+    models = {MODEL: draft, **(drafts or {})}
+    for model in models.values():
+        check_vocabularies(target, model)
     config = EngineConfig(target, dtype=dtype, device=device, num_threads=num_threads, num_slots=2)
-    own = replace(config, model=draft)
     tokenizer = Tokenizer.load(target)
     target_engine = TorchEngine.from_model(load_model(config), config, seed=seed)
-    draft_engine = TorchEngine.from_model(
-        load_model(own), own, vocab_limit=target_engine.vocab_size, seed=seed + 1
+    engines = {}
+    for number, (name, model) in enumerate(models.items(), 1):
+        own = replace(config, model=model)
+        engines[name] = TorchEngine.from_model(
+            load_model(own), own, vocab_limit=target_engine.vocab_size, seed=seed + number
+        )
+    main = engines.pop(MODEL)
+    return LocalPair(
+        target_engine, main, tokenizer.decode, tokenizer.eos_ids, tokenizer=tokenizer, drafts=engines
     )
-    return LocalPair(target_engine, draft_engine, tokenizer.decode, tokenizer.eos_ids, tokenizer=tokenizer)
 
 
 def run(
@@ -81,8 +89,15 @@ def run(
     """Every method at every temperature; each begins with nothing learned. Yields each as it is done."""
     for temperature in temperatures:
         for method in methods:
+            others = {name: engine for name, engine in pair.drafts.items() if name != MODEL}
             fresh = LocalPair(
-                pair.target, pair.draft, pair.decode, pair.eos_ids, SpeculationConfig(), pair.tokenizer
+                pair.target,
+                pair.draft,
+                pair.decode,
+                pair.eos_ids,
+                SpeculationConfig(),
+                pair.tokenizer,
+                others,
             )
             answers = []
             for item in items:

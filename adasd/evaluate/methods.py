@@ -1,8 +1,11 @@
-"""Methods by name: ``off``, a drafting policy (``adasd``, ``static-8``), or one with ``+acceptance``."""
+"""Methods by name: ``off``, a drafting policy (``adasd``, ``static-8``), or one with ``+acceptance``.
+
+Behind each may stand where blocks come from: ``adasd@suffix``, ``static-5@tiny``, ``adasd+collision@auto``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adasd.control.registry import ACCEPTANCE, DRAFTING, acceptance_policy, drafting_policy
 from adasd.errors import InvalidRequest
@@ -23,7 +26,8 @@ class Method:
     @property
     def static_len(self) -> int | None:
         """Tokens per block of an exact static method, the baselines; None for any other."""
-        fixed = self.options.mode is Mode.EXACT and self.options.drafting == "static"
+        options = self.options
+        fixed = options.mode is Mode.EXACT and options.drafting == "static" and options.draft is None
         return self.options.max_draft_tokens if fixed else None
 
 
@@ -31,6 +35,15 @@ def method(name: str, max_relaxed_fraction: float | None = None) -> Method:
     """The method of that name; InvalidRequest with what is possible if there is none."""
     if name == PLAIN:
         return Method(name, SpeculationOptions(Mode.OFF))
+    rest, at, source = name.partition("@")
+    if at:
+        if rest == PLAIN or not source:
+            raise InvalidRequest(
+                f"{name!r} is no method; behind @ stands a draft source, before it a method that drafts",
+                "methods",
+            )
+        of_default = method(rest, max_relaxed_fraction)
+        return Method(name, replace(of_default.options, draft=source))
     drafting, plus, acceptance = name.partition("+")
     length = None
     if drafting.startswith("static-"):

@@ -77,7 +77,7 @@ class Report:
 
 
 def _is_static(method: str) -> bool:
-    return method.startswith("static-") and "+" not in method
+    return method.startswith("static-") and not {"+", "@"} & set(method)
 
 
 def build(runs: Sequence[Run], about: dict[str, Any]) -> Report:
