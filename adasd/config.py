@@ -12,6 +12,8 @@ from typing import Any
 
 from adasd.messages import Mode
 
+SELF = "self"
+"""The draft source that a target with ``early_exit`` is."""
 MODEL = "model"
 """The draft source that the tier ``draft`` is; further tiers bring names of their own."""
 
@@ -70,6 +72,9 @@ class EngineConfig:
         None,
         "bytes of key-value cache per replica; where num_slots full slots take more, there are fewer",
         low=1,
+    )
+    early_exit: bool = setting(
+        False, "target only: its first layers draft for it, as the draft source self; takes no draft model"
     )
     trust_remote_code: bool = setting(False, "run Python code that ships with the model")
 
@@ -261,3 +266,8 @@ class ServeConfig:
             "draft" if name == MODEL else f"draft-{name}": tier for name, tier in self.draft_tiers.items()
         }
         return {"target": self.target, **drafts}
+
+    @property
+    def draft_sources(self) -> tuple[str, ...]:
+        """What can draft beside the look-ups: the draft models, or the target itself."""
+        return tuple(self.draft_tiers) or ((SELF,) if self.target.engine.early_exit else ())

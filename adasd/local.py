@@ -18,7 +18,7 @@ from adasd.config import EngineConfig, SpeculationConfig
 from adasd.control import sources
 from adasd.control.controller import Controller, EffectiveSpeculation, SessionController
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.lookup.lookups import Lookups
+from adasd.lookup.lookups import Lookups, nothing_drafted
 from adasd.messages import (
     CallFailed,
     Chunk,
@@ -99,7 +99,10 @@ class LocalPair:
         self.tokenizer = tokenizer
         self.drafts = {**({sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
         config = speculation or SpeculationConfig()
-        self.controller = Controller(config, tuple(self.drafts))
+        own = (sources.SELF,) if target.drafts_itself else ()
+        if own and self.drafts:
+            raise ConfigError("a target with early_exit drafts for itself; it takes no draft model beside it")
+        self.controller = Controller(config, own or tuple(self.drafts))
         self.lookups = Lookups(config.recent_tokens)
         self._names = (f"local-{number}" for number in count())
 
@@ -115,10 +118,12 @@ class LocalPair:
         speculation: SpeculationConfig | None = None,
         prefix_cache: bool = True,
         drafts: Mapping[str, str] | None = None,
+        early_exit: bool = False,
     ) -> LocalPair:
         """Load a pair of Hugging Face causal language models by folder or id; raises ConfigError.
 
-        ``drafts`` names further draft models, for ``speculation.draft``.
+        ``drafts`` names further draft models, for ``speculation.draft``; with ``early_exit`` the target drafts
+        for itself, without any.
 
         ``prefix_cache``: what earlier answers computed for the beginning of a prompt is used again.
         """
@@ -132,14 +137,16 @@ class LocalPair:
             num_threads=num_threads,
             num_slots=4,
             prefix_cache=prefix_cache,
+            early_exit=early_exit,
         )
+        own = replace(config, early_exit=False)
         models = {**({sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
         for model in models.values():
             check_vocabularies(target, model)
         tokenizer = Tokenizer.load(target)
         target_engine = TorchEngine.from_config(config)
         engines = {  # none must propose what the target does not know
-            name: TorchEngine.from_config(replace(config, model=model), vocab_limit=target_engine.vocab_size)
+            name: TorchEngine.from_config(replace(own, model=model), vocab_limit=target_engine.vocab_size)
             for name, model in models.items()
         }
         return cls(
@@ -258,6 +265,8 @@ class LocalPair:
         """This session's line to a draft source."""
         if source in sources.LOOKUPS:
             return self.lookups.line(source, alone=alone)
+        if source == sources.SELF:
+            return SelfLine(self.target)
         return EngineLine(self.drafts[source], open_call)
 
     def _answer(self, action: Action, controller: SessionController, line: DraftLine | None) -> Event:
@@ -282,6 +291,22 @@ class DraftLine(Protocol):
 
     def draft(self, call: DraftCall) -> Drafted: ...
     def close(self) -> None: ...
+
+
+class SelfLine:
+    """Draft calls on the slot that the target's verdicts use, which is not this line's to close."""
+
+    def __init__(self, target: Engine) -> None:
+        self._target = target
+
+    def draft(self, call: DraftCall) -> Drafted:
+        """The target has read for its verdicts what it is to draft behind."""
+        drafted = run_call(self._target, call) if call.rule.max_tokens else nothing_drafted(call)
+        assert isinstance(drafted, Drafted)
+        return drafted
+
+    def close(self) -> None:
+        """Nothing is held beyond this object."""
 
 
 class EngineLine:

@@ -44,6 +44,14 @@ class Engine(Protocol):
     def num_free_slots(self) -> int: ...
 
     @property
+    def drafts_itself(self) -> bool:
+        """Whether draft calls are answered by this model's own first layers, on the slots of its verdicts.
+
+        Then a draft call leaves the cache as it was, and what it feeds may be cached already.
+        """
+        ...
+
+    @property
     def max_context(self) -> int:
         """Tokens of prompt + answer that one slot can hold."""
         ...

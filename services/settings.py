@@ -474,9 +474,17 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
             find(getattr(config.speculation, name))
         except InvalidRequest as error:
             yield f"speculation.{name}: {error}"
+    if config.target.engine.early_exit and config.draft_tiers:
+        yield (
+            f"target.early_exit is on and there is a draft model ({', '.join(config.draft_tiers)}); a target that "
+            "drafts for itself takes none: set draft to none, or switch early_exit off"
+        )
+    for role, tier in list(config.tiers.items())[1:]:
+        if tier.engine.early_exit:
+            yield f"{role}.early_exit is on; only a target drafts for itself"
     if (source := config.speculation.draft) is not None:
         try:
-            sources.choose(source, tuple(config.draft_tiers))
+            sources.choose(source, config.draft_sources)
         except InvalidRequest as error:
             yield f"speculation.draft: {error}"
     for role, tier in config.tiers.items():

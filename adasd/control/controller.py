@@ -218,7 +218,8 @@ class SessionController:
     @property
     def _may_run_ahead(self) -> bool:
         """What takes no time need not be done before it is wanted."""
-        return self._controller.config.draft_ahead and self.source not in sources.LOOKUPS
+        waits = (*sources.LOOKUPS, sources.SELF)  # the target itself has no time to spare
+        return self._controller.config.draft_ahead and self.source not in waits
 
     def learn(self, round: RoundCompleted) -> None:
         """Take a verdict (not the prefill's) into the request's and the process's state."""

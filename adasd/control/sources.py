@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adasd.config import MODEL as MODEL
+from adasd.config import SELF as SELF
 from adasd.errors import InvalidRequest
 
 NGRAM, SUFFIX, AUTO = "ngram", "suffix", "auto"
@@ -29,6 +30,11 @@ class Source:
 KNOWN = (
     Source(MODEL, "the draft model, on replicas of its own", "Leviathan et al., arXiv:2211.17192"),
     Source(
+        SELF,
+        "the target's own first layers, where early_exit is on and there is no draft model",
+        "DEL, arXiv:2504.05598",
+    ),
+    Source(
         NGRAM, "what followed when the last tokens stood in the text before", "prompt look-up, Saxena 2023"
     ),
     Source(
@@ -45,15 +51,15 @@ KNOWN = (
 RESERVED = tuple(source.name for source in KNOWN)
 
 
-def offered(tiers: Sequence[str]) -> tuple[Source, ...]:
-    """What a deployment with these draft tiers offers, in the order of preference."""
-    others = tuple(
-        Source(name, f"the draft model {name!r}, on replicas of its own", KNOWN[0].source)
-        for name in tiers
-        if name != MODEL
-    )
-    known = [source for source in KNOWN if source.name != MODEL]
-    return (*([KNOWN[0]] if MODEL in tiers else []), *others, *known)
+def offered(drafts: Sequence[str]) -> tuple[Source, ...]:
+    """What a deployment offers, in the order of preference.
+
+    ``drafts`` are its draft models by name, or ``self`` where the target drafts for itself.
+    """
+    known = {source.name: source for source in KNOWN}
+    others = "the draft model {!r}, on replicas of its own", known[MODEL].source
+    own = [known.get(name) or Source(name, others[0].format(name), others[1]) for name in drafts]
+    return (*own, *(known[name] for name in (*LOOKUPS, AUTO)))
 
 
 def choose(name: str, tiers: Sequence[str]) -> str:

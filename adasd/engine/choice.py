@@ -39,6 +39,8 @@ def choose_forward(
     ``fast``: a hand-written one (True: insist on it, None: where it fits, False: never). ``config.compile``
     says whether that may be the C kernels. Raises ConfigError if what is insisted on cannot be.
     """
+    if config.early_exit:
+        return _with_exits(model, config, max_context)
     if fast is False or (is_split(model) and not fast):
         return ModuleForward(model)  # only its hooks move what passes from device to device
     why_not = "switched off"
@@ -59,6 +61,17 @@ def choose_forward(
     if fast:
         raise ConfigError(f"the fast forward does not serve {type(model).__name__}: {reason}")
     return ModuleForward(model)
+
+
+def _with_exits(model: PreTrainedModel, config: EngineConfig, max_context: int) -> Forward:
+    """A forward pass that can stop at any layer; ConfigError if there is none for this model."""
+    num_layers = int(model.config.get_text_config().num_hidden_layers)
+    reason = "it is split over several devices" if is_split(model) else fast_llama.why_not(model)
+    if num_layers < 2:
+        reason = "it has one layer"
+    if reason is not None:
+        raise ConfigError(f"early_exit is on, but {config.model} cannot draft for itself: {reason}")
+    return fast_llama.FastLlama(model, max_context)
 
 
 def pays(model: PreTrainedModel) -> bool:

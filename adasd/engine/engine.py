@@ -22,6 +22,8 @@ from adasd.config import EngineConfig
 from adasd.engine import burst
 from adasd.engine.checks import check_call
 from adasd.engine.choice import choose_forward
+from adasd.engine.early_exit import EarlyWork, ShadowTokens
+from adasd.engine.fast_llama import FastLlama
 from adasd.engine.forward import Forward, check_agreement, reference_logits
 from adasd.engine.history import History
 from adasd.engine.kv_cache import KVCache, cache_bytes_per_token
@@ -115,6 +117,7 @@ class TorchEngine:
         self._generator.seed() if seed is None else self._generator.manual_seed(seed)
         self._clock = clock
         self._pass_number = 0
+        self._shadow = ShadowTokens(len(forward.layers)) if config.early_exit else None
 
     @classmethod
     def from_model(
@@ -191,6 +194,11 @@ class TorchEngine:
         return self._vocab_size
 
     @property
+    def drafts_itself(self) -> bool:
+        """Whether draft calls are answered by the first layers of this model, on the slots of its verdicts."""
+        return self._shadow is not None
+
+    @property
     def num_pending(self) -> int:
         return len(self._waiting)
 
@@ -219,9 +227,16 @@ class TorchEngine:
             raise IllegalEvent(f"session {call.session} has a call waiting; one at a time")
         warp = self._warps[call.session]
         check_call(call, warp, slot.max_len, self.forward.num_embeddings, self._vocab_size)
-        self._slots.keep(call.session, call.keep_len)
         now_s = self._clock()
         work: Work
+        if isinstance(call, DraftCall) and self._shadow is not None:
+            if before is not None:
+                raise IllegalEvent(f"session {call.session} has a call waiting; one at a time")
+            early = EarlyWork(slot, warp, now_s, call=call)
+            early.leave = self._shadow.leave(early)
+            self._waiting[call.session] = early
+            return
+        self._slots.keep(call.session, call.keep_len)
         if isinstance(call, DraftCall):
             work = DraftWork(slot, warp, now_s, call=call)
         else:
@@ -248,7 +263,7 @@ class TorchEngine:
         for session, work in self._waiting.items():
             slot = self._slots.get(session)
             assert slot is work.slot, (slot, work.slot)
-            assert slot.tokens[work.call.keep_len :] == work.tokens[: work.done], (slot, work)
+            assert slot.tokens[work.first_fed :] == work.tokens[: work.done], (slot, work)
             assert slot.row != NO_ROW or not work.done, (slot, work)
         num_open = self.num_slots - self.num_free_slots
         assert len(self._warps) == num_open, (len(self._warps), num_open)
@@ -264,7 +279,7 @@ class TorchEngine:
             began_s = self._clock()
         if not ready:
             return answers
-        outcomes = self._compute(ready)
+        outcomes = [outcome for group in _by_depth(ready) for outcome in self._compute(group)]
         ended_s = self._clock()
         num_tokens = sum(len(one.piece.tokens) for one in ready)
         for outcome in outcomes:
@@ -356,7 +371,7 @@ class TorchEngine:
 
     def _forward_and_sample(self, ready: list[_Ready]) -> list[_Outcome]:
         batch = Ragged.build([one.row for one in ready], self.max_context, self.forward.device)
-        logits = self.forward(batch, self.cache)[:, : self._vocab_size]
+        logits, exits = self._logits(batch, ready[0].work)
         if len(logits) == 0:
             return [_Outcome(one, None) for one in ready]
         spans = _logit_spans(ready)
@@ -382,11 +397,24 @@ class TorchEngine:
             rows = _rows_of([laws[i] for i in verifies], shaped)
             judgements = judge_blocks(list(verifies.values()), rows, self._generator)
             for i, judged in zip(verifies, judgements, strict=True):
+                if self._shadow is not None:
+                    at_exits = [at[laws[i]] for at in exits]
+                    self._shadow.learn(at_exits, logits[laws[i]], judged)
                 results[i] = with_logprobs(verifies[i], judged, logits[laws[i]])
         return [
             _Outcome(one, results.get(i), score_prompt(one.work, one.piece, logits[spans[i]]))
             for i, one in enumerate(ready)
         ]
+
+    def _logits(self, batch: Ragged, first: Work) -> tuple[Tensor, list[Tensor]]:
+        """Of a pass whose works are like the first one; and behind every exit, where the model drafts itself."""
+        if self._shadow is None:
+            return self.forward(batch, self.cache)[:, : self._vocab_size], []
+        assert isinstance(self.forward, FastLlama)
+        exits = self._shadow.exits
+        depths = (first.leave.layer,) if isinstance(first, EarlyWork) else (*exits.layers, exits.num_layers)
+        *early, last = self.forward.logits_at(batch, self.cache, depths)
+        return last[:, : self._vocab_size], [at[:, : self._vocab_size] for at in early]
 
     def _split(self, ready: list[_Ready]) -> tuple[list[_Ready], list[_Ready]]:
         """Calls that can draft in a burst, and all others."""
@@ -435,6 +463,7 @@ class TorchEngine:
         if work.next_piece(self.config.prefill_chunk) is not None:
             return None
         del self._waiting[work.call.session]
+        work.done_with()
         return work.answer()
 
     def _crowded(self) -> bool:
@@ -447,9 +476,18 @@ class TorchEngine:
     def _fail(self, work: Work, error: AdasdError) -> CallFailed:
         """Answer with the error; the slot keeps what it held before the call."""
         del self._waiting[work.call.session]
-        work.slot.cut(work.call.keep_len)
-        self.cache.scrub(work.slot.row, work.call.keep_len)
+        work.slot.cut(work.first_fed)
+        self.cache.scrub(work.slot.row, work.first_fed)
         return CallFailed(work.call.session, work.call.epoch, error)
+
+
+def _by_depth(ready: list[_Ready]) -> list[list[_Ready]]:
+    """Calls that leave at the same layer share a pass; those that go through all layers come first."""
+    groups: dict[int, list[_Ready]] = {}
+    for one in ready:
+        depth = one.work.leave.layer if isinstance(one.work, EarlyWork) else 0
+        groups.setdefault(depth, []).append(one)
+    return [groups[depth] for depth in sorted(groups)]
 
 
 def _logit_spans(ready: list[_Ready]) -> list[slice]:

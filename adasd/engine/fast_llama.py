@@ -12,6 +12,7 @@ Shape letters: T tokens, W width, H query heads, G key-value heads, D head dimen
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,13 +101,22 @@ class FastLlama:
             self._head = self._folded(head, norm).t()
 
     def __call__(self, batch: Ragged, cache: KVCache) -> Tensor:
+        return self.logits_at(batch, cache, (len(self._layers),))[0]
+
+    def logits_at(self, batch: Ragged, cache: KVCache, depths: Sequence[int]) -> list[Tensor]:
+        """Logits behind each of some numbers of layers (rising, from 1), by the last norm and the head.
+
+        Layers behind the last of them are not computed, and their share of the cache is not written.
+        """
         x = self._embedding[batch.ids_T]
         rotation = self._rotation[batch.positions_T]
-        for index, layer in enumerate(self._layers):
+        found = []
+        for index, layer in enumerate(self._layers[: depths[-1]]):
             x = self._layer(index, layer, x, rotation, batch, cache)
-        if batch.wanted is not None:
-            x = x.index_select(0, batch.wanted)
-        return torch.mm(self._normed(x, self._norm), self._head)
+            if index + 1 in depths:
+                rows = x if batch.wanted is None else x.index_select(0, batch.wanted)
+                found.append(torch.mm(self._normed(rows, self._norm), self._head))
+        return found
 
     def _layer(
         self, index: int, layer: _Layer, x: Tensor, rotation: Tensor, batch: Ragged, cache: KVCache

@@ -76,6 +76,10 @@ class _Work:
     last_pass: int = 0  # number of the last pass that it took part in
     batch_size: int = 1  # sessions in that pass
     batch_tokens: int = 0  # tokens in it
+    first_fed: int = 0  # position of the first of ``tokens``
+
+    def done_with(self) -> None:
+        """The call is answered; what it fed stays cached."""
 
     def fed(self, piece: Piece) -> None:
         """The piece's tokens are cached now."""
@@ -107,6 +111,7 @@ class DraftWork(_Work):
     proposed: list[Proposed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.first_fed = self.call.keep_len
         self.tokens = list(self.call.feed)
 
     @property
@@ -161,6 +166,7 @@ class VerifyWork(_Work):
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.first_fed = self.call.keep_len
         self.tokens = [*self.call.feed, *self.call.block]
 
     @property

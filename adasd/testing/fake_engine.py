@@ -71,6 +71,10 @@ class FakeEngine:
         return self._slots.num_slots
 
     @property
+    def drafts_itself(self) -> bool:
+        return False
+
+    @property
     def num_free_slots(self) -> int:
         return self._slots.num_free
 

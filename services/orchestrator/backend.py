@@ -45,7 +45,7 @@ class OrchestratorBackend:
     ) -> None:
         self.config, self._tokenizer, self._context_len = config, tokenizer, context_len
         self.placement, self.readings, self.on_round = placement, readings, on_round
-        self.controller = Controller(config.speculation, placement.draft_names)
+        self.controller = Controller(config.speculation, config.draft_sources)
         self.lookups = Lookups(config.speculation.recent_tokens)
         self.started_s = int(time.time())
         self.drivers: dict[str, Driver] = {}
@@ -72,7 +72,7 @@ class OrchestratorBackend:
         tiers = self.config.draft_tiers
         draft = shown(next(iter(tiers.values())).engine.model) if tiers else ""
         target = shown(self.config.target.engine.model)
-        sources = offered(tuple(tiers))
+        sources = offered(self.config.draft_sources)
         return [ServedModel(self.model_name, self.context_len, self.started_s, target, draft, sources)]
 
     def effective(self, options: SpeculationOptions) -> EffectiveSpeculation:

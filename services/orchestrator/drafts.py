@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from adasd.control.controller import SessionController
-from adasd.control.sources import LOOKUPS
+from adasd.control.sources import LOOKUPS, SELF
+from adasd.errors import WorkerLost
 from adasd.lookup.line import LookupLine
-from adasd.lookup.lookups import Lookups
+from adasd.lookup.lookups import Lookups, nothing_drafted
 from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
 from services.orchestrator.driver import Attachment, Placement
 
@@ -39,19 +41,45 @@ class LookupSlot:
         self.lost.cancel()
 
 
+class SelfSlot:
+    """The target as its own draft: draft calls on the slot of its verdicts, whichever target holds it now."""
+
+    def __init__(self, target: Callable[[], Attachment | None]) -> None:
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._target = target
+
+    async def draft(self, call: DraftCall) -> Drafted:
+        """Reading alone needs nothing of the target, which has read it all for its verdicts."""
+        if not call.rule.max_tokens:
+            return nothing_drafted(call)
+        target = self._target()
+        if target is None:
+            raise WorkerLost("target", "the session has none at the moment")
+        return await target.draft(call)
+
+    async def verify(self, call: VerifyCall) -> Verdict:
+        raise AssertionError("verdicts go to the target's own attachment")
+
+    async def release(self) -> None:
+        self.lost.cancel()
+
+
 class SourcedPlacement:
     """The placement of one request (services.orchestrator.driver.Placement)."""
 
     def __init__(self, inner: Placement, lookups: Lookups, controller: SessionController) -> None:
         self._inner, self._lookups, self._controller = inner, lookups, controller
         self._next, self._attached = controller.source, ""
+        self._target: Attachment | None = None
 
     @property
     def draft_names(self) -> tuple[str, ...]:
         return self._inner.draft_names
 
     async def attach_target(self, call: OpenCall) -> Attachment:
-        return await self._inner.attach_target(call)
+        self._target = None
+        self._target = await self._inner.attach_target(call)
+        return self._target
 
     async def attach_draft(self, call: OpenCall, name: str | None = None) -> Attachment:
         """The source of that name; without one, that which the controller wants."""
@@ -75,4 +103,6 @@ class SourcedPlacement:
     async def _attach(self, source: str, call: OpenCall) -> Attachment:
         if source in LOOKUPS:
             return LookupSlot(self._lookups.line(source, alone=self._controller.alone))
+        if source == SELF:
+            return SelfSlot(lambda: self._target)
         return await self._inner.attach_draft(call, source)
