@@ -255,3 +255,14 @@ def test_wrong_draft_sources_are_refused(given: dict[str, object], sentence: str
 def test_the_default_source_has_a_short_name():
     config = settings.load({"target": "t", "draft_source": "suffix"}, {})
     assert config.speculation.draft == "suffix"
+
+
+def test_a_target_that_drafts_for_itself_is_a_source_and_takes_no_draft_model():
+    config = settings.load({"target": "t", "target.early_exit": "true", "draft_source": "self"}, {})
+    assert config.draft_sources == ("self",)
+    with pytest.raises(ConfigError, match="takes none: set draft to none"):
+        settings.load({"target": "t", "draft": "d", "target.early_exit": "true"}, {})
+    with pytest.raises(ConfigError, match=r"draft.early_exit is on; only a target"):
+        settings.load({"target": "t", "draft": "d", "draft.early_exit": "true"}, {})
+    with pytest.raises(ConfigError, match="no draft source 'self'"):
+        settings.load({"target": "t", "draft": "d", "draft_source": "self"}, {})
