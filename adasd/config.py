@@ -194,6 +194,21 @@ class TlsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DoorTlsConfig:
+    """TLS for clients, over HTTP and gRPC alike: two PEM files, or none of them."""
+
+    certificate: str | None = setting(
+        None, "certificate (chain) shown to clients, a file on every node with a door; then HTTP is HTTPS"
+    )
+    key: str | None = setting(None, "private key of the certificate, without a password")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether clients have to speak TLS."""
+        return self.certificate is not None
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKey:
     """One caller that may use the service. The key itself is not kept."""
 
@@ -250,6 +265,12 @@ class ServeConfig:
         high=1,
     )
     traces: TracesConfig = field(default_factory=TracesConfig)
+    tls: DoorTlsConfig = field(default_factory=DoorTlsConfig)
+    model_roots: tuple[str, ...] = setting(
+        (),
+        "folders that models may lie in, and beginnings of Hugging Face ids after hf:, for example "
+        "/models,hf:Qwen/; none allows all",
+    )
     worker_tls: TlsConfig = field(default_factory=TlsConfig)
     drafts: tuple[tuple[str, TierConfig], ...] = ()  # further draft sources by name; see services.settings
     api_keys: tuple[ApiKey, ...] = ()  # read at the door from api_keys_file and ADASD_API_KEYS, no setting

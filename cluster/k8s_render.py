@@ -73,6 +73,10 @@ def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overla
     args = _read(topology)
     # Keys and certificates are files of the pods; here only their being named counts.
     config = settings.load(dict(_flat_without_files(args)), {}, demo=Path("/app/models/demo"))
+    if config.tls.is_on:
+        raise ConfigError(
+            "tls: on Kubernetes TLS for clients ends at the ingress; leave it out of the topology"
+        )
     _check_models(config, facts)
     if not (base / "ray-service.yaml").is_file():
         raise ConfigError(f"there is no {base}/ray-service.yaml; run this from a source tree or name --base")

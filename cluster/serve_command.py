@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 import httpx
 from rich.console import Console
@@ -139,12 +139,21 @@ def deploy(config: ServeConfig, options: ServeOptions, steps: Steps) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # after the import, which sets its own
     alone = options.address is None
     location, worker_host = ("HeadOnly", "127.0.0.1") if alone else (config.orchestrator.proxies, "0.0.0.0")
-    ray_serve.start(proxy_location=location, http_options={"host": config.host, "port": config.port})
+    ray_serve.start(proxy_location=location, http_options=http_options(config))
     ray_serve.run_many(
         [RunTarget(build(config, worker_host), name=APP_NAME, route_prefix="/")],
         wait_for_ingress_deployment_creation=False,
         wait_for_applications_running=False,
     )
+
+
+def http_options(config: ServeConfig) -> dict[str, Any]:
+    """Where Serve's proxies listen, and with which certificate."""
+    options: dict[str, Any] = {"host": config.host, "port": config.port}
+    if config.tls.certificate is not None and config.tls.key is not None:
+        files = {"ssl_certfile": config.tls.certificate, "ssl_keyfile": config.tls.key}
+        options |= {name: str(Path(file).expanduser().absolute()) for name, file in files.items()}
+    return options
 
 
 # --------------------------------------------------------------------------- until ready
@@ -229,7 +238,8 @@ def read_state() -> AppState | None:
 def probe(config: ServeConfig) -> tuple[bool, str]:
     """Ask ``/ready``: whether it can serve, and what it says."""
     try:
-        answer = httpx.get(f"{url(config)}/ready", timeout=5.0)
+        # Whom the certificate names is the clients' business; this asks the machine itself, without any secret.
+        answer = httpx.get(f"{url(config)}/ready", timeout=5.0, verify=not config.tls.is_on)
         body = answer.json()
     except (httpx.HTTPError, ValueError):
         return False, "waiting for HTTP"
@@ -257,7 +267,8 @@ def welcome(config: ServeConfig) -> str:
 
 def url(config: ServeConfig) -> str:
     host = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host
-    return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
+    scheme = "https" if config.tls.is_on else "http"
+    return f"{scheme}://[{host}]:{config.port}" if ":" in host else f"{scheme}://{host}:{config.port}"
 
 
 def watch(

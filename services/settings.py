@@ -42,6 +42,8 @@ CLIENT_VARIABLES = ("ADASD_API_KEY",)
 """Of ``adasd chat``; a server started in the same shell must not stumble over it."""
 NONE_WORDS = ("none", "null", "")
 ORIGIN = re.compile(r"https?://[^/\s]+")
+HUB = "hf:"
+"""In ``model_roots``: what follows begins a Hugging Face id, not a folder."""
 BOOL_WORDS = {
     "true": True,
     "yes": True,
@@ -466,6 +468,12 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
     given = [name for name in ("certificate", "key", "ca") if getattr(tls, name) is not None]
     if len(given) in (1, 2):
         yield f"worker_tls has {' and '.join(given)}; it takes certificate, key and ca, or none of them"
+    if (config.tls.certificate is None) != (config.tls.key is None):
+        yield "tls takes both certificate and key, or neither"
+    for role, tier in config.tiers.items():
+        if not may_be_served(tier.engine.model, config.model_roots):
+            roots = ", ".join(config.model_roots)
+            yield f"{role}.model is {tier.engine.model}, which lies in none of model_roots ({roots})"
     for origin in config.cors_origins:
         if origin != "*" and not ORIGIN.fullmatch(origin):
             yield f"cors_origins names {origin!r:.80}; an origin is http(s)://host or http(s)://host:port, or *"
@@ -489,6 +497,18 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
             yield f"speculation.draft: {error}"
     for role, tier in config.tiers.items():
         yield from (f"{role}.{sentence}" for sentence in _conflicts_of_tier(tier))
+
+
+def may_be_served(model: str, roots: Iterable[str]) -> bool:
+    """Whether a model is within the roots, whatever ``..`` and links it is named by; without roots any is."""
+    roots = tuple(roots)
+    if not roots:
+        return True
+    folder = Path(model).expanduser()
+    if not (folder.is_absolute() or folder.exists() or model.startswith((".", "~"))):
+        return any(model.startswith(root.removeprefix(HUB)) for root in roots if root.startswith(HUB))
+    folders = (Path(root).expanduser().resolve() for root in roots if not root.startswith(HUB))
+    return any(folder.resolve().is_relative_to(root) for root in folders)
 
 
 def _conflicts_of_tier(tier: TierConfig) -> Iterator[str]:

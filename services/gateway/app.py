@@ -21,7 +21,13 @@ from adasd.errors import AdasdError, Code, UnknownModel
 from services.gateway.backend import Backend, ServedModel
 from services.gateway.connection import read_body, until_disconnect
 from services.gateway.failures import error_response, openai_error
-from services.gateway.guard import REQUEST_ID_HEADER, KeyGuard, RequestIds, request_id_of
+from services.gateway.guard import (
+    REQUEST_ID_HEADER,
+    KeyGuard,
+    RequestIds,
+    count_answers,
+    request_id_of,
+)
 from services.gateway.keys import KeyRing
 from services.gateway.merge import merged
 from services.gateway.openapi import body_doc, document
@@ -173,6 +179,7 @@ async def _respond(
     session = f"{answer_id}.{uuid.uuid4().hex[:8]}"  # clients may use an id of their own twice
     # Parsing and tokenising megabytes would hold up every running stream.
     order = await asyncio.to_thread(lambda: read(parse(raw, kind), backend, session))
+    count_answers(request.scope, len(order.requests))
     head = {"id": answer_id, "created": int(time.time()), "model": order.model}
     headers = _ignored_header(order.ignored)
     if order.stream:

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from adasd.config import DoorTlsConfig
 from services.gateway.backend import Backend
 from services.gateway.grpc_guard import GuardedHandler
 from services.gateway.grpc_service import GatewayService
@@ -72,6 +73,7 @@ async def start_grpc(
     keys: KeyRing | None = None,
     tell: Observer = ignore,
     peers: Peers | None = None,
+    tls: DoorTlsConfig | None = None,
 ) -> GrpcDoor:
     """Listen on ``host``; port 0 takes a free one. ConfigError if the address cannot be had.
 
@@ -93,7 +95,7 @@ async def start_grpc(
     ]
     ring = keys or KeyRing()
     handlers = [_health_handler(servicer), *(GuardedHandler(handler, ring, tell) for handler in guarded)]
-    running = await start_server(handlers, host, port, tuple(options.items()))
+    running = await start_server(handlers, host, port, tuple(options.items()), tls)
     return GrpcDoor(running, servicer, backend, service)
 
 

@@ -82,6 +82,7 @@ class KeyGuard:
                 return await error_response(error)(scope, receive, send)
             if key is not None:
                 scope.setdefault("state", {})["key_name"] = key.name
+                scope["state"]["further_answers"] = lambda num: stack.enter_context(self.keys.use(key, num))
             await self.app(scope, receive, send)
 
     def _admit(self, scope: Scope, stack: ExitStack) -> ApiKey | None:
@@ -94,6 +95,16 @@ class KeyGuard:
 def request_id_of(scope: Scope) -> str:
     """The id that RequestIds gave."""
     return str(scope["state"]["request_id"])
+
+
+def count_answers(scope: Scope, num: int) -> None:
+    """Count all ``num`` answers of this request against its key until it ends; RateLimited if they are too many.
+
+    The guard has counted the first one already.
+    """
+    count = scope["state"].get("further_answers")
+    if count is not None and num > 1:
+        count(num - 1)
 
 
 def _path(scope: Scope) -> str:

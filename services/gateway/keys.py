@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from adasd.config import ApiKey
 from adasd.errors import RateLimited, Unauthenticated
@@ -22,7 +22,7 @@ SCHEME = "bearer"
 class _Use:
     """What one key has used up in this process."""
 
-    num_running: int = 0
+    num_running: int = 0  # answers
     begun_s: deque[float] = field(default_factory=deque)  # of the last WINDOW_S seconds, oldest first
 
 
@@ -51,32 +51,50 @@ class KeyRing:
         return self._keys[matches.index(True)]
 
     @contextmanager
-    def use(self, key: ApiKey | None) -> Iterator[None]:
-        """One request of this key, for as long as it runs; RateLimited if that is one too many."""
-        if key is None:
+    def use(self, key: ApiKey | None, num: int = 1) -> Iterator[None]:
+        """``num`` answers of this key, for as long as they run; RateLimited if those are too many."""
+        if key is None or num == 0:
             yield
             return
         use = self._uses[key.name]
-        self._admit(key, use)
-        use.num_running += 1
+        self._admit(key, use, num)
+        use.num_running += num
         try:
             yield
         finally:
-            use.num_running -= 1
+            use.num_running -= num
 
     def num_running(self, name: str) -> int:
         """Requests of the key of that name that run now."""
         return self._uses[name].num_running
 
-    def _admit(self, key: ApiKey, use: _Use) -> None:
+    def _admit(self, key: ApiKey, use: _Use, num: int) -> None:
         now_s, begun_s = self._clock(), use.begun_s
         while begun_s and begun_s[0] <= now_s - WINDOW_S:
             begun_s.popleft()
         per_minute, at_once = key.requests_per_minute, key.max_concurrent
-        if per_minute is not None and len(begun_s) >= per_minute:
-            wait_s = round(begun_s[0] + WINDOW_S - now_s, 3)
-            raise RateLimited(f"the API key {key.name!r} may make {per_minute} requests per minute", wait_s)
-        if at_once is not None and use.num_running >= at_once:
-            raise RateLimited(f"the API key {key.name!r} may run {at_once} requests at once", 1.0)
+        if per_minute is not None and len(begun_s) + num > per_minute:
+            wait_s = round(begun_s[0] + WINDOW_S - now_s, 3) if begun_s else WINDOW_S
+            raise RateLimited(
+                f"the API key {key.name!r} may have {per_minute} answers per minute here", wait_s
+            )
+        if at_once is not None and use.num_running + num > at_once:
+            raise RateLimited(f"the API key {key.name!r} may have {at_once} answers at once here", 1.0)
         if per_minute is not None:
-            begun_s.append(now_s)
+            begun_s.extend([now_s] * num)
+
+
+def shares(keys: Sequence[ApiKey], num_replicas: int) -> tuple[ApiKey, ...]:
+    """The keys with limits that add up over equal replicas to at most the keys' own, but never to nothing."""
+
+    def share(limit: int | None) -> int | None:
+        return None if limit is None else max(1, limit // num_replicas)
+
+    return tuple(
+        replace(
+            key,
+            requests_per_minute=share(key.requests_per_minute),
+            max_concurrent=share(key.max_concurrent),
+        )
+        for key in keys
+    )

@@ -22,7 +22,7 @@ from adasd.engine.resolve import resolve_max_context
 from adasd.text.tokenizer import Tokenizer
 from services.gateway.app import GatewaySettings, create_app
 from services.gateway.grpc_api import GrpcDoor, start_grpc
-from services.gateway.keys import KeyRing
+from services.gateway.keys import KeyRing, shares
 from services.observability.events import Observer, to_all
 from services.observability.logs import configure, log_answer
 from services.observability.metrics import ServiceMetrics
@@ -122,7 +122,7 @@ class Orchestrator:
         link = HandleLink(board) if board else None
         self.reporter = Reporter(registry, replica_name(), "orchestrator", link)
         self.reporter.start()
-        self.keys = KeyRing(config.api_keys)
+        self.keys = KeyRing(shares(config.api_keys, config.orchestrator.replicas))
         may_sleep = any(tier.min_replicas == 0 for tier in config.draft_tiers.values())
         prober = Prober(placement, readings, may_sleep=may_sleep)
         self.prober = asyncio.get_running_loop().create_task(prober.run())
@@ -136,6 +136,7 @@ class Orchestrator:
                 self.keys,
                 self.tell,
                 OrchestratorPeers(OwnReplicas().abort, self.reporter.everybody),
+                config.tls,
             )
         self.settings = GatewaySettings(config.max_body_bytes, config.cors_origins, answer_request_ids=False)
         self.is_shut_down = False

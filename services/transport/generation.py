@@ -107,8 +107,12 @@ def _parsed(kind: type[M], data: bytes) -> M:
 class GenerationClient:
     """A client of the public interface; errors arrive as the classes of adasd.errors. Close it at the end."""
 
-    def __init__(self, address: str, api_key: str | None = None) -> None:
-        self._channel = grpc.aio.insecure_channel(address)
+    def __init__(self, address: str, api_key: str | None = None, ca: bytes | None = None) -> None:
+        """``ca``: certificate (PEM) of the authority that a server with TLS shows one of; None is no TLS."""
+        if ca is None:
+            self._channel = grpc.aio.insecure_channel(address)
+        else:
+            self._channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca))
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:

@@ -12,13 +12,13 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from adasd.config import TlsConfig
+from adasd.config import DoorTlsConfig, TlsConfig
 from adasd.errors import AdasdError, ConfigError
 from services.transport.codec import decode_frame, encode_reply
 from services.transport.frames import Frame, Reply
 from services.transport.options import ROUNDS_METHOD, SERVER_OPTIONS
 from services.transport.status import abort
-from services.transport.tls import server_credentials
+from services.transport.tls import door_credentials, server_credentials
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -112,9 +112,9 @@ async def start_server(
     host: str,
     port: int = 0,
     options: Sequence[tuple[str, int]] = SERVER_OPTIONS,
-    tls: TlsConfig | None = None,
+    tls: TlsConfig | DoorTlsConfig | None = None,
 ) -> RunningServer:
-    """Listen on ``host``; port 0 takes a free one. With ``tls``, only peers with a certificate may call.
+    """Listen on ``host``; port 0 takes a free one. With a TlsConfig, only peers with a certificate may call.
 
     ConfigError if the address cannot be had, or a file of ``tls`` cannot be read.
     """
@@ -123,7 +123,8 @@ async def start_server(
     try:
         address = f"{_bracketed(host)}:{port}"
         if tls is not None and tls.is_on:
-            bound = server.add_secure_port(address, server_credentials(tls))
+            shown = server_credentials(tls) if isinstance(tls, TlsConfig) else door_credentials(tls)
+            bound = server.add_secure_port(address, shown)
         else:
             bound = server.add_insecure_port(address)
     except RuntimeError as error:

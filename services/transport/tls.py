@@ -1,4 +1,5 @@
 """Mutual TLS on the links between orchestrators and workers: both ends show a certificate of the same authority.
+The public gRPC door shows one too, and asks for none.
 
 Files are read again for every handshake of a server and every new channel, so renewed certificates need no
 restart. Workers listen on addresses that no certificate can know beforehand: what is checked is one name that
@@ -7,18 +8,28 @@ all of them carry.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 
-from adasd.config import TlsConfig
+from adasd.config import DoorTlsConfig, TlsConfig
 from adasd.errors import ConfigError
 
 
 def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
     """For a worker; who shows no certificate of the authority is refused. ConfigError if a file cannot be read."""
     return grpc.dynamic_ssl_server_credentials(
-        _server_files(tls), lambda: _renewed(tls), require_client_authentication=True
+        _server_files(tls),
+        lambda: _unless_away(lambda: _server_files(tls)),
+        require_client_authentication=True,
+    )
+
+
+def door_credentials(tls: DoorTlsConfig) -> grpc.ServerCredentials:
+    """For the public gRPC door; clients show nothing. ConfigError if a file cannot be read."""
+    return grpc.dynamic_ssl_server_credentials(
+        _door_files(tls), lambda: _unless_away(lambda: _door_files(tls)), require_client_authentication=False
     )
 
 
@@ -37,10 +48,17 @@ def _server_files(tls: TlsConfig) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([pair], _read("ca", tls.ca))
 
 
-def _renewed(tls: TlsConfig) -> grpc.ServerCertificateConfiguration | None:
+def _door_files(tls: DoorTlsConfig) -> grpc.ServerCertificateConfiguration:
+    pair = (_read("key", tls.key, "tls"), _read("certificate", tls.certificate, "tls"))
+    return grpc.ssl_server_certificate_configuration([pair])
+
+
+def _unless_away(
+    read: Callable[[], grpc.ServerCertificateConfiguration],
+) -> grpc.ServerCertificateConfiguration | None:
     """None keeps what was read before: a file may be away for a moment while it is replaced."""
     try:
-        return _server_files(tls)
+        return read()
     except ConfigError:
         return None
 
@@ -49,8 +67,8 @@ def _chain(tls: TlsConfig) -> bytes:
     return _read("certificate", tls.certificate)
 
 
-def _read(name: str, file: str | None) -> bytes:
+def _read(name: str, file: str | None, owner: str = "worker_tls") -> bytes:
     try:
         return Path(file or "").expanduser().read_bytes()
     except OSError as error:
-        raise ConfigError(f"worker_tls.{name}: cannot read {file} ({error.strerror})") from error
+        raise ConfigError(f"{owner}.{name}: cannot read {file} ({error.strerror})") from error

@@ -182,11 +182,49 @@ def test_mappings_are_read_from_text_and_from_yaml(tmp_path):
         ({"speculation.drafting": "adads"}, "speculation.drafting: .*adasd"),
         ({"speculation.acceptance": "magic"}, "speculation.acceptance: .*posterior"),
         ({"draft.model": "none", "draft.dtype": "float16"}, "there is no draft"),
+        ({"tls.certificate": "/a.pem"}, "tls takes both certificate and key"),
+        ({"target": "Qwen/Qwen3-8B", "model_roots": "/models,hf:meta/"}, "lies in none of model_roots"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         load(arguments)
+
+
+def test_models_cannot_leave_the_allowed_roots(tmp_path, monkeypatch):
+    inside, outside = tmp_path / "models" / "big", tmp_path / "elsewhere"
+    inside.mkdir(parents=True)
+    outside.mkdir()
+    (tmp_path / "models" / "link").symlink_to(outside)
+    (tmp_path / "models-too").mkdir()
+    monkeypatch.chdir(tmp_path)
+    roots = [str(tmp_path / "models"), "hf:Qwen/"]
+    for model in (
+        str(inside),
+        "models/big",
+        "./models/../models/big",
+        "Qwen/Qwen3-8B",
+        str(inside / "absent"),
+    ):
+        assert settings.may_be_served(model, roots), model
+    for model in (
+        str(outside),
+        "elsewhere",
+        "models/../elsewhere",
+        "models/link",
+        str(tmp_path / "models-too"),
+        "../secret",
+        "~/secret",
+        "Qwen2/other",
+        "meta/Llama",
+        "/",
+    ):
+        assert not settings.may_be_served(model, roots), model
+        assert settings.may_be_served(model, ())
+
+
+def test_no_model_brings_code_unless_that_is_asked_for():
+    assert [tier.engine.trust_remote_code for tier in load({}).tiers.values()] == [False, False]
 
 
 def test_a_draft_tier_may_be_empty():

@@ -6,11 +6,13 @@ import io
 import os
 import signal
 import socket
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from adasd.config import EngineConfig, ServeConfig, TierConfig
+from adasd.config import DoorTlsConfig, EngineConfig, ServeConfig, TierConfig
 from cluster import serve_command
 from cluster.progress import Steps
 from cluster.serve_command import (
@@ -166,3 +168,12 @@ def test_the_welcome_is_ready_to_paste():
     assert '"model": "adasd-demo"' in text
     assert url(ServeConfig(target=CONFIG.target, draft=None, host="0.0.0.0", port=1)) == "http://127.0.0.1:1"
     assert url(ServeConfig(target=CONFIG.target, draft=None, host="::1", port=1)) == "http://[::1]:1"
+
+
+def test_with_a_certificate_http_is_https(tmp_path):
+    config = replace(CONFIG, tls=DoorTlsConfig("door.crt", str(tmp_path / "door.key")))
+    options = serve_command.http_options(config)
+    assert options["ssl_certfile"] == str(Path("door.crt").absolute())
+    assert options["ssl_keyfile"] == str(tmp_path / "door.key")
+    assert serve_command.url(config).startswith("https://")
+    assert "ssl_certfile" not in serve_command.http_options(CONFIG)

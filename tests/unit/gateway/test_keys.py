@@ -19,7 +19,7 @@ from adasd.errors import RateLimited, Unauthenticated
 from adasd.testing.clock import FakeClock
 from services.gateway.app import GatewaySettings, create_app
 from services.gateway.grpc_api import start_grpc
-from services.gateway.keys import KeyRing
+from services.gateway.keys import KeyRing, shares
 from services.transport.generation import GenerationClient
 from services.transport.public import GENERATION_SERVICE, GenerateCall
 from tests.unit.gateway.conftest import Door, serving
@@ -108,13 +108,30 @@ def test_at_most_so_many_requests_at_once_and_every_end_frees_one():
     keys = ring(max_concurrent=2)
     bob = keys.identify(f"Bearer {BOB}")
     with keys.use(bob):
-        with keys.use(bob), pytest.raises(RateLimited, match="2 requests at once"), keys.use(bob):
+        with keys.use(bob), pytest.raises(RateLimited, match="2 answers at once"), keys.use(bob):
             pass
         with pytest.raises(ZeroDivisionError), keys.use(bob):
             raise ZeroDivisionError
         with keys.use(bob):
             pass
     assert keys.num_running("bob") == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "num_replicas", "share"), [(8, 1, 8), (8, 3, 2), (1, 4, 1), (None, 2, None)]
+)
+def test_replicas_share_the_limits_of_a_key(limit, num_replicas, share):
+    (key,) = shares([ApiKey("a", "0" * 64, limit, limit)], num_replicas)
+    assert (key.requests_per_minute, key.max_concurrent) == (share, share)
+
+
+async def test_every_answer_of_a_request_counts():
+    keys = ring(max_concurrent=2, requests_per_minute=5)
+    async with keyed_door(keys) as door:
+        for n, status in ((3, 429), (2, 200), (1, 200), (2, 429)):
+            response = await door.post("/v1/completions", {"prompt": "the cat", "n": n}, **bearer(BOB))
+            assert response.status_code == status, (n, response.text)
+            assert keys.num_running("bob") == 0
 
 
 # --------------------------------------------------------------------------- HTTP

@@ -7,11 +7,14 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from adasd.config import TlsConfig
-from adasd.errors import ConfigError
+from adasd.config import DoorTlsConfig, TlsConfig
+from adasd.errors import ConfigError, WorkerLost
 from services import settings
+from services.gateway.grpc_api import start_grpc
 from services.transport.channels import WorkerChannelPool
+from services.transport.generation import GenerationClient
 from services.transport.server import start_server
+from tests.unit.gateway.fake_backend import FakeBackend
 from tests.unit.transport.certificates import Authority
 
 METHOD = "/test.Echo/Say"
@@ -99,3 +102,28 @@ def test_half_a_configuration_is_refused():
         settings.load({"target.model": "a/b", "worker_tls.certificate": "x"}, {})
     assert not settings.load({"target.model": "a/b"}, {}).worker_tls.is_on
     assert TlsConfig("a", "b", "c").is_on
+
+
+async def test_the_public_door_shows_its_certificate_and_asks_for_none(authority):
+    issued = authority.issue("door", "localhost")
+    server = await start_grpc(
+        FakeBackend(), "127.0.0.1", 0, 100_000, tls=DoorTlsConfig(issued.certificate, issued.key)
+    )
+    address = server.address.replace("127.0.0.1", "localhost")
+    knowing = GenerationClient(address, ca=authority.file.read_bytes())
+    plain = GenerationClient(address)
+    try:
+        assert (await knowing.server_info()).ready
+        with pytest.raises(WorkerLost):
+            await plain.server_info()
+    finally:
+        await knowing.close()
+        await plain.close()
+        await server.stop()
+
+
+async def test_a_certificate_that_cannot_be_read_is_named():
+    with pytest.raises(ConfigError, match=r"tls\.key: cannot read /absent\.key"):
+        await start_grpc(
+            FakeBackend(), "127.0.0.1", 0, 100_000, tls=DoorTlsConfig("/absent.crt", "/absent.key")
+        )
