@@ -1,0 +1,62 @@
+"""What docs/api.md and the example say is so."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.gateway.grpc_api import start_grpc
+from services.gateway.schema import ChatBody, CompletionBody
+from services.gateway.unsupported import SILENT
+from tests.unit.gateway.fake_backend import FakeBackend
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCUMENT = (ROOT / "docs" / "api.md").read_text()
+POST = re.compile(
+    r"curl http://127\.0\.0\.1:8000(\S+) -H 'Content-Type: application/json' -d '(.*?)'", re.DOTALL
+)
+
+
+@pytest.mark.parametrize(("path", "body"), POST.findall(DOCUMENT))
+async def test_every_curl_line_is_answered(tool_door, path, body):
+    response = await tool_door.post(path, json.loads(body))
+    assert response.status_code == 200, response.text
+
+
+def test_there_are_curl_lines():
+    assert len(POST.findall(DOCUMENT)) >= 6
+
+
+def test_every_field_is_documented():
+    fields = {*ChatBody.model_fields, *CompletionBody.model_fields, *SILENT}
+    named = set(re.findall(r"[a-z_]{3,}", DOCUMENT)) | {"n"}
+    assert fields - named == set()
+
+
+@pytest.mark.parametrize(("question", "status"), [("the cat sat on the mat", 0), ("overload", 1)])
+async def test_the_example_client_prints_the_answer(question, status):
+    server = await start_grpc(FakeBackend(), "127.0.0.1", 0, max_request_bytes=100_000)
+    command = [
+        sys.executable,
+        "examples/grpc_client.py",
+        question,
+        "--address",
+        server.address,
+        "--tries",
+        "1",
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=-1, stderr=-1
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    await server.stop()
+    assert process.returncode == status, err
+    if status == 0:
+        assert question in out.decode()
+        assert "drafted tokens accepted" in out.decode()
+    else:
+        assert b"RESOURCE_EXHAUSTED: every slot is taken" in err
