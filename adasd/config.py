@@ -133,9 +133,17 @@ class SpeculationConfig:
         "tokens of recent answers (1 kB each) that suffix drafts look up, too, whoever asked; 0 is none",
         low=0,
     )
+    verification: str = setting(
+        "token",
+        "how mode exact judges blocks that are sampled without a seed",
+        choices=("token", "block"),
+    )
     max_draft_tokens: int = setting(16, "tokens per block, hard cap", low=1, high=256)
     max_relaxed_fraction: float = setting(
         0.3, "share of an answer that may be relaxed, mode adaptive", low=0, high=1
+    )
+    max_distortion: float | None = setting(
+        None, "total variation that relaxation may cost, summed over an answer; none is no limit", low=0
     )
     bypass: bool = setting(True, "run rounds plain while drafting does not pay, and try again now and then")
     load_aware: bool = setting(

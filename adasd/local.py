@@ -208,9 +208,9 @@ class LocalPair:
         if not prompt:
             raise InvalidRequest("the prompt has no tokens", "prompt")
         check_length(len(prompt), sampling.max_tokens, self.target.max_context)
-        effective = self.controller.effective(speculation)
         terms = Terms(next(self._names), tuple(prompt), sampling, self.eos_ids, self.decode)
         opening = open_call(terms.session, sampling, len(prompt), self.eos_ids)
+        effective = self.controller.effective(speculation, opening.warp)
         controller = self.controller.session(effective, opening.warp, prompt)
         return self._run(terms, opening, effective, controller, on_round)
 

@@ -100,6 +100,7 @@ class SpeculationOptions:
     max_draft_tokens: int | None = None  # tokens per block, >= 1
     max_relaxed_fraction: float | None = None  # share of the answer's tokens that may be relaxed, [0, 1]
     draft: str | None = None  # name of a draft source of the deployment
+    max_distortion: float | None = None  # total variation that relaxation may cost in the answer, >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,16 +204,44 @@ class RelaxOwnLaw:
 
 
 @dataclass(frozen=True, slots=True)
+class RelaxTolerance:
+    """Accept a token that failed rejection sampling iff (u - ``tolerance`` (1 - max p)) q(x) < p(x); u is the same.
+
+    Only for sampling without a seed: elsewhere there is no u.
+    """
+
+    tolerance: float  # in [0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class RelaxDivergence:
+    """Sample from the law pi with the most overlap with q among those with KL(p || pi) <= ``max_divergence``.
+
+    pi = min(max(q, p / b), p / a) with a <= 1 <= b. Only for sampling without a seed: it also moves the law
+    that a rejected token is replaced from.
+    """
+
+    max_divergence: float  # nats, >= 0
+
+
+Relax = RelaxBelow | RelaxTable | RelaxOwnLaw | RelaxTolerance | RelaxDivergence
+
+
+@dataclass(frozen=True, slots=True)
 class AcceptRule:
-    """What the target accepts: the exact test first, then ``relax`` within ``relax_budget``.
+    """What the target accepts: the exact test first, then ``relax`` within its budgets.
 
     The exact test follows from the session's Warp: greedy match, shared noise under a seed, rejection
     sampling otherwise. A token that the warp forbids is never accepted.
     """
 
-    relax: RelaxBelow | RelaxTable | RelaxOwnLaw | None = None
+    relax: Relax | None = None
     relax_budget: int = 0  # at most so many relaxed tokens in this verdict
     want_distances: bool = False  # report d_JS of every judged position (needs rows)
+    whole_block: bool = (
+        False  # block verification in place of rejection sampling token by token; no ``relax``
+    )
+    max_distortion: float = math.inf  # total variation that relaxation may cost in this verdict
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -298,6 +327,9 @@ class Verdict:
     cached_tokens: int = 0  # fed tokens that a prefix cache already held
     compute_ms: float = 0.0
     queue_ms: float = 0.0
+    distortion: float = (
+        0.0  # total variation between the law and the target's, expected, over judged positions
+    )
     batch_size: int = 1  # sessions in the pass that judged
     batch_tokens: int = 0  # tokens in it, all sessions together; 0: not told
 
@@ -395,6 +427,8 @@ class SpeculationReport:
     num_ahead_used: int = 0  # of them, those whose assumption came true
     draft: str | None = None  # effective draft source; None in mode off
     drafts_used: tuple[str, ...] = ()  # sources whose blocks were judged, in the order of their first
+    max_distortion: float = math.inf  # effective limit of the next
+    distortion: float = 0.0  # total variation that relaxation cost, expected, over the answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from adasd.config import SpeculationConfig
 from adasd.control.policy import Described
-from adasd.control.registry import ACCEPTANCE, DRAFTING
+from adasd.control.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
 from adasd.control.sources import KNOWN, MODEL
 
 
@@ -20,6 +20,7 @@ def main(argv: Sequence[str]) -> int:
     parser.parse_args(argv)
     defaults, console = SpeculationConfig(), Console()
     console.print(table("drafting: when the draft stops", DRAFTING, defaults.drafting))
+    console.print(table("acceptance in mode exact: the target's own law", EXACT_RULES, defaults.verification))
     console.print(table("acceptance in mode adaptive: what is relaxed", ACCEPTANCE, defaults.acceptance))
     console.print(table("draft sources: where blocks come from", KNOWN, MODEL))
     console.print("further draft models (drafts in the configuration) are sources by their names")

@@ -1,4 +1,4 @@
-"""Acceptance by what the target itself thinks of the drafted token: our own rule and two published ones."""
+"""Acceptance by what the target itself thinks of the drafted token: our own rule."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Collision:
     summary: str = "accepts what the target likes at least half as much as its own samples, stricter with use"
     source: str = "this project, docs/collision.md"
     needs_distances: bool = False
+    only_sampled: bool = False
 
     def start(self, shared: None) -> None:
         return None
@@ -34,26 +35,6 @@ class Collision:
             return None
         spent = min(1.0, snapshot.num_relaxed / allowed)
         return RelaxOwnLaw(max(self.start_ratio, spent))
-
-    def learn(self, state: None, round: RoundCompleted) -> None:
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class FixedOwnLaw:
-    """One constant rule on the target's own law."""
-
-    rule: RelaxOwnLaw
-    name: str
-    summary: str
-    source: str
-    needs_distances: bool = False
-
-    def start(self, shared: None) -> None:
-        return None
-
-    def decide(self, state: None, snapshot: Snapshot) -> RelaxOwnLaw | None:
-        return self.rule
 
     def learn(self, state: None, round: RoundCompleted) -> None:
         return None

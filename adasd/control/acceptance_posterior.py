@@ -95,6 +95,7 @@ class Posterior:
     summary: str = "accepts where the learned posterior of acceptance given the distance is at least 1/2"
     source: str = "AdaSD v2, arXiv:2512.11280v2"
     needs_distances: bool = True
+    only_sampled: bool = False
 
     def start(self, shared: PosteriorState | None) -> PosteriorState:
         if shared is None or self.options.scope is AcceptanceScope.REQUEST:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import numpy as np
+
+from adasd.control.density import Bandwidth, bandwidth, density
 from adasd.control.evidence import CENTRES, Evidence, EvidenceOptions
 from adasd.control.policy import Snapshot
 from adasd.control.scope import AcceptanceScope
@@ -17,6 +20,7 @@ class Form(StrEnum):
     MIDPOINT = "midpoint"  # half way between the means of the two classes
     MEAN_ALL = "mean-all"  # mean of all distances, the paper's simple baseline
     MEAN_REJECTED = "mean-rejected"  # as T_G is made
+    CROSSING = "crossing"  # where the weighted densities of the two classes first cross
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Threshold:
     summary: str = "accepts below the midpoint of the mean distances of accepted and rejected tokens"
     source: str = "AdaSD v1, arXiv:2512.11280v1"
     needs_distances: bool = True
+    only_sampled: bool = False
 
     def start(self, shared: ThresholdState | None) -> ThresholdState:
         if shared is None or self.options.scope is AcceptanceScope.REQUEST:
@@ -62,8 +67,23 @@ class Threshold:
                 )
             case Form.MEAN_REJECTED:
                 return RelaxBelow(float(rejected))
+            case Form.CROSSING:
+                return _below_crossing(state.evidence)
 
     def learn(self, state: ThresholdState, round: RoundCompleted) -> ThresholdState:
         if state.frozen:
             return state
         return ThresholdState(state.evidence.add(round, self.options.evidence))
+
+
+def _below_crossing(evidence: Evidence) -> RelaxBelow | None:
+    """Up to the first distance, from the accepted tokens' mean on, at which rejected ones are denser."""
+    rejected, accepted = (
+        weights.sum() * density(weights, bandwidth(weights, Bandwidth.SILVERMAN))
+        for weights in evidence.weights
+    )
+    start = int(np.average(CENTRES, weights=evidence.accepted) * len(CENTRES))
+    denser = np.flatnonzero(rejected[start:] > accepted[start:])
+    if not len(denser):
+        return RelaxBelow(1.0)
+    return RelaxBelow(float((start + denser[0]) / len(CENTRES))) if denser[0] else None

@@ -20,11 +20,11 @@ from typing import Any
 from adasd.config import SpeculationConfig
 from adasd.control import sources
 from adasd.control.ahead import drafting_ahead_pays
-from adasd.control.effective import EffectiveSpeculation, check_config, resolve
+from adasd.control.effective import EffectiveSpeculation, check_config, check_warp, resolve
 from adasd.control.estimators import Estimates, Line
 from adasd.control.gate import Gate
 from adasd.control.load import under_load
-from adasd.control.policy import PLAIN, Plan, Relaxation, Snapshot
+from adasd.control.policy import PLAIN, Plan, Snapshot
 from adasd.control.registry import acceptance_policy, drafting_policy
 from adasd.control.selection import NOTHING, OWN_ROUNDS, Selector, task_of
 from adasd.messages import (
@@ -32,8 +32,9 @@ from adasd.messages import (
     AcceptRule,
     DraftRule,
     Mode,
+    Relax,
     RelaxBelow,
-    RelaxOwnLaw,
+    RelaxTable,
     RoundCompleted,
     SpeculationOptions,
     Warp,
@@ -60,9 +61,13 @@ class Controller:
         self._drafting: dict[tuple[str, str, Mode], Any] = {}
         self._acceptance: dict[tuple[str, str, float], Any] = {}
 
-    def effective(self, options: SpeculationOptions) -> EffectiveSpeculation:
-        """Options with the deployment's defaults; InvalidRequest naming the field that cannot be honoured."""
-        return resolve(options, self.config, self.tiers)
+    def effective(self, options: SpeculationOptions, warp: Warp | None = None) -> EffectiveSpeculation:
+        """Options with the deployment's defaults; InvalidRequest naming the field that cannot be honoured.
+
+        ``warp``, where it is known already: how the request samples.
+        """
+        effective = resolve(options, self.config, self.tiers)
+        return effective if warp is None else check_warp(options, effective, warp)
 
     def session(
         self, effective: EffectiveSpeculation, warp: Warp, prompt: Sequence[int] = ()
@@ -99,11 +104,11 @@ class Controller:
         drafting = drafting_policy(effective.drafting)
         state = drafting.learn(self.drafting_state(source, effective), round)
         self._drafting[source, effective.drafting, effective.mode] = state
-        if effective.acceptance is None or (warp.seed is not None and not warp.greedy):
+        if effective.relaxation is None or (warp.seed is not None and not warp.greedy):
             return  # shared noise passes other tokens than rejection sampling: labels of another kind
-        acceptance = acceptance_policy(effective.acceptance)
-        state = acceptance.learn(self.acceptance_state(source, effective.acceptance, warp), round)
-        self._acceptance[source, effective.acceptance, _bucket(warp)] = state
+        acceptance = acceptance_policy(effective.relaxation)
+        state = acceptance.learn(self.acceptance_state(source, effective.relaxation, warp), round)
+        self._acceptance[source, effective.relaxation, _bucket(warp)] = state
 
 
 def _bucket(warp: Warp) -> float:
@@ -124,7 +129,8 @@ class SessionController:
         self.alone = effective.mode is Mode.ADAPTIVE and warp.seed is not None
         self._num_rounds = 0
         self._drafting = drafting_policy(effective.drafting)
-        self._acceptance = acceptance_policy(effective.acceptance) if effective.acceptance else None
+        self._distortion = 0.0
+        self._acceptance = acceptance_policy(effective.relaxation) if effective.relaxation else None
         self._task = task_of(prompt)
         self._failed: set[str] = set()
         self._planned = False  # was the round under way to draft?
@@ -193,7 +199,7 @@ class SessionController:
     @staticmethod
     def _needs_rows(effective: EffectiveSpeculation, warp: Warp) -> bool:
         """Distances and rejection sampling need the draft's law; greedy match and shared noise do not."""
-        by_distance = effective.acceptance and acceptance_policy(effective.acceptance).needs_distances
+        by_distance = effective.relaxation and acceptance_policy(effective.relaxation).needs_distances
         return bool(by_distance) or (not warp.greedy and warp.seed is None)
 
     def plan(self, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> Plan:
@@ -227,6 +233,7 @@ class SessionController:
         if round.num_drafted and self.source not in self.sources_used:
             self.sources_used += (self.source,)
         self._rate_source(round)
+        self._distortion += round.verdict.distortion
         self._estimates = self._estimates.learn(round)
         if self._gate:
             self._gate = self._gate.learn(round, self._estimates.plain_ms)
@@ -257,12 +264,17 @@ class SessionController:
     def acceptance_threshold(self) -> float | None:
         """Largest distance accepted with at least even odds now; None: nothing is relaxed by distance."""
         relax = self._relaxation(self._any_snapshot())
-        if relax is None or isinstance(relax, RelaxOwnLaw):
-            return None
         if isinstance(relax, RelaxBelow):
             return relax.max_distance
+        if not isinstance(relax, RelaxTable):
+            return None
         accepted = [i for i, chance in enumerate(relax.accept_prob) if chance >= 0.5]
         return (accepted[-1] + 1) / NUM_DISTANCE_BINS if accepted else None
+
+    @property
+    def distortion(self) -> float:
+        """Total variation that relaxation has cost this answer, expected, summed over its positions."""
+        return self._distortion
 
     def _snapshot(self, cap: int, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> Snapshot:
         verify = self._estimates.verify_ms.fit()
@@ -290,14 +302,19 @@ class SessionController:
         cap = self.effective.max_draft_tokens
         return self._snapshot(cap, cap + 1, 0, 0)
 
-    def _relaxation(self, snapshot: Snapshot) -> Relaxation | None:
+    def _relaxation(self, snapshot: Snapshot) -> Relax | None:
         return self._acceptance.decide(self._acceptance_state, snapshot) if self._acceptance else None
 
     def _accept(self, draft: DraftRule, snapshot: Snapshot) -> AcceptRule:
         """Exact, or relaxed within the share of the answer that the request allows."""
-        if self.effective.mode is not Mode.ADAPTIVE or self._acceptance is None:
-            return AcceptRule()
+        if self._acceptance is None:
+            return AcceptRule(whole_block=self.effective.whole_block)
         allowed = floor(self.effective.max_relaxed_fraction * (snapshot.num_emitted + draft.max_tokens))
         budget = max(0, allowed - snapshot.num_relaxed)
         relax = self._relaxation(snapshot)
-        return AcceptRule(relax, budget if relax else 0, self._acceptance.needs_distances)
+        return AcceptRule(
+            relax,
+            budget if relax else 0,
+            self._acceptance.needs_distances,
+            max_distortion=max(0.0, self.effective.max_distortion - self._distortion),
+        )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adasd.config import SpeculationConfig
 from adasd.control import sources
-from adasd.control.registry import acceptance_policy, drafting_policy
+from adasd.control.registry import ACCEPTANCE, EXACT_RULES, acceptance_policy, drafting_policy, exact_rule
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.messages import Mode, SpeculationOptions
+from adasd.messages import Mode, SpeculationOptions, Warp
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +19,22 @@ class EffectiveSpeculation:
 
     mode: Mode
     drafting: str
-    acceptance: str | None  # None unless the mode is adaptive
+    acceptance: str | None  # None for token by token in mode exact, and in mode off
     max_draft_tokens: int  # per block
     max_relaxed_fraction: float  # of the answer's tokens; 0 unless the mode is adaptive
     gated: bool = False  # rounds run plain while drafting does not pay
     draft: str | None = None  # name of the draft source; None in mode off
+    max_distortion: float = math.inf  # total variation that relaxation may cost, summed over the answer
+
+    @property
+    def relaxation(self) -> str | None:
+        """The acceptance policy that relaxes; None: nothing is relaxed."""
+        return self.acceptance if self.mode is Mode.ADAPTIVE else None
+
+    @property
+    def whole_block(self) -> bool:
+        """Whether blocks are verified as a whole."""
+        return self.mode is Mode.EXACT and self.acceptance == "block"
 
 
 def resolve(
@@ -53,12 +65,41 @@ def resolve(
             "speculation.max_relaxed_fraction",
         )
     gated = config.bypass and options.drafting is None  # who names a policy gets just that
+    distortion = config.max_distortion if options.max_distortion is None else options.max_distortion
+    distortion = math.inf if distortion is None else distortion
+    if not distortion >= 0:
+        raise InvalidRequest(
+            f"max_distortion is {distortion}, but a total variation is 0 or more",
+            "speculation.max_distortion",
+        )
     if mode is not Mode.ADAPTIVE:
-        _refuse_acceptance(options, mode)
+        rule = _exact_acceptance(options, config, mode)
         source = None if mode is Mode.OFF else draft
-        return EffectiveSpeculation(mode, policy.name, None, block, 0.0, gated, source)
+        return EffectiveSpeculation(mode, policy.name, rule, block, 0.0, gated, source, 0.0)
     acceptance = acceptance_policy(options.acceptance or config.acceptance).name
-    return EffectiveSpeculation(mode, policy.name, acceptance, block, fraction, gated, draft)
+    return EffectiveSpeculation(mode, policy.name, acceptance, block, fraction, gated, draft, distortion)
+
+
+def check_warp(
+    options: SpeculationOptions, effective: EffectiveSpeculation, warp: Warp
+) -> EffectiveSpeculation:
+    """What holds for a request that samples so.
+
+    Rules that act on rejection sampling have nothing to do where tokens are matched (greedy, seeded): named by
+    the request they are refused, as the deployment's default they give way to the plain exact test.
+    """
+    if effective.acceptance is None or not (warp.greedy or warp.seed is not None):
+        return effective
+    if effective.mode is Mode.ADAPTIVE and not acceptance_policy(effective.acceptance).only_sampled:
+        return effective
+    if options.acceptance is not None:
+        kind = "greedy decoding" if warp.greedy else "a seed"
+        raise InvalidRequest(
+            f"acceptance {effective.acceptance!r} acts on rejection sampling, and with {kind} tokens are "
+            "matched instead; sample without a seed, or leave it out",
+            "speculation.acceptance",
+        )
+    return replace(effective, mode=Mode.EXACT, acceptance=None, max_relaxed_fraction=0.0, max_distortion=0.0)
 
 
 def check_config(config: SpeculationConfig) -> None:
@@ -70,6 +111,7 @@ def check_config(config: SpeculationConfig) -> None:
         )
     try:
         resolve(SpeculationOptions(mode=Mode.ADAPTIVE), config)
+        resolve(SpeculationOptions(mode=Mode.EXACT), config)
         Mode(config.mode)
     except (InvalidRequest, ValueError) as error:
         raise ConfigError(f"speculation: {error}") from error
@@ -89,10 +131,17 @@ def _draft(options: SpeculationOptions, config: SpeculationConfig, tiers: Sequen
     return sources.choose(options.draft or config.draft or default, tiers)
 
 
-def _refuse_acceptance(options: SpeculationOptions, mode: Mode) -> None:
-    if options.acceptance is not None:
+def _exact_acceptance(options: SpeculationOptions, config: SpeculationConfig, mode: Mode) -> str | None:
+    """Which exact rule; None is token by token, the rule that serves every request."""
+    names = [rule.name for rule in EXACT_RULES]
+    name = options.acceptance
+    if mode is Mode.OFF or (name is not None and name not in names):
+        if name is None:
+            return None
         raise InvalidRequest(
-            f"acceptance {options.acceptance!r} only applies in mode 'adaptive', but the mode is "
-            f"{mode.value!r}; leave it out or ask for mode 'adaptive'",
+            f"acceptance {name!r} does not go with mode {mode.value!r}; mode 'exact' knows {', '.join(names)}, "
+            f"mode 'adaptive' {', '.join(sorted(policy.name for policy in ACCEPTANCE))}",
             "speculation.acceptance",
         )
+    chosen = exact_rule(name or config.verification).name
+    return None if chosen == "token" else chosen

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from adasd.control.cost import CostTable
-from adasd.messages import AcceptRule, DraftRule, RelaxBelow, RelaxOwnLaw, RelaxTable, RoundCompleted
+from adasd.messages import AcceptRule, DraftRule, Relax, RoundCompleted
 
-Relaxation = RelaxBelow | RelaxTable | RelaxOwnLaw
 State = TypeVar("State")
 
 
@@ -99,9 +98,14 @@ class AcceptancePolicy(Described, Protocol[State]):
         """Whether verdicts must report d_JS, which takes the draft's law along with every token."""
         ...
 
+    @property
+    def only_sampled(self) -> bool:
+        """Whether it acts on rejection sampling: it serves requests that sample, and without a seed."""
+        ...
+
     def start(self, shared: State | None) -> State: ...
 
-    def decide(self, state: State, snapshot: Snapshot) -> Relaxation | None:
+    def decide(self, state: State, snapshot: Snapshot) -> Relax | None:
         """None: exact (nothing is relaxed)."""
         ...
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from adasd.control.acceptance_own_law import Collision, FixedOwnLaw
+from adasd.control.acceptance_fixed import Fixed
+from adasd.control.acceptance_own_law import Collision
 from adasd.control.acceptance_posterior import Decision, Posterior, PosteriorOptions
 from adasd.control.acceptance_threshold import Form, Threshold, ThresholdOptions
 from adasd.control.adaedl import Adaedl
@@ -18,7 +21,11 @@ from adasd.control.on_the_fly import OnTheFly, OnTheFlyCached, OnTheFlyFsm
 from adasd.control.policy import AcceptancePolicy, DraftingPolicy
 from adasd.control.static import Static
 from adasd.errors import InvalidRequest
-from adasd.messages import RelaxOwnLaw, Yardstick
+from adasd.messages import RelaxBelow, RelaxDivergence, RelaxOwnLaw, RelaxTolerance, Yardstick
+
+FSD_DISTANCE = math.sqrt(0.4 / 2.95 / math.log(2))
+"""FSD's published bound of 0.4 as a distance (base 2). Its code sums the two divergences the wrong way round, which
+is 2.95 times the true value in the median over random laws and has no upper end; the bound is divided by that."""
 
 # A registry mixes policies of different states; each state meets only the policy that made it.
 DRAFTING: tuple[DraftingPolicy[Any], ...] = (
@@ -51,18 +58,67 @@ ACCEPTANCE: tuple[AcceptancePolicy[Any], ...] = (
         name="threshold-mean-rejected",
         summary="accepts below the mean distance of rejected tokens",
     ),
+    Threshold(
+        ThresholdOptions(form=Form.CROSSING),
+        name="threshold-crossing",
+        summary="accepts below the distance at which rejection becomes likelier than acceptance",
+    ),
     Collision(),
-    FixedOwnLaw(
+    Fixed(
         RelaxOwnLaw(0.09, Yardstick.ENTROPY, 0.3),
         name="typical",
         summary="accepts where p(x) >= min(0.3, 0.09 exp(-H(p)))",
         source="typical acceptance, Medusa, arXiv:2401.10774",
     ),
-    FixedOwnLaw(
+    Fixed(
         RelaxOwnLaw(0.5, Yardstick.LARGEST),
         name="regret",
         summary="accepts where the target's first choice is at most twice as likely (regret log 2)",
         source="regret bound of SGLang's ASD/HEDGE, constant per token, without its weight by position",
+    ),
+    Fixed(
+        RelaxBelow(FSD_DISTANCE),
+        name="fsd",
+        summary="accepts where the laws' Jensen-Shannon divergence is at most 0.136 nats",
+        source="FSD, Holsman et al. 2025, with the divergence as defined",
+        needs_distances=True,
+    ),
+    Fixed(
+        RelaxTolerance(0.3),
+        name="ears",
+        summary="rejects with a tolerance of 0.3 (1 - max p); sampling without a seed only",
+        source="EARS, arXiv:2512.13194",
+        only_sampled=True,
+    ),
+    Fixed(
+        RelaxDivergence(0.1),
+        name="mentored",
+        summary="samples the law nearest to the draft's within 0.1 nats of the target's; without a seed only",
+        source="mentored decoding, Tran-Thien",
+        only_sampled=True,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExactRule:
+    """How mode exact accepts; every one of them keeps the target's law."""
+
+    name: str
+    summary: str
+    source: str
+
+
+EXACT_RULES: tuple[ExactRule, ...] = (
+    ExactRule(
+        "token",
+        "token by token: greedy match, shared noise under a seed, else rejection sampling",
+        "Leviathan et al., arXiv:2211.17192; Daliri et al., arXiv:2408.07978",
+    ),
+    ExactRule(
+        "block",
+        "the block as a whole, never fewer tokens; sampling without a seed only",
+        "block verification, Sun et al., arXiv:2403.10444",
     ),
 )
 
@@ -77,7 +133,12 @@ def acceptance_policy(name: str) -> AcceptancePolicy[Any]:
     return _find(name, ACCEPTANCE, "acceptance")
 
 
-Policy = TypeVar("Policy", DraftingPolicy[Any], AcceptancePolicy[Any])
+def exact_rule(name: str) -> ExactRule:
+    """The exact rule of that name; InvalidRequest with all names if there is none."""
+    return _find(name, EXACT_RULES, "exact acceptance")
+
+
+Policy = TypeVar("Policy", DraftingPolicy[Any], AcceptancePolicy[Any], ExactRule)
 
 
 def _find(name: str, policies: Sequence[Policy], kind: str) -> Policy:
@@ -88,5 +149,5 @@ def _find(name: str, policies: Sequence[Policy], kind: str) -> Policy:
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise InvalidRequest(
         f"there is no {kind} policy {name!r}{hint}; known: {', '.join(sorted(by_name))}",
-        f"speculation.{kind}",
+        f"speculation.{kind.split()[-1]}",
     )

@@ -127,6 +127,7 @@ def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[in
     relaxed, exact_ok = judgement.relaxed_BK.tolist(), judgement.exact_ok_BK.tolist()
     wants = [work.call.rule.want_distances for work in works]
     distances = judgement.distance_BK.tolist() if any(wants) else [[]] * len(lens)
+    distortion = judgement.distortion_B.tolist()
     verdicts = []
     for b, (num, length) in enumerate(zip(num_accepted, lens, strict=True)):
         num_judged = min(num + 1, length)
@@ -137,6 +138,7 @@ def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[in
                 tuple(relaxed[b][:num]),
                 tuple(exact_ok[b][:num_judged]),
                 tuple(distances[b][:num_judged]) if wants[b] else (),
+                distortion=distortion[b],
             )
         )
     return verdicts

@@ -56,6 +56,7 @@ class Judged:
     exact_ok: tuple[bool, ...] = ()
     distances: tuple[float, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    distortion: float = 0.0
 
 
 Result = Proposed | Judged
@@ -215,6 +216,7 @@ class VerifyWork(_Work):
             distances=judged.distances,
             logprobs=judged.logprobs,
             prompt_logprobs=tuple(self.prompt_logprobs),
+            distortion=judged.distortion,
             cached_tokens=self.num_found,
             compute_ms=compute_ms,
             queue_ms=queue_ms,

@@ -23,6 +23,8 @@ class Effective(Protocol):
     def max_relaxed_fraction(self) -> float: ...
     @property
     def draft(self) -> str | None: ...
+    @property
+    def max_distortion(self) -> float: ...
 
 
 class Learned(Protocol):
@@ -34,6 +36,8 @@ class Learned(Protocol):
     def acceptance_threshold(self) -> float | None: ...
     @property
     def sources_used(self) -> tuple[str, ...]: ...
+    @property
+    def distortion(self) -> float: ...
 
 
 def complete(session: Session, effective: Effective, learned: Learned) -> Complete:
@@ -57,6 +61,8 @@ def complete(session: Session, effective: Effective, learned: Learned) -> Comple
             kinds=tuple((kind, tally.of_kind(kind)) for kind in TokenKind),
             generation_threshold=learned.generation_threshold,
             acceptance_threshold=learned.acceptance_threshold,
+            max_distortion=effective.max_distortion,
+            distortion=learned.distortion,
             draft_ms=tally.draft_ms,
             verify_ms=tally.verify_ms,
             network_ms=tally.network_ms,

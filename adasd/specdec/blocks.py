@@ -19,8 +19,10 @@ from adasd.messages import (
     AcceptRule,
     DraftRows,
     RelaxBelow,
+    RelaxDivergence,
     RelaxOwnLaw,
     RelaxTable,
+    RelaxTolerance,
     Warp,
 )
 from adasd.specdec.distributions import Kind, kind_of
@@ -122,9 +124,10 @@ def check_block(
             f"{rule.relax.ceiling}; the first must be above 0, the second in (0, 1]",
             "rule",
         )
+    sampled = kind_of(warp) is Kind.SAMPLED
+    _check_rule(rule, sampled)
     if not block:
         return
-    sampled = kind_of(warp) is Kind.SAMPLED
     if rows is None:
         if sampled or needs_distance(rule):
             raise InvalidRequest(
@@ -134,6 +137,27 @@ def check_block(
             )
         return
     _check_rows(block, rows, sampled, vocab_size)
+
+
+def _check_rule(rule: AcceptRule, sampled: bool) -> None:
+    """Raise InvalidRequest for a rule that this kind of session, or nobody, can follow."""
+    needs_sampling = rule.whole_block or isinstance(rule.relax, RelaxTolerance | RelaxDivergence)
+    if needs_sampling and not sampled:
+        raise InvalidRequest(
+            "block verification, tolerance and mentored decoding act on rejection sampling, which a greedy or "
+            "seeded session does not do; use another rule, or sample without a seed",
+            "rule",
+        )
+    if rule.whole_block and rule.relax is not None:
+        raise InvalidRequest("block verification is exact and goes with no relaxation; choose one", "rule")
+    if not rule.max_distortion >= 0:
+        raise InvalidRequest(f"max_distortion is {rule.max_distortion}; it must be 0 or more", "rule")
+    if isinstance(rule.relax, RelaxTolerance) and not 0 <= rule.relax.tolerance <= 1:
+        raise InvalidRequest(f"the tolerance is {rule.relax.tolerance}; it lies in [0, 1]", "rule")
+    if isinstance(rule.relax, RelaxDivergence) and not 0 <= rule.relax.max_divergence < np.inf:
+        raise InvalidRequest(
+            f"the divergence allowed is {rule.relax.max_divergence} nats; it must be 0 or more", "rule"
+        )
 
 
 def _check_rows(block: Sequence[int], rows: DraftRows, sampled: bool, vocab_size: int) -> None:

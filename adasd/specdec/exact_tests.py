@@ -49,12 +49,15 @@ class ExactTest:
             allowed_BK[rejection.rows] = rejection.target_prob_FK > 0
         return cls(ok_BK, allowed_BK, choice_BJ, rejection)
 
-    def next_token(self, num_accepted_B: Tensor, expo_FV: Tensor) -> Tensor:
-        """The target's token after ``num_accepted_B`` tokens, [B]: its own choice, or a draw."""
+    def next_token(self, num_accepted_B: Tensor, expo_FV: Tensor, scale_FK: Tensor | None = None) -> Tensor:
+        """The target's token after ``num_accepted_B`` tokens, [B]: its own choice, or a draw.
+
+        ``scale_FK``: factor of the target's law where a rejected token is replaced; None is 1.
+        """
         token_B = self.choice_BJ.gather(1, num_accepted_B[:, None])[:, 0]
         if self.rejection is not None:
             rows = self.rejection.rows
-            token_B[rows] = self.rejection.next_token(num_accepted_B[rows], expo_FV)
+            token_B[rows] = self.rejection.next_token(num_accepted_B[rows], expo_FV, scale_FK)
         return token_B
 
 
@@ -108,18 +111,34 @@ class RejectionSampling:
         """``u < target / draft`` without the division, [F, K] bool."""
         return uniform_FK * self.draft_prob_FK < self.target_prob_FK
 
-    def next_token(self, num_accepted_F: Tensor, expo_FV: Tensor) -> Tensor:
+    def target_row_probs(self) -> Tensor:
+        """The target's probability of the entries of the draft's rows, [F, K, R]."""
+        return self.target_probs_FJV[:, :-1].gather(-1, self.row_ids_FKR)
+
+    def excess(self) -> Tensor:
+        """(q - p)+ of the row entries that the target may emit, [F, K, R]: what rejection sampling rejects."""
+        target_FKR = self.target_row_probs()
+        return (self.row_probs_FKR - target_FKR).clamp_min(0.0) * (target_FKR > 0)
+
+    def next_token(self, num_accepted_F: Tensor, expo_FV: Tensor, scale_FK: Tensor | None = None) -> Tensor:
         """A draw from ``weights`` by the race ``argmax weight / E`` with Exp(1) noise, [F]."""
         expo_FV = expo_FV.clamp_min(torch.finfo(expo_FV.dtype).tiny)
-        return (self.weights(num_accepted_F) / expo_FV).argmax(dim=-1)
+        return (self.weights(num_accepted_F, scale_FK) / expo_FV).argmax(dim=-1)
 
-    def weights(self, num_accepted_F: Tensor) -> Tensor:
-        """After a rejection ``max(0, target - draft)``, else the target's law; [F, V], not normalised."""
+    def weights(self, num_accepted_F: Tensor, scale_FK: Tensor | None = None) -> Tensor:
+        """After a rejection ``max(0, scale target - draft)``, else the target's law; [F, V], not normalised."""
         index_F = torch.arange(len(self.rows), device=num_accepted_F.device)
         target_FV = self.target_probs_FJV[index_F, num_accepted_F]
+        if scale_FK is not None and scale_FK.shape[1]:
+            at_F = num_accepted_F.clamp_max(scale_FK.shape[1] - 1)
+            target_FV = target_FV * self._where_rejected(num_accepted_F, scale_FK[index_F, at_F])[:, None]
         residual_FV = (target_FV - self._rejected_law(num_accepted_F, target_FV)).clamp_min(0.0)
         empty_F1 = residual_FV.sum(dim=-1, keepdim=True) == 0  # possible only by rounding
         return torch.where(empty_F1, target_FV, residual_FV)
+
+    def _where_rejected(self, num_accepted_F: Tensor, scale_F: Tensor) -> Tensor:
+        """``scale_F`` where a token was rejected, 1 where all stand."""
+        return torch.where(num_accepted_F < self.lens_F, scale_F, torch.ones_like(scale_F))
 
     def _rejected_law(self, num_accepted_F: Tensor, target_FV: Tensor) -> Tensor:
         """The draft's law [F, V] at the rejected position; zeros where every token was accepted."""

@@ -9,6 +9,9 @@ rule is such a test, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -28,9 +31,18 @@ def measure(probs: Tensor, yardstick: Yardstick) -> Tensor:
             return probs.amax(-1)
 
 
-def likes(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: RuleBatch) -> Tensor:
-    """Whether each drafted token passes its session's test; False for other rules and beyond a block, [B, K]."""
-    liked_BK = torch.zeros_like(blocks.tokens_BK, dtype=torch.bool)
+@dataclass(frozen=True, slots=True, eq=False)
+class Bar:
+    """What the target asks of a token, for the sessions of one yardstick."""
+
+    rows: list[int]  # which of the B sessions
+    probs_SKV: Tensor  # the target's laws after masks at temperature 1
+    needed_SK: Tensor  # the probability that is enough
+
+
+def bars(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: RuleBatch) -> list[Bar]:
+    """The sessions whose rule is such a test and that have something to spend, by yardstick."""
+    found = []
     for yardstick in Yardstick:
         rows = [
             row
@@ -40,10 +52,17 @@ def likes(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: RuleBatch) -> Te
             and rule.relax.yardstick is yardstick
             and rule.relax_budget > 0
         ]
-        if not rows:
-            continue
-        probs_SKV = torch.softmax(masked_logits_BJV[rows, :-1], dim=-1)
-        drafted_SK = probs_SKV.gather(-1, blocks.tokens_BK[rows][..., None])[..., 0]
-        needed_SK = rules.min_ratio_B[rows, None] * measure(probs_SKV, yardstick)
-        liked_BK[rows] = drafted_SK >= needed_SK.minimum(rules.ceiling_B[rows, None])
+        if rows:
+            probs_SKV = torch.softmax(masked_logits_BJV[rows, :-1], dim=-1)
+            needed_SK = rules.min_ratio_B[rows, None] * measure(probs_SKV, yardstick)
+            found.append(Bar(rows, probs_SKV, needed_SK.minimum(rules.ceiling_B[rows, None])))
+    return found
+
+
+def likes(found: Sequence[Bar], blocks: BlockBatch) -> Tensor:
+    """Whether each drafted token passes its session's test; False for other rules and beyond a block, [B, K]."""
+    liked_BK = torch.zeros_like(blocks.tokens_BK, dtype=torch.bool)
+    for bar in found:
+        drafted_SK = bar.probs_SKV.gather(-1, blocks.tokens_BK[bar.rows][..., None])[..., 0]
+        liked_BK[bar.rows] = drafted_SK >= bar.needed_SK
     return liked_BK

@@ -21,12 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adasd.specdec.block_verification import num_kept, prefix_weights
 from adasd.specdec.blocks import BlockBatch, RuleBatch, needs_distance
 from adasd.specdec.distributions import Kind, WarpBatch
 from adasd.specdec.divergence import js_distance_truncated
-from adasd.specdec.exact_tests import ExactTest
+from adasd.specdec.exact_tests import ExactTest, RejectionSampling
 from adasd.specdec.noise import Stream, uniform_noise
-from adasd.specdec.opinion import likes
+from adasd.specdec.relaxation import Offer, Spent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +51,7 @@ class Judgement:
     relaxed_BK: Tensor  # bool, accepted by relaxation
     exact_ok_BK: Tensor  # bool, judged and passed the exact test
     distance_BK: Tensor  # float32, Jensen-Shannon distance base 2; NaN where not judged or not needed
+    distortion_B: Tensor  # float32, total variation that relaxation cost, expected, over judged positions
 
 
 def judge(
@@ -62,24 +64,54 @@ def judge(
     session's block came without draft rows.
     """
     exact = ExactTest.of(masked_logits_BJV, blocks, batch, chance.accept_FK)
+    sampling = exact.rejection
     distance_BK = _distances(masked_logits_BJV, blocks, rules)
-    willing_BK = _would_relax(distance_BK, rules, chance.relax_BK) | likes(masked_logits_BJV, blocks, rules)
-    relaxed_BK = ~exact.ok_BK & exact.allowed_BK & willing_BK
-    relaxed_BK &= relaxed_BK.cumsum(dim=1) <= rules.budget_B[:, None]
+    offer = Offer.of(
+        masked_logits_BJV, blocks, rules, sampling, distance_BK, chance.accept_FK, chance.relax_BK
+    )
+    sampled = sampling.rows if sampling is not None else []
+    spent = Spent.of(~exact.ok_BK & exact.allowed_BK & offer.willing_BK, offer, sampled, rules)
 
     at_BK = torch.arange(blocks.tokens_BK.shape[1], device=blocks.lens_B.device).expand_as(blocks.tokens_BK)
     real_BK = at_BK < blocks.lens_B[:, None]
-    stands_BK = real_BK & (exact.ok_BK | relaxed_BK)
+    ok_BK, scale_FK = exact.ok_BK, _scale(offer, spent, sampled)
+    if sampling is not None and any(rules.rules[row].whole_block for row in sampled):
+        ok_BK, scale_FK = _whole_blocks(sampling, rules, ok_BK, scale_FK, chance.accept_FK)
+    stands_BK = real_BK & (ok_BK | spent.relaxed_BK)
     num_accepted_B = stands_BK.long().cumprod(dim=1).sum(dim=1)
 
     judged_BK = real_BK & (at_BK <= num_accepted_B[:, None])
     return Judgement(
         num_accepted_B,
-        exact.next_token(num_accepted_B, chance.expo_FV),
-        relaxed_BK & (at_BK < num_accepted_B[:, None]),
-        exact.ok_BK & judged_BK,
+        exact.next_token(num_accepted_B, chance.expo_FV, scale_FK),
+        spent.relaxed_BK & (at_BK < num_accepted_B[:, None]),
+        ok_BK & judged_BK,
         distance_BK.masked_fill(~judged_BK, torch.nan),
+        spent.cost_BK.masked_fill(~judged_BK, 0.0).sum(dim=1),
     )
+
+
+def _scale(offer: Offer, spent: Spent, sampled: list[int]) -> Tensor | None:
+    """Factor of the target's law at a rejected position: 1 / b where mentored decoding was offered."""
+    if offer.divisor_FK is None:
+        return None
+    return torch.where(spent.offered_BK[sampled], 1 / offer.divisor_FK, torch.ones_like(offer.divisor_FK))
+
+
+def _whole_blocks(
+    sampling: RejectionSampling, rules: RuleBatch, ok_BK: Tensor, scale_FK: Tensor | None, uniform_FK: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(which tokens stand, factor of the target's law) where blocks are verified as a whole."""
+    weights_FL = prefix_weights(sampling.target_prob_FK, sampling.draft_prob_FK)
+    kept_F = num_kept(
+        weights_FL, sampling.target_row_probs(), sampling.row_probs_FKR, sampling.lens_F, uniform_FK
+    )
+    some = [f for f, row in enumerate(sampling.rows) if rules.rules[row].whole_block]
+    at_K = torch.arange(uniform_FK.shape[1], device=kept_F.device)
+    ok_BK[[sampling.rows[f] for f in some]] = at_K < kept_F[some, None]
+    scale_FK = torch.ones_like(uniform_FK) if scale_FK is None else scale_FK
+    scale_FK[some] = weights_FL[some, : uniform_FK.shape[1]]
+    return ok_BK, scale_FK
 
 
 def draw_chance(
@@ -117,13 +149,3 @@ def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: RuleBatch) 
         )
         distance_BK[rows] = distance_N.view(len(rows), -1)
     return distance_BK
-
-
-def _would_relax(distance_BK: Tensor, rules: RuleBatch, uniform_BK: Tensor) -> Tensor:
-    """What each session's rule says to the distance; no distance, no relaxation."""
-    below_BK = distance_BK <= rules.max_distance_B[:, None]
-    if not rules.draws:
-        return below_BK
-    num_bins = rules.accept_prob_BT.shape[1]
-    bin_BK = (distance_BK.nan_to_num(0.0) * num_bins).long().clamp(0, num_bins - 1)
-    return below_BK | (~distance_BK.isnan() & (uniform_BK < rules.accept_prob_BT.gather(1, bin_BK)))

@@ -9,8 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from adasd.messages import AcceptRule, RelaxBelow, RelaxOwnLaw, RelaxTable, Warp, Yardstick
+from adasd.messages import (
+    AcceptRule,
+    RelaxBelow,
+    RelaxDivergence,
+    RelaxOwnLaw,
+    RelaxTable,
+    RelaxTolerance,
+    Warp,
+    Yardstick,
+)
+from adasd.specdec.dice import Dice
 
 Law = list[float]
 """Probabilities by token id."""
@@ -25,6 +36,29 @@ class ReferenceJudgement:
     relaxed: tuple[bool, ...]
     exact_ok: tuple[bool, ...]
     distances: tuple[float, ...]  # empty if the session sent no rows
+    distortion: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One drafted token in front of both laws."""
+
+    token: int
+    logits: Sequence[float]  # the target's, masked
+    target: Law  # what the target would sample from
+    draft: Law | None  # what the draft sampled from; None without rows
+    distance: float  # nan without rows
+
+    @property
+    def plain(self) -> Law:
+        """The target's law after masks at temperature 1."""
+        return softmax(self.logits)
+
+    @property
+    def excess(self) -> Law:
+        """(q - p)+ of what the target may emit."""
+        assert self.draft is not None
+        return [max(0.0, q - p) if p > 0 else 0.0 for p, q in zip(self.target, self.draft, strict=True)]
 
 
 def judge_one(
@@ -35,77 +69,190 @@ def judge_one(
     warp: Warp,
     base_len: int,
     rule: AcceptRule,
-    accept: Sequence[float],
-    expo: Sequence[float],
-    relax: Sequence[float],
+    dice: Dice,
 ) -> ReferenceJudgement:
     """Judge one block token by token; ``masked_logits`` has one row more than ``block`` has tokens."""
-    vocab_size = len(masked_logits[0])
-    relaxed: list[bool] = []
-    exact_ok: list[bool] = []
-    distances: list[float] = []
+    places = []
     for i, token in enumerate(block):
-        target = law(masked_logits[i], warp)
         distance, draft = math.nan, None
         if row_ids is not None and row_logprobs is not None:
-            draft = spread(row_ids[i], law(row_logprobs[i], warp), vocab_size)
+            draft = spread(row_ids[i], law(row_logprobs[i], warp), len(masked_logits[i]))
             distance = bucket_distance(softmax(masked_logits[i]), row_ids[i], row_logprobs[i])
-            distances.append(distance)
+        places.append(Place(token, masked_logits[i], law(masked_logits[i], warp), draft, distance))
+    behind = law(masked_logits[-1], warp)
+    if rule.whole_block:
+        return judge_whole(places, behind, dice)
+
+    def after(at: int) -> int:
+        """The target's own token behind ``at`` accepted ones."""
         if warp.greedy:
-            ok, allowed = token == first_max(masked_logits[i]), masked_logits[i][token] > -math.inf
-        elif warp.seed is not None:
-            ok, allowed = token == coupled_choice(target, warp.seed, base_len + i), target[token] > 0
+            return first_max(masked_logits[at])
+        if warp.seed is not None:
+            return coupled_choice(law(masked_logits[at], warp), warp.seed, base_len + at)
+        return dice.pick(behind)
+
+    relaxed: list[bool] = []
+    exact_ok: list[bool] = []
+    distortion, tv_left = 0.0, rule.max_distortion
+    for i, place in enumerate(places):
+        sampled = not warp.greedy and warp.seed is None
+        if sampled:
+            assert place.draft is not None
+            ok = dice.below(i, ratio(place.target[place.token], place.draft[place.token]))
         else:
-            assert draft is not None
-            ok, allowed = accept[i] * draft[token] < target[token], target[token] > 0
+            ok = place.token == after(i)
+        allowed = place.logits[place.token] > -math.inf if warp.greedy else place.target[place.token] > 0
+        would = not ok and allowed and willing(rule, place, i, dice)
+        cost = offer_cost(rule, place) if sampled else float(would)
+        offered = rule.relax is not None and sum(relaxed) < rule.relax_budget and cost <= tv_left
+        distortion, tv_left = distortion + cost * offered, tv_left - cost * offered
         exact_ok.append(ok)
-        rescued = (
-            not ok
-            and allowed
-            and sum(relaxed) < rule.relax_budget
-            and relaxes(rule, distance, relax[i], softmax(masked_logits[i]), token)
-        )
-        relaxed.append(rescued)
-        if not ok and not rescued:
-            next_token = replacement(masked_logits[i], target, draft, warp, base_len + i, expo)
-            return ReferenceJudgement(i, next_token, tuple(relaxed[:-1]), tuple(exact_ok), tuple(distances))
-    end = len(block)
-    target = law(masked_logits[end], warp)
-    next_token = replacement(masked_logits[end], target, None, warp, base_len + end, expo)
-    return ReferenceJudgement(end, next_token, tuple(relaxed), tuple(exact_ok), tuple(distances))
+        relaxed.append(would and offered)
+        if not ok and not relaxed[-1]:
+            next_token = (
+                dice.pick(residual(rule if offered else AcceptRule(), place)) if sampled else after(i)
+            )
+            return ReferenceJudgement(
+                i, next_token, tuple(relaxed[:-1]), tuple(exact_ok), distances(places[: i + 1]), distortion
+            )
+    return ReferenceJudgement(
+        len(block), after(len(block)), tuple(relaxed), tuple(exact_ok), distances(places), distortion
+    )
 
 
-def replacement(
-    logits: Sequence[float],
-    target: Law,
-    draft: Law | None,
-    warp: Warp,
-    position: int,
-    expo: Sequence[float],
-) -> int:
-    """The target's token at a position; ``draft`` is the law whose token was rejected there."""
-    if warp.greedy:
-        return first_max(logits)
-    if warp.seed is not None:
-        return coupled_choice(target, warp.seed, position)
-    weights = target
-    if draft is not None:
-        residual = [max(0.0, t - d) for t, d in zip(target, draft, strict=True)]
-        weights = residual if sum(residual) > 0 else target
-    return first_max([weight / e for weight, e in zip(weights, expo, strict=True)])
+def judge_whole(places: Sequence[Place], behind: Law, dice: Dice) -> ReferenceJudgement:
+    """Block verification (arXiv:2403.10444): every prefix has its chance, the longest that stands is kept."""
+    weights = [1.0]
+    for place in places:
+        assert place.draft is not None
+        weights.append(min(1.0, weights[-1] * ratio(place.target[place.token], place.draft[place.token])))
+    kept = 0
+    for i in range(1, len(places) + 1):
+        chance = weights[i]
+        if i < len(places):
+            excess = sum(excess_of(weights[i], places[i]))
+            total = excess + 1 - weights[i]
+            chance = excess / total if total > 0 else 1.0
+        if dice.below(i - 1, chance):
+            kept = i
+    exact_ok = (True,) * kept + (False,) * (kept < len(places))
+    weighed = residual_of(weights[kept], places[kept]) if kept < len(places) else behind
+    next_token = dice.pick(weighed)
+    return ReferenceJudgement(kept, next_token, (False,) * kept, exact_ok, distances(places[: kept + 1]))
 
 
-def relaxes(rule: AcceptRule, distance: float, uniform: float, target: Law, token: int) -> bool:
-    """Whether the rule accepts a token that failed the exact test; ``target`` is p at temperature 1."""
+def excess_of(weight: float, place: Place) -> Law:
+    """max(0, weight p - q)."""
+    assert place.draft is not None
+    return [max(0.0, weight * p - q) for p, q in zip(place.target, place.draft, strict=True)]
+
+
+def residual_of(weight: float, place: Place) -> Law:
+    """What a rejected token is replaced from; p itself if rounding leaves nothing."""
+    left = excess_of(weight, place)
+    return left if sum(left) > 0 else place.target
+
+
+def residual(rule: AcceptRule, place: Place) -> Law:
+    """What a rejected token is replaced from, not normalised."""
+    if isinstance(rule.relax, RelaxDivergence):
+        assert place.draft is not None
+        return residual_of(1 / mentor(place.target, place.draft, rule.relax.max_divergence)[1], place)
+    return residual_of(1.0, place)
+
+
+def ratio(target: float, draft: float) -> float:
+    """p / q."""
+    return target / draft if draft > 0 else math.inf
+
+
+def distances(places: Sequence[Place]) -> tuple[float, ...]:
+    """Of those that have rows."""
+    return tuple(place.distance for place in places if place.draft is not None)
+
+
+def willing(rule: AcceptRule, place: Place, i: int, dice: Dice) -> bool:
+    """Whether the rule accepts a token that failed the exact test."""
+    match rule.relax:
+        case RelaxTolerance(tolerance):
+            assert place.draft is not None
+            room = tolerance * (1 - max(place.target))
+            return dice.below(i, ratio(place.target[place.token], place.draft[place.token]) + room)
+        case RelaxDivergence(limit):
+            assert place.draft is not None
+            lower, _ = mentor(place.target, place.draft, limit)
+            return dice.below(i, ratio(place.target[place.token], lower * place.draft[place.token]))
+        case RelaxTable(chances) if not math.isnan(place.distance):
+            return dice.relax_below(i, table_chance(chances, place.distance))
+    return relaxes(rule, place.distance, place.plain, place.token)
+
+
+def offer_cost(rule: AcceptRule, place: Place) -> float:
+    """Total variation that the rule's offer costs a sampled session here."""
+    match rule.relax:
+        case RelaxBelow(limit):
+            return sum(place.excess) * (place.distance <= limit)
+        case RelaxTable(chances):
+            return sum(place.excess) * table_chance(chances, place.distance)
+        case RelaxOwnLaw():
+            liked = [relaxes(rule, place.distance, place.plain, token) for token in range(len(place.target))]
+            return sum(excess for excess, good in zip(place.excess, liked, strict=True) if good)
+        case RelaxTolerance(tolerance):
+            assert place.draft is not None
+            room = tolerance * (1 - max(place.target))
+            return sum(min(room * q, excess) for q, excess in zip(place.draft, place.excess, strict=True))
+        case RelaxDivergence(limit):
+            assert place.draft is not None
+            lower, _ = mentor(place.target, place.draft, limit)
+            pairs = list(zip(place.target, place.draft, strict=True))
+            return sum(min(p / lower, q) - min(p, q) for p, q in pairs)
+    return 0.0
+
+
+def mentor(target: Law, draft: Law, limit: float) -> tuple[float, float]:
+    """(a, b) of mentored decoding; remembered, since three questions about a token ask for it."""
+    return _mentor(tuple(target), tuple(draft), limit)
+
+
+@lru_cache(maxsize=64)
+def _mentor(target: tuple[float, ...], draft: tuple[float, ...], limit: float) -> tuple[float, float]:
+    """By two bisections, one inside the other."""
+
+    def upper(lower: float) -> float:
+        low, high = 0.0, 50.0  # logarithms of b
+        for _ in range(45):
+            middle = (low + high) / 2
+            mass = sum(
+                min(max(q, p / math.exp(middle)), p / lower) for p, q in zip(target, draft, strict=True)
+            )
+            low, high = (middle, high) if mass > 1 else (low, middle)
+        return math.exp(high)
+
+    def divergence(lower: float) -> float:
+        b = upper(lower)
+        pairs = [(p, q) for p, q in zip(target, draft, strict=True) if p > 0]
+        return sum(p * math.log(p / min(max(q, p / b), p / lower)) for p, q in pairs)
+
+    low, high = -30.0, 0.0  # logarithms of a
+    for _ in range(45):
+        middle = (low + high) / 2
+        low, high = (middle, high) if divergence(math.exp(middle)) > limit else (low, middle)
+    return math.exp(high), upper(math.exp(high))
+
+
+def relaxes(rule: AcceptRule, distance: float, target: Law, token: int) -> bool:
+    """Whether a rule without chance accepts; ``target`` is p at temperature 1."""
     if isinstance(rule.relax, RelaxOwnLaw):
         yardstick = own_yardstick(target, rule.relax.yardstick)
         return target[token] >= min(rule.relax.ceiling, rule.relax.min_ratio * yardstick)
     if isinstance(rule.relax, RelaxBelow):
         return distance <= rule.relax.max_distance
-    if isinstance(rule.relax, RelaxTable) and not math.isnan(distance):
-        num_bins = len(rule.relax.accept_prob)
-        return uniform < rule.relax.accept_prob[min(num_bins - 1, int(distance * num_bins))]
     return False
+
+
+def table_chance(chances: Sequence[float], distance: float) -> float:
+    """An acceptance table's entry; the last bin holds distance 1."""
+    return chances[min(len(chances) - 1, int(distance * len(chances)))]
 
 
 def own_yardstick(target: Law, yardstick: Yardstick) -> float:

@@ -33,6 +33,7 @@ from adasd.messages import (
     Warp,
 )
 from adasd.ports import Clock
+from adasd.specdec.dice import Dice, GivenNumbers
 from adasd.specdec.verify_reference import coupled_choice, first_max, judge_one, law, masked, softmax
 from adasd.testing.table_model import TableModel
 from adasd.text.grammar import GrammarCompiler
@@ -184,13 +185,14 @@ class FakeEngine:
         entropy = -sum(p * math.log(p) for p in probs if p > 0)
         row_len = min(work.call.rule.row_len, self.vocab_size)
         row_ids = sorted(range(self.vocab_size), key=lambda t: (-logits[t], t))[:row_len]
-        row_logprobs = [math.log(probs[t]) if probs[t] > 0 else -math.inf for t in row_ids]
+        # as they are sent: the token is drawn from exactly these numbers
+        row_logprobs = [float(np.float32(math.log(probs[t]))) if probs[t] > 0 else -math.inf for t in row_ids]
         if work.warp.greedy:
             token = first_max(logits)
         elif work.warp.seed is not None:
             token = coupled_choice(law(logits, work.warp), work.warp.seed, len(tokens))
         else:
-            token = self._random.choices(row_ids, law(row_logprobs, work.warp))[0]
+            token = self._draw(row_ids, law(row_logprobs, work.warp))
         if not row_len:
             return Proposed(token, entropy, max(probs))
         row = np.array(row_ids, np.int32), np.array(row_logprobs, np.float32)
@@ -207,13 +209,16 @@ class FakeEngine:
             work.warp,
             base_len,
             call.rule,
-            [self._random.random() for _ in call.block],
-            [self._random.expovariate(1.0) for _ in range(self.vocab_size)],
-            [self._random.random() for _ in call.block],
+            self._dice(num_drafted),
         )
         distances = verdict.distances if call.rule.want_distances else ()
         judged = Judged(
-            verdict.num_accepted, verdict.next_token, verdict.relaxed, verdict.exact_ok, distances
+            verdict.num_accepted,
+            verdict.next_token,
+            verdict.relaxed,
+            verdict.exact_ok,
+            distances,
+            distortion=verdict.distortion,
         )
         if work.slot.logprobs is None:
             return judged
@@ -240,6 +245,18 @@ class FakeEngine:
             matcher.extend(tokens[warp.answer_from :])
             allowed = matcher.masks()[0].tolist()
         return masked(self.model.logits(tokens), tokens, warp, allowed)
+
+    def _dice(self, num_drafted: int) -> Dice:
+        """Chance for one block; a proof puts its own here."""
+        return GivenNumbers(
+            [self._random.random() for _ in range(num_drafted)],
+            [self._random.expovariate(1.0) for _ in range(self.vocab_size)],
+            [self._random.random() for _ in range(num_drafted)],
+        )
+
+    def _draw(self, ids: Sequence[int], probs: Sequence[float]) -> int:
+        """One of the ids; a proof puts its own here."""
+        return self._random.choices(ids, probs)[0]
 
     def _check(self, call: DraftCall | VerifyCall, warp: Warp, max_len: int) -> None:
         """Refuse what the real engine refuses."""

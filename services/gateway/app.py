@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from adasd.control.policy import Described
-from adasd.control.registry import ACCEPTANCE, DRAFTING
+from adasd.control.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
 from adasd.errors import AdasdError, Code, UnknownModel
 from services.gateway.backend import Backend, ServedModel
 from services.gateway.connection import read_body, until_disconnect
@@ -225,6 +225,7 @@ def _model_json(model: ServedModel) -> dict[str, Any]:
             "drafts": _methods_json(model.drafts),
             "drafting": _methods_json(DRAFTING),
             "acceptance": _methods_json(ACCEPTANCE),
+            "exact": _methods_json(EXACT_RULES),
         },
     }
 

@@ -62,6 +62,7 @@ def speculation_json(report: SpeculationReport) -> dict[str, Any]:
         "acceptance": report.acceptance,
         "max_draft_tokens": report.max_draft_tokens,
         "max_relaxed_fraction": report.max_relaxed_fraction,
+        "max_distortion": _finite(report.max_distortion),
     }
 
 
@@ -107,6 +108,8 @@ def _adasd_json(report: SpeculationReport) -> dict[str, Any]:
         "tokens": {kind.value: counts.get(kind, 0) for kind in TokenKind},
         "drafts_used": list(report.drafts_used),
         "num_rounds": report.num_rounds,
+        "extra_acceptance": counts.get(TokenKind.RELAXED, 0),
+        "distortion": report.distortion,
         "draft_ms": report.draft_ms,
         "verify_ms": report.verify_ms,
         "network_ms": report.network_ms,

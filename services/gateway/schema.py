@@ -79,6 +79,9 @@ class Speculation(Closed):
     max_relaxed_fraction: float | None = Field(
         None, ge=0, le=1, description="share of the answer's tokens that may be relaxed"
     )
+    max_distortion: float | None = Field(
+        None, ge=0, description="total variation that relaxation may cost, summed over the answer"
+    )
 
 
 class StreamOptions(Body):

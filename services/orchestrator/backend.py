@@ -121,9 +121,9 @@ class OrchestratorBackend:
         if not prompt:
             raise InvalidRequest("the prompt has no tokens", "prompt")
         check_length(len(prompt), sampling.max_tokens, self.context_len)
-        effective = self.effective(request.speculation)
         eos_ids = self._tokenizer.eos_ids
         opening = open_call(request.request_id, sampling, len(prompt), eos_ids)
+        effective = self.controller.effective(request.speculation, opening.warp)
         controller = self.controller.session(effective, opening.warp, prompt)
         admitted = AdmittedPlacement(self.placement, self.queue)
         return Driver(

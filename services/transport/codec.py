@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from math import inf, isfinite
 
 from google.protobuf.message import DecodeError
 
@@ -21,9 +22,12 @@ from adasd.messages import (
     Grammar,
     GrammarKind,
     OpenCall,
+    Relax,
     RelaxBelow,
+    RelaxDivergence,
     RelaxOwnLaw,
     RelaxTable,
+    RelaxTolerance,
     TokenLogprob,
     Verdict,
     VerifyCall,
@@ -226,12 +230,18 @@ def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:
         rows=_rows_to_wire(call.rows),
         relax_budget=call.rule.relax_budget,
         want_distances=call.rule.want_distances,
+        whole_block=call.rule.whole_block,
+        max_distortion=call.rule.max_distortion if isfinite(call.rule.max_distortion) else None,
     )
     match call.rule.relax:
         case RelaxBelow(max_distance):
             message.relax_below = max_distance
         case RelaxTable(accept_prob):
             message.relax_table = pack_reals(accept_prob)
+        case RelaxTolerance(tolerance):
+            message.relax_tolerance = tolerance
+        case RelaxDivergence(max_divergence):
+            message.relax_divergence = max_divergence
         case RelaxOwnLaw(min_ratio, yardstick, ceiling):
             number = pb.OwnLaw.Yardstick.Value(yardstick.name)
             message.relax_own_law.CopyFrom(pb.OwnLaw(min_ratio=min_ratio, yardstick=number, ceiling=ceiling))
@@ -239,18 +249,23 @@ def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:
 
 
 def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
-    relax: RelaxBelow | RelaxTable | RelaxOwnLaw | None = None
+    relax: Relax | None = None
     match wire.WhichOneof("relax"):
         case "relax_below":
             relax = RelaxBelow(wire.relax_below)
         case "relax_table":
             relax = RelaxTable(unpack_reals(wire.relax_table))
             _expect_len("bins of the acceptance table", len(relax.accept_prob), NUM_DISTANCE_BINS)
+        case "relax_tolerance":
+            relax = RelaxTolerance(wire.relax_tolerance)
+        case "relax_divergence":
+            relax = RelaxDivergence(wire.relax_divergence)
         case "relax_own_law":
             relax = _own_law_from_wire(wire.relax_own_law)
     block = unpack_ids(wire.block)
     rows = _rows_from_wire(wire.rows, len(block)) if wire.HasField("rows") else None
-    rule = AcceptRule(relax, wire.relax_budget, wire.want_distances)
+    max_distortion = wire.max_distortion if wire.HasField("max_distortion") else inf
+    rule = AcceptRule(relax, wire.relax_budget, wire.want_distances, wire.whole_block, max_distortion)
     return VerifyCall(session, wire.epoch, wire.keep_len, unpack_ids(wire.feed), block, rows, rule)
 
 
@@ -321,6 +336,7 @@ def _verdict_to_wire(verdict: Verdict) -> pb.Verdict:
         cached_tokens=verdict.cached_tokens,
         compute_ms=verdict.compute_ms,
         queue_ms=verdict.queue_ms,
+        distortion=verdict.distortion,
         batch_size=verdict.batch_size,
         batch_tokens=verdict.batch_tokens,
         logprobs=_logprobs_to_wire(verdict.logprobs),
@@ -343,6 +359,7 @@ def _verdict_from_wire(session: str, wire: pb.Verdict) -> Verdict:
         cached_tokens=wire.cached_tokens,
         compute_ms=wire.compute_ms,
         queue_ms=wire.queue_ms,
+        distortion=wire.distortion,
         batch_size=wire.batch_size,
         batch_tokens=wire.batch_tokens,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 from adasd.errors import InvalidRequest
@@ -179,6 +180,7 @@ def options_to_wire(options: SpeculationOptions) -> pb.SpeculationOptions:
         max_draft_tokens=options.max_draft_tokens,
         max_relaxed_fraction=options.max_relaxed_fraction,
         draft=options.draft,
+        max_distortion=options.max_distortion,
     )
 
 
@@ -191,6 +193,7 @@ def options_from_wire(wire: pb.SpeculationOptions) -> SpeculationOptions:
         max_draft_tokens=_optional(wire, "max_draft_tokens", wire.max_draft_tokens),
         max_relaxed_fraction=_optional(wire, "max_relaxed_fraction", wire.max_relaxed_fraction),
         draft=_optional(wire, "draft", wire.draft),
+        max_distortion=_optional(wire, "max_distortion", wire.max_distortion),
     )
 
 
@@ -318,6 +321,8 @@ def _report_to_wire(report: SpeculationReport) -> pb.SpeculationReport:
         num_ahead_used=report.num_ahead_used,
         draft=report.draft,
         drafts_used=report.drafts_used,
+        distortion=report.distortion,
+        max_distortion=report.max_distortion if math.isfinite(report.max_distortion) else None,
     )
 
 
@@ -346,6 +351,8 @@ def _report_from_wire(wire: pb.SpeculationReport) -> SpeculationReport:
         num_ahead_used=wire.num_ahead_used,
         draft=_optional(wire, "draft", wire.draft),
         drafts_used=tuple(wire.drafts_used),
+        distortion=wire.distortion,
+        max_distortion=wire.max_distortion if wire.HasField("max_distortion") else math.inf,
     )
 
 

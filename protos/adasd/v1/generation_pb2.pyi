@@ -143,20 +143,22 @@ class TokenLogprob(_message.Message):
     def __init__(self, logprob: _Optional[float] = ..., top_ids: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SpeculationOptions(_message.Message):
-    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "draft")
+    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "draft", "max_distortion")
     MODE_FIELD_NUMBER: _ClassVar[int]
     DRAFTING_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
     MAX_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_RELAXED_FRACTION_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
+    MAX_DISTORTION_FIELD_NUMBER: _ClassVar[int]
     mode: str
     drafting: str
     acceptance: str
     max_draft_tokens: int
     max_relaxed_fraction: float
     draft: str
-    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., draft: _Optional[str] = ...) -> None: ...
+    max_distortion: float
+    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., draft: _Optional[str] = ..., max_distortion: _Optional[float] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("request_id", "chunk", "complete")
@@ -209,7 +211,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
 class SpeculationReport(_message.Message):
-    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "num_rounds", "num_draft_rounds", "num_draft_tokens", "num_accepted_tokens", "accepted_per_round", "drafted_per_round", "kinds", "generation_threshold", "acceptance_threshold", "draft_ms", "verify_ms", "network_ms", "draft_lost", "target_lost", "num_ahead", "num_ahead_used", "draft", "drafts_used")
+    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "num_rounds", "num_draft_rounds", "num_draft_tokens", "num_accepted_tokens", "accepted_per_round", "drafted_per_round", "kinds", "generation_threshold", "acceptance_threshold", "draft_ms", "verify_ms", "network_ms", "draft_lost", "target_lost", "num_ahead", "num_ahead_used", "draft", "drafts_used", "distortion", "max_distortion")
     MODE_FIELD_NUMBER: _ClassVar[int]
     DRAFTING_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +235,8 @@ class SpeculationReport(_message.Message):
     NUM_AHEAD_USED_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     DRAFTS_USED_FIELD_NUMBER: _ClassVar[int]
+    DISTORTION_FIELD_NUMBER: _ClassVar[int]
+    MAX_DISTORTION_FIELD_NUMBER: _ClassVar[int]
     mode: str
     drafting: str
     acceptance: str
@@ -256,7 +260,9 @@ class SpeculationReport(_message.Message):
     num_ahead_used: int
     draft: str
     drafts_used: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., num_rounds: _Optional[int] = ..., num_draft_rounds: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., accepted_per_round: _Optional[_Iterable[int]] = ..., drafted_per_round: _Optional[_Iterable[int]] = ..., kinds: _Optional[_Iterable[_Union[KindCount, _Mapping]]] = ..., generation_threshold: _Optional[float] = ..., acceptance_threshold: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., network_ms: _Optional[float] = ..., draft_lost: _Optional[int] = ..., target_lost: _Optional[int] = ..., num_ahead: _Optional[int] = ..., num_ahead_used: _Optional[int] = ..., draft: _Optional[str] = ..., drafts_used: _Optional[_Iterable[str]] = ...) -> None: ...
+    distortion: float
+    max_distortion: float
+    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., num_rounds: _Optional[int] = ..., num_draft_rounds: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., accepted_per_round: _Optional[_Iterable[int]] = ..., drafted_per_round: _Optional[_Iterable[int]] = ..., kinds: _Optional[_Iterable[_Union[KindCount, _Mapping]]] = ..., generation_threshold: _Optional[float] = ..., acceptance_threshold: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., network_ms: _Optional[float] = ..., draft_lost: _Optional[int] = ..., target_lost: _Optional[int] = ..., num_ahead: _Optional[int] = ..., num_ahead_used: _Optional[int] = ..., draft: _Optional[str] = ..., drafts_used: _Optional[_Iterable[str]] = ..., distortion: _Optional[float] = ..., max_distortion: _Optional[float] = ...) -> None: ...
 
 class KindCount(_message.Message):
     __slots__ = ("kind", "count")

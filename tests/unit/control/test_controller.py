@@ -101,7 +101,7 @@ def test_drafting_that_does_not_pay_is_bypassed_unless_the_request_names_a_polic
 def test_defaults_come_from_the_deployment():
     controller = Controller(PUBLISHED)
     assert controller.effective(SpeculationOptions()) == EffectiveSpeculation(
-        Mode.EXACT, "adasd", None, 16, 0.0, gated=True, draft="model"
+        Mode.EXACT, "adasd", None, 16, 0.0, gated=True, draft="model", max_distortion=0.0
     )
     assert controller.effective(SpeculationOptions(mode=Mode.ADAPTIVE)) == EffectiveSpeculation(
         Mode.ADAPTIVE, "adasd", "posterior", 16, 0.3, gated=True, draft="model"

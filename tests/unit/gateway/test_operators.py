@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from adasd.config import LogConfig
-from adasd.control.registry import ACCEPTANCE, DRAFTING
+from adasd.control.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
 from services.gateway.app import GatewaySettings, create_app
 from services.observability import logs
 from services.observability.events import to_all
@@ -194,7 +194,7 @@ async def test_a_listed_origin_is_allowed_and_no_other():
 
 async def test_every_method_is_listed_with_its_source(door):
     (model,) = (await door.client.get("/v1/models")).json()["data"]
-    for kind, methods in (("drafting", DRAFTING), ("acceptance", ACCEPTANCE)):
+    for kind, methods in (("drafting", DRAFTING), ("acceptance", ACCEPTANCE), ("exact", EXACT_RULES)):
         listed = model["adasd"][kind]
         assert [one["name"] for one in listed] == [method.name for method in methods]
         assert all(one["summary"] and one["source"] for one in listed)

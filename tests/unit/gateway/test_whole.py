@@ -30,6 +30,7 @@ async def test_a_chat_answer_has_text_usage_effective_speculation_and_metrics(do
         "acceptance": "collision",
         "max_draft_tokens": 5,
         "max_relaxed_fraction": 0.3,
+        "max_distortion": None,
     }
     assert sum(body["metrics"]["adasd"]["tokens"].values()) == usage["completion_tokens"]
     assert body["metrics"]["adasd"]["generation_threshold"] is None  # infinity is no JSON

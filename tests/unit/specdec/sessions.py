@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,12 +15,15 @@ from adasd.messages import (
     AcceptRule,
     DraftRows,
     RelaxBelow,
+    RelaxDivergence,
     RelaxOwnLaw,
     RelaxTable,
+    RelaxTolerance,
     Warp,
     Yardstick,
 )
 from adasd.specdec.blocks import BlockBatch, RuleBatch, needs_distance
+from adasd.specdec.dice import GivenNumbers
 from adasd.specdec.distributions import WarpBatch, masked_block_logits, masked_logits
 from adasd.specdec.draft_step import propose
 from adasd.specdec.verify import Chance, Judgement, draw_chance, judge
@@ -73,6 +77,7 @@ def of_batch(judgement: Judgement, b: int, session: Session) -> ReferenceJudgeme
         tuple(judgement.relaxed_BK[b, :accepted].tolist()),
         tuple(judgement.exact_ok_BK[b, :judged].tolist()),
         tuple(judgement.distance_BK[b, :judged].tolist()),
+        float(judgement.distortion_B[b]),
     )
 
 
@@ -91,9 +96,7 @@ def twin(judged: Judged, b: int, sampled_index: int | None, session: Session) ->
         session.warp,
         session.base_len,
         session.rule,
-        accept,
-        expo,
-        judged.chance.relax_BK[b].tolist(),
+        GivenNumbers(accept, expo, judged.chance.relax_BK[b].tolist()),
     )
 
 
@@ -105,8 +108,8 @@ def random_session(rng: random.Random, generator: torch.Generator, vocab_size: i
     target = 2.0 * torch.randn(num_drafted + 1, vocab_size, generator=generator)
     noise = torch.randn(num_drafted, vocab_size, generator=generator)
     draft = target[:-1] + rng.choice([0.05, 0.5, 2.0]) * noise
-    rule = random_rule(rng)
     unseeded = not warp.greedy and warp.seed is None
+    rule = random_sampling_rule(rng) if unseeded and rng.random() < 0.5 else random_rule(rng)
     row_len = rng.choice([4, 8, vocab_size]) if unseeded or needs_distance(rule) or rng.random() < 0.5 else 0
     block, rows = draft_block(draft, warp, base_len, row_len, generator)
     return Session(target, block, rows, warp, base_len, replace(rule, want_distances=rows is not None))
@@ -127,12 +130,22 @@ def random_warp(rng: random.Random, base_len: int, vocab_size: int) -> Warp:
 
 
 def random_rule(rng: random.Random) -> AcceptRule:
-    """No relaxation, a bound on the distance, a falling table, or the target's own law."""
-    budget = rng.choice([0, 1, 2, 9])
+    """No relaxation, a bound on the distance, a falling table, or the target's own law; with budgets."""
+    budget, most = rng.choice([0, 1, 2, 9]), rng.choice([math.inf, math.inf, 0.1, 1.0])
     table = tuple(1.0 - i / NUM_DISTANCE_BINS for i in range(NUM_DISTANCE_BINS))
     own = RelaxOwnLaw(0.05 + rng.random(), rng.choice(list(Yardstick)), rng.choice([0.1, 0.3, 1.0]))
     relax = rng.choice([None, RelaxBelow(rng.random()), RelaxTable(table), own, own])
-    return AcceptRule(relax=relax, relax_budget=budget)
+    return AcceptRule(relax=relax, relax_budget=budget, max_distortion=most)
+
+
+def random_sampling_rule(rng: random.Random) -> AcceptRule:
+    """What only sampling without a seed can use: the whole block, a tolerance, a nearby law."""
+    if rng.random() < 0.4:
+        return AcceptRule(whole_block=True)
+    budget, most = rng.choice([0, 1, 2, 9]), rng.choice([math.inf, math.inf, 0.1, 1.0])
+    tolerance = RelaxTolerance(rng.random())
+    relax = rng.choice([tolerance, tolerance, RelaxDivergence(rng.choice([0.0, 0.05, 0.3]))])
+    return AcceptRule(relax=relax, relax_budget=budget, max_distortion=most)
 
 
 def draft_block(

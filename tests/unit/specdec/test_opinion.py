@@ -169,9 +169,9 @@ def test_a_wrong_yardstick_is_noticed(bug, monkeypatch):
 
 
 def test_a_shifted_position_is_noticed(monkeypatch):
-    honest = opinion.likes
+    honest = opinion.bars
     monkeypatch.setattr(
-        "adasd.specdec.verify.likes",
+        "adasd.specdec.relaxation.bars",
         lambda logits, blocks, rules: honest(logits.roll(1, dims=1), blocks, rules),
     )
     assert mismatches() > 0

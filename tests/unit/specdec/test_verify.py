@@ -205,6 +205,7 @@ def test_batched_judging_equals_the_slow_twin(seed):
         assert got.next_token == expected.next_token, session
         assert got.relaxed == expected.relaxed, session
         assert got.exact_ok == expected.exact_ok, session
+        assert got.distortion == pytest.approx(expected.distortion, abs=2e-4), session
         if session.rows is not None:
             assert got.distances == pytest.approx(expected.distances, abs=1e-3)
 

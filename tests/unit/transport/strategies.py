@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -21,8 +23,10 @@ from adasd.messages import (
     Mode,
     OpenCall,
     RelaxBelow,
+    RelaxDivergence,
     RelaxOwnLaw,
     RelaxTable,
+    RelaxTolerance,
     SpeculationOptions,
     SpeculationReport,
     TokenKind,
@@ -87,9 +91,13 @@ relaxations = (
     | st.builds(
         RelaxTable, st.lists(shares, min_size=NUM_DISTANCE_BINS, max_size=NUM_DISTANCE_BINS).map(tuple)
     )
+    | st.builds(RelaxTolerance, shares)
+    | st.builds(RelaxDivergence, reals)
     | st.builds(RelaxOwnLaw, reals, st.sampled_from(Yardstick), shares)
 )
-accept_rules = st.builds(AcceptRule, relaxations, counts, st.booleans())
+accept_rules = st.builds(
+    AcceptRule, relaxations, counts, st.booleans(), st.booleans(), st.just(math.inf) | reals
+)
 
 
 @st.composite
@@ -146,6 +154,7 @@ def verdicts(draw, session: str) -> Verdict:
         draw(counts),
         draw(reals),
         draw(reals),
+        draw(reals),
         draw(counts),
         draw(counts),
     )
@@ -180,6 +189,7 @@ speculation = st.builds(
     acceptance=st.none() | names,
     max_draft_tokens=st.none() | counts,
     max_relaxed_fraction=st.none() | reals,
+    max_distortion=st.none() | reals,
 )
 generate_calls = st.builds(
     GenerateCall,
@@ -211,6 +221,8 @@ reports = st.builds(
     acceptance=st.none() | names,
     max_draft_tokens=counts,
     max_relaxed_fraction=reals,
+    max_distortion=st.just(math.inf) | reals,
+    distortion=reals,
     num_rounds=counts,
     num_draft_rounds=counts,
     num_draft_tokens=counts,

@@ -1,0 +1,29 @@
+"""Acceptance by one constant rule, as most of the published ones are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adasd.control.policy import Snapshot
+from adasd.messages import Relax, RoundCompleted
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Learns nothing."""
+
+    rule: Relax
+    name: str
+    summary: str
+    source: str
+    needs_distances: bool = False
+    only_sampled: bool = False
+
+    def start(self, shared: None) -> None:
+        return None
+
+    def decide(self, state: None, snapshot: Snapshot) -> Relax | None:
+        return self.rule
+
+    def learn(self, state: None, round: RoundCompleted) -> None:
+        return None
