@@ -1,0 +1,251 @@
+"""Mode exact, proved without chance: every branch of whole answers is walked with its exact probability.
+
+The session machine, the controller and its policies, the accept rules and the slow twin run as they are; only
+their draws are replaced by a book that tries every outcome in turn. The joint law of an answer of four tokens over
+three words is compared with the target's own, for every drafting policy, with blocks cut by entropy and by
+confidence, token by token and by whole blocks. Planted bugs turn it red.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from adasd.config import SpeculationConfig
+from adasd.control.registry import DRAFTING
+from adasd.engine.work import DraftWork
+from adasd.local import LocalPair
+from adasd.messages import (
+    Drafted,
+    DraftRows,
+    Mode,
+    RoundCompleted,
+    SamplingParams,
+    SpeculationOptions,
+    Verdict,
+    Warp,
+)
+from adasd.specdec import verify_reference
+from adasd.specdec.verify_reference import law
+from adasd.testing.fake_engine import FakeEngine
+from adasd.testing.table_model import TableModel
+
+V, LENGTH = 3, 4
+PROMPT = (1, 2)
+TARGET = TableModel.random(V, seed=5, sharpness=0.8)
+DRAFT = TARGET.disturbed(0.7, seed=6)
+POLICIES = [policy.name for policy in DRAFTING]
+
+
+class Book:
+    """Decides as told by a page of choices and goes on with first choices; knows how likely its path is."""
+
+    def __init__(self) -> None:
+        self.page: list[tuple[int, int]] = []  # (choice, number of choices), in order
+        self.at, self.probability = 0, 1.0
+
+    def choose(self, chances: Sequence[float]) -> int:
+        """An index; those of no chance are never taken."""
+        possible = [i for i, chance in enumerate(chances) if chance > 0]
+        if self.at == len(self.page):
+            self.page.append((0, len(possible)))
+        choice, num = self.page[self.at]
+        assert num == len(possible), "the program is not a function of its draws"
+        self.at += 1
+        self.probability *= chances[possible[choice]] / sum(chances)
+        return possible[choice]
+
+    def turn(self) -> bool:
+        """On to the next path; False after the last."""
+        self.at, self.probability = 0, 1.0
+        while self.page:
+            choice, num = self.page.pop()
+            if choice + 1 < num:
+                self.page.append((choice + 1, num))
+                return True
+        return False
+
+
+@dataclass
+class BookDice:
+    """``Dice`` of one block: a token's uniform number is known by the interval that answers have left of it."""
+
+    book: Book
+    known: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+
+    def below(self, i: int, threshold: float) -> bool:
+        return self._below(("accept", i), threshold)
+
+    def relax_below(self, i: int, threshold: float) -> bool:
+        return self._below(("relax", i), threshold)
+
+    def pick(self, weights: Sequence[float]) -> int:
+        return self.book.choose(weights)
+
+    def _below(self, which: tuple[str, int], threshold: float) -> bool:
+        low, high = self.known.get(which, (0.0, 1.0))
+        at = min(max(threshold, low), high)
+        is_below = self.book.choose([at - low, high - at]) == 0
+        self.known[which] = (low, at) if is_below else (at, high)
+        return is_below
+
+
+class BookEngine(FakeEngine):
+    """The fake engine with every draw from a book."""
+
+    book: Book
+
+    def _dice(self, num_drafted: int) -> BookDice:
+        return BookDice(self.book)
+
+    def _draw(self, ids: Sequence[int], probs: Sequence[float]) -> int:
+        return ids[self.book.choose(probs)]
+
+
+def paths(
+    make: Callable[[Book], LocalPair], options: SpeculationOptions, warp: dict[str, Any]
+) -> Iterator[Any]:
+    """(answer, probability) of every path."""
+    book = Book()
+    while True:
+        pair = make(book)
+        answer = pair.generate(PROMPT, sampling=SamplingParams(LENGTH, **warp), speculation=options)
+        yield answer, book.probability
+        if not book.turn():
+            return
+
+
+def pair_with(
+    book: Book, config: SpeculationConfig, taught: Sequence[RoundCompleted], options: SpeculationOptions
+) -> LocalPair:
+    """A fresh pair whose process has learned from ``taught``."""
+    target, draft = BookEngine(TARGET, clock=lambda: 0.0), BookEngine(DRAFT, clock=lambda: 0.0)
+    target.book = draft.book = book
+    pair = LocalPair(target, draft, decode=lambda ids: "", eos_ids=frozenset(), speculation=config)
+    teacher = pair.controller.session(pair.controller.effective(options), Warp())
+    for done in taught:
+        teacher.learn(done)
+    return pair
+
+
+def lesson(num_accepted: int, entropies: Sequence[float], verify_ms: float = 1.0) -> RoundCompleted:
+    """One round of the past, with times, so that policies by the clock have some."""
+    block = tuple(range(len(entropies)))
+    drafted = Drafted("s", 0, 0, block, tuple(entropies), compute_ms=0.1 * len(entropies))
+    verdict = Verdict("s", 0, 0, num_accepted, 1, compute_ms=verify_ms)
+    return RoundCompleted(drafted, verdict, 0.1 * len(entropies), verify_ms)
+
+
+PASTS = {
+    "no past": [],
+    "low ceiling": [lesson(1, (0.1, 0.6, 0.9))] * 9,  # entropies of three words lie below 1.1 nats
+    "high ceiling": [lesson(1, (0.1, 0.95, 0.9)), lesson(3, (0.9, 0.9, 0.9))] * 5,
+}
+
+
+def target_law(warp: dict[str, Any]) -> dict[tuple[int, ...], float]:
+    """The target's own law of four tokens."""
+    made = {}
+    for answer in itertools.product(range(V), repeat=LENGTH):
+        chance, text = 1.0, list(PROMPT)
+        for token in answer:
+            chance *= law(TARGET.logits(text), Warp(**warp))[token]
+            text.append(token)
+        made[answer] = chance
+    return made
+
+
+def largest_error(
+    drafting: str,
+    past: str = "no past",
+    acceptance: str | None = None,
+    block: int = 2,
+    warp: dict[str, Any] | None = None,
+    **config: Any,
+) -> tuple[float, set[tuple[int, ...]]]:
+    """(largest difference of the joint laws, the lengths of the blocks of every path)."""
+    warp = warp or {}
+    options = SpeculationOptions(Mode.EXACT, drafting, acceptance, max_draft_tokens=block)
+    settings = SpeculationConfig(bypass=False, row_len=V, **config)
+    emitted: dict[tuple[int, ...], float] = dict.fromkeys(itertools.product(range(V), repeat=LENGTH), 0.0)
+    shapes = set()
+    for answer, probability in paths(
+        lambda book: pair_with(book, settings, PASTS[past], options), options, warp
+    ):
+        emitted[answer.token_ids] += probability
+        shapes.add(answer.report.drafted_per_round)
+    assert math.isclose(sum(emitted.values()), 1.0, abs_tol=1e-9)
+    expected = target_law(warp)
+    return max(abs(emitted[answer] - expected[answer]) for answer in expected), shapes
+
+
+@pytest.fixture(autouse=True)
+def a_clock_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies by the clock decide by what they were taught, the same on every path."""
+    monkeypatch.setattr("adasd.local.time.perf_counter", lambda: 0.0)
+
+
+@pytest.mark.parametrize("drafting", POLICIES)
+@pytest.mark.parametrize("past", PASTS)
+def test_the_law_of_whole_answers_is_the_targets_under_every_policy(drafting: str, past: str):
+    error, _ = largest_error(drafting, past)
+    assert error < 1e-9
+
+
+@pytest.mark.parametrize("drafting", ["static", "adasd", "adaedl", "on-the-fly-fsm"])
+def test_so_it_is_by_whole_blocks(drafting: str):
+    error, _ = largest_error(drafting, "low ceiling", "block")
+    assert error < 1e-9
+
+
+def test_blocks_are_cut_by_entropy_and_by_nothing_else_here():
+    _, shapes = largest_error("adasd", "low ceiling")
+    assert {lengths[0] for lengths in shapes if lengths} == {1, 2}
+
+
+@pytest.mark.parametrize("warp", [{"temperature": 0.7, "top_k": 2}, {"top_p": 0.8}, {"temperature": 1.4}])
+@pytest.mark.parametrize("acceptance", ["token", "block"])
+def test_whatever_the_sampling(warp: dict[str, Any], acceptance: str):
+    error, _ = largest_error("adasd", "low ceiling", acceptance, warp=warp)
+    assert error < 1e-9
+
+
+# --------------------------------------------------------------------------- planted bugs
+
+
+def test_a_residual_that_forgets_the_draft_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(verify_reference, "excess_of", lambda weight, place: place.target)
+    assert largest_error("static")[0] > 1e-3
+
+
+def test_a_ratio_upside_down_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(verify_reference, "ratio", lambda target, draft: draft / target if target else 1.0)
+    assert largest_error("static")[0] > 1e-3
+
+
+def test_a_block_weight_that_is_not_capped_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(verify_reference, "min", lambda *values: values[-1], raising=False)
+    assert largest_error("static", acceptance="block")[0] > 1e-3
+
+
+def test_dropping_a_token_for_what_it_is_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    """A block may end where the *law* says so, not where the drawn token is unlikely: that is a bias."""
+    honest = DraftWork.answer
+
+    def answer(self: DraftWork) -> Drafted:
+        made = honest(self)
+        if made.rows is None or not made.tokens:
+            return made
+        last = made.rows.ids[-1].tolist().index(made.tokens[-1])
+        if math.exp(made.rows.logprobs[-1][last]) >= 0.3:
+            return made
+        rows = DraftRows(made.rows.ids[:-1], made.rows.logprobs[:-1]) if len(made.tokens) > 1 else None
+        return replace(made, tokens=made.tokens[:-1], entropies=made.entropies[:-1], rows=rows)
+
+    monkeypatch.setattr(DraftWork, "answer", answer)
+    assert largest_error("static")[0] > 1e-3
