@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,8 +139,8 @@ class Play(Rig):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The pods' own variables before all others."""
-        return {**super().environment, **self.shape.environment}
+        """The pods' own variables before all others, and patience: all nodes share this machine."""
+        return {**super().environment, **self.shape.environment, "RAY_raylet_start_wait_time_s": "90"}
 
     def start(self) -> None:
         """The head, which takes no replica, then every pod."""
@@ -153,8 +152,10 @@ class Play(Rig):
             f"--dashboard-port={self.dashboard_port}",
             f"--temp-dir={self.folder}",
         )
-        with ThreadPoolExecutor(len(self.shape.pods)) as pool:  # each command takes seconds to import Ray
-            list(pool.map(self.start_pod, self.shape.pods))
+        for (
+            pod
+        ) in self.shape.pods:  # one by one: nodes that start at once on one machine take each other's ports
+            self.start_pod(pod)
 
     def start_pod(self, pod: Pod) -> None:
         own = {name: float(n) for name, n in pod.resources.items() if name not in ("CPU", "GPU")}
@@ -307,7 +308,8 @@ def rehearse(topology: Path, cluster: Path | None, console: Console) -> None:
                 steps.show("nodes", f"a head and {', '.join(pod.name for pod in shape.pods)}", done=True)
                 _act(play, steps)
         except RuntimeError as error:  # of the rig: a command failed, or something took too long
-            raise RehearsalFailed(str(error)) from error
+            what, _, last = str(error).strip().rpartition("\n")
+            raise RehearsalFailed(f"{what.split(': ')[0]}: {last}" if what else last) from error
         steps.show("end", f"taken down; {len(play.processes())} processes left", done=True)
         if left := play.processes():
             raise RehearsalFailed(f"processes are left: {sorted(left)}")

@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
+from adasd.errors import ConfigError
 from cluster import cli
 from load_tests.bench import command
-from load_tests.bench.baselines import ORDER, markdown
+from load_tests.bench.baselines import BEGIN, DOCS, END, ORDER, between_marks, markdown
 from load_tests.bench.results import read
 from load_tests.bench.scenarios import SCENARIOS
 from tests.unit.load_tests.bench.fakes import files, serving
@@ -123,10 +124,22 @@ def test_baselines_print_a_row_for_each_scenario_and_mode(server_url, tmp_path):
     file = tmp_path / "a.json"
     command.main(["mixed", "--url", server_url, "--seconds", "0.3", "--rate", "50", "--json", str(file)])
     lines = list(markdown({"mixed": read(file)}))
-    assert [line.split("|")[1].strip() for line in lines[2:6]] == [
+    assert [line.split("|")[1].strip() for line in lines[4:8]] == [
         "mixed",
         "mixed, `off`",
         "mixed, `exact`",
         "mixed, `adaptive`",
     ]
     assert set(ORDER) <= set(SCENARIOS)
+
+
+def test_the_documentation_has_a_place_for_the_figures_and_nothing_else_changes():
+    page = DOCS.read_text(encoding="utf-8")
+    once = between_marks(page, "| a |\n")
+    assert "| a |\n<!-- end of baselines -->" in once
+    assert between_marks(once, "| b |\n") == once.replace("| a |", "| b |")
+    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+    assert once.startswith(before)
+    assert once.endswith(after)
+    with pytest.raises(ConfigError, match="the page has no"):
+        between_marks("no marks", "text")
