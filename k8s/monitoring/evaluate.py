@@ -1,8 +1,8 @@
-"""Evaluates every rule and panel with a real Prometheus: ``python k8s/monitoring/evaluate.py [--url URL]``.
+"""Evaluates every rule and panel with a real Prometheus: ``python k8s/monitoring/evaluate.py [--live | --url URL]``.
 
-Scrapes the server at URL, or, without one, series that the service's own metric code makes of a scripted busy
-minute. Fails if a rule breaks, a recording or a panel comes back empty, or promtool's tests fail. Needs Debian's
-package ``prometheus``.
+Scrapes series that the service's own metric code makes of a scripted busy minute; with ``--live`` a demo server of
+its own under a mixed load instead, with ``--url`` somebody's server. Fails if a rule breaks, a recording or a panel
+comes back empty, or promtool's tests fail. Needs Debian's package ``prometheus``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -29,16 +29,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.unit.k8s.busy_minute import BusyMinute
 
 FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[1]
 WITHIN_S = 60.0
 ONLY_AFTER_TROUBLE = ("adasd_requests_refused_total", "adasd:requests_refused:rate5m")
 """Series that a server under a little load need not have yet."""
+LIVE_SETTINGS = {"audit_share": 1.0}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--url", help="a running server, under a little load")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--url", help="a running server, under a little load")
+    source.add_argument("--live", action="store_true", help="start a demo server and load it a little")
     arguments = parser.parse_args()
     for program in ("prometheus", "promtool"):
         if shutil.which(program) is None:
@@ -47,12 +51,41 @@ def main() -> int:
     for words in (["check", "rules", "rules.yaml"], ["test", "rules", "rules.test.yaml"]):
         if subprocess.run(["promtool", *words], cwd=FOLDER, check=False).returncode:
             return 1
+    scraped = nullcontext(arguments.url) if arguments.url else loaded() if arguments.live else scripted()
     with (
         tempfile.TemporaryDirectory(prefix="prometheus-") as folder,
-        scripted() as own,
-        running(Path(folder), arguments.url or own) as url,
+        scraped as server,
+        running(Path(folder), server) as url,
     ):
-        return report(url, trouble_too=arguments.url is None)
+        return report(url, trouble_too=not (arguments.url or arguments.live))
+
+
+@contextmanager
+def loaded() -> Iterator[str]:
+    """A demo server that answers in every mode for as long as somebody looks; adaptive answers are all audited."""
+    from load_tests.bench.server import demo_server
+
+    with demo_server(LIVE_SETTINGS) as server, tempfile.TemporaryDirectory() as folder:
+        assert server.grpc is not None
+        words = ["--url", server.url, "--grpc", server.grpc, "--json", f"{folder}/load.json"]
+        command = [
+            sys.executable,
+            "-m",
+            "cluster.cli",
+            "bench",
+            "mixed",
+            "--rate",
+            "3",
+            "--seconds",
+            "600",
+            *words,
+        ]
+        load = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            yield server.url
+        finally:
+            load.terminate()
+            load.wait(60)
 
 
 def report(url: str, trouble_too: bool) -> int:
