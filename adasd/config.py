@@ -65,6 +65,12 @@ class EngineConfig:
     prefill_chunk: int = setting(
         256, "prompt tokens of one session that one forward pass takes at most", low=1
     )
+    verify_budget: int | None = setting(
+        None,
+        "drafted tokens that one pass judges of all sessions together, the likeliest to stand first; 0 is as "
+        "many as its measured times make worth it, none is all",
+        low=0,
+    )
     prefix_cache: bool = setting(
         True, "use again what earlier sessions computed for the beginning of a prompt"
     )

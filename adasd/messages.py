@@ -280,6 +280,7 @@ class Drafted:
     rows: DraftRows | None = None
     compute_ms: float = 0.0  # forward passes that this call took part in
     queue_ms: float = 0.0  # waiting in the worker before
+    confidences: tuple[float, ...] = ()  # one per token: largest probability of that law
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +297,7 @@ class VerifyCall:
     block: tuple[int, ...] = ()
     rows: DraftRows | None = None
     rule: AcceptRule = field(default_factory=AcceptRule)
+    confidences: tuple[float, ...] = ()  # the draft's, of the block; without them it is never cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +332,7 @@ class Verdict:
     distortion: float = (
         0.0  # total variation between the law and the target's, expected, over judged positions
     )
+    block_len: int | None = None  # tokens of the block that were judged; None: all, else the rest was cut off
     batch_size: int = 1  # sessions in the pass that judged
     batch_tokens: int = 0  # tokens in it, all sessions together; 0: not told
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
+from adasd.control.cost import CostTable
 from adasd.engine import burst
 from adasd.engine.checks import check_call
 from adasd.engine.choice import choose_forward
@@ -49,6 +50,7 @@ from adasd.messages import (
     Warp,
 )
 from adasd.ports import Clock
+from adasd.specdec.budget import share, share_by_cost
 from adasd.text.grammar import GrammarCompiler
 from adasd.text.tokenizer import Tokenizer
 
@@ -118,6 +120,7 @@ class TorchEngine:
         self._clock = clock
         self._pass_number = 0
         self._shadow = ShadowTokens(len(forward.layers)) if config.early_exit else None
+        self._cost = CostTable()  # of this engine's own passes
 
     @classmethod
     def from_model(
@@ -282,6 +285,7 @@ class TorchEngine:
         outcomes = [outcome for group in _by_depth(ready) for outcome in self._compute(group)]
         ended_s = self._clock()
         num_tokens = sum(len(one.piece.tokens) for one in ready)
+        self._cost = self._cost.add(num_tokens, 1e3 * (ended_s - began_s))
         for outcome in outcomes:
             outcome.ready.work.took_part(self._pass_number, began_s, ended_s, len(ready), num_tokens)
             answer = self._apply(outcome)
@@ -296,6 +300,8 @@ class TorchEngine:
         ready: list[_Ready] = []
         prefill: list[Work] = []
         answers: list[Answer] = []
+        if self.config.verify_budget is not None:
+            self._cut_blocks(self.config.verify_budget)
         for session, work in list(self._waiting.items()):
             piece = work.next_piece(self.config.prefill_chunk)
             if piece is None:
@@ -308,6 +314,20 @@ class TorchEngine:
         ready += self._take_turns(prefill, self._prefill_budget(ready))
         ready.sort(key=lambda one: one.row.attention_order)
         return ready, answers
+
+    def _cut_blocks(self, budget: int) -> None:
+        """Leave of the blocks that this pass judges what the budget holds (0: what is worth its time)."""
+        works = [
+            work
+            for work in self._waiting.values()
+            if isinstance(work, VerifyWork) and work.call.block and work.block_len is None
+            and len(work.call.confidences) == len(work.call.block)
+            and (piece := work.next_piece(self.config.prefill_chunk)) and piece.num_logits
+        ]  # fmt: skip
+        blocks = [work.call.confidences for work in works]
+        lens = share(budget, blocks) if budget else share_by_cost(blocks, self._cost.at)
+        for work, length in zip(works, lens, strict=True):
+            work.cut_block(length)
 
     def _prefill_budget(self, running: list[_Ready]) -> int:
         """Prompt tokens of this pass; on a CPU fewer while others run, so that it takes about twice as long."""

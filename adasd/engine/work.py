@@ -6,7 +6,7 @@ Pure bookkeeping: the engine asks for pieces, tells what they gave, and takes th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -155,6 +155,7 @@ class DraftWork(_Work):
             rows=rows,
             compute_ms=compute_ms,
             queue_ms=queue_ms,
+            confidences=tuple(p.max_prob for p in drafted),
         )
 
 
@@ -164,6 +165,7 @@ class VerifyWork(_Work):
 
     call: VerifyCall = field(kw_only=True)
     judged: Judged | None = None
+    block_len: int | None = None  # what the pass's budget left of the block
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -181,6 +183,17 @@ class VerifyWork(_Work):
         if len(left) > max(chunk, num_judged):
             left, num_judged = left[: min(chunk, len(left) - num_judged)], 0
         return Piece(left, num_judged, self._num_scored(len(left) - num_judged)) if left else None
+
+    def cut_block(self, length: int) -> None:
+        """Judge no more than the first ``length`` tokens of the block, none of which was fed yet."""
+        call = self.call
+        if length >= len(call.block):
+            return
+        rows = (
+            DraftRows(call.rows.ids[:length], call.rows.logprobs[:length]) if call.rows and length else None
+        )
+        self.call, self.block_len = replace(call, block=call.block[:length], rows=rows), length
+        del self.tokens[len(call.feed) + length :]
 
     @property
     def scores_prompt(self) -> bool:
@@ -217,6 +230,7 @@ class VerifyWork(_Work):
             logprobs=judged.logprobs,
             prompt_logprobs=tuple(self.prompt_logprobs),
             distortion=judged.distortion,
+            block_len=self.block_len,
             cached_tokens=self.num_found,
             compute_ms=compute_ms,
             queue_ms=queue_ms,

@@ -41,15 +41,26 @@ def guess_is_right(drafted: Drafted, next_token: int) -> bool:
 
 def behind_guess(drafted: Drafted) -> Drafted | None:
     """The next block: everything but the guess; None if there is nothing."""
-    if len(drafted.tokens) < 2:
-        return None
+    rest = part(drafted, slice(1, None)) if len(drafted.tokens) > 1 else None
+    return rest and replace(rest, base_len=drafted.base_len + 1)
+
+
+def judged_part(block: Drafted | None, length: int | None) -> Drafted | None:
+    """What was judged of a block that the target cut to ``length`` tokens (None: it did not); None for nothing."""
+    if block is None or length is None or length >= len(block.tokens):
+        return block
+    return part(block, slice(length)) if length else None
+
+
+def part(drafted: Drafted, which: slice) -> Drafted:
+    """Some of a block's tokens with what belongs to them."""
     rows = drafted.rows
     return replace(
         drafted,
-        base_len=drafted.base_len + 1,
-        tokens=drafted.tokens[1:],
-        entropies=drafted.entropies[1:],
-        rows=None if rows is None else DraftRows(rows.ids[1:], rows.logprobs[1:]),
+        tokens=drafted.tokens[which],
+        entropies=drafted.entropies[which],
+        rows=None if rows is None else DraftRows(rows.ids[which], rows.logprobs[which]),
+        confidences=drafted.confidences[which],
     )
 
 

@@ -31,7 +31,7 @@ from adasd.messages import (
     VerifyCall,
 )
 from adasd.session import stopping
-from adasd.session.ahead import Ahead, behind_guess, guess_is_right, may_come_true, rule_ahead
+from adasd.session.ahead import Ahead, behind_guess, guess_is_right, judged_part, may_come_true, rule_ahead
 from adasd.session.events import (
     Action,
     AskDraft,
@@ -176,6 +176,7 @@ def verify(
         block=block.tokens if block else (),
         rows=block.rows if block else None,
         rule=session.plan.accept,
+        confidences=block.confidences if block else (),
     )
     session = session._replace(
         phase=phase, epoch=epoch, last_epoch=epoch, block=block, block_ms=block_ms, ahead=None
@@ -231,7 +232,8 @@ def settle_ahead(session: Session, ahead: Ahead) -> Step:
 
 def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
     """Commit what stands, learn from it, and begin the next round or end."""
-    block = session.block
+    whole = session.block
+    block = judged_part(whole, verdict.block_len)
     num_drafted = len(block.tokens) if block else 0
     base_len = len(session.committed)
     if verdict.base_len != base_len or not 0 <= verdict.num_accepted <= num_drafted:
@@ -240,14 +242,14 @@ def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
             f"{num_drafted} from {base_len} on"
         )
     prefill = session.phase is Phase.PREFILLING
-    done = RoundCompleted(block, verdict, session.block_ms if block else 0.0, elapsed_ms, prefill)
+    done = RoundCompleted(block, verdict, session.block_ms if whole else 0.0, elapsed_ms, prefill)
     session = session._replace(
         target_cached=base_len + verdict.num_accepted,
         block=None,
         tally=session.tally.with_round(done),
     )
-    if block is not None:
-        session = roll_back_draft(session, block, verdict)
+    if whole is not None:
+        session = roll_back_draft(session, whole, verdict)
     session, emit = commit(session, provenance(block, verdict), prompt_logprobs_of(session, verdict))
     if session.finish_reason is not None:
         return session, (Learn(done), emit, Finish(session.finish_reason))

@@ -231,6 +231,7 @@ def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:
         relax_budget=call.rule.relax_budget,
         want_distances=call.rule.want_distances,
         whole_block=call.rule.whole_block,
+        confidences=pack_reals(call.confidences),
         max_distortion=call.rule.max_distortion if isfinite(call.rule.max_distortion) else None,
     )
     match call.rule.relax:
@@ -266,7 +267,16 @@ def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
     rows = _rows_from_wire(wire.rows, len(block)) if wire.HasField("rows") else None
     max_distortion = wire.max_distortion if wire.HasField("max_distortion") else inf
     rule = AcceptRule(relax, wire.relax_budget, wire.want_distances, wire.whole_block, max_distortion)
-    return VerifyCall(session, wire.epoch, wire.keep_len, unpack_ids(wire.feed), block, rows, rule)
+    return VerifyCall(
+        session,
+        wire.epoch,
+        wire.keep_len,
+        unpack_ids(wire.feed),
+        block,
+        rows,
+        rule,
+        unpack_reals(wire.confidences),
+    )
 
 
 def _own_law_from_wire(wire: pb.OwnLaw) -> RelaxOwnLaw:
@@ -306,6 +316,7 @@ def _drafted_to_wire(drafted: Drafted) -> pb.Drafted:
         rows=_rows_to_wire(drafted.rows),
         compute_ms=drafted.compute_ms,
         queue_ms=drafted.queue_ms,
+        confidences=pack_reals(drafted.confidences),
     )
 
 
@@ -321,6 +332,7 @@ def _drafted_from_wire(session: str, wire: pb.Drafted) -> Drafted:
         rows=_rows_from_wire(wire.rows, len(tokens)) if wire.HasField("rows") else None,
         compute_ms=wire.compute_ms,
         queue_ms=wire.queue_ms,
+        confidences=unpack_reals(wire.confidences),
     )
 
 
@@ -337,6 +349,7 @@ def _verdict_to_wire(verdict: Verdict) -> pb.Verdict:
         compute_ms=verdict.compute_ms,
         queue_ms=verdict.queue_ms,
         distortion=verdict.distortion,
+        block_len=verdict.block_len,
         batch_size=verdict.batch_size,
         batch_tokens=verdict.batch_tokens,
         logprobs=_logprobs_to_wire(verdict.logprobs),
@@ -360,6 +373,7 @@ def _verdict_from_wire(session: str, wire: pb.Verdict) -> Verdict:
         compute_ms=wire.compute_ms,
         queue_ms=wire.queue_ms,
         distortion=wire.distortion,
+        block_len=wire.block_len if wire.HasField("block_len") else None,
         batch_size=wire.batch_size,
         batch_tokens=wire.batch_tokens,
     )

@@ -18,9 +18,10 @@ import pytest
 
 from adasd.config import SpeculationConfig
 from adasd.control.registry import DRAFTING
-from adasd.engine.work import DraftWork
+from adasd.engine.work import DraftWork, VerifyWork
 from adasd.local import LocalPair
 from adasd.messages import (
+    DraftCall,
     Drafted,
     DraftRows,
     Mode,
@@ -28,9 +29,11 @@ from adasd.messages import (
     SamplingParams,
     SpeculationOptions,
     Verdict,
+    VerifyCall,
     Warp,
 )
 from adasd.specdec import verify_reference
+from adasd.specdec.budget import share
 from adasd.specdec.verify_reference import law
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.table_model import TableModel
@@ -99,6 +102,16 @@ class BookEngine(FakeEngine):
     """The fake engine with every draw from a book."""
 
     book: Book
+    num_judged: int | None = None  # drafted tokens that this session and a neighbour share
+    neighbour = (0.62, 0.9)  # the neighbour's confidences
+    score: Callable[[VerifyCall], Sequence[float]] = staticmethod(lambda call: call.confidences)
+
+    def submit(self, call: DraftCall | VerifyCall) -> None:
+        super().submit(call)
+        if self.num_judged is not None and isinstance(call, VerifyCall) and call.block:
+            work = self._waiting[call.session]
+            assert isinstance(work, VerifyWork)
+            work.cut_block(share(self.num_judged, [self.score(call), self.neighbour])[0])
 
     def _dice(self, num_drafted: int) -> BookDice:
         return BookDice(self.book)
@@ -121,11 +134,16 @@ def paths(
 
 
 def pair_with(
-    book: Book, config: SpeculationConfig, taught: Sequence[RoundCompleted], options: SpeculationOptions
+    book: Book,
+    config: SpeculationConfig,
+    taught: Sequence[RoundCompleted],
+    options: SpeculationOptions,
+    num_judged: int | None = None,
 ) -> LocalPair:
     """A fresh pair whose process has learned from ``taught``."""
     target, draft = BookEngine(TARGET, clock=lambda: 0.0), BookEngine(DRAFT, clock=lambda: 0.0)
     target.book = draft.book = book
+    target.num_judged = num_judged
     pair = LocalPair(target, draft, decode=lambda ids: "", eos_ids=frozenset(), speculation=config)
     teacher = pair.controller.session(pair.controller.effective(options), Warp())
     for done in taught:
@@ -166,6 +184,7 @@ def largest_error(
     acceptance: str | None = None,
     block: int = 2,
     warp: dict[str, Any] | None = None,
+    num_judged: int | None = None,
     **config: Any,
 ) -> tuple[float, set[tuple[int, ...]]]:
     """(largest difference of the joint laws, the lengths of the blocks of every path)."""
@@ -175,7 +194,7 @@ def largest_error(
     emitted: dict[tuple[int, ...], float] = dict.fromkeys(itertools.product(range(V), repeat=LENGTH), 0.0)
     shapes = set()
     for answer, probability in paths(
-        lambda book: pair_with(book, settings, PASTS[past], options), options, warp
+        lambda book: pair_with(book, settings, PASTS[past], options, num_judged), options, warp
     ):
         emitted[answer.token_ids] += probability
         shapes.add(answer.report.drafted_per_round)
@@ -215,7 +234,32 @@ def test_whatever_the_sampling(warp: dict[str, Any], acceptance: str):
     assert error < 1e-9
 
 
+@pytest.mark.parametrize("num_judged", [1, 2, 3])
+@pytest.mark.parametrize("acceptance", ["token", "block"])
+@pytest.mark.parametrize("drafting", ["static", "adasd"])
+def test_so_it_is_where_a_pass_judges_only_the_likeliest_tokens(
+    drafting: str, acceptance: str, num_judged: int
+):
+    error, shapes = largest_error(drafting, "low ceiling", acceptance, num_judged=num_judged)
+    assert error < 1e-9
+    assert any(1 in lengths for lengths in shapes)  # blocks of two were cut
+
+
 # --------------------------------------------------------------------------- planted bugs
+
+
+def test_the_published_score_of_a_cut_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    """TETRIS ranks by q(x): a token that is cut for being unlikely escapes its rejection."""
+
+    def by_token(call: VerifyCall) -> list[float]:
+        assert call.rows is not None
+        return [
+            math.exp(logprobs[ids.tolist().index(token)])
+            for token, ids, logprobs in zip(call.block, call.rows.ids, call.rows.logprobs, strict=True)
+        ]
+
+    monkeypatch.setattr(BookEngine, "score", staticmethod(by_token))
+    assert largest_error("static", num_judged=1)[0] > 1e-3
 
 
 def test_a_residual_that_forgets_the_draft_is_noticed(monkeypatch: pytest.MonkeyPatch):

@@ -120,7 +120,7 @@ class Rows(_message.Message):
     def __init__(self, row_len: _Optional[int] = ..., ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("epoch", "keep_len", "feed", "block", "rows", "relax_below", "relax_table", "relax_tolerance", "relax_divergence", "relax_own_law", "relax_budget", "want_distances", "whole_block", "max_distortion")
+    __slots__ = ("epoch", "keep_len", "feed", "block", "rows", "relax_below", "relax_table", "relax_tolerance", "relax_divergence", "relax_own_law", "relax_budget", "want_distances", "whole_block", "confidences", "max_distortion")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     KEEP_LEN_FIELD_NUMBER: _ClassVar[int]
     FEED_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +134,7 @@ class VerifyRequest(_message.Message):
     RELAX_BUDGET_FIELD_NUMBER: _ClassVar[int]
     WANT_DISTANCES_FIELD_NUMBER: _ClassVar[int]
     WHOLE_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
     MAX_DISTORTION_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     keep_len: int
@@ -148,8 +149,9 @@ class VerifyRequest(_message.Message):
     relax_budget: int
     want_distances: bool
     whole_block: bool
+    confidences: bytes
     max_distortion: float
-    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., block: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., relax_below: _Optional[float] = ..., relax_table: _Optional[bytes] = ..., relax_tolerance: _Optional[float] = ..., relax_divergence: _Optional[float] = ..., relax_own_law: _Optional[_Union[OwnLaw, _Mapping]] = ..., relax_budget: _Optional[int] = ..., want_distances: _Optional[bool] = ..., whole_block: _Optional[bool] = ..., max_distortion: _Optional[float] = ...) -> None: ...
+    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., block: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., relax_below: _Optional[float] = ..., relax_table: _Optional[bytes] = ..., relax_tolerance: _Optional[float] = ..., relax_divergence: _Optional[float] = ..., relax_own_law: _Optional[_Union[OwnLaw, _Mapping]] = ..., relax_budget: _Optional[int] = ..., want_distances: _Optional[bool] = ..., whole_block: _Optional[bool] = ..., confidences: _Optional[bytes] = ..., max_distortion: _Optional[float] = ...) -> None: ...
 
 class OwnLaw(_message.Message):
     __slots__ = ("min_ratio", "yardstick", "ceiling")
@@ -188,7 +190,7 @@ class Opened(_message.Message):
     def __init__(self) -> None: ...
 
 class Drafted(_message.Message):
-    __slots__ = ("epoch", "base_len", "tokens", "entropies", "rows", "compute_ms", "queue_ms")
+    __slots__ = ("epoch", "base_len", "tokens", "entropies", "rows", "compute_ms", "queue_ms", "confidences")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BASE_LEN_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +198,7 @@ class Drafted(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     base_len: int
     tokens: bytes
@@ -203,10 +206,11 @@ class Drafted(_message.Message):
     rows: Rows
     compute_ms: float
     queue_ms: float
-    def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[bytes] = ..., entropies: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ...) -> None: ...
+    confidences: bytes
+    def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[bytes] = ..., entropies: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., confidences: _Optional[bytes] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("epoch", "base_len", "num_accepted", "next_token", "relaxed", "exact_ok", "distances", "cached_tokens", "compute_ms", "queue_ms", "logprobs", "prompt_logprobs", "batch_size", "distortion", "batch_tokens")
+    __slots__ = ("epoch", "base_len", "num_accepted", "next_token", "relaxed", "exact_ok", "distances", "cached_tokens", "compute_ms", "queue_ms", "logprobs", "prompt_logprobs", "batch_size", "block_len", "distortion", "batch_tokens")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BASE_LEN_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +224,7 @@ class Verdict(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_LEN_FIELD_NUMBER: _ClassVar[int]
     DISTORTION_FIELD_NUMBER: _ClassVar[int]
     BATCH_TOKENS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
@@ -235,9 +240,10 @@ class Verdict(_message.Message):
     logprobs: Logprobs
     prompt_logprobs: Logprobs
     batch_size: int
+    block_len: int
     distortion: float
     batch_tokens: int
-    def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token: _Optional[int] = ..., relaxed: _Optional[bytes] = ..., exact_ok: _Optional[bytes] = ..., distances: _Optional[bytes] = ..., cached_tokens: _Optional[int] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., prompt_logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., batch_size: _Optional[int] = ..., distortion: _Optional[float] = ..., batch_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., num_accepted: _Optional[int] = ..., next_token: _Optional[int] = ..., relaxed: _Optional[bytes] = ..., exact_ok: _Optional[bytes] = ..., distances: _Optional[bytes] = ..., cached_tokens: _Optional[int] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., prompt_logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., batch_size: _Optional[int] = ..., block_len: _Optional[int] = ..., distortion: _Optional[float] = ..., batch_tokens: _Optional[int] = ...) -> None: ...
 
 class Logprobs(_message.Message):
     __slots__ = ("of_tokens", "top_lens", "top_ids", "top_logprobs")

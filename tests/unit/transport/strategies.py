@@ -111,6 +111,7 @@ def verify_calls(draw, session: str) -> VerifyCall:
         block,
         draw(st.none() | rows(len(block))),
         draw(accept_rules),
+        tuple(draw(st.lists(shares, min_size=len(block), max_size=len(block)))),
     )
 
 
@@ -128,7 +129,15 @@ def drafted(draw, session: str) -> Drafted:
     entropies = draw(st.lists(reals, min_size=len(tokens), max_size=len(tokens)))
     laws = draw(st.none() | rows(len(tokens)))
     return Drafted(
-        session, draw(epochs), draw(counts), tokens, tuple(entropies), laws, draw(reals), draw(reals)
+        session,
+        draw(epochs),
+        draw(counts),
+        tokens,
+        tuple(entropies),
+        laws,
+        draw(reals),
+        draw(reals),
+        tuple(draw(st.lists(shares, min_size=len(tokens), max_size=len(tokens)))),
     )
 
 
@@ -155,6 +164,7 @@ def verdicts(draw, session: str) -> Verdict:
         draw(reals),
         draw(reals),
         draw(reals),
+        draw(st.none() | counts),
         draw(counts),
         draw(counts),
     )
