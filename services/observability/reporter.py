@@ -86,7 +86,8 @@ class Reporter:
     async def _keep_reporting(self, link: BoardLink) -> None:
         while True:
             try:
-                await asyncio.wait_for(link.pin(self._take()), TIMEOUT_S)
+                async with asyncio.timeout(TIMEOUT_S):
+                    await link.pin(self._take())
             except Exception as error:
                 log.debug("the board does not answer (%s: %s)", type(error).__name__, error)
             await asyncio.sleep(PERIOD_S)

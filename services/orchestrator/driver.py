@@ -133,6 +133,7 @@ class Driver:
         self.next_draft: Attachment | None = None  # attached, to be used once the session knows
         self.wants_draft = effective.mode is not Mode.OFF
         self.num_target_losses = 0
+        self.is_over = False  # slots that are attached from now on are given back at once
         self.newest_draft_call = 0  # epoch
 
     def cancel(self) -> None:
@@ -248,10 +249,13 @@ class Driver:
 
     async def attach_target(self) -> None:
         try:
-            self.target = await self.placement.attach_target(self.open_call)
+            target = await self.placement.attach_target(self.open_call)
         except AdasdError as error:
             self.events.put_nowait(Fail(error))
             return
+        if self.is_over:
+            return await target.release()
+        self.target = target
         self.spawn(self.watch(self.target))
         self.events.put_nowait(TargetAttached())
         if not self.wants_draft:
@@ -261,12 +265,15 @@ class Driver:
 
     async def keep_draft_attached(self) -> None:
         """Lease a draft, and another whenever it is lost; never gives up, never hurries."""
-        while True:
+        while not self.is_over:
             try:
-                self.draft = await self.placement.attach_draft(self.open_call)
+                draft = await self.placement.attach_draft(self.open_call)
             except Exception as error:  # a draft is never worth an answer
                 log.info("session %s runs without a draft: %r", self.terms.session, error)
             else:
+                if self.is_over:
+                    return await draft.release()
+                self.draft = draft
                 self.events.put_nowait(DraftAttached())
                 while (attachment := self.draft) is not None:  # another one after a change
                     why = await outcome(attachment.lost)
@@ -282,6 +289,8 @@ class Driver:
         except Exception as error:
             log.info("session %s stays with its draft: %r", self.terms.session, error)
             return
+        if self.is_over:
+            return await attachment.release()
         if before is None or self.draft is not before:  # lost meanwhile: its successor is on its way
             self.release(attachment)
             return
@@ -342,7 +351,11 @@ class Driver:
         task.add_done_callback(self.releases.discard)
 
     async def give_back(self) -> None:
-        """Cancel what runs and release both slots, whatever happens in between."""
+        """Cancel what runs and release both slots, whatever happens in between.
+
+        A task may miss its cancellation (libraries swallow some); then ``is_over`` ends it.
+        """
+        self.is_over = True
         for task in tuple(self.tasks):
             task.cancel()
         for held in (self.target, self.draft, self.next_draft):

@@ -140,7 +140,9 @@ class LeasePlacement:
         stream = tier.lessor(lease_id)
         try:
             try:
-                grant = await asyncio.wait_for(stream.__anext__(), timeout_s)
+                # Not wait_for: before Python 3.12 it swallows a cancellation that meets the answer.
+                async with asyncio.timeout(timeout_s):
+                    grant = await stream.__anext__()
             except TimeoutError:
                 raise Overloaded(f"no {tier.role} slot became free within {timeout_s:.1f} s") from None
             except (Exception, asyncio.CancelledError) as error:

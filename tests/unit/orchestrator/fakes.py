@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Faults:
     delay_s: float = 0.0
     no_draft_slots: bool = False
     no_target_slots: bool = False
+    misses_cancellation: str = ""  # role whose attachment is slow and comes in spite of a cancellation
     seed: int = 0
 
 
@@ -123,10 +125,17 @@ class FakePlacement:
         return every > 0 and self.num_calls[role] % every == 0
 
     async def attach_target(self, call: OpenCall) -> FakeSlot:
+        await self.dawdle("target")
         return self.attach("target", refuse=self.faults.no_target_slots)
 
     async def attach_draft(self, call: OpenCall, name: str | None = None) -> FakeSlot:
+        await self.dawdle("draft")
         return self.attach("draft", refuse=self.faults.no_draft_slots)
+
+    async def dawdle(self, role: str) -> None:
+        if self.faults.misses_cancellation == role:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
 
     def attach(self, role: str, *, refuse: bool) -> FakeSlot:
         if refuse:

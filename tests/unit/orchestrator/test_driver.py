@@ -153,6 +153,20 @@ async def test_a_caller_who_is_cancelled_frees_both_slots():
     assert len(asyncio.all_tasks()) == 1
 
 
+@pytest.mark.parametrize("role", ["draft", "target"])
+async def test_a_slot_that_comes_after_the_end_is_given_back_at_once(role: str):
+    """Seen with one-token answers: the lease arrives in the moment in which its waiting is cancelled."""
+    placement = world(misses_cancellation=role)
+    async with asyncio.timeout(5):
+        if role == "draft":
+            assert (await text_and_end(driver(placement)))[0] == TEXT
+        else:
+            with pytest.raises(DeadlineExceeded):
+                await text_and_end(driver(placement, request_timeout_s=0.05))
+    assert placement.num_attached[role] == 1
+    assert placement.open_slots == []
+
+
 async def test_abort_ends_the_stream_with_its_own_reason():
     placement = world(delay_s=0.002)
     running = driver(placement)
