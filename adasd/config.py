@@ -58,6 +58,11 @@ class EngineConfig:
         "faster, on insists, off takes torch's operations",
         choices=("auto", "on", "off"),
     )
+    deterministic: bool = setting(
+        False,
+        "no batch changes an answer, not even by rounding; free with the compiled kernels, elsewhere every token "
+        "takes a pass of its own",
+    )
     num_slots: int = setting(32, "sessions that one replica holds at once", low=1, high=65536)
     max_context: int | None = setting(
         None, "tokens of prompt and answer per slot; none is the model's own limit, at most 4096", low=2

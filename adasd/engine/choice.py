@@ -16,6 +16,7 @@ from adasd.engine import fast_llama
 from adasd.engine.forward import Forward, ModuleForward
 from adasd.engine.kv_cache import KVCache
 from adasd.engine.native import forward as native
+from adasd.engine.one_by_one import OneByOne
 from adasd.engine.ragged import Ragged, Row
 from adasd.engine.split import is_split
 from adasd.errors import ConfigError
@@ -34,28 +35,45 @@ _CONTEXT, _NUM_TIMED = 64, 12
 def choose_forward(
     model: PreTrainedModel, config: EngineConfig, max_context: int, fast: bool | None
 ) -> Forward:
-    """The forward pass of a loaded model, which it takes over.
+    """The forward pass of a loaded model, which it takes over; blind to the batch if that is wanted.
 
     ``fast``: a hand-written one (True: insist on it, None: where it fits, False: never). ``config.compile``
     says whether that may be the C kernels. Raises ConfigError if what is insisted on cannot be.
     """
     if config.early_exit:
+        if config.deterministic:
+            raise ConfigError("deterministic is not possible with early_exit; switch one of the two off")
         return _with_exits(model, config, max_context)
-    if fast is False or (is_split(model) and not fast):
-        return ModuleForward(model)  # only its hooks move what passes from device to device
-    why_not = "switched off"
-    if config.compile != "off":
-        why_not = native.why_not(model, config.num_threads) or ""
-        if not why_not and config.compile == "auto" and not pays(model):
-            why_not = "torch's operations are faster here"
-        if not why_not:
-            return native.NativeLlama(model, max_context)
-        if config.compile == "on":
-            raise ConfigError(
-                f"compile is on, but the kernels do not serve {type(model).__name__}: {why_not}"
-            )
-        _log.info("%s: no compiled kernels, as %s", config.model, why_not)
-    reason = "it is split over several devices" if is_split(model) else fast_llama.why_not(model)
+    if is_split(model):
+        if fast:
+            raise ConfigError("the fast forward does not serve a model that is split over several devices")
+        chosen: Forward = ModuleForward(model)  # only its hooks move what passes from device to device
+    else:
+        kernels = None if fast is False else _kernels(model, config, max_context)
+        if kernels is not None:
+            return kernels
+        chosen = _torchs(model, max_context, fast)
+    return OneByOne(chosen) if config.deterministic else chosen
+
+
+def _kernels(model: PreTrainedModel, config: EngineConfig, max_context: int) -> Forward | None:
+    """The C kernels, where they fit and are wanted or pay."""
+    if config.compile == "off":
+        return None
+    why_not = native.why_not(model, config.num_threads)
+    if why_not is None and config.compile == "auto" and not config.deterministic and not pays(model):
+        why_not = "torch's operations are faster here"
+    if why_not is None:
+        return native.NativeLlama(model, max_context)
+    if config.compile == "on":
+        raise ConfigError(f"compile is on, but the kernels do not serve {type(model).__name__}: {why_not}")
+    _log.info("%s: no compiled kernels, as %s", config.model, why_not)
+    return None
+
+
+def _torchs(model: PreTrainedModel, max_context: int, fast: bool | None) -> Forward:
+    """Torch's operations, hand-written where that fits."""
+    reason = "switched off" if fast is False else fast_llama.why_not(model)
     if reason is None:
         return fast_llama.FastLlama(model, max_context)
     if fast:

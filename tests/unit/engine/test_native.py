@@ -18,7 +18,7 @@ from adasd.engine.ragged import Ragged, Row
 from adasd.errors import ConfigError
 from adasd.testing.loops import plain_batch
 from tests.unit.engine import models
-from tests.unit.engine.models import FAST, engine, original, prompts
+from tests.unit.engine.models import FAST, engine, generate, original, prompts
 
 CONTEXT = 100
 
@@ -230,3 +230,18 @@ def test_where_the_home_cannot_be_written_it_is_built_all_the_same(fresh_library
 def test_an_older_compiler_without_native_still_builds(fresh_library, monkeypatch):
     monkeypatch.setattr(library, "OWN_PROCESSOR", (("-march=no-such-thing",), ()))
     assert library.load().adasd_panel() == 16, "what every processor of the kind has"
+
+
+def test_deterministic_takes_the_kernels_where_they_fit_and_single_tokens_elsewhere(monkeypatch):
+    monkeypatch.setattr(choice, "pays", lambda model: False)
+    assert "native" in choose("llama", compile="auto", deterministic=True)
+    assert choose("llama", compile="off", deterministic=True).endswith("token by token")
+    assert choose("gpt-neox", deterministic=True).endswith("token by token")
+    assert "token by token" not in choose("gpt-neox")
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3-window", "gpt-neox"])
+def test_deterministic_answers_are_those_of_generate(name):
+    texts = prompts(3, 30, 1)
+    slow = engine(name, compile="off", deterministic=True)
+    assert plain_batch(slow, texts, 8) == [generate(name, text, 8) for text in texts]
