@@ -1,13 +1,14 @@
 """Many sessions at once in one process: tokens per second, the wait for the first token, the gaps between tokens.
 
-    python -m load_tests.batch_throughput [--widths 1 2 4 8 16 32] [--waves 1] [--repeats 3] [--json FILE]
+    python -m load_tests.batch_throughput [--widths 1 2 4 8 16 32 64] [--waves 1] [--repeats 3] [--json FILE]
 
 1. Tokens per second of all sessions together, for every width: ours without and with speculation, transformers'
    padded ``generate`` and its continuous batching (manager kept running). All in turn, prompts from the held-out
    demo tasks, answers end where the model ends them. ``--waves 3``: three prompts per session, a session that
    ends makes room for the next, where the padded batch has to wait for its longest answer.
 2. Time to the first token of a 528-token prompt, with and without its first 512 tokens in the prefix cache.
-3. Gaps between the tokens of 8 running sessions, undisturbed and while long prompts arrive one after another.
+3. Memory that a running session adds to the process, both models together.
+4. Gaps between the tokens of 8 running sessions, undisturbed and while long prompts arrive one after another.
 
 Goals (those of the engine): at 32 sessions 1.5x continuous batching and 1.0x the padded batch; exact at least
 0.98x of off at every width; first token at least 5x sooner; the p99 gap at most doubled. The exit status is 1
@@ -18,10 +19,11 @@ from __future__ import annotations
 
 import argparse
 import random
+import resource
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ from rich.progress import track
 from rich.table import Table
 from transformers.utils import logging
 
+from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
 from adasd.messages import Mode, SamplingParams, SpeculationOptions
 from adasd.ports import Clock
@@ -45,6 +48,7 @@ from load_tests.turns import turns
 
 PREFIX_LEN, TAIL_LEN = 512, 16
 NUM_RUNNING = 8
+MEMORY_TOKENS = 128
 MAX_TOKENS = 64
 Prompts = Sequence[Sequence[int]]
 
@@ -71,6 +75,16 @@ class FirstToken:
     @property
     def ratio(self) -> float:
         return self.cold_ms / self.cached_ms
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Sessions of both models together, in bytes."""
+
+    num_sessions: int
+    num_tokens: int  # of each answer
+    bytes_per_session: int  # that the process grew by
+    bytes_per_full_slot: int  # what a session takes that fills its context
 
 
 @dataclass(frozen=True)
@@ -131,6 +145,33 @@ def differing(answers: Sequence[Sequence[list[int]]], others: Sequence[Sequence[
             if one != other
         }
     )
+
+
+# --------------------------------------------------------------------------- memory
+
+
+def memory_per_session(load_fresh: Callable[[], LocalPair], prompts: Prompts) -> Memory:
+    """What sessions that are all under way add to the process, by fresh engines without a prefix cache."""
+    pair = load_fresh()
+    crowd = Crowd(pair, SpeculationOptions(Mode.EXACT))
+    endless = SamplingParams(MEMORY_TOKENS, temperature=0.0, ignore_eos=True)
+    crowd.start(prompts[0], endless)
+    crowd.finish()  # what a first answer takes once and for all
+    before = resident_bytes()
+    talks = [crowd.start(prompt, endless) for prompt in prompts]
+    while not any(talk.done for talk in talks):
+        crowd.turn()
+    grown = resident_bytes() - before
+    crowd.finish()
+    assert isinstance(pair.target, TorchEngine)
+    assert isinstance(pair.draft, TorchEngine)
+    full = pair.target.cache.bytes_per_slot + pair.draft.cache.bytes_per_slot
+    return Memory(len(prompts), MEMORY_TOKENS, grown // len(prompts), full)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use now (Linux)."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 # --------------------------------------------------------------------------- 2: the first token
@@ -292,6 +333,14 @@ def main(arguments: list[str] | None = None) -> int:
             some = prompts[: width * options.waves]
             found += race(batchers, some, width, options.repeats, options.max_tokens)
     console.print(throughput_table(found, options.waves))
+    memory = memory_per_session(
+        lambda: load_pair(options.target, options.draft, options.threads, most, prefix_cache=False),
+        prompts[:most],
+    )
+    console.print(
+        f"memory: {memory.bytes_per_session / 2**20:.2f} MiB per session of {memory.num_tokens} tokens, "
+        f"{memory.bytes_per_full_slot / 2**20:.2f} MiB with a full context"
+    )
     caching = load_pair(options.target, options.draft, options.threads, NUM_RUNNING + 1, prefix_cache=True)
     modes = (Mode.OFF, Mode.EXACT)
     firsts = first_tokens(caching, modes, 5 * options.repeats)
@@ -309,6 +358,7 @@ def main(arguments: list[str] | None = None) -> int:
             "num_waves": options.waves,
             "max_tokens": options.max_tokens,
             "throughput": [asdict(one) for one in found],
+            "memory": asdict(memory),
             "first_token": [asdict(one) | {"ratio": one.ratio} for one in firsts],
             "gaps": [asdict(one) | {"ratio": one.ratio} for one in between],
             "missed_goals": missed,
@@ -327,7 +377,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--draft", default=str(DEMO / "draft"), help="folder or Hugging Face id")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads [1]")
     parser.add_argument(
-        "--widths", type=positive, nargs="+", default=[1, 2, 4, 8, 16, 32], help="sessions at once"
+        "--widths", type=positive, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="sessions at once"
     )
     parser.add_argument("--waves", type=positive, default=1, help="prompts per session [1]")
     parser.add_argument("--repeats", type=positive, default=3, help="times that all is answered [3]")

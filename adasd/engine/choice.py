@@ -45,8 +45,8 @@ def choose_forward(
             raise ConfigError("deterministic is not possible with early_exit; switch one of the two off")
         return _with_exits(model, config, max_context)
     if is_split(model):
-        if fast:
-            raise ConfigError("the fast forward does not serve a model that is split over several devices")
+        if fast or config.compile == "on":
+            raise ConfigError("a model that is split over several devices runs through its own modules only")
         chosen: Forward = ModuleForward(model)  # only its hooks move what passes from device to device
     else:
         kernels = None if fast is False else _kernels(model, config, max_context)

@@ -116,6 +116,7 @@ def test_every_goal_that_is_missed_is_named():
 
 def test_a_whole_run_writes_table_and_file(folders, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(batch_throughput, "PREFIX_LEN", 40)
+    monkeypatch.setattr(batch_throughput, "MEMORY_TOKENS", 20)
     file = tmp_path / "figures.json"
     arguments = ["--target", folders[0], "--draft", folders[1], "--widths", "1", "2", "--repeats", "1"]
     arguments += ["--max-tokens", "8", "--gap-tokens", "30", "--ours-only", "--json", str(file)]
@@ -124,6 +125,8 @@ def test_a_whole_run_writes_table_and_file(folders, tmp_path, monkeypatch, capsy
     assert [(one["name"], one["width"]) for one in written["throughput"]] == [
         (name, width) for width in (1, 2) for name in (OFF, EXACT)
     ]
+    assert 0 < written["memory"]["bytes_per_full_slot"] < 2**24
+    assert written["memory"]["bytes_per_session"] < 2**24
     assert {one["mode"] for one in written["first_token"]} == {"off", "exact"}
     assert written["machine"]["cores"] >= 1
     assert "tokens/s of all sessions" in capsys.readouterr().out
