@@ -9,11 +9,12 @@ from typing import Any
 
 from adasd.errors import InvalidRequest
 from adasd.messages import Grammar
+from adasd.text.chat import check_text
 from adasd.text.tool_calls import Arguments, CallBegun, CallParser, Found, Said, parser_of
 from adasd.text.tools import ANY_ARGUMENTS, Function, ToolForm, forced_calls, valid_calls
 from services.gateway.backend import Text
 from services.gateway.formats import check_grammar_of
-from services.gateway.schema import ChatBody, NamedTool
+from services.gateway.schema import ChatBody, FunctionTool, NamedTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def tool_use(body: ChatBody, text: Text) -> ToolUse | None:
                 "tool_choice asks for a call, but there are no tools; send tools", "tool_choice"
             )
         return None
-    _check_names([tool.function.name for tool in body.tools])
+    _check_functions([tool.function for tool in body.tools])
     if choice == "none":
         return None
     if not text.knows_tools:
@@ -77,10 +78,13 @@ def tool_use(body: ChatBody, text: Text) -> ToolUse | None:
     return ToolUse(sent, functions, form, parallel, grammar)
 
 
-def _check_names(names: Sequence[str]) -> None:
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise InvalidRequest(f"two tools have the name {name!r}; rename one", f"tools.{i}.function.name")
+def _check_functions(functions: Sequence[FunctionTool]) -> None:
+    for i, function in enumerate(functions):
+        if function.name in [other.name for other in functions[:i]]:
+            raise InvalidRequest(
+                f"two tools have the name {function.name!r}; rename one", f"tools.{i}.function.name"
+            )
+        check_text(function.description or "", f"tools.{i}.function.description")
 
 
 def _named(functions: tuple[Function, ...], name: str) -> tuple[Function, ...]:

@@ -7,10 +7,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adasd.errors import AdasdError, Code
+from adasd.text.tokenizer import Tokenizer
 from services.gateway.failures import TABLE
 from services.gateway.schema import ChatBody, CompletionBody
 from services.gateway.validation import parse, read_chat, read_completion
 from tests.unit.gateway.fake_backend import FakeBackend
+from tests.unit.text.tokenizers_for_tests import TOOL_TEMPLATE, byte_level
 
 HELLO = [{"role": "user", "content": "the cat"}]
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -306,24 +308,33 @@ def test_every_code_has_a_status():
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(HELLO),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([*HELLO, *TOOLS, "required", {"type": "json_object"}, {"regex": "a+"}, TOOLS]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
 FIELDS = sorted({*ChatBody.model_fields, *CompletionBody.model_fields, "tools", "logprobs", "unknown"})
-BACKEND = FakeBackend()
+BACKENDS = FakeBackend(), FakeBackend(tokenizer=Tokenizer(byte_level(TOOL_TEMPLATE)))
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(fields=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5), with_input=st.booleans())
-def test_random_bodies_are_read_or_refused_as_the_requests_fault(fields, with_input):
+@given(
+    fields=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5),
+    with_input=st.booleans(),
+    backend=st.sampled_from(BACKENDS),
+)
+def test_random_bodies_are_read_or_refused_as_the_requests_fault(fields, with_input, backend):
     for kind, read, name, value in (
         (ChatBody, read_chat, "messages", HELLO),
         (CompletionBody, read_completion, "prompt", "the cat"),
     ):
         body = {**fields, **({name: value} if with_input else {})}
         try:
-            order = read(parse(json.dumps(body).encode(), kind), BACKEND, "x")
+            order = read(parse(json.dumps(body).encode(), kind), backend, "x")
         except AdasdError as refusal:
             refused = refusal
         else:

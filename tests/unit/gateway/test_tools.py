@@ -141,6 +141,10 @@ async def test_calls_and_results_go_back_into_the_conversation(tool_door):
     [
         ({"tools": [TOOLS[0], TOOLS[0]]}, "tools.1.function.name"),
         (
+            {"tools": [{"type": "function", "function": {"name": "f", "description": "a\0b"}}]},
+            "tools.0.function.description",
+        ),
+        (
             {"tool_choice": {"type": "function", "function": {"name": "other"}}},
             "tool_choice.function.name",
         ),
