@@ -26,7 +26,7 @@ from adasd.evaluate.measure import Run
 from adasd.evaluate.methods import Method, all_names, parse
 from adasd.evaluate.report import Report, build
 from adasd.evaluate.table import tables
-from adasd.evaluate.workload import Item, demo, jsonl
+from adasd.evaluate.workload import WORKLOADS, Item, jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "models" / "demo"
@@ -36,11 +36,15 @@ WIDTH = 132  # columns that the tables need
 def main(argv: Sequence[str]) -> int:
     """Entry point; the exit status."""
     options = parser().parse_args(argv)
+    if options.suite:
+        from cluster.eval_suite import write_all
+
+        return write_all(options.suite, options.n, options.seed)
     console = Console(width=max(Console().width, WIDTH))
     try:
         methods = parse(options.methods, options.max_relaxed_fraction)
         temperatures = parse_temperatures(options.temperatures)
-        items = demo(options.n, options.seed) if options.workload == "demo" else _lines(options)
+        items = _items(options)
         if options.journal and not options.url:
             raise ConfigError("--journal keeps the answers of a server; name one with --url, or leave it out")
         for path in (options.json, options.html, options.journal):
@@ -58,6 +62,14 @@ def main(argv: Sequence[str]) -> int:
 
         options.html.write_text(page(report), encoding="utf-8")
     return 0
+
+
+def run_options(argv: Sequence[str], console: Console) -> Report:
+    """The report of these options, in this process; raises AdasdError."""
+    options = parser().parse_args(argv)
+    items = _items(options)
+    methods = parse(options.methods, options.max_relaxed_fraction)
+    return evaluate(options, items, methods, parse_temperatures(options.temperatures), console)
 
 
 def evaluate(
@@ -78,7 +90,8 @@ def evaluate(
         transient=True,
     )
     with progress:
-        bar = progress.add_task("", total=len(items) * len(methods) * len(temperatures))
+        num_runs = sum(method.serves(temperature) for method in methods for temperature in temperatures)
+        bar = progress.add_task("", total=len(items) * num_runs)
 
         def on_answer(method: Method, temperature: float) -> None:
             progress.update(bar, advance=1, description=f"{method.name}, T={temperature:g}")
@@ -107,6 +120,7 @@ def in_process(options: argparse.Namespace, items: Sequence[Item], methods: Sequ
         device=options.device,
         num_threads=options.threads,
         drafts=parse_drafts(options.drafts),
+        draft_noise=options.draft_noise,
     )
 
     def run_all(temperatures: Sequence[float], on_answer: OnAnswer) -> tuple[list[Run], dict[str, Any]]:
@@ -200,8 +214,10 @@ def about(options: argparse.Namespace, num_items: int, methods: Sequence[Method]
     }
 
 
-def _lines(options: argparse.Namespace) -> list[Item]:
-    return jsonl(Path(options.workload), options.n)
+def _items(options: argparse.Namespace) -> list[Item]:
+    """The workload that is named, or a file's lines."""
+    known = WORKLOADS.get(options.workload)
+    return known(options.n, options.seed) if known else jsonl(Path(options.workload), options.n)
 
 
 def _check_place(path: Path | None) -> None:
@@ -261,8 +277,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--workload",
         default="demo",
-        metavar="demo|FILE.jsonl",
-        help="the demo tasks, or lines of JSON with a prompt and, if it can be judged, a reference [demo]",
+        metavar="demo|messy|FILE.jsonl",
+        help="the demo tasks, those as people type them, or lines of JSON with a prompt and, if it can be judged, a "
+        "reference [demo]",
     )
     made.add_argument(
         "--n", type=_positive, default=15, help="prompts per demo task, or lines of the file [15]"
@@ -274,6 +291,13 @@ def parser() -> argparse.ArgumentParser:
         help=f"all, or some of: {', '.join(all_names())}; any drafting+acceptance works, and @draft-source "
         "behind it [all]",
     )
+    made.add_argument(
+        "--draft-noise",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="standard deviations of noise on the draft's weights, to see a poor draft [0]",
+    )
     made.add_argument("--temperatures", default="0,0.7,1", metavar="A,B", help="[0,0.7,1]")
     made.add_argument(
         "--max-tokens", type=_positive, default=200, metavar="N", help="tokens per answer [200]"
@@ -283,6 +307,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=_positive, default=1, help="CPU threads [1]")
     made.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto [auto]")
     made.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    made.add_argument(
+        "--suite",
+        type=Path,
+        metavar="FOLDER",
+        help="run every series of docs/evaluation.md and write its JSON, HTML and tables there; takes --n, --seed",
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="write every figure to this file")
     made.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots to this file")
     return made

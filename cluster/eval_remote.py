@@ -115,9 +115,12 @@ def run(
     on_answer: Callable[[Method, float], None] = lambda method, temperature: None,
 ) -> Iterator[Run]:
     """Every method at every temperature. Raises ServerGone, with what is done kept in the journal."""
-    total = len(items) * len(methods) * len(temperatures)
+    num_runs = sum(method.serves(temperature) for method in methods for temperature in temperatures)
+    total = len(items) * num_runs
     for temperature in temperatures:
         for method in methods:
+            if not method.serves(temperature):
+                continue
             answers = []
             for number, item in enumerate(items):
                 place = f"{method.name} T={temperature:g} #{number}"

@@ -40,10 +40,16 @@ class Figures:
     cpu_speed_up: float  # tokens per second of this process's CPU time over those of plain decoding
     acceptance: tuple[float, ...]  # per position of a block: accepted among judged
     reached: tuple[int, ...]  # per position: how often it was judged
+    distortion: float = 0.0  # total variation that relaxation cost, expected, summed over all answers
 
     @property
     def tokens_per_round(self) -> float:
         return self.num_tokens / max(1, self.num_rounds)
+
+    @property
+    def distortion_share(self) -> float:
+        """Total variation per token; under rejection sampling its expectation is that of ``relaxed_share``."""
+        return self.distortion / max(1, self.num_tokens)
 
     @property
     def relaxed_share(self) -> float:
@@ -119,6 +125,7 @@ def figures(
         cpu_speed_up=_ratio(answers, plain, lambda answer: answer.cpu_s),
         acceptance=acceptance,
         reached=reached,
+        distortion=sum(a.distortion for a in answers),
     )
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from adasd.config import MODEL, EngineConfig, SpeculationConfig
 from adasd.evaluate.methods import Method
 from adasd.evaluate.workload import Item
 from adasd.local import LocalPair
 from adasd.messages import Chunk, SamplingParams, SpeculationReport, TokenKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class AnswerRecord:
     cpu_s: float  # of this process; tells more than wall time where a CPU is shared with other work
     generation_threshold: float | None  # nats, at the answer's end
     acceptance_threshold: float | None  # Jensen-Shannon distance, at the answer's end
+    distortion: float = 0.0  # total variation that relaxation cost, expected, summed over the answer
 
     @property
     def num_decoded(self) -> int:
@@ -53,8 +58,12 @@ def load_pair(
     device: str = "auto",
     num_threads: int = 1,
     drafts: Mapping[str, str] | None = None,
+    draft_noise: float = 0.0,
 ) -> LocalPair:
-    """A pair by folder or id whose random numbers come from ``seed``; raises ConfigError."""
+    """A pair by folder or id whose random numbers come from ``seed``; raises ConfigError.
+
+    ``draft_noise``: the draft's weights are disturbed by so many of their standard deviations (a poor draft).
+    """
     from adasd.engine.engine import TorchEngine
     from adasd.engine.loading import check_vocabularies, load_model
     from adasd.text.tokenizer import Tokenizer
@@ -68,13 +77,27 @@ def load_pair(
     engines = {}
     for number, (name, model) in enumerate(models.items(), 1):
         own = replace(config, model=model)
+        loaded = load_model(own)
+        if name == MODEL:
+            disturb(loaded, draft_noise, seed)
         engines[name] = TorchEngine.from_model(
-            load_model(own), own, vocab_limit=target_engine.vocab_size, seed=seed + number
+            loaded, own, vocab_limit=target_engine.vocab_size, seed=seed + number
         )
     main = engines.pop(MODEL)
     return LocalPair(
         target_engine, main, tokenizer.decode, tokenizer.eos_ids, tokenizer=tokenizer, drafts=engines
     )
+
+
+def disturb(model: PreTrainedModel, noise: float, seed: int) -> None:
+    """Add normal noise of so many standard deviations to every weight."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters() if noise else ():
+            shift = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
+            weight.add_((noise * weight.float().std(correction=0).cpu() * shift).to(weight))
 
 
 def run(
@@ -89,6 +112,8 @@ def run(
     """Every method at every temperature; each begins with nothing learned. Yields each as it is done."""
     for temperature in temperatures:
         for method in methods:
+            if not method.serves(temperature):
+                continue
             others = {name: engine for name, engine in pair.drafts.items() if name != MODEL}
             fresh = LocalPair(
                 pair.target,
@@ -129,6 +154,7 @@ def _answer(pair: LocalPair, item: Item, method: Method, sampling: SamplingParam
         time.process_time() - cpu_s,
         report.generation_threshold,
         report.acceptance_threshold,
+        report.distortion,
     )
 
 

@@ -1,4 +1,4 @@
-"""Methods by name: ``off``, a drafting policy (``adasd``, ``static-8``), or one with ``+acceptance``.
+"""Methods by name: ``off``, a drafting policy (``adasd``, ``static-8``), or one with ``+acceptance`` or ``+block``.
 
 Behind each may stand where blocks come from: ``adasd@suffix``, ``static-5@tiny``, ``adasd+collision@auto``.
 """
@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from adasd.control.registry import ACCEPTANCE, DRAFTING, acceptance_policy, drafting_policy
+from adasd.control.registry import (
+    ACCEPTANCE,
+    DRAFTING,
+    EXACT_RULES,
+    acceptance_policy,
+    drafting_policy,
+    exact_rule,
+)
 from adasd.errors import InvalidRequest
 from adasd.messages import Mode, SpeculationOptions
 
 STATIC_LENGTHS = (2, 3, 4, 5, 7, 8, 16)
 PLAIN = "off"
+TOKEN = "token"  # the exact rule that serves every kind of sampling
 BY_THE_CLOCK = ("goodput", "on-the-fly")
 
 
@@ -27,8 +35,18 @@ class Method:
     def static_len(self) -> int | None:
         """Tokens per block of an exact static method, the baselines; None for any other."""
         options = self.options
-        fixed = options.mode is Mode.EXACT and options.drafting == "static" and options.draft is None
+        plain = options.draft is None and options.acceptance is None
+        fixed = options.mode is Mode.EXACT and options.drafting == "static" and plain
         return self.options.max_draft_tokens if fixed else None
+
+    def serves(self, temperature: float) -> bool:
+        """Whether it can be had there: some rules act on rejection sampling, which greedy decoding lacks."""
+        acceptance = self.options.acceptance
+        if temperature > 0 or acceptance is None:
+            return True
+        if self.options.mode is Mode.EXACT:
+            return exact_rule(acceptance).name == TOKEN
+        return not acceptance_policy(acceptance).only_sampled
 
 
 def method(name: str, max_relaxed_fraction: float | None = None) -> Method:
@@ -56,6 +74,8 @@ def method(name: str, max_relaxed_fraction: float | None = None) -> Method:
     policy = drafting_policy(drafting).name
     if not plus:
         return Method(name, SpeculationOptions(Mode.EXACT, policy, None, length))
+    if acceptance in (rule.name for rule in EXACT_RULES):
+        return Method(name, SpeculationOptions(Mode.EXACT, policy, acceptance, length))
     relaxed = acceptance_policy(acceptance).name
     return Method(name, SpeculationOptions(Mode.ADAPTIVE, policy, relaxed, length, max_relaxed_fraction))
 
@@ -71,6 +91,8 @@ def all_names() -> list[str]:
         *(f"static-{length}" for length in STATIC_LENGTHS),
         *drafting,
         *(f"adasd+{policy.name}" for policy in ACCEPTANCE),
+        "static-8+block",
+        "adasd+block",
         "static-5+posterior",
         "static-5+collision",
         "adaedl+collision",

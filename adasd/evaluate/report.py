@@ -68,6 +68,7 @@ class Report:
                 | {
                     "tokens_per_round": row.tokens_per_round,
                     "relaxed_share": row.relaxed_share,
+                    "distortion_share": row.distortion_share,
                     "over_best_static": self.over_best_static(row),
                 }
                 for row in self.rows

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,30 @@ def demo(num_per_task: int, seed: int = 0) -> list[Item]:
         for examples in zip(*tasks, strict=True)
         for example in examples
     ]
+
+
+def messy(num_per_task: int, seed: int = 0) -> list[Item]:
+    """The demo tasks as people type them: words doubled, swapped and run together; the same judges."""
+    return [
+        replace(item, prompt=_typed(item.prompt, random.Random(f"{seed}:{number}")))
+        for number, item in enumerate(demo(num_per_task, seed))
+    ]
+
+
+def _typed(prompt: str, rng: random.Random) -> str:
+    """Every eighth word doubled or swapped with the next; numbers and what is quoted stay."""
+    words = prompt.split(" ")
+    for i in range(len(words) - 1):
+        if rng.random() < 1 / 8 and words[i].isalpha() and words[i + 1].isalpha():
+            if rng.random() < 0.5:
+                words[i] = f"{words[i]} {words[i]}"
+            else:
+                words[i], words[i + 1] = words[i + 1], words[i]
+    return " ".join(words)
+
+
+WORKLOADS = {"demo": demo, "messy": messy}
+"""Workloads that come with the library, by name."""
 
 
 def jsonl(path: Path, limit: int | None = None) -> list[Item]:

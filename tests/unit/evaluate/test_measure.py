@@ -101,3 +101,63 @@ def test_methods_are_listed_with_their_sources(capsys):
     assert cli.main(["methods"]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ("adasd*", "collision", "typical", "2512.11280"))
+
+
+def test_methods_that_need_sampling_are_left_out_where_there_is_none(folders):
+    done = list(run(load_pair(*folders), ITEMS, parse("adasd+ears,static-3+block"), [0.0, 1.0], max_tokens=6))
+    assert [(one.method.name, one.temperature) for one in done] == [
+        ("off", 0.0),
+        ("off", 1.0),
+        ("adasd+ears", 1.0),
+        ("static-3+block", 1.0),
+    ]
+
+
+def test_noise_makes_a_poor_draft_and_leaves_the_target(folders):
+    target = folders[0]
+
+    def accepted(noise: float) -> tuple[int, tuple[int, ...]]:
+        (_, made) = run(
+            load_pair(target, target, draft_noise=noise), ITEMS[:1], parse("static-3"), [0.0], max_tokens=24
+        )
+        return sum(made.answers[0].accepted_per_round), made.answers[0].tokens
+
+    (twin, same), (poor, also) = accepted(0.0), accepted(3.0)
+    assert twin > poor
+    assert same == also
+
+
+def test_the_suite_writes_every_series_and_its_tables(tmp_path, folders, monkeypatch):
+    import json
+
+    from cluster import eval_suite
+
+    short = [
+        eval_suite.Series(
+            name,
+            name,
+            ("--target", folders[0], "--draft", folders[1], "--methods", "static-2,adasd", *more),
+            1.0,
+        )
+        for name, more in (
+            ("one", ("--temperatures", "0")),
+            ("two", ("--temperatures", "0.7", "--max-tokens", "8")),
+        )
+    ]
+    monkeypatch.setattr(eval_suite, "SERIES", short)
+    assert cli.main(["eval", "--suite", str(tmp_path / "out"), "--n", "1"]) == 0
+    for name in ("one", "two"):
+        assert json.loads((tmp_path / "out" / f"{name}.json").read_text())["rows"]
+        assert (tmp_path / "out" / f"{name}.html").stat().st_size > 1000
+    tables = (tmp_path / "out" / "tables.md").read_text()
+    assert tables.count("| static-2 |") == 2
+    assert "### Temperature 0.7" in tables
+
+
+def test_every_series_of_the_suite_can_be_asked_for():
+    from cluster import eval_suite
+    from cluster.eval_command import parser
+
+    for series in eval_suite.SERIES:
+        options = parser().parse_args([*series.options, "--n", "2"])
+        assert parse(options.methods)

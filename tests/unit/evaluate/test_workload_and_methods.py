@@ -1,11 +1,13 @@
 """What is asked and by which methods: good input is understood, bad input named."""
 
+import re
+
 import pytest
 
 from adasd.control.registry import ACCEPTANCE, DRAFTING
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.evaluate.methods import PLAIN, STATIC_LENGTHS, all_names, method, parse
-from adasd.evaluate.workload import demo, holds, jsonl
+from adasd.evaluate.workload import demo, holds, jsonl, messy
 from adasd.messages import Mode, SpeculationOptions
 
 
@@ -98,3 +100,23 @@ def test_all_holds_every_policy_and_every_baseline():
 def test_plain_decoding_is_always_first_and_nothing_comes_twice():
     assert [one.name for one in parse("adasd, static-5,adasd")] == [PLAIN, "adasd", "static-5"]
     assert [one.name for one in parse("all")] == all_names()
+
+
+def test_messy_prompts_keep_their_numbers_and_their_judges():
+    clean, typed = demo(6, seed=3), messy(6, seed=3)
+    assert [item.group for item in clean] == [item.group for item in typed]
+    changed = [a.prompt != b.prompt for a, b in zip(clean, typed, strict=True)]
+    assert sum(changed) > len(changed) / 2
+    for a, b in zip(clean, typed, strict=True):
+        assert re.findall(r"\d+", a.prompt) == re.findall(r"\d+", b.prompt)
+        assert b.judge is not None
+    assert [item.prompt for item in typed] == [item.prompt for item in messy(6, seed=3)]
+
+
+def test_whole_blocks_are_a_method_where_there_is_rejection_sampling():
+    made = method("static-8+block")
+    assert (made.options.mode, made.options.acceptance, made.static_len) == (Mode.EXACT, "block", None)
+    assert [made.serves(t) for t in (0.0, 0.7)] == [False, True]
+    assert [method("adasd+ears").serves(t) for t in (0.0, 0.7)] == [False, True]
+    assert method("adasd+collision").serves(0.0)
+    assert method("static-8+token").serves(0.0)
