@@ -1,8 +1,8 @@
 """The figures of one machine in one command: ``python -m load_tests.bench.baselines`` (``make baselines``).
 
 Plays steady, ramp, burst, mixed and soak on one demo server, one after the other, about 15 minutes on 2 cores.
-Writes ``load_tests/baselines/bench_<scenario>-<hardware>.json`` and, with ``--docs``, the table in
-docs/operations.md. The exit status is 1 if any of them did not pass; the others run all the same.
+Writes ``load_tests/baselines/bench_<scenario>-<hardware>.json``, the pages to ``runs/bench`` and, with ``--docs``,
+the table in docs/operations.md. The exit status is 1 if any of them did not pass; the others run all the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from adasd.errors import AdasdError, ConfigError
 from load_tests import record
 from load_tests.all import BASELINES
 from load_tests.bench import results
-from load_tests.bench.command import play
+from load_tests.bench.command import RESULTS, play
 from load_tests.bench.page import page
 from load_tests.bench.scenarios import SCENARIOS
 from load_tests.bench.server import demo_server
@@ -59,7 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
                 result = play(SCENARIOS[name], server, given, [name], console)
                 file = options.folder / f"bench_{name}-{record.hardware()}.json"
                 results.write(file, result)
-                file.with_suffix(".html").write_text(page(result), encoding="utf-8")
+                html = RESULTS / f"{file.stem}.html"
+                html.parent.mkdir(parents=True, exist_ok=True)
+                html.write_text(page(result), encoding="utf-8")
                 found[name] = result
                 if result["ended_early"]:
                     break
