@@ -284,10 +284,19 @@ class Drafted:
 
 
 @dataclass(frozen=True, slots=True)
+class Assumption:
+    """The verdict of ``epoch`` accepts all of its block and puts ``next_token`` behind it."""
+
+    epoch: int
+    next_token: int
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyCall:
     """Keep ``keep_len`` cached tokens, feed ``feed``, judge ``block``; an empty block is plain decoding.
 
-    Prefill is the same call: keep 0, feed the prompt, block empty.
+    Prefill is the same call: keep 0, feed the prompt, block empty. A call that is ``assuming`` something waits at
+    the worker until that is known; then it is done at once, or fails as Superseded.
     """
 
     session: str
@@ -298,6 +307,7 @@ class VerifyCall:
     rows: DraftRows | None = None
     rule: AcceptRule = field(default_factory=AcceptRule)
     confidences: tuple[float, ...] = ()  # the draft's, of the block; without them it is never cut
+    assuming: Assumption | None = None
 
 
 @dataclass(frozen=True, slots=True)

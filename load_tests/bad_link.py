@@ -147,10 +147,14 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way:
             under_way.task_done()
 
     delivering = asyncio.create_task(deliver())
+    delivered: asyncio.Task[None] | None = None
     try:
         while data := await reader.read(CHUNK_BYTES):
             under_way.put_nowait((loop.time() + way.delay_s, data))
-        await asyncio.wait({delivering, asyncio.create_task(under_way.join())}, return_when="FIRST_COMPLETED")
+        delivered = asyncio.create_task(under_way.join())
+        await asyncio.wait({delivering, delivered}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        delivering.cancel()
-        await asyncio.gather(delivering, return_exceptions=True)
+        tasks = [task for task in (delivering, delivered) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -22,6 +22,7 @@ class Ahead(NamedTuple):
     base_len: int  # position of the guess: where the block under judgement ends
     drafted: Drafted | None = None  # None: on its way
     elapsed_ms: float = 0.0
+    asked: int | None = None  # epoch in which the target was asked to judge it, should it come true
 
 
 def rule_ahead(rule: DraftRule, num_judged: int, remaining_tokens: int) -> DraftRule | None:

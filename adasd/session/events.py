@@ -39,6 +39,13 @@ class TargetAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetDeclined:
+    """The target will not do the ask of ``epoch``: what that assumed did not come true, as far as it knows."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class DraftAttached:
     """A draft slot is open for this session and empty."""
 
@@ -96,6 +103,7 @@ Event = (
     TargetAttached
     | TargetLost
     | TargetAnswered
+    | TargetDeclined
     | DraftAttached
     | DraftLost
     | DraftLeft

@@ -7,7 +7,8 @@
     any ──last token, Cancel or Fail──> FINISHED
 
 While the target judges a block the draft may go on behind it (adasd.session.ahead); PLANNING then leads
-straight to VERIFYING when the verdict agrees. A lost or late draft costs speed, never an answer: the round
+straight to VERIFYING when the verdict agrees. Under an exact rule the target was asked already, on the assumption
+that it will agree, and goes on without a word. A lost or late draft costs speed, never an answer: the round
 goes on with an empty block, which is plain decoding. Every ask carries a fresh epoch; an answer to any other
 ask is stale and changes nothing. Roll-back is not a message of its own: each call says how many cached tokens
 to keep, and feeds the rest. The newest committed token is never cached yet, so after a full acceptance the
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from adasd.errors import IllegalEvent
 from adasd.messages import (
+    Assumption,
     Chunk,
     DraftCall,
     Drafted,
@@ -52,6 +54,7 @@ from adasd.session.events import (
     Planned,
     TargetAnswered,
     TargetAttached,
+    TargetDeclined,
     TargetLost,
 )
 from adasd.session.state import DraftSide, Phase, Session, Terms
@@ -99,6 +102,8 @@ def step(session: Session, event: Event) -> Step:
             return take_verdict(session, verdict, event.elapsed_ms)
         case _, TargetAnswered(verdict) if verdict.epoch < session.epoch:
             return session, ()
+        case _, TargetDeclined(epoch):
+            return take_refusal(session, epoch)
         case _, TargetLost():
             return lose_target(session)
         case phase, _:
@@ -114,6 +119,8 @@ def start_round(session: Session) -> Step:
     The target never waits for a draft that is busy with something else.
     """
     rule, ahead = session.plan.draft, session.ahead
+    if ahead is not None and ahead.asked is not None:
+        return go_on_judging(session, ahead, ahead.asked)
     if rule.max_tokens == 0:
         return verify(session)
     if ahead is not None and ahead.drafted is None:  # on its way, and still worth something
@@ -191,6 +198,53 @@ def judge(session: Session, block: Drafted, block_ms: float) -> Step:
     return session, (*ask, *go_on)
 
 
+def ask_early(session: Session, ahead: Ahead) -> Step:
+    """Have the target judge what was drafted ahead as soon as its verdict agrees with it: a hop less between verdicts.
+
+    The call is the one that would follow that verdict anyway, so nothing depends on whether it is asked early;
+    hence only under a rule that the verdict cannot change.
+    """
+    assert ahead.drafted is not None
+    block, rule = behind_guess(ahead.drafted), session.plan.accept
+    if session.phase is not Phase.VERIFYING or block is None or rule.relax or rule.want_distances:
+        return session, ()
+    epoch, guess = session.last_epoch + 1, ahead.drafted.tokens[0]
+    call = VerifyCall(
+        session.terms.session,
+        epoch,
+        keep_len=ahead.base_len,
+        feed=(guess,),
+        block=block.tokens,
+        rows=block.rows,
+        rule=rule,
+        confidences=block.confidences,
+        assuming=Assumption(session.epoch, guess),
+    )
+    return session._replace(last_epoch=epoch, ahead=ahead._replace(asked=epoch)), (AskVerify(call),)
+
+
+def go_on_judging(session: Session, ahead: Ahead, epoch: int) -> Step:
+    """The target is at what was drafted ahead already; let the draft go on behind that."""
+    assert ahead.drafted is not None
+    block = behind_guess(ahead.drafted)
+    assert block is not None
+    session = session._replace(phase=Phase.VERIFYING, epoch=epoch, block=block, block_ms=0.0, ahead=None)
+    return ask_ahead(session, block)
+
+
+def take_refusal(session: Session, epoch: int) -> Step:
+    """What was asked early will not be judged: ask again if the round counts on it."""
+    ahead = session.ahead
+    if ahead is not None and ahead.asked == epoch:
+        return session._replace(ahead=ahead._replace(asked=None)), ()
+    if session.phase is Phase.VERIFYING and session.epoch == epoch:
+        session, ask = verify(session, session.block, session.block_ms)
+        if ahead is not None:
+            ahead = ahead._replace(asked=None)  # that assumed the verdict which will not come
+        return session._replace(ahead=ahead), ask
+    return session, ()
+
+
 def awaits_block(session: Session, epoch: int) -> bool:
     """Is this the block that the round under way waits for?"""
     return session.phase is Phase.DRAFTING and epoch == session.epoch
@@ -205,7 +259,7 @@ def take_block(session: Session, drafted: Drafted, elapsed_ms: float) -> Step:
     if ahead is not None and ahead.epoch == drafted.epoch:
         arrived = ahead._replace(drafted=drafted, elapsed_ms=elapsed_ms)
         session = session._replace(draft=draft, ahead=arrived)
-        return settle_ahead(session, arrived) if wanted else (session, ())
+        return settle_ahead(session, arrived) if wanted else ask_early(session, arrived)
     session = session._replace(draft=draft._replace(cached_len=drafted.base_len))
     if not wanted:
         return session, ()

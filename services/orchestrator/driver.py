@@ -47,6 +47,7 @@ from adasd.session.events import (
     Planned,
     TargetAnswered,
     TargetAttached,
+    TargetDeclined,
     TargetLost,
 )
 from adasd.session.machine import begin, step
@@ -135,6 +136,8 @@ class Driver:
         self.num_target_losses = 0
         self.is_over = False  # slots that are attached from now on are given back at once
         self.newest_draft_call = 0  # epoch
+        self.newest_verdict_s = 0.0  # when it came
+        self.verifying: asyncio.Task[None] | None = None  # the newest ask
 
     def cancel(self) -> None:
         """End the answer from outside (Abort); the stream ends with finish reason ``cancelled``."""
@@ -186,7 +189,7 @@ class Driver:
                 case AskDraft(call):
                     self.spawn(self.ask_draft(call, self.draft))
                 case AskVerify(call):
-                    self.spawn(self.ask_verify(call))
+                    self.verifying = self.spawn(self.ask_verify(call, self.verifying))
                 case AttachTarget():
                     self.spawn(self.attach_target())
                 case Learn(done):
@@ -230,7 +233,8 @@ class Driver:
         finally:
             late.cancel()
 
-    async def ask_verify(self, call: VerifyCall) -> None:
+    async def ask_verify(self, call: VerifyCall, before: asyncio.Task[None] | None) -> None:
+        """``before`` is the ask before this one: verdicts become events in the order of their asks."""
         target = self.target
         if target is None:
             return
@@ -239,11 +243,20 @@ class Driver:
             verdict = await target.verify(call)
         except InvalidRequest as error:
             self.events.put_nowait(Fail(error))
+        except Superseded as error:
+            if call.assuming is None:  # by nothing that this driver sent
+                self.lose(target, str(error))
+            elif target is self.target:
+                self.events.put_nowait(TargetDeclined(call.epoch))
         except AdasdError as error:
             self.lose(target, str(error))
         else:
+            if before is not None and not before.done():
+                await asyncio.wait({before})
             if target is self.target:
-                self.events.put_nowait(TargetAnswered(verdict, 1e3 * (time.perf_counter() - asked_s)))
+                # one that was asked early waited for the verdict before it, not for the link or the worker
+                began_s, self.newest_verdict_s = max(asked_s, self.newest_verdict_s), time.perf_counter()
+                self.events.put_nowait(TargetAnswered(verdict, 1e3 * (self.newest_verdict_s - began_s)))
 
     # ----------------------------------------------------------------- attachments
 
@@ -332,10 +345,11 @@ class Driver:
 
     # ----------------------------------------------------------------- housekeeping
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.done)
+        return task
 
     def done(self, task: asyncio.Task[None]) -> None:
         """An unforeseen error in a task ends the answer with an error instead of silence."""

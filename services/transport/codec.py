@@ -15,6 +15,7 @@ from adasd.errors import AdasdError, InvalidRequest
 from adasd.messages import (
     NUM_DISTANCE_BINS,
     AcceptRule,
+    Assumption,
     DraftCall,
     Drafted,
     DraftRows,
@@ -246,6 +247,8 @@ def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:
         case RelaxOwnLaw(min_ratio, yardstick, ceiling):
             number = pb.OwnLaw.Yardstick.Value(yardstick.name)
             message.relax_own_law.CopyFrom(pb.OwnLaw(min_ratio=min_ratio, yardstick=number, ceiling=ceiling))
+    if call.assuming is not None:
+        message.assuming.epoch, message.assuming.next_token = call.assuming.epoch, call.assuming.next_token
     return message
 
 
@@ -267,6 +270,7 @@ def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
     rows = _rows_from_wire(wire.rows, len(block)) if wire.HasField("rows") else None
     max_distortion = wire.max_distortion if wire.HasField("max_distortion") else inf
     rule = AcceptRule(relax, wire.relax_budget, wire.want_distances, wire.whole_block, max_distortion)
+    assumed = wire.assuming
     return VerifyCall(
         session,
         wire.epoch,
@@ -276,6 +280,7 @@ def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
         rows,
         rule,
         unpack_reals(wire.confidences),
+        Assumption(assumed.epoch, assumed.next_token) if wire.HasField("assuming") else None,
     )
 
 

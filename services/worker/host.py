@@ -20,7 +20,16 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar, overload
 
 from adasd.errors import AdasdError, DeviceFailure, Superseded, UnknownSession, WorkerLost
-from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, PrefixStats, Verdict, VerifyCall
+from adasd.messages import (
+    Assumption,
+    CallFailed,
+    DraftCall,
+    Drafted,
+    OpenCall,
+    PrefixStats,
+    Verdict,
+    VerifyCall,
+)
 from adasd.ports import Clock, Engine
 from services.observability.buckets import STEP_TOKENS
 
@@ -92,6 +101,9 @@ class _Work:
     running: dict[str, list[_Ask]] = field(default_factory=dict)  # calls in the engine, oldest first
     behind: dict[str, deque[_Ask]] = field(default_factory=dict)  # calls behind a running one
     answers: list[tuple[_Ask, Answer]] = field(default_factory=list)  # not handed over yet
+    came_true: dict[str, Assumption] = field(
+        default_factory=dict
+    )  # by sessions whose newest block stands whole
     step_began_s: float | None = None  # None between steps
     num_steps: int = 0
     num_calls: int = 0
@@ -339,6 +351,13 @@ class EngineHost:
     def _submit(self, engine: Engine, ask: _Ask, call: DraftCall | VerifyCall) -> None:
         if ask.future is not None and ask.future.cancelled():
             return
+        if isinstance(call, VerifyCall):
+            came_true = self._work.came_true.pop(call.session, None)
+            if call.assuming is not None:
+                if call.assuming != came_true:
+                    self._answer(ask, Superseded(call.session, call.epoch))
+                    return
+                ask = replace(ask, asked_s=self._clock())  # before, it waited for no fault of this worker
         if self._attempt(ask, lambda: engine.submit(call), answer_now=False):
             self._work.running.setdefault(call.session, []).append(ask)
 
@@ -360,6 +379,7 @@ class EngineHost:
     def _forget(self, session: str) -> None:
         """The session's slot goes: whoever waits for it hears so."""
         self._work.sessions.pop(session, None)
+        self._work.came_true.pop(session, None)
         for ask in (*self._work.running.pop(session, ()), *self._work.behind.pop(session, ())):
             self._answer(ask, UnknownSession(session))
 
@@ -379,11 +399,19 @@ class EngineHost:
             if ask is not None:
                 num_tokens += _num_prompt_tokens(ask.call, answer) + _num_tokens(answer)
                 self._answer(ask, _outcome(answer, 1e3 * (ended_s - ask.asked_s)))
+                self._note(ask.call, answer)
             self._next_of(engine, answer.session)
         work.num_step_tokens += num_tokens
         work.step_tokens[next((bound for bound in STEP_TOKENS if num_tokens <= bound), math.inf)] += 1
         work.prefix = engine.prefix_stats
         self._hand_over()
+
+    def _note(self, call: object, answer: Drafted | Verdict | CallFailed) -> None:
+        """What the session's next call may have assumed."""
+        if not (isinstance(call, VerifyCall) and isinstance(answer, Verdict)):
+            return
+        if call.block and answer.num_accepted == len(call.block):
+            self._work.came_true[call.session] = Assumption(call.epoch, answer.next_token)
 
     def _answered_by(self, answer: Drafted | Verdict | CallFailed) -> _Ask | None:
         """Take the oldest running call of the answer's epoch; None if the session was closed meanwhile."""

@@ -76,12 +76,15 @@ class HostPort:
 
     host: EngineHost
     slot: str
+    num_early: int = 0  # verdicts on what was asked for before the verdict that it assumes
 
     async def draft(self, call: DraftCall) -> Drafted:
         return await self.host.submit(replace(call, session=self.slot))
 
     async def verify(self, call: VerifyCall) -> Verdict:
-        return await self.host.submit(replace(call, session=self.slot))
+        verdict = await self.host.submit(replace(call, session=self.slot))
+        self.num_early += call.assuming is not None
+        return verdict
 
 
 @dataclass
@@ -119,6 +122,8 @@ class Workers:
         }
         self.hosts = {role: EngineHost(lambda e=engine: e, role) for role, engine in self.engines.items()}
         self.faults, self.rng, self.names = faults, random.Random(seed), count()
+        self.ports: list[HostPort] = []
+        self.faults_of: dict[str, LinkFaults] = {}  # where a role's link is another one
 
     async def __aenter__(self) -> Workers:
         for host in self.hosts.values():
@@ -133,7 +138,8 @@ class Workers:
         name = f"{call.session}.{next(self.names)}"
         await self.hosts[role].open(replace(call, session=name))
         inner = HostPort(self.hosts[role], name)
-        return Slot(inner, FaultyPort(inner, role, self.faults, self.rng))
+        self.ports.append(inner)
+        return Slot(inner, FaultyPort(inner, role, self.faults_of.get(role, self.faults), self.rng))
 
     async def attach_target(self, call: OpenCall) -> Slot:
         return await self.attach("target", call)
@@ -213,4 +219,16 @@ async def test_no_source_changes_the_output(faults, warp, source):
 async def test_on_a_calm_link_blocks_drafted_ahead_are_used():
     async with Workers(CALM, seed=0) as workers:
         _, report = await answer(workers, "s", Warp(temperature=0.0), ahead=True)
-    assert report.num_ahead_used > 0
+        assert report.num_ahead_used > 0
+
+
+@pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("faults", [LinkFaults(delay_s=0.01), LinkFaults(delay_s=0.01, duplicate=0.3)])
+async def test_blocks_that_the_target_was_asked_for_early_change_nothing(faults, warp):
+    """A target far away and a draft nearby: every block ahead is there before the verdict that it assumes."""
+    expected = loops.plain(FakeEngine(TARGET, max_context=256), PROMPT, NUM_TOKENS, warp)
+    async with Workers(CALM, seed=3) as workers:
+        workers.faults_of["target"] = faults
+        answers = await asyncio.gather(*(answer(workers, f"s{i}", warp, ahead=True) for i in range(4)))
+    assert all(tokens == expected for tokens, _ in answers)
+    assert sum(port.num_early for port in workers.ports) > 0

@@ -120,7 +120,7 @@ class Rows(_message.Message):
     def __init__(self, row_len: _Optional[int] = ..., ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("epoch", "keep_len", "feed", "block", "rows", "relax_below", "relax_table", "relax_tolerance", "relax_divergence", "relax_own_law", "relax_budget", "want_distances", "whole_block", "confidences", "max_distortion")
+    __slots__ = ("epoch", "keep_len", "feed", "block", "rows", "relax_below", "relax_table", "relax_tolerance", "relax_divergence", "relax_own_law", "relax_budget", "want_distances", "whole_block", "confidences", "max_distortion", "assuming")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     KEEP_LEN_FIELD_NUMBER: _ClassVar[int]
     FEED_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +136,7 @@ class VerifyRequest(_message.Message):
     WHOLE_BLOCK_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
     MAX_DISTORTION_FIELD_NUMBER: _ClassVar[int]
+    ASSUMING_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     keep_len: int
     feed: bytes
@@ -151,7 +152,16 @@ class VerifyRequest(_message.Message):
     whole_block: bool
     confidences: bytes
     max_distortion: float
-    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., block: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., relax_below: _Optional[float] = ..., relax_table: _Optional[bytes] = ..., relax_tolerance: _Optional[float] = ..., relax_divergence: _Optional[float] = ..., relax_own_law: _Optional[_Union[OwnLaw, _Mapping]] = ..., relax_budget: _Optional[int] = ..., want_distances: _Optional[bool] = ..., whole_block: _Optional[bool] = ..., confidences: _Optional[bytes] = ..., max_distortion: _Optional[float] = ...) -> None: ...
+    assuming: Assumption
+    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., block: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., relax_below: _Optional[float] = ..., relax_table: _Optional[bytes] = ..., relax_tolerance: _Optional[float] = ..., relax_divergence: _Optional[float] = ..., relax_own_law: _Optional[_Union[OwnLaw, _Mapping]] = ..., relax_budget: _Optional[int] = ..., want_distances: _Optional[bool] = ..., whole_block: _Optional[bool] = ..., confidences: _Optional[bytes] = ..., max_distortion: _Optional[float] = ..., assuming: _Optional[_Union[Assumption, _Mapping]] = ...) -> None: ...
+
+class Assumption(_message.Message):
+    __slots__ = ("epoch", "next_token")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    next_token: int
+    def __init__(self, epoch: _Optional[int] = ..., next_token: _Optional[int] = ...) -> None: ...
 
 class OwnLaw(_message.Message):
     __slots__ = ("min_ratio", "yardstick", "ceiling")

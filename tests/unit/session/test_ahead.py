@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from adasd.messages import Drafted, DraftRows, DraftRule
+from adasd.messages import AcceptRule, Assumption, Drafted, DraftRows, DraftRule, RelaxBelow
 from adasd.session.ahead import behind_guess, guess_is_right, rule_ahead
 from adasd.session.events import (
     AskDraft,
@@ -13,7 +15,9 @@ from adasd.session.events import (
     DraftAnswered,
     DraftAttached,
     DraftLate,
+    Planned,
     TargetAttached,
+    TargetDeclined,
     TargetLost,
 )
 from adasd.session.machine import step
@@ -54,12 +58,16 @@ def test_a_right_guess_is_the_next_block(verdict_first):
         session, actions = step(session, planned(4, ahead=True))
         assert (session.phase, actions) == (Phase.DRAFTING, ())
         session, actions = step(session, drafts)
+        early = only(actions, AskVerify).call
     else:
         session, actions = step(session, drafts)
-        assert actions == ()
+        early = only(actions, AskVerify).call
+        assert early.assuming == Assumption(ask.call.epoch, ord("d"))
         session, _ = step(session, says)
         session, actions = step(session, planned(4, ahead=True))
-    assert (only(actions, AskVerify).call.feed, only(actions, AskVerify).call.block) == (ids("d"), ids("ef"))
+        assert (session.phase, session.epoch) == (Phase.VERIFYING, early.epoch)
+        assert not [action for action in actions if isinstance(action, AskVerify)]
+    assert (early.keep_len, early.feed, early.block) == (8, ids("d"), ids("ef"))
     assert (only(actions, AskDraft).call.keep_len, only(actions, AskDraft).call.feed) == (10, ids("f"))
     assert (session.tally.num_ahead, session.tally.num_ahead_used) == (2, 1)
 
@@ -89,6 +97,69 @@ def test_a_rejection_overtakes_what_is_on_its_way():
     assert step(session, DraftAnswered(block(ahead.call, "def"))) == (session, ())  # too late
 
 
+def early() -> tuple[Session, AskVerify, AskVerify]:
+    """The target judges 'bc' and was asked early for 'ef', should 'bc' stand with 'd' behind it."""
+    session, ask, ahead = judging("bc")
+    session, actions = step(session, DraftAnswered(block(ahead.call, "def")))
+    return session, ask, only(actions, AskVerify)
+
+
+def test_what_was_asked_early_and_did_not_come_true_is_forgotten():
+    session, ask, asked = early()
+    session, _ = step(session, verdict(ask.call, 1, "x"))
+    session, _ = step(session, planned(4, ahead=True))
+    assert session.epoch > asked.call.epoch
+    after = session
+    assert step(session, TargetDeclined(asked.call.epoch)) == (after, ())
+    assert step(session, verdict(asked.call, 2, "g")) == (after, ())
+
+
+def test_a_refusal_that_comes_before_the_verdict_makes_the_round_ask_again():
+    session, ask, asked = early()
+    session, actions = step(session, TargetDeclined(asked.call.epoch))
+    assert actions == ()
+    session, _ = step(session, verdict(ask.call, 2, "d"))
+    session, actions = step(session, planned(4, ahead=True))
+    again = only(actions, AskVerify).call
+    assert (again.keep_len, again.feed, again.block, again.assuming) == (8, ids("d"), ids("ef"), None)
+
+
+def test_a_refusal_of_what_the_round_counts_on_is_asked_again_and_the_draft_goes_on():
+    session, ask, asked = early()
+    session, _ = step(session, verdict(ask.call, 2, "d"))
+    session, actions = step(session, planned(4, ahead=True))
+    behind = only(actions, AskDraft).call
+    session, actions = step(session, TargetDeclined(asked.call.epoch))
+    again = only(actions, AskVerify).call
+    assert (again.keep_len, again.feed, again.block, again.assuming) == (8, ids("d"), ids("ef"), None)
+    assert again.epoch > asked.call.epoch
+    session, actions = step(session, DraftAnswered(block(behind, "gh")))
+    assert only(actions, AskVerify).call.assuming == Assumption(again.epoch, ord("g"))
+
+
+def test_what_was_asked_early_behind_a_refused_ask_is_asked_again_too():
+    session, ask, asked = early()
+    session, _ = step(session, verdict(ask.call, 2, "d"))
+    session, actions = step(session, planned(4, ahead=True))
+    session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, "gh")))
+    behind = only(actions, AskVerify).call
+    session, actions = step(session, TargetDeclined(asked.call.epoch))
+    again = only(actions, AskVerify).call
+    session, _ = step(session, verdict(behind, 1, "i"))  # of a copy, whose epoch is over
+    session, _ = step(session, verdict(again, 2, "g"))
+    session, actions = step(session, planned(4, ahead=True))
+    assert (only(actions, AskVerify).call.feed, only(actions, AskVerify).call.block) == (ids("g"), ids("h"))
+
+
+def test_a_rule_that_the_verdict_may_change_is_not_asked_for_early():
+    session, _, ahead = judging("bc")
+    session = session._replace(
+        plan=Planned(DraftRule(4), AcceptRule(RelaxBelow(0.1), relax_budget=1), ahead=True)
+    )
+    _, actions = step(session, DraftAnswered(block(ahead.call, "def")))
+    assert actions == ()
+
+
 def test_a_late_block_ahead_is_not_waited_for():
     session, ask, ahead = judging("bc")
     session, _ = step(session, DraftLate(ahead.call.epoch))
@@ -110,11 +181,23 @@ def test_lateness_while_the_round_waits_makes_it_plain():
 
 def test_a_plain_plan_drops_what_was_drafted_ahead():
     session, ask, ahead = judging("bc")
+    session = session._replace(plan=replace(session.plan, accept=AcceptRule(RelaxBelow(0.1))))
     session, _ = step(session, DraftAnswered(block(ahead.call, "def")))
     session, _ = step(session, verdict(ask.call, 2, "d"))
     session, actions = step(session, planned(0))
     assert only(actions, AskVerify).call.block == ()
     assert session.ahead is None
+
+
+def test_a_plain_plan_takes_what_the_target_is_at_and_drafts_no_further():
+    session, ask, asked = early()
+    session, _ = step(session, verdict(ask.call, 2, "d"))
+    session, actions = step(session, planned(0))
+    assert (session.epoch, actions) == (asked.call.epoch, ())
+    session, _ = step(session, verdict(asked.call, 2, "g"))
+    session, actions = step(session, planned(0))
+    assert only(actions, AskVerify).call.block == ()
+    assert session.committed == ids("helloabcdefg")
 
 
 def test_a_lost_target_drops_what_was_drafted_ahead():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adasd.messages import DraftCall, Drafted, Verdict, VerifyCall
+from adasd.messages import Assumption, DraftCall, Drafted, Verdict, VerifyCall
 from adasd.session.events import (
     AskDraft,
     AskPlan,
@@ -27,6 +27,7 @@ from adasd.session.events import (
     Finish,
     TargetAnswered,
     TargetAttached,
+    TargetDeclined,
     TargetLost,
 )
 from adasd.session.machine import begin, step
@@ -61,6 +62,16 @@ class World:
     target: Worker = field(default_factory=Worker)
     draft: Worker = field(default_factory=Worker)
     mailbox: list[Event] = field(default_factory=list)
+    came_true: Assumption | None = None
+
+    def judge(self, call: VerifyCall, trouble: float) -> Event:
+        """As a worker does; now and then it does not know of the verdict that a call assumes."""
+        if call.assuming is not None and (call.assuming != self.came_true or self.rng.random() < trouble):
+            return TargetDeclined(call.epoch)
+        verdict = self.verdict(call)
+        whole = call.block and verdict.num_accepted == len(call.block)
+        self.came_true = Assumption(call.epoch, verdict.next_token) if whole else None
+        return TargetAnswered(verdict)
 
     def verdict(self, call: VerifyCall) -> Verdict:
         fed = self.target.feed(call.keep_len, call.feed)
@@ -85,7 +96,11 @@ class World:
 def pick(world: World) -> int:
     """The two lines are independent: usually the older message comes first, but not always."""
     first = world.mailbox[0]
-    if len(world.mailbox) > 1 and isinstance(first, TargetAnswered) and world.rng.random() < 0.5:
+    if (
+        len(world.mailbox) > 1
+        and isinstance(first, TargetAnswered | TargetDeclined)
+        and world.rng.random() < 0.5
+    ):
         others = [i for i, event in enumerate(world.mailbox) if isinstance(event, DraftAnswered)]
         return others[0] if others else 0
     return 0
@@ -121,7 +136,7 @@ def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool) -> tuple[str, 
                         target_is_dead = True
                         world.mailbox.append(TargetLost())
                     else:
-                        world.mailbox.append(TargetAnswered(world.verdict(call)))
+                        world.mailbox.append(world.judge(call, trouble))
                 case AskDraft(call) if not draft_is_dead:
                     overtake(world)
                     if rng.random() < trouble:

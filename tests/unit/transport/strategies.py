@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from adasd.messages import (
     NUM_DISTANCE_BINS,
     AcceptRule,
+    Assumption,
     Chunk,
     Complete,
     DraftCall,
@@ -112,6 +113,7 @@ def verify_calls(draw, session: str) -> VerifyCall:
         draw(st.none() | rows(len(block))),
         draw(accept_rules),
         tuple(draw(st.lists(shares, min_size=len(block), max_size=len(block)))),
+        draw(st.none() | st.builds(Assumption, epochs, st.integers(-(2**31), 2**31 - 1))),
     )
 
 

@@ -18,7 +18,17 @@ from adasd.errors import (
     UnknownSession,
     WorkerLost,
 )
-from adasd.messages import CallFailed, DraftCall, DraftRule, Grammar, GrammarKind, OpenCall, VerifyCall, Warp
+from adasd.messages import (
+    Assumption,
+    CallFailed,
+    DraftCall,
+    DraftRule,
+    Grammar,
+    GrammarKind,
+    OpenCall,
+    VerifyCall,
+    Warp,
+)
 from load_tests.counting_engine import CountingEngine
 from services.worker.host import EngineHost
 from tests.leaks import nothing_runs
@@ -387,3 +397,53 @@ async def test_whoever_leaves_while_its_grammar_compiles_takes_no_slot(hosts):
     engine.ready.set()
     await host.open(opening("b"))
     assert host.stats().num_sessions == 1
+
+
+async def judged(host: EngineHost, *, assumed: int, after: bool) -> tuple:
+    """A block of 6, 7 behind 5, whose verdict puts 8 behind; and one of 9, 10 on the assumption of ``assumed``."""
+    await host.open(opening("a"))
+    first = host.submit(VerifyCall("a", 1, 0, (5,), (6, 7)))
+    later = VerifyCall("a", 2, 3, (8,), (9, 10), assuming=Assumption(1, assumed))
+    if after:
+        return await first, (await asyncio.gather(host.submit(later), return_exceptions=True))[0]
+    verdicts = await asyncio.gather(first, host.submit(later), return_exceptions=True)
+    return tuple(verdicts)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["asked early", "asked after the verdict"])
+async def test_what_comes_true_is_judged_without_a_further_word(hosts, after):
+    host = await hosts.start(CountingEngine())
+    first, second = await judged(host, assumed=8, after=after)
+    assert (first.num_accepted, first.next_token) == (2, 8)
+    assert (second.num_accepted, second.next_token) == (2, 11)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["asked early", "asked after the verdict"])
+async def test_what_does_not_come_true_is_not_judged_and_changes_nothing(hosts, after):
+    engine = CountingEngine()
+    host = await hosts.start(engine)
+    first, second = await judged(host, assumed=9, after=after)
+    assert (first.num_accepted, first.next_token) == (2, 8)
+    assert isinstance(second, Superseded)
+    assert engine.cached_len("a") == 3
+    assert (await host.submit(VerifyCall("a", 3, 3, (8,), (9,)))).num_accepted == 1
+
+
+async def test_a_verdict_is_remembered_until_the_next_and_of_its_own_session_only(hosts):
+    host = await hosts.start(CountingEngine())
+    for session in ("a", "b"):
+        await host.open(opening(session))
+    await host.submit(VerifyCall("a", 1, 0, (5,), (6, 7)))
+    with pytest.raises(Superseded):
+        await host.submit(VerifyCall("b", 2, 0, (5,), (6,), assuming=Assumption(1, 8)))
+    await host.submit(VerifyCall("a", 2, 3, (8,)))
+    with pytest.raises(Superseded):
+        await host.submit(VerifyCall("a", 3, 4, (9,), (10,), assuming=Assumption(1, 8)))
+
+
+async def test_half_a_block_is_no_assumption_come_true(hosts):
+    host = await hosts.start(CountingEngine())
+    await host.open(opening("a"))
+    assert (await host.submit(VerifyCall("a", 1, 0, (5,), (6, 9)))).next_token == 7
+    with pytest.raises(Superseded):
+        await host.submit(VerifyCall("a", 2, 2, (7,), (8,), assuming=Assumption(1, 7)))
