@@ -142,7 +142,6 @@ class Matcher:
         num = int(self._inner.validate_tokens(list(tokens[:end])))
         if num:
             self._inner.consume_tokens(list(tokens[:num]))
-            self._check()
         return num
 
     def _is_text(self, token: int) -> bool:
@@ -151,14 +150,15 @@ class Matcher:
     def _back(self, num_tokens: int) -> None:
         if num_tokens:
             self._inner.rollback(num_tokens)
-            self._check()
 
     def _mask(self) -> Mask:
+        self._check()
         bits = np.frombuffer(self._inner.compute_bitmask(), np.uint8)
         self._check()
         return np.unpackbits(bits, count=len(self._end_V), bitorder="little").view(np.bool_)
 
     def _check(self) -> None:
+        """The parser that gave up once stays so; going on and back go through, the next look does not."""
         if self._inner.is_error():
             raise InvalidRequest(
                 f"the grammar became too hard to follow: {_short(self._inner.get_error())}", "grammar"

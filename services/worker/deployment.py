@@ -19,6 +19,8 @@ from uuid import uuid4
 from prometheus_client import CollectorRegistry
 
 from adasd.config import LogConfig, TierConfig, TlsConfig, TracesConfig
+from adasd.errors import AdasdError
+from adasd.messages import Grammar, GrammarKind, OpenCall, Warp
 from adasd.ports import Engine
 from services.observability.logs import configure
 from services.observability.process import ProcessCollector
@@ -203,4 +205,14 @@ def _load(role: str, tier: TierConfig, target_model: str | None) -> Engine:
     vocab_limit = None
     if target_model is not None:
         vocab_limit = check_vocabularies(target_model, tier.engine.model, tier.engine.trust_remote_code)
-    return TorchEngine.from_config(tier.engine, progress, vocab_limit=vocab_limit)
+    engine = TorchEngine.from_config(tier.engine, progress, vocab_limit=vocab_limit)
+    make_ready_for_grammars(engine, role)
+    return engine
+
+
+def make_ready_for_grammars(engine: Engine, role: str) -> None:
+    """Read the vocabulary before anybody waits: a large one takes seconds in which no thread gets a turn."""
+    try:
+        engine.prepare(OpenCall("warm-up", Warp(grammar=Grammar(GrammarKind.REGEX, "a")), max_len=1))
+    except AdasdError as error:
+        log.warning("the %s model cannot follow grammars: %s", role, error)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llguidance import LLParserLimits
 
 from adasd.errors import InvalidRequest
 from adasd.messages import Grammar, GrammarKind
+from adasd.text import grammar as grammar_module
 from adasd.text.grammar import MAX_GRAMMAR_CHARS, GrammarCompiler, check_grammar
 from adasd.text.tokenizer import Tokenizer
 from tests.unit.text.tokenizers_for_tests import byte_fallback, byte_level
@@ -193,3 +195,21 @@ def test_blanks_in_json_come_to_an_end():
     matcher.extend([blank] * 40)
     assert matcher.masks()[0].nonzero()[0].tolist() == [EOS]
     assert not matcher.may_end
+
+
+def test_a_parser_that_gives_up_says_so_at_the_next_look_and_nowhere_else(monkeypatch):
+    """An engine goes forth and back where no caller could be told."""
+    monkeypatch.setattr(grammar_module, "_LIMITS", LLParserLimits(step_max_items=1, verbose_errors=False))
+    ambiguous = Grammar(GrammarKind.LARK, 'start: a a a a\na: "x" | "x" a | a a')
+    matcher = GrammarCompiler(lambda: TOKENIZER).matcher(ambiguous)
+    (x,) = TOKENIZER.encode("x")
+    assert matcher.masks()[0][x]
+    matcher.extend([x])
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match="too hard to follow"):
+            matcher.masks([x, x])
+    matcher.extend([x, x, EOS])
+    matcher.cut(1)
+    assert len(matcher) == 1
+    with pytest.raises(InvalidRequest, match="too hard to follow"):
+        matcher.masks()
