@@ -18,8 +18,8 @@ from adasd.engine.ragged import Ragged
 from adasd.engine.work import DraftWork, Piece, Proposed, Work
 from adasd.messages import DraftRule
 
-LONGEST = 16
-"""Passes of one burst: whoever comes meanwhile waits for its end."""
+LONGEST, SHARED = 16, 4
+"""Passes of one burst at most: nobody else has something to do, or others wait for its end."""
 
 
 class Drafter(Protocol):

@@ -64,7 +64,11 @@ CROWDED_SHARE = 4
 """Optimistic drafting yields while more than one in so many slots has committed work waiting."""
 
 PREFILL_PER_ROW = 3
-"""On a CPU a row of a pass takes as long as its tokens and so many prompt tokens more, in one long row, would."""
+"""On a CPU a row of a pass takes as long as its tokens and so many prompt tokens more, in one long row, would, if
+torch's operations compute it."""
+
+LEAST_PIECE = 8
+"""Prompt tokens that a pass of the kernels takes at least: they read keys and values once for so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +338,8 @@ class TorchEngine:
         if not running or self.forward.device.type != "cpu":
             return self._budget
         num_tokens = sum(len(one.piece.tokens) for one in running)
+        if burst.drafter(self.forward) is not None:  # kernels: a row costs no more than its tokens
+            return min(self._budget, max(LEAST_PIECE, num_tokens))
         return min(self._budget, max(SHORT_FEED, num_tokens + PREFILL_PER_ROW * len(running)))
 
     def _take_turns(self, prefill: list[Work], budget: int) -> list[_Ready]:
@@ -452,7 +458,7 @@ class TorchEngine:
         batch = Ragged.build([one.row for one in quick], self.max_context, self.forward.device)
         rules = [burst.rule_from_here(work) for work in works]
         yields = self._crowded() and any(work.call.optimistic for work in works)
-        limit = burst.LONGEST if alone and not yields else 1
+        limit = 1 if yields else burst.LONGEST if alone else burst.SHARED
         passes = drafter.draft(batch, self.cache, rules, self._vocab_size, limit)
         ended_s = self._clock()
         answers: list[Answer] = []

@@ -92,7 +92,7 @@ def test_a_burst_ends_with_the_first_session_that_is_to_stop():
     assert steps == [["0"], ["1"], [], [], ["2"]], "35 tokens are left then, and a burst has at most 16"
 
 
-def test_whoever_else_has_something_to_do_waits_for_one_token_only():
+def test_whoever_else_has_something_to_do_waits_for_four_tokens_only():
     e = engine("llama")
     for session in ("drafts", "decodes"):
         e.open(OpenCall(session, GREEDY, 80))
@@ -100,7 +100,7 @@ def test_whoever_else_has_something_to_do_waits_for_one_token_only():
     e.submit(VerifyCall("decodes", 0, 0, (3, 4)))
     (verdict,) = e.step()
     assert verdict.session == "decodes"
-    assert e.cached_len("drafts") == 2, "one token drafted, none of them fed"
+    assert e.cached_len("drafts") == 5, "four tokens drafted, the last of them not fed"
     (block,) = run_until_idle(e)
     assert len(block.tokens) == 9
 
