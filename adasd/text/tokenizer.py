@@ -6,9 +6,10 @@ Wraps a Hugging Face tokenizer; needs no torch. Safe to use from several threads
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -18,7 +19,13 @@ from transformers.utils.hub import cached_file
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.text.chat import check_text, plain_messages
 from adasd.text.spelling import Spelling
-from adasd.text.tools import ToolForm, form_of, knows_tools
+from adasd.text.tools import ToolForm, form_of, knows_tools, variables
+
+SUPPLIED = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
+)
+"""What every chat template is told anyway."""
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Tokenizer:
@@ -74,24 +81,48 @@ class Tokenizer:
         """How the model writes calls; None if its template shows none of the known forms."""
         return form_of(self._template_for_tools)
 
-    def apply_chat_template(self, messages: Sequence[Any], tools: Sequence[Any] = ()) -> tuple[int, ...]:
+    @cached_property
+    def template_options(self) -> frozenset[str]:
+        """Switches of the model's own chat template, for example ``enable_thinking``."""
+        known = variables(self._template_for_tools)
+        return frozenset(name for name in known if name not in SUPPLIED and not name.endswith("_token"))
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Any],
+        tools: Sequence[Any] = (),
+        options: Mapping[str, Any] = NO_OPTIONS,
+    ) -> tuple[int, ...]:
         """Token ids of a conversation (shape: adasd.text.chat), ready for the assistant's answer.
 
-        ``tools`` are OpenAI's tool objects, for a template that knows them.
+        ``tools`` are OpenAI's tool objects, for a template that knows them; ``options`` are among
+        ``template_options``.
         """
-        return self._ids(self.render_chat(messages, tools), add_special_tokens=False)
+        return self._ids(self.render_chat(messages, tools, options), add_special_tokens=False)
 
-    def render_chat(self, messages: Sequence[Any], tools: Sequence[Any] = ()) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Any],
+        tools: Sequence[Any] = (),
+        options: Mapping[str, Any] = NO_OPTIONS,
+    ) -> str:
         """The conversation as the model's chat template writes it; raises InvalidRequest if it refuses."""
+        for name in options:
+            if name not in self.template_options:
+                known = ", ".join(sorted(self.template_options)) or "none"
+                raise InvalidRequest(
+                    f"the model's chat template has no option {name[:64]!r}; it has: {known}",
+                    f"chat_template_kwargs.{name[:64]}",
+                )
         if not self.has_chat_template:
             plain_messages(messages)
             raise InvalidRequest("this model has no chat template; use /v1/completions", "messages")
         plain = plain_messages(messages, with_tools=self.knows_tools)
         try:
             text = self._inner.apply_chat_template(
-                plain, tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+                plain, tools=list(tools) or None, tokenize=False, add_generation_prompt=True, **options
             )
-        except (jinja2.TemplateError, TypeError, AttributeError, KeyError) as error:
+        except (jinja2.TemplateError, TypeError, AttributeError, LookupError, ValueError) as error:
             raise InvalidRequest(
                 f"the model's chat template refuses the messages: {error}", "messages"
             ) from error

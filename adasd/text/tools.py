@@ -47,11 +47,16 @@ class Function:
 
 def knows_tools(template: str) -> bool:
     """Whether a chat template does anything with ``tools``."""
+    return "tools" in variables(template)
+
+
+def variables(template: str) -> frozenset[str]:
+    """Names that a chat template expects to be told; empty for one that cannot be parsed."""
     environment = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
     try:
-        return "tools" in jinja2.meta.find_undeclared_variables(environment.parse(template))
+        return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(template)))
     except jinja2.TemplateSyntaxError:
-        return False
+        return frozenset()
 
 
 def form_of(template: str) -> ToolForm | None:

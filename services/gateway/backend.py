@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,7 +50,9 @@ class Text(Protocol):
         """How the model writes calls; None if its template shows none of the known forms."""
         ...
 
-    def apply_chat_template(self, messages: Sequence[Any], tools: Sequence[Any] = ()) -> tuple[int, ...]:
+    def apply_chat_template(
+        self, messages: Sequence[Any], tools: Sequence[Any] = (), options: Mapping[str, Any] = ...
+    ) -> tuple[int, ...]:
         """Raises InvalidRequest if the messages or the model's template do not allow it."""
         ...
 

@@ -204,6 +204,9 @@ class ChatBody(GenerationBody):
         None, description="unset: auto with tools"
     )
     parallel_tool_calls: bool | None = Field(None, description="false: one call at most")
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = Field(
+        None, description="switches of the model's own chat template, for example enable_thinking"
+    )
     max_completion_tokens: int | None = Field(None, ge=1, le=INT31, description="goes before max_tokens")
     logprobs: bool | None = Field(None, description="list every token with its log-probability")
     top_logprobs: int | None = Field(

@@ -77,11 +77,10 @@ def read_chat(body: ChatBody, backend: Backend, answer_id: str) -> Order:
             "an answer cannot both follow a format and call tools; leave one out, or say tool_choice 'none'",
             "response_format",
         )
-    if tools is None:
-        prompt = Prompt(backend.tokenizer.apply_chat_template(body.messages))
-    else:
+    if tools is not None:
         grammar = tools.grammar
-        prompt = Prompt(backend.tokenizer.apply_chat_template(body.messages, tools.tools))
+    shown, options = tools.tools if tools else (), body.chat_template_kwargs or {}
+    prompt = Prompt(backend.tokenizer.apply_chat_template(body.messages, shown, options))
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     requests = _requests(body, backend, answer_id, (prompt,), asked, "messages", grammar)
     return replace(_order(body, backend, requests, ignored), tools=tools)

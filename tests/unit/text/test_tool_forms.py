@@ -106,6 +106,17 @@ def test_calls_and_results_of_earlier_turns_reach_the_template():
     assert '"weather"' in tokenizer.render_chat(messages, [{"function": {"name": "weather"}}])
 
 
+def test_switches_of_the_template_are_known_and_reach_it():
+    tokenizer = Tokenizer(byte_level("{% if shout %}!{% endif %}{{ eos_token }}{{ messages[0].content }}"))
+    assert tokenizer.template_options == {"shout"}
+    hello = [{"role": "user", "content": "hi"}]
+    assert tokenizer.render_chat(hello) == "<|end|>hi"
+    assert tokenizer.render_chat(hello, options={"shout": True}) == "!<|end|>hi"
+    for name in ("eos_token", "messages", "tokenize"):
+        with pytest.raises(InvalidRequest, match="it has: shout"):
+            tokenizer.render_chat(hello, options={name: False})
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
