@@ -27,9 +27,21 @@ from adasd.errors import (
     UnknownSession,
     WorkerLost,
 )
-from adasd.messages import AcceptRule, DraftCall, Drafted, DraftRule, OpenCall, RelaxBelow, VerifyCall, Warp
+from adasd.messages import (
+    AcceptRule,
+    DraftCall,
+    Drafted,
+    DraftRule,
+    Grammar,
+    GrammarKind,
+    OpenCall,
+    RelaxBelow,
+    VerifyCall,
+    Warp,
+)
 from adasd.ports import DraftPort, TargetPort
 from adasd.testing.fake_engine import FakeEngine
+from adasd.testing.letters import letter_grammars
 from adasd.testing.loops import draft, verify
 from adasd.testing.table_model import TableModel
 from load_tests import round_trip
@@ -570,3 +582,36 @@ async def test_a_model_that_cannot_be_loaded_fails_the_constructor_and_leaves_no
 )
 def test_loopback_stays_loopback_and_the_rest_is_the_nodes_address(host, bound):
     assert bind_host(host, "10.0.0.7") == bound
+
+
+async def test_what_shapes_a_law_and_what_is_said_of_it_goes_over_the_wire(start):
+    """A grammar, penalties and log-probabilities through codec, service and host to an engine and back."""
+    model = TableModel.random(16, seed=3)
+    prompt, grammar = (1, 2, 3), Grammar(GrammarKind.REGEX, "(!#)+%")
+    warp = Warp(0.0, frequency_penalty=0.5, repetition_penalty=1.2, answer_from=3, grammar=grammar)
+    call = OpenCall("a", warp, 64, logprobs=2, prompt_logprobs=1)
+    alone = FakeEngine(model, grammars=letter_grammars(16))
+    alone.open(call)
+    expected = [
+        verify(alone, VerifyCall("a", 0, 0, prompt)),
+        verify(alone, VerifyCall("a", 1, 3, (0,), (2, 5, 0))),
+    ]
+    alone.close("a")
+    replica = await start(FakeEngine(model, grammars=letter_grammars(16)))
+    replica.leases.grant("a")
+    line = replica.line("a")
+    await line.open(call)
+    answers = [
+        await line.verify(VerifyCall("a", 0, 0, prompt)),
+        await line.verify(VerifyCall("a", 1, 3, (0,), (2, 5, 0))),
+    ]
+    for ours, theirs in zip(answers, expected, strict=True):
+        assert (ours.num_accepted, ours.next_token) == (theirs.num_accepted, theirs.next_token)
+        assert (ours.logprobs, ours.prompt_logprobs) == (theirs.logprobs, theirs.prompt_logprobs)
+    assert len(answers[0].prompt_logprobs) == 2
+    assert answers[1].num_accepted == 1
+    replica.leases.grant("b")
+    bad = OpenCall("b", Warp(grammar=Grammar(GrammarKind.REGEX, "(")), 64)
+    with pytest.raises(InvalidRequest, match="unclosed group") as refusal:
+        await replica.line("b").open(bad)
+    assert refusal.value.param == "grammar"
