@@ -8,9 +8,11 @@ from html import escape
 
 from adasd.control.registry import acceptance_policy
 from adasd.evaluate.figures import COST_RATIOS, Figures
+from adasd.evaluate.methods import method
 from adasd.evaluate.plots import COLOURS, Line, Point, chart, scatter
 from adasd.evaluate.report import Report
 from adasd.evaluate.table import COLUMNS, cells
+from adasd.messages import Mode
 
 STYLE = """
 :root{color-scheme:light dark;--text:#1d2127;--soft:#626a75;--rule:#dfe3e8;--page:#fff}
@@ -33,6 +35,7 @@ FAMILIES = {
     "adaptive drafting, exact": COLOURS[0],
     "relaxed by the distance of the laws": COLOURS[1],
     "relaxed by the target's own law": COLOURS[2],
+    "rejection sampling made lenient": COLOURS[3],
 }
 SHOWN = ("static-16", "adasd", "adaedl", "adasd+posterior", "adasd+collision", "adaedl+collision")
 """Methods of the line plots, as far as they were run."""
@@ -49,15 +52,18 @@ def page(report: Report) -> str:
     )
 
 
-def family(method: str) -> str:
+def family(name: str) -> str:
     """Which of FAMILIES a method belongs to."""
-    drafting, relaxed, acceptance = method.partition("+")
-    if relaxed:
-        by_distance = acceptance_policy(acceptance).needs_distances
-        return "relaxed by the distance of the laws" if by_distance else "relaxed by the target's own law"
-    if method == "off":
+    options = method(name).options
+    if options.mode is Mode.OFF:
         return "plain decoding"
-    return "static, exact" if drafting.startswith("static") else "adaptive drafting, exact"
+    if options.mode is Mode.EXACT:
+        return "static, exact" if options.drafting == "static" else "adaptive drafting, exact"
+    policy = acceptance_policy(options.acceptance or "")
+    if policy.only_sampled:
+        return "rejection sampling made lenient"
+    by_distance = policy.needs_distances
+    return "relaxed by the distance of the laws" if by_distance else "relaxed by the target's own law"
 
 
 def front(rows: Sequence[Figures], ratio_index: int) -> set[str]:

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from adasd.evaluate.html import family, front, page
+from adasd.evaluate.html import FAMILIES, family, front, page
+from adasd.evaluate.methods import all_names
 from adasd.evaluate.plots import Line, Point, chart, scatter, ticks
 from adasd.evaluate.report import build
 from adasd.evaluate.table import tables
@@ -110,3 +111,9 @@ def test_the_json_is_plain_and_complete():
     assert len(again["rows"]) == 5 * 3
     assert again["rows"][0]["over_best_static"] == pytest.approx(list(made.over_best_static(made.rows[0])))
     assert {"tokens_per_round", "relaxed_share", "acceptance", "reached"} <= set(again["rows"][0])
+
+
+def test_every_method_that_can_be_asked_for_has_its_colour():
+    assert {family(name) for name in [*all_names(), "adasd+collision@auto", "static-5@suffix"]} == set(
+        FAMILIES
+    )
