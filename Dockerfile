@@ -4,9 +4,9 @@
 # `make image-check` runs the steps of the cpu stage in a bare virtual environment.
 ARG PYTHON=python:3.11.14-slim-bookworm
 
-# The operating system's share: what KubeRay's own probes call, and a user without rights.
+# The operating system's share: what KubeRay's own probes call, a compiler for the kernels, a user without rights.
 FROM ${PYTHON} AS system
-RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev wget && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 1000 --user-group --create-home --shell /bin/bash adasd
 
 FROM system AS packages

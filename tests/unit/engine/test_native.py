@@ -85,14 +85,6 @@ def test_a_tokens_logits_are_the_same_to_the_last_bit_in_any_company_and_any_pie
         assert all(torch.equal(alone[place], found[place]) for place in alone)
 
 
-def test_torchs_operations_do_not_promise_that():
-    """Should this fail one day, torch has become blind to the batch as well."""
-    torch.manual_seed(0)
-    x, w = torch.randn(64, 352), torch.randn(352, 128)
-    one_by_one = torch.cat([x[i : i + 1] @ w for i in range(64)])
-    assert not torch.equal(one_by_one, x @ w)
-
-
 @pytest.mark.parametrize("width", [1, 2, 5, 6, 7, 12, 64])
 def test_products_of_all_sizes_are_right(width):
     """Through a model whose sizes fit no panel: 97 words, 32 wide, 48 inside."""
