@@ -141,7 +141,7 @@ class SpeculationConfig:
     )
     recent_tokens: int = setting(
         0,
-        "tokens of recent answers (1 kB each) that suffix drafts look up, too, whoever asked; 0 is none",
+        "tokens of recent answers (0.5 kB each) that suffix drafts look up, too, whoever asked; 0 is none",
         low=0,
     )
     verification: str = setting(

@@ -41,11 +41,17 @@ def groups_of(config: ServeConfig, facts: Facts) -> list[Group]:
     beside_gateway = by_wishes.pop(None, [])
     groups = [_gateway(beside_gateway, facts)]
     for members in by_wishes.values():
-        groups.append(_group("pair" if len(members) > 1 else members[0][0], members))
+        groups.append(_group(_name(members), members))
     if unknown := set(facts.pods) - {group.name for group in groups}:
         known = ", ".join(group.name for group in groups)
         raise ConfigError(f"pods: there is no group {sorted(unknown)[0]!r}; this topology has {known}")
     return groups
+
+
+def _name(members: Sequence[tuple[str, TierConfig]]) -> str:
+    """Of a group: its tier; ``draft`` where several drafts share it, ``pair`` where the target does, too."""
+    roles = [role for role, _ in members]
+    return roles[0] if len(roles) == 1 else "pair" if "target" in roles else "draft"
 
 
 def _wishes(tier: TierConfig) -> object:

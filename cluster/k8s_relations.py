@@ -25,7 +25,6 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 SECRET_ARGUMENT = re.compile(rf"(-*[\w-]*(?:{'|'.join(SECRET_WORDS)})[\w-]*)=\S", re.IGNORECASE)
 """An option or a variable that is given its value in a command line."""
 OTHERWISE_IN_PODS = ("RAY_SERVE_LOG_TO_STDERR",)  # kubectl logs shows stderr
-HOLD_STREAMS = ("orchestrator", "target", "draft")
 HOOK_FLAG = "--deadline-s"
 
 Rule = Callable[[Manifests], Iterator[str]]
@@ -69,8 +68,14 @@ def application(m: Manifests) -> Iterator[str]:
         if deployment["name"] not in names:
             known = ", ".join(sorted(names))
             yield f"serveConfigV2: there is no deployment {deployment['name']!r}; the application has {known}"
-    for role in names & set(HOLD_STREAMS) - {d["name"] for d in m.application.get("deployments", [])}:
+    said = {d["name"] for d in m.application.get("deployments", [])}
+    for role in sorted(filter(_holds_streams, names - said)):
         yield f"serveConfigV2 says nothing about {role}; its drain time has to be set"
+
+
+def _holds_streams(deployment: str) -> bool:
+    """All but the board: the orchestrator, the target, and every draft model."""
+    return deployment != "metrics"
 
 
 def placement(m: Manifests) -> Iterator[str]:
@@ -111,7 +116,7 @@ def bounds(m: Manifests) -> Iterator[str]:
 def times(m: Manifests) -> Iterator[str]:
     """Longest stream < drain < hook < grace, and a replaced cluster outlives its drain."""
     stream_s = float(m.application.get("args", {}).get("request_timeout_s", _default("request_timeout_s")))
-    streaming = [d for d in m.application.get("deployments", []) if d["name"] in HOLD_STREAMS]
+    streaming = [d for d in m.application.get("deployments", []) if _holds_streams(d["name"])]
     drains = {d["name"]: float(d.get("graceful_shutdown_timeout_s", 0)) for d in streaming}
     for name, drain_s in drains.items():
         if drain_s <= stream_s:
@@ -264,8 +269,8 @@ def files(m: Manifests) -> Iterator[str]:
 
 
 def _paths(args: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for role in ("target", "draft"):
-        tier = args.get(role)
+    further = {f"drafts.{name}": tier for name, tier in (args.get("drafts") or {}).items()}
+    for role, tier in {"target": args.get("target"), "draft": args.get("draft"), **further}.items():
         model = tier.get("model") if isinstance(tier, Mapping) else tier
         if isinstance(model, str) and model.startswith("/") and not model.startswith("/app/"):
             yield f"{role}.model", model

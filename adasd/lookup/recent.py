@@ -14,7 +14,7 @@ from adasd.lookup.suffix import SEPARATOR, SuffixAutomaton
 
 
 class RecentAnswers:
-    """At most ``capacity`` tokens (about 1 kB each) of what was answered lately; at least half of that."""
+    """At most ``capacity`` tokens (about half a kilobyte each) of what was answered lately; at least half of that."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity

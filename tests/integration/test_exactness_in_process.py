@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
 DRAFTS = ("demo", "random", "target itself")
 POLICIES = tuple(policy.name for policy in DRAFTING)
+SOURCES = ("model", "random", "ngram", "suffix", "auto")
 BLOCKS = (1, 5, 16)
 MAX_TOKENS = 96
 NUM_PROMPTS = 52  # 13 of each task
@@ -73,11 +74,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     tokenizer = Tokenizer.load(str(target))
     engine = load_engine(target)
     drafts = dict(zip(DRAFTS, (draft, random, target), strict=True))
+    others = {"random": load_engine(random)}
     yield Lab(
         AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval(),
         {
             name: LocalPair(
-                engine, load_engine(path), tokenizer.decode, tokenizer.eos_ids, tokenizer=tokenizer
+                engine,
+                load_engine(path),
+                tokenizer.decode,
+                tokenizer.eos_ids,
+                tokenizer=tokenizer,
+                drafts=others if name == "demo" else None,
             )
             for name, path in drafts.items()
         },
@@ -138,6 +145,29 @@ def test_no_policy_and_no_block_length_changes_a_greedy_answer(
             answer = lab.pairs[draft].generate(prompt, sampling=GREEDY, speculation=options)
             assert answer.token_ids == lab.generated(prompt), draft
             assert max(answer.report.drafted_per_round, default=0) <= max_draft_tokens
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_no_draft_source_changes_a_greedy_answer(lab: Lab, source: str):
+    num_drafted = 0
+    for prompt in lab.one_of_each_task():
+        options = SpeculationOptions(Mode.EXACT, drafting="static", draft=source)
+        answer = lab.pairs["demo"].generate(prompt, sampling=GREEDY, speculation=options)
+        assert answer.token_ids == lab.generated(prompt)
+        num_drafted += answer.report.num_draft_tokens
+    assert num_drafted > 0
+
+
+def test_the_target_as_its_own_draft_changes_no_greedy_answer(lab: Lab):
+    target = lab.model.config.name_or_path
+    pair = LocalPair.load(target, dtype="float32", device="cpu", early_exit=True)
+    accepted = set()
+    for prompt in lab.one_of_each_task():
+        options = SpeculationOptions(Mode.EXACT, drafting="static", draft="self")
+        answer = pair.generate(prompt, sampling=GREEDY, speculation=options)
+        assert answer.token_ids == lab.generated(prompt)
+        accepted |= {*answer.report.accepted_per_round}
+    assert len(accepted) > 1, "accepted in full and rejected"
 
 
 def test_adaptive_that_may_relax_nothing_is_exact(lab: Lab):
@@ -272,6 +302,17 @@ def test_a_greedy_answer_by_a_schema_is_the_same_with_every_draft_and_parses(lab
                     assert ours.logprob is not None
                     assert theirs.logprob is not None
                     assert ours.logprob.logprob == pytest.approx(theirs.logprob.logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_with_a_seed_no_draft_source_changes_a_sampled_answer(lab: Lab, source: str):
+    for sampling in (SAMPLINGS["temperature 1"], SAMPLINGS["all together"]):
+        for prompt in lab.one_of_each_task():
+            off = SpeculationOptions(Mode.OFF)
+            alone = lab.pairs["demo"].generate(prompt, sampling=sampling, speculation=off).token_ids
+            options = SpeculationOptions(Mode.EXACT, drafting="static", draft=source)
+            answer = lab.pairs["demo"].generate(prompt, sampling=sampling, speculation=options)
+            assert answer.token_ids == alone
 
 
 def test_another_seed_gives_another_answer(lab: Lab):

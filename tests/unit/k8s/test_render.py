@@ -83,6 +83,19 @@ def test_a_group_carries_a_label_that_its_tier_accepts(rendered, selector, label
     assert group(documents, "target")["labels"] == label
 
 
+def test_drafts_with_the_same_wishes_share_a_group_and_each_is_drained(rendered):
+    wishes = "label_selector: {pool: draft}"
+    topology = (
+        f"target: org/t\ndraft: {{model: org/d, {wishes}}}\ndrafts: {{tiny: {{model: org/s, {wishes}}}}}\n"
+    )
+    code, documents = rendered(topology)
+    assert code == 0
+    names = [g["groupName"] for g in service(documents)["rayClusterConfig"]["workerGroupSpecs"]]
+    assert names == ["gateway", "draft"]
+    assert set(drains(documents)) == {"orchestrator", "target", "draft", "draft-tiny"}
+    assert k8s(["check"], io.StringIO(yaml.safe_dump_all(documents))) == 0
+
+
 def test_an_accelerator_is_known_to_the_autoscaler(rendered):
     _, documents = rendered("target: {model: a/b, num_gpus: 1, accelerator_type: H100}")
     assert group(documents, "target")["resources"]["accelerator_type:H100"] == "1"
