@@ -2,8 +2,9 @@
 
 Every pod of the manifest becomes a Ray node on a loopback address, with its group's labels, resources and
 environment; ``serve deploy`` gets the manifest's own serveConfigV2. What this machine cannot have is replaced and
-nothing else: weights by the demo pair, CUDA by the CPU (cards are counted, not used), ports by free ones. Then
-traffic over HTTP and gRPC, a changed configuration rolled out under load, and the end. What it does not show:
+nothing else: weights by the demo pair, CUDA by the CPU (cards are counted, not used), ports by free ones, the time
+that requests may wait for a slot by one that suits a slow machine. Then traffic over HTTP and gRPC, a changed
+configuration rolled out under load, and the end. What it does not show:
 KubeRay itself, its autoscaler, network policies, images, cards.
 """
 
@@ -44,9 +45,11 @@ ROOT = Path(__file__).resolve().parents[1]
 TWO_TIER = ROOT / "k8s" / "overlays" / "two-tier"
 DEMO = ROOT / "models" / "demo"
 MAX_PODS = 8
-NUM_CLIENTS = 4
+NUM_CLIENTS = 2  # so few that no tier wants a second replica, for which there is no node
+PATIENCE_S = 180.0
+"""How long requests wait while the only target is replaced; starting one on a busy machine takes a minute."""
 TRAFFIC_S = 8.0
-ROLLED_OUT_WITHIN_S = 180.0
+ROLLED_OUT_WITHIN_S = 240.0
 FILES = ("api_keys_file", "worker_tls")
 """Settings that name files of a Secret, which only Kubernetes has."""
 OF_THE_POD = ("HOME", "HF_HOME")
@@ -118,7 +121,7 @@ def on_this_machine(serve: Mapping[str, Any], http_port: int, grpc_port: int) ->
     replaced: dict[str, Any] = json.loads(json.dumps(serve))
     replaced["http_options"]["port"] = http_port
     args = replaced["applications"][0]["args"]
-    args |= {"port": http_port, "grpc_port": grpc_port}
+    args |= {"port": http_port, "grpc_port": grpc_port, "admission_timeout_s": PATIENCE_S}
     config = read(serve["applications"][0]["args"], {})
     deployments = {
         deployment["name"]: deployment for deployment in replaced["applications"][0]["deployments"]

@@ -19,7 +19,7 @@ import yaml
 
 from load_tests import record
 from load_tests.bench.watch import ServerGone
-from load_tests.rig import Rig, free_port, wait_for
+from load_tests.rig import Rig, ended_by_sigterm, free_port, wait_for
 
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 30.0
@@ -61,8 +61,9 @@ def demo_server(settings: Mapping[str, Any]) -> Iterator[Server]:
         )
     url = f"http://127.0.0.1:{config['port']}"
     try:
-        wait_until_ready(url, process, output)
-        yield Server(url, f"127.0.0.1:{config['grpc_port']}", processes=lambda: marked(folder))
+        with ended_by_sigterm():
+            wait_until_ready(url, process, output)
+            yield Server(url, f"127.0.0.1:{config['grpc_port']}", processes=lambda: marked(folder))
     finally:
         stop(process, folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -45,11 +45,11 @@ def test_pods_keep_their_environment_but_not_their_home(shape):
     assert not {"HOME", "POD_IP"} & set(shape.environment)
 
 
-def test_nothing_is_replaced_but_weights_device_and_ports(shape):
+def test_nothing_is_replaced_but_weights_device_ports_and_patience(shape):
     played = on_this_machine(shape.serve, 8001, 9001)
     args, own = played["applications"][0]["args"], shape.args
-    changed = {key for key in own if args[key] != own[key]}
-    assert changed == {"target", "draft", "port", "grpc_port"}
+    changed = {key for key in args if args[key] != own.get(key)}
+    assert changed == {"target", "draft", "port", "grpc_port", "admission_timeout_s"}
     for role in ("target", "draft"):
         assert {k for k in own[role] if args[role].get(k) != own[role][k]} == {"model", "device", "num_gpus"}
         assert args[role]["model"] == str(DEMO / role)
