@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from services.gateway.schema import Body, ChatBody, CompletionBody
+from services.gateway.schema import Body, ChatBody, CompletionBody, GenerationBody
 from services.gateway.tokens import DetokenizeBody, TokenizeBody
 
 REF = "#/components/schemas/{model}"
@@ -28,6 +28,9 @@ ERROR = {
         }
     },
 }
+EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+STREAMED = {"200": {"content": {"text/event-stream": {"schema": EVENT}}}}
+"""What ``stream: true`` answers beside FastAPI's own word on application/json."""
 READ_ERROR_STATUSES = ("401", "404", "429", "500", "503")
 ERROR_STATUSES = ("400", "401", "404", "413", "415", "429", "500", "503", "504")
 
@@ -37,7 +40,7 @@ def body_doc(kind: type[Body]) -> dict[str, Any]:
     schema = {"$ref": REF.format(model=kind.__name__)}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": errors(ERROR_STATUSES),
+        "responses": {**errors(ERROR_STATUSES), **(STREAMED if issubclass(kind, GenerationBody) else {})},
     }
 
 
