@@ -164,7 +164,7 @@ class Orchestrator:
         return self.backend.num_running
 
     async def shutdown(self) -> None:
-        """Close the gRPC door and the channels. Idempotent."""
+        """Let running gRPC answers end, then close that door and the channels. Idempotent."""
         self.is_shut_down = True
         self.prober.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -173,7 +173,8 @@ class Orchestrator:
             await self.auditor.stop()
         await self.reporter.stop()
         if self.grpc is not None:
-            await self.grpc.stop()
+            # Serve does not know of this door's streams, so its own drain has not waited for them.
+            await self.grpc.stop(self.config.request_timeout_s)
         await self.channels.close()
         if self.traces is not None:
             await asyncio.to_thread(self.traces.shutdown)
