@@ -47,6 +47,12 @@ class EngineConfig:
         "number format; auto is float32 on CPU and the checkpoint's own on CUDA",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    weights: str = setting(
+        "full",
+        "full: as dtype says; int8: linear layers rounded to one byte per weight, which is another model (exact then "
+        "is the rounded target's law) in less memory, without the compiled kernels",
+        choices=("full", "int8"),
+    )
     device: str = setting("auto", "cpu, cuda, cuda:N or auto")
     num_devices: int = setting(
         1, "GPUs of one node that share the layers of a model which is too large for one", low=1, high=64

@@ -32,7 +32,7 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
         table.add_row(
             role,
             engine.model,
-            engine.dtype,
+            engine.dtype if engine.weights == "full" else f"{engine.dtype}, {engine.weights} weights",
             engine.device,
             *memory_columns(engine),
             str(engine.num_slots),

@@ -23,6 +23,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qw
 
 from adasd.engine.attention import attend
 from adasd.engine.forward import PROBE_LEN, num_embeddings
+from adasd.engine.int8 import is_int8
 from adasd.engine.kv_cache import KVCache, LayerShape
 from adasd.engine.ragged import Ragged
 
@@ -59,6 +60,8 @@ def why_not(model: PreTrainedModel) -> str | None:
         return f"its activation is {config.hidden_act}"
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         return "it has sliding-window layers"
+    if is_int8(model):
+        return "its weights are int8"
     projections = [m for name, m in model.named_modules() if name.endswith(("_proj", "lm_head"))]
     if any(type(m) is not nn.Linear for m in projections):
         return "its projections are not plain linear layers"

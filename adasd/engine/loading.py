@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adasd.config import EngineConfig
+from adasd.engine.int8 import round_weights
 from adasd.engine.memory import MemoryEstimate, cache_bytes_per_layer, memory_estimate
 from adasd.engine.reading import check_weight_files, load_config, load_tokenizer, reading, where
 from adasd.engine.resolve import check_architecture, resolve_devices, resolve_dtype, resolve_max_context
@@ -40,6 +41,10 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
     model_config = load_config(config.model, config.trust_remote_code)
     check_architecture(model_config, resolve_max_context(model_config, config.max_context))
     devices = resolve_devices(config)
+    if config.weights == "int8" and len(devices) > 1:
+        raise ConfigError(
+            f"weights are int8 and num_devices is {len(devices)}: a rounded model is not split; change one of the two"
+        )
     check_weight_files(config.model)
     progress("loading weights", 0.1)
     with reading(config.model, "weights"):
@@ -57,6 +62,9 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
             f"the weights of {config.model} do not fit its config.json: {len(wrong)} tensors are missing or "
             f"have another shape, for example {wrong[0]}; the two files must come from the same model"
         )
+    if config.weights == "int8":
+        progress("rounding weights to int8, which makes another model", 0.7)
+        round_weights(model)
     progress("moving weights", 0.8)
     try:
         if len(devices) > 1:

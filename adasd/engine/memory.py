@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from adasd.config import EngineConfig
+from adasd.engine.int8 import rounded_layers
 from adasd.engine.kv_cache import LayerShape, cache_bytes_per_token
 from adasd.engine.reading import load_config
 from adasd.engine.resolve import resolve_device, resolve_dtype, resolve_max_context, resolve_num_slots
@@ -38,7 +39,7 @@ def memory_estimate(config: EngineConfig) -> MemoryEstimate:
     max_context = resolve_max_context(model_config, config.max_context)
     bytes_per_slot = cache_bytes_per_token(layers, dtype) * max_context
     return MemoryEstimate(
-        weights_bytes=num_parameters(model_config, config.trust_remote_code) * dtype.itemsize,
+        weights_bytes=weights_bytes(model_config, dtype, config),
         bytes_per_slot=bytes_per_slot,
         num_slots=resolve_num_slots(config, bytes_per_slot),
     )
@@ -59,10 +60,15 @@ def layer_shapes(config: PreTrainedConfig) -> list[LayerShape]:
     return [LayerShape(kv_heads, head_dim)] * int(text.num_hidden_layers)
 
 
-def num_parameters(config: PreTrainedConfig, trust_remote_code: bool = False) -> int:
-    """Parameters, tied ones counted once; builds the modules without memory."""
+def weights_bytes(model_config: PreTrainedConfig, dtype: torch.dtype, config: EngineConfig) -> int:
+    """Bytes of all parameters, tied ones counted once; builds the modules without memory."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=trust_remote_code
+            model_config, trust_remote_code=config.trust_remote_code
         )
-    return sum(parameter.numel() for parameter in model.parameters())
+    full: int = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    if config.weights == "full":
+        return full
+    layers = [linear for _, _, linear in rounded_layers(model)]
+    saved = sum(linear.weight.numel() * (dtype.itemsize - 1) for linear in layers)
+    return full - saved + sum(linear.out_features for linear in layers) * dtype.itemsize
