@@ -81,6 +81,7 @@ def replicas_of(
         tier,
         host,
         target_model,
+        lease_timeout_s=config.admission_timeout_s,
         model_name=config.model_name,
         logs=config.log,
         board=board,

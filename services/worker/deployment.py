@@ -53,6 +53,7 @@ class Worker:
         target_model: str | None = None,
         idle_ttl_s: float = 120.0,
         hang_after_s: float = 120.0,
+        lease_timeout_s: float = 30.0,
         make_engine: Callable[[], Engine] | None = None,
         model_name: str = "",
         logs: LogConfig | None = None,
@@ -66,11 +67,13 @@ class Worker:
         it to this node's address. A draft is told its ``target_model``: their vocabularies must agree, and ids that
         only one of the two knows are never proposed. A lease ends
         ``idle_ttl_s`` seconds after its session was heard of last; a forward pass longer than
-        ``hang_after_s`` seconds fails the health check. ``model_name`` is the one that clients use, ``board`` the
-        Serve handle of services.observability.board, where the replica's figures go (None: nowhere),
-        ``tls`` who may call, ``traces`` where spans of calls go.
+        ``hang_after_s`` seconds fails the health check. Where the cache holds fewer slots than Serve sends sessions
+        (``cache_bytes``), those wait up to ``lease_timeout_s`` seconds for one. ``model_name`` is the one that
+        clients use, ``board`` the Serve handle of services.observability.board, where the replica's figures go
+        (None: nowhere), ``tls`` who may call, ``traces`` where spans of calls go.
         """
         self.role, self.incarnation, self._hang_after_s = role, uuid4().hex, hang_after_s
+        self._lease_timeout_s = lease_timeout_s
         began_s = time.monotonic()
         if logs is not None:
             configure(logs)
@@ -116,10 +119,10 @@ class Worker:
     async def lease(self, session_id: str) -> AsyncGenerator[Grant, None]:
         """Where the session's rounds go, then nothing until the lease ends; its end frees the slot.
 
-        Ends by itself when the session was silent for too long or took another lease here. Overloaded if all
-        slots are leased.
+        Ends by itself when the session was silent for too long or took another lease here. While
+        all slots are leased it waits for its turn, and is Overloaded in the end.
         """
-        lease = self._leases.grant(session_id)
+        lease = await self._leases.grant_when_free(session_id, self._lease_timeout_s)
         try:
             yield self._grant
             while (left_s := self._leases.idle_left_s(lease)) > 0:  # noqa: ASYNC110

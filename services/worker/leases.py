@@ -1,7 +1,9 @@
-"""Which sessions may use this replica: granted by the control plane, kept alive by their own traffic. Pure."""
+"""Which sessions may use this replica: granted by the control plane, kept alive by their own traffic."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from dataclasses import dataclass
 
 from adasd.errors import Overloaded
@@ -24,6 +26,7 @@ class LeaseTable:
         self._clock = clock
         self._num_granted = 0
         self._held: dict[str, tuple[Lease, float]] = {}  # session -> lease, when heard of last (seconds)
+        self._queue: deque[tuple[str, asyncio.Future[Lease]]] = deque()  # who waits, the first one first
 
     def __len__(self) -> int:
         return len(self._held)
@@ -39,6 +42,27 @@ class LeaseTable:
         lease = Lease(session, self._num_granted)
         self._held[session] = lease, self._clock()
         return lease
+
+    async def grant_when_free(self, session: str, timeout_s: float) -> Lease:
+        """A new lease, in the order of asking; Overloaded if no slot becomes free for it within ``timeout_s``."""
+        if session in self._held or len(self._held) < self.capacity:
+            return self.grant(session)
+        turn: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._queue.append((session, turn))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():  # granted in the very moment when it was given up
+                self.release(turn.result())
+            if isinstance(error, TimeoutError):
+                raise Overloaded(
+                    f"all {self.capacity} slots of this replica are leased, and none became free within "
+                    f"{timeout_s:g} s"
+                ) from None
+            raise
+        finally:
+            self._queue = deque(one for one in self._queue if one[1] is not turn)
 
     def heard(self, session: str) -> bool:
         """Note traffic of the session; False if it holds no lease."""
@@ -61,4 +85,12 @@ class LeaseTable:
         if held is None or held[0] != lease:
             return False
         del self._held[lease.session]
+        self._serve_next()
         return True
+
+    def _serve_next(self) -> None:
+        """Grant what is free to those who wait, before anybody new can ask for it."""
+        while self._queue and len(self._held) < self.capacity:
+            session, turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(self.grant(session))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from adasd.errors import Overloaded
@@ -71,3 +73,72 @@ def test_a_newer_lease_of_the_session_makes_the_older_void(leases):
     assert not leases.release(old)
     assert leases.heard("a")
     assert leases.release(new)
+
+
+async def waiting(leases, *sessions, timeout_s=5.0):
+    """Tasks that wait for a lease, in this order."""
+    tasks = []
+    for session in sessions:
+        tasks.append(asyncio.create_task(leases.grant_when_free(session, timeout_s)))
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_who_waits_is_served_in_the_order_of_asking(leases):
+    held = [leases.grant("a"), leases.grant("b")]
+    tasks = await waiting(leases, "c", "d", "e")
+    await asyncio.sleep(0.01)
+    assert not any(task.done() for task in tasks)
+    leases.release(held[1])
+    c = await tasks[0]
+    assert not tasks[1].done()
+    leases.release(held[0])
+    leases.release(c)
+    assert (await tasks[1]).session == "d"
+    assert (await tasks[2]).session == "e"
+    assert len(leases) == 2
+
+
+async def test_nobody_new_overtakes_who_was_served_while_it_sleeps(leases):
+    held = [leases.grant("a"), leases.grant("b")]
+    (task,) = await waiting(leases, "c")
+    leases.release(held[0])  # c is served, but has not been run yet
+    with pytest.raises(Overloaded):
+        leases.grant("d")
+    assert (await task).session == "c"
+
+
+async def test_the_wait_is_bounded_and_leaves_nothing(leases):
+    held = [leases.grant("a"), leases.grant("b")]
+    with pytest.raises(Overloaded, match=r"all 2 slots .* none became free within 0\.01 s"):
+        await leases.grant_when_free("c", 0.01)
+    leases.release(held[0])
+    assert "c" not in leases
+    assert len(leases) == 1
+
+
+async def test_who_gives_up_is_passed_over(leases):
+    held = [leases.grant("a"), leases.grant("b")]
+    gone, next_one = await waiting(leases, "c", "d")
+    gone.cancel()
+    await asyncio.sleep(0)
+    leases.release(held[0])
+    assert (await next_one).session == "d"
+    assert "c" not in leases
+
+
+async def test_who_gives_up_in_the_moment_of_its_grant_gives_it_to_the_next(leases):
+    held = [leases.grant("a"), leases.grant("b")]
+    gone, next_one = await waiting(leases, "c", "d")
+    leases.release(held[0])
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert (await next_one).session == "d"
+    assert sorted(leases._held) == ["b", "d"]
+
+
+async def test_a_session_renews_its_own_lease_without_waiting(leases):
+    leases.grant("b")
+    old = leases.grant("a")
+    assert (await leases.grant_when_free("a", 0.0)).number > old.number
