@@ -1,9 +1,9 @@
 """Drafting several tokens of a block in one go, where the forward pass can do that by itself.
 
 A drafted token of a small model costs less to compute than the bookkeeping of a step costs in Python. So sessions
-that draft plainly (greedily, with nothing that shapes their law) stay in the forward pass until the first of them
-is to stop; then all of them pass through the engine's books again, token by token. The fast twin of a step with
-``adasd.engine.sampling.propose_greedily``.
+that can (``Drafter.drafts``) stay in the forward pass for some tokens; then all of them pass through the engine's
+books, token by token. The fast twin of steps with ``adasd.engine.sampling.propose_next``. The C kernels serve plain
+greedy sessions until the first of them is to stop; ``static_forward`` all that have no history.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol, cast
+
+import torch
 
 from adasd.engine.forward import Forward
 from adasd.engine.kv_cache import KVCache
@@ -25,12 +27,22 @@ LONGEST, SHARED = 16, 4
 class Drafter(Protocol):
     """A forward pass that can go on with what it drafts."""
 
-    def draft(
-        self, batch: Ragged, cache: KVCache, rules: Sequence[DraftRule], vocab_size: int, limit: int
-    ) -> list[list[Proposed]]:
-        """One greedy token of every session per pass, until the first is to stop; rules count from here.
+    def drafts(self, work: DraftWork) -> bool:
+        """Whether it can draft for this call."""
+        ...
 
-        Entropies are NaN where logits are not finite.
+    def draft(
+        self,
+        batch: Ragged,
+        cache: KVCache,
+        works: Sequence[DraftWork],
+        vocab_size: int,
+        limit: int,
+        generator: torch.Generator,
+    ) -> list[list[Proposed | None]]:
+        """Pass by pass one token of every session, None from its end on; at most ``limit`` passes.
+
+        Only ids below ``vocab_size`` are drafted. Entropies are NaN where logits are not finite.
         """
         ...
 
@@ -40,10 +52,13 @@ def drafter(forward: Forward) -> Drafter | None:
     return cast("Drafter", forward) if hasattr(forward, "draft") else None
 
 
-def is_plain(work: Work, piece: Piece) -> bool:
+def is_quick(drafter: Drafter, work: Work, piece: Piece) -> bool:
+    """Whether this call is to draft in a burst from this piece on."""
+    return isinstance(work, DraftWork) and bool(piece.num_logits) and drafter.drafts(work)
+
+
+def takes_largest(work: DraftWork) -> bool:
     """Whether this call draws its next token from nothing but the logits, and takes the largest."""
-    if not isinstance(work, DraftWork) or not piece.num_logits:
-        return False
     warp, position = work.warp, work.base_len + len(work.proposed)
     free_to_end = not warp.eos_ids or position >= warp.eos_from
     shaped = warp.logit_bias or work.slot.history is not None

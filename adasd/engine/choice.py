@@ -14,11 +14,13 @@ from transformers import PreTrainedModel
 from adasd.config import EngineConfig
 from adasd.engine import fast_llama
 from adasd.engine.forward import Forward, ModuleForward
+from adasd.engine.graphs import CudaGraphs
 from adasd.engine.kv_cache import KVCache
 from adasd.engine.native import forward as native
 from adasd.engine.one_by_one import OneByOne
 from adasd.engine.ragged import Ragged, Row
 from adasd.engine.split import is_split
+from adasd.engine.static_forward import StaticForward
 from adasd.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -53,12 +55,16 @@ def choose_forward(
         if kernels is not None:
             return kernels
         chosen = _torchs(model, max_context, fast)
-    return OneByOne(chosen) if config.deterministic else chosen
+    if config.deterministic:
+        return OneByOne(chosen)
+    if chosen.device.type == "cuda" and not is_split(model) and config.compile != "off":
+        return StaticForward(chosen, CudaGraphs(chosen.device), insists=config.compile == "on")
+    return chosen
 
 
 def _kernels(model: PreTrainedModel, config: EngineConfig, max_context: int) -> Forward | None:
     """The C kernels, where they fit and are wanted or pay."""
-    if config.compile == "off":
+    if config.compile == "off" or model.device.type == "cuda":
         return None
     why_not = native.why_not(model, config.num_threads)
     if why_not is None and config.compile == "auto" and not config.deterministic and not pays(model):

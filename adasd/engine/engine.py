@@ -35,6 +35,7 @@ from adasd.engine.sampling import judge_blocks, not_finite, propose_next
 from adasd.engine.scoring import score_prompt, with_logprobs
 from adasd.engine.shaping import Asked, shape
 from adasd.engine.slots import NO_ROW, SlotTable
+from adasd.engine.static_forward import StaticForward
 from adasd.engine.warm_up import warm_up
 from adasd.engine.work import SHORT_FEED, DraftWork, Piece, Result, VerifyWork, Work
 from adasd.errors import AdasdError, DeviceFailure, IllegalEvent
@@ -260,6 +261,8 @@ class TorchEngine:
         rows = self._slots.free_rows
         rows.reuse = False  # all of it is to be computed, and nothing of it to be found later
         try:
+            if isinstance(self.forward, StaticForward):
+                self.forward.record(self.cache, self._vocab_size)
             warm_up(self, self.config.prefill_chunk)
         finally:
             rows.reuse = self.config.prefix_cache
@@ -282,7 +285,8 @@ class TorchEngine:
         ready, answers = self._next_pieces()
         quick, ready = self._split(ready)
         if quick:
-            answers += self._burst(quick, alone=not ready)
+            drafted, ready = self._try_burst(quick, ready)
+            answers += drafted
             began_s = self._clock()
         if not ready:
             return answers
@@ -444,28 +448,43 @@ class TorchEngine:
 
     def _split(self, ready: list[_Ready]) -> tuple[list[_Ready], list[_Ready]]:
         """Calls that can draft in a burst, and all others."""
-        if burst.drafter(self.forward) is None:
+        drafter = burst.drafter(self.forward)
+        if drafter is None:
             return [], ready
-        quick = [one for one in ready if burst.is_plain(one.work, one.piece)]
-        return quick, [one for one in ready if not burst.is_plain(one.work, one.piece)] if quick else ready
+        quick: list[_Ready] = []
+        others: list[_Ready] = []
+        for one in ready:
+            (quick if burst.is_quick(drafter, one.work, one.piece) else others).append(one)
+        return quick, others
+
+    def _try_burst(self, quick: list[_Ready], others: list[_Ready]) -> tuple[list[Answer], list[_Ready]]:
+        """Answers of a burst, and what is left for a pass: the burst's calls as well if it failed."""
+        try:
+            return self._burst(quick, alone=not others), others
+        except Exception:  # as in _compute: the device may do what it wants
+            _log.exception("a burst failed; its calls draft step by step instead")
+        if self.forward.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return [], sorted(quick + others, key=lambda one: one.row.attention_order)
 
     def _burst(self, quick: list[_Ready], alone: bool) -> list[Answer]:
-        """Drafted tokens of plain sessions: several each, if nobody else has to wait for that."""
+        """Drafted tokens of sessions that can: several each, if nobody else has to wait for that."""
         drafter = burst.drafter(self.forward)
         assert drafter is not None
         began_s = self._clock()
         works = [one.work for one in quick if isinstance(one.work, DraftWork)]
         batch = Ragged.build([one.row for one in quick], self.max_context, self.forward.device)
-        rules = [burst.rule_from_here(work) for work in works]
         yields = self._crowded() and any(work.call.optimistic for work in works)
         limit = 1 if yields else burst.LONGEST if alone else burst.SHARED
-        passes = drafter.draft(batch, self.cache, rules, self._vocab_size, limit)
+        passes = drafter.draft(batch, self.cache, works, self._vocab_size, limit, self._generator)
         ended_s = self._clock()
         answers: list[Answer] = []
         for work in works:
             work.took_part(self._pass_number, began_s, ended_s, len(quick), len(quick))
         for proposals in passes:
             for one, proposed in zip(quick, proposals, strict=True):
+                if proposed is None:
+                    continue
                 piece = one.work.next_piece(self.config.prefill_chunk)
                 assert piece is not None, "a session drafted on although it was to stop"
                 result = proposed if isfinite(proposed.entropy) else DeviceFailure(BROKEN)

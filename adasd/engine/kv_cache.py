@@ -3,6 +3,7 @@
 One tensor per layer, ``[slot, position, 2, kv_heads, head_dim]``: a token's keys and values lie side by side,
 so that a forward pass writes both with one copy. On a CPU the memory is zero pages that the operating system
 commits when they are first written: a slot costs what it has held so far. On CUDA all of it is taken at once.
+Behind the last slot lies one scratch place, for what fills a pass up to a fixed shape; nobody reads it.
 Shape letters: S slots, C positions, T tokens, H key-value heads, D head dimension.
 """
 
@@ -45,10 +46,8 @@ class KVCache:
         self.layers, self.num_slots, self.max_context = layers, num_slots, max_context
         self.dtype, self.device = dtype, device
         try:
-            whole = [
-                _zeros(
-                    (num_slots, max_context, 2, layer.kv_heads, layer.head_dim), dtype, layer.device or device
-                )
+            self.tokens = [  # [S * C + 1, 2 * H * D]
+                _zeros((num_slots * max_context + 1, layer.values_per_token), dtype, layer.device or device)
                 for layer in layers
             ]
         except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -57,8 +56,11 @@ class KVCache:
                 f"a cache of {num_slots} slots of {max_context} tokens takes {num_gib:.1f} GiB, which {device} "
                 "does not have free; lower num_slots or max_context"
             ) from error
-        self.tokens = [kv.view(num_slots * max_context, -1) for kv in whole]  # [S * C, 2 * H * D]
-        self._whole = whole
+        self.scratch = num_slots * max_context
+        self._whole = [
+            tokens[:-1].view(num_slots, max_context, 2, layer.kv_heads, layer.head_dim)
+            for tokens, layer in zip(self.tokens, layers, strict=True)
+        ]
 
     @property
     def bytes_per_slot(self) -> int:

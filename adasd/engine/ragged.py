@@ -92,7 +92,7 @@ class Ragged:
     """One forward pass over all rows, flattened; what torch needs of it is made when it is asked for."""
 
     def __init__(self, rows: Sequence[Row], max_context: int, device: torch.device) -> None:
-        self._rows, self._max_context, self._device = rows, max_context, device
+        self.rows, self.max_context, self._device = rows, max_context, device
         self._elsewhere: dict[torch.device, Ragged] = {}
         self.ids: list[int] = []
         self.positions: list[int] = []
@@ -115,13 +115,13 @@ class Ragged:
         if device == self._device:
             return self
         if device not in self._elsewhere:
-            self._elsewhere[device] = Ragged(self._rows, self._max_context, device)
+            self._elsewhere[device] = Ragged(self.rows, self.max_context, device)
         return self._elsewhere[device]
 
     @cached_property
     def _flat(self) -> tuple[Tensor, ...]:
         where = [
-            slot * self._max_context + position
+            slot * self.max_context + position
             for slot, position in zip(self.slots, self.positions, strict=True)
         ]
         return torch.tensor([self.ids, self.positions, where], device=self._device).unbind()
@@ -149,7 +149,7 @@ class Ragged:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Rows that share an attention call."""
-        return tuple(_groups(self._rows, self.positions_T))
+        return tuple(_groups(self.rows, self.positions_T))
 
 
 def _groups(rows: Sequence[Row], positions_T: Tensor) -> Iterable[Group]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from adasd.engine.to_host import to_host
 from adasd.engine.work import DraftWork, Judged, Proposed, VerifyWork
 from adasd.messages import Warp
 from adasd.specdec.blocks import BlockBatch, RuleBatch
@@ -35,13 +37,12 @@ def propose_generally(
     row_lens = [work.call.rule.row_len for work in works]
     batch = WarpBatch.build(warps, positions, logits_NV.device)
     proposal = propose(masked_logits(logits_NV, warps, positions), batch, row_lens, generator)
-    tokens = proposal.tokens_N.tolist()
-    entropies = proposal.entropies_N.tolist()
-    max_probs = proposal.max_probs_N.tolist()
+    signals_3N = proposal.tokens_N, proposal.entropies_N, proposal.max_probs_N
     if proposal.row_ids_NR is None or proposal.row_logprobs_NR is None:
-        return [Proposed(*signals) for signals in zip(tokens, entropies, max_probs, strict=True)]
-    ids = proposal.row_ids_NR.cpu().numpy()
-    logprobs = proposal.row_logprobs_NR.cpu().numpy()
+        return [Proposed(*one) for one in zip(*_lists(*signals_3N), strict=True)]
+    *signals, row_ids, row_logprobs = to_host(*signals_3N, proposal.row_ids_NR, proposal.row_logprobs_NR)
+    tokens, entropies, max_probs = (signal.tolist() for signal in signals)
+    ids, logprobs = row_ids.numpy(), row_logprobs.numpy()
     return [
         Proposed(tokens[n], entropies[n], max_probs[n], ids[n, :row_len].copy(), logprobs[n, :row_len].copy())
         for n, row_len in enumerate(row_lens)
@@ -52,8 +53,12 @@ def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> list[Prop
     """``propose_next`` for greedy sessions that send no rows; the quick twin: nothing is drawn."""
     masked_NV = masked_logits(logits_NV, *_laws_wanted(works))
     probs_NV = torch.softmax(masked_NV, dim=-1)
-    signals = entropy(probs_NV).tolist(), probs_NV.amax(dim=-1).tolist()
-    return [Proposed(*one) for one in zip(masked_NV.argmax(dim=-1).tolist(), *signals, strict=True)]
+    signals = _lists(masked_NV.argmax(dim=-1), entropy(probs_NV), probs_NV.amax(dim=-1))
+    return [Proposed(*one) for one in zip(*signals, strict=True)]
+
+
+def _lists(*tensors: Tensor) -> list[list[Any]]:
+    return [tensor.tolist() for tensor in to_host(*tensors)]
 
 
 def _laws_wanted(works: Sequence[DraftWork]) -> tuple[list[Warp], list[int]]:
@@ -68,7 +73,7 @@ def choose_greedily(works: Sequence[VerifyWork], logits_NV: Tensor) -> list[Judg
     """
     warps = [work.warp for work in works for _ in range(len(work.call.block) + 1)]
     positions = [work.base_len + i for work in works for i in range(len(work.call.block) + 1)]
-    choices = masked_logits(logits_NV, warps, positions).argmax(dim=-1).tolist()
+    (choices,) = _lists(masked_logits(logits_NV, warps, positions).argmax(dim=-1))
     verdicts, first = [], 0
     for work in works:
         block = work.call.block
@@ -121,13 +126,17 @@ def _padded(logits: Tensor, lens: Sequence[int]) -> Tensor:
 
 
 def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[int]) -> list[Judged]:
-    num_accepted, next_tokens = judgement.num_accepted_B.tolist(), judgement.next_token_B.tolist()
     if not any(lens):
-        return [Judged(0, token) for token in next_tokens]
-    relaxed, exact_ok = judgement.relaxed_BK.tolist(), judgement.exact_ok_BK.tolist()
+        return [Judged(0, token) for token in _lists(judgement.next_token_B)[0]]
+    num_accepted, next_tokens, relaxed, exact_ok, distances, distortion = _lists(
+        judgement.num_accepted_B,
+        judgement.next_token_B,
+        judgement.relaxed_BK,
+        judgement.exact_ok_BK,
+        judgement.distance_BK,
+        judgement.distortion_B,
+    )
     wants = [work.call.rule.want_distances for work in works]
-    distances = judgement.distance_BK.tolist() if any(wants) else [[]] * len(lens)
-    distortion = judgement.distortion_B.tolist()
     verdicts = []
     for b, (num, length) in enumerate(zip(num_accepted, lens, strict=True)):
         num_judged = min(num + 1, length)
@@ -146,4 +155,5 @@ def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[in
 
 def not_finite(logits: Tensor) -> list[bool]:
     """Per row [N, V]: whether the model gave NaN or infinities, as broken weights and overflow do."""
-    return [not math.isfinite(total) for total in logits.sum(-1, dtype=torch.float32).tolist()]
+    (totals,) = _lists(logits.sum(-1, dtype=torch.float32))
+    return [not math.isfinite(total) for total in totals]

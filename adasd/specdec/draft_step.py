@@ -53,12 +53,12 @@ def propose(
     tokens_N = masked_logits_NV.argmax(dim=-1)
     if coupled := batch.rows_of(Kind.COUPLED):
         some = batch.select(coupled)
-        probs = warp_probs(masked_logits_NV[coupled], some)
-        tokens_N[coupled] = coupled_argmax(probs, some.seed_N, some.position_N)
+        probs = warp_probs(_rows(masked_logits_NV, coupled), some)
+        _put(tokens_N, coupled, coupled_argmax(probs, some.seed_N, some.position_N))
     if rows is not None and (sampled := batch.rows_of(Kind.SAMPLED)):
-        ids, logprobs = rows[0][sampled], rows[1][sampled]
+        ids, logprobs = _rows(rows[0], sampled), _rows(rows[1], sampled)
         entry = draw(row_law(logprobs, batch.select(sampled)), generator)
-        tokens_N[sampled] = ids.gather(-1, entry[:, None])[:, 0].long()
+        _put(tokens_N, sampled, ids.gather(-1, entry[:, None])[:, 0].long())
     return Proposal(
         tokens_N,
         entropy(plain_probs_NV),
@@ -71,6 +71,18 @@ def draw(probs_NV: Tensor, generator: torch.Generator | None) -> Tensor:
     """One entry per row by an exponential race, [N, V] -> [N]; an entry with probability 0 never wins."""
     expo_NV = torch.empty_like(probs_NV).exponential_(generator=generator)
     return (probs_NV / expo_NV.clamp_min(torch.finfo(expo_NV.dtype).tiny)).argmax(dim=-1)
+
+
+def _rows(all_N: Tensor, rows: list[int]) -> Tensor:
+    """These rows, in order; if they are all, nothing is copied (nor sent to a device, which waits for that)."""
+    return all_N if len(rows) == len(all_N) else all_N[rows]
+
+
+def _put(all_N: Tensor, rows: list[int], some: Tensor) -> None:
+    if len(rows) == len(all_N):
+        all_N.copy_(some)
+    else:
+        all_N[rows] = some
 
 
 def _require_row(kind: Kind, row_len: int) -> None:

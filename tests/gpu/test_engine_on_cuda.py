@@ -6,17 +6,26 @@ import pytest
 import torch
 
 from adasd.config import EngineConfig
+from adasd.engine.drafting_loop import Law
 from adasd.engine.engine import TorchEngine
+from adasd.engine.kv_cache import KVCache
+from adasd.engine.padded import Bucket
+from adasd.engine.ragged import Ragged, Row
+from adasd.engine.slots import Slot
 from adasd.engine.split import split
-from adasd.messages import DraftRule, Warp
+from adasd.engine.work import DraftWork
+from adasd.messages import DraftCall, DraftRule, Warp
 from adasd.testing.contracts import CLAIMS
 from adasd.testing.loops import plain, plain_batch, speculative
-from tests.unit.engine.models import FAST, GRAMMARS, MODULES_ONLY, generate, original, prompts
+from tests.unit.engine.models import FAST, GRAMMARS, MODULES_ONLY, VOCAB_SIZE, generate, original, prompts
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
+
+
+MAX_CONTEXT = 160
 
 
 def engine(name, seed=0, *, fast=None, dtype=torch.float32, **settings):
@@ -69,3 +78,79 @@ def test_a_model_split_between_the_card_and_the_cpu_answers_as_a_whole_one(name)
     made = TorchEngine.from_model(model, EngineConfig("tiny", num_slots=8, prefill_chunk=40), seed=0)
     batch = prompts(3, 50, 1)
     assert plain_batch(made, batch, 8) == [generate(name, prompt, 8) for prompt in batch]
+
+
+# --------------------------------------------------------------------------- recorded passes
+
+
+def recorded(name, seed=0, **settings):
+    """An engine that insists on CUDA graphs and has them."""
+    made = engine(name, seed, compile="on", **settings)
+    made.warm_up()
+    assert made.forward.num_recorded > 0
+    return made
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_graphs_are_recorded_and_give_the_logits_of_the_pass_itself(name, dtype):
+    graphs = recorded(name, dtype=dtype).forward
+    plain_pass = graphs._inner
+    caches = [KVCache(graphs.layers, 8, MAX_CONTEXT, dtype, graphs.device) for _ in range(2)]
+    with torch.inference_mode():
+        graphs.record(caches[0], VOCAB_SIZE)
+        for start in (0, 4, 8):
+            rows = [Row(1, start, (3, 1, 4, 1), 3), Row(6, start, (5, 9, 2, 6), 1)]
+            batches = [Ragged.build(rows, MAX_CONTEXT, graphs.device) for _ in range(2)]
+            found, expected = graphs(batches[0], caches[0]), plain_pass(batches[1], caches[1])
+            near = 1e-3 if dtype == torch.float32 else 0.3
+            torch.testing.assert_close(found.float(), expected.float(), rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_recorded_passes_answer_as_generate_does(name):
+    batch = prompts(3, 50, 1, 90, 17)
+    assert plain_batch(recorded(name), batch, 20) == [generate(name, p, 20) for p in batch]
+
+
+@pytest.mark.parametrize("warp", [Warp(temperature=0.0), Warp(temperature=1.2, seed=5, top_p=0.9)])
+@pytest.mark.parametrize("rule", [DraftRule(5), DraftRule(16), DraftRule(12, entropy_ceiling=2.0)])
+def test_speculation_over_recorded_passes_changes_nothing(warp, rule):
+    (prompt,) = prompts(12)
+    expected = plain(engine("qwen3", compile="off"), prompt, 30, warp)
+    tokens, _ = speculative(recorded("qwen3", seed=1), recorded("qwen3"), prompt, 30, rule, warp)
+    assert tokens == expected
+
+
+@pytest.mark.parametrize("name", MODULES_ONLY)
+def test_a_model_that_cannot_be_recorded_answers_all_the_same(name):
+    made = engine(name)
+    made.warm_up()
+    batch = prompts(3, 50)
+    assert plain_batch(made, batch, 12) == [generate(name, p, 12) for p in batch]
+
+
+@pytest.mark.parametrize(
+    "warp", [Warp(temperature=0.0), Warp(temperature=1.2, seed=5), Warp(temperature=0.9)]
+)
+def test_turns_of_a_burst_do_not_wait_for_the_device(warp):
+    made = recorded("llama")
+    rule = DraftRule(12, row_len=0 if warp.greedy else 4)
+    work = DraftWork(Slot(0, 80), warp, 0.0, call=DraftCall("0", 0, 9, (1,), rule))
+    cache, vocab_size = made.cache, made.vocab_size
+    bucket = Bucket.of(1, 1, 22, cache)
+    turns = made.forward._turns_for(bucket, cache, vocab_size)
+    law = Law([work], 1, cache.device, made._generator)
+    with torch.inference_mode():
+        turns.loop.begin([work], [Row(0, 9, (1,), 1)])
+        logits_RV = turns.logits()[:, :vocab_size].clone()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            turns.loop.decide(logits_RV, law)
+            for _ in range(5):
+                turns.loop.decide(turns.logits()[:, :vocab_size], law)
+            for _ in range(5):
+                turns.greedy()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adasd.engine import fast_llama
+from adasd.engine import burst, fast_llama
 from adasd.engine.forward import PROBE_LEN, num_embeddings
 from adasd.engine.kv_cache import KVCache, LayerShape
 from adasd.engine.native import library
 from adasd.engine.ragged import Ragged
-from adasd.engine.work import Proposed
-from adasd.messages import DraftRule
+from adasd.engine.work import DraftWork, Proposed
 
 LARGEST_HEAD = 256
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -140,15 +139,25 @@ class NativeLlama:
         )
         return logits
 
+    def drafts(self, work: DraftWork) -> bool:
+        """Plainly greedy sessions."""
+        return burst.takes_largest(work)
+
     def draft(
-        self, batch: Ragged, cache: KVCache, rules: Sequence[DraftRule], vocab_size: int, limit: int
-    ) -> list[list[Proposed]]:
+        self,
+        batch: Ragged,
+        cache: KVCache,
+        works: Sequence[DraftWork],
+        vocab_size: int,
+        limit: int,
+        generator: torch.Generator,
+    ) -> list[list[Proposed | None]]:
         """Greedy drafting of the sessions whose last tokens are in ``batch``, one of each per pass.
 
-        Ends with the pass after which the first session is to stop by its rule, or after ``limit`` passes. A rule's
-        ``max_tokens`` counts from here. Only ids below ``vocab_size`` are drafted. Entropies are NaN where logits
-        are not finite.
+        Ends with the pass after which the first session is to stop by its rule, or after ``limit`` passes. Only ids
+        below ``vocab_size`` are drafted. Entropies are NaN where logits are not finite.
         """
+        rules = [burst.rule_from_here(work) for work in works]
         num = len(batch.wanted_at)
         limit = min(limit, min(rule.max_tokens for rule in rules))
         max_tokens = (ctypes.c_int32 * num)(*(rule.max_tokens for rule in rules))
@@ -172,7 +181,7 @@ class NativeLlama:
             ctypes.addressof(following),
             ctypes.addressof(found),
         )
-        drafted = list(map(Proposed, tokens, entropies, max_probs))
+        drafted: list[Proposed | None] = list(map(Proposed, tokens, entropies, max_probs))
         return [drafted[i * num : (i + 1) * num] for i in range(num_passes)]
 
     def _pass(self, batch: Ragged) -> tuple[_Pass, Any]:

@@ -1,0 +1,135 @@
+"""Drafting token after token without the host: what was drafted is fed, judged by the stop rules and noted in place.
+
+State lies in tensors of fixed shape, so that a turn of plain greedy drafting can be one CUDA graph. A row that is to
+stop goes on as padding. The oracle is drafting one token per engine step (``adasd.engine.sampling.propose_next``
+and ``adasd.engine.work.stops``).
+Shape letters: R rows, V vocabulary, E entries of the longest truncated row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from adasd.engine.burst import LONGEST, rule_from_here
+from adasd.engine.padded import Padded
+from adasd.engine.ragged import Row
+from adasd.engine.work import DraftWork, Proposed
+from adasd.messages import Warp
+from adasd.specdec.distributions import WarpBatch, masked_logits
+from adasd.specdec.draft_step import Proposal, propose
+
+_NUM_SIGNALS = 4  # token, entropy, largest probability, whether the row was still drafting
+
+
+class DraftingLoop:
+    """Drafts of up to R sessions in one bucket of width 1; a turn decides on tokens and prepares the next pass."""
+
+    def __init__(self, step: Padded) -> None:
+        self.step = step
+        num, device = step.bucket.num_rows, step.slots_R.device
+        self._turn_1 = torch.zeros(1, dtype=torch.long, device=device)
+        self._alive_R = torch.zeros(num, dtype=torch.bool, device=device)
+        # in double precision, as the host's own decision in ``stops``
+        self._rules_3R = torch.zeros(3, num, dtype=torch.float64, device=device)
+        self._base_R = torch.zeros(num, dtype=torch.long, device=device)
+        self._signals = torch.zeros(LONGEST, num, _NUM_SIGNALS, dtype=torch.float64, device=device)
+        self._greedy = WarpBatch.build([Warp(temperature=0.0)] * num, [0] * num, device)
+        self._no_rows = [0] * num
+
+    def begin(self, works: Sequence[DraftWork], rows: Sequence[Row]) -> None:
+        """New sessions, whose next tokens are to be decided on by their first logits."""
+        num, idle = self.step.bucket.num_rows, self.step.bucket.num_rows - len(rows)
+        self.step.fill([Row(row.slot, 0, (0,), 1) for row in rows])
+        rules = [rule_from_here(work) for work in works]
+        given: list[list[float]] = [
+            [rule.max_tokens for rule in rules],
+            [rule.entropy_ceiling for rule in rules],
+            [rule.confidence_floor for rule in rules],
+            [row.end for row in rows],
+        ]
+        padded = torch.tensor([[*numbers, *[0] * idle] for numbers in given], dtype=torch.float64)
+        padded = padded.to(self._base_R.device, non_blocking=True)
+        self._rules_3R.copy_(padded[:3])
+        self._base_R.copy_(padded[3])
+        self._alive_R.copy_(torch.arange(num, device=self._alive_R.device) < len(rows))
+        self._turn_1.zero_()
+
+    def decide_greedily(self, logits_RV: Tensor) -> None:
+        """A turn of sessions that take the largest logit and send no rows."""
+        self._note(propose(logits_RV.float(), self._greedy, self._no_rows), logits_RV)
+
+    def decide(self, logits_RV: Tensor, law: Law) -> None:
+        """A turn of any sessions without a history."""
+        self._note(law.propose(logits_RV), logits_RV)
+
+    def _note(self, proposal: Proposal, logits_RV: Tensor) -> None:
+        """Keep the tokens and their signals; what goes on is fed next, behind what was fed before."""
+        broken_R = ~logits_RV.sum(-1, dtype=torch.float32).isfinite()
+        entropy_R = proposal.entropies_N.double().masked_fill(broken_R, torch.nan)
+        max_prob_R = proposal.max_probs_N.double()
+        signals = torch.stack([proposal.tokens_N.double(), entropy_R, max_prob_R, self._alive_R.double()], -1)
+        self._signals.index_copy_(0, self._turn_1, signals[None])
+        max_tokens_R, ceiling_R, floor_R = self._rules_3R
+        stops_R = (self._turn_1 + 1 >= max_tokens_R) | (entropy_R > ceiling_R) | (max_prob_R < floor_R)
+        self._alive_R &= ~(stops_R | broken_R)
+        idle_R = ~self._alive_R
+        position_R = self._base_R + self._turn_1
+        where_R = self.step.slots_R * self.step.max_context + position_R
+        self.step.ids_T.copy_(proposal.tokens_N.masked_fill(idle_R, 0))
+        self.step.positions_T.copy_(position_R.masked_fill(idle_R, 0))
+        self.step.where_T.copy_(where_R.masked_fill(idle_R, self.step.scratch))
+        self._turn_1 += 1
+
+    def drafted(self, num_turns: int, num_sessions: int, law: Law | None) -> list[list[Proposed | None]]:
+        """Turn by turn what every session drafted, None from its end on: the one copy to the host."""
+        found = self._signals[:num_turns, :num_sessions]
+        if law is not None and law.ids:
+            rows = [torch.stack(each)[:, :num_sessions].double() for each in (law.ids, law.logprobs)]
+            found = torch.cat([found, *rows], -1)
+        on_host = found.cpu()
+        signals = on_host[..., :_NUM_SIGNALS].tolist()
+        ids, logprobs = on_host[..., _NUM_SIGNALS:].chunk(2, -1)
+        ids_np, logprobs_np = ids.int().numpy(), logprobs.float().numpy()
+
+        def proposed(turn: int, n: int) -> Proposed | None:
+            token, entropy, max_prob, alive = signals[turn][n]
+            if not alive:
+                return None
+            if law is None or not law.ids:
+                return Proposed(int(token), entropy, max_prob)
+            own = slice(law.row_lens[n])
+            rows = ids_np[turn, n, own].copy(), logprobs_np[turn, n, own].copy()
+            return Proposed(int(token), entropy, max_prob, *rows)
+
+        return [[proposed(turn, n) for n in range(num_sessions)] for turn in range(num_turns)]
+
+
+class Law:
+    """What sessions of any kind draft by: their warps, turn after turn, and the rows that they send."""
+
+    def __init__(
+        self, works: Sequence[DraftWork], num_rows: int, device: torch.device, generator: torch.Generator
+    ) -> None:
+        filled = [*works, *[works[-1]] * (num_rows - len(works))]  # padding of a kind that is there anyway
+        self._warps = [work.warp for work in filled]
+        self._positions = [work.base_len + len(work.proposed) for work in filled]
+        self._batch = WarpBatch.build(self._warps, self._positions, device)
+        self._generator = generator
+        self.row_lens = [work.call.rule.row_len for work in filled]
+        self.ids: list[Tensor] = []  # of every turn [R, E]
+        self.logprobs: list[Tensor] = []
+
+    def propose(self, logits_RV: Tensor) -> Proposal:
+        """The next turn's tokens."""
+        masked_RV = masked_logits(logits_RV, self._warps, self._positions)
+        proposal = propose(masked_RV, self._batch, self.row_lens, self._generator)
+        if proposal.row_ids_NR is not None and proposal.row_logprobs_NR is not None:
+            self.ids.append(proposal.row_ids_NR)
+            self.logprobs.append(proposal.row_logprobs_NR)
+        self._positions = [position + 1 for position in self._positions]
+        self._batch = replace(self._batch, position_N=self._batch.position_N + 1)
+        return proposal

@@ -1,0 +1,111 @@
+"""Passes of fixed shapes: what a CUDA graph can repeat, with numbers that are exchanged in place.
+
+A pass of R rows of at most N tokens over at most L cached ones is rounded up to a *bucket*. What fills it up writes
+to the cache's one scratch place and attends to the first key of slot 0, so that nothing is divided by zero; nobody
+reads what comes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from adasd.engine.kv_cache import KVCache
+from adasd.engine.ragged import Group, Ragged, Row
+
+MAX_WIDTH = 16
+"""Tokens of a row: a block and what was fed before it. Pieces of prompts run as they come."""
+
+MAX_TOKENS = 256
+"""Tokens of a bucket; of more than that a pass is bound by arithmetic, and padding costs what it computes."""
+
+MIN_LONGEST = 512
+"""Cached tokens of the smallest bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The shape of a pass; every number is a power of two or the largest there is."""
+
+    num_rows: int  # R
+    width: int  # N
+    longest: int  # L
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_rows * self.width
+
+    @classmethod
+    def of(cls, num_rows: int, width: int, longest: int, cache: KVCache) -> Bucket | None:
+        """The smallest one that holds such a pass; None: it is too large for any."""
+        rounded = cls(
+            _power(num_rows, 1), _power(width, 1), min(_power(longest, MIN_LONGEST), cache.max_context)
+        )
+        fits = width <= MAX_WIDTH and rounded.num_tokens <= max(MAX_TOKENS, rounded.num_rows)
+        return rounded if fits else None
+
+    @classmethod
+    def all(cls, cache: KVCache) -> Iterator[Bucket]:
+        """Every bucket that passes over this cache fall into, the largest first."""
+        found = {
+            cls.of(rows, width, longest, cache)
+            for rows in _powers(1, _power(cache.num_slots, 1))
+            for width in _powers(1, MAX_WIDTH)
+            for longest in _powers(MIN_LONGEST, max(MIN_LONGEST, cache.max_context) * 2 - 1)
+        }
+        buckets = [bucket for bucket in found if bucket is not None]
+        return iter(sorted(buckets, key=lambda one: (one.num_tokens, one.longest, one.width), reverse=True))
+
+
+class Padded(Ragged):
+    """A pass of a bucket's shape over one cache, whose numbers lie where they lie as long as it lives."""
+
+    def __init__(self, bucket: Bucket, cache: KVCache) -> None:
+        super().__init__([], cache.max_context, cache.device)
+        self.bucket, self.scratch = bucket, cache.scratch
+        rows, tokens = bucket.num_rows, bucket.num_tokens
+        self._numbers = torch.zeros(3 * tokens + rows, dtype=torch.long, device=cache.device)
+        ids_T, positions_T, where_T, slots_R = torch.split(self._numbers, [tokens] * 3 + [rows])
+        self.slots_R = slots_R
+        where_T.fill_(self.scratch)
+        self._flat = (ids_T, positions_T, where_T)
+        self.wanted = None
+        positions_RN = positions_T.view(rows, bucket.width)
+        self._group = Group(
+            0, tokens, rows, bucket.width, bucket.longest, self.slots_R, positions_RN, None, None, exact=False
+        )
+        self.groups = (self._group,)
+
+    def fill(self, rows: Sequence[Row]) -> None:
+        """Take the numbers of these rows, with one copy to the device that nobody waits for."""
+        width, idle = self.bucket.width, self.bucket.num_rows - len(rows)
+        ids: list[int] = []
+        positions: list[int] = []
+        where: list[int] = []
+        for row in rows:
+            num = len(row.tokens)
+            first, missing = row.slot * self.max_context + row.start, width - num
+            ids += [*row.tokens, *[0] * missing]
+            positions += [*range(row.start, row.end), *[0] * missing]
+            where += [*range(first, first + num), *[self.scratch] * missing]
+        empty = idle * width
+        slots = [row.slot for row in rows] + [0] * idle
+        numbers = [*ids, *[0] * empty, *positions, *[0] * empty, *where, *[self.scratch] * empty, *slots]
+        self._numbers.copy_(torch.tensor(numbers), non_blocking=True)
+
+    def forget_masks(self) -> None:
+        """Masks are made again in every pass, from the numbers of that pass."""
+        self._group.masks.clear()
+
+
+def _power(number: int, least: int) -> int:
+    """The smallest power of two that is neither below ``number`` nor below ``least``."""
+    return max(least, 1 << (number - 1).bit_length())
+
+
+def _powers(first: int, last: int) -> Iterator[int]:
+    while first <= last:
+        yield first
+        first *= 2

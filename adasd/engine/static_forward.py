@@ -1,0 +1,202 @@
+"""A forward pass over fixed shapes, each recorded once: for devices that run faster than the host gives orders.
+
+Passes of decoding, verification and drafting are rounded up to a bucket (``padded``) and repeated by what a recorder
+made of it (``graphs``); prompts, and shapes that nothing was recorded for, run as they are. Its drafts stay on the
+device for several tokens (``drafting_loop``).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adasd.engine.burst import SHARED, rule_from_here, takes_largest
+from adasd.engine.drafting_loop import DraftingLoop, Law
+from adasd.engine.forward import Forward
+from adasd.engine.graphs import Recorder, Run
+from adasd.engine.kv_cache import KVCache
+from adasd.engine.padded import Bucket, Padded
+from adasd.engine.ragged import Ragged
+from adasd.engine.work import DraftWork, Proposed
+from adasd.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turns:
+    """How drafting goes on in one bucket."""
+
+    loop: DraftingLoop
+    greedy: Run  # pass and decision of sessions that take the largest logit
+    logits: Callable[[], Tensor]  # the pass alone: [R, V]
+
+
+class StaticForward:
+    """A ``Forward`` and ``burst.Drafter`` over another forward pass.
+
+    ``insists``: a recording that fails is an error, rather than a reason to go on without.
+    """
+
+    def __init__(self, inner: Forward, recorder: Recorder, *, insists: bool = False) -> None:
+        self._inner, self._recorder, self._insists = inner, recorder, insists
+        self.name = f"{inner.name}, fixed shapes"
+        self.num_embeddings, self.layers = inner.num_embeddings, inner.layers
+        self.dtype, self.device = inner.dtype, inner.device
+        self._cache: KVCache | None = None  # that recordings stand for
+        self._vocab_size = 0
+        self._logits = torch.empty(0)  # [tokens of the largest bucket, V]
+        self._steps: dict[Bucket, Padded] = {}
+        self._runs: dict[Bucket, Run] = {}
+        self._turns: dict[Bucket, _Turns] = {}
+
+    @property
+    def num_recorded(self) -> int:
+        """Recordings that passes can use."""
+        return len(self._runs) + len(self._turns)
+
+    @torch.inference_mode()
+    def record(self, cache: KVCache, vocab_size: int) -> None:
+        """Record every bucket of passes over ``cache``; drafts take ids below ``vocab_size``.
+
+        Where that fails all passes run as they are, and one line of the log says why; ConfigError if the recordings
+        are insisted on.
+        """
+        began_s = time.perf_counter()
+        self._forget()
+        self._cache, self._vocab_size = cache, vocab_size
+        try:
+            for bucket in Bucket.all(cache):
+                self._record(bucket, cache)
+        except Exception as error:  # whatever a device or a model's own code may raise
+            self._forget()
+            if self._insists:
+                raise ConfigError(
+                    f"compile is on, but {self._inner.name} cannot be recorded: {error}"
+                ) from error
+            _log.warning("%s runs without recorded passes: %s", self._inner.name, error)
+            return
+        _log.info(
+            "%s: %d recorded passes, %.1f s", self.name, self.num_recorded, time.perf_counter() - began_s
+        )
+
+    def _forget(self) -> None:
+        self._cache, self._logits = None, torch.empty(0)
+        for kept in (self._steps, self._runs, self._turns):
+            kept.clear()
+
+    def _record(self, bucket: Bucket, cache: KVCache) -> None:
+        step = Padded(bucket, cache)
+        if not self._logits.numel():  # the largest bucket comes first
+            self._logits = torch.empty_like(self._inner(step, cache))
+        logits_TV = self._logits[: bucket.num_tokens]
+        self._steps[bucket] = step
+        self._runs[bucket] = self._recorder(self._pass_into(logits_TV, step, cache))
+        if bucket.width == 1:
+            loop = DraftingLoop(step)
+            greedy = self._recorder(self._turn_of(loop, cache, self._vocab_size))
+            self._turns[bucket] = _Turns(loop, greedy, self._logits_of(self._runs[bucket], logits_TV))
+
+    def _pass(self, step: Padded, cache: KVCache) -> Tensor:
+        step.forget_masks()
+        return self._inner(step, cache)
+
+    def _pass_into(self, logits_TV: Tensor, step: Padded, cache: KVCache) -> Run:
+        def run() -> None:
+            logits_TV.copy_(self._pass(step, cache))
+
+        return run
+
+    def _turn_of(self, loop: DraftingLoop, cache: KVCache, vocab_size: int) -> Run:
+        def turn() -> None:
+            loop.decide_greedily(self._pass(loop.step, cache)[:, :vocab_size])
+
+        return turn
+
+    def _logits_of(self, run: Run, logits_TV: Tensor) -> Callable[[], Tensor]:
+        def logits() -> Tensor:
+            run()
+            return logits_TV
+
+        return logits
+
+    def _turns_for(self, bucket: Bucket, cache: KVCache, vocab_size: int) -> _Turns:
+        """Recorded ones where there are any for this."""
+        if cache is self._cache and vocab_size == self._vocab_size and bucket in self._turns:
+            return self._turns[bucket]
+        loop = DraftingLoop(Padded(bucket, cache))
+        return _Turns(loop, self._turn_of(loop, cache, vocab_size), lambda: self._pass(loop.step, cache))
+
+    def __call__(self, batch: Ragged, cache: KVCache) -> Tensor:
+        """As ``Forward``; the logits stay what they are until the next call."""
+        if cache is not self._cache:
+            return self._inner(batch, cache)
+        rows = batch.rows
+        width = max(len(row.tokens) for row in rows)
+        bucket = Bucket.of(len(rows), width, max(row.end for row in rows), cache)
+        if bucket is None or bucket not in self._runs:
+            return self._inner(batch, cache)
+        self._steps[bucket].fill(rows)
+        self._runs[bucket]()
+        return self._wanted(batch, bucket)
+
+    def _wanted(self, batch: Ragged, bucket: Bucket) -> Tensor:
+        at = [
+            n * bucket.width + i
+            for n, row in enumerate(batch.rows)
+            for i in range(len(row.tokens) - row.num_logits, len(row.tokens))
+        ]
+        if at == list(range(len(at))):
+            return self._logits[: len(at)]
+        places = torch.tensor(at, dtype=torch.long).to(self.device, non_blocking=True)
+        return self._logits.index_select(0, places)
+
+    # ----------------------------------------------------------------------- drafting
+
+    def drafts(self, work: DraftWork) -> bool:
+        """Whatever follows from the logits and the position alone: no penalties, no grammar."""
+        return work.slot.history is None
+
+    def draft(
+        self,
+        batch: Ragged,
+        cache: KVCache,
+        works: Sequence[DraftWork],
+        vocab_size: int,
+        limit: int,
+        generator: torch.Generator,
+    ) -> list[list[Proposed | None]]:
+        """Up to ``limit`` tokens of every session; one copy to the host, at the end.
+
+        A session that stops early takes part as padding until the end. So bursts are short where the signals may
+        stop all of them.
+        """
+        rules = [rule_from_here(work) for work in works]
+        limit = min(limit, max(rule.max_tokens for rule in rules))
+        if any(math.isfinite(rule.entropy_ceiling) or rule.confidence_floor > 0 for rule in rules):
+            limit = min(limit, SHARED)
+        first_NV = self(batch, cache)[:, :vocab_size]
+        longest = min(cache.max_context, max(row.end for row in batch.rows) + limit)
+        bucket = Bucket.of(len(works), 1, longest, cache)
+        assert bucket is not None, "single tokens of all slots have a bucket"
+        turns = self._turns_for(bucket, cache, vocab_size)
+        loop, num_rows = turns.loop, bucket.num_rows
+        logits_RV = first_NV.new_zeros(num_rows, first_NV.shape[1])
+        logits_RV[: len(works)] = first_NV
+        loop.begin(works, batch.rows)
+        if all(map(takes_largest, works)):
+            loop.decide_greedily(logits_RV)
+            for _ in range(limit - 1):
+                turns.greedy()
+            return loop.drafted(limit, len(works), None)
+        law = Law(works, num_rows, self.device, generator)
+        loop.decide(logits_RV, law)
+        for _ in range(limit - 1):
+            loop.decide(turns.logits()[:, :vocab_size], law)
+        return loop.drafted(limit, len(works), law)

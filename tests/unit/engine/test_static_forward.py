@@ -1,0 +1,321 @@
+"""Passes of fixed shapes give what passes as they come give, and drafts that stay on the device are the same drafts.
+
+Everything but the recording of CUDA graphs runs here, on the CPU (tests/gpu has the rest).
+"""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from adasd.config import EngineConfig
+from adasd.engine import padded
+from adasd.engine.choice import choose_forward
+from adasd.engine.engine import TorchEngine
+from adasd.engine.fast_llama import FastLlama
+from adasd.engine.forward import ModuleForward
+from adasd.engine.graphs import eagerly
+from adasd.engine.kv_cache import KVCache
+from adasd.engine.padded import Bucket, Padded
+from adasd.engine.ragged import Ragged, Row
+from adasd.engine.static_forward import StaticForward
+from adasd.errors import ConfigError
+from adasd.messages import CallFailed, DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.testing.contracts import CLAIMS
+from adasd.testing.loops import GREEDY, plain, plain_batch, run_until_idle, speculative
+from tests.unit.engine.models import GRAMMARS, VOCAB_SIZE, generate, original, prompts
+from tests.unit.engine.models import engine as oracle
+
+CPU = torch.device("cpu")
+MAX_CONTEXT = 160
+
+
+@pytest.fixture(autouse=True)
+def small_buckets(monkeypatch):
+    monkeypatch.setattr(padded, "MIN_LONGEST", 32)
+
+
+def static(name="llama", seed=0, recorder=eagerly, recorded=True, modules=False, **settings):
+    """An engine over fixed shapes."""
+    config = EngineConfig("tiny", **{"num_slots": 8, "prefill_chunk": 40, "compile": "off"} | settings)
+    model = copy.deepcopy(original(name, seed))
+    inner = ModuleForward(model) if modules else FastLlama(model, MAX_CONTEXT)
+    forward = StaticForward(inner, recorder)
+    made = TorchEngine(forward, config, MAX_CONTEXT, VOCAB_SIZE, grammars=GRAMMARS, seed=0)
+    if recorded:
+        forward.record(made.cache, VOCAB_SIZE)
+    return made
+
+
+def drafted(e, texts, rule, warps):
+    for i, (text, warp) in enumerate(zip(texts, warps, strict=True)):
+        e.open(OpenCall(str(i), warp, 150))
+        e.submit(DraftCall(str(i), 0, 0, text, rule))
+    answers = {answer.session: answer for answer in run_until_idle(e)}
+    e.check_integrity()
+    return [answers[str(i)] for i in range(len(texts))]
+
+
+def cache_of(forward, num_slots=8):
+    return KVCache(forward.layers, num_slots, MAX_CONTEXT, forward.dtype, CPU)
+
+
+# --------------------------------------------------------------------------- buckets
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "longest", "expected"),
+    [
+        (1, 1, 1, (1, 1, 32)),
+        (3, 5, 33, (4, 8, 64)),
+        (8, 16, 129, (8, 16, 160)),
+        (5, 1, 160, (8, 1, 160)),
+        (1, 17, 20, None),
+    ],
+)
+def test_buckets_are_the_next_powers_of_two(rows, width, longest, expected):
+    cache = cache_of(FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT))
+    assert Bucket.of(rows, width, longest, cache) == (expected and Bucket(*expected))
+
+
+def test_every_small_pass_falls_into_a_bucket_that_is_recorded(monkeypatch):
+    monkeypatch.setattr(padded, "MAX_TOKENS", 64)
+    cache = cache_of(FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT), num_slots=5)
+    recorded = list(Bucket.all(cache))
+    assert len(recorded) == len(set(recorded))
+    assert recorded[0].num_tokens == 64, "the largest one first, so that the others find their memory"
+    for rows in range(1, 6):
+        for width in range(1, 20):
+            for longest in (1, 32, 33, 100, 160):
+                bucket = Bucket.of(rows, width, longest, cache)
+                assert bucket is None or bucket in recorded
+                if bucket is None:
+                    assert width > 16 or rows * width > 16, "only what is large falls through"
+                else:
+                    assert bucket.num_rows >= rows
+                    assert bucket.width >= width
+                    assert bucket.longest >= longest
+
+
+@pytest.mark.parametrize(("name", "modules"), [("llama", False), ("qwen3", True), ("mistral-window", True)])
+@torch.inference_mode()
+def test_a_padded_pass_gives_the_logits_and_the_cache_of_a_ragged_one(name, modules):
+    model = copy.deepcopy(original(name))
+    forward = ModuleForward(model) if modules else FastLlama(model, MAX_CONTEXT)
+    ragged_cache, padded_cache = cache_of(forward), cache_of(forward)
+    for cache in (ragged_cache, padded_cache):
+        filling = Row(2, 0, prompts(20)[0], 0), Row(5, 0, prompts(35)[0], 0)
+        for row in filling:
+            forward(Ragged.build([row], MAX_CONTEXT, CPU), cache)
+        for tokens in cache.tokens:
+            tokens[cache.scratch].fill_(7.0)  # never read
+    rows = [Row(0, 0, (3, 1, 4), 2), Row(2, 20, (1, 5), 2), Row(5, 35, (9, 2, 6, 5), 1)]
+    static_ = StaticForward(forward, eagerly)
+    static_.record(padded_cache, VOCAB_SIZE)
+    before = [tokens.clone() for tokens in padded_cache.tokens]
+    expected = forward(Ragged.build(rows, MAX_CONTEXT, CPU), ragged_cache)
+    found = static_(Ragged.build(rows, MAX_CONTEXT, CPU), padded_cache)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for now, was, wanted in zip(padded_cache.tokens, before, ragged_cache.tokens, strict=True):
+        torch.testing.assert_close(now[:-1], wanted[:-1], rtol=1e-4, atol=1e-5)
+        changed = (now[:-1] != was[:-1]).any(-1).nonzero()[:, 0].tolist()
+        last = [5 * MAX_CONTEXT + 35 + i for i in range(4)]
+        assert changed == [0, 1, 2, 2 * MAX_CONTEXT + 20, 2 * MAX_CONTEXT + 21, *last]
+
+
+def test_recording_leaves_no_trace_in_the_cache():
+    made = static()
+    assert not any(tokens[:-1].any() for tokens in made.cache.tokens)
+    assert any(tokens[-1].any() for tokens in made.cache.tokens), "padding went to the scratch place"
+
+
+@torch.inference_mode()
+def test_a_filled_pass_forgets_what_it_held():
+    forward = FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT)
+    cache = cache_of(forward)
+    step = Padded(Bucket(4, 2, 32), cache)
+    step.fill([Row(n, 3, (7, 8), 1) for n in range(4)])
+    step.fill([Row(6, 9, (5,), 1)])
+    assert step.ids_T.tolist() == [5] + [0] * 7
+    assert step.positions_T.tolist() == [9] + [0] * 7
+    assert step.where_T.tolist() == [6 * MAX_CONTEXT + 9] + [cache.scratch] * 7
+    assert step.slots_R.tolist() == [6, 0, 0, 0]
+
+
+# --------------------------------------------------------------------------- whole engines
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
+def test_keeps_the_contract(claim):
+    e = static(num_slots=4)
+    claim(e)
+    e.check_integrity()
+    assert e.num_free_slots == 4
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_greedy_answers_are_generate_s(recorded):
+    batch = prompts(3, 50, 1, 90, 17)
+    assert plain_batch(static(recorded=recorded), batch, 20) == [generate("llama", p, 20) for p in batch]
+
+
+@pytest.mark.parametrize("warp", [Warp(temperature=0.0), Warp(temperature=1.2, seed=5)])
+@pytest.mark.parametrize("rule", [DraftRule(5), DraftRule(12, entropy_ceiling=2.0)])
+def test_speculation_changes_nothing(warp, rule):
+    (prompt,) = prompts(12)
+    expected = plain(oracle("qwen3", fast=True), prompt, 30, warp)
+    tokens, _ = speculative(static("qwen3", seed=1), static("qwen3"), prompt, 30, rule, warp)
+    assert tokens == expected
+
+
+def test_warm_up_records_and_leaves_every_slot_free():
+    e = static(recorded=False)
+    assert e.forward.num_recorded == 0
+    e.warm_up()
+    e.check_integrity()
+    assert e.num_free_slots == e.num_slots
+    assert e.forward.num_recorded > 10
+
+
+# --------------------------------------------------------------------------- drafting
+
+
+SAMPLED = Warp(temperature=0.9, top_p=0.95)
+ENDED = Warp(temperature=0.0, eos_ids=(3, 4, 5, 6), eos_from=20)
+RULES = [
+    DraftRule(1, row_len=6),
+    DraftRule(40, row_len=6),
+    DraftRule(30, entropy_ceiling=2.0, row_len=6),
+    DraftRule(30, confidence_floor=0.3, row_len=6),
+]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("warp", [GREEDY, Warp(temperature=1.1, seed=9, top_k=20), SAMPLED, ENDED])
+def test_blocks_are_those_of_single_steps(rule, warp, recorded):
+    texts = prompts(9)
+    (found,) = drafted(static(recorded=recorded), texts, rule, [warp])
+    (expected,) = drafted(oracle("llama", fast=True), texts, rule, [warp])
+    assert found.tokens == expected.tokens
+    assert found.entropies == pytest.approx(expected.entropies, abs=1e-4)
+    assert found.confidences == pytest.approx(expected.confidences, abs=1e-4)
+    np.testing.assert_array_equal(found.rows.ids, expected.rows.ids)
+    np.testing.assert_allclose(found.rows.logprobs, expected.rows.logprobs, atol=1e-4)
+
+
+def test_sessions_of_every_kind_draft_together_as_they_do_alone():
+    texts, rule = prompts(3, 30, 9, 55, 2), DraftRule(25, entropy_ceiling=2.5, row_len=4)
+    warps = [GREEDY, Warp(temperature=0.8, seed=1), ENDED, Warp(temperature=1.3, seed=2), GREEDY]
+    found = drafted(static(), texts, rule, warps)
+    for text, warp, one in zip(texts, warps, found, strict=True):
+        (alone,) = drafted(oracle("llama", fast=True), [text], rule, [warp])
+        assert one.tokens == alone.tokens
+    assert len({len(one.tokens) for one in found}) > 1, "they have to end at different times"
+
+
+def test_greedy_sessions_without_rows_repeat_one_recording_per_token(monkeypatch):
+    runs = []
+
+    def counting(run):
+        return lambda: runs.append(run) or run()
+
+    e = static(recorder=counting)
+    runs.clear()
+    texts = prompts(9, 4, 20)
+    found = drafted(e, texts, DraftRule(12), [GREEDY] * 3)
+    expected = drafted(oracle("llama", fast=True), texts, DraftRule(12), [GREEDY] * 3)
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+    assert len(runs) == 11, "the prompts are no recorded shape; every other token is one run"
+
+
+def test_a_burst_to_the_last_place_of_the_context_stays_in_its_slot():
+    e, other = static(), oracle("llama", fast=True)
+    texts = prompts(MAX_CONTEXT - 12, 30)
+    answers = []
+    for engine in (e, other):
+        for i, (text, num) in enumerate(zip(texts, (12, 16), strict=True)):
+            engine.open(OpenCall(str(i), GREEDY, MAX_CONTEXT))
+            engine.submit(DraftCall(str(i), 0, 0, text, DraftRule(num)))
+        answers.append({one.session: one.tokens for one in run_until_idle(engine)})
+    assert answers[0] == answers[1]
+    untouched = e.cache.tokens[0].view(-1)[: -e.cache.tokens[0].shape[1]].view(8, MAX_CONTEXT, -1)
+    used = {e._slots.get(str(i)).row for i in range(2)}
+    assert not any(untouched[row].any() for row in range(8) if row not in used)
+
+
+def test_logits_that_are_not_finite_fail_that_session_alone():
+    e = static()
+    (free,) = drafted(e, prompts(12), DraftRule(4), [GREEDY])
+    e.close("0")
+    with torch.inference_mode():
+        e.forward._inner._embedding[free.tokens[1]] = math.nan
+    unused = next(t for t in range(VOCAB_SIZE) if t != free.tokens[1])
+    for session, text in (("broken", prompts(12)[0]), ("whole", (unused,))):
+        e.open(OpenCall(session, GREEDY, 60))
+        e.submit(DraftCall(session, 0, 0, text, DraftRule(4 if session == "broken" else 1)))
+    answers = {answer.session: answer for answer in run_until_idle_with_failures(e)}
+    assert isinstance(answers["broken"], CallFailed)
+    assert e.cached_len("broken") == 0
+    assert len(answers["whole"].tokens) == 1
+    e.check_integrity()
+
+
+def run_until_idle_with_failures(e):
+    answers = []
+    while e.num_pending:
+        answers += e.step()
+    return answers
+
+
+# --------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_recording_that_fails_leaves_passes_as_they_are(caplog):
+    tries = []
+
+    def fails_late(run):
+        tries.append(run)
+        if len(tries) == 3:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return run
+
+    e = static(recorder=fails_late)
+    assert e.forward.num_recorded == 0
+    assert [line for line in caplog.messages if "not permitted" in line] == caplog.messages
+    batch = prompts(3, 50)
+    assert plain_batch(e, batch, 12) == [generate("llama", p, 12) for p in batch]
+    (block,) = drafted(e, prompts(9), DraftRule(20), [GREEDY])
+    assert list(block.tokens) == generate("llama", prompts(9)[0], 20)
+
+
+def test_whoever_insists_gets_the_reason():
+    def fails(run):
+        raise RuntimeError("not permitted")
+
+    forward = StaticForward(FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT), fails, insists=True)
+    with pytest.raises(ConfigError, match=r"compile is on, but LlamaForCausalLM.*not permitted"):
+        forward.record(cache_of(forward), VOCAB_SIZE)
+    assert forward.num_recorded == 0
+
+
+def test_a_burst_that_fails_is_drafted_step_by_step(monkeypatch):
+    def fails(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    e = static()
+    monkeypatch.setattr(StaticForward, "draft", fails)
+    e.open(OpenCall("decodes", GREEDY, 80))
+    e.submit(VerifyCall("decodes", 0, 0, (3, 4)))
+    texts = prompts(9, 20)
+    found = drafted(e, texts, DraftRule(6), [GREEDY] * 2)
+    assert [list(one.tokens) for one in found] == [generate("llama", text, 6) for text in texts]
+
+
+def test_on_a_cpu_nothing_is_recorded():
+    config = EngineConfig("tiny", compile="off")
+    assert not isinstance(
+        choose_forward(copy.deepcopy(original("llama")), config, MAX_CONTEXT, None), StaticForward
+    )

@@ -1,0 +1,112 @@
+"""How often the host waits for the device, counted by watching every way from a tensor to a Python number."""
+
+import math
+
+import pytest
+import torch
+
+from adasd.engine import to_host
+from adasd.messages import AcceptRule, DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.testing.loops import GREEDY, run_until_idle
+from tests.unit.engine.models import prompts
+from tests.unit.engine.test_static_forward import static
+
+WATCHED = ("item", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index__")
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Names of the calls that would wait; what ``to_host`` has brought is on the host and counts once."""
+    monkeypatch.setattr(to_host, "_is_host", lambda tensor: False)
+    found, on_host = [], []
+    honest = torch.Tensor.cpu
+
+    def brought(tensor):
+        found.append("cpu")
+        on_host.append(honest(tensor).clone())
+        return on_host[-1]
+
+    def watching(name):
+        before = getattr(torch.Tensor, name)
+
+        def watched(tensor, *args):
+            pointers = {one.untyped_storage().data_ptr() for one in on_host}
+            if tensor.untyped_storage().data_ptr() not in pointers:
+                found.append(name)
+            return before(tensor, *args)
+
+        return watched
+
+    for name in WATCHED:
+        monkeypatch.setattr(torch.Tensor, name, brought if name == "cpu" else watching(name))
+    kept = torch.Tensor.to
+
+    def to(tensor, *args, **kwargs):
+        made = kept(tensor, *args, **kwargs)
+        if any(tensor.untyped_storage().data_ptr() == one.untyped_storage().data_ptr() for one in on_host):
+            on_host.append(made)
+        return made
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    return found
+
+
+def test_the_watch_sees_what_it_is_for(waits):
+    tensor = torch.ones(2)
+    assert tensor.tolist() == [1, 1]
+    assert tensor.sum().item() == 2
+    assert bool(tensor.any())
+    assert float(tensor[0]) == 1
+    assert len(waits) == 4
+    waits.clear()
+    (brought,) = to_host.to_host(tensor)
+    assert brought.tolist() == [1, 1]
+    assert waits == ["cpu"]
+
+
+def test_what_is_brought_together_is_what_was_sent():
+    sent = [
+        torch.tensor([2**31, 7]),
+        torch.tensor([[True], [False]]),
+        torch.tensor([0.1, math.nan, -math.inf]),
+        torch.tensor([5], dtype=torch.int32),
+        torch.empty(2, 0),
+    ]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(to_host, "_is_host", lambda tensor: False)
+        found = to_host.to_host(*sent)
+    for one, other in zip(found, sent, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+SEEDED = Warp(temperature=0.8, seed=3, top_k=20, top_p=0.9, min_p=0.01)
+
+
+@pytest.mark.parametrize("warp", [GREEDY, SEEDED, Warp(temperature=0.9, top_p=0.9)])
+def test_a_burst_brings_its_tokens_with_one_copy(waits, warp):
+    e = static()
+    for i, text in enumerate(prompts(9, 20)):
+        e.open(OpenCall(str(i), warp, 80))
+        e.submit(DraftCall(str(i), 0, 0, text, DraftRule(12, row_len=5)))
+    waits.clear()
+    blocks = run_until_idle(e)
+    assert [len(block.tokens) for block in blocks] == [12, 12]
+    assert waits == ["cpu"]
+
+
+@pytest.mark.parametrize("warp", [GREEDY, SEEDED, Warp(temperature=0.9, top_p=0.9)])
+@pytest.mark.parametrize("rule", [AcceptRule(), AcceptRule(want_distances=True)])
+def test_a_verdict_takes_two_copies_whether_the_logits_are_finite_and_what_was_decided(waits, warp, rule):
+    e, drafts = static(), static(seed=1)
+    for i, text in enumerate(prompts(9, 20)):
+        drafts.open(OpenCall(str(i), warp, 80))
+        drafts.submit(DraftCall(str(i), 0, 0, text, DraftRule(4, row_len=5)))
+    blocks = {one.session: one for one in run_until_idle(drafts)}
+    for i, text in enumerate(prompts(9, 20)):
+        block = blocks[str(i)]
+        e.open(OpenCall(str(i), warp, 80))
+        e.submit(VerifyCall(str(i), 0, 0, text, block.tokens, block.rows, rule=rule))
+    waits.clear()
+    assert len(e.step()) == 2
+    assert waits == ["cpu", "cpu"]
