@@ -84,14 +84,14 @@ def engines(config: ServeConfig) -> Iterator[tuple[str, EngineConfig]]:
 
 def _problems_of_model(engine: EngineConfig) -> Iterator[str]:
     """Files and architecture of one model."""
-    from adasd.engine.reading import load_config
+    from adasd.engine.reading import check_weight_files, load_config
     from adasd.engine.resolve import check_architecture, resolve_max_context
 
     def architecture() -> None:
         model = load_config(engine.model, engine.trust_remote_code)
         check_architecture(model, resolve_max_context(model, engine.max_context))
 
-    yield from _sentences(architecture, lambda: check_files(engine.model))
+    yield from _sentences(architecture, lambda: check_weight_files(engine.model))
 
 
 def _problems_of_text(config: ServeConfig) -> Iterator[str]:
@@ -107,18 +107,6 @@ def _problems_of_text(config: ServeConfig) -> Iterator[str]:
         yield from _sentences(
             lambda: Tokenizer.load(target.model, trust_remote_code=target.trust_remote_code)
         )
-
-
-def check_files(model: str) -> None:
-    """Raise ConfigError for a model folder without weights or with damaged ones; ids are left to the hub."""
-    from adasd.engine.reading import check_weight_files
-
-    folder = Path(model)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise ConfigError(
-            f"{folder} holds no *.safetensors file; the weights are missing or in another format"
-        )
-    check_weight_files(model)
 
 
 def _memory_problems(engine: EngineConfig) -> Iterator[str]:

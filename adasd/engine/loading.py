@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Any
 
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -52,16 +53,12 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
             config.model,
             dtype=resolve_dtype(config.dtype, devices[0], model_config),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # said below, by name
             use_safetensors=True,
             **where(config.model, config.trust_remote_code),
         )
     model, info = loaded
-    if info["missing_keys"] or info["mismatched_keys"]:
-        wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-        raise ConfigError(
-            f"the weights of {config.model} do not fit its config.json: {len(wrong)} tensors are missing or "
-            f"have another shape, for example {wrong[0]}; the two files must come from the same model"
-        )
+    _check_fit(config.model, model, info)
     if config.weights == "int8":
         progress("rounding weights to int8, which makes another model", 0.7)
         round_weights(model)
@@ -76,3 +73,29 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
             "another device or dtype"
         ) from error
     return served
+
+
+def _check_fit(name: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Raise ConfigError if tensors are missing, have another shape, or belong to a layer that has no use for them.
+
+    Tensors beside the layers (of a vision tower, of layers that predict further tokens) may be left over.
+    """
+    layers = {path for path, _ in model.named_modules() if path.rpartition(".")[2].isdigit()}
+    wrong = {
+        "are missing": map(str, info["missing_keys"]),
+        "have another shape": (str(key[0]) for key in info["mismatched_keys"]),
+        "are unknown to the model": (
+            str(key) for key in info["unexpected_keys"] if not layers.isdisjoint(_prefixes(str(key)))
+        ),
+    }
+    for problem, keys in wrong.items():
+        if found := sorted(keys):
+            raise ConfigError(
+                f"the weights of {name} do not fit its config.json ({type(model).__name__}): {len(found)} tensors "
+                f"{problem}, for example {found[0]}; both must come from the same model"
+            )
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    """``a.b.c`` -> ``a``, ``a.b``."""
+    return accumulate(key.split(".")[:-1], "{}.{}".format)

@@ -11,18 +11,19 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from adasd.errors import ConfigError
+from adasd.text.files import remedy
 
 
 def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The model's configuration; nothing else is read."""
-    with reading(model, "configuration"):
+    with reading(model, "configuration", "config.json"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(model, **where(model, trust_remote_code))
     return config
 
 
 def load_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The model's tokenizer."""
-    with reading(model, "tokenizer"):
+    with reading(model, "tokenizer", "tokenizer.json"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             model, **where(model, trust_remote_code)
         )
@@ -30,14 +31,49 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTok
 
 
 def check_weight_files(model: str) -> None:
-    """Raise ConfigError if a safetensors file of a model folder is cut off; ids are checked by the hub."""
+    """Raise ConfigError if a model folder lacks weights or has damaged ones; ids are checked by the hub."""
     folder = Path(model)
-    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+    if not folder.is_dir():
+        return
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ConfigError(
+            f"{folder} holds no *.safetensors file; the weights are missing or in another format: copy them, or "
+            "convert them with transformers' save_pretrained"
+        )
+    _check_shards(folder / "model.safetensors.index.json")
+    for file in files:
         expected, actual = _safetensors_size(file), file.stat().st_size
+        if expected is None:
+            raise ConfigError(f"{file} is damaged: {_instead(file)}; copy it again")
         if expected != actual:
             raise ConfigError(
                 f"{file} is damaged: it has {actual} bytes, its header says {expected}; copy it again"
             )
+
+
+def _check_shards(index: Path) -> None:
+    """Every file that the index names has to be there."""
+    if not index.is_file():
+        return
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{index} is damaged: it is no index of weights; copy it again") from error
+    absent = sorted(name for name in names if not (index.parent / name).is_file())
+    if absent:
+        raise ConfigError(
+            f"{index.parent / absent[0]} is missing, and {len(absent)} of the {len(names)} files of weights in all; "
+            "copy them from where the model came from"
+        )
+
+
+def _instead(file: Path) -> str:
+    """What a file without a readable header is."""
+    with file.open("rb") as stream:
+        if stream.read(7) == b"version":
+            return "it is a pointer of Git LFS (git lfs pull fetches the file)"
+    return f"its {file.stat().st_size} bytes do not begin as safetensors do"
 
 
 def _safetensors_size(file: Path) -> int | None:
@@ -60,8 +96,8 @@ def where(model: str, trust_remote_code: bool) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def reading(model: str, what: str) -> Iterator[None]:
-    """Whatever goes wrong while reading is a ConfigError that says which part of which model."""
+def reading(model: str, what: str, file: str | None = None) -> Iterator[None]:
+    """Whatever goes wrong while reading is a ConfigError that says which part of which model, by which ``file``."""
     path = Path(model)
     if not path.is_dir() and (path.is_absolute() or model.count("/") > 1 or model.startswith((".", "~"))):
         raise ConfigError(
@@ -70,5 +106,6 @@ def reading(model: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the libraries below raise a dozen kinds
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ConfigError(f"the {what} of {model} cannot be read: {reason}") from error
+        reason = str(error).strip().split("\n")[0].rstrip(":") or type(error).__name__
+        todo = remedy(model, file) if file else ""
+        raise ConfigError(f"the {what} of {model} cannot be read: {reason}{todo}") from error

@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.text.chat import check_text, plain_messages
+from adasd.text.files import remedy
 from adasd.text.spelling import Spelling
 from adasd.text.tools import ToolForm, form_of, knows_tools, variables
 
@@ -44,7 +45,9 @@ class Tokenizer:
         try:
             inner = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"no tokenizer could be loaded from {model!r}: {error}") from error
+            reason = str(error).strip().split("\n")[0].rstrip(": ")
+            todo = remedy(model, "tokenizer.json")
+            raise ConfigError(f"no tokenizer could be loaded from {model!r}: {reason}{todo}") from error
         return cls(inner, [*_eos_of(model, "generation_config.json"), *_eos_of(model, "config.json")])
 
     @property

@@ -6,8 +6,10 @@ import json
 import shutil
 
 import pytest
+import tokenizers
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from safetensors.torch import load_file, save_file
+from tokenizers import models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast, Qwen3NextConfig, T5Config
 
 from adasd.config import EngineConfig
@@ -16,11 +18,14 @@ from adasd.engine.loading import check_vocabularies, load_model, load_tokenizer,
 from adasd.engine.resolve import check_architecture, resolve_device, resolve_dtype, resolve_max_context
 from adasd.errors import ConfigError
 from adasd.testing.loops import plain
-from tests.unit.engine.models import VOCAB_SIZE, generate, original
+from adasd.text.tokenizer import Tokenizer
+from tests.unit.engine.models import CONFIGS, VOCAB_SIZE, generate, original
 
 
 def save_tokenizer(folder, words):
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
+    tokenizer = tokenizers.Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=words[0]).save_pretrained(folder)
 
@@ -84,7 +89,97 @@ def test_missing_weights_are_an_error_and_not_random_numbers(folder):
     with pytest.raises(ConfigError, match=r"tensors are missing.*layers\.2"):
         load_model(EngineConfig(str(folder)))
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"weights of .* cannot be read"):
+    with pytest.raises(ConfigError, match=r"model holds no \*\.safetensors file.*copy them"):
+        load_model(EngineConfig(str(folder)))
+
+
+def test_weights_in_another_format_are_not_read_and_said_to_be(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"no \*\.safetensors file.*convert them"):
+        load_model(EngineConfig(str(folder)))
+
+
+def test_files_that_are_no_safetensors_are_named_with_what_they_are(folder):
+    file = folder / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(ConfigError, match=r"model\.safetensors is damaged: .* Git LFS \(git lfs pull"):
+        load_model(EngineConfig(str(folder)))
+    for content in (b"", b"PK\x03\x04" + b"x" * 400):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=f"model.safetensors is damaged: its {len(content)} bytes"):
+            load_model(EngineConfig(str(folder)))
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    copy.deepcopy(original("llama")).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(sorted(tmp_path.glob("*.safetensors"))) > 2
+    return tmp_path
+
+
+def test_weights_in_several_files_need_all_of_them(sharded):
+    assert load_model(EngineConfig(str(sharded))).num_parameters() == original("llama").num_parameters()
+    second = sorted(sharded.glob("*.safetensors"))[1]
+    second.unlink()
+    with pytest.raises(ConfigError, match=rf"{second} is missing, and 1 of the \d files"):
+        load_model(EngineConfig(str(sharded)))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}'])
+def test_an_index_that_is_none_is_named(sharded, text):
+    (sharded / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"index\.json is damaged: .* copy it again"):
+        load_model(EngineConfig(str(sharded)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "config", "reason"),
+    [
+        ("llama", "gpt-neox", r"GPTNeoXForCausalLM.*tensors are missing, for example gpt_neox"),
+        ("llama", "qwen2", r"Qwen2ForCausalLM.*tensors are missing, for example .*bias"),
+        ("qwen3", "llama", r"LlamaForCausalLM.*tensors have another shape, for example .*_proj\.weight"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused_by_name(tmp_path, weights, config, reason):
+    copy.deepcopy(original(weights)).save_pretrained(tmp_path)
+    CONFIGS[config]().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=rf"do not fit its config\.json \({reason}.*the same model"):
+        load_model(EngineConfig(str(tmp_path)))
+
+
+def test_tensors_that_the_model_would_leave_out_of_its_layers_are_refused(tmp_path):
+    """The rest fits, so it would run and be another model: here without its biases."""
+    copy.deepcopy(original("qwen2")).save_pretrained(tmp_path)
+    CONFIGS["llama"]().save_pretrained(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"6 tensors are unknown to the model.*layers\.0\.self_attn\.k_proj\.bias"
+    ):
+        load_model(EngineConfig(str(tmp_path)))
+
+
+def test_tensors_beside_the_layers_may_be_left_over(folder):
+    file = folder / "model.safetensors"
+    more = {"model.layers.2.mtp.weight": torch.ones(3), "vision.blocks.0.weight": torch.ones(3)}
+    save_file(load_file(file) | more, file, metadata={"format": "pt"})
+    engine = TorchEngine.from_model(load_model(EngineConfig(str(folder))), EngineConfig("tiny", num_slots=1))
+    assert plain(engine, (1, 2, 3), 10) == generate("llama", (1, 2, 3), 10)
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, Tokenizer.load])
+def test_a_tokenizer_that_is_missing_or_damaged_is_named_with_what_to_do(folder, load):
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"tokenizer.*model/tokenizer\.json is not JSON: copy it again"):
+        load(str(folder))
+    for file in folder.glob("token*"):
+        file.unlink()
+    with pytest.raises(ConfigError, match=r"tokenizer.*model/tokenizer\.json is missing: copy it") as caught:
+        load(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_configuration_is_named(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"model/config\.json is missing: copy it"):
         load_model(EngineConfig(str(folder)))
 
 
