@@ -7,22 +7,26 @@ goal or failed; the others run all the same.
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from load_tests import record
 
-BENCHMARKS = (
-    "round_trip",
-    "pipelining",
-    "link_latency",
-    "single_stream",
-    "breakdown",
-    "batch_throughput",
-    "start_up",
-)
+BENCHMARKS: Mapping[str, tuple[str, ...]] = {
+    "round_trip": (),
+    "pipelining": (),
+    "link_latency": (),
+    "single_stream": (),
+    "breakdown": (),
+    "flip_rate": (),
+    "batch_throughput": (),
+    "service_stream": ("--enlarged",),
+    "start_up": (),
+}
+"""Modules of load_tests and their arguments; arguments without values become part of the file's name."""
 BASELINES = Path("load_tests/baselines")
 Run = Callable[[Sequence[str]], int]
 
@@ -39,13 +43,20 @@ def main(arguments: list[str] | None = None, run: Run = run) -> int:
     parser.add_argument(
         "--folder", type=Path, default=BASELINES, help=f"where the JSON files go [{BASELINES}]"
     )
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument(
+        "--llama-server",
+        metavar="PATH",
+        help="llama.cpp's server, measured as well [the one on PATH, if any]",
+    )
+    options = parser.parse_args(arguments)
+    folder, llama_server = options.folder, options.llama_server or shutil.which("llama-server")
     (record.ROOT / folder).mkdir(parents=True, exist_ok=True)
     short = []
-    for name in BENCHMARKS:
-        file = folder / f"{name}-{record.hardware()}.json"
+    for name, given in BENCHMARKS.items():
+        file = folder / f"{name}{''.join(given).replace('--', '_')}-{record.hardware()}.json"
+        more = ("--llama-server", llama_server) if llama_server and name == "single_stream" else ()
         print(f"\n--- {name} -> {file}", flush=True)
-        if run([sys.executable, "-m", f"load_tests.{name}", "--json", str(file)]):
+        if run([sys.executable, "-m", f"load_tests.{name}", *given, *more, "--json", str(file)]):
             short.append(name)
     print(f"\n{len(BENCHMARKS) - len(short)} of {len(BENCHMARKS)} benchmarks reached their goals", end="")
     print(f"; short: {', '.join(short)}" if short else "")

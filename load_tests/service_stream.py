@@ -1,10 +1,15 @@
 """What one streaming client gets from a running server: speed, first token, pauses, acceptance.
 
     python -m load_tests.service_stream --url http://127.0.0.1:8000 [--prompts 24] [--repeats 3] [--json FILE]
+    python -m load_tests.service_stream --enlarged [--prompts 6] [--repeats 3] [--json FILE]
 
 Held-out demo prompts, greedy, over HTTP; the modes off, exact and adaptive take turns (load_tests.turns). How
 many prompts have another answer than in mode off is part of the result; the exit status is 1 if mode exact
 has any.
+
+With ``--enlarged`` it starts a server of its own with the demo target made about as costly as one of 100 M parameters,
+and compares it with the same pair in this process (load_tests.service_share); the exit status is 1 below 95 %. About
+two minutes.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -193,6 +199,8 @@ def main(arguments: list[str] | None = None, transport: httpx.BaseTransport | No
     header = record.circumstances("service_stream", arguments)
     console = record.console()
     console.print(record.headline(header), highlight=False)
+    if options.enlarged:
+        return compare(options, header, console)
     chosen = examples(options.prompts)
     try:
         with httpx.Client(base_url=options.url, timeout=60.0, transport=transport) as client:
@@ -220,17 +228,47 @@ def main(arguments: list[str] | None = None, transport: httpx.BaseTransport | No
     return 1 if changed else 0
 
 
+def compare(options: argparse.Namespace, header: dict[str, Any], console: Console) -> int:
+    """The service beside the pair in this process, on an enlarged target; 1 if it misses its goal."""
+    from load_tests import service_share
+
+    with service_share.both_ways(options.max_tokens) as (ways, forwards):
+        found = service_share.measure(ways, examples(options.prompts), options.repeats)
+    console.print(service_share.table(found))
+    console.print(forwards, style="dim", highlight=False)
+    if options.json:
+        figures = {
+            "factor": service_share.FACTOR,
+            "forwards": forwards,
+            "num_prompts": options.prompts,
+            "num_repeats": options.repeats,
+            "max_tokens": options.max_tokens,
+            "results": [asdict(one) for one in found],
+        }
+        record.write(options.json, header, figures)
+    short = service_share.falls_short(found)
+    for sentence in short:
+        console.print(f"[red]{sentence}[/red]", highlight=False)
+    return 1 if short else 0
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m load_tests.service_stream", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of a running server")
-    parser.add_argument("--prompts", type=positive, default=24, help="held-out prompts [24]")
-    parser.add_argument("--repeats", type=positive, default=3, help="times that each is answered [3]")
     parser.add_argument(
-        "--max-tokens", type=positive, default=MAX_TOKENS, help=f"tokens per answer [{MAX_TOKENS}]"
+        "--enlarged",
+        action="store_true",
+        help="a server of its own with a larger target, against the same in process",
     )
+    parser.add_argument("--prompts", type=positive, help="held-out prompts [24; enlarged 6]")
+    parser.add_argument("--repeats", type=positive, default=3, help="times that each is answered [3]")
+    parser.add_argument("--max-tokens", type=positive, help=f"tokens per answer [{MAX_TOKENS}; enlarged 64]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.prompts = options.prompts or (6 if options.enlarged else 24)
+    options.max_tokens = options.max_tokens or (64 if options.enlarged else MAX_TOKENS)
+    return options
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+import pytest
+
 from load_tests import all as everything
 from load_tests import record
 
@@ -11,9 +13,13 @@ def test_all_run_in_order_and_each_has_a_file_that_names_the_hardware(tmp_path, 
     )
     assert [command[2] for command in commands] == [f"load_tests.{name}" for name in everything.BENCHMARKS]
     assert len({*everything.BENCHMARKS}) == len(everything.BENCHMARKS) >= 4
+    names = [name + "_enlarged" * (name == "service_stream") for name in everything.BENCHMARKS]
     assert [command[-1] for command in commands] == [
-        str(tmp_path / "new" / f"{name}-abacus-1-cores.json") for name in everything.BENCHMARKS
+        str(tmp_path / "new" / f"{name}-abacus-1-cores.json") for name in names
     ]
+    (service,) = (command for command in commands if command[2] == "load_tests.service_stream")
+    assert service[3] == "--enlarged"
+    assert "load_tests.flip_rate" in {command[2] for command in commands}
     assert (tmp_path / "new").is_dir()
     num = len(everything.BENCHMARKS)
     assert f"{num} of {num}" in capsys.readouterr().out
@@ -29,3 +35,23 @@ def test_one_that_falls_short_does_not_keep_the_others_from_running(tmp_path, ca
     assert everything.main(["--folder", str(tmp_path)], run) == 1
     assert len(commands) == len(everything.BENCHMARKS)
     assert "short: single_stream" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "on_path", "passed"),
+    [
+        ([], None, None),
+        ([], "/usr/bin/llama-server", "/usr/bin/llama-server"),
+        (["own"], "/usr/bin/it", "own"),
+    ],
+)
+def test_llama_cpp_is_measured_where_its_server_is_given_or_found(
+    tmp_path, monkeypatch, given, on_path, passed
+):
+    monkeypatch.setattr(everything.shutil, "which", lambda _: on_path)
+    commands = []
+    options = ["--folder", str(tmp_path), *(f"--llama-server={path}" for path in given)]
+    assert everything.main(options, lambda command: commands.append(command) or 0) == 0
+    for command in commands:
+        told = command[command.index("--llama-server") + 1] if "--llama-server" in command else None
+        assert told == (passed if command[2] == "load_tests.single_stream" else None)
