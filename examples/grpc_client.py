@@ -8,6 +8,7 @@ Needs grpcio, protobuf and the generated code in protos/ (or your own, made from
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 
@@ -16,6 +17,20 @@ from google.rpc import error_details_pb2, status_pb2
 
 from protos.adasd.v1 import generation_pb2 as pb
 from protos.adasd.v1.generation_pb2_grpc import GenerationStub
+
+# While a server is replaced, a call can reach it when it takes none any more (UNAVAILABLE, from some versions of gRPC
+# CANCELLED). gRPC tries such calls again by itself, and never one that a server has taken.
+RETRIES = {
+    "name": [{"service": "adasd.v1.Generation"}],
+    "retryPolicy": {
+        "maxAttempts": 5,
+        "initialBackoff": "0.25s",
+        "maxBackoff": "2s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+    },
+}
+OPTIONS = [("grpc.service_config", json.dumps({"methodConfig": [RETRIES]}))]
 
 
 def ask(stub: GenerationStub, question: str, metadata: list[tuple[str, str]]) -> pb.Complete:
@@ -51,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tries", type=int, default=3)
     options = parser.parse_args(arguments)
     metadata = [("authorization", f"Bearer {options.api_key}")] if options.api_key else []
-    with grpc.insecure_channel(options.address) as channel:
+    with grpc.insecure_channel(options.address, OPTIONS) as channel:
         stub = GenerationStub(channel)
         for left in reversed(range(options.tries)):
             try:

@@ -28,6 +28,8 @@ HEALTH_SERVICE = "grpc.health.v1.Health"
 REFLECTION_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 HEALTH_PERIOD_S = 0.5
 """Between looks at the backend's readiness."""
+LAST_WORD_S = 0.1
+"""For watchers of the health to hear that the door closes, before their streams end."""
 
 
 class GrpcDoor:
@@ -39,8 +41,10 @@ class GrpcDoor:
         servicer: health.aio.HealthServicer,
         backend: Backend,
         service: GatewayService,
+        closing: asyncio.Event,
     ) -> None:
         self._running, self._servicer, self._backend, self._service = running, servicer, backend, service
+        self._closing = closing
         self._watch = asyncio.create_task(self._follow_readiness())
 
     @property
@@ -53,10 +57,14 @@ class GrpcDoor:
         return self._service.abort_here(request_ids)
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Say NOT_SERVING first, then refuse new calls, give running ones ``grace_s``, then cancel them."""
+        """Say NOT_SERVING first, then refuse new calls, give running ones ``grace_s`` seconds, then cancel them.
+
+        Returns as soon as none is running. Streams that watch the health do not count: they end here.
+        """
         self._watch.cancel()
         await asyncio.gather(self._watch, return_exceptions=True)
         await self._servicer.set(GENERATION_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._closing.set()
         await self._running.stop(grace_s)
 
     async def _follow_readiness(self) -> None:
@@ -88,15 +96,18 @@ async def start_grpc(
         "grpc.so_reuseport": 1,
         "grpc.max_receive_message_length": max_request_bytes,
     }
-    service = GatewayService(backend, tell, peers)
+    service, closing = GatewayService(backend, tell, peers), asyncio.Event()
     guarded = [
         generation_handler(service),
         *_reflection_handlers([GENERATION_SERVICE, HEALTH_SERVICE, *REFLECTION_SERVICES]),
     ]
     ring = keys or KeyRing()
-    handlers = [_health_handler(servicer), *(GuardedHandler(handler, ring, tell) for handler in guarded)]
+    handlers = [
+        _health_handler(servicer, closing),
+        *(GuardedHandler(handler, ring, tell) for handler in guarded),
+    ]
     running = await start_server(handlers, host, port, tuple(options.items()), tls)
-    return GrpcDoor(running, servicer, backend, service)
+    return GrpcDoor(running, servicer, backend, service, closing)
 
 
 async def set_readiness(servicer: health.aio.HealthServicer, backend: Backend) -> None:
@@ -106,11 +117,24 @@ async def set_readiness(servicer: health.aio.HealthServicer, backend: Backend) -
     await servicer.set(GENERATION_SERVICE, serving)
 
 
-def _health_handler(servicer: health.aio.HealthServicer) -> grpc.GenericRpcHandler:
+def _health_handler(servicer: health.aio.HealthServicer, closing: asyncio.Event) -> grpc.GenericRpcHandler:
+    async def watch(request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext) -> None:
+        watching = asyncio.ensure_future(servicer.Watch(request, context))
+        closes = asyncio.ensure_future(closing.wait())
+        try:
+            await asyncio.wait((watching, closes), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((watching,), timeout=LAST_WORD_S)
+            if watching.done():
+                await watching
+        finally:
+            for task in (watching, closes):
+                task.cancel()
+            await asyncio.gather(watching, closes, return_exceptions=True)
+
     ask, answer = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
     methods = {
         "Check": grpc.unary_unary_rpc_method_handler(servicer.Check, ask, answer),
-        "Watch": grpc.unary_stream_rpc_method_handler(servicer.Watch, ask, answer),
+        "Watch": grpc.unary_stream_rpc_method_handler(watch, ask, answer),
     }
     return grpc.method_handlers_generic_handler(HEALTH_SERVICE, methods)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -164,20 +164,22 @@ class Orchestrator:
         return self.backend.num_running
 
     async def shutdown(self) -> None:
-        """Let running gRPC answers end, then close that door and the channels. Idempotent."""
+        """Let running gRPC answers end behind a closed door, then give back everything they use. Idempotent."""
         self.is_shut_down = True
+        if self.grpc is not None:
+            # Serve does not know of this door's streams, so its own drain has not waited for them.
+            await self.grpc.stop(self.config.request_timeout_s)
         self.prober.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self.prober
         if self.auditor is not None:
             await self.auditor.stop()
         await self.reporter.stop()
-        if self.grpc is not None:
-            # Serve does not know of this door's streams, so its own drain has not waited for them.
-            await self.grpc.stop(self.config.request_timeout_s)
         await self.channels.close()
         if self.traces is not None:
             await asyncio.to_thread(self.traces.shutdown)
 
-    def __del__(self) -> Coroutine[Any, Any, None] | None:
-        return None if getattr(self, "is_shut_down", True) else self.shutdown()
+    async def __del__(self) -> None:
+        # A plain function that returns the coroutine is not enough: Serve's ingress wrapper would drop it.
+        if not getattr(self, "is_shut_down", True):
+            await self.shutdown()

@@ -16,6 +16,7 @@ from protos.adasd.v1 import generation_pb2 as pb
 from services.request_ids import sane_id
 from services.trace_context import INCOMING, from_headers
 from services.transport import public_codec as codec
+from services.transport.options import retrying
 from services.transport.public import (
     GENERATION_SERVICE,
     ChatMessage,
@@ -105,14 +106,18 @@ def _parsed(kind: type[M], data: bytes) -> M:
 
 
 class GenerationClient:
-    """A client of the public interface; errors arrive as the classes of adasd.errors. Close it at the end."""
+    """A client of the public interface; errors arrive as the classes of adasd.errors. Close it at the end.
+
+    Calls that no server has taken are tried again for some 4 s (services.transport.options.RETRY_POLICY).
+    """
 
     def __init__(self, address: str, api_key: str | None = None, ca: bytes | None = None) -> None:
         """``ca``: certificate (PEM) of the authority that a server with TLS shows one of; None is no TLS."""
+        options = retrying(GENERATION_SERVICE)
         if ca is None:
-            self._channel = grpc.aio.insecure_channel(address)
+            self._channel = grpc.aio.insecure_channel(address, options)
         else:
-            self._channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca))
+            self._channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca), options)
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:

@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+import json
+
+RETRY_POLICY = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.25s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+}
+"""Of clients of the public interface, whose server may be replaced. Only calls that no server has taken are tried
+again: a taken one has answered with initial metadata, after which gRPC never retries. CANCELLED is what gRPC's core
+tells callers whose call reaches a server that begins to stop (grpc/grpc#41785)."""
+
+
+def retrying(service: str) -> tuple[tuple[str, str], ...]:
+    """Channel options by which calls of ``service`` follow RETRY_POLICY."""
+    method_config = {"name": [{"service": service}], "retryPolicy": RETRY_POLICY}
+    return (("grpc.service_config", json.dumps({"methodConfig": [method_config]})),)
+
+
 ROUNDS_METHOD = "/adasd.v1.Worker/Rounds"
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # a long prompt is some KiB, full-vocabulary rows are some MiB
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from services.gateway.grpc_api import start_grpc
 from services.gateway.schema import ChatBody, CompletionBody
 from services.gateway.unsupported import SILENT
+from services.transport.options import retrying
+from services.transport.public import GENERATION_SERVICE
 from tests.unit.gateway.fake_backend import FakeBackend
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,6 +38,11 @@ def test_every_field_is_documented():
     fields = {*ChatBody.model_fields, *CompletionBody.model_fields, *SILENT}
     named = set(re.findall(r"[a-z_]{3,}", DOCUMENT)) | {"n"}
     assert fields - named == set()
+
+
+def test_the_example_client_tries_again_as_ours_does():
+    example = runpy.run_path(str(ROOT / "examples" / "grpc_client.py"))
+    assert tuple(example["OPTIONS"]) == retrying(GENERATION_SERVICE)
 
 
 @pytest.mark.parametrize(("question", "status"), [("the cat sat on the mat", 0), ("overload", 1)])

@@ -260,3 +260,22 @@ async def test_reflection_knows_the_service_and_its_messages(grpc_door, version)
         listed, described = [answer async for answer in method(iter(asks))]
     assert GENERATION_SERVICE in {s.name for s in listed.list_services_response.service}
     assert b"GenerateRequest" in described.file_descriptor_response.file_descriptor_proto[0]
+
+
+async def test_a_door_that_closes_waits_for_answers_and_for_no_watcher_of_its_health(grpc_door):
+    backend, server, client = grpc_door
+    backend.step_s = 0.05
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(service=GENERATION_SERVICE)
+        )
+        assert (await watch.read()).status == STATUS.SERVING
+        events = client.generate(GenerateCall(LONG))
+        await anext(events)
+        async with asyncio.timeout(20.0):
+            stopping = asyncio.create_task(server.stop(grace_s=600.0))
+            assert isinstance([event async for event in events][-1], Complete)
+            await stopping
+        assert (await watch.read()).status == STATUS.NOT_SERVING
+        assert await watch.read() is grpc.aio.EOF
+        assert await watch.code() is grpc.StatusCode.OK
