@@ -81,6 +81,23 @@ class Ema:
 
 
 @dataclass(frozen=True, slots=True)
+class EmaOfTimes(Ema):
+    """Of milliseconds, which a busy machine now and then multiplies by a hundred: one such value says little.
+
+    A value counts as at most ``clip`` times the mean, so a lasting change shows within some ten values all the same.
+    """
+
+    clip = 4.0
+    least = 0.05  # ms that the mean is taken for in this, lest it stay at 0
+
+    def add(self, value: float) -> EmaOfTimes:
+        if self.value is None:
+            return EmaOfTimes(value)
+        value = min(value, self.clip * max(self.value, self.least))
+        return EmaOfTimes(self.value + self.weight * (value - self.value))
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """Decayed least squares y = base + slope x, both kept >= 0; x is a count of tokens, y milliseconds."""
 
@@ -113,8 +130,8 @@ class Estimates:
     """What is measured about one pair of models, whatever the policies."""
 
     survival: Survival = field(default_factory=Survival)
-    draft_ms: Ema = field(default_factory=Ema)  # compute per drafted token
-    hop_ms: Ema = field(default_factory=Ema)  # wall time of a block beyond its compute
+    draft_ms: EmaOfTimes = field(default_factory=EmaOfTimes)  # compute per drafted token
+    hop_ms: EmaOfTimes = field(default_factory=EmaOfTimes)  # wall time of a block beyond its compute
     verify_ms: Line = field(default_factory=Line)  # wall time of a verdict over the tokens of its block
     full: Ema = field(default_factory=Ema)  # 1 for a block that was accepted in full, else 0
     length: Ema = field(default_factory=Ema)  # tokens per block

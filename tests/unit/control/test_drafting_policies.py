@@ -5,6 +5,7 @@ import pytest
 from adasd.control.adaedl import Adaedl
 from adasd.control.confidence import Confidence, DynamicConfidence
 from adasd.control.drifting import Drift, DriftOptions, DriftState
+from adasd.control.estimators import Estimates
 from adasd.control.goodput import Goodput, GoodputState, rates
 from adasd.control.heuristic import Heuristic
 from adasd.control.policy import Snapshot
@@ -136,7 +137,53 @@ def test_zero_is_left_for_a_probe_after_a_second_and_taken_again():
     state = policy.learn(state, a_round(0, 0, verify_ms=10.0))
     assert policy.decide(state, bad).max_tokens == 1
     state = policy.learn(state, a_round(0, 1, verify_ms=10.0))
-    assert state == GoodputState(0)
+    assert (state.length, state.idle_ms) == (0, 0.0)
     assert policy.decide(state, bad).max_tokens == 0
     good = measured(geometric(0.9), draft_ms=1.0)
     assert policy.decide(state, good).max_tokens == 10
+
+
+def test_the_faster_the_pair_the_sooner_the_next_probe():
+    policy, bad = Goodput(), measured(geometric(0.1), draft_ms=4.0)
+    state = policy.learn(GoodputState(), a_round(0, 3, draft_ms=0.25, verify_ms=0.25))
+    plain = 0
+    while policy.decide(state, bad).max_tokens == 0:
+        state = policy.learn(state, a_round(0, 0, draft_ms=0.0, verify_ms=0.25))
+        plain += 1
+    assert plain == 100  # of 0.25 ms, 50 times the 0.5 ms of the round that drafted
+    state = policy.learn(state, a_round(0, 1, draft_ms=0.1, verify_ms=0.3))
+    assert state == GoodputState(0, 0.0, pytest.approx(0.4))
+    assert policy.decide(state, bad).max_tokens == 0
+
+
+def test_one_hiccup_does_not_end_drafting_on_a_fast_pair():
+    """A block of 5 takes 0.3 ms, a verdict 0.25 ms, and one block in the middle 20 ms."""
+    policy, estimates, state = Goodput(), Estimates(), GoodputState()
+
+    def decided():
+        base, per_token = estimates.verify_ms.fit()
+        return policy.decide(
+            state,
+            measured(
+                estimates.survival.curve(16),
+                estimates.draft_ms.value,
+                base,
+                estimates.hop_ms.value,
+                per_token,
+            ),
+        ).max_tokens
+
+    lengths = []
+    for number in range(60):
+        drafted = decided() if number else 5
+        lengths.append(drafted)
+        hiccup_ms = 20.0 if number == 30 else 0.0
+        done = a_round(
+            min(drafted, 4),
+            drafted,
+            draft_ms=(0.1 + 0.04 * drafted + hiccup_ms) * (drafted > 0),
+            draft_compute_ms=0.04 * drafted,
+            verify_ms=0.2 + 0.01 * drafted,
+        )
+        estimates, state = estimates.learn(done), policy.learn(state, done)
+    assert min(lengths) >= 3

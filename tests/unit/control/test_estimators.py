@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adasd.control.estimators import Ema, Estimates, Line, RunningMean, Survival
+from adasd.control.estimators import Ema, EmaOfTimes, Estimates, Line, RunningMean, Survival
 from tests.unit.control.rounds import a_round
 
 
@@ -93,3 +93,19 @@ def test_estimates_split_a_round_into_compute_and_hop():
     assert plain.survival == estimates.survival
     base, per_token = plain.verify_ms.fit()
     assert (base, per_token) == pytest.approx((26.0, 1.0))
+
+
+def test_a_mean_of_times_shrugs_at_one_outlier_and_follows_a_lasting_change():
+    times = EmaOfTimes()
+    for _ in range(20):
+        times = times.add(0.1)
+    assert times.add(50.0).value == pytest.approx(0.13)
+    for _ in range(40):
+        times = times.add(5.0)
+    assert times.value > 4.0
+    for _ in range(60):
+        times = times.add(0.0)
+    assert times.value < 0.02
+    for _ in range(60):
+        times = times.add(1.0)
+    assert times.value > 0.9
