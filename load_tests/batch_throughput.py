@@ -314,7 +314,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(options.threads)
     most = max(options.widths)
-    pair = load_pair(options.target, options.draft, options.threads, most, prefix_cache=False)
+    pair = load_pair(
+        options.target, options.draft, options.threads, most, prefix_cache=False, device=options.device
+    )
     assert pair.tokenizer is not None
     prompts = [
         pair.tokenizer.apply_chat_template([{"role": "user", "content": example.prompt}])
@@ -324,8 +326,8 @@ def main(arguments: list[str] | None = None) -> int:
     with ExitStack() as stack:
         batchers = ours(pair)
         if not options.ours_only:
-            continuous = Continuous(plain_model(options.target, "cpu"), pair.eos_ids, most)
-            batchers[PADDED] = Padded(plain_model(options.target, "cpu"), pair.eos_ids)
+            continuous = Continuous(plain_model(options.target, options.device), pair.eos_ids, most)
+            batchers[PADDED] = Padded(plain_model(options.target, options.device), pair.eos_ids)
             batchers[CONTINUOUS] = stack.enter_context(continuous)
         for width in track(
             options.widths, "measuring", console=console, disable=not console.is_terminal, transient=True
@@ -334,14 +336,23 @@ def main(arguments: list[str] | None = None) -> int:
             found += race(batchers, some, width, options.repeats, options.max_tokens)
     console.print(throughput_table(found, options.waves))
     memory = memory_per_session(
-        lambda: load_pair(options.target, options.draft, options.threads, most, prefix_cache=False),
+        lambda: load_pair(
+            options.target, options.draft, options.threads, most, prefix_cache=False, device=options.device
+        ),
         prompts[:most],
     )
     console.print(
         f"memory: {memory.bytes_per_session / 2**20:.2f} MiB per session of {memory.num_tokens} tokens, "
         f"{memory.bytes_per_full_slot / 2**20:.2f} MiB with a full context"
     )
-    caching = load_pair(options.target, options.draft, options.threads, NUM_RUNNING + 1, prefix_cache=True)
+    caching = load_pair(
+        options.target,
+        options.draft,
+        options.threads,
+        NUM_RUNNING + 1,
+        prefix_cache=True,
+        device=options.device,
+    )
     modes = (Mode.OFF, Mode.EXACT)
     firsts = first_tokens(caching, modes, 5 * options.repeats)
     between = [
@@ -375,6 +386,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--target", default=str(DEMO / "target"), help="folder or Hugging Face id")
     parser.add_argument("--draft", default=str(DEMO / "draft"), help="folder or Hugging Face id")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda [cpu]")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads [1]")
     parser.add_argument(
         "--widths", type=positive, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="sessions at once"

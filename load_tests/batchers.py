@@ -70,8 +70,10 @@ class Padded:
 
     def _batch(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
         longest = max(map(len, prompts))
-        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        gaps = [longest - len(prompt) for prompt in prompts]
+        rows = [[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+        ids = torch.tensor(rows, device=self.model.device)
+        mask = torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps], device=self.model.device)
         out = self.model.generate(  # type: ignore[operator]
             ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False, pad_token_id=0
         )
@@ -133,10 +135,12 @@ def until_end(ids: Sequence[int], eos_ids: frozenset[int]) -> list[int]:
     return list(ids[:end])
 
 
-def load_pair(target: str, draft: str, threads: int, num_slots: int, *, prefix_cache: bool) -> LocalPair:
-    """A pair on the CPU with as many slots as sessions are to run at once."""
+def load_pair(
+    target: str, draft: str, threads: int, num_slots: int, *, prefix_cache: bool, device: str = "cpu"
+) -> LocalPair:
+    """A pair with as many slots as sessions are to run at once."""
     config = EngineConfig(
-        target, device="cpu", num_threads=threads, num_slots=num_slots, prefix_cache=prefix_cache
+        target, device=device, num_threads=threads, num_slots=num_slots, prefix_cache=prefix_cache
     )
     judge = TorchEngine.from_config(config)
     drafter = TorchEngine.from_config(replace(config, model=draft), vocab_limit=judge.vocab_size)

@@ -126,6 +126,8 @@ class TorchEngine:
         self._pass_number = 0
         self._shadow = ShadowTokens(len(forward.layers)) if config.early_exit else None
         self._cost = CostTable()  # of this engine's own passes
+        if isinstance(forward, StaticForward):
+            forward.record(self.cache, vocab_size)
 
     @classmethod
     def from_model(
@@ -261,8 +263,6 @@ class TorchEngine:
         rows = self._slots.free_rows
         rows.reuse = False  # all of it is to be computed, and nothing of it to be found later
         try:
-            if isinstance(self.forward, StaticForward):
-                self.forward.record(self.cache, self._vocab_size)
             warm_up(self, self.config.prefill_chunk)
         finally:
             rows.reuse = self.config.prefix_cache

@@ -73,7 +73,7 @@ def choose_greedily(works: Sequence[VerifyWork], logits_NV: Tensor) -> list[Judg
     """
     warps = [work.warp for work in works for _ in range(len(work.call.block) + 1)]
     positions = [work.base_len + i for work in works for i in range(len(work.call.block) + 1)]
-    (choices,) = _lists(masked_logits(logits_NV, warps, positions).argmax(dim=-1))
+    choices = masked_logits(logits_NV, warps, positions).argmax(dim=-1).tolist()
     verdicts, first = [], 0
     for work in works:
         block = work.call.block
@@ -127,7 +127,7 @@ def _padded(logits: Tensor, lens: Sequence[int]) -> Tensor:
 
 def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[int]) -> list[Judged]:
     if not any(lens):
-        return [Judged(0, token) for token in _lists(judgement.next_token_B)[0]]
+        return [Judged(0, token) for token in judgement.next_token_B.tolist()]
     num_accepted, next_tokens, relaxed, exact_ok, distances, distortion = _lists(
         judgement.num_accepted_B,
         judgement.next_token_B,
@@ -155,5 +155,4 @@ def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[in
 
 def not_finite(logits: Tensor) -> list[bool]:
     """Per row [N, V]: whether the model gave NaN or infinities, as broken weights and overflow do."""
-    (totals,) = _lists(logits.sum(-1, dtype=torch.float32))
-    return [not math.isfinite(total) for total in totals]
+    return [not math.isfinite(total) for total in logits.sum(-1, dtype=torch.float32).tolist()]

@@ -86,7 +86,6 @@ def test_a_model_split_between_the_card_and_the_cpu_answers_as_a_whole_one(name)
 def recorded(name, seed=0, **settings):
     """An engine that insists on CUDA graphs and has them."""
     made = engine(name, seed, compile="on", **settings)
-    made.warm_up()
     assert made.forward.num_recorded > 0
     return made
 
@@ -125,7 +124,6 @@ def test_speculation_over_recorded_passes_changes_nothing(warp, rule):
 @pytest.mark.parametrize("name", MODULES_ONLY)
 def test_a_model_that_cannot_be_recorded_answers_all_the_same(name):
     made = engine(name)
-    made.warm_up()
     batch = prompts(3, 50)
     assert plain_batch(made, batch, 12) == [generate(name, p, 12) for p in batch]
 
@@ -136,7 +134,7 @@ def test_a_model_that_cannot_be_recorded_answers_all_the_same(name):
 def test_turns_of_a_burst_do_not_wait_for_the_device(warp):
     made = recorded("llama")
     rule = DraftRule(12, row_len=0 if warp.greedy else 4)
-    work = DraftWork(Slot(0, 80), warp, 0.0, call=DraftCall("0", 0, 9, (1,), rule))
+    work = DraftWork(Slot("0", 80), warp, 0.0, call=DraftCall("0", 0, 9, (1,), rule))
     cache, vocab_size = made.cache, made.vocab_size
     bucket = Bucket.of(1, 1, 22, cache)
     turns = made.forward._turns_for(bucket, cache, vocab_size)

@@ -37,16 +37,17 @@ def small_buckets(monkeypatch):
     monkeypatch.setattr(padded, "MIN_LONGEST", 32)
 
 
+def refuses(run):
+    raise RuntimeError("not permitted")
+
+
 def static(name="llama", seed=0, recorder=eagerly, recorded=True, modules=False, **settings):
     """An engine over fixed shapes."""
     config = EngineConfig("tiny", **{"num_slots": 8, "prefill_chunk": 40, "compile": "off"} | settings)
     model = copy.deepcopy(original(name, seed))
     inner = ModuleForward(model) if modules else FastLlama(model, MAX_CONTEXT)
-    forward = StaticForward(inner, recorder)
-    made = TorchEngine(forward, config, MAX_CONTEXT, VOCAB_SIZE, grammars=GRAMMARS, seed=0)
-    if recorded:
-        forward.record(made.cache, VOCAB_SIZE)
-    return made
+    forward = StaticForward(inner, recorder if recorded else refuses)
+    return TorchEngine(forward, config, MAX_CONTEXT, VOCAB_SIZE, grammars=GRAMMARS, seed=0)
 
 
 def drafted(e, texts, rule, warps):
@@ -170,13 +171,14 @@ def test_speculation_changes_nothing(warp, rule):
     assert tokens == expected
 
 
-def test_warm_up_records_and_leaves_every_slot_free():
-    e = static(recorded=False)
-    assert e.forward.num_recorded == 0
+def test_an_engine_records_at_its_start_and_warm_up_leaves_every_slot_free():
+    e = static()
+    assert e.forward.num_recorded == len(list(Bucket.all(e.cache))) + 4 * 4, (
+        "1 to 8 rows, up to 32 to 160 tokens"
+    )
     e.warm_up()
     e.check_integrity()
     assert e.num_free_slots == e.num_slots
-    assert e.forward.num_recorded > 10
 
 
 # --------------------------------------------------------------------------- drafting
@@ -292,10 +294,7 @@ def test_a_recording_that_fails_leaves_passes_as_they_are(caplog):
 
 
 def test_whoever_insists_gets_the_reason():
-    def fails(run):
-        raise RuntimeError("not permitted")
-
-    forward = StaticForward(FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT), fails, insists=True)
+    forward = StaticForward(FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT), refuses, insists=True)
     with pytest.raises(ConfigError, match=r"compile is on, but LlamaForCausalLM.*not permitted"):
         forward.record(cache_of(forward), VOCAB_SIZE)
     assert forward.num_recorded == 0

