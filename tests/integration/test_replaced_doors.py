@@ -1,0 +1,53 @@
+"""gRPC doors on one port that are replaced in turn while clients ask: every request is answered."""
+
+from __future__ import annotations
+
+import asyncio
+
+from adasd.messages import Complete
+from services.gateway.grpc_api import start_grpc
+from services.transport.generation import GenerationClient
+from services.transport.public import GenerateCall, SamplingOptions
+from tests.unit.gateway.fake_backend import FakeBackend
+
+NUM_CLIENTS = 8
+NUM_REPLACED = 15
+CALL = GenerateCall("the cat sat on the mat", sampling=SamplingOptions(max_tokens=8))
+
+
+async def door(port: int):
+    return await start_grpc(FakeBackend(step_s=0.005), "127.0.0.1", port, max_request_bytes=100_000)
+
+
+async def replace_one_after_the_other(doors, port):
+    """There are always two that take calls, as in a roll-out of two replicas."""
+    stopping = []
+    for _ in range(NUM_REPLACED):
+        await asyncio.sleep(0.15)
+        doors.append(await door(port))
+        stopping.append(asyncio.create_task(doors.pop(0).stop(grace_s=20.0)))
+    await asyncio.gather(*stopping)
+
+
+async def test_doors_are_replaced_and_no_request_is_lost():
+    doors = [await door(0)]
+    port = int(doors[0].address.rsplit(":", 1)[1])
+    doors.append(await door(port))
+    replaced, answers = asyncio.Event(), []
+
+    async def ask_and_ask_again():
+        client = GenerationClient(f"127.0.0.1:{port}")
+        try:
+            while not replaced.is_set():
+                answers.append([event async for event in client.generate(CALL)][-1])
+        finally:
+            await client.close()
+
+    async with asyncio.timeout(50.0), asyncio.TaskGroup() as clients:
+        for _ in range(NUM_CLIENTS):
+            clients.create_task(ask_and_ask_again())
+        await replace_one_after_the_other(doors, port)
+        replaced.set()
+    assert len(answers) > NUM_CLIENTS * 2
+    assert all(isinstance(answer, Complete) for answer in answers)
+    await asyncio.gather(*(one.stop() for one in doors))
