@@ -285,8 +285,10 @@ class TorchEngine:
         ready, answers = self._next_pieces()
         quick, ready = self._split(ready)
         if quick:
-            drafted, ready = self._try_burst(quick, ready)
-            answers += drafted
+            drafted = self._burst(quick, alone=not ready)
+            if drafted is None:
+                ready = sorted(quick + ready, key=lambda one: one.row.attention_order)
+            answers += drafted or []
             began_s = self._clock()
         if not ready:
             return answers
@@ -457,18 +459,8 @@ class TorchEngine:
             (quick if burst.is_quick(drafter, one.work, one.piece) else others).append(one)
         return quick, others
 
-    def _try_burst(self, quick: list[_Ready], others: list[_Ready]) -> tuple[list[Answer], list[_Ready]]:
-        """Answers of a burst, and what is left for a pass: the burst's calls as well if it failed."""
-        try:
-            return self._burst(quick, alone=not others), others
-        except Exception:  # as in _compute: the device may do what it wants
-            _log.exception("a burst failed; its calls draft step by step instead")
-        if self.forward.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return [], sorted(quick + others, key=lambda one: one.row.attention_order)
-
-    def _burst(self, quick: list[_Ready], alone: bool) -> list[Answer]:
-        """Drafted tokens of sessions that can: several each, if nobody else has to wait for that."""
+    def _burst(self, quick: list[_Ready], alone: bool) -> list[Answer] | None:
+        """Answers after drafting several tokens of every session, if nobody else has to wait; None: it failed."""
         drafter = burst.drafter(self.forward)
         assert drafter is not None
         began_s = self._clock()
@@ -476,7 +468,13 @@ class TorchEngine:
         batch = Ragged.build([one.row for one in quick], self.max_context, self.forward.device)
         yields = self._crowded() and any(work.call.optimistic for work in works)
         limit = 1 if yields else burst.LONGEST if alone else burst.SHARED
-        passes = drafter.draft(batch, self.cache, works, self._vocab_size, limit, self._generator)
+        try:
+            passes = drafter.draft(batch, self.cache, works, self._vocab_size, limit, self._generator)
+        except Exception:  # as in _compute: the device may do what it wants
+            _log.exception("a burst failed; its calls draft step by step instead")
+            if self.forward.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return None
         ended_s = self._clock()
         answers: list[Answer] = []
         for work in works:

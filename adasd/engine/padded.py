@@ -15,8 +15,8 @@ import torch
 from adasd.engine.kv_cache import KVCache
 from adasd.engine.ragged import Group, Ragged, Row
 
-MAX_WIDTH = 16
-"""Tokens of a row: a block and what was fed before it. Pieces of prompts run as they come."""
+MAX_WIDTH = 32
+"""Tokens of a row: a block of 16 and what was fed before it fit in. Pieces of prompts run as they come."""
 
 MAX_TOKENS = 256
 """Tokens of a bucket; of more than that a pass is bound by arithmetic, and padding costs what it computes."""

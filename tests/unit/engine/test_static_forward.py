@@ -73,7 +73,9 @@ def cache_of(forward, num_slots=8):
         (3, 5, 33, (4, 8, 64)),
         (8, 16, 129, (8, 16, 160)),
         (5, 1, 160, (8, 1, 160)),
-        (1, 17, 20, None),
+        (2, 17, 20, (2, 32, 32)),
+        (1, 33, 40, None),
+        (8, 33, 40, None),
     ],
 )
 def test_buckets_are_the_next_powers_of_two(rows, width, longest, expected):
