@@ -232,7 +232,7 @@ def test_greedy_sessions_without_rows_repeat_one_recording_per_token(monkeypatch
     found = drafted(e, texts, DraftRule(12), [GREEDY] * 3)
     expected = drafted(oracle("llama", fast=True), texts, DraftRule(12), [GREEDY] * 3)
     assert [one.tokens for one in found] == [one.tokens for one in expected]
-    assert len(runs) == 11, "the prompts are no recorded shape; every other token is one run"
+    assert len(runs) == 12, "one for all prompts, and one for every token behind the first"
 
 
 def test_a_burst_to_the_last_place_of_the_context_stays_in_its_slot():
