@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 
 import pytest
 
@@ -16,7 +15,6 @@ from adasd.testing.faulty_port import LinkFaults
 from adasd.testing.loops import plain
 from services.orchestrator.drafts import SourcedPlacement
 from services.orchestrator.driver import Driver, Limits
-from services.worker.host import EngineHost
 from tests.integration.test_exact_under_faults import CALM, Slot, Workers
 from tests.unit.engine.models import prompts
 from tests.unit.engine.test_early_exit import engine
@@ -30,14 +28,12 @@ LOSSY = LinkFaults(delay_s=0.002, drop=0.03, timeout_s=0.1)
 class Targets(Workers):
     """A placement with targets that draft for themselves, and no draft tier."""
 
-    draft_names = ()
+    draft_names: tuple[str, ...] = ()
 
     def __init__(self, faults: LinkFaults, seed: int) -> None:
         target = engine()
         target.warm_up()
-        self.engines = {"target": target}
-        self.hosts = {"target": EngineHost(lambda: target, "target")}
-        self.faults, self.rng, self.names = faults, random.Random(seed), iter(range(1000))
+        super().__init__(faults, seed, {"target": target})
 
     async def attach_draft(self, call: OpenCall, name: str | None = None) -> Slot:
         raise AssertionError("there is no draft tier to ask")
