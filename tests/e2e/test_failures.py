@@ -73,7 +73,9 @@ def test_a_target_alone_serves_and_ctrl_c_leaves_no_process(pair: tuple[Path, Pa
         with server.client() as client:
             assert client.get("/ready").status_code == 200
             assert drafted(ask(client)) == 0
-            refused = client.post("/v1/chat/completions", json=body(speculation={"mode": "exact"}))
+            looked_up = client.post("/v1/chat/completions", json=body(speculation={"mode": "exact"}))
+            assert looked_up.json()["speculation"]["draft"] == "suffix"
+            refused = client.post("/v1/chat/completions", json=body(speculation={"draft": "model"}))
             assert refused.status_code == 400
         assert len(server.processes()) > 3
         assert server.stop(signal.SIGINT) == 0
@@ -90,7 +92,7 @@ def test_a_server_that_cannot_start_says_why(server: Server, pair: tuple[Path, P
     target = str(pair[0])
     taken = serve("--target", target, "--port", str(server.port), "--grpc-port", "0")
     assert taken.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{server.port}" in taken.stdout
+    assert f"cannot listen on 127.0.0.1:{server.port}" in taken.stderr
     missing = serve("--target", "/no/such/model")
     assert missing.returncode == 2
-    assert "there is no model folder /no/such/model" in missing.stdout
+    assert "there is no model folder /no/such/model" in missing.stderr

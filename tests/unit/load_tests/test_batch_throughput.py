@@ -84,8 +84,8 @@ def test_an_answer_ends_at_its_first_end():
 
 def test_gaps_count_as_disturbed_only_while_a_long_prompt_is_in_the_works(folders):
     pair = load_pair(*folders, 1, 3, prefix_cache=True)
-    found = gaps(pair, Mode.OFF, PROMPTS[:2], 150, 2)
-    assert (found.num_running, found.num_long_prompts) == (2, 2)
+    found = gaps(pair, Mode.OFF, PROMPTS[:2], 150, 1)
+    assert (found.num_running, found.num_long_prompts) == (2, 1)
     assert found.long_prompt_len == pair.target.max_context - 8
     assert 0 < found.quiet_median_ms <= found.quiet_p99_ms
     assert 0 < found.disturbed_median_ms <= found.disturbed_p99_ms
