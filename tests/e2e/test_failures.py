@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from load_tests.rig import values
 from tests.e2e.conftest import NUM_SLOTS
 from tests.e2e.server import ROOT, Server, ask, body, events, running, token_ids, wait_for
 
@@ -65,6 +66,45 @@ def test_a_draft_killed_in_the_middle_of_an_answer_changes_nothing(server: Serve
         assert report["metrics"]["adasd"]["draft_lost"] >= 1
         wait_for(lambda: drafted(ask(client, max_tokens=16, ignore_eos=True)) > 0, 60.0)
         (draft_pid,) = server.replicas("draft")
+
+
+def held(client: httpx.Client) -> dict[str, float]:
+    """What the workers hold, as the metrics say."""
+    text = client.get("/metrics").text
+    return {name: sum(values(text, f"adasd_worker_{name}")) for name in ("leases", "sessions", "streams")}
+
+
+@pytest.mark.timeout(180)
+def test_an_orchestrator_that_dies_frees_its_slots_and_the_next_one_serves(
+    server: Server, client: httpx.Client
+):
+    """Its streams break, since nobody else knows them; nothing of them stays on the workers."""
+    (pid,) = server.replicas("orchestrator")
+    with ExitStack() as streams:
+        chunks = []
+        for _ in range(NUM_SLOTS):
+            opened = streams.enter_context(server.client())
+            asked = body(max_tokens=LONG, ignore_eos=True, stream=True)
+            response = streams.enter_context(opened.stream("POST", "/v1/chat/completions", json=asked))
+            chunks.append(events(response))
+            next(chunks[-1])
+        wait_for(lambda: held(client)["sessions"] >= NUM_SLOTS, 10.0)  # figures lag behind by a second
+        os.kill(pid, signal.SIGKILL)
+        for stream in chunks:
+            with pytest.raises((httpx.HTTPError, AssertionError)):  # cut, or ended without [DONE]
+                list(stream)
+
+    def is_free() -> bool:
+        try:
+            return not any(held(client).values())
+        except httpx.HTTPError:  # nobody answers yet
+            return False
+
+    wait_for(is_free, 60.0)
+    assert server.replicas("orchestrator") != [pid]
+    with ThreadPoolExecutor(NUM_SLOTS) as pool:
+        answers = list(pool.map(lambda _: ask(client, max_tokens=2, ignore_eos=True), range(NUM_SLOTS)))
+    assert len(answers) == NUM_SLOTS
 
 
 @pytest.mark.timeout(240)
