@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from adasd.ports import Decode
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-MAX_HELD = 32
+MAX_HELD = 256
 """Tokens after which a tail that still is no character is shown as it is (bounds the work per token)."""
 
 
