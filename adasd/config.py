@@ -60,8 +60,8 @@ class EngineConfig:
     num_threads: int = setting(1, "CPU threads of one forward pass", low=1, high=1024)
     compile: str = setting(
         "auto",
-        "forward passes by kernels that are built at the start: auto is where they fit and are measured to be "
-        "faster, on insists, off takes torch's operations",
+        "forward passes by kernels built at the start, on CUDA by recorded graphs: auto is where they fit (and on "
+        "a CPU are measured to be faster), on insists, off takes torch's operations",
         choices=("auto", "on", "off"),
     )
     deterministic: bool = setting(

@@ -153,7 +153,7 @@ async def test_memory_stays_flat_over_5000_requests(server: Server, client: http
         await answer_all(range(1000, 5000))
     wait_until_nothing_is_held(client)
     grown = {role: value - middle[role] for role, value in memory(client).items()}
-    # 4 KiB a request would be 16 MiB; a growth of 24 MiB is more than the allocator's own play (6 MiB seen).
+    # 4 KiB a request would be 16 MiB; a growth of 24 MiB is more than the allocator plays with.
     assert all(value < 24 * 2**20 for value in grown.values()), grown
 
 
