@@ -19,6 +19,7 @@ class LinkFaults:
     """How a link misbehaves. Each direction of each message draws for itself, so that messages overtake."""
 
     delay_s: float = 0.0  # uniform between 0 and this
+    in_order: bool = False  # late, but nothing overtakes: a stream
     drop: float = 0.0  # probability
     duplicate: float = 0.0  # probability that a call is sent twice
     timeout_s: float = 0.2  # then an answer counts as lost, as on a real line
@@ -37,6 +38,7 @@ class FaultyPort:
     def __init__(self, port: BothPorts, role: str, faults: LinkFaults, rng: random.Random) -> None:
         self.port, self.role, self.faults, self.rng = port, role, faults, rng
         self._copies: set[asyncio.Task[object]] = set()
+        self._newest_s = {"out": 0.0, "back": 0.0}  # when what was sent last arrives, by the loop's clock
 
     async def draft(self, call: DraftCall) -> Drafted:
         return await self._carry(lambda: self.port.draft(call))
@@ -61,15 +63,19 @@ class FaultyPort:
             raise WorkerLost(self.role, f"no answer in {self.faults.timeout_s:g} s") from None
 
     async def _once(self, send: Callable[[], Awaitable[T]]) -> T:
-        await self._travel()
+        await self._travel("out")
         answer = await send()
-        await self._travel()
+        await self._travel("back")
         return answer
 
-    async def _travel(self) -> None:
+    async def _travel(self, direction: str) -> None:
         if self.rng.random() < self.faults.drop:
             await asyncio.Event().wait()  # never arrives
-        await asyncio.sleep(self.rng.uniform(0.0, self.faults.delay_s))
+        now_s = asyncio.get_running_loop().time()
+        arrives_s = now_s + self.rng.uniform(0.0, self.faults.delay_s)
+        if self.faults.in_order:
+            arrives_s = self._newest_s[direction] = max(arrives_s, self._newest_s[direction] + 1e-6)
+        await asyncio.sleep(arrives_s - now_s)
 
     def _forget(self, copy: asyncio.Task[object]) -> None:
         self._copies.discard(copy)
