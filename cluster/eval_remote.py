@@ -207,7 +207,8 @@ def record(
         accepted_per_round=tuple(accepted for _, accepted in rounds),
         num_relaxed=own["tokens"]["relaxed"],
         decode_s=decode_s,
-        cpu_s=0.0,  # the server's own, which nobody here can see
+        cpu_s=None,  # the server's own, which nobody here can see
         generation_threshold=own["generation_threshold"],
         acceptance_threshold=own["acceptance_threshold"],
+        distortion=own.get("distortion"),
     )

@@ -18,6 +18,7 @@ from adasd.errors import AdasdError
 from adasd.evaluate.figures import COST_RATIOS, Figures
 from adasd.evaluate.html import page
 from adasd.evaluate.report import Report
+from adasd.evaluate.table import known
 
 DEMO = Path(__file__).resolve().parents[1] / "models" / "demo"
 CHOSEN = (
@@ -107,9 +108,9 @@ def _row(report: Report, row: Figures) -> str:
         f"{row.tokens_per_round:.2f}",
         f"{row.num_accepted / row.num_drafted:.2f}" if row.num_drafted else "",
         f"{100 * row.relaxed_share:.1f}",
-        f"{100 * row.distortion_share:.1f}",
+        "" if row.distortion_share is None else f"{100 * row.distortion_share:.1f}",
         *(f"{speed:.2f}" for speed in row.speed_ups),
         "" if over is None else f"{over:.2f}",
-        f"{row.cpu_speed_up:.2f}",
+        known(row.cpu_speed_up, ".2f"),
     )
     return f"| {' | '.join(cells)} |"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from adasd.evaluate.intervals import paired_difference, wilson
@@ -34,22 +34,22 @@ class Figures:
     num_accepted: int
     num_relaxed: int
     decode_s: float
-    cpu_s: float
+    cpu_s: float | None  # None: nobody could see it
     speed_ups: tuple[float, ...]  # modelled, per cost ratio of COST_RATIOS
     measured_speed_up: float  # tokens per second over those of plain decoding
-    cpu_speed_up: float  # tokens per second of this process's CPU time over those of plain decoding
+    cpu_speed_up: float | None  # tokens per second of CPU time over those of plain decoding
     acceptance: tuple[float, ...]  # per position of a block: accepted among judged
     reached: tuple[int, ...]  # per position: how often it was judged
-    distortion: float = 0.0  # total variation that relaxation cost, expected, summed over all answers
+    distortion: float | None = 0.0  # total variation that relaxation cost, expected, summed; None: not told
 
     @property
     def tokens_per_round(self) -> float:
         return self.num_tokens / max(1, self.num_rounds)
 
     @property
-    def distortion_share(self) -> float:
+    def distortion_share(self) -> float | None:
         """Total variation per token; under rejection sampling its expectation is that of ``relaxed_share``."""
-        return self.distortion / max(1, self.num_tokens)
+        return None if self.distortion is None else self.distortion / max(1, self.num_tokens)
 
     @property
     def relaxed_share(self) -> float:
@@ -119,19 +119,35 @@ def figures(
         num_accepted=sum(sum(a.accepted_per_round) for a in answers),
         num_relaxed=sum(a.num_relaxed for a in answers),
         decode_s=sum(a.decode_s for a in answers),
-        cpu_s=sum(a.cpu_s for a in answers),
+        cpu_s=_sum(a.cpu_s for a in answers),
         speed_ups=tuple(modelled_speed_up(tokens, rounds, drafted, ratio) for ratio in COST_RATIOS),
-        measured_speed_up=_ratio(answers, plain, lambda answer: answer.decode_s),
-        cpu_speed_up=_ratio(answers, plain, lambda answer: answer.cpu_s),
+        measured_speed_up=_ratio(
+            answers, plain, sum(a.decode_s for a in answers), sum(p.decode_s for p in plain)
+        ),
+        cpu_speed_up=_cpu_ratio(answers, plain),
         acceptance=acceptance,
         reached=reached,
-        distortion=sum(a.distortion for a in answers),
+        distortion=_sum(a.distortion for a in answers),
     )
 
 
+def _sum(values: Iterable[float | None]) -> float | None:
+    """None as soon as one of them is not known."""
+    known = list(values)
+    return None if None in known else sum(filter(None, known))
+
+
+def _cpu_ratio(answers: Sequence[AnswerRecord], plain: Sequence[AnswerRecord]) -> float | None:
+    ours, theirs = (_sum(answer.cpu_s for answer in a) for a in (answers, plain))
+    return None if ours is None or theirs is None else _ratio(answers, plain, ours, theirs)
+
+
 def _ratio(
-    answers: Sequence[AnswerRecord], plain: Sequence[AnswerRecord], seconds: Callable[[AnswerRecord], float]
+    answers: Sequence[AnswerRecord], plain: Sequence[AnswerRecord], our_s: float, their_s: float
 ) -> float:
     """Tokens per second over those of plain decoding."""
-    ours, theirs = (sum(map(seconds, a)) / max(1, sum(b.num_decoded for b in a)) for a in (answers, plain))
+    ours, theirs = (
+        seconds / max(1, sum(answer.num_decoded for answer in a))
+        for seconds, a in ((our_s, answers), (their_s, plain))
+    )
     return theirs / max(1e-9, ours)

@@ -11,7 +11,7 @@ from adasd.evaluate.figures import COST_RATIOS, Figures
 from adasd.evaluate.methods import method
 from adasd.evaluate.plots import COLOURS, Line, Point, chart, scatter
 from adasd.evaluate.report import Report
-from adasd.evaluate.table import COLUMNS, cells
+from adasd.evaluate.table import COLUMNS, cells, known
 from adasd.messages import Mode
 
 STYLE = """
@@ -170,7 +170,7 @@ def _table(report: Report, rows: Sequence[Figures]) -> str:
             *(f"{speed:.2f}" for speed in row.speed_ups),
             "" if over is None else f"{over:.2f}",
             f"{row.measured_speed_up:.2f}",
-            f"{row.cpu_speed_up:.2f}",
+            known(row.cpu_speed_up, ".2f"),
             f"{row.same_answers:.0%}",
         )
         lines.append(f"<tr>{''.join(f'<td>{escape(value)}</td>' for value in values)}</tr>")

@@ -29,10 +29,10 @@ class AnswerRecord:
     accepted_per_round: tuple[int, ...]
     num_relaxed: int
     decode_s: float  # wall time
-    cpu_s: float  # of this process; tells more than wall time where a CPU is shared with other work
+    cpu_s: float | None  # of the models' process; tells more than wall time on a shared CPU; None: not told
     generation_threshold: float | None  # nats, at the answer's end
     acceptance_threshold: float | None  # Jensen-Shannon distance, at the answer's end
-    distortion: float = 0.0  # total variation that relaxation cost, expected, summed over the answer
+    distortion: float | None = 0.0  # total variation that relaxation cost, expected, summed; None: not told
 
     @property
     def num_decoded(self) -> int:

@@ -15,9 +15,11 @@ from adasd.evaluate.measure import Run
 from adasd.evaluate.methods import method
 from adasd.evaluate.report import build
 from adasd.evaluate.workload import Item
+from adasd.messages import Mode, SpeculationReport, TokenKind
 from cluster import eval_command, eval_remote
 from cluster.eval_remote import Journal, ServerGone, server_about
 from services.gateway.app import create_app
+from services.gateway.reports import metrics_json
 from tests.unit.gateway.fake_backend import TOKENIZER, FakeBackend
 
 ITEMS = [Item("echo", "the cat sat on the mat", lambda text: "cat" in text), Item("echo", "a dog ran")]
@@ -58,10 +60,30 @@ def test_answers_show_what_the_responses_say():
     assert asked[4].max_relaxed_fraction == 0.2
 
 
+def test_the_pair_is_the_servers_and_what_it_does_not_say_stays_unknown():
+    report = SpeculationReport(
+        Mode.ADAPTIVE, "adasd", "collision", 16, 0.3, 2, 1, 4, 3, (3,), (4,), ((TokenKind.RELAXED, 2),), None,
+        None, 0.0, 0.0, 0.0, distortion=0.75,
+    )  # fmt: skip
+    metrics = metrics_json(report)
+    told = eval_remote.record(ITEMS[0], "", [], metrics, 1.0)
+    assert (told.num_relaxed, told.distortion, told.cpu_s) == (2, 0.75, None)
+    del metrics["adasd"]["distortion"]  # an older server's
+    assert eval_remote.record(ITEMS[0], "", [], metrics, 1.0).distortion is None
+
+
 def test_the_report_is_that_of_an_evaluation_in_process():
-    rows = build(run(client(FakeBackend())), {}).rows
+    report = build(run(client(FakeBackend())), {})
+    rows = report.rows
     assert {row.method for row in rows} == {"off", "adasd@suffix", "adasd+collision"}
     assert all(row.same_answers == 1.0 and row.measured_speed_up > 0 for row in rows)
+    assert {(row.cpu_s, row.cpu_speed_up) for row in rows} == {
+        (None, None)
+    }  # the server's, which it does not tell
+    assert all(
+        json.loads(json.dumps(report.as_json()))["rows"][0][name] is None
+        for name in ("cpu_s", "cpu_speed_up")
+    )
 
 
 class Dying(httpx.BaseTransport):

@@ -73,6 +73,22 @@ def test_figures_by_hand():
     assert row.cpu_speed_up == pytest.approx(4.0)
 
 
+def test_the_pair_of_a_relaxed_rule_by_hand():
+    # 3 relaxed of 12 tokens, for a total variation of 0.5 + 0.25 + 0
+    ours = [replace(answer(), distortion=cost) for cost in (0.5, 0.25, 0.0)]
+    row = figures("m", 0.7, "all", ours, [PLAIN] * 3)
+    assert (row.relaxed_share, row.distortion_share) == (0.25, 0.0625)
+
+
+def test_what_one_answer_does_not_tell_is_told_by_no_figure():
+    silent = replace(answer(), cpu_s=None, distortion=None)
+    row = figures("m", 0.0, "all", [answer(), silent], [PLAIN, PLAIN])
+    assert (row.cpu_s, row.cpu_speed_up, row.distortion, row.distortion_share) == (None,) * 4
+    assert row.measured_speed_up == pytest.approx(2.0)
+    by_cpu_of_plain = figures("m", 0.0, "all", [answer()], [replace(PLAIN, cpu_s=None)])
+    assert (by_cpu_of_plain.cpu_s, by_cpu_of_plain.cpu_speed_up) == (1.5, None)
+
+
 def test_plain_decoding_is_the_unit():
     row = figures("off", 0.0, "all", [PLAIN], [PLAIN])
     assert row.speed_ups == (1.0, 1.0, 1.0)

@@ -14,7 +14,7 @@ from adasd.evaluate.html import FAMILIES, family, front, page
 from adasd.evaluate.methods import all_names
 from adasd.evaluate.plots import Line, Point, chart, scatter, ticks
 from adasd.evaluate.report import build
-from adasd.evaluate.table import tables
+from adasd.evaluate.table import COLUMNS, cells, tables
 from tests.unit.evaluate.test_figures import runs
 
 
@@ -102,6 +102,20 @@ def test_tables_show_every_method_and_the_baselines():
     assert all(text.count(run.method.name) >= 2 for run in runs())
     assert "static-4 at c=0.1" in text
     assert "-0.0 [" not in text
+
+
+def test_the_table_shows_the_distortion_and_leaves_blank_what_nobody_knows():
+    row = replace(build(runs(), {}).rows[0], num_tokens=40, distortion=5.0, cpu_speed_up=1.25)
+    shown = dict(zip(COLUMNS, cells(row), strict=True))
+    assert (shown["relaxed"], shown["distort."]) == (f"{row.relaxed_share:.1%}", "12.5%")
+    silent = replace(row, distortion=None, cpu_speed_up=None)
+    assert dict(zip(COLUMNS, cells(silent), strict=True))["distort."] == ""
+    report = build(runs(), {})
+    pages = [page(replace(report, rows=(one,))) for one in (row, silent)]
+    assert [("<td>12.5%</td>" in text, "<td>1.25</td>" in text) for text in pages] == [
+        (True, True),
+        (False, False),
+    ]
 
 
 def test_the_json_is_plain_and_complete():
