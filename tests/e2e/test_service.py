@@ -65,6 +65,28 @@ def test_every_mode_is_honoured_and_echoed(client: httpx.Client):
         assert (drafted > 0) is (mode != "off")
 
 
+@pytest.mark.parametrize("draft", ["model", "ngram", "suffix", "auto"])
+def test_wherever_its_blocks_come_from_the_answer_is_the_targets(client: httpx.Client, draft: str):
+    asked = {
+        "max_tokens": 48,
+        "ignore_eos": True,
+    }  # babble behind the end repeats itself, so look-ups find something
+    alone = ask(client, speculation={"mode": "off"}, **asked)
+    answer = ask(client, speculation={"mode": "exact", "draft": draft}, **asked)
+    assert token_ids(answer) == token_ids(alone)
+    assert answer["speculation"]["draft"] == draft
+    used = answer["metrics"]["adasd"]["drafts_used"]
+    assert used == [draft] if draft != "auto" else used
+    assert set(used) <= {"model", "ngram", "suffix"}
+
+
+@pytest.mark.parametrize("draft", ["self", "tiny"])
+def test_a_source_that_is_not_deployed_is_refused_with_those_that_are(client: httpx.Client, draft: str):
+    response = client.post("/v1/chat/completions", json=body(speculation={"draft": draft}))
+    assert response.status_code == 400
+    assert "it offers: model, ngram, suffix, auto" in response.json()["error"]["message"]
+
+
 def test_text_completions_work_too(client: httpx.Client):
     asked = {"prompt": "Once upon a time", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
     answer = client.post("/v1/completions", json=asked).json()

@@ -34,7 +34,7 @@ from adasd.messages import (
 )
 from adasd.specdec import verify_reference
 from adasd.specdec.budget import share
-from adasd.specdec.verify_reference import law
+from adasd.specdec.verify_reference import law, masked
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.table_model import TableModel
 
@@ -168,11 +168,11 @@ PASTS = {
 
 def target_law(warp: dict[str, Any]) -> dict[tuple[int, ...], float]:
     """The target's own law of four tokens."""
-    made = {}
+    made, whole = {}, Warp(answer_from=len(PROMPT), **warp)
     for answer in itertools.product(range(V), repeat=LENGTH):
         chance, text = 1.0, list(PROMPT)
         for token in answer:
-            chance *= law(TARGET.logits(text), Warp(**warp))[token]
+            chance *= law(masked(TARGET.logits(text), text, whole), whole)[token]
             text.append(token)
         made[answer] = chance
     return made
@@ -232,6 +232,18 @@ def test_blocks_are_cut_by_entropy_and_by_nothing_else_here():
 def test_whatever_the_sampling(warp: dict[str, Any], acceptance: str):
     error, _ = largest_error("adasd", "low ceiling", acceptance, warp=warp)
     assert error < 1e-9
+
+
+PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.7, "repetition_penalty": 1.4}
+
+
+@pytest.mark.parametrize("num_judged", [None, 1])
+@pytest.mark.parametrize("acceptance", ["token", "block"])
+def test_so_it_is_where_every_token_moves_the_laws_behind_it(acceptance: str, num_judged: int | None):
+    error, _ = largest_error("adasd", "low ceiling", acceptance, warp=PENALTIES, num_judged=num_judged)
+    assert error < 1e-9
+    without = target_law({})
+    assert max(abs(without[text] - chance) for text, chance in target_law(PENALTIES).items()) > 0.01
 
 
 @pytest.mark.parametrize("num_judged", [1, 2, 3])
