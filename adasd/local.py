@@ -82,7 +82,8 @@ class Answer:
 class LocalPair:
     """A target and its drafts in this process. Not for use by several threads at once.
 
-    ``draft`` is the source ``model`` (None: there is none), ``drafts`` are further models by name.
+    ``draft`` is the source ``model`` (None: there is none), ``drafts`` are further models by name. What is learned
+    from a round's times is learned from those of ``as_timed``.
     """
 
     def __init__(
@@ -94,9 +95,10 @@ class LocalPair:
         speculation: SpeculationConfig | None = None,
         tokenizer: Tokenizer | None = None,
         drafts: Mapping[str, Engine] | None = None,
+        as_timed: Callable[[RoundCompleted], RoundCompleted] = lambda done: done,
     ) -> None:
         self.target, self.draft, self.decode, self.eos_ids = target, draft, decode, eos_ids
-        self.tokenizer = tokenizer
+        self.tokenizer, self.as_timed = tokenizer, as_timed
         self.drafts = {**({sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
         config = speculation or SpeculationConfig()
         own = (sources.SELF,) if target.drafts_itself else ()
@@ -243,7 +245,7 @@ class LocalPair:
                             events.append(TargetAttached())
                         case Learn(done):
                             if not done.prefill:
-                                controller.learn(done)
+                                controller.learn(self.as_timed(done))
                             on_round(done)
                         case AskPlan(remaining_tokens=remaining):
                             other = controller.another_source(remaining)

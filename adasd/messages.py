@@ -167,6 +167,9 @@ class DraftRule:
     entropy_ceiling: float = math.inf  # nats; stop once H > ceiling
     confidence_floor: float = 0.0  # probability; stop once max q < floor
     row_len: int = 0  # entries R of the truncated law to send per token; 0 sends none
+    drops_last: bool = (
+        False  # the session leaves out the token that passes the ceiling, unless it is the only one
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +235,8 @@ class AcceptRule:
     """What the target accepts: the exact test first, then ``relax`` within its budgets.
 
     The exact test follows from the session's Warp: greedy match, shared noise under a seed, rejection
-    sampling otherwise. A token that the warp forbids is never accepted.
+    sampling otherwise. A token that the warp forbids is never accepted. Where the distance decides ``alone``, what it
+    refuses is replaced by the target's own sample (a residual would be of another law).
     """
 
     relax: Relax | None = None
@@ -242,6 +246,10 @@ class AcceptRule:
         False  # block verification in place of rejection sampling token by token; no ``relax``
     )
     max_distortion: float = math.inf  # total variation that relaxation may cost in this verdict
+    processed: bool = (
+        False  # distances are those of the warped laws, not of the laws after masks at temperature 1
+    )
+    alone: bool = False  # the distance decides in place of the exact test, as far as the budgets go
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -387,6 +395,7 @@ class RoundCompleted:
     prefill: bool = (
         False  # the verdict on an empty block behind the whole prompt: no round, says nothing of drafting
     )
+    rule: DraftRule | None = None  # that the block was drafted by; None: nothing was drafted
 
     @property
     def num_drafted(self) -> int:

@@ -47,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
         items = _items(options)
         if options.journal and not options.url:
             raise ConfigError("--journal keeps the answers of a server; name one with --url, or leave it out")
+        if options.url and options.cost_ratio is not None:
+            raise ConfigError("--cost-ratio is for a pair in this process; a server measures its own times")
         for path in (options.json, options.html, options.journal):
             _check_place(path)
         report = evaluate(options, items, methods, temperatures, console)
@@ -124,7 +126,15 @@ def in_process(options: argparse.Namespace, items: Sequence[Item], methods: Sequ
     )
 
     def run_all(temperatures: Sequence[float], on_answer: OnAnswer) -> tuple[list[Run], dict[str, Any]]:
-        runs = run(pair, items, methods, temperatures, max_tokens=options.max_tokens, on_answer=on_answer)
+        runs = run(
+            pair,
+            items,
+            methods,
+            temperatures,
+            max_tokens=options.max_tokens,
+            cost_ratio=options.cost_ratio,
+            on_answer=on_answer,
+        )
         return list(runs), {}
 
     return run_all
@@ -297,6 +307,13 @@ def parser() -> argparse.ArgumentParser:
         default=0.0,
         metavar="X",
         help="standard deviations of noise on the draft's weights, to see a poor draft [0]",
+    )
+    made.add_argument(
+        "--cost-ratio",
+        type=_share,
+        metavar="C",
+        help="tell goodput, on-the-fly and adasd-goodput that a draft pass takes C of a target pass, so that they "
+        "are judged at the cost they know and the run can be repeated [they measure]",
     )
     made.add_argument("--temperatures", default="0,0.7,1", metavar="A,B", help="[0,0.7,1]")
     made.add_argument(

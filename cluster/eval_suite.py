@@ -23,7 +23,7 @@ from adasd.evaluate.table import known
 DEMO = Path(__file__).resolve().parents[1] / "models" / "demo"
 CHOSEN = (
     "static-2,static-3,static-5,static-8,static-16,adasd,adaedl,adasd+posterior,adasd+collision,"
-    "adaedl+collision,adasd+typical"
+    "adaedl+collision,adasd+typical,goodput,adasd-goodput"
 )
 
 
@@ -72,7 +72,8 @@ def write_all(folder: Path, num_per_task: int, seed: int) -> int:
     for series in SERIES:
         console.print(series.title)
         num = max(1, round(series.share * num_per_task))
-        words = [*series.options, "--n", str(num), "--seed", str(seed)]
+        cost = ("--cost-ratio", f"{COST_RATIOS[1]:g}")  # that of the column that compares with static lengths
+        words = [*series.options, *cost, "--n", str(num), "--seed", str(seed)]
         try:
             report = run_options(words, console)
         except AdasdError as error:

@@ -18,6 +18,8 @@ class Fixed:
     source: str
     needs_distances: bool = False
     only_sampled: bool = False
+    processed: bool = False
+    alone: bool = False
 
     def start(self, shared: None) -> None:
         return None

@@ -25,6 +25,8 @@ class Collision:
     source: str = "this project, docs/collision.md"
     needs_distances: bool = False
     only_sampled: bool = False
+    processed: bool = False
+    alone: bool = False
 
     def start(self, shared: None) -> None:
         return None

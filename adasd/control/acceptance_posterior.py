@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adasd.control.density import Bandwidth, bandwidth, density
+from adasd.control.distance import Laws, Order
 from adasd.control.evidence import Evidence, EvidenceOptions
 from adasd.control.monotone import never_rising_pava, running_minimum, without_gaps
 from adasd.control.policy import Snapshot
@@ -45,6 +46,8 @@ class PosteriorOptions:
     priors: Priors = Priors.COUNTS
     bandwidth: Bandwidth = Bandwidth.SILVERMAN
     monotone: Monotone = Monotone.RUNNING_MINIMUM
+    order: Order = Order.EXACT_FIRST
+    laws: Laws = Laws.RAW
     scope: AcceptanceScope = AcceptanceScope.FROZEN
     refresh_labels: int = 32  # new labels between two fits
     evidence: EvidenceOptions = field(default_factory=EvidenceOptions)
@@ -96,6 +99,14 @@ class Posterior:
     source: str = "AdaSD v2, arXiv:2512.11280v2"
     needs_distances: bool = True
     only_sampled: bool = False
+
+    @property
+    def processed(self) -> bool:
+        return self.options.laws is Laws.PROCESSED
+
+    @property
+    def alone(self) -> bool:
+        return self.options.order is Order.ALONE
 
     def start(self, shared: PosteriorState | None) -> PosteriorState:
         if shared is None or self.options.scope is AcceptanceScope.REQUEST:

@@ -8,6 +8,7 @@ from enum import StrEnum
 import numpy as np
 
 from adasd.control.density import Bandwidth, bandwidth, density
+from adasd.control.distance import Laws, Order
 from adasd.control.evidence import CENTRES, Evidence, EvidenceOptions
 from adasd.control.policy import Snapshot
 from adasd.control.scope import AcceptanceScope
@@ -26,6 +27,8 @@ class Form(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ThresholdOptions:
     form: Form = Form.MIDPOINT
+    order: Order = Order.EXACT_FIRST
+    laws: Laws = Laws.RAW
     scope: AcceptanceScope = AcceptanceScope.FROZEN
     evidence: EvidenceOptions = field(default_factory=EvidenceOptions)
 
@@ -46,6 +49,14 @@ class Threshold:
     source: str = "AdaSD v1, arXiv:2512.11280v1"
     needs_distances: bool = True
     only_sampled: bool = False
+
+    @property
+    def processed(self) -> bool:
+        return self.options.laws is Laws.PROCESSED
+
+    @property
+    def alone(self) -> bool:
+        return self.options.order is Order.ALONE
 
     def start(self, shared: ThresholdState | None) -> ThresholdState:
         if shared is None or self.options.scope is AcceptanceScope.REQUEST:

@@ -27,6 +27,7 @@ class AdasdOptions:
     shrinkage: int = 8  # kappa: the process's mean counts as at most so many rejections of the request
     patience: int = 8  # full acceptances past the ceiling in a row before it rises
     memory: int = 1024  # rejections after which the oldest fade
+    drops_last: bool = False  # the token that passes the ceiling is left out of the block
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Adasd:
         return CeilingState(prior=shared.own) if shared else CeilingState()
 
     def decide(self, state: CeilingState, snapshot: Snapshot) -> DraftRule:
-        return DraftRule(snapshot.max_draft_tokens, entropy_ceiling=self.ceiling(state))
+        cap, drops = snapshot.max_draft_tokens, self.options.drops_last
+        return DraftRule(cap, entropy_ceiling=self.ceiling(state), drops_last=drops)
 
     def ceiling(self, state: CeilingState) -> float:
         """T_G = (n_R T_req + kappa T_glob) / (n_R + kappa), in nats."""

@@ -317,4 +317,6 @@ class SessionController:
             budget if relax else 0,
             self._acceptance.needs_distances,
             max_distortion=max(0.0, self.effective.max_distortion - self._distortion),
+            processed=self._acceptance.processed,
+            alone=self._acceptance.alone,
         )

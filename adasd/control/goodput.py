@@ -17,17 +17,19 @@ def rates(snapshot: Snapshot) -> list[float]:
     A round yields 1 + S_1 + ... + S_k tokens in verdict(k) + k draft + hop. Raises ValueError while a time was
     never measured.
     """
+    tokens = accumulate(snapshot.survival[: snapshot.max_draft_tokens], initial=1.0)
+    return [expected / round_ms(snapshot, k) for k, expected in enumerate(tokens)]
+
+
+def round_ms(snapshot: Snapshot, length: float) -> float:
+    """Wall time of a round with a block of ``length`` tokens (a mean is allowed); ValueError as ``rates``."""
     if snapshot.draft_ms is None or snapshot.hop_ms is None:
         raise ValueError("rates need measured times")
-    tokens = accumulate(snapshot.survival[: snapshot.max_draft_tokens], initial=1.0)
-    return [
-        expected
-        / max(1e-6, verdict_ms(snapshot, k) + k * snapshot.draft_ms + (snapshot.hop_ms if k else 0.0))
-        for k, expected in enumerate(tokens)
-    ]
+    drafting_ms = length * snapshot.draft_ms + (snapshot.hop_ms if length else 0.0)
+    return max(1e-6, verdict_ms(snapshot, length) + drafting_ms)
 
 
-def verdict_ms(snapshot: Snapshot, length: int) -> float:
+def verdict_ms(snapshot: Snapshot, length: float) -> float:
     """Wall time of a verdict on ``length`` tokens.
 
     Alone on the target: by the line through this pair's own verdicts. Where B sessions share a pass, a length

@@ -99,6 +99,16 @@ class AcceptancePolicy(Described, Protocol[State]):
         ...
 
     @property
+    def processed(self) -> bool:
+        """Whether d_JS is that of the laws as sampled, rather than after masks at temperature 1."""
+        ...
+
+    @property
+    def alone(self) -> bool:
+        """Whether the distance decides in place of the exact test."""
+        ...
+
+    @property
     def only_sampled(self) -> bool:
         """Whether it acts on rejection sampling: it serves requests that sample, and without a seed."""
         ...

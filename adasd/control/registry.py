@@ -13,8 +13,10 @@ from adasd.control.acceptance_own_law import Collision
 from adasd.control.acceptance_posterior import Decision, Posterior, PosteriorOptions
 from adasd.control.acceptance_threshold import Form, Threshold, ThresholdOptions
 from adasd.control.adaedl import Adaedl
-from adasd.control.adasd import Adasd
+from adasd.control.adasd import Adasd, AdasdOptions
+from adasd.control.adasd_goodput import AdasdGoodput
 from adasd.control.confidence import Confidence, DynamicConfidence
+from adasd.control.distance import Laws, Order
 from adasd.control.goodput import Goodput
 from adasd.control.heuristic import Heuristic
 from adasd.control.on_the_fly import OnTheFly, OnTheFlyCached, OnTheFlyFsm
@@ -30,6 +32,12 @@ is 2.95 times the true value in the median over random laws and has no upper end
 # A registry mixes policies of different states; each state meets only the policy that made it.
 DRAFTING: tuple[DraftingPolicy[Any], ...] = (
     Adasd(),
+    Adasd(
+        AdasdOptions(drops_last=True),
+        name="adasd-discard",
+        summary="adasd without the token that passes the ceiling, so that its entropy never enters the mean",
+    ),
+    AdasdGoodput(),
     Adaedl(),
     Confidence(),
     DynamicConfidence(),
@@ -46,6 +54,16 @@ ACCEPTANCE: tuple[AcceptancePolicy[Any], ...] = (
         PosteriorOptions(decision=Decision.STOCHASTIC),
         name="posterior-stochastic",
         summary="accepts with the learned posterior probability of acceptance given the distance",
+    ),
+    Posterior(
+        PosteriorOptions(order=Order.ALONE),
+        name="posterior-alone",
+        summary="the posterior in place of the exact test; what it refuses the target samples itself",
+    ),
+    Posterior(
+        PosteriorOptions(laws=Laws.PROCESSED),
+        name="posterior-processed",
+        summary="the posterior by distances after temperature, top-k, top-p and min-p; greedy: exact",
     ),
     Threshold(),
     Threshold(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from adasd.config import MODEL, EngineConfig, SpeculationConfig
 from adasd.evaluate.methods import Method
 from adasd.evaluate.workload import Item
 from adasd.local import LocalPair
-from adasd.messages import Chunk, SamplingParams, SpeculationReport, TokenKind
+from adasd.messages import Chunk, RoundCompleted, SamplingParams, SpeculationReport, TokenKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -107,9 +108,14 @@ def run(
     temperatures: Sequence[float],
     *,
     max_tokens: int = 200,
+    cost_ratio: float | None = None,
     on_answer: Callable[[Method, float], None] = lambda method, temperature: None,
 ) -> Iterator[Run]:
-    """Every method at every temperature; each begins with nothing learned. Yields each as it is done."""
+    """Every method at every temperature; each begins with nothing learned. Yields each as it is done.
+
+    ``cost_ratio``: methods that follow the clock are told that a draft pass takes so much of a target pass; None
+    lets them measure. Told, equal seeds give equal runs.
+    """
     for temperature in temperatures:
         for method in methods:
             if not method.serves(temperature):
@@ -123,12 +129,22 @@ def run(
                 SpeculationConfig(),
                 pair.tokenizer,
                 others,
+                (lambda done: done) if cost_ratio is None else partial(as_modelled, cost_ratio),
             )
             answers = []
             for item in items:
                 answers.append(_answer(fresh, item, method, SamplingParams(max_tokens, temperature)))
                 on_answer(method, temperature)
             yield Run(method, temperature, tuple(answers))
+
+
+def as_modelled(cost_ratio: float, done: RoundCompleted) -> RoundCompleted:
+    """The round with a millisecond per target pass, ``cost_ratio`` per draft pass, and links without delay."""
+    draft_ms, drafted = cost_ratio * done.num_drafted, done.drafted
+    verdict = replace(done.verdict, compute_ms=1.0, queue_ms=0.0)
+    if drafted is not None:
+        drafted = replace(drafted, compute_ms=draft_ms, queue_ms=0.0)
+    return replace(done, drafted=drafted, verdict=verdict, draft_ms=draft_ms, verify_ms=1.0)
 
 
 def _answer(pair: LocalPair, item: Item, method: Method, sampling: SamplingParams) -> AnswerRecord:

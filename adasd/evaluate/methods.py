@@ -21,7 +21,7 @@ from adasd.messages import Mode, SpeculationOptions
 STATIC_LENGTHS = (2, 3, 4, 5, 7, 8, 16)
 PLAIN = "off"
 TOKEN = "token"  # the exact rule that serves every kind of sampling
-BY_THE_CLOCK = ("goodput", "on-the-fly")
+BY_THE_CLOCK = ("goodput", "on-the-fly", "adasd-goodput")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ class Ahead(NamedTuple):
 
     epoch: int
     base_len: int  # position of the guess: where the block under judgement ends
+    rule: DraftRule  # of the block behind the guess
     drafted: Drafted | None = None  # None: on its way
     elapsed_ms: float = 0.0
     asked: int | None = None  # epoch in which the target was asked to judge it, should it come true
@@ -44,6 +45,17 @@ def behind_guess(drafted: Drafted) -> Drafted | None:
     """The next block: everything but the guess; None if there is nothing."""
     rest = part(drafted, slice(1, None)) if len(drafted.tokens) > 1 else None
     return rest and replace(rest, base_len=drafted.base_len + 1)
+
+
+def without_tripping(drafted: Drafted, rule: DraftRule, num_kept: int) -> Drafted:
+    """The block without the token that passed the ceiling, if the rule asks for that; ``num_kept`` always stay.
+
+    What decides is the law that the token was drawn from, never the token, so the exact tests stay exact.
+    """
+    entropies = drafted.entropies
+    if not rule.drops_last or len(drafted.tokens) <= num_kept or len(entropies) != len(drafted.tokens):
+        return drafted
+    return part(drafted, slice(-1)) if entropies[-1] > rule.entropy_ceiling else drafted
 
 
 def judged_part(block: Drafted | None, length: int | None) -> Drafted | None:

@@ -17,6 +17,8 @@ draft is simply fed two tokens.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from adasd.errors import IllegalEvent
 from adasd.messages import (
     Assumption,
@@ -33,7 +35,15 @@ from adasd.messages import (
     VerifyCall,
 )
 from adasd.session import stopping
-from adasd.session.ahead import Ahead, behind_guess, guess_is_right, judged_part, may_come_true, rule_ahead
+from adasd.session.ahead import (
+    Ahead,
+    behind_guess,
+    guess_is_right,
+    judged_part,
+    may_come_true,
+    rule_ahead,
+    without_tripping,
+)
 from adasd.session.events import (
     Action,
     AskDraft,
@@ -128,7 +138,7 @@ def start_round(session: Session) -> Step:
     if ahead is not None and ahead.drafted is not None:
         block = behind_guess(ahead.drafted)
         if block is not None:
-            return judge(session, block, block_ms=0.0)
+            return judge(session, block, 0.0, ahead.rule)
     return ask_draft(session, rule) if session.draft.ready else verify(session)
 
 
@@ -151,7 +161,7 @@ def ask_ahead(session: Session, block: Drafted) -> Step:
     call = DraftCall(session.terms.session, epoch, base_len - 1, block.tokens[-1:], rule, optimistic=True)
     draft = session.draft._replace(busy=epoch)
     tally = session.tally._replace(num_ahead=session.tally.num_ahead + 1)
-    ahead = Ahead(epoch, base_len)
+    ahead = Ahead(epoch, base_len, replace(rule, max_tokens=rule.max_tokens - 1))
     return session._replace(last_epoch=epoch, draft=draft, ahead=ahead, tally=tally), (AskDraft(call),)
 
 
@@ -167,10 +177,11 @@ def verify(
     session: Session,
     block: Drafted | None = None,
     block_ms: float = 0.0,
+    rule: DraftRule | None = None,
     *,
     phase: Phase = Phase.VERIFYING,
 ) -> Step:
-    """Ask for a verdict on a block (None: on nothing, which is plain decoding); opens a new epoch.
+    """Ask for a verdict on a block drafted by ``rule`` (None: on nothing, plain decoding); opens a new epoch.
 
     What was drafted ahead is forgotten: it either is this block or did not come true.
     """
@@ -186,14 +197,20 @@ def verify(
         confidences=block.confidences if block else (),
     )
     session = session._replace(
-        phase=phase, epoch=epoch, last_epoch=epoch, block=block, block_ms=block_ms, ahead=None
+        phase=phase,
+        epoch=epoch,
+        last_epoch=epoch,
+        block=block,
+        block_ms=block_ms,
+        block_rule=rule,
+        ahead=None,
     )
     return session, (AskVerify(call),)
 
 
-def judge(session: Session, block: Drafted, block_ms: float) -> Step:
+def judge(session: Session, block: Drafted, block_ms: float, rule: DraftRule) -> Step:
     """Ask for a verdict on a block that the draft has just finished, and let the draft go on."""
-    session, ask = verify(session, block, block_ms)
+    session, ask = verify(session, block, block_ms, rule)
     session, go_on = ask_ahead(session, block)
     return session, (*ask, *go_on)
 
@@ -228,7 +245,9 @@ def go_on_judging(session: Session, ahead: Ahead, epoch: int) -> Step:
     assert ahead.drafted is not None
     block = behind_guess(ahead.drafted)
     assert block is not None
-    session = session._replace(phase=Phase.VERIFYING, epoch=epoch, block=block, block_ms=0.0, ahead=None)
+    session = session._replace(
+        phase=Phase.VERIFYING, epoch=epoch, block=block, block_ms=0.0, block_rule=ahead.rule, ahead=None
+    )
     return ask_ahead(session, block)
 
 
@@ -238,7 +257,7 @@ def take_refusal(session: Session, epoch: int) -> Step:
     if ahead is not None and ahead.asked == epoch:
         return session._replace(ahead=ahead._replace(asked=None)), ()
     if session.phase is Phase.VERIFYING and session.epoch == epoch:
-        session, ask = verify(session, session.block, session.block_ms)
+        session, ask = verify(session, session.block, session.block_ms, session.block_rule)
         if ahead is not None:
             ahead = ahead._replace(asked=None)  # that assumed the verdict which will not come
         return session._replace(ahead=ahead), ask
@@ -257,7 +276,8 @@ def take_block(session: Session, drafted: Drafted, elapsed_ms: float) -> Step:
     wanted, ahead = awaits_block(session, drafted.epoch), session.ahead
     draft = session.draft._replace(busy=None)
     if ahead is not None and ahead.epoch == drafted.epoch:
-        arrived = ahead._replace(drafted=drafted, elapsed_ms=elapsed_ms)
+        kept = without_tripping(drafted, ahead.rule, num_kept=2)  # the guess and a token behind it
+        arrived = ahead._replace(drafted=kept, elapsed_ms=elapsed_ms)
         session = session._replace(draft=draft, ahead=arrived)
         return settle_ahead(session, arrived) if wanted else ask_early(session, arrived)
     session = session._replace(draft=draft._replace(cached_len=drafted.base_len))
@@ -269,7 +289,8 @@ def take_block(session: Session, drafted: Drafted, elapsed_ms: float) -> Step:
         )
     if not drafted.tokens:
         return verify(session)
-    return judge(session, drafted, elapsed_ms)
+    rule = session.plan.draft
+    return judge(session, without_tripping(drafted, rule, num_kept=1), elapsed_ms, rule)
 
 
 def settle_ahead(session: Session, ahead: Ahead) -> Step:
@@ -281,7 +302,9 @@ def settle_ahead(session: Session, ahead: Ahead) -> Step:
         return ask_draft(session, session.plan.draft)
     block = behind_guess(drafted)
     session = session._replace(tally=count_used(session))
-    return judge(session, block, ahead.elapsed_ms) if block else ask_draft(session, session.plan.draft)
+    if block is None:
+        return ask_draft(session, session.plan.draft)
+    return judge(session, block, ahead.elapsed_ms, ahead.rule)
 
 
 def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
@@ -296,7 +319,9 @@ def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
             f"{num_drafted} from {base_len} on"
         )
     prefill = session.phase is Phase.PREFILLING
-    done = RoundCompleted(block, verdict, session.block_ms if whole else 0.0, elapsed_ms, prefill)
+    done = RoundCompleted(
+        block, verdict, session.block_ms if whole else 0.0, elapsed_ms, prefill, session.block_rule
+    )
     session = session._replace(
         target_cached=base_len + verdict.num_accepted,
         block=None,

@@ -71,6 +71,7 @@ class Session(NamedTuple):
     plan: Planned = PLAIN  # of the round under way
     block: Drafted | None = None  # under judgement
     block_ms: float = 0.0  # wall time that the round waited for its block
+    block_rule: DraftRule | None = None  # that it was drafted by
     ahead: Ahead | None = None  # drafted, or being drafted, behind the block
     text: TextState = TextState()
     tally: Tally = Tally()

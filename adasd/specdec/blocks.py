@@ -79,6 +79,7 @@ class RuleBatch:
     min_ratio_B: Tensor  # float32; inf where the rule is no RelaxOwnLaw
     ceiling_B: Tensor  # float32; inf where the rule is no RelaxOwnLaw
     budget_B: Tensor  # int64; 0 without relaxation
+    alone_B: Tensor  # bool: the distance decides in place of the exact test
 
     @classmethod
     def pack(cls, rules: Sequence[AcceptRule], device: torch.device | str = "cpu") -> RuleBatch:
@@ -95,6 +96,7 @@ class RuleBatch:
             torch.tensor([own.min_ratio if own else np.inf for own in owns], device=device),
             torch.tensor([own.ceiling if own else np.inf for own in owns], device=device),
             torch.tensor([r.relax_budget if r.relax else 0 for r in rules], device=device),
+            torch.tensor([r.alone for r in rules], dtype=torch.bool, device=device),
         )
 
     @property
@@ -148,8 +150,13 @@ def _check_rule(rule: AcceptRule, sampled: bool) -> None:
             "seeded session does not do; use another rule, or sample without a seed",
             "rule",
         )
-    if rule.whole_block and rule.relax is not None:
+    if rule.whole_block and (rule.relax is not None or rule.alone):
         raise InvalidRequest("block verification is exact and goes with no relaxation; choose one", "rule")
+    if rule.alone and not isinstance(rule.relax, RelaxBelow | RelaxTable | None):
+        raise InvalidRequest(
+            "only a rule by distance can decide in place of the exact test; leave out alone, or relax by distance",
+            "rule",
+        )
     if not rule.max_distortion >= 0:
         raise InvalidRequest(f"max_distortion is {rule.max_distortion}; it must be 0 or more", "rule")
     if isinstance(rule.relax, RelaxTolerance) and not 0 <= rule.relax.tolerance <= 1:

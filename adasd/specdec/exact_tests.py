@@ -49,15 +49,18 @@ class ExactTest:
             allowed_BK[rejection.rows] = rejection.target_prob_FK > 0
         return cls(ok_BK, allowed_BK, choice_BJ, rejection)
 
-    def next_token(self, num_accepted_B: Tensor, expo_FV: Tensor, scale_FK: Tensor | None = None) -> Tensor:
+    def next_token(
+        self, num_accepted_B: Tensor, expo_FV: Tensor, scale_FK: Tensor | None, alone_BK: Tensor
+    ) -> Tensor:
         """The target's token after ``num_accepted_B`` tokens, [B]: its own choice, or a draw.
 
-        ``scale_FK``: factor of the target's law where a rejected token is replaced; None is 1.
+        ``scale_FK``: factor of the target's law where a rejected token is replaced; None is 1. ``alone_BK``: where
+        the token was not rejected by the exact test, so that it is replaced from the target's law itself.
         """
         token_B = self.choice_BJ.gather(1, num_accepted_B[:, None])[:, 0]
         if self.rejection is not None:
             rows = self.rejection.rows
-            token_B[rows] = self.rejection.next_token(num_accepted_B[rows], expo_FV, scale_FK)
+            token_B[rows] = self.rejection.next_token(num_accepted_B[rows], expo_FV, scale_FK, alone_BK[rows])
         return token_B
 
 
@@ -120,19 +123,41 @@ class RejectionSampling:
         target_FKR = self.target_row_probs()
         return (self.row_probs_FKR - target_FKR).clamp_min(0.0) * (target_FKR > 0)
 
-    def next_token(self, num_accepted_F: Tensor, expo_FV: Tensor, scale_FK: Tensor | None = None) -> Tensor:
+    def excess_alone(self) -> Tensor:
+        """As ``excess`` where no exact test comes first: what the target may not emit is replaced from all of p."""
+        target_FKR = self.target_row_probs()
+        allowed_FKR = self.row_probs_FKR * (target_FKR > 0)
+        mass_FK1 = allowed_FKR.sum(dim=-1, keepdim=True)
+        return (allowed_FKR - mass_FK1 * target_FKR).clamp_min(0.0)
+
+    def next_token(
+        self,
+        num_accepted_F: Tensor,
+        expo_FV: Tensor,
+        scale_FK: Tensor | None = None,
+        alone_FK: Tensor | None = None,
+    ) -> Tensor:
         """A draw from ``weights`` by the race ``argmax weight / E`` with Exp(1) noise, [F]."""
         expo_FV = expo_FV.clamp_min(torch.finfo(expo_FV.dtype).tiny)
-        return (self.weights(num_accepted_F, scale_FK) / expo_FV).argmax(dim=-1)
+        return (self.weights(num_accepted_F, scale_FK, alone_FK) / expo_FV).argmax(dim=-1)
 
-    def weights(self, num_accepted_F: Tensor, scale_FK: Tensor | None = None) -> Tensor:
-        """After a rejection ``max(0, scale target - draft)``, else the target's law; [F, V], not normalised."""
+    def weights(
+        self, num_accepted_F: Tensor, scale_FK: Tensor | None = None, alone_FK: Tensor | None = None
+    ) -> Tensor:
+        """After a rejection by the exact test ``max(0, scale target - draft)``, else the target's law; [F, V].
+
+        Not normalised. ``alone_FK``: where it was no exact test that rejected.
+        """
         index_F = torch.arange(len(self.rows), device=num_accepted_F.device)
         target_FV = self.target_probs_FJV[index_F, num_accepted_F]
         if scale_FK is not None and scale_FK.shape[1]:
             at_F = num_accepted_F.clamp_max(scale_FK.shape[1] - 1)
             target_FV = target_FV * self._where_rejected(num_accepted_F, scale_FK[index_F, at_F])[:, None]
-        residual_FV = (target_FV - self._rejected_law(num_accepted_F, target_FV)).clamp_min(0.0)
+        rejected_FV = self._rejected_law(num_accepted_F, target_FV)
+        if alone_FK is not None and alone_FK.shape[1]:
+            at_F1 = num_accepted_F.clamp_max(alone_FK.shape[1] - 1)[:, None]
+            rejected_FV = rejected_FV.masked_fill(alone_FK.gather(1, at_F1), 0.0)
+        residual_FV = (target_FV - rejected_FV).clamp_min(0.0)
         empty_F1 = residual_FV.sum(dim=-1, keepdim=True) == 0  # possible only by rounding
         return torch.where(empty_F1, target_FV, residual_FV)
 

@@ -116,6 +116,9 @@ def _price_distances(
     if some := _of_kind(sampling, rules, RelaxBelow, RelaxTable):
         chance_GK = chance_BK[[sampling.rows[f] for f in some]]
         cost_FK[some] = chance_GK * sampling.excess()[some].sum(dim=-1)
+    if alone := [f for f in some if rules.rules[sampling.rows[f]].alone]:
+        chance_GK = chance_BK[[sampling.rows[f] for f in alone]]
+        cost_FK[alone] = chance_GK * sampling.excess_alone()[alone].sum(dim=-1)
 
 
 def _price_opinions(cost_FK: Tensor, sampling: RejectionSampling, opinion: list[Bar]) -> None:

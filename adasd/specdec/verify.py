@@ -1,7 +1,8 @@
 """Judging drafted blocks: what the target accepts, and the token that follows.
 
 The exact test comes first, relaxation only where it fails: AdaSD's test on the Jensen-Shannon distance
-(arXiv:2512.11280; with the exact test in front the law stays the same and more tokens stand), or a test of
+(arXiv:2512.11280; with the exact test in front the law stays the same and more tokens stand; a rule may ask
+for the distance ``alone`` all the same), or a test of
 the target's own probability of the token (``opinion``). The exact
 test (``exact_tests``) is
 
@@ -23,8 +24,8 @@ from torch import Tensor
 
 from adasd.specdec.block_verification import num_kept, prefix_weights
 from adasd.specdec.blocks import BlockBatch, RuleBatch, needs_distance
-from adasd.specdec.distributions import Kind, WarpBatch
-from adasd.specdec.divergence import js_distance_truncated
+from adasd.specdec.distributions import Kind, WarpBatch, row_law, warp_probs
+from adasd.specdec.divergence import js_distance, js_distance_truncated
 from adasd.specdec.exact_tests import ExactTest, RejectionSampling
 from adasd.specdec.noise import Stream, uniform_noise
 from adasd.specdec.relaxation import Offer, Spent
@@ -65,7 +66,7 @@ def judge(
     """
     exact = ExactTest.of(masked_logits_BJV, blocks, batch, chance.accept_FK)
     sampling = exact.rejection
-    distance_BK = _distances(masked_logits_BJV, blocks, rules)
+    distance_BK = _distances(masked_logits_BJV, blocks, batch, rules)
     offer = Offer.of(
         masked_logits_BJV, blocks, rules, sampling, distance_BK, chance.accept_FK, chance.relax_BK
     )
@@ -77,13 +78,15 @@ def judge(
     ok_BK, scale_FK = exact.ok_BK, _scale(offer, spent, sampled)
     if sampling is not None and any(rules.rules[row].whole_block for row in sampled):
         ok_BK, scale_FK = _whole_blocks(sampling, rules, ok_BK, scale_FK, chance.accept_FK)
-    stands_BK = real_BK & (ok_BK | spent.relaxed_BK)
+    alone_BK = rules.alone_B[:, None] & spent.offered_BK
+    by_rule_BK = offer.willing_BK & exact.allowed_BK
+    stands_BK = real_BK & torch.where(alone_BK, by_rule_BK, ok_BK | spent.relaxed_BK)
     num_accepted_B = stands_BK.long().cumprod(dim=1).sum(dim=1)
 
     judged_BK = real_BK & (at_BK <= num_accepted_B[:, None])
     return Judgement(
         num_accepted_B,
-        exact.next_token(num_accepted_B, chance.expo_FV, scale_FK),
+        exact.next_token(num_accepted_B, chance.expo_FV, scale_FK, alone_BK),
         spent.relaxed_BK & (at_BK < num_accepted_B[:, None]),
         ok_BK & judged_BK,
         distance_BK.masked_fill(~judged_BK, torch.nan),
@@ -137,11 +140,13 @@ def draw_chance(
     return Chance(accept_FK, expo_FV, relax_BK)
 
 
-def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: RuleBatch) -> Tensor:
-    """Distance of the two laws after masks at temperature 1 where a rule needs it, NaN elsewhere."""
+def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, batch: WarpBatch, rules: RuleBatch) -> Tensor:
+    """Distance of the two laws where a rule needs it, NaN elsewhere: after masks at temperature 1, or as sampled."""
     distance_BK = torch.full_like(blocks.tokens_BK, torch.nan, dtype=torch.float32)
-    rows = [row for row, sent in enumerate(blocks.has_rows) if sent and needs_distance(rules.rules[row])]
-    if rows:
+    wanted = [row for row, sent in enumerate(blocks.has_rows) if sent and needs_distance(rules.rules[row])]
+    if processed := [row for row in wanted if rules.rules[row].processed]:
+        distance_BK[processed] = _processed_distances(masked_logits_BJV, blocks, batch, processed)
+    if rows := [row for row in wanted if not rules.rules[row].processed]:
         target_probs_NV = torch.softmax(masked_logits_BJV[rows, :-1].flatten(0, 1), dim=-1)
         row_ids_NR, row_logprobs_NR = blocks.row_ids_BKR[rows], blocks.row_logprobs_BKR[rows]
         distance_N = js_distance_truncated(
@@ -149,3 +154,14 @@ def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: RuleBatch) 
         )
         distance_BK[rows] = distance_N.view(len(rows), -1)
     return distance_BK
+
+
+def _processed_distances(
+    masked_logits_BJV: Tensor, blocks: BlockBatch, batch: WarpBatch, rows: list[int]
+) -> Tensor:
+    """Of the warped laws, for these sessions; the warp of the row is all of the draft's law: no tail is missing."""
+    logits_NV = masked_logits_BJV[rows, :-1].flatten(0, 1)
+    laws = batch.select(rows).expand(blocks.tokens_BK.shape[1])
+    draft_NR = row_law(blocks.row_logprobs_BKR[rows].flatten(0, 1), laws)
+    draft_NV = torch.zeros_like(logits_NV).scatter_add_(-1, blocks.row_ids_BKR[rows].flatten(0, 1), draft_NR)
+    return js_distance(warp_probs(logits_NV, laws), draft_NV).view(len(rows), -1)

@@ -77,7 +77,11 @@ def judge_one(
         distance, draft = math.nan, None
         if row_ids is not None and row_logprobs is not None:
             draft = spread(row_ids[i], law(row_logprobs[i], warp), len(masked_logits[i]))
-            distance = bucket_distance(softmax(masked_logits[i]), row_ids[i], row_logprobs[i])
+            distance = (
+                whole_distance(law(masked_logits[i], warp), draft)
+                if rule.processed
+                else bucket_distance(softmax(masked_logits[i]), row_ids[i], row_logprobs[i])
+            )
         places.append(Place(token, masked_logits[i], law(masked_logits[i], warp), draft, distance))
     behind = law(masked_logits[-1], warp)
     if rule.whole_block:
@@ -102,16 +106,21 @@ def judge_one(
         else:
             ok = place.token == after(i)
         allowed = place.logits[place.token] > -math.inf if warp.greedy else place.target[place.token] > 0
-        would = not ok and allowed and willing(rule, place, i, dice)
+        wills = (rule.alone or not ok) and allowed and willing(rule, place, i, dice)
+        would = wills and not ok
         cost = offer_cost(rule, place) if sampled else float(would)
         offered = rule.relax is not None and sum(relaxed) < rule.relax_budget and cost <= tv_left
         distortion, tv_left = distortion + cost * offered, tv_left - cost * offered
         exact_ok.append(ok)
         relaxed.append(would and offered)
-        if not ok and not relaxed[-1]:
-            next_token = (
-                dice.pick(residual(rule if offered else AcceptRule(), place)) if sampled else after(i)
-            )
+        alone = rule.alone and offered
+        if not (wills if alone else ok or relaxed[-1]):
+            if not sampled:
+                next_token = after(i)
+            elif alone:
+                next_token = dice.pick(place.target)
+            else:
+                next_token = dice.pick(residual(rule if offered else AcceptRule(), place))
             return ReferenceJudgement(
                 i, next_token, tuple(relaxed[:-1]), tuple(exact_ok), distances(places[: i + 1]), distortion
             )
@@ -191,9 +200,9 @@ def offer_cost(rule: AcceptRule, place: Place) -> float:
     """Total variation that the rule's offer costs a sampled session here."""
     match rule.relax:
         case RelaxBelow(limit):
-            return sum(place.excess) * (place.distance <= limit)
+            return sum(excess_offered(rule, place)) * (place.distance <= limit)
         case RelaxTable(chances):
-            return sum(place.excess) * table_chance(chances, place.distance)
+            return sum(excess_offered(rule, place)) * table_chance(chances, place.distance)
         case RelaxOwnLaw():
             liked = [relaxes(rule, place.distance, place.plain, token) for token in range(len(place.target))]
             return sum(excess for excess, good in zip(place.excess, liked, strict=True) if good)
@@ -207,6 +216,16 @@ def offer_cost(rule: AcceptRule, place: Place) -> float:
             pairs = list(zip(place.target, place.draft, strict=True))
             return sum(min(p / lower, q) - min(p, q) for p, q in pairs)
     return 0.0
+
+
+def excess_offered(rule: AcceptRule, place: Place) -> Law:
+    """What a rule by distance puts above p when it accepts; alone, forbidden tokens are replaced from all of p."""
+    if not rule.alone:
+        return place.excess
+    assert place.draft is not None
+    allowed = [q if p > 0 else 0.0 for p, q in zip(place.target, place.draft, strict=True)]
+    mass = sum(allowed)
+    return [max(0.0, q - mass * p) for p, q in zip(place.target, allowed, strict=True)]
 
 
 def mentor(target: Law, draft: Law, limit: float) -> tuple[float, float]:
@@ -340,6 +359,16 @@ def bucket_distance(target: Law, ids: Sequence[int], logprobs: Sequence[float]) 
     pairs.append(
         (sum(p for t, p in enumerate(target) if t not in inside), max(0.0, 1 - sum(inside.values())))
     )
+    return pair_distance(pairs)
+
+
+def whole_distance(target: Law, draft: Law) -> float:
+    """The same of two laws that are known in full."""
+    return pair_distance(list(zip(target, draft, strict=True)))
+
+
+def pair_distance(pairs: Sequence[tuple[float, float]]) -> float:
+    """From both laws' probabilities, pair by pair."""
     bits = 0.0
     for p, q in pairs:
         mean = (p + q) / 2

@@ -234,6 +234,8 @@ def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:
         whole_block=call.rule.whole_block,
         confidences=pack_reals(call.confidences),
         max_distortion=call.rule.max_distortion if isfinite(call.rule.max_distortion) else None,
+        processed=call.rule.processed,
+        alone=call.rule.alone,
     )
     match call.rule.relax:
         case RelaxBelow(max_distance):
@@ -269,7 +271,15 @@ def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
     block = unpack_ids(wire.block)
     rows = _rows_from_wire(wire.rows, len(block)) if wire.HasField("rows") else None
     max_distortion = wire.max_distortion if wire.HasField("max_distortion") else inf
-    rule = AcceptRule(relax, wire.relax_budget, wire.want_distances, wire.whole_block, max_distortion)
+    rule = AcceptRule(
+        relax,
+        wire.relax_budget,
+        wire.want_distances,
+        wire.whole_block,
+        max_distortion,
+        wire.processed,
+        wire.alone,
+    )
     assumed = wire.assuming
     return VerifyCall(
         session,

@@ -120,7 +120,7 @@ class Rows(_message.Message):
     def __init__(self, row_len: _Optional[int] = ..., ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("epoch", "keep_len", "feed", "block", "rows", "relax_below", "relax_table", "relax_tolerance", "relax_divergence", "relax_own_law", "relax_budget", "want_distances", "whole_block", "confidences", "max_distortion", "assuming")
+    __slots__ = ("epoch", "keep_len", "feed", "block", "rows", "relax_below", "relax_table", "relax_tolerance", "relax_divergence", "relax_own_law", "relax_budget", "want_distances", "whole_block", "confidences", "max_distortion", "processed", "alone", "assuming")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     KEEP_LEN_FIELD_NUMBER: _ClassVar[int]
     FEED_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +136,8 @@ class VerifyRequest(_message.Message):
     WHOLE_BLOCK_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
     MAX_DISTORTION_FIELD_NUMBER: _ClassVar[int]
+    PROCESSED_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
     ASSUMING_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     keep_len: int
@@ -152,8 +154,10 @@ class VerifyRequest(_message.Message):
     whole_block: bool
     confidences: bytes
     max_distortion: float
+    processed: bool
+    alone: bool
     assuming: Assumption
-    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., block: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., relax_below: _Optional[float] = ..., relax_table: _Optional[bytes] = ..., relax_tolerance: _Optional[float] = ..., relax_divergence: _Optional[float] = ..., relax_own_law: _Optional[_Union[OwnLaw, _Mapping]] = ..., relax_budget: _Optional[int] = ..., want_distances: _Optional[bool] = ..., whole_block: _Optional[bool] = ..., confidences: _Optional[bytes] = ..., max_distortion: _Optional[float] = ..., assuming: _Optional[_Union[Assumption, _Mapping]] = ...) -> None: ...
+    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., block: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., relax_below: _Optional[float] = ..., relax_table: _Optional[bytes] = ..., relax_tolerance: _Optional[float] = ..., relax_divergence: _Optional[float] = ..., relax_own_law: _Optional[_Union[OwnLaw, _Mapping]] = ..., relax_budget: _Optional[int] = ..., want_distances: _Optional[bool] = ..., whole_block: _Optional[bool] = ..., confidences: _Optional[bytes] = ..., max_distortion: _Optional[float] = ..., processed: _Optional[bool] = ..., alone: _Optional[bool] = ..., assuming: _Optional[_Union[Assumption, _Mapping]] = ...) -> None: ...
 
 class Assumption(_message.Message):
     __slots__ = ("epoch", "next_token")

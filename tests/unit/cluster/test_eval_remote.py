@@ -160,6 +160,7 @@ def test_the_command_says_what_is_wrong_and_ends_with_2(capsys, tmp_path: Path):
     for options, sentence in (
         (["--url", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
         (["--journal", str(tmp_path / "j")], "--journal keeps the answers of a server"),
+        (["--url", "http://127.0.0.1:9", "--cost-ratio", "0.1"], "a server measures its own times"),
         (["--methods", "off@suffix"], "behind @ stands a draft source"),
         (["--drafts", "tiny"], "drafts are NAME=MODEL"),
     ):

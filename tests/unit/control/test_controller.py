@@ -212,6 +212,21 @@ def test_adaptive_is_exact_until_it_is_warm():
     assert session.acceptance_threshold is None
 
 
+@pytest.mark.parametrize(
+    ("acceptance", "alone", "processed"),
+    [("posterior", False, False), ("posterior-alone", True, False), ("posterior-processed", False, True)],
+)
+def test_the_switches_of_the_distance_reach_the_target_and_none_is_on_by_default(
+    acceptance, alone, processed
+):
+    """Chosen by name, per request as per deployment; before it is warm, too, since distances are labels."""
+    asked = begun(mode=Mode.ADAPTIVE, acceptance=acceptance)
+    deployed = begun(Controller(SpeculationConfig(acceptance=acceptance)), mode=Mode.ADAPTIVE)
+    for session in (asked, deployed):
+        expected = AcceptRule(None, 0, want_distances=True, processed=processed, alone=alone)
+        assert session.plan(100, 0, 0).accept == expected
+
+
 def test_exact_mode_never_relaxes_whatever_was_learned():
     assert begun(taught(), mode=Mode.EXACT).plan(100, 0, 0).accept == AcceptRule()
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from adasd.evaluate.measure import load_pair, run
+from adasd.evaluate.measure import as_modelled, load_pair, run
 from adasd.evaluate.methods import parse
 from adasd.evaluate.workload import Item
+from adasd.messages import Drafted, DraftRule, RoundCompleted, Verdict
 from cluster import cli, eval_command
 from tests.pairs import write_pair
 
@@ -111,6 +112,27 @@ def test_methods_that_need_sampling_are_left_out_where_there_is_none(folders):
         ("adasd+ears", 1.0),
         ("static-3+block", 1.0),
     ]
+
+
+def test_told_times_are_those_of_the_cost_model():
+    drafted = Drafted("s", 1, 3, (7, 8, 9), (0.1, 0.2, 0.3), compute_ms=55.0, queue_ms=4.0)
+    verdict = Verdict("s", 2, 3, 1, 5, compute_ms=66.0, queue_ms=3.0)
+    told = as_modelled(0.2, RoundCompleted(drafted, verdict, 88.0, 99.0, rule=DraftRule(3)))
+    assert (told.draft_ms, told.verify_ms) == (pytest.approx(0.6), 1.0)
+    assert (told.drafted.compute_ms, told.drafted.queue_ms) == (pytest.approx(0.6), 0.0)
+    assert (told.verdict.compute_ms, told.verdict.queue_ms) == (1.0, 0.0)
+    assert (told.drafted.tokens, told.verdict.num_accepted, told.rule) == ((7, 8, 9), 1, DraftRule(3))
+    assert as_modelled(0.2, RoundCompleted(None, verdict, 0.0, 99.0)).draft_ms == 0.0
+
+
+def test_methods_by_the_clock_repeat_themselves_where_they_are_told_the_cost(folders):
+    def lengths(cost_ratio: float) -> list[tuple[int, ...]]:
+        methods = parse("goodput,adasd-goodput,on-the-fly")
+        done = run(load_pair(*folders), ITEMS, methods, [0.0], max_tokens=40, cost_ratio=cost_ratio)
+        return [answer.drafted_per_round for one in done for answer in one.answers]
+
+    assert lengths(0.05) == lengths(0.05)
+    assert lengths(0.05) != lengths(0.9)
 
 
 def test_noise_makes_a_poor_draft_and_leaves_the_target(folders):

@@ -15,6 +15,7 @@ from adasd.session.events import (
     DraftAnswered,
     DraftAttached,
     DraftLate,
+    Learn,
     Planned,
     TargetAttached,
     TargetDeclined,
@@ -70,6 +71,26 @@ def test_a_right_guess_is_the_next_block(verdict_first):
     assert (early.keep_len, early.feed, early.block) == (8, ids("d"), ids("ef"))
     assert (only(actions, AskDraft).call.keep_len, only(actions, AskDraft).call.feed) == (10, ids("f"))
     assert (session.tally.num_ahead, session.tally.num_ahead_used) == (2, 1)
+
+
+@pytest.mark.parametrize(("drops_last", "judged"), [(False, "ef"), (True, "e")])
+def test_a_block_drafted_ahead_has_the_rule_it_was_drafted_by(drops_last, judged):
+    session, actions = step(begun(), DraftAttached())
+    session, _ = step(session, DraftAnswered(block(only(actions, AskDraft).call, "")))
+    session, actions = step(session, TargetAttached())
+    session, _ = step(session, verdict(only(actions, AskVerify).call, 0, "a"))
+    rule = DraftRule(4, entropy_ceiling=1.0, drops_last=drops_last)
+    session, actions = step(session, Planned(rule, AcceptRule(), ahead=True))
+    session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, "bc")))
+    says, ahead = verdict(only(actions, AskVerify).call, 2, "d"), only(actions, AskDraft)
+    drafted = replace(block(ahead.call, "def"), entropies=(0.5, 0.5, 1.2))
+    session, actions = step(session, DraftAnswered(drafted))
+    early = only(actions, AskVerify).call
+    assert early.block == ids(judged)
+    session, _ = step(session, says)
+    session, _ = step(session, planned(1, ahead=True))  # another rule by now
+    _, actions = step(session, verdict(early, len(judged), "x"))
+    assert only(actions, Learn).round.rule == rule
 
 
 @pytest.mark.parametrize("verdict_first", [True, False])

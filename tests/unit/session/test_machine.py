@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from adasd.errors import DeadlineExceeded, IllegalEvent
-from adasd.messages import DraftRule, FinishReason, TokenKind
+from adasd.messages import AcceptRule, DraftRule, FinishReason, RoundCompleted, TokenKind
 from adasd.session.events import (
     AskDraft,
     AskPlan,
@@ -21,6 +23,7 @@ from adasd.session.events import (
     Fail,
     Finish,
     Learn,
+    Planned,
     TargetAnswered,
     TargetAttached,
     TargetLost,
@@ -326,8 +329,6 @@ def test_a_verdict_from_the_future_or_of_another_length_is_refused():
 
 
 def shifted(ask: AskVerify, **changes: int):
-    from dataclasses import replace
-
     return replace(verdict(ask.call, 1, "x").verdict, **changes)
 
 
@@ -338,10 +339,45 @@ def test_the_session_is_a_value_and_can_be_replayed():
     assert play(session, verdict(ask.call, 2, "x"))[0] == first[0]
 
 
+def learned(actions: tuple) -> RoundCompleted:
+    return only(actions, Learn).round
+
+
+def test_a_round_tells_the_rule_that_its_block_was_drafted_by():
+    rule = DraftRule(3, entropy_ceiling=1.5)
+    session, actions = step(prefilled(), Planned(rule, AcceptRule()))
+    session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, "bc")))
+    session, actions = step(session, verdict(only(actions, AskVerify).call, 0, "x"))
+    assert learned(actions).rule == rule
+    session, actions = step(session, planned(0))
+    _, actions = step(session, verdict(only(actions, AskVerify).call, 0, "y"))
+    assert learned(actions).rule is None  # nothing was drafted
+
+
+@pytest.mark.parametrize(
+    ("entropies", "drops_last", "judged"),
+    [
+        ((0.5, 0.2, 1.6), True, "bc"),
+        ((0.5, 0.2, 1.6), False, "bcd"),
+        ((0.5, 0.2, 1.5), True, "bcd"),  # it ended at its cap
+        ((1.6,), True, "b"),  # never nothing
+    ],
+)
+def test_the_token_that_passes_the_ceiling_is_left_out_if_asked(entropies, drops_last, judged):
+    rule = DraftRule(3, entropy_ceiling=1.5, drops_last=drops_last)
+    session, actions = step(prefilled(), Planned(rule, AcceptRule()))
+    drafted = replace(block(only(actions, AskDraft).call, "bcd"[: len(entropies)]), entropies=entropies)
+    session, actions = step(session, DraftAnswered(drafted))
+    call = only(actions, AskVerify).call
+    assert call.block == ids(judged)
+    session, actions = step(session, verdict(call, len(judged), "x"))
+    assert learned(actions).drafted.entropies == entropies[: len(judged)]
+    _, actions = step(session, planned(3))
+    again = only(actions, AskDraft).call  # the draft has all of it cached but its last token
+    assert (again.keep_len + len(again.feed), again.feed[-1:]) == (6 + len(judged) + 1, ids("x"))
+
+
 def test_draft_rules_reach_the_draft_unchanged():
     rule = DraftRule(7, entropy_ceiling=1.5, row_len=9)
-    from adasd.messages import AcceptRule
-    from adasd.session.events import Planned
-
     _, actions = step(prefilled(), Planned(rule, AcceptRule()))
     assert only(actions, AskDraft).call.rule == rule

@@ -135,7 +135,9 @@ def random_rule(rng: random.Random) -> AcceptRule:
     table = tuple(1.0 - i / NUM_DISTANCE_BINS for i in range(NUM_DISTANCE_BINS))
     own = RelaxOwnLaw(0.05 + rng.random(), rng.choice(list(Yardstick)), rng.choice([0.1, 0.3, 1.0]))
     relax = rng.choice([None, RelaxBelow(rng.random()), RelaxTable(table), own, own])
-    return AcceptRule(relax=relax, relax_budget=budget, max_distortion=most)
+    alone = not isinstance(relax, RelaxOwnLaw) and rng.random() < 0.4
+    processed = rng.random() < 0.3
+    return AcceptRule(relax, budget, max_distortion=most, processed=processed, alone=alone)
 
 
 def random_sampling_rule(rng: random.Random) -> AcceptRule:

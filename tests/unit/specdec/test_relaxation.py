@@ -105,6 +105,45 @@ def test_costs_by_hand(relax, cost):
     assert judgement.distortion_B[0].item() == pytest.approx(cost, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("relax", "law", "cost"),
+    [
+        # what is drawn from q and allowed (.8 of it) stands, the rest is drawn from p anew
+        (RelaxBelow(1.0), (0.2 + 0.2 * 0.5, 0.3 + 0.2 * 0.3, 0.3 + 0.2 * 0.2, 0.0), 0.2),
+        (RelaxTable((0.5,) * 256), (0.1 + 0.6 * 0.5, 0.15 + 0.6 * 0.3, 0.15 + 0.6 * 0.2, 0.0), 0.1),
+        (RelaxBelow(0.0), (0.5, 0.3, 0.2, 0.0), 0.0),  # refuses all
+    ],
+)
+def test_the_law_of_a_distance_alone_by_hand(relax, law, cost):
+    """Bounds at 4 standard deviations, with a fixed seed."""
+    sessions, judgement = judged(AcceptRule(relax, 9, alone=True))
+    assert judgement.distortion_B[0].item() == pytest.approx(cost, abs=1e-6)
+    assert sum(max(0.0, pi - p) for pi, p in zip(law, P.tolist(), strict=True)) == pytest.approx(cost)
+    drafted = torch.tensor([session.block[0] for session in sessions])
+    first = torch.where(judgement.num_accepted_B > 0, drafted, judgement.next_token_B)
+    for token, chance in enumerate(law):
+        share = (first == token).double().mean().item()
+        assert abs(share - chance) <= 4 * math.sqrt(chance * (1 - chance) / len(sessions))
+
+
+def test_a_distance_alone_refuses_what_the_exact_test_would_pass():
+    logits = torch.tensor([[0.6, 0.3, 0.1]] * 2).log()
+    block, rows = draft_block(torch.tensor([[0.9, 0.05, 0.05]]).log(), Warp(temperature=0.0), 5, 3)
+    for budget, accepted in ((0, 1), (9, 0)):  # without a budget the exact test decides
+        rule = AcceptRule(RelaxBelow(0.1), budget, alone=True)
+        session = Session(logits, block, rows, Warp(temperature=0.0), rule=rule)
+        outcome = of_batch(run([session]).judgement, 0, session)
+        assert (outcome.num_accepted, outcome.next_token) == (accepted, 0)
+        assert (outcome.exact_ok, outcome.distortion) == ((True,), 0.0)
+
+
+def test_only_a_distance_can_stand_alone():
+    for rule in (AcceptRule(RelaxOwnLaw(0.5), 1, alone=True), AcceptRule(RelaxTolerance(0.1), 1, alone=True)):
+        with pytest.raises(InvalidRequest, match="only a rule by distance"):
+            check_block(Warp(), (), None, rule, 5)
+    check_block(Warp(), (), None, AcceptRule(None, want_distances=True, alone=True), 5)  # not warm yet
+
+
 def test_the_budget_of_total_variation_is_kept_position_by_position():
     rule = AcceptRule(RelaxBelow(1.0), 9, max_distortion=0.25)
     _, judgement = judged(rule, num_drafted=4)

@@ -103,6 +103,33 @@ def test_distance_decides_by_the_bound():
         assert judgement.distance_BK.item() == pytest.approx(distance, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("warp", "distance"),
+    [
+        (Warp(top_k=1), 0.0),  # both laws are the first token
+        (Warp(top_p=0.5), 0.0),
+        (Warp(temperature=0.0), 0.0),
+        (Warp(temperature=0.5), 0.154716),  # (.36, .16) / .52 against (.49, .09) / .58
+        (Warp(temperature=0.5, seed=4), 0.154716),
+        (Warp(), 0.089148),  # (.6, .4) against (.7, .3), as raw
+    ],
+)
+def test_processed_distances_are_of_the_laws_that_are_sampled(warp, distance):
+    target = torch.tensor([[0.6, 0.4]] * 2).log()
+    for processed, expected in ((True, distance), (False, 0.089148)):
+        rule = AcceptRule(want_distances=True, processed=processed)
+        session = Session(target, (0,), rows_of([0.7, 0.3]), warp, rule=rule)
+        (found,) = run([session], seeded(1)).judgement.distance_BK.tolist()
+        assert found == pytest.approx([expected], abs=1e-4)
+
+
+def test_greedy_laws_that_disagree_are_processed_into_the_largest_distance():
+    rule = AcceptRule(RelaxBelow(0.99), 9, want_distances=True, processed=True)
+    session = Session(torch.tensor([[0.6, 0.4]] * 2).log(), (1,), rows_of([0.4, 0.6]), GREEDY, rule=rule)
+    judgement = run([session]).judgement
+    assert (judgement.distance_BK.item(), judgement.num_accepted_B.item()) == (1.0, 0)
+
+
 def test_a_table_is_read_at_the_distance_and_its_last_bin_holds_one():
     def table(*bins: int) -> RelaxTable:
         return RelaxTable(tuple(float(i in bins) for i in range(NUM_DISTANCE_BINS)))

@@ -97,7 +97,14 @@ relaxations = (
     | st.builds(RelaxOwnLaw, reals, st.sampled_from(Yardstick), shares)
 )
 accept_rules = st.builds(
-    AcceptRule, relaxations, counts, st.booleans(), st.booleans(), st.just(math.inf) | reals
+    AcceptRule,
+    relaxations,
+    counts,
+    st.booleans(),
+    st.booleans(),
+    st.just(math.inf) | reals,
+    st.booleans(),
+    st.booleans(),
 )
 
 
