@@ -86,7 +86,8 @@ async def storm(
 
     async def undo(action: Any, after_s: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(calm.wait(), after_s)
+            async with asyncio.timeout(after_s):
+                await calm.wait()
         await asyncio.to_thread(action)
 
     async def strike() -> None:
@@ -102,7 +103,8 @@ async def storm(
                 if struck.undo is not None:
                     undoing.add(asyncio.create_task(undo(struck.undo, struck.lasts_s)))
             with suppress(TimeoutError):
-                await asyncio.wait_for(calm.wait(), every_s)
+                async with asyncio.timeout(every_s):
+                    await calm.wait()
             await asyncio.to_thread(recover, made)
 
     striking = asyncio.create_task(strike())

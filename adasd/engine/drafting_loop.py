@@ -2,7 +2,7 @@
 
 State lies in tensors of fixed shape, so that a turn of plain greedy drafting can be one CUDA graph. A row that is to
 stop goes on as padding. The oracle is drafting one token per engine step (``adasd.engine.sampling.propose_next``
-and ``adasd.engine.work.stops``).
+and ``adasd.specdec.stop_rule.stops``).
 Shape letters: R rows, V vocabulary, E entries of the longest truncated row.
 """
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from adasd.control.exits import Exit, Exits
-from adasd.engine.work import DraftWork, Judged, Result, stops
+from adasd.engine.work import DraftWork, Judged, Result
 from adasd.errors import StaleCache
+from adasd.specdec.stop_rule import stops
 
 NOWHERE = Exit(1, 1, 0.0)
 """Until the engine says where."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from adasd.engine.slots import Slot
-from adasd.messages import DraftCall, Drafted, DraftRows, DraftRule, TokenLogprob, Verdict, VerifyCall, Warp
+from adasd.messages import DraftCall, Drafted, DraftRows, TokenLogprob, Verdict, VerifyCall, Warp
+from adasd.specdec.stop_rule import stops
 
 SHORT_FEED = 32
 """A call that needs at most so many tokens beside its block counts as running, not as a prompt to be chunked."""
@@ -240,10 +241,3 @@ class VerifyWork(_Work):
 
 
 Work = DraftWork | VerifyWork
-
-
-def stops(rule: DraftRule, num_drafted: int, entropy: float, max_prob: float) -> bool:
-    """Whether drafting ends with the token just drafted (which stays in the block)."""
-    return (
-        num_drafted >= rule.max_tokens or entropy > rule.entropy_ceiling or max_prob < rule.confidence_floor
-    )

@@ -14,11 +14,11 @@ from itertools import islice
 
 import numpy as np
 
-from adasd.engine.work import stops
 from adasd.errors import StaleCache
 from adasd.lookup.index import Guess, Index
 from adasd.messages import DraftCall, Drafted, DraftRows
 from adasd.ports import Clock
+from adasd.specdec.stop_rule import stops
 
 PIECE = 512
 """Tokens that are indexed at once: under a millisecond or so, however long the prompt."""

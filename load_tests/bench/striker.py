@@ -44,7 +44,8 @@ async def striking(
 
     async def rest(seconds: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(calm.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await calm.wait()
 
     async def whole() -> None:
         """Until both tiers serve again, but not for long: some blows shall fall before."""

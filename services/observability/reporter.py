@@ -66,7 +66,8 @@ class Reporter:
         with contextlib.suppress(asyncio.CancelledError):
             await task
         with contextlib.suppress(Exception):  # the board may have gone first
-            await asyncio.wait_for(self._link.take_down(self._replica), TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._link.take_down(self._replica)
 
     async def scrape(self) -> bytes:
         """The Prometheus text of all replicas; of this one alone while the board cannot be reached."""
@@ -78,7 +79,8 @@ class Reporter:
         if self._link is None:
             return (own,)
         try:
-            return await asyncio.wait_for(self._link.exchange(own), TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._link.exchange(own)
         except Exception as error:
             log.warning("figures of this replica alone: the board does not answer (%s)", type(error).__name__)
             return (own,)

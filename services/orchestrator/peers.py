@@ -33,7 +33,8 @@ class OrchestratorPeers:
         if not asked:
             return ()
         try:
-            answers = await asyncio.wait_for(self._broadcast(asked), TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):
+                answers = await self._broadcast(asked)
         except Exception as error:
             log.warning("abort did not reach the other replicas: %r", error)
             return ()
