@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-PATIENCE_S = 2.0
+from tests.patience import PATIENCE_S
+
 """grpc.aio ends its own tasks a moment after its servers and channels are closed."""
 
 

@@ -36,7 +36,7 @@ def test_seeded_answers_differ_exactly_where_they_were_relaxed(client: httpx.Cli
     total = sum(answer["usage"]["completion_tokens"] for answer in answers)
     relaxed = sum(answer["metrics"]["adasd"]["tokens"]["relaxed"] for answer in answers)
     assert relaxed > 0
-    wait_for(lambda: audited(client)["tokens"] - before["tokens"] >= total, 30.0)
+    wait_for(lambda: audited(client)["tokens"] - before["tokens"] >= total, 60.0)
     after = audited(client)
     assert after["tokens"] - before["tokens"] == total
     assert after["tokens_different"] - before["tokens_different"] == relaxed

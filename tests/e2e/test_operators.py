@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import httpx
@@ -25,7 +24,7 @@ def scrape(client: httpx.Client) -> Counter[tuple[str, str]]:
 def test_figures_add_up_over_all_replicas(client: httpx.Client):
     before = scrape(client)
     answers = [ask(client, max_tokens=24, speculation={"mode": "exact"}) for _ in range(3)]
-    time.sleep(0.5)  # the last answer's slots are given back
+    wait_for(lambda: scrape(client)["vllm:num_requests_running", "orchestrator"] == 0, 60.0)
     after = scrape(client)
     grown = after - before
     for name, field in (("prompt", "prompt_tokens"), ("generation", "completion_tokens")):
@@ -35,7 +34,6 @@ def test_figures_add_up_over_all_replicas(client: httpx.Client):
     for name in ("num_draft_tokens", "num_accepted_draft_tokens"):
         series = f"vllm:spec_decode_{name.replace('accepted_draft', 'accepted')}_total"
         assert grown[series, "orchestrator"] == sum(one[name] for one in spec if one)
-    assert after["vllm:num_requests_running", "orchestrator"] == 0
     assert all(value >= 0 for value in (after - before).values())
 
     def workers_have_reported() -> bool:
@@ -43,7 +41,7 @@ def test_figures_add_up_over_all_replicas(client: httpx.Client):
         told = seen["adasd_worker_tokens_total", "target"] - before["adasd_worker_tokens_total", "target"]
         return told > 0 and seen["adasd_worker_slots", "draft"] > 0
 
-    wait_for(workers_have_reported, 10)
+    wait_for(workers_have_reported, 60.0)
 
 
 def test_a_request_id_is_answered_once_and_names_the_answer(client: httpx.Client):

@@ -14,8 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adasd.engine import scoring, shaping
@@ -34,11 +33,8 @@ RELAXED = SpeculationOptions(Mode.ADAPTIVE, max_relaxed_fraction=1.0)
 
 
 @pytest.fixture(scope="module")
-def pairs() -> Iterator[dict[str, LocalPair]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield {"close": some.pair(0.15), "far": some.pair(1.0)}
-    torch.set_num_threads(threads)
+def pairs() -> dict[str, LocalPair]:
+    return {"close": some.pair(0.15), "far": some.pair(1.0)}
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +47,7 @@ def slots_are_given_back(pairs: dict[str, LocalPair]) -> Iterator[None]:
             engine.check_integrity()
 
 
-requests = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+requests = settings(max_examples=40)
 prompts = st.sampled_from(some.PROMPTS)
 
 

@@ -43,11 +43,13 @@ TARGET = TableModel.random(16, seed=3)
 DRAFT = TARGET.disturbed(1.0)
 PROMPT = (1, 2, 3)
 NUM_TOKENS = 60
+MANY = 20
+"""Tries for what a busy machine can keep from happening in one."""
 CALM = LinkFaults()
 LINKS = {
     "calm": CALM,
     "slow": LinkFaults(delay_s=0.004),
-    "reordering": LinkFaults(delay_s=0.01, duplicate=0.2),
+    "reordering": LinkFaults(delay_s=0.005, duplicate=0.2),
     "lossy": LinkFaults(delay_s=0.002, drop=0.03, duplicate=0.1, timeout_s=0.05),
 }
 FAR = {
@@ -221,31 +223,32 @@ async def test_no_source_changes_the_output(faults, warp, source):
     """A draft link that loses calls makes ``auto`` change its source in the middle of an answer."""
     expected = plain_answer(warp)
     controller = Controller(SpeculationConfig(bypass=False))
-    used: set[str] = set()
+    used, wanted = set[str](), {"model", "suffix"} if source == "auto" else {source}
     async with Workers(faults, seed=3) as workers:
-        for number in range(5):
-            name = f"s{number}"
-            tokens, report = await answer(
-                workers, name, warp, ahead=True, source=source, controller=controller
-            )
-            assert tokens == expected
-            assert report.draft == source
-            used |= set(report.drafts_used)
+        for number in range(MANY):
+            names = [f"s{number}.{i}" for i in range(1 if faults is CALM else 4)]
+            options = {"ahead": True, "source": source, "controller": controller}
+            answers = await asyncio.gather(*(answer(workers, name, warp, **options) for name in names))
+            for tokens, report in answers:
+                assert tokens == expected
+                assert report.draft == source
+                used |= set(report.drafts_used)
+            if faults is not CALM or (number >= 4 and used == wanted):
+                break
         for engine in workers.engines.values():
             assert engine.num_free_slots == engine.num_slots
-    if source != "auto":
-        assert used == {source}
-    elif faults is CALM:
-        assert used == {"model", "suffix"}
-    else:  # how long a link that loses calls keeps its draft is chance
-        assert used
-        assert used <= {"model", "suffix"}
+    assert used
+    assert used <= wanted
+    assert used == wanted or faults is not CALM, "how long a link that loses calls keeps its draft is chance"
 
 
 async def test_on_a_calm_link_blocks_drafted_ahead_are_used():
     async with Workers(CALM, seed=0) as workers:
-        _, report = await answer(workers, "s", Warp(temperature=0.0), ahead=True)
-        assert report.num_ahead_used > 0
+        for number in range(MANY):
+            _, report = await answer(workers, f"s{number}", Warp(temperature=0.0), ahead=True)
+            if report.num_ahead_used:
+                return
+    raise AssertionError(f"none was in {MANY} answers")
 
 
 @pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
@@ -255,6 +258,10 @@ async def test_blocks_that_the_target_was_asked_for_early_change_nothing(faults,
     expected = plain_answer(warp)
     async with Workers(CALM, seed=3, engines=fake_engines(TARGET.disturbed(0.05))) as workers:
         workers.faults_of["target"] = faults
-        answers = await asyncio.gather(*(answer(workers, f"s{i}", warp, ahead=True) for i in range(4)))
-    assert all(tokens == expected for tokens, _ in answers)
-    assert not faults.in_order or sum(port.num_early for port in workers.ports) > 0
+        for number in range(MANY):
+            names = [f"s{number}.{i}" for i in range(4)]
+            answers = await asyncio.gather(*(answer(workers, name, warp, ahead=True) for name in names))
+            assert all(tokens == expected for tokens, _ in answers)
+            if not faults.in_order or any(port.num_early for port in workers.ports):
+                return
+    raise AssertionError(f"nothing was asked for early in {MANY} times {len(names)} answers")

@@ -65,9 +65,7 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     folder = tmp_path_factory.mktemp("models")
     target, draft = DEMO / "target", DEMO / "draft"
     random = pairs.write_model(folder / "random", AutoTokenizer.from_pretrained(target), seed=9)
@@ -75,7 +73,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     engine = load_engine(target)
     drafts = dict(zip(DRAFTS, (draft, random, target), strict=True))
     others = {"random": load_engine(random)}
-    yield Lab(
+    return Lab(
         AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval(),
         {
             name: LocalPair(
@@ -94,7 +92,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             for example in heldout(task, NUM_PROMPTS // len(Task))
         ],
     )
-    torch.set_num_threads(threads)
 
 
 def load_engine(folder: Path) -> TorchEngine:

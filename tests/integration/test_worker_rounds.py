@@ -58,6 +58,7 @@ from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
 from services.worker.service import WorkerService
 from tests.leaks import nothing_runs
+from tests.patience import PATIENCE_S, soon
 
 INCARNATION = "life-1"
 TIER = TierConfig(EngineConfig("counting"))
@@ -110,14 +111,8 @@ class Replica:
         await self.server.stop()
         await self.host.stop()
 
-    async def slots_free_within(self, limit_s: float) -> bool:
-        """Whether all slots are free before the limit."""
-        began_s = time.monotonic()
-        while self.engine.num_free_slots < self.engine.num_slots:
-            if time.monotonic() - began_s > limit_s:
-                return False
-            await asyncio.sleep(0.01)
-        return True
+    async def slots_free(self) -> None:
+        await soon(lambda: self.engine.num_free_slots == self.engine.num_slots)
 
 
 def opening(session: str, max_len: int = 64) -> OpenCall:
@@ -146,7 +141,7 @@ async def start():
         if gate is not None:
             gate.set()
         await asyncio.gather(*(line.close() for line in replica.lines))
-        assert await replica.slots_free_within(1.0)
+        await replica.slots_free()
         assert replica.service.num_streams == 0
         await replica.stop()
     await asyncio.sleep(0.05)
@@ -304,7 +299,7 @@ async def test_rows_that_do_not_fit_are_an_invalid_argument_and_free_the_slot(st
             await stream.read()
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "token ids: 3 bytes" in refusal.value.details()
-    assert await replica.slots_free_within(1.0)
+    await replica.slots_free()
 
 
 # --------------------------------------------------------------------------- late, cancelled, closed
@@ -313,10 +308,8 @@ async def test_rows_that_do_not_fit_are_an_invalid_argument_and_free_the_slot(st
 async def test_a_late_answer_is_dropped_and_the_line_stays_in_step(start):
     replica = await start(GatedEngine())
     line = await replica.opened()
-    began_s = time.monotonic()
     with pytest.raises(WorkerLost, match=r"no answer from .* in 0\.1 s"):
         await line.draft(drafting(epoch=1), timeout_s=0.1)
-    assert time.monotonic() - began_s < 1.0
     next_call = asyncio.create_task(line.draft(drafting(epoch=2, feed=(50,))))
     await asyncio.sleep(0.05)
     replica.engine.gate.set()
@@ -348,7 +341,7 @@ async def test_close_while_a_call_waits_answers_it_and_frees_the_slot(start):
     with pytest.raises(Cancelled):
         await line.draft(drafting())
     replica.engine.gate.set()
-    assert await replica.slots_free_within(1.0)
+    await replica.slots_free()
 
 
 async def test_a_cancelled_close_still_closes(start):
@@ -358,17 +351,15 @@ async def test_a_cancelled_close_still_closes(start):
     await asyncio.sleep(0)
     closing.cancel()
     await asyncio.gather(closing, return_exceptions=True)
-    assert await replica.slots_free_within(1.0)
+    await replica.slots_free()
     await line.close()
 
 
 async def test_a_line_to_nobody_is_lost_at_once():
     pool = WorkerChannelPool()
-    line = RoundsLine(pool, WorkerAddress("draft", "127.0.0.1:1", "x"), "a", timeout_s=10.0)
-    began_s = time.monotonic()
+    line = RoundsLine(pool, WorkerAddress("draft", "127.0.0.1:1", "x"), "a", timeout_s=3600.0)
     with pytest.raises(WorkerLost, match="the draft worker was lost: UNAVAILABLE"):
         await line.open(opening("a"))
-    assert time.monotonic() - began_s < 2.0
     await line.close()
     await pool.close()
 
@@ -376,7 +367,7 @@ async def test_a_line_to_nobody_is_lost_at_once():
 # --------------------------------------------------------------------------- losses
 
 
-async def test_a_client_that_vanishes_frees_its_slot_within_a_second(start):
+async def test_a_client_that_vanishes_frees_its_slot(start):
     replica = await start()
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -386,7 +377,7 @@ async def test_a_client_that_vanishes_frees_its_slot_within_a_second(start):
     assert await asyncio.to_thread(ours.poll, 30)
     assert replica.engine.num_free_slots == replica.engine.num_slots - 1
     os.kill(client.pid, signal.SIGKILL)
-    assert await replica.slots_free_within(1.0)
+    await replica.slots_free()
     await asyncio.to_thread(client.join)
 
 
@@ -402,23 +393,24 @@ def client_process(address: str, ready) -> None:
     asyncio.run(hold())
 
 
-async def test_a_killed_worker_is_lost_within_a_second():
+async def test_a_killed_worker_is_lost_at_once():
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    slow = partial(CountingEngine, step_ms=5000.0)
+    slow = partial(CountingEngine, step_ms=3.6e6)
     worker = context.Process(target=round_trip.worker_process, args=("target", ["a"], theirs, slow))
     worker.start()
     assert await asyncio.to_thread(ours.poll, 30)
     pool = WorkerChannelPool()
-    line = RoundsLine(pool, WorkerAddress("target", ours.recv(), round_trip.INCARNATION), "a", timeout_s=30.0)
+    line = RoundsLine(
+        pool, WorkerAddress("target", ours.recv(), round_trip.INCARNATION), "a", timeout_s=3600.0
+    )
     await line.open(opening("a"))
     waiting = asyncio.create_task(line.verify(VerifyCall("a", 1, 0, (5,))))
     await asyncio.sleep(0.1)
     os.kill(worker.pid, signal.SIGKILL)
-    began_s = time.monotonic()
-    with pytest.raises(WorkerLost, match="the target worker was lost"):
-        await waiting
-    assert time.monotonic() - began_s < 1.0
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(WorkerLost, match="the target worker was lost"):
+            await waiting
     with pytest.raises(WorkerLost):
         await line.verify(VerifyCall("a", 2, 0, (5,)))
     await line.close()
@@ -449,7 +441,7 @@ async def test_a_stopping_server_ends_the_line(start):
     with pytest.raises(WorkerLost):
         await waiting
     replica.engine.gate.set()
-    assert await replica.slots_free_within(1.0)
+    await replica.slots_free()
 
 
 # --------------------------------------------------------------------------- channels
@@ -467,8 +459,7 @@ async def test_a_channel_is_shared_lingers_and_is_closed(start):
     pool.release(address)
     assert pool.acquire(address) is channel  # back before it was closed
     pool.release(address)
-    await asyncio.sleep(0.15)
-    assert len(pool) == 0
+    await soon(lambda: len(pool) == 0)
     await pool.close()
     pool.release(address)
 
@@ -503,7 +494,7 @@ async def test_a_lease_leads_to_a_slot_and_its_end_frees_it(replica):
         stats = await replica.stats()
         assert (stats["num_sessions"], stats["num_leases"], stats["num_streams"]) == (1, 1, 1)
         assert replica.record_autoscaling_stats()["sessions"] == 1.0
-    await asyncio.sleep(0.05)  # a write that meets the end half-way hears of a mere loss
+    await soon(lambda: line._over is not None)  # a write that meets the end half-way hears of a mere loss
     with pytest.raises(UnknownSession):
         await line.draft(drafting(epoch=2))
     assert replica.engine.num_free_slots == 2
@@ -515,23 +506,25 @@ async def test_a_silent_lease_expires(replica):
     began_s = time.monotonic()
     items = [item async for item in replica.lease("a")]
     assert len(items) == 1
-    assert 0.25 < time.monotonic() - began_s < 2.0
+    assert time.monotonic() - began_s > 0.25
     assert (await replica.stats())["num_leases"] == 0
 
 
 async def test_traffic_keeps_the_lease_until_it_stops(replica):
+    replica._leases.idle_ttl_s = 1.0
     pool = WorkerChannelPool()
     lease = replica.lease("a")
     grant = await anext(lease)
     over = asyncio.ensure_future(anext(lease, None))
     line = RoundsLine(pool, WorkerAddress("target", grant["address"], grant["incarnation"]), "a", 5.0)
     await line.open(opening("a"))
-    for epoch in range(8):
+    for epoch in range(12):
         await asyncio.sleep(0.1)
         await line.draft(drafting(epoch=epoch))
         assert not over.done()
-    assert await asyncio.wait_for(over, 3.0) is None
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(PATIENCE_S):
+        assert await over is None
+    await soon(lambda: line._over is not None)
     with pytest.raises(UnknownSession):
         await line.draft(drafting(epoch=99))
     await line.close()
@@ -539,6 +532,7 @@ async def test_traffic_keeps_the_lease_until_it_stops(replica):
 
 
 async def test_all_slots_leased_is_overloaded(replica):
+    replica._lease_timeout_s = 0.05
     async with (
         aclosing(replica.lease("a")) as a,
         aclosing(replica.lease("b")) as b,

@@ -25,8 +25,9 @@ CONTEXT = 100
 
 @pytest.fixture
 def fresh_library(tmp_path, monkeypatch):
-    """An empty home, and nothing loaded yet."""
+    """An empty home, and nothing loaded yet; what is built is not made fast."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(library, "FLAGS", ("-O0", *library.FLAGS[1:]))
     library.load.cache_clear()
     yield tmp_path
     library.load.cache_clear()

@@ -220,7 +220,7 @@ def both_engines():
     return [engine("llama", num_slots=4, prefill_chunk=33, prefix_cache=flag) for flag in (True, False)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32))
 def test_random_sessions_answer_as_without(seed):
     """Texts from a small tree of beginnings; prefill, blocks, roll-backs, drafts and closings in any order.

@@ -53,7 +53,7 @@ class Door:
         assert events[-2:] == ["data: [DONE]", ""]
         return [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
 
-    async def idle(self, within_s=1.0):
+    async def idle(self, within_s=20.0):
         """Wait until no request runs in the backend; fails after ``within_s`` seconds."""
         async with asyncio.timeout(within_s):
             await self.backend.idle.wait()

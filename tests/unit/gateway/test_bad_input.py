@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adasd.errors import AdasdError, Code
@@ -323,7 +323,7 @@ FIELDS = sorted({*ChatBody.model_fields, *CompletionBody.model_fields, "tools", 
 BACKENDS = FakeBackend(), FakeBackend(tokenizer=Tokenizer(byte_level(TOOL_TEMPLATE)))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(
     fields=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5),
     with_input=st.booleans(),

@@ -153,7 +153,7 @@ async def test_events_come_in_the_order_in_which_they_happen():
     events = merged([one.answer(), two.answer()])
     for source, index in ((two, 1), (one, 0), (one, 0), (two, 1)):
         source.events.put_nowait(Chunk("x", ()))
-        assert await asyncio.wait_for(anext(events), 1) == (index, Chunk("x", ()))
+        assert await asyncio.wait_for(anext(events), 20) == (index, Chunk("x", ()))
     await events.aclose()
     assert (one.closed, two.closed) == (True, True)
 
@@ -164,7 +164,7 @@ async def test_a_failure_is_raised_and_closes_the_others(others):
     events = merged([source.answer() for source in sources])
     sources[0].events.put_nowait(WorkerLost("target", "gone"))
     with pytest.raises(WorkerLost):
-        await asyncio.wait_for(anext(events), 1)
+        await asyncio.wait_for(anext(events), 20)
     assert all(source.closed for source in sources)
     assert len(asyncio.all_tasks()) == 1
 

@@ -66,7 +66,7 @@ def test_a_server_that_breaks_while_stopping_is_reported_and_its_children_die():
     with pytest.raises(StartUpFailed, match="status 5 after Ctrl-C") as failure:
         start_once(command(port, status=5), port, 30.0)
     child = int(str(failure.value).split("child ")[1].split()[0])
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_alive(child)

@@ -109,7 +109,7 @@ async def test_a_reporter_keeps_reporting_through_failures_until_it_is_stopped(m
 
     replica = Replica("a", Flaky())
     replica.reporter.start()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while not board.board.all():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     await replica.reporter.stop()

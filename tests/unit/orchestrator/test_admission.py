@@ -1,9 +1,8 @@
-"""Admission through the real backend: who waits, who is refused and how soon, and what is held meanwhile."""
+"""Admission through the real backend: who waits, who is refused at once, and what is held meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 
 import pytest
@@ -14,6 +13,7 @@ from adasd.messages import Chunk, Complete, GenerationRequest, OpenCall, Samplin
 from adasd.text.tokenizer import Tokenizer
 from services.orchestrator.backend import OrchestratorBackend
 from services.orchestrator.readiness import Readings
+from tests.patience import soon
 from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, decode, ids
 
 PROMPT, TEXT = "say: ", "something rather long, so that it takes a while to say"
@@ -72,34 +72,32 @@ async def ask(server: OrchestratorBackend, name: str) -> str:
     return text
 
 
-async def refused_after_s(server: OrchestratorBackend, name: str) -> float:
-    began_s = time.perf_counter()
+async def is_refused(server: OrchestratorBackend, name: str) -> bool:
     with pytest.raises(Overloaded, match="no target slot is free"):
         await ask(server, name)
-    return time.perf_counter() - began_s
+    return True
 
 
-async def test_as_many_as_may_queue_are_served_and_the_next_is_refused_within_100_ms():
+async def test_as_many_as_may_queue_are_served_and_the_next_is_refused_before_anybody_is_done():
     slots = placement(num_slots=2)
     server = backend(slots, max_queued=3)
     asked = [asyncio.create_task(ask(server, f"r{i}")) for i in range(5)]
-    await asyncio.sleep(0.15)
-    assert server.queue.num_queued == slots.num_waiting == 3
-    assert await refused_after_s(server, "one too many") < 0.1
+    await soon(lambda: server.queue.num_queued == slots.num_waiting == 3)
+    assert await is_refused(server, "one too many")
+    assert not any(task.done() for task in asked)
     assert await asyncio.gather(*asked) == [TEXT] * 5
     assert await ask(server, "later") == TEXT
     assert (slots.open_slots, server.queue.num_queued, server.num_running) == ([], 0, 0)
 
 
-async def test_without_a_queue_a_burst_gets_the_free_slots_and_the_rest_are_refused_within_100_ms():
+async def test_without_a_queue_a_burst_gets_the_free_slots_and_the_rest_are_refused_before_anybody_is_done():
     slots = placement(num_slots=2)
     server = backend(slots, max_queued=0)
-    began_s = time.perf_counter()
     asked = [asyncio.create_task(ask(server, f"r{i}")) for i in range(5)]
-    done, running = await asyncio.wait(asked, timeout=0.1)
-    assert time.perf_counter() - began_s < 0.15
-    assert [type(task.exception()) for task in done] == [Overloaded] * 3
-    assert await asyncio.gather(*running) == [TEXT] * 2
+    await soon(lambda: sum(task.done() for task in asked) >= 3)
+    first = [task for task in asked if task.done()]
+    assert [type(task.exception()) for task in first] == [Overloaded] * 3
+    assert await asyncio.gather(*(task for task in asked if task not in first)) == [TEXT] * 2
     assert slots.open_slots == []
 
 
@@ -107,8 +105,7 @@ async def test_who_waits_for_a_target_holds_nothing_else():
     slots = placement(num_slots=1)
     server = backend(slots, max_queued=8)
     asked = [asyncio.create_task(ask(server, f"r{i}")) for i in range(4)]
-    await asyncio.sleep(0.2)
-    assert slots.num_waiting == 3
+    await soon(lambda: slots.num_waiting == 3 and len(slots.open_slots) >= 2)
     assert sorted(slot.role for slot in slots.open_slots) == ["draft", "target"]
     assert await asyncio.gather(*asked) == [TEXT] * 4
 
@@ -117,8 +114,8 @@ async def test_who_leaves_the_queue_frees_its_place():
     slots = placement(num_slots=1)
     server = backend(slots, max_queued=1)
     first, second = (asyncio.create_task(ask(server, name)) for name in "ab")
-    await asyncio.sleep(0.15)
-    await refused_after_s(server, "c")
+    await soon(lambda: server.queue.is_full)
+    assert await is_refused(server, "c")
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
@@ -131,7 +128,6 @@ async def test_an_answer_that_lost_its_target_is_not_refused_for_a_full_queue():
     slots = placement(num_slots=1)
     server = backend(slots, max_queued=1)
     first, second = (asyncio.create_task(ask(server, name)) for name in "ab")
-    await asyncio.sleep(0.15)
-    assert server.queue.is_full
+    await soon(lambda: server.queue.is_full and bool(slots.open_slots))
     next(slot for slot in slots.open_slots if slot.role == "target").die()
     assert await asyncio.gather(first, second) == [TEXT] * 2

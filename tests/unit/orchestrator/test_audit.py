@@ -134,7 +134,7 @@ def probability(answer: Answer, place: int) -> float:
 
 async def heard(observer: Auditor, told: list, wanted: str) -> None:
     """Wait until an audit ended so."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while AuditEnded(wanted) not in told:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     await observer.stop()

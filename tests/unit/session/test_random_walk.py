@@ -176,7 +176,7 @@ def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool) -> tuple[str, 
     return shown, world, finished
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.4]), st.booleans(), st.booleans())
 def test_whatever_happens_the_text_is_right_and_the_slots_are_free(seed, trouble, cancel, ahead):
     shown, world, finished = walk(seed, trouble=trouble, cancel=cancel, ahead=ahead)

@@ -79,7 +79,7 @@ def test_distance_of_nearby_laws_agrees_with_scipy():
     np.testing.assert_allclose(js_distance(target.float(), draft.float()).numpy(), expected, atol=1e-5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=2, max_size=12))
 def test_distance_is_a_metric_between_zero_and_one(weights):
     first, second, third = (

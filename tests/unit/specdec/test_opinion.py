@@ -112,7 +112,7 @@ laws = st.lists(st.floats(1e-4, 1.0), min_size=2, max_size=12).map(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(laws, st.floats(0.05, 1.0))
 def test_bounds_on_what_the_rule_can_accept(law, ratio):
     collision = opinion.measure(law, Yardstick.COLLISION)

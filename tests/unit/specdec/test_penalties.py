@@ -29,7 +29,7 @@ def penalised(counts: TokenCounts, warp: Warp, text: list[int], ahead: list[int]
     return ours_JV
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(warps, st.lists(st.tuples(tokens, st.integers(0, 20)), max_size=5), tokens, st.data())
 def test_after_any_path_the_penalties_are_those_of_the_text(warp, path, ahead, data):
     counts, text = TokenCounts(warp, V), []

@@ -22,7 +22,7 @@ from tests.unit.specdec.sessions import Session, draft_block, of_batch, run, see
 
 P = torch.tensor([0.5, 0.3, 0.2, 0.0], dtype=torch.float64)
 Q = torch.tensor([0.2, 0.3, 0.3, 0.2], dtype=torch.float64)
-DRAWS = 20_000
+NUM_SESSIONS = 2_000
 RULES = [
     RelaxBelow(1.0),
     RelaxTable((0.5,) * 256),
@@ -32,13 +32,15 @@ RULES = [
 ]
 
 
-def judged(rule: AcceptRule, num_drafted: int = 1) -> tuple[list[Session], object]:
-    """DRAWS sessions of the pair (P, Q), the same at every position."""
+def judged(
+    rule: AcceptRule, num_drafted: int = 1, num_sessions: int = NUM_SESSIONS
+) -> tuple[list[Session], object]:
+    """Sessions of the pair (P, Q), the same at every position."""
     generator = seeded(3)
     logits = P.log().float().expand(num_drafted + 1, 4)
     drafts = [
         draft_block(Q.log().float().expand(num_drafted, 4), Warp(), 5, 4, generator)
-        for _ in range(DRAWS // 10)
+        for _ in range(num_sessions)
     ]
     sessions = [Session(logits, block, rows, rule=rule) for block, rows in drafts]
     return sessions, run(sessions, generator).judgement
@@ -101,7 +103,7 @@ def test_extra_acceptance_and_distortion_are_the_same_number(relax):
     ],
 )
 def test_costs_by_hand(relax, cost):
-    _, judgement = judged(AcceptRule(relax, 9))
+    _, judgement = judged(AcceptRule(relax, 9), num_sessions=3)
     assert judgement.distortion_B[0].item() == pytest.approx(cost, abs=1e-6)
 
 

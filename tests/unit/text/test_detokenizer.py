@@ -43,7 +43,7 @@ def byte_ids(data):
 
 
 @pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, BYTE_FALLBACK], ids=["byte-level", "byte-fallback"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0▁"), max_size=40),
     data=st.data(),
@@ -54,7 +54,7 @@ def test_pushed_texts_join_to_the_decoded_whole_wherever_blocks_are_cut(tokenize
     assert "".join(run(tokenizer, cut(ids, places))) == tokenizer.decode(ids)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.binary(max_size=30), places=st.lists(st.integers(0, 200), max_size=12))
 def test_invalid_bytes_are_shown_as_the_decoder_shows_them(data, places):
     ids = byte_ids(data)

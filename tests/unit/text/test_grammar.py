@@ -77,7 +77,7 @@ def test_whatever_ends_within_a_grammar_is_a_sentence_of_it(grammar):
     assert ended >= 10, "enough walks came to an end for the test to mean something"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from([JSON, REGEX, LARK]), st.integers(0, 2**32), st.data())
 def test_going_forth_and_back_is_as_having_gone_straight(grammar, seed, data):
     """Steps are extensions (by tokens of a sentence, or by any), cuts and looks ahead; the twin starts anew."""

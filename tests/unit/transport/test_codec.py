@@ -30,7 +30,7 @@ def same(one: Any, other: Any) -> bool:
     return equal_rows and replace(one, rows=None) == replace(other, rows=None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data(), some.names, some.names, st.integers(0, 2**64 - 1))
 def test_a_frame_survives_the_wire(data, session, incarnation, seq):
     call = data.draw(some.calls(session) | st.just(Close()))
@@ -39,7 +39,7 @@ def test_a_frame_survives_the_wire(data, session, incarnation, seq):
     assert same(frame.call, call)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data(), some.names, st.integers(0, 2**64 - 1))
 def test_a_reply_survives_the_wire(data, session, seq):
     answer = data.draw(some.drafted(session) | some.verdicts(session) | st.just(Opened()))
@@ -63,7 +63,7 @@ def test_an_error_is_a_reply_like_any_other():
     assert (error.session, error.keep_len, error.cached_len) == ("s", 9, 7)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=80))
 @example(b"")
 @example(b"\xff\xff\xff")
@@ -73,7 +73,7 @@ def test_random_bytes_are_a_message_or_an_invalid_request(data):
             decode(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_damaged_frame_is_a_frame_or_an_invalid_request(data):
     raw = bytearray(encode_frame(Frame("s", "i", 1, data.draw(some.calls("s")))))

@@ -17,13 +17,13 @@ def through(message):
     return type(message).FromString(message.SerializeToString())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(some.generate_calls)
 def test_a_call_survives_the_wire(call):
     assert codec.call_from_wire(through(codec.call_to_wire(call))) == call
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(some.chunks | some.completes, some.names)
 def test_an_event_survives_the_wire(event, request_id):
     wire = through(codec.event_to_wire(request_id, event))
@@ -31,7 +31,7 @@ def test_an_event_survives_the_wire(event, request_id):
     assert codec.event_from_wire(wire) == event
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(some.model_infos, some.server_infos, some.all_loads)
 def test_infos_survive_the_wire(model, server, loads):
     assert codec.model_info_from_wire(through(codec.model_info_to_wire(model))) == model

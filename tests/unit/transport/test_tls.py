@@ -13,6 +13,7 @@ from services import settings
 from services.gateway.grpc_api import start_grpc
 from services.transport.channels import WorkerChannelPool
 from services.transport.generation import GenerationClient
+from services.transport.options import RETRY_POLICY
 from services.transport.server import start_server
 from tests.unit.gateway.fake_backend import FakeBackend
 from tests.unit.transport.certificates import Authority
@@ -104,7 +105,8 @@ def test_half_a_configuration_is_refused():
     assert TlsConfig("a", "b", "c").is_on
 
 
-async def test_the_public_door_shows_its_certificate_and_asks_for_none(authority):
+async def test_the_public_door_shows_its_certificate_and_asks_for_none(authority, monkeypatch):
+    monkeypatch.setitem(RETRY_POLICY, "maxAttempts", 2)
     issued = authority.issue("door", "localhost")
     server = await start_grpc(
         FakeBackend(), "127.0.0.1", 0, 100_000, tls=DoorTlsConfig(issued.certificate, issued.key)

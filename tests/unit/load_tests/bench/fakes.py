@@ -50,7 +50,7 @@ class FakeServer:
         self.is_ready = True
         self.hangs = False
         self.scrambled: Iterator[str] | None = None  # what it says instead
-        self.num_left = 0
+        self.num_left = self.num_told = 0  # clients that left, and that heard all
 
     async def ready(self, _: web.Request) -> web.Response:
         body = {"ready": self.is_ready, "reasons": [] if self.is_ready else ["the target loads"]}
@@ -77,6 +77,7 @@ class FakeServer:
             last = {"choices": [], "usage": usage, "metrics": {"speculative_decoding": drafting}}
             await self.send(response, last)
             await response.write(b"data: [DONE]\n\n")
+            self.num_told += 1
         except (ConnectionError, asyncio.CancelledError):
             self.num_left += 1
             raise

@@ -30,10 +30,10 @@ def server_url():
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
-    assert told.wait(10)
+    assert told.wait(60)
     yield found["url"]
     loop.call_soon_threadsafe(stop.set)
-    thread.join(10)
+    thread.join(60)
     loop.close()
 
 

@@ -21,6 +21,7 @@ from adasd.messages import (
 from load_tests.bench.answers import Answer, Ask, Outcome
 from load_tests.bench.doors import GrpcDoor, call_of
 from services.transport.generation import generation_handler
+from services.transport.options import RETRY_POLICY
 from services.transport.server import start_server
 from tests.leaks import nothing_runs
 
@@ -102,7 +103,7 @@ async def test_errors_become_outcomes(error, outcome):
 async def test_a_client_that_leaves_is_gone_for_the_server():
     async with speaking() as (speaker, door):
         found = await answer(door, Ask("chat", (("user", "Hello"),), leave_after_chunks=1))
-        await asyncio.wait_for(speaker.closed.wait(), 5.0)
+        await asyncio.wait_for(speaker.closed.wait(), 20.0)
     assert (found.outcome, len(found.chunks_s)) == (Outcome.LEFT, 1)
 
 
@@ -114,7 +115,8 @@ async def test_a_stream_that_just_ends_has_failed():
     assert "without its last message" in found.error
 
 
-async def test_nobody_there_is_a_failure_and_no_exception():
+async def test_nobody_there_is_a_failure_and_no_exception(monkeypatch):
+    monkeypatch.setitem(RETRY_POLICY, "maxAttempts", 2)
     door = GrpcDoor("127.0.0.1:9", None, asyncio.get_running_loop().time)
     found = await answer(door)
     assert found.outcome is Outcome.FAILED

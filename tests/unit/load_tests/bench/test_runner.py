@@ -18,6 +18,7 @@ from load_tests.bench.server import Server, running_server
 from load_tests.bench.table import sentences
 from load_tests.bench.watch import ServerGone
 from tests.leaks import nothing_runs
+from tests.patience import soon
 from tests.unit.load_tests.bench.fakes import options, serving
 
 
@@ -38,8 +39,7 @@ async def test_scenarios_pass_on_a_good_server(name):
 async def test_clients_that_leave_really_leave():
     async with serving() as (fake, _):
         done = await run(SCENARIOS["cancellations"], Server(fake.url, None), options())
-        await asyncio.sleep(0.1)
-        assert fake.num_left > 0
+        await soon(lambda: fake.num_left > 0)
     assert outcomes(done)[Outcome.LEFT] > 0
     assert done.problems == []
 
@@ -115,7 +115,7 @@ async def test_an_interrupted_run_keeps_what_was_measured():
         running = asyncio.ensure_future(
             run(SCENARIOS["steady"], Server(fake.url, None), options(seconds=60.0))
         )
-        await asyncio.sleep(0.6)
+        await soon(lambda: fake.num_told > 10)
         running.cancel()
         done = await running
     assert done.was_interrupted
