@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     if options.suite:
         from cluster.eval_suite import write_all
 
-        return write_all(options.suite, options.n, options.seed)
+        return write_all(options.suite, options.n, options.seed, run_options)
     console = Console(width=max(Console().width, WIDTH))
     try:
         methods = parse(options.methods, options.max_relaxed_fraction)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +63,12 @@ SERIES = (
 )
 
 
-def write_all(folder: Path, num_per_task: int, seed: int) -> int:
-    """Run all series; the exit status."""
-    from cluster.eval_command import run_options
+Run = Callable[[Sequence[str], Console], Report]
+"""The report of an ``adasd eval`` with these options; raises AdasdError."""
 
+
+def write_all(folder: Path, num_per_task: int, seed: int, run: Run) -> int:
+    """Run all series; the exit status."""
     folder.mkdir(parents=True, exist_ok=True)
     console, tables = Console(), list[str]()
     for series in SERIES:
@@ -75,7 +77,7 @@ def write_all(folder: Path, num_per_task: int, seed: int) -> int:
         cost = ("--cost-ratio", f"{COST_RATIOS[1]:g}")  # that of the column that compares with static lengths
         words = [*series.options, *cost, "--n", str(num), "--seed", str(seed)]
         try:
-            report = run_options(words, console)
+            report = run(words, console)
         except AdasdError as error:
             print(f"adasd eval: {series.name}: {error}", file=sys.stderr)
             return 2

@@ -29,14 +29,13 @@ from adasd.text.tokenizer import Tokenizer
 from cluster.chat_command import first_model
 from load_tests.bench.server import demo_server
 from load_tests.link_latency import DEMO, enlarged
-from load_tests.service_stream import stream
+from load_tests.streamed import Clock, stream
 from load_tests.turns import turns
 
 GOAL = 0.95
 FACTOR = 9
 MODES = (Mode.OFF, Mode.EXACT)
 SERVICE, HERE = "service", "in process"
-Clock = Callable[[], float]
 
 
 class Answered(NamedTuple):

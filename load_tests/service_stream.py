@@ -18,9 +18,8 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +30,12 @@ from rich.table import Table
 
 from adasd.demo.tasks import Example
 from adasd.messages import Mode
-from cluster.chat_command import ChatError, first_model, refusal, server_sent
-from load_tests import record
+from cluster.chat_command import ChatError, first_model
+from load_tests import record, service_share
 from load_tests.prompts import examples, is_right
 from load_tests.single_stream import MAX_TOKENS, positive
+from load_tests.streamed import Clock, Streamed, stream
 from load_tests.turns import Turn, turns
-
-Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """One answer as it came in; times in seconds."""
-
-    text: str
-    num_tokens: int
-    seconds: float  # from sending the request to the end of the stream
-    first_token_s: float  # from sending the request
-    gaps_s: tuple[float, ...]  # between the chunks of the answer
-    num_drafted: int
-    num_accepted: int
 
 
 @dataclass(frozen=True)
@@ -66,53 +51,6 @@ class ModeResult:
     accepted_share: float | None  # of drafted tokens
     num_differing: int  # prompts with another text than in mode off, in any repeat
     accuracy: float
-
-
-def stream(
-    client: httpx.Client, model: str, prompt: str, mode: Mode, max_tokens: int, clock: Clock
-) -> Streamed:
-    """Ask once and read to the end; raises ChatError if the server refuses or the stream fails."""
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": max_tokens,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "speculation": {"mode": mode.value},
-    }
-    began_s = clock()
-    with client.stream("POST", "/v1/chat/completions", json=body) as response:
-        if response.status_code != 200:
-            response.read()
-            raise ChatError(refusal(response))
-        return read(server_sent(response.iter_lines()), began_s, clock)
-
-
-def read(events: Iterable[dict[str, Any]], began_s: float, clock: Clock) -> Streamed:
-    """The answer and its times from the stream's objects."""
-    text, times_s, last = "", list[float](), dict[str, Any]()
-    for event in events:
-        if "error" in event:
-            raise ChatError(str(event["error"].get("message", event["error"])))
-        if event["choices"]:
-            times_s.append(clock())
-            text += event["choices"][0]["delta"].get("content") or ""
-        if event.get("usage"):
-            last = event
-    ended_s = clock()
-    if not times_s or not last:
-        raise ChatError("the stream held no answer or no usage")
-    drafting = (last.get("metrics") or {}).get("speculative_decoding") or {}
-    return Streamed(
-        text,
-        last["usage"]["completion_tokens"],
-        ended_s - began_s,
-        times_s[0] - began_s,
-        tuple(late - early for early, late in pairwise(times_s)),
-        drafting.get("num_draft_tokens", 0),
-        drafting.get("num_accepted_draft_tokens", 0),
-    )
 
 
 def measure(
@@ -230,8 +168,6 @@ def main(arguments: list[str] | None = None, transport: httpx.BaseTransport | No
 
 def compare(options: argparse.Namespace, header: dict[str, Any], console: Console) -> int:
     """The service beside the pair in this process, on an enlarged target; 1 if it misses its goal."""
-    from load_tests import service_share
-
     with service_share.both_ways(options.max_tokens) as (ways, forwards):
         found = service_share.measure(ways, examples(options.prompts), options.repeats)
     console.print(service_share.table(found))

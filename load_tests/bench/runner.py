@@ -125,7 +125,7 @@ async def _look_and_play(done: Run, stage: Stage, watch: Watch) -> None:
     share = done.scenario.warm_up_share
     if num_requests := int(share * (stage.options.num_requests or SOAK_REQUESTS)):
         clients = stage.options.num_clients or WARM_UP_CLIENTS
-        await stage.closed_loop(WARM_UP, clients, short(SOAK_TOKENS), num_requests=num_requests)
+        await stage.generator.closed_loop(WARM_UP, clients, short(SOAK_TOKENS), num_requests=num_requests)
         stage.expect_no_failure("requests of the warm-up", stage.of(WARM_UP))
     done.before = await _idle(stage, watch)
     if not done.scenario.under_fire:

@@ -34,7 +34,7 @@ class Scenario:
 async def smoke(stage: Stage) -> None:
     """A few requests in every mode through every door."""
     num_requests = stage.options.num_requests or 24
-    await stage.closed_loop(
+    await stage.generator.closed_loop(
         "smoke",
         stage.options.num_clients or 2,
         workload.whole(modes=MODES, num_distinct=8),
@@ -54,7 +54,7 @@ async def ramp(stage: Stage) -> None:
     async def holds(rate_per_s: float) -> bool:
         name = f"{rate_per_s:.3g}/s"
         times_s = arrivals.poisson(rate_per_s, seconds, stage.options.seed)
-        await stage.open_loop(name, times_s, workload.whole(), rate_per_s)
+        await stage.generator.open_loop(name, times_s, workload.whole(), rate_per_s)
         await stage.settle()
         return stage.options.objective.is_held(stage.of(name))
 
@@ -77,7 +77,7 @@ async def burst(stage: Stage) -> None:
         stage.options.num_clients or 40,
     )
     times_s = arrivals.bursts(rate, size, 10.0, seconds, stage.options.seed)
-    await stage.open_loop("burst", times_s, workload.whole(), rate + size / 10.0)
+    await stage.generator.open_loop("burst", times_s, workload.whole(), rate + size / 10.0)
     await stage.settle()
     stage.expect_no_failure("requests", stage.of("burst"))
 
@@ -113,7 +113,9 @@ async def chaos(stage: Stage) -> None:
     """Replicas, nodes and the controller are killed under load; nobody notices."""
     num_clients, num_requests = stage.options.num_clients or 12, stage.options.num_requests
     seconds = None if num_requests else stage.options.seconds or 60.0
-    await stage.closed_loop("chaos", num_clients, workload.whole(max_tokens=96), seconds, num_requests)
+    await stage.generator.closed_loop(
+        "chaos", num_clients, workload.whole(max_tokens=96), seconds, num_requests
+    )
     await stage.settle(120.0)
     stage.expect_no_failure("requests", stage.of("chaos"))
 
@@ -122,7 +124,7 @@ async def soak(stage: Stage) -> None:
     """Tens of thousands of short requests; in the end the service holds what it held at the start."""
     num_requests = stage.options.num_requests or SOAK_REQUESTS
     asks = workload.short(stage.options.max_tokens or SOAK_TOKENS)
-    await stage.closed_loop(
+    await stage.generator.closed_loop(
         "soak", stage.options.num_clients or 16, asks, stage.options.seconds, num_requests
     )
     stage.expect_no_failure("requests", stage.of("soak"))
@@ -136,7 +138,7 @@ async def _open(stage: Stage, name: str, rate_per_s: float, seconds: float, asks
     if options.trace is not None:
         times_s = arrivals.trace(options.trace)
         rate_per_s = len(times_s) / max(1e-9, times_s[-1])
-    await stage.open_loop(name, times_s, asks, rate_per_s)
+    await stage.generator.open_loop(name, times_s, asks, rate_per_s)
     await stage.settle()
     stage.expect_no_failure("requests", stage.of(name))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from load_tests.bench.answers import GOOD, Answer, Ask
+from load_tests.bench.answers import GOOD, Answer
 from load_tests.bench.generator import Generator
 from load_tests.bench.objective import Objective
 from load_tests.bench.server import Server
@@ -40,23 +40,6 @@ class Stage:
     notes: list[str] = field(default_factory=list)  # what was found out
     problems: list[str] = field(default_factory=list)  # what must not be
     found: dict[str, Any] = field(default_factory=dict)  # figures of the scenario's own, for the JSON file
-
-    async def open_loop(
-        self, name: str, times_s: Iterable[float], asks: Iterator[Ask], rate_per_s: float
-    ) -> None:
-        """Arrivals as given, whatever the server does."""
-        await self.generator.open_loop(name, times_s, asks, rate_per_s)
-
-    async def closed_loop(
-        self,
-        name: str,
-        num_clients: int,
-        asks: Iterator[Ask],
-        seconds: float | None = None,
-        num_requests: int | None = None,
-    ) -> None:
-        """Clients that wait for their answer before they ask again."""
-        await self.generator.closed_loop(name, num_clients, asks, seconds, num_requests)
 
     async def settle(self, timeout_s: float = SETTLE_S) -> None:
         """Until everything is answered; what takes longer is cut."""

@@ -57,24 +57,12 @@ from services.worker.deployment import Worker, bind_host
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
 from services.worker.service import WorkerService
+from tests.gated_engine import GatedEngine, entered
 from tests.leaks import nothing_runs
 from tests.patience import PATIENCE_S, soon
 
 INCARNATION = "life-1"
 TIER = TierConfig(EngineConfig("counting"))
-
-
-class GatedEngine(CountingEngine):
-    """Waits for ``gate`` inside every step."""
-
-    def __init__(self, **options) -> None:
-        super().__init__(**options)
-        self.gate, self.entered = threading.Event(), threading.Event()
-
-    def step(self):
-        self.entered.set()
-        assert self.gate.wait(20)
-        return super().step()
 
 
 class Replica:
@@ -254,7 +242,7 @@ async def test_the_end_of_the_lease_ends_the_line(start):
     replica = await start(GatedEngine())
     line = await replica.opened()
     waiting = asyncio.create_task(line.draft(drafting()))
-    await asyncio.to_thread(replica.engine.entered.wait, 5)
+    await entered(replica.engine)
     replica.service.end("a")
     with pytest.raises(UnknownSession):
         await waiting
@@ -334,7 +322,7 @@ async def test_close_while_a_call_waits_answers_it_and_frees_the_slot(start):
     replica = await start(GatedEngine())
     line = await replica.opened()
     waiting = asyncio.create_task(line.draft(drafting()))
-    await asyncio.to_thread(replica.engine.entered.wait, 5)
+    await entered(replica.engine)
     await asyncio.gather(line.close(), line.close(), line.close())
     with pytest.raises(Cancelled):
         await waiting
@@ -422,7 +410,7 @@ async def test_a_stopping_host_answers_its_callers(start):
     replica = await start(GatedEngine())
     line = await replica.opened()
     waiting = asyncio.create_task(line.draft(drafting()))
-    await asyncio.to_thread(replica.engine.entered.wait, 5)
+    await entered(replica.engine)
     stopping = asyncio.create_task(replica.host.stop())
     with pytest.raises(WorkerLost, match="shutting down"):
         await waiting
@@ -436,7 +424,7 @@ async def test_a_stopping_server_ends_the_line(start):
     replica = await start(GatedEngine())
     line = await replica.opened()
     waiting = asyncio.create_task(line.draft(drafting()))
-    await asyncio.to_thread(replica.engine.entered.wait, 5)
+    await entered(replica.engine)
     await replica.server.stop()
     with pytest.raises(WorkerLost):
         await waiting

@@ -10,7 +10,8 @@ from adasd.messages import Mode
 from cluster.chat_command import ChatError
 from load_tests import service_stream
 from load_tests.prompts import examples
-from load_tests.service_stream import Streamed, read, result, spread_ms
+from load_tests.service_stream import result, spread_ms
+from load_tests.streamed import Streamed, read, stream
 from load_tests.turns import Turn
 
 
@@ -114,5 +115,5 @@ def test_a_server_that_refuses_is_quoted(capsys):
 def test_an_answer_is_timed_from_sending_the_request():
     ticks = count()
     with httpx.Client(base_url="http://server", transport=Server()) as client:
-        streamed = service_stream.stream(client, "pair", "hi", Mode.EXACT, 8, lambda: float(next(ticks)))
+        streamed = stream(client, "pair", "hi", Mode.EXACT, 8, lambda: float(next(ticks)))
     assert (streamed.first_token_s, streamed.seconds, streamed.num_accepted) == (1.0, 3.0, 3)

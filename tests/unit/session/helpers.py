@@ -33,6 +33,11 @@ def play(session: Session, *events: Event) -> Step:
     return session, actions
 
 
+def only(actions: tuple, kind: type):
+    (found,) = [action for action in actions if isinstance(action, kind)]
+    return found
+
+
 def begun(**sampling: object) -> Session:
     return begin(terms(**sampling))[0]
 

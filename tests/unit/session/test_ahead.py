@@ -23,12 +23,7 @@ from adasd.session.events import (
 )
 from adasd.session.machine import step
 from adasd.session.state import Phase, Session
-from tests.unit.session.helpers import begun, block, ids, planned, verdict
-
-
-def only(actions: tuple, kind: type):
-    (found,) = [action for action in actions if isinstance(action, kind)]
-    return found
+from tests.unit.session.helpers import begun, block, ids, only, planned, verdict
 
 
 def judging(drafted: str = "bc") -> tuple[Session, AskVerify, AskDraft]:

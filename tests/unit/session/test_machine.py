@@ -30,12 +30,7 @@ from adasd.session.events import (
 )
 from adasd.session.machine import begin, step
 from adasd.session.state import Phase, Session
-from tests.unit.session.helpers import EOS, begun, block, ids, planned, play, terms, verdict
-
-
-def only(actions: tuple, kind: type):
-    (found,) = [action for action in actions if isinstance(action, kind)]
-    return found
+from tests.unit.session.helpers import EOS, begun, block, ids, only, planned, play, terms, verdict
 
 
 def prefilled(*, with_draft: bool = True, **sampling: object) -> Session:

@@ -31,21 +31,9 @@ from adasd.messages import (
 )
 from load_tests.counting_engine import CountingEngine
 from services.worker.host import EngineHost
+from tests.gated_engine import GatedEngine, entered
 from tests.leaks import nothing_runs
 from tests.patience import soon
-
-
-class GatedEngine(CountingEngine):
-    """Waits for ``gate`` inside every step; ``entered`` tells that a step has begun."""
-
-    def __init__(self, **options) -> None:
-        super().__init__(**options)
-        self.gate, self.entered = threading.Event(), threading.Event()
-
-    def step(self):
-        self.entered.set()
-        assert self.gate.wait(10)
-        return super().step()
 
 
 class Hosts:
@@ -77,10 +65,6 @@ def opening(session: str, max_len: int = 64) -> OpenCall:
 
 def drafting(session: str, epoch: int = 1, keep_len: int = 0, feed=(5,), num_tokens: int = 3) -> DraftCall:
     return DraftCall(session, epoch, keep_len, feed, DraftRule(num_tokens))
-
-
-async def entered(engine: GatedEngine) -> None:
-    assert await asyncio.to_thread(engine.entered.wait, 10)
 
 
 async def test_a_round_goes_through(hosts):
