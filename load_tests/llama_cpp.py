@@ -7,7 +7,6 @@ localhost, which is what its users get.
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ import httpx
 
 from load_tests import gguf_pair
 from load_tests.contenders import Drafting, without_end
+from load_tests.ports import free_port
 
 PLAIN, DRAFTED = "llama.cpp", "llama.cpp drafted"
 MAX_DRAFT = 16
@@ -75,7 +75,7 @@ def llama_servers(
 def _running(
     binary: str, model: Sequence[str], threads: int, eos_ids: frozenset[int]
 ) -> Iterator[LlamaServer]:
-    port = _free_port()
+    port = free_port()
     common = ["--host", "127.0.0.1", "--port", str(port), "-t", str(threads), "-np", "1", "-c", "2048"]
     command = [binary, "-m", *model, *common, "--cache-type-k", "f32", "--cache-type-v", "f32"]
     with TemporaryFile("w+") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
@@ -103,9 +103,3 @@ def _wait(process: subprocess.Popen[bytes], client: httpx.Client, log: IO[str]) 
             pass
         time.sleep(0.1)
     raise RuntimeError(f"llama-server was not ready within {START_S:g} s")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import yaml
 
 from cluster.ray_runtime import POD_ENVIRONMENT
 from load_tests.bad_link import LinkProxy
+from load_tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 240.0
@@ -56,10 +56,10 @@ class Rig:
     folder: Path
     nodes: Sequence[NodeSpec]
     link: LinkProxy  # between the gateway and the workers
-    ray_port: int = field(default_factory=lambda: free_port())
-    dashboard_port: int = field(default_factory=lambda: free_port())
-    http_port: int = field(default_factory=lambda: free_port())
-    grpc_port: int = field(default_factory=lambda: free_port())
+    ray_port: int = field(default_factory=free_port)
+    dashboard_port: int = field(default_factory=free_port)
+    http_port: int = field(default_factory=free_port)
+    grpc_port: int = field(default_factory=free_port)
 
     @property
     def url(self) -> str:
@@ -253,12 +253,6 @@ def values(metrics: str, name: str, role: str | None = None) -> list[float]:
 def os_parent(pid: int) -> int:
     """Of a process: who started it."""
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HEAD, 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float, what: str, state: Callable[[], str]) -> float:

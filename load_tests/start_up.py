@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import IO
 import httpx
 
 from load_tests import record
+from load_tests.ports import free_port
 from load_tests.single_stream import positive
 
 GOAL_S = 45.0
@@ -108,18 +108,6 @@ def tail(output: IO[bytes], num_bytes: int = 2000) -> str:
     return output.read().decode(errors="replace").strip()
 
 
-def free_ports(num_ports: int) -> list[int]:
-    """Ports of loopback that nobody listens on."""
-    probes = [socket.socket() for _ in range(num_ports)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
 def main(arguments: list[str] | None = None, serve: Sequence[str] = SERVE) -> int:
     """Measure, print, write; 1 if the goal is missed or the server does not start."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -132,7 +120,7 @@ def main(arguments: list[str] | None = None, serve: Sequence[str] = SERVE) -> in
     ]
     runs = []
     for number in range(1, options.runs + 1):
-        port, grpc_port = free_ports(2)
+        port, grpc_port = free_port(), free_port()
         command = [*serve, "--port", str(port), "--grpc-port", str(grpc_port), *pair]
         try:
             runs.append(start_once(command, port, options.timeout_s))

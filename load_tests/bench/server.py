@@ -19,7 +19,8 @@ import yaml
 
 from load_tests import record
 from load_tests.bench.watch import ServerGone
-from load_tests.rig import Rig, ended_by_sigterm, free_port, wait_for
+from load_tests.ports import free_port
+from load_tests.rig import Rig, ended_by_sigterm, wait_for
 
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 30.0

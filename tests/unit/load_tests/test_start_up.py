@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from load_tests import start_up
-from load_tests.start_up import StartUpFailed, free_ports, start_once
+from load_tests.ports import free_port
+from load_tests.start_up import StartUpFailed, start_once
 
 READY = """
 import signal, subprocess, sys, time
@@ -42,7 +43,7 @@ def is_alive(pid):
 
 
 def test_a_start_is_timed_from_the_process_to_the_first_yes():
-    (port,) = free_ports(1)
+    port = free_port()
     found = start_once(command(port), port, 30.0)
     assert 0.5 < found.ready_s < 30.0
     assert 0.0 < found.stop_s < 30.0
@@ -56,13 +57,13 @@ def test_a_start_is_timed_from_the_process_to_the_first_yes():
     ],
 )
 def test_a_server_that_does_not_start_is_reported_with_its_output(source, timeout_s, message):
-    (port,) = free_ports(1)
+    port = free_port()
     with pytest.raises(StartUpFailed, match=message):
         start_once(command(port, source=source), port, timeout_s)
 
 
 def test_a_server_that_breaks_while_stopping_is_reported_and_its_children_die():
-    (port,) = free_ports(1)
+    port = free_port()
     with pytest.raises(StartUpFailed, match="status 5 after Ctrl-C") as failure:
         start_once(command(port, status=5), port, 30.0)
     child = int(str(failure.value).split("child ")[1].split()[0])
@@ -88,7 +89,3 @@ def test_the_median_of_several_runs_is_written(tmp_path, monkeypatch, capsys):
     assert json.loads(file.read_text())["median_ready_s"] == 20.0
     assert "reached" in capsys.readouterr().out
     assert start_up.main([], ["serve"]) == 1, "the next three take 40 to 60 s"
-
-
-def test_free_ports_are_different():
-    assert len(set(free_ports(5))) == 5

@@ -1,8 +1,9 @@
-"""More callers than slots: some wait, the next are refused at once, and everybody who waited is served."""
+"""A narrow service: callers wait, are refused at once, are served in the end; idle drafts go and come back."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from adasd.errors import Overloaded
 from services.transport.generation import GenerationClient
 from services.transport.public import GenerateCall
-from tests.e2e.server import Server, ask, body, events, running, wait_for
+from tests.e2e.server import Server, ask, body, events, running, token_ids, wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -30,32 +31,40 @@ async def ask_over_grpc(server: Server) -> None:
         await client.close()
 
 
-@pytest.mark.timeout(240)
-def test_a_full_service_queues_then_refuses_and_never_hangs(pair: tuple[Path, Path]):
+@pytest.fixture(scope="module")
+def narrow(pair: tuple[Path, Path]) -> Iterator[Server]:
+    """Two slots, two places in the queue, and drafts only while somebody wants them."""
     slots = ["--target-num-slots", str(NUM_SLOTS), "--draft-num-slots", str(NUM_SLOTS)]
     limits = ["--max-queued-requests", str(MAX_QUEUED), "--admission-timeout-s", "60"]
-    models = ["--target", str(pair[0]), "--draft", str(pair[1]), "--model-name", "pair"]
-    with running(*models, *slots, *limits) as server, ThreadPoolExecutor(MAX_QUEUED) as pool:
+    models = ["--target", str(pair[0]), "--draft", str(pair[1]), "--speculation-bypass", "false"]
+    drafts = ["--draft-min-replicas", "0", "--draft-down-after-s", "3"]
+    with running(*models, *slots, *limits, *drafts) as server:
+        yield server
+
+
+@pytest.mark.timeout(240)
+def test_a_full_service_queues_then_refuses_and_never_hangs(narrow: Server):
+    with ThreadPoolExecutor(MAX_QUEUED) as pool:
         waiting, held = [], []
-        with server.client() as client, ExitStack() as streams:
+        with narrow.client() as client, ExitStack() as streams:
             for _ in range(NUM_SLOTS):
-                opened = streams.enter_context(server.client())
+                opened = streams.enter_context(narrow.client())
                 asked = body(max_tokens=LONG, ignore_eos=True, stream=True, speculation={"mode": "off"})
                 response = streams.enter_context(opened.stream("POST", "/v1/chat/completions", json=asked))
                 held.append(events(response))  # a generator that nobody holds closes its connection
                 next(held[-1])
             for _ in range(MAX_QUEUED):
-                waiting.append(pool.submit(wait_for_an_answer, server))
+                waiting.append(pool.submit(wait_for_an_answer, narrow))
             wait_for(lambda: are_waiting(client, MAX_QUEUED), 60.0)
             refused = client.post("/v1/chat/completions", json=body(max_tokens=4))
             assert refused.status_code == 429, refused.text
             assert int(refused.headers["Retry-After"]) >= 1
             assert refused.json()["error"]["code"] == Overloaded.code.value
             with pytest.raises(Overloaded):
-                asyncio.run(ask_over_grpc(server))
+                asyncio.run(ask_over_grpc(narrow))
             assert not any(answer.done() for answer in waiting)
         assert all(answer.result(60.0)["choices"][0]["message"]["content"] for answer in waiting)
-        with server.client() as client:
+        with narrow.client() as client:
             wait_for(lambda: client.get("/ready").status_code == 200, 60.0)
 
 
@@ -70,3 +79,19 @@ def are_waiting(client: httpx.Client, number: int) -> bool:
 def wait_for_an_answer(server: Server) -> dict:
     with server.client() as client:
         return ask(client, max_tokens=8, ignore_eos=True)
+
+
+@pytest.mark.timeout(300)
+def test_idle_drafts_scale_to_zero_and_wake_up_again(narrow: Server):
+    with narrow.client() as client:
+        plain = token_ids(ask(client))
+        wait_for(lambda: not narrow.replicas("draft"), 60.0)
+        assert client.get("/ready").status_code == 200
+        assert token_ids(ask(client)) == plain
+
+        def is_drafted() -> bool:
+            answer = ask(client, max_tokens=400, ignore_eos=True)
+            return bool((answer["metrics"]["speculative_decoding"] or {}).get("num_draft_tokens"))
+
+        wait_for(is_drafted, 120.0)
+        assert narrow.replicas("draft")
