@@ -4,7 +4,7 @@ import itertools
 
 import schemathesis
 
-MAX_TOKENS = 16
+MAX_TOKENS = 4
 turns = itertools.count()
 
 
