@@ -54,7 +54,7 @@ class Controller:
     def __init__(self, config: SpeculationConfig, tiers: Sequence[str] = (sources.MODEL,)) -> None:
         check_config(config)
         self.config, self.tiers = config, tuple(tiers)
-        self.selector = Selector((*self.tiers, sources.SUFFIX))
+        self.selector = Selector((*self.tiers, sources.SUFFIX), guests=(sources.NGRAM,))
         self._verify_ms = Line()
         self._estimates: dict[str, Estimates] = {}
         self._gates: dict[str, Gate] = {}
@@ -245,12 +245,11 @@ class SessionController:
     def _rate_source(self, round: RoundCompleted) -> None:
         """What a round that was to draft says of its source."""
         plain_ms = self._estimates.plain_ms
-        selector = self._controller.selector
-        if not (self._planned and plain_ms and self.source in selector.candidates):
+        if not (self._planned and plain_ms):
             return
         tokens, cost = round.verdict.num_accepted + 1, (round.draft_ms + round.verify_ms) / plain_ms
         self._own, self._own_rounds = self._own.plus(tokens, cost), self._own_rounds + 1
-        selector.learn(self._task, self.source, tokens, cost)
+        self._controller.selector.learn(self._task, self.source, tokens, cost)
 
     @property
     def generation_threshold(self) -> float | None:

@@ -56,11 +56,15 @@ NOTHING = Yield()
 
 
 class Selector:
-    """What is known of the candidates; one per process and target, used from one thread."""
+    """What is known of the sources; one per process and target, used from one thread.
 
-    def __init__(self, candidates: Sequence[str]) -> None:
-        self.candidates = tuple(candidates)
-        self._all = dict.fromkeys(self.candidates, NOTHING)
+    Candidates are tried unasked. Guests are not: a trial costs what the best source would have yielded. They are
+    chosen among the others while requests that name them show what they yield.
+    """
+
+    def __init__(self, candidates: Sequence[str], guests: Sequence[str] = ()) -> None:
+        self.candidates, self.guests = tuple(candidates), tuple(guests)
+        self._all = dict.fromkeys((*self.candidates, *self.guests), NOTHING)
         self._tasks: OrderedDict[int, dict[str, Yield]] = OrderedDict()
         self._attach_cost: dict[str, float] = {}  # plain rounds until a source drafts
 
@@ -102,7 +106,9 @@ class Selector:
         return self._tasks.get(task, {}).get(name, NOTHING).gain(overall)
 
     def learn(self, task: int, name: str, tokens: float, cost: float) -> None:
-        """A round of an answer under ``name``; ``cost`` in plain rounds."""
+        """A round of an answer under ``name``; ``cost`` in plain rounds. Of no effect for a name that is unknown."""
+        if name not in self._all:
+            return
         seen = self._tasks.setdefault(task, {})
         self._tasks.move_to_end(task)
         if len(self._tasks) > MAX_TASKS:
@@ -119,7 +125,8 @@ class Selector:
         self._attach_cost[name] = before + 0.2 * (cost - before)
 
     def _possible(self, excluded: Collection[str]) -> list[str]:
-        return [name for name in self.candidates if name not in excluded] or list(self.candidates)
+        seen = [name for name in self.guests if self._all[name].cost >= START_COST]
+        return [name for name in (*self.candidates, *seen) if name not in excluded] or list(self.candidates)
 
 
 def task_of(prompt: Sequence[int]) -> int:

@@ -96,3 +96,38 @@ def test_prompts_that_begin_alike_are_of_one_task():
     beginning = tuple(range(16))
     assert task_of((*beginning, 5)) == task_of((*beginning, 6, 7))
     assert task_of((9, *beginning)) != task_of(beginning)
+
+
+def with_guest(yields: float, rounds: int) -> Selector:
+    """A model of 2 tokens per plain round, and a guest seen for so many plain rounds."""
+    selector = Selector(["model", "suffix"], guests=["ngram"])
+    for name, tokens, seen in (("model", 2.0, 200), ("suffix", 1.0, 200), ("ngram", yields, rounds)):
+        for _ in range(seen):
+            selector.learn(3, name, tokens, 1.0)
+    return selector
+
+
+def test_a_guest_is_never_tried_unasked():
+    selector = Selector(["model", "suffix"], guests=["ngram"])
+    chosen = set()
+    for _ in range(200):
+        source = selector.first(3)
+        chosen.add(source)
+        for _ in range(10):
+            selector.learn(3, source, 1.5, 1.0)
+    assert chosen == {"model", "suffix"}
+
+
+def test_a_guest_that_was_asked_for_is_judged_like_the_others():
+    assert with_guest(4.0, 100).first(3) == "ngram"
+    assert with_guest(4.0, 100).better(3, "model", Yield(20.0, 10.0), 100) == "ngram"
+    assert with_guest(1.2, 100).first(3) == "model"
+    assert with_guest(4.0, 9).first(3) == "model"  # too little evidence
+    assert with_guest(4.0, 100).first(3, excluded=("ngram",)) == "model"
+    assert with_guest(4.0, 100).candidates == ("model", "suffix")
+
+
+def test_what_is_no_source_of_its_own_teaches_nothing():
+    selector = with_guest(4.0, 0)
+    selector.learn(3, "self", 99.0, 1.0)
+    assert selector.first(3) == "model"
