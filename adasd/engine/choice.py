@@ -63,10 +63,10 @@ def choose_forward(
 
 
 def _kernels(model: PreTrainedModel, config: EngineConfig, max_context: int) -> Forward | None:
-    """The C kernels, where they fit and are wanted or pay."""
+    """The C kernels, where they fit and are wanted or pay: they use one thread, torch ``num_threads``."""
     if config.compile == "off" or model.device.type == "cuda":
         return None
-    why_not = native.why_not(model, config.num_threads)
+    why_not = native.why_not(model)
     if why_not is None and config.compile == "auto" and not config.deterministic and not pays(model):
         why_not = "torch's operations are faster here"
     if why_not is None:
@@ -99,7 +99,10 @@ def _with_exits(model: PreTrainedModel, config: EngineConfig, max_context: int) 
 
 
 def pays(model: PreTrainedModel) -> bool:
-    """Whether the kernels are faster than torch's operations on this machine, by a layer of the model's shape."""
+    """Whether the kernels are faster than torch's operations on this machine, by a layer of the model's shape.
+
+    With as many threads as torch is set to.
+    """
     config: Any = model.config
     if config.hidden_size > MAX_WIDTH:
         return False

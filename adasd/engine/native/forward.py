@@ -65,15 +65,13 @@ class _Drafts(ctypes.Structure):
     _fields_ = [(name, _POINTER) for name in ("tokens", "entropies", "max_probs")]
 
 
-def why_not(model: PreTrainedModel, num_threads: int) -> str | None:
+def why_not(model: PreTrainedModel) -> str | None:
     """The reason why this forward cannot serve the model here; None: it can."""
     reason = fast_llama.why_not(model)
     if reason is not None:
         return reason
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return f"it is {model.dtype} on {model.device}, not float32 on the CPU"
-    if num_threads != 1:
-        return f"it is to run on {num_threads} threads, and the kernels use one"
     head_dim = int(fast_llama.head_dim_of(model))
     if head_dim > LARGEST_HEAD or head_dim % 2:
         return f"its heads have {head_dim} numbers"
