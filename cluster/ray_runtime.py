@@ -28,6 +28,7 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a killed proxy is back in seconds, not in half a minute
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray's default of 15 lets everything else on the machine go before the models
 }
 """Set before Ray is imported, unless the user's environment already says otherwise."""
 
