@@ -1,0 +1,61 @@
+"""Deploys a replica with a tier's own options on a Ray that believes to have two GPUs; prints what it was granted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+
+from adasd.config import EngineConfig, TierConfig
+from cluster import ray_runtime, topology
+
+SPLIT = TierConfig(
+    EngineConfig("a-large-model", device="cuda", num_devices=2),
+    num_cpus=0.5,
+    num_gpus=2.0,
+    label_selector={"pool": "target"},
+)
+
+
+class Granted:
+    """Says what it holds."""
+
+    def __call__(self) -> dict[str, object]:
+        import ray
+        from ray.util import get_current_placement_group
+
+        group = get_current_placement_group()
+        return {
+            "gpus": ray.get_gpu_ids(),
+            "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "bundles": group.bundle_specs if group is not None else None,
+        }
+
+
+def main(folder: str) -> None:
+    os.environ.update(ray_runtime.SERVE_ENVIRONMENT)
+    import ray
+    from ray import serve
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=2,
+        labels=dict(SPLIT.label_selector),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=folder,
+        _node_ip_address="127.0.0.1",
+    )
+    options = {"ray_actor_options": topology.actor_options(SPLIT), **topology.placement_group(SPLIT)}
+    deployed = serve.deployment(name="target", num_replicas=1, **options)
+    handle = serve.run(deployed(Granted).bind(), route_prefix=None)
+    print(json.dumps(handle.remote().result(timeout_s=60)), flush=True)
+    serve.shutdown()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
