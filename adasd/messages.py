@@ -167,9 +167,7 @@ class DraftRule:
     entropy_ceiling: float = math.inf  # nats; stop once H > ceiling
     confidence_floor: float = 0.0  # probability; stop once max q < floor
     row_len: int = 0  # entries R of the truncated law to send per token; 0 sends none
-    drops_last: bool = (
-        False  # the session leaves out the token that passes the ceiling, unless it is the only one
-    )
+    drops_last: bool = False  # the session leaves out the token past the ceiling, unless it is the only one
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,13 +240,9 @@ class AcceptRule:
     relax: Relax | None = None
     relax_budget: int = 0  # at most so many relaxed tokens in this verdict
     want_distances: bool = False  # report d_JS of every judged position (needs rows)
-    whole_block: bool = (
-        False  # block verification in place of rejection sampling token by token; no ``relax``
-    )
+    whole_block: bool = False  # block verification instead of token by token, where sampled; no ``relax``
     max_distortion: float = math.inf  # total variation that relaxation may cost in this verdict
-    processed: bool = (
-        False  # distances are those of the warped laws, not of the laws after masks at temperature 1
-    )
+    processed: bool = False  # distances of the warped laws instead of those after masks at temperature 1
     alone: bool = False  # the distance decides in place of the exact test, as far as the budgets go
 
 

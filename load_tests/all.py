@@ -17,6 +17,7 @@ from load_tests import record
 
 BENCHMARKS: Mapping[str, tuple[str, ...]] = {
     "round_trip": (),
+    "hop": (),
     "pipelining": (),
     "link_latency": (),
     "single_stream": (),

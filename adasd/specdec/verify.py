@@ -1,10 +1,9 @@
 """Judging drafted blocks: what the target accepts, and the token that follows.
 
 The exact test comes first, relaxation only where it fails: AdaSD's test on the Jensen-Shannon distance
-(arXiv:2512.11280; with the exact test in front the law stays the same and more tokens stand; a rule may ask
-for the distance ``alone`` all the same), or a test of
-the target's own probability of the token (``opinion``). The exact
-test (``exact_tests``) is
+(arXiv:2512.11280; with the exact test in front the law stays the same and more tokens stand; a rule may ask for the
+distance ``alone`` all the same), or a test of the target's own probability of the token (``opinion``). The exact test
+(``exact_tests``) is
 
 * greedy: the drafted token is the target's largest logit;
 * under a seed: it is the target's own choice with the shared noise (arXiv:2408.07978);

@@ -49,12 +49,14 @@ def main(folder: str) -> None:
         _temp_dir=folder,
         _node_ip_address="127.0.0.1",
     )
-    options = {"ray_actor_options": topology.actor_options(SPLIT), **topology.placement_group(SPLIT)}
-    deployed = serve.deployment(name="target", num_replicas=1, **options)
-    handle = serve.run(deployed(Granted).bind(), route_prefix=None)
-    print(json.dumps(handle.remote().result(timeout_s=60)), flush=True)
-    serve.shutdown()
-    ray.shutdown()
+    try:
+        options = {"ray_actor_options": topology.actor_options(SPLIT), **topology.placement_group(SPLIT)}
+        deployed = serve.deployment(name="target", num_replicas=1, **options)
+        handle = serve.run(deployed(Granted).bind(), route_prefix=None)
+        print(json.dumps(handle.remote().result(timeout_s=60)), flush=True)
+        serve.shutdown()
+    finally:
+        ray.shutdown()
 
 
 if __name__ == "__main__":
