@@ -287,10 +287,10 @@ class Drafted:
 
 @dataclass(frozen=True, slots=True)
 class Assumption:
-    """The verdict of ``epoch`` accepts all of its block and puts ``next_token`` behind it."""
+    """The verdict of ``epoch`` accepts all of its block and puts ``next_token`` behind it (None: whichever)."""
 
     epoch: int
-    next_token: int
+    next_token: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +298,8 @@ class VerifyCall:
     """Keep ``keep_len`` cached tokens, feed ``feed``, judge ``block``; an empty block is plain decoding.
 
     Prefill is the same call: keep 0, feed the prompt, block empty. A call that is ``assuming`` something waits at
-    the worker until that is known; then it is done at once, or fails as Superseded.
+    the worker until that is known; then it is done at once, or fails as Superseded. One that assumes whichever
+    token feeds nothing itself: the worker feeds that token.
     """
 
     session: str

@@ -79,12 +79,14 @@ class DraftAnswered:
 class Planned:
     """The controller's answer to AskPlan; ``draft.max_tokens == 0`` makes the round a plain one.
 
-    ``ahead`` lets the draft go on while the target judges this round's block.
+    ``ahead`` lets the draft go on while the target judges this round's block; ``decodes_on`` lets the target go on
+    while the verdict of a round without a block is on its way.
     """
 
     draft: DraftRule
     accept: AcceptRule
     ahead: bool = False
+    decodes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

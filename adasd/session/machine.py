@@ -8,8 +8,9 @@
 
 While the target judges a block the draft may go on behind it (adasd.session.ahead); PLANNING then leads
 straight to VERIFYING when the verdict agrees. Under an exact rule the target was asked already, on the assumption
-that it will agree, and goes on without a word. A lost or late draft costs speed, never an answer: the round
-goes on with an empty block, which is plain decoding. Every ask carries a fresh epoch; an answer to any other
+that it will agree, and goes on without a word. Where nothing is drafted it is asked for the token behind the next
+one, whichever that is, and decodes on while its verdicts travel. A lost or late draft costs speed, never an answer:
+the round goes on with an empty block, which is plain decoding. Every ask carries a fresh epoch; an answer to any other
 ask is stale and changes nothing. Roll-back is not a message of its own: each call says how many cached tokens
 to keep, and feeds the rest. The newest committed token is never cached yet, so after a full acceptance the
 draft is simply fed two tokens.
@@ -129,17 +130,19 @@ def start_round(session: Session) -> Step:
     The target never waits for a draft that is busy with something else.
     """
     rule, ahead = session.plan.draft, session.ahead
+    if session.going_on is not None:
+        return go_on_decoding(session, session.going_on)
     if ahead is not None and ahead.asked is not None:
         return go_on_judging(session, ahead, ahead.asked)
     if rule.max_tokens == 0:
-        return verify(session)
+        return decode(session)
     if ahead is not None and ahead.drafted is None:  # on its way, and still worth something
         return session._replace(phase=Phase.DRAFTING, epoch=ahead.epoch), ()
     if ahead is not None and ahead.drafted is not None:
         block = behind_guess(ahead.drafted)
         if block is not None:
             return judge(session, block, 0.0, ahead.rule)
-    return ask_draft(session, rule) if session.draft.ready else verify(session)
+    return ask_draft(session, rule) if session.draft.ready else decode(session)
 
 
 def ask_draft(session: Session, rule: DraftRule) -> Step:
@@ -204,6 +207,7 @@ def verify(
         block_ms=block_ms,
         block_rule=rule,
         ahead=None,
+        going_on=None,
     )
     return session, (AskVerify(call),)
 
@@ -251,8 +255,44 @@ def go_on_judging(session: Session, ahead: Ahead, epoch: int) -> Step:
     return ask_ahead(session, block)
 
 
+def decode(session: Session) -> Step:
+    """A round without a block, and what may follow it."""
+    session, ask = verify(session)
+    session, next_ask = ask_on(session)
+    return session, (*ask, *next_ask)
+
+
+def ask_on(session: Session) -> Step:
+    """Have the target decode on behind the token that it is at, whichever that becomes, if nothing will be drafted.
+
+    The call is the one that would follow anyway, so the hop between two tokens is hidden. Where the answer ends
+    unforeseen, a forward pass for one token was for nothing.
+    """
+    plan = session.plan
+    drafts = plan.draft.max_tokens > 0 and session.draft.attached
+    if drafts or not plan.decodes_on or session.remaining_tokens < 2:
+        return session, ()
+    epoch = session.last_epoch + 1
+    call = VerifyCall(
+        session.terms.session,
+        epoch,
+        keep_len=len(session.committed),
+        feed=(),
+        rule=plan.accept,
+        assuming=Assumption(session.epoch, None),
+    )
+    return session._replace(last_epoch=epoch, going_on=epoch), (AskVerify(call),)
+
+
+def go_on_decoding(session: Session, epoch: int) -> Step:
+    """The target is at the next token already; drafting, if that is planned now, has to wait for it."""
+    return ask_on(session._replace(phase=Phase.VERIFYING, epoch=epoch, going_on=None))
+
+
 def take_refusal(session: Session, epoch: int) -> Step:
     """What was asked early will not be judged: ask again if the round counts on it."""
+    if session.going_on == epoch:
+        return session._replace(going_on=None), ()
     ahead = session.ahead
     if ahead is not None and ahead.asked == epoch:
         return session._replace(ahead=ahead._replace(asked=None)), ()
@@ -470,7 +510,7 @@ def be_late(session: Session, epoch: int) -> Step:
 def go_on_without(session: Session) -> Step:
     """Decode this round plainly; a late draft stays busy until its answer comes."""
     tally = session.tally._replace(draft_lost=session.tally.draft_lost + 1)
-    return verify(session._replace(tally=tally))
+    return decode(session._replace(tally=tally))
 
 
 def lose_draft(session: Session) -> Step:
@@ -505,5 +545,6 @@ def lose_target(session: Session) -> Step:
         draft=draft,
         block=None,
         ahead=None,
+        going_on=None,
         tally=session.tally._replace(target_lost=session.tally.target_lost + 1),
     ), (AttachTarget(),)

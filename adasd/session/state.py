@@ -73,6 +73,9 @@ class Session(NamedTuple):
     block_ms: float = 0.0  # wall time that the round waited for its block
     block_rule: DraftRule | None = None  # that it was drafted by
     ahead: Ahead | None = None  # drafted, or being drafted, behind the block
+    going_on: int | None = (
+        None  # epoch in which the target decodes on behind its next verdict, whatever that says
+    )
     text: TextState = TextState()
     tally: Tally = Tally()
     finish_reason: FinishReason | None = None

@@ -50,6 +50,9 @@ from services.transport.packed import (
     unpack_reals,
 )
 
+ANY_TOKEN = -1
+"""On the wire: whichever token follows. A worker that does not know this yet refuses such a call as superseded."""
+
 
 def encode_frame(frame: Frame) -> bytes:
     """Bytes of a RoundRequest; InvalidRequest if a number does not fit its field."""
@@ -250,7 +253,11 @@ def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:
             number = pb.OwnLaw.Yardstick.Value(yardstick.name)
             message.relax_own_law.CopyFrom(pb.OwnLaw(min_ratio=min_ratio, yardstick=number, ceiling=ceiling))
     if call.assuming is not None:
-        message.assuming.epoch, message.assuming.next_token = call.assuming.epoch, call.assuming.next_token
+        token = call.assuming.next_token
+        message.assuming.epoch, message.assuming.next_token = (
+            call.assuming.epoch,
+            ANY_TOKEN if token is None else token,
+        )
     return message
 
 
@@ -280,7 +287,6 @@ def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
         wire.processed,
         wire.alone,
     )
-    assumed = wire.assuming
     return VerifyCall(
         session,
         wire.epoch,
@@ -290,8 +296,12 @@ def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
         rows,
         rule,
         unpack_reals(wire.confidences),
-        Assumption(assumed.epoch, assumed.next_token) if wire.HasField("assuming") else None,
+        _assumption_from_wire(wire.assuming) if wire.HasField("assuming") else None,
     )
+
+
+def _assumption_from_wire(wire: pb.Assumption) -> Assumption:
+    return Assumption(wire.epoch, None if wire.next_token == ANY_TOKEN else wire.next_token)
 
 
 def _own_law_from_wire(wire: pb.OwnLaw) -> RelaxOwnLaw:

@@ -103,7 +103,7 @@ class _Work:
     answers: list[tuple[_Ask, Answer]] = field(default_factory=list)  # not handed over yet
     came_true: dict[str, Assumption] = field(
         default_factory=dict
-    )  # by sessions whose newest block stands whole
+    )  # by session: its newest block stands whole
     step_began_s: float | None = None  # None between steps
     num_steps: int = 0
     num_calls: int = 0
@@ -354,9 +354,11 @@ class EngineHost:
         if isinstance(call, VerifyCall):
             came_true = self._work.came_true.pop(call.session, None)
             if call.assuming is not None:
-                if call.assuming != came_true:
+                if came_true is None or not _bears_out(came_true, call.assuming):
                     self._answer(ask, Superseded(call.session, call.epoch))
                     return
+                if call.assuming.next_token is None and came_true.next_token is not None:
+                    call = replace(call, feed=(came_true.next_token,))
                 ask = replace(ask, asked_s=self._clock())  # before, it waited for no fault of this worker
         if self._attempt(ask, lambda: engine.submit(call), answer_now=False):
             self._work.running.setdefault(call.session, []).append(ask)
@@ -410,7 +412,7 @@ class EngineHost:
         """What the session's next call may have assumed."""
         if not (isinstance(call, VerifyCall) and isinstance(answer, Verdict)):
             return
-        if call.block and answer.num_accepted == len(call.block):
+        if answer.num_accepted == len(call.block):
             self._work.came_true[call.session] = Assumption(call.epoch, answer.next_token)
 
     def _answered_by(self, answer: Drafted | Verdict | CallFailed) -> _Ask | None:
@@ -459,6 +461,11 @@ def _outcome(answer: Drafted | Verdict | CallFailed, in_worker_ms: float) -> Dra
         error = answer.error
         return error if isinstance(error, AdasdError) else DeviceFailure(f"{type(error).__name__}: {error}")
     return replace(answer, queue_ms=max(0.0, in_worker_ms - answer.compute_ms))
+
+
+def _bears_out(came_true: Assumption, assumed: Assumption) -> bool:
+    """Is what was assumed what came true?"""
+    return assumed.epoch == came_true.epoch and assumed.next_token in (None, came_true.next_token)
 
 
 def _num_prompt_tokens(call: object, answer: object) -> int:

@@ -21,6 +21,7 @@ from adasd.messages import (
     Drafted,
     Grammar,
     GrammarKind,
+    Mode,
     OpenCall,
     SamplingParams,
     SpeculationOptions,
@@ -84,14 +85,16 @@ class HostPort:
 
     host: EngineHost
     slot: str
-    num_early: int = 0  # verdicts on what was asked for before the verdict that it assumes
+    num_early: int = 0  # verdicts on blocks that were asked for before the verdict that they assume
+    num_on: int = 0  # tokens that were asked for before the one before them was known
 
     async def draft(self, call: DraftCall) -> Drafted:
         return await self.host.submit(replace(call, session=self.slot))
 
     async def verify(self, call: VerifyCall) -> Verdict:
         verdict = await self.host.submit(replace(call, session=self.slot))
-        self.num_early += call.assuming is not None
+        self.num_early += call.assuming is not None and bool(call.block)
+        self.num_on += call.assuming is not None and not call.block
         return verdict
 
 
@@ -175,12 +178,13 @@ async def answer(
     session: str,
     warp: Warp,
     *,
-    ahead: bool,
+    ahead: bool = False,
+    mode: Mode = Mode.EXACT,
     source: str | None = None,
     controller: Controller | None = None,
 ) -> tuple[list[int], object]:
     controller = controller or Controller(SpeculationConfig(draft_ahead=ahead))
-    effective = controller.effective(SpeculationOptions(draft=source))
+    effective = controller.effective(SpeculationOptions(mode=mode, draft=source))
     plans = controller.session(effective, warp, PROMPT)
     sampling = SamplingParams(NUM_TOKENS, warp.temperature, top_p=warp.top_p, seed=warp.seed)
     driver = Driver(
@@ -214,6 +218,21 @@ async def test_output_is_the_targets_own(faults, warp, ahead):
             assert engine.num_free_slots == engine.num_slots
             engine.check_integrity()
     assert faults is not CALM or sum(report.num_draft_rounds for _, report in answers) > 0
+
+
+@pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("faults", (LINKS | FAR).values(), ids=(LINKS | FAR).keys())
+async def test_a_target_that_decodes_on_before_its_verdict_arrives_changes_nothing(faults, warp):
+    expected = plain_answer(warp)
+    async with Workers(faults, seed=5) as workers:
+        answers = await asyncio.gather(*(answer(workers, f"s{i}", warp, mode=Mode.OFF) for i in range(4)))
+        assert all(tokens == expected for tokens, _ in answers)
+        for engine in workers.engines.values():
+            assert engine.num_free_slots == engine.num_slots
+            engine.check_integrity()
+        num_on = sum(port.num_on for port in workers.ports)
+    if faults is CALM:  # all tokens but the first two: the prompt's, and the one that begins the plain rounds
+        assert num_on == 4 * (NUM_TOKENS - 2)
 
 
 @pytest.mark.parametrize("source", ["ngram", "suffix", "auto"])

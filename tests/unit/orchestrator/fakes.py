@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from adasd.errors import AdasdError, Overloaded, StaleCache, Superseded, WorkerLost
-from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from adasd.messages import Assumption, DraftCall, Drafted, OpenCall, Verdict, VerifyCall
 
 EOS = 0
 
@@ -48,6 +48,8 @@ class FakeSlot:
     cache: tuple[int, ...] = ()
     released: bool = False
     newest: int = 0  # epoch of the draft call that counts
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # one verdict after the other
+    came_true: Assumption | None = None  # what the newest verdict bears out
 
     def __post_init__(self) -> None:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -62,7 +64,7 @@ class FakeSlot:
         if keep_len > len(self.cache):
             raise StaleCache("s", keep_len, len(self.cache))
         self.cache = self.cache[:keep_len] + tokens
-        assert optimistic or self.cache == self.world.truth[: len(self.cache)]
+        assert optimistic or self.cache == self.world.text(len(self.cache))
         return len(self.cache)
 
     async def draft(self, call: DraftCall) -> Drafted:
@@ -82,6 +84,21 @@ class FakeSlot:
         return Drafted("s", call.epoch, base, tokens, (1.0,) * len(tokens), compute_ms=0.1)
 
     async def verify(self, call: VerifyCall) -> Verdict:
+        async with self.turn:
+            came_true, self.came_true, assumed = self.came_true, None, call.assuming
+            if assumed is not None:
+                if came_true is None or assumed.epoch != came_true.epoch:
+                    raise Superseded("s", call.epoch)
+                if assumed.next_token is None and came_true.next_token is not None:
+                    call = replace(call, feed=(came_true.next_token,))
+                elif assumed != came_true:
+                    raise Superseded("s", call.epoch)
+            verdict = await self.judge(call)
+            if verdict.num_accepted == len(call.block):
+                self.came_true = Assumption(call.epoch, verdict.next_token)
+            return verdict
+
+    async def judge(self, call: VerifyCall) -> Verdict:
         world = self.world
         await asyncio.sleep(world.faults.delay_s)
         dies_now = world.is_turn("target", world.faults.target_dies_every)
@@ -89,14 +106,13 @@ class FakeSlot:
             self.die()
         base = self.feed(call.keep_len, call.feed)
         num = 0
-        while num < len(call.block) and call.block[num] == world.truth[base + num]:
+        truth = world.text(base + len(call.block) + 1)
+        while num < len(call.block) and call.block[num] == truth[base + num]:
             num += 1
         self.cache += call.block[:num]
         judged = min(num + 1, len(call.block))
         exact = tuple(i < num for i in range(judged))
-        return Verdict(
-            "s", call.epoch, base, num, world.truth[base + num], (False,) * num, exact, compute_ms=0.1
-        )
+        return Verdict("s", call.epoch, base, num, truth[base + num], (False,) * num, exact, compute_ms=0.1)
 
     async def release(self) -> None:
         if not self.released:
@@ -118,6 +134,10 @@ class FakePlacement:
     def __post_init__(self) -> None:
         self.rng = random.Random(self.faults.seed)
         self.num_calls = {"draft": 0, "target": 0}
+
+    def text(self, length: int) -> tuple[int, ...]:
+        """The truth's first tokens; behind its end nothing but the end follows."""
+        return (*self.truth, *(EOS,) * length)[:length]
 
     def is_turn(self, role: str, every: int) -> bool:
         """Is this call of a tier the n-th?"""

@@ -55,5 +55,5 @@ def block(call: DraftCall, text: str) -> Drafted:
     return Drafted(call.session, call.epoch, base_len, ids(text), (0.5,) * len(text))
 
 
-def planned(max_tokens: int, *, ahead: bool = False) -> Planned:
-    return Planned(DraftRule(max_tokens), AcceptRule(), ahead)
+def planned(max_tokens: int, *, ahead: bool = False, decodes_on: bool = False) -> Planned:
+    return Planned(DraftRule(max_tokens), AcceptRule(), ahead, decodes_on)

@@ -6,7 +6,7 @@ The target of the fakes is a fixed text, so whatever happens the answer must be 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +25,7 @@ from adasd.session.events import (
     Emit,
     Event,
     Finish,
+    Planned,
     TargetAnswered,
     TargetAttached,
     TargetDeclined,
@@ -58,7 +59,7 @@ class Worker:
 @dataclass
 class World:
     rng: random.Random
-    truth: tuple[int, ...]
+    truth: tuple[int, ...]  # goes on behind the answer's end
     target: Worker = field(default_factory=Worker)
     draft: Worker = field(default_factory=Worker)
     mailbox: list[Event] = field(default_factory=list)
@@ -66,10 +67,16 @@ class World:
 
     def judge(self, call: VerifyCall, trouble: float) -> Event:
         """As a worker does; now and then it does not know of the verdict that a call assumes."""
-        if call.assuming is not None and (call.assuming != self.came_true or self.rng.random() < trouble):
-            return TargetDeclined(call.epoch)
+        came_true, assumed = self.came_true, call.assuming
+        if assumed is not None:
+            if came_true is None or assumed.epoch != came_true.epoch or self.rng.random() < trouble:
+                return TargetDeclined(call.epoch)
+            if assumed.next_token is None:
+                call = replace(call, feed=(came_true.next_token,))
+            elif assumed != came_true:
+                return TargetDeclined(call.epoch)
         verdict = self.verdict(call)
-        whole = call.block and verdict.num_accepted == len(call.block)
+        whole = verdict.num_accepted == len(call.block)
         self.came_true = Assumption(call.epoch, verdict.next_token) if whole else None
         return TargetAnswered(verdict)
 
@@ -114,7 +121,12 @@ def overtake(world: World) -> None:
             world.mailbox.remove(event)
 
 
-def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool) -> tuple[str, World, bool]:
+def plan(rng: random.Random, *, ahead: bool, on: bool) -> Planned:
+    """Often a plain round, so that plain rounds follow each other."""
+    return planned(rng.choice([0, rng.randint(1, 6)]), ahead=ahead, decodes_on=on)
+
+
+def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool, on: bool) -> tuple[str, World, bool]:
     rng = random.Random(seed)
     prompt = "say: "
     world = World(rng, (*ids(prompt + TEXT), 0, *ids("x" * 40)))
@@ -151,7 +163,7 @@ def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool) -> tuple[str, 
                         else:
                             world.mailbox.append(answer)
                 case AskPlan():
-                    world.mailbox.insert(0, planned(rng.randint(0, 6), ahead=ahead))
+                    world.mailbox.insert(0, plan(rng, ahead=ahead, on=on))
                 case Emit(chunk):
                     shown += chunk.text
                 case Finish():
@@ -177,9 +189,9 @@ def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool) -> tuple[str, 
 
 
 @settings(max_examples=250)
-@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.4]), st.booleans(), st.booleans())
-def test_whatever_happens_the_text_is_right_and_the_slots_are_free(seed, trouble, cancel, ahead):
-    shown, world, finished = walk(seed, trouble=trouble, cancel=cancel, ahead=ahead)
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.4]), st.booleans(), st.booleans(), st.booleans())
+def test_whatever_happens_the_text_is_right_and_the_slots_are_free(seed, trouble, cancel, ahead, on):
+    shown, world, finished = walk(seed, trouble=trouble, cancel=cancel, ahead=ahead, on=on)
     assert finished
     assert world.target.cache is None
     assert world.draft.cache is None

@@ -419,6 +419,38 @@ async def test_what_does_not_come_true_is_not_judged_and_changes_nothing(hosts, 
     assert (await host.submit(VerifyCall("a", 3, 3, (8,), (9,)))).num_accepted == 1
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["asked early", "asked after the verdict"])
+async def test_the_target_decodes_on_behind_whichever_token_follows(hosts, after):
+    host = await hosts.start(CountingEngine())
+    await host.open(opening("a"))
+    calls = [VerifyCall("a", 1, 0, (5,))]
+    calls += [VerifyCall("a", epoch, epoch - 1, (), assuming=Assumption(epoch - 1, None)) for epoch in (2, 3)]
+    if after:
+        verdicts = [await host.submit(call) for call in calls]
+    else:
+        verdicts = await asyncio.gather(*map(host.submit, calls))
+    assert [(verdict.base_len, verdict.next_token) for verdict in verdicts] == [(1, 6), (2, 7), (3, 8)]
+
+
+async def test_nothing_follows_a_round_that_failed_or_rejected(hosts):
+    engine = CountingEngine()
+    host = await hosts.start(engine)
+    await host.open(opening("a"))
+    failed, behind = await asyncio.gather(
+        host.submit(VerifyCall("a", 1, 7, (5,))),  # keeps what is not there
+        host.submit(VerifyCall("a", 2, 8, (), assuming=Assumption(1, None))),
+        return_exceptions=True,
+    )
+    assert (type(failed), type(behind)) == (StaleCache, Superseded)
+    rejected, behind = await asyncio.gather(
+        host.submit(VerifyCall("a", 3, 0, (5,), (6, 9))),
+        host.submit(VerifyCall("a", 4, 3, (), assuming=Assumption(3, None))),
+        return_exceptions=True,
+    )
+    assert (rejected.num_accepted, type(behind)) == (1, Superseded)
+    assert engine.cached_len("a") == 2
+
+
 async def test_a_verdict_is_remembered_until_the_next_and_of_its_own_session_only(hosts):
     host = await hosts.start(CountingEngine())
     for session in ("a", "b"):
