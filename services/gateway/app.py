@@ -33,7 +33,7 @@ from services.gateway.merge import merged
 from services.gateway.openapi import body_doc, document
 from services.gateway.schema import ChatBody, CompletionBody, GenerationBody
 from services.gateway.shapes import ChatShape, CompletionShape, Shape
-from services.gateway.streaming import ChunkWriter, EventStream, frames
+from services.gateway.streaming import ChunkWriter, EventStream, pieces
 from services.gateway.tokens import DetokenizeBody, TokenizeBody, detokenize, tokenize
 from services.gateway.validation import Order, parse, read_chat, read_completion
 from services.gateway.version import version
@@ -203,7 +203,7 @@ async def _stream(
     except BaseException:
         await events.aclose()
         raise
-    written = frames(first, events, ChunkWriter(order, shape, head, backend.tokenizer))
+    written = pieces(first, events, ChunkWriter(order, shape, head, backend.tokenizer))
 
     async def close() -> None:
         await written.aclose()

@@ -83,7 +83,13 @@ class KeyGuard:
             if key is not None:
                 scope.setdefault("state", {})["key_name"] = key.name
                 scope["state"]["further_answers"] = lambda num: stack.enter_context(self.keys.use(key, num))
-            await self.app(scope, receive, send)
+
+            async def send_and_free(message: Message) -> None:
+                if message["type"] == "http.response.body" and not message.get("more_body", False):
+                    stack.close()  # whoever has the whole answer may ask for the next at once
+                await send(message)
+
+            await self.app(scope, receive, send_and_free)
 
     def _admit(self, scope: Scope, stack: ExitStack) -> ApiKey | None:
         key = self.keys.identify(Headers(scope=scope).get("authorization"))

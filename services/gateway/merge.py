@@ -22,7 +22,9 @@ async def merged(answers: Sequence[Events]) -> AsyncGenerator[tuple[int, Chunk |
         for answer in answers:
             await stack.enter_async_context(aclosing(answer))
         if len(answers) == 1:  # the usual case, without a task per event
-            async for event in answers[0]:
+            event: Chunk | Complete | None = None
+            while not isinstance(event, Complete):
+                event = await next_event(answers[0])
                 yield 0, event
             return
         waiting = {asyncio.create_task(next_event(answer)): i for i, answer in enumerate(answers)}

@@ -5,6 +5,9 @@ token of the prefill and the role, then comes one chunk per step with all its to
 on the last of them, and usage, effective speculation and metrics follow in a chunk with ``choices: []``.
 That chunk is sent if ``stream_options.include_usage`` or a ``speculation`` object was in the request. A step
 whose text is still held back is a chunk all the same, with empty text.
+
+The events that end a stream are one write, and nobody waits for its slots to be given back: closing the answers
+is left to the response, once its last byte is on its way.
 """
 
 from __future__ import annotations
@@ -37,12 +40,15 @@ Events = AsyncGenerator[tuple[int, Chunk | Complete], None]
 
 
 class EventStream(StreamingResponse):
-    """Streams ``frames``; ``close`` runs at the end on every path, also if no frame was ever asked for."""
+    """Streams ``pieces``; ``close`` runs at the end on every path, also if no piece was ever asked for.
+
+    The client has the whole response before ``close`` begins, unless it leaves.
+    """
 
     def __init__(
-        self, frames: AsyncIterator[str], close: Callable[[], Awaitable[None]], headers: dict[str, str]
+        self, pieces: AsyncIterator[str], close: Callable[[], Awaitable[None]], headers: dict[str, str]
     ) -> None:
-        super().__init__(frames, media_type="text/event-stream", headers={**HEADERS, **headers})
+        super().__init__(pieces, media_type="text/event-stream", headers={**HEADERS, **headers})
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,22 +58,41 @@ class EventStream(StreamingResponse):
             with anyio.CancelScope(shield=True):
                 await self._close()
 
+    async def stream_response(self, send: Send) -> None:
+        """As the inherited one, but the piece with ``DONE`` ends the body: a write less."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        more = True
+        async for piece in self.body_iterator:
+            assert isinstance(piece, str)
+            more = not piece.endswith(DONE)
+            await send({"type": "http.response.body", "body": piece.encode("ascii"), "more_body": more})
+        if more:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-async def frames(
+
+async def pieces(
     first: tuple[int, Chunk | Complete], rest: Events, writer: ChunkWriter
 ) -> AsyncGenerator[str, None]:
-    """The frames of a response. A failure becomes an error event, since the status was sent long ago."""
+    """The writes of a response, of one or more events each; ``DONE`` ends the last one.
+
+    The chunk that ends an answer waits for the Complete right behind it. Nothing is asked of ``rest`` after the last
+    Complete. A failure becomes an error event, since the status was sent long ago.
+    """
+    event, held = first, ""
     try:
-        for data in writer.write(*first):
-            yield frame(data)
-        async for index, event in rest:
-            for data in writer.write(index, event):
-                yield frame(data)
+        while True:
+            held += "".join(frame(data) for data in writer.write(*event))
+            if writer.is_complete:
+                break
+            if not (isinstance(event[1], Chunk) and event[1].finish_reason):
+                yield held
+                held = ""
+            event = await anext(rest)
     except Exception as error:
         if not isinstance(error, AdasdError):
             log.exception("unforeseen error in a stream")
-        yield frame(error_body(error))
-    yield DONE
+        held += frame(error_body(error))
+    yield held + DONE
 
 
 def frame(data: dict[str, Any]) -> str:
@@ -86,6 +111,11 @@ class ChunkWriter:
         self._ends: dict[int, Complete] = {}
         self._num_tokens = 0
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every answer of the order has ended."""
+        return len(self._ends) == len(self._readers)
+
     def write(self, index: int, event: Chunk | Complete) -> list[dict[str, Any]]:
         """The bodies that this event becomes: one, none, or two where the last answer ends without tokens."""
         if isinstance(event, Chunk):
@@ -93,7 +123,7 @@ class ChunkWriter:
         ending = self._readers[index].end(event)
         self._ends[index] = event
         bodies = [self._chunk(index, ending)] if ending else []
-        if self._order.final_report and len(self._ends) == len(self._readers):
+        if self._order.final_report and self.is_complete:
             bodies.append(self._report())
         return bodies
 

@@ -40,23 +40,23 @@ class WatchedBackend:
         self._inner, self._tell, self._clock = inner, tell, clock
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
-        """As the inner one; the end is told on every path."""
+        """As the inner one; the end is told on every path, before slots are given back."""
         mode = self._inner.effective(request.speculation).mode
         name, complete, failure = request.request_id, None, None
         self._tell(RequestStarted(name, mode, len(request.prompt), self._clock(), request))
-        try:
-            async with aclosing(self._inner.generate(request)) as events:
+        async with aclosing(self._inner.generate(request)) as events:
+            try:
                 async for event in events:
                     if isinstance(event, Chunk):
                         self._tell(ChunkMade(name, event, self._clock()))
                     else:
                         complete = event
                     yield event
-        except Exception as error:
-            failure = error
-            raise
-        finally:
-            self._tell(RequestEnded(name, self._clock(), complete, failure))
+            except Exception as error:
+                failure = error
+                raise
+            finally:
+                self._tell(RequestEnded(name, self._clock(), complete, failure))
 
     def abort(self, request_id: str) -> bool:
         return self._inner.abort(request_id)

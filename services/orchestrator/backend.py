@@ -101,8 +101,9 @@ class OrchestratorBackend:
             async for event in events:
                 if isinstance(event, Chunk):
                     answer += (token.id for token in event.tokens)
+                else:
+                    self.lookups.remember(answer)
                 yield event
-            self.lookups.remember(answer)
         finally:
             del self.drivers[request.request_id]
             await events.aclose()

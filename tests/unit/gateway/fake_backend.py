@@ -55,6 +55,8 @@ class FakeBackend:
         self.tally = Tally()
         self.idle = asyncio.Event()
         self.idle.set()
+        self.may_give_back = asyncio.Event()  # clear it, and slots take until it is set to be given back
+        self.may_give_back.set()
         self.aborted = {}  # running request id -> whether it was aborted
         self.config = SpeculationConfig(max_draft_tokens=8)
 
@@ -92,6 +94,7 @@ class FakeBackend:
             async for event in self._events(request, text):
                 yield event
         finally:
+            await self.may_give_back.wait()
             self.tally.running -= 1
             del self.aborted[request.request_id]
             if not self.tally.running:
