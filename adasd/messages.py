@@ -168,6 +168,7 @@ class DraftRule:
     confidence_floor: float = 0.0  # probability; stop once max q < floor
     row_len: int = 0  # entries R of the truncated law to send per token; 0 sends none
     drops_last: bool = False  # the session leaves out the token past the ceiling, unless it is the only one
+    want_others: bool = False  # report Drafted.others
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +284,7 @@ class Drafted:
     compute_ms: float = 0.0  # forward passes that this call took part in
     queue_ms: float = 0.0  # waiting in the worker before
     confidences: tuple[float, ...] = ()  # one per token: largest probability of that law
+    others: tuple[int, ...] = ()  # one per token if asked for: the draft's second choice in its place
 
 
 @dataclass(frozen=True, slots=True)

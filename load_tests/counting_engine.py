@@ -110,7 +110,13 @@ class CountingEngine:
         block = [(last + 1 + i) % self.vocab_size for i in range(call.rule.max_tokens)]
         tokens.extend(block[:-1])
         return Drafted(
-            call.session, call.epoch, base_len, tuple(block), (0.5,) * len(block), compute_ms=self.step_ms
+            call.session,
+            call.epoch,
+            base_len,
+            tuple(block),
+            (0.5,) * len(block),
+            compute_ms=self.step_ms,
+            others=tuple((token + 1) % self.vocab_size for token in block) if call.rule.want_others else (),
         )
 
     def _verify(self, call: VerifyCall) -> Verdict:

@@ -26,6 +26,7 @@ class Costs:
     verify_ms: float  # per verdict, however long the block
     acceptance: float  # probability that a drafted token is right, independent of all others
     seed: int = 0
+    second: float = 0.0  # probability that the second choice is right in place of a wrong token
 
 
 class TimedEngine(CountingEngine):
@@ -34,7 +35,13 @@ class TimedEngine(CountingEngine):
     def __init__(self, costs: Mapping[str, Costs], max_context: int = 4096) -> None:
         super().__init__(num_slots=len(costs), max_context=max_context)
         self._costs = dict(costs)
-        self._wrong = {session: _wrong_positions(each, max_context) for session, each in costs.items()}
+        self._right = {
+            session: _chances(each.acceptance, each.seed, max_context) for session, each in costs.items()
+        }
+        self._second = {
+            session: _chances(each.second, f"second {each.seed}", max_context)
+            for session, each in costs.items()
+        }
         self._done: dict[tuple[str, int], int] = {}  # (session, epoch) -> steps that the call took
 
     def step(self) -> list[Drafted | Verdict | CallFailed]:
@@ -53,12 +60,23 @@ class TimedEngine(CountingEngine):
         return costs.draft_ms if isinstance(call, DraftCall) else costs.verify_ms
 
     def _draft(self, call: DraftCall) -> Drafted:
-        drafted, wrong = super()._draft(call), self._wrong[call.session]
+        drafted = super()._draft(call)
+        here = slice(drafted.base_len, drafted.base_len + len(drafted.tokens))
+        right, second = self._right[call.session][here], self._second[call.session][here]
         block = tuple(
-            (token + wrong[drafted.base_len + i]) % self.vocab_size for i, token in enumerate(drafted.tokens)
+            (token + (not hit)) % self.vocab_size for token, hit in zip(drafted.tokens, right, strict=True)
+        )
+        others = tuple(
+            due if not hit and hit_second else (token + 1) % self.vocab_size
+            for due, token, hit, hit_second in zip(drafted.tokens, block, right, second, strict=True)
         )
         self._slot(call.session).tokens[drafted.base_len :] = block[:-1]
-        return replace(drafted, tokens=block, compute_ms=num_steps(call) * self._step_ms(call))
+        return replace(
+            drafted,
+            tokens=block,
+            compute_ms=num_steps(call) * self._step_ms(call),
+            others=others if call.rule.want_others else (),
+        )
 
     def _verify(self, call: VerifyCall) -> Verdict:
         return replace(super()._verify(call), compute_ms=self._step_ms(call))
@@ -78,6 +96,6 @@ def pause(seconds: float) -> None:
         pass
 
 
-def _wrong_positions(costs: Costs, max_context: int) -> tuple[bool, ...]:
-    rng = random.Random(costs.seed)
-    return tuple(rng.random() >= costs.acceptance for _ in range(max_context))
+def _chances(probability: float, seed: int | str, num: int) -> tuple[bool, ...]:
+    rng = random.Random(seed)
+    return tuple(rng.random() < probability for _ in range(num))

@@ -42,7 +42,8 @@ class Drafter(Protocol):
     ) -> list[list[Proposed | None]]:
         """Pass by pass one token of every session, None from its end on; at most ``limit`` passes.
 
-        Only ids below ``vocab_size`` are drafted. Entropies are NaN where logits are not finite.
+        Only ids below ``vocab_size`` are drafted. Entropies are NaN where logits are not finite. Second choices are
+        told if one of the sessions asks for them.
         """
         ...
 

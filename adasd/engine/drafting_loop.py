@@ -17,12 +17,12 @@ from torch import Tensor
 from adasd.engine.burst import LONGEST, rule_from_here
 from adasd.engine.padded import Padded
 from adasd.engine.ragged import Row
-from adasd.engine.work import DraftWork, Proposed
+from adasd.engine.work import DraftWork, Proposed, wants_others
 from adasd.messages import Warp
 from adasd.specdec.distributions import WarpBatch, masked_logits
 from adasd.specdec.draft_step import Proposal, propose
 
-_NUM_SIGNALS = 4  # token, entropy, largest probability, whether the row was still drafting
+_NUM_SIGNALS = 5  # token, second choice, entropy, largest probability, whether the row was still drafting
 
 
 class DraftingLoop:
@@ -60,7 +60,10 @@ class DraftingLoop:
 
     def decide_greedily(self, logits_RV: Tensor) -> None:
         """A turn of sessions that take the largest logit and send no rows."""
-        self._note(propose(logits_RV.float(), self._greedy, self._no_rows), logits_RV)
+        proposal = propose(logits_RV.float(), self._greedy, self._no_rows, want_others=True)
+        self._note(
+            proposal, logits_RV
+        )  # second choices at all times: there is one recording for all sessions
 
     def decide(self, logits_RV: Tensor, law: Law) -> None:
         """A turn of any sessions without a history."""
@@ -71,7 +74,9 @@ class DraftingLoop:
         broken_R = ~logits_RV.sum(-1, dtype=torch.float32).isfinite()
         entropy_R = proposal.entropies_N.double().masked_fill(broken_R, torch.nan)
         max_prob_R = proposal.max_probs_N.double()
-        signals = torch.stack([proposal.tokens_N.double(), entropy_R, max_prob_R, self._alive_R.double()], -1)
+        others_N = proposal.tokens_N if proposal.others_N is None else proposal.others_N
+        choices = proposal.tokens_N.double(), others_N.double()
+        signals = torch.stack([*choices, entropy_R, max_prob_R, self._alive_R.double()], -1)
         self._signals.index_copy_(0, self._turn_1, signals[None])
         max_tokens_R, ceiling_R, floor_R = self._rules_3R
         stops_R = (self._turn_1 + 1 >= max_tokens_R) | (entropy_R > ceiling_R) | (max_prob_R < floor_R)
@@ -96,14 +101,14 @@ class DraftingLoop:
         ids_np, logprobs_np = ids.int().numpy(), logprobs.float().numpy()
 
         def proposed(turn: int, n: int) -> Proposed | None:
-            token, entropy, max_prob, alive = signals[turn][n]
+            token, other, entropy, max_prob, alive = signals[turn][n]
             if not alive:
                 return None
             if law is None or not law.ids:
-                return Proposed(int(token), entropy, max_prob)
+                return Proposed(int(token), entropy, max_prob, other=int(other))
             own = slice(law.row_lens[n])
             rows = ids_np[turn, n, own].copy(), logprobs_np[turn, n, own].copy()
-            return Proposed(int(token), entropy, max_prob, *rows)
+            return Proposed(int(token), entropy, max_prob, *rows, int(other))
 
         return [[proposed(turn, n) for n in range(num_sessions)] for turn in range(num_turns)]
 
@@ -120,13 +125,16 @@ class Law:
         self._batch = WarpBatch.build(self._warps, self._positions, device)
         self._generator = generator
         self.row_lens = [work.call.rule.row_len for work in filled]
+        self._want_others = wants_others(works)
         self.ids: list[Tensor] = []  # of every turn [R, E]
         self.logprobs: list[Tensor] = []
 
     def propose(self, logits_RV: Tensor) -> Proposal:
         """The next turn's tokens."""
         masked_RV = masked_logits(logits_RV, self._warps, self._positions)
-        proposal = propose(masked_RV, self._batch, self.row_lens, self._generator)
+        proposal = propose(
+            masked_RV, self._batch, self.row_lens, self._generator, want_others=self._want_others
+        )
         if proposal.row_ids_NR is not None and proposal.row_logprobs_NR is not None:
             self.ids.append(proposal.row_ids_NR)
             self.logprobs.append(proposal.row_logprobs_NR)

@@ -9,16 +9,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from adasd.engine.to_host import to_host
-from adasd.engine.work import DraftWork, Judged, Proposed, VerifyWork
+from adasd.engine.work import DraftWork, Judged, Proposed, VerifyWork, wants_others
 from adasd.messages import Warp
 from adasd.specdec.blocks import BlockBatch, RuleBatch
 from adasd.specdec.distributions import WarpBatch, masked_block_logits, masked_logits
 from adasd.specdec.divergence import entropy
-from adasd.specdec.draft_step import propose
+from adasd.specdec.draft_step import propose, runner_up
 from adasd.specdec.verify import Judgement, draw_chance, judge
 
 
@@ -36,25 +37,38 @@ def propose_generally(
     warps, positions = _laws_wanted(works)
     row_lens = [work.call.rule.row_len for work in works]
     batch = WarpBatch.build(warps, positions, logits_NV.device)
-    proposal = propose(masked_logits(logits_NV, warps, positions), batch, row_lens, generator)
-    signals_3N = proposal.tokens_N, proposal.entropies_N, proposal.max_probs_N
+    masked_NV, want_others = masked_logits(logits_NV, warps, positions), wants_others(works)
+    proposal = propose(masked_NV, batch, row_lens, generator, want_others=want_others)
+    signals = [proposal.tokens_N, proposal.entropies_N, proposal.max_probs_N]
+    if proposal.others_N is not None:
+        signals.append(proposal.others_N)
     if proposal.row_ids_NR is None or proposal.row_logprobs_NR is None:
-        return [Proposed(*one) for one in zip(*_lists(*signals_3N), strict=True)]
-    *signals, row_ids, row_logprobs = to_host(*signals_3N, proposal.row_ids_NR, proposal.row_logprobs_NR)
-    tokens, entropies, max_probs = (signal.tolist() for signal in signals)
+        return _proposed(_lists(*signals))
+    *on_host, row_ids, row_logprobs = to_host(*signals, proposal.row_ids_NR, proposal.row_logprobs_NR)
     ids, logprobs = row_ids.numpy(), row_logprobs.numpy()
-    return [
-        Proposed(tokens[n], entropies[n], max_probs[n], ids[n, :row_len].copy(), logprobs[n, :row_len].copy())
-        for n, row_len in enumerate(row_lens)
-    ]
+    rows = [(ids[n, :row_len].copy(), logprobs[n, :row_len].copy()) for n, row_len in enumerate(row_lens)]
+    return _proposed([signal.tolist() for signal in on_host], rows)
 
 
 def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> list[Proposed]:
     """``propose_next`` for greedy sessions that send no rows; the quick twin: nothing is drawn."""
     masked_NV = masked_logits(logits_NV, *_laws_wanted(works))
-    probs_NV = torch.softmax(masked_NV, dim=-1)
-    signals = _lists(masked_NV.argmax(dim=-1), entropy(probs_NV), probs_NV.amax(dim=-1))
-    return [Proposed(*one) for one in zip(*signals, strict=True)]
+    probs_NV, tokens_N = torch.softmax(masked_NV, dim=-1), masked_NV.argmax(dim=-1)
+    others = [runner_up(masked_NV, tokens_N, tokens_N)] if wants_others(works) else []
+    return _proposed(_lists(tokens_N, entropy(probs_NV), probs_NV.amax(dim=-1), *others))
+
+
+def _proposed(
+    signals: list[list[Any]], rows: list[tuple[np.ndarray, np.ndarray]] | None = None
+) -> list[Proposed]:
+    """From tokens, entropies, largest probabilities and, if asked for, second choices; every session's row."""
+    no_rows = [(None, None)] * len(signals[0])
+    return [
+        Proposed(token, entropy, max_prob, *row, *other)
+        for (token, entropy, max_prob, *other), row in zip(
+            zip(*signals, strict=True), rows or no_rows, strict=True
+        )
+    ]
 
 
 def _lists(*tensors: Tensor) -> list[list[Any]]:

@@ -5,7 +5,7 @@ Pure bookkeeping: the engine asks for pieces, tells what they gave, and takes th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -45,6 +45,7 @@ class Proposed:
     max_prob: float
     row_ids: np.ndarray | None = None  # [R] int32
     row_logprobs: np.ndarray | None = None  # [R] float32
+    other: int | None = None  # the second choice; only to be relied on where the rule asks for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,15 @@ class DraftWork(_Work):
             compute_ms=compute_ms,
             queue_ms=queue_ms,
             confidences=tuple(p.max_prob for p in drafted),
+            others=self._others(),
         )
+
+    def _others(self) -> tuple[int, ...]:
+        if not self.call.rule.want_others:
+            return ()
+        others = tuple(p.other for p in self.proposed if p.other is not None)
+        assert len(others) == len(self.proposed), (others, self.proposed)
+        return others
 
 
 @dataclass(slots=True)
@@ -241,3 +250,8 @@ class VerifyWork(_Work):
 
 
 Work = DraftWork | VerifyWork
+
+
+def wants_others(works: Iterable[DraftWork]) -> bool:
+    """Whether anybody asks for second choices."""
+    return any(work.call.rule.want_others for work in works)

@@ -74,6 +74,7 @@ def part(drafted: Drafted, which: slice) -> Drafted:
         entropies=drafted.entropies[which],
         rows=None if rows is None else DraftRows(rows.ids[which], rows.logprobs[which]),
         confidences=drafted.confidences[which],
+        others=drafted.others[which],
     )
 
 

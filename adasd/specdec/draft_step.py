@@ -14,7 +14,7 @@ from torch import Tensor
 from adasd.messages import DraftRule, Warp
 from adasd.specdec.distributions import Kind, WarpBatch, kind_of, row_law, truncate_row, warp_probs
 from adasd.specdec.divergence import entropy
-from adasd.specdec.noise import coupled_argmax
+from adasd.specdec.noise import coupled_race
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +26,7 @@ class Proposal:
     max_probs_N: Tensor  # float32, largest probability of that law
     row_ids_NR: Tensor | None  # int32; None if nobody asked for rows
     row_logprobs_NR: Tensor | None  # float32; minus infinity from the row's own row_len on
+    others_N: Tensor | None = None  # int64, second choices; None if nobody asked for them
 
 
 def check_draft(warp: Warp, rule: DraftRule) -> None:
@@ -39,12 +40,16 @@ def propose(
     batch: WarpBatch,
     row_lens: Sequence[int],
     generator: torch.Generator | None = None,
+    *,
+    want_others: bool = False,
 ) -> Proposal:
-    """Draft one token per row.
+    """Draft one token per row; with ``want_others`` also say what it would be if the drafted one were forbidden.
 
     Greedy: the largest logit. Seeded: the coupled choice from the full warped law. Otherwise: a draw from the
     law of exactly the row that will be sent. ``row_lens[n]`` entries are wanted for row n (0: none); R is the
-    largest of them. Raises ValueError as ``check_draft``.
+    largest of them. The second choice is the second in the race under a seed, else the likeliest token beside the
+    drafted one (no warp changes the order); the drafted token itself if no other is possible. Raises ValueError as
+    ``check_draft``.
     """
     for kind, row_len in zip(batch.kinds, row_lens, strict=True):
         _require_row(kind, row_len)
@@ -54,17 +59,25 @@ def propose(
     if coupled := batch.rows_of(Kind.COUPLED):
         some = batch.select(coupled)
         probs = warp_probs(_rows(masked_logits_NV, coupled), some)
-        _put(tokens_N, coupled, coupled_argmax(probs, some.seed_N, some.position_N))
+        race = coupled_race(probs, some.seed_N, some.position_N)
+        _put(tokens_N, coupled, race.argmin(dim=-1))
     if rows is not None and (sampled := batch.rows_of(Kind.SAMPLED)):
         ids, logprobs = _rows(rows[0], sampled), _rows(rows[1], sampled)
         entry = draw(row_law(logprobs, batch.select(sampled)), generator)
         _put(tokens_N, sampled, ids.gather(-1, entry[:, None])[:, 0].long())
-    return Proposal(
-        tokens_N,
-        entropy(plain_probs_NV),
-        plain_probs_NV.amax(dim=-1),
-        *(rows or (None, None)),
-    )
+    others_N = runner_up(masked_logits_NV, tokens_N, tokens_N) if want_others else None
+    if others_N is not None and coupled:
+        second = runner_up(-race, _rows(tokens_N, coupled), _rows(others_N, coupled))
+        _put(others_N, coupled, second)
+    row_ids_NR, row_logprobs_NR = rows or (None, None)
+    max_probs_N = plain_probs_NV.amax(dim=-1)
+    return Proposal(tokens_N, entropy(plain_probs_NV), max_probs_N, row_ids_NR, row_logprobs_NR, others_N)
+
+
+def runner_up(scores_NV: Tensor, chosen_N: Tensor, otherwise_N: Tensor) -> Tensor:
+    """Where the largest score beside the chosen one's lies, [N, V] -> [N]; minus infinity is no score."""
+    best = scores_NV.scatter(-1, chosen_N[:, None], -torch.inf).max(dim=-1)
+    return torch.where(best.values > -torch.inf, best.indices, otherwise_N)
 
 
 def draw(probs_NV: Tensor, generator: torch.Generator | None) -> Tensor:

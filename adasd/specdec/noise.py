@@ -54,8 +54,12 @@ def uniform_noise(seeds_N: Tensor, positions_N: Tensor, stream: Stream) -> Tenso
 
 def coupled_argmax(probs_NV: Tensor, seeds_N: Tensor, positions_N: Tensor) -> Tensor:
     """The race argmin E / p on stream TOKEN, [N, V] -> [N] int64: a draw from each row; ties: lowest id."""
-    noise_NV = exponential_noise(seeds_N, positions_N, probs_NV.shape[-1])
-    return (noise_NV / probs_NV).argmin(dim=-1)
+    return coupled_race(probs_NV, seeds_N, positions_N).argmin(dim=-1)
+
+
+def coupled_race(probs_NV: Tensor, seeds_N: Tensor, positions_N: Tensor) -> Tensor:
+    """When each token arrives, E / p on stream TOKEN, [N, V]; infinity: never."""
+    return exponential_noise(seeds_N, positions_N, probs_NV.shape[-1]) / probs_NV
 
 
 def _exponential_numpy(

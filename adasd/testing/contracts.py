@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from adasd.errors import (
     AdasdError,
@@ -21,6 +22,7 @@ from adasd.errors import (
 from adasd.messages import (
     AcceptRule,
     DraftCall,
+    Drafted,
     DraftRule,
     Grammar,
     GrammarKind,
@@ -204,6 +206,34 @@ def sampling_without_a_seed_goes_by_rows(engine: Engine) -> None:
     engine.close("s")
 
 
+def second_choices_are_what_comes_where_the_drafted_token_may_not(engine: Engine) -> None:
+    for warp in (
+        GREEDY,
+        Warp(0.0, presence_penalty=1.5, frequency_penalty=0.5, answer_from=len(PROMPT)),
+        Warp(temperature=0.8, seed=12345),
+        Warp(temperature=0.9),
+    ):
+        sampled = not warp.greedy and warp.seed is None
+        rule = DraftRule(2, row_len=engine.vocab_size if sampled else 0, want_others=True)
+        for session in ("asks", "does not"):
+            _open(engine, session, warp=warp)
+        engine.submit(DraftCall("asks", 0, 0, PROMPT, rule))
+        engine.submit(DraftCall("does not", 0, 0, PROMPT, replace(rule, want_others=False)))
+        answers = {answer.session: answer for answer in run_until_idle(engine)}
+        drafted, other = answers["asks"], answers["does not"]
+        assert isinstance(drafted, Drafted)
+        assert isinstance(other, Drafted)
+        assert other.others == ()
+        assert sampled or other.tokens == drafted.tokens, "asking must not change what is drafted"
+        engine.close("asks")
+        engine.close("does not")
+        for i, (token, second) in enumerate(zip(drafted.tokens, drafted.others, strict=True)):
+            instead = replace(
+                warp, logit_bias=((token, -1e9),), temperature=0.0 if sampled else warp.temperature
+            )
+            assert plain(engine, (*PROMPT, *drafted.tokens[:i]), 1, instead) == [second], (warp, i, drafted)
+
+
 def forbidden_tokens_never_come(engine: Engine) -> None:
     favourite = plain(engine, PROMPT, 1)[0]
     warp = Warp(temperature=0.0, eos_ids=(favourite,), eos_from=len(PROMPT) + 1)
@@ -293,6 +323,9 @@ def grammars_are_followed_and_end_the_answer(engine: Engine) -> None:
         for length in (1, 3, 6):
             assert speculative(engine, engine, PROMPT, 7, DraftRule(length), warp)[0] == expected
     _open(engine, "s", warp=Warp(0.0, grammar=grammar, answer_from=len(PROMPT)))
+    drafted = draft(engine, DraftCall("s", 0, 0, PROMPT, DraftRule(5, want_others=True)))
+    assert drafted.others[:4] == drafted.tokens[:4] == (0, 2, 0, 2), "where nothing else is possible"
+    assert {drafted.others[4], drafted.tokens[4]} == {4, end}
     verify(engine, VerifyCall("s", 0, 0, PROMPT))
     relaxed = AcceptRule(RelaxOwnLaw(1e-9), 3)
     astray = verify(engine, VerifyCall("s", 1, 5, (0,), (2, 1, 2), None, relaxed))
@@ -315,6 +348,7 @@ CLAIMS = (
     drafts_and_verdicts_share_steps,
     a_seed_makes_the_answer_independent_of_drafting,
     sampling_without_a_seed_goes_by_rows,
+    second_choices_are_what_comes_where_the_drafted_token_may_not,
     forbidden_tokens_never_come,
     penalties_see_the_text_and_nothing_that_was_rejected,
     log_probabilities_are_those_of_the_raw_law,

@@ -193,10 +193,11 @@ class FakeEngine:
             token = coupled_choice(law(logits, work.warp), work.warp.seed, len(tokens))
         else:
             token = self._draw(row_ids, law(row_logprobs, work.warp))
+        other = second_choice(logits, work.warp, len(tokens), token) if work.call.rule.want_others else None
         if not row_len:
-            return Proposed(token, entropy, max(probs))
+            return Proposed(token, entropy, max(probs), other=other)
         row = np.array(row_ids, np.int32), np.array(row_logprobs, np.float32)
-        return Proposed(token, entropy, max(probs), *row)
+        return Proposed(token, entropy, max(probs), *row, other)
 
     def _judge(self, work: VerifyWork, tokens: list[int]) -> Judged:
         call, base_len = work.call, work.base_len
@@ -281,6 +282,18 @@ class FakeEngine:
             refuse(isinstance(relax, RelaxTable) and len(relax.accept_prob) != 256, "a table has 256 bins")
         refuse(num_cached > max_len, f"{num_cached} tokens do not fit in a slot of {max_len}")
         refuse(any(not 0 <= t < self.vocab_size for t in fed), f"a token id is not in [0, {self.vocab_size})")
+
+
+def second_choice(logits: Sequence[float], warp: Warp, position: int, token: int) -> int:
+    """What a draft would say in a token's place: of its law, or of the masked logits if that holds nothing else."""
+    rest = [-math.inf if t == token else logit for t, logit in enumerate(logits)]
+    if max(rest) == -math.inf:
+        return token
+    if not warp.greedy and warp.seed is not None:
+        probs = [0.0 if t == token else prob for t, prob in enumerate(law(logits, warp))]
+        if any(probs):
+            return coupled_choice(probs, warp.seed, position)
+    return first_max(rest)
 
 
 def refuse(wrong: bool, why: str) -> None:

@@ -217,11 +217,18 @@ def _draft_to_wire(call: DraftCall) -> pb.DraftRequest:
         confidence_floor=call.rule.confidence_floor,
         row_len=call.rule.row_len,
         optimistic=call.optimistic,
+        want_others=call.rule.want_others,
     )
 
 
 def _draft_from_wire(session: str, wire: pb.DraftRequest) -> DraftCall:
-    rule = DraftRule(wire.max_tokens, wire.entropy_ceiling, wire.confidence_floor, wire.row_len)
+    rule = DraftRule(
+        wire.max_tokens,
+        wire.entropy_ceiling,
+        wire.confidence_floor,
+        wire.row_len,
+        want_others=wire.want_others,
+    )
     return DraftCall(session, wire.epoch, wire.keep_len, unpack_ids(wire.feed), rule, wire.optimistic)
 
 
@@ -342,12 +349,15 @@ def _drafted_to_wire(drafted: Drafted) -> pb.Drafted:
         compute_ms=drafted.compute_ms,
         queue_ms=drafted.queue_ms,
         confidences=pack_reals(drafted.confidences),
+        others=pack_ids(drafted.others),
     )
 
 
 def _drafted_from_wire(session: str, wire: pb.Drafted) -> Drafted:
     tokens, entropies = unpack_ids(wire.tokens), unpack_reals(wire.entropies)
     _expect_len("entropies", len(entropies), len(tokens))
+    others = unpack_ids(wire.others)
+    _expect_len("second choices", len(others), len(tokens) if others else 0)
     return Drafted(
         session=session,
         epoch=wire.epoch,
@@ -358,6 +368,7 @@ def _drafted_from_wire(session: str, wire: pb.Drafted) -> Drafted:
         compute_ms=wire.compute_ms,
         queue_ms=wire.queue_ms,
         confidences=unpack_reals(wire.confidences),
+        others=others,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +23,7 @@ from adasd.engine.forward import PROBE_LEN, num_embeddings
 from adasd.engine.kv_cache import KVCache, LayerShape
 from adasd.engine.native import library
 from adasd.engine.ragged import Ragged
-from adasd.engine.work import DraftWork, Proposed
+from adasd.engine.work import DraftWork, Proposed, wants_others
 
 LARGEST_HEAD = 256
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -62,7 +63,7 @@ class _Rules(ctypes.Structure):
 
 
 class _Drafts(ctypes.Structure):
-    _fields_ = [(name, _POINTER) for name in ("tokens", "entropies", "max_probs")]
+    _fields_ = [(name, _POINTER) for name in ("tokens", "others", "entropies", "max_probs")]
 
 
 def why_not(model: PreTrainedModel) -> str | None:
@@ -164,7 +165,13 @@ class NativeLlama:
         tokens, following = (ctypes.c_int32 * (limit * num))(), (ctypes.c_int32 * (4 * num))()
         entropies, max_probs = (_REAL * (limit * num))(), (_REAL * (limit * num))()
         when = _Rules(*(ctypes.addressof(each) for each in (max_tokens, ceilings, floors)))
-        found = _Drafts(*(ctypes.addressof(each) for each in (tokens, entropies, max_probs)))
+        others = (ctypes.c_int32 * (limit * num))() if wants_others(works) else None
+        found = _Drafts(
+            ctypes.addressof(tokens),
+            None if others is None else ctypes.addressof(others),
+            ctypes.addressof(entropies),
+            ctypes.addressof(max_probs),
+        )
         logits = torch.empty(num, self._model.vocab)
         this, _numbers = self._pass(batch)
         num_passes = self._library.adasd_draft(
@@ -179,7 +186,9 @@ class NativeLlama:
             ctypes.addressof(following),
             ctypes.addressof(found),
         )
-        drafted: list[Proposed | None] = list(map(Proposed, tokens, entropies, max_probs))
+        rows = repeat(None)
+        signals = (tokens, entropies, max_probs) + (() if others is None else (rows, rows, others))
+        drafted: list[Proposed | None] = list(map(Proposed, *signals))
         return [drafted[i * num : (i + 1) * num] for i in range(num_passes)]
 
     def _pass(self, batch: Ragged) -> tuple[_Pass, Any]:

@@ -58,7 +58,7 @@ typedef struct { /* when drafting stops, per session; as in adasd.messages.Draft
 } Rules;
 
 typedef struct { /* [limit, sessions] */
-  int32_t *tokens;
+  int32_t *tokens, *others; /* second choices; NULL: nobody asks for them */
   float *entropies, *max_probs;
 } Drafts;
 
@@ -348,11 +348,26 @@ void adasd_forward(const Model *m, const Cache *cache, const Pass *pass, float *
 
 /* --------------------------------------------------------------------------- drafting */
 
-/* The first largest of ``num`` logits; entropy (nats) and largest probability of their softmax, NaN if any is broken. */
-static void signals(const float *logits, int64_t num, int32_t *token, float *entropy, float *max_prob) {
-  float largest = logits[0], total = 0, weighted = 0;
+static float largest_of(const float *logits, int64_t num) {
+  float largest = -INFINITY;
 #pragma omp simd reduction(max : largest)
   for (int64_t i = 0; i < num; i++) largest = logits[i] > largest ? logits[i] : largest;
+  return largest;
+}
+
+/* The first largest of ``num`` logits beside ``token``, which it is itself where no other is possible. */
+static int32_t second_choice(const float *logits, int64_t num, int32_t token) {
+  float before = largest_of(logits, token), behind = largest_of(logits + token + 1, num - token - 1);
+  float second = before > behind ? before : behind;
+  if (second == -INFINITY) return token;
+  for (int32_t i = 0; i < num; i++)
+    if (i != token && logits[i] == second) return i;
+  return token;
+}
+
+/* The first largest of ``num`` logits; entropy (nats) and largest probability of their softmax, NaN if any is broken. */
+static void signals(const float *logits, int64_t num, int32_t *token, float *entropy, float *max_prob) {
+  float largest = largest_of(logits, num), total = 0, weighted = 0;
   *token = 0;
   while (*token < num - 1 && !(logits[*token] == largest)) ++*token;
   Vector totals = {0}, weighteds = {0};
@@ -391,6 +406,7 @@ int64_t adasd_draft(const Model *m, const Cache *cache, const Pass *pass, const 
       int64_t at = done * num + s;
       float *entropy = drafts->entropies + at, *max_prob = drafts->max_probs + at;
       signals(logits + s * m->vocab, vocab, drafts->tokens + at, entropy, max_prob);
+      if (drafts->others) drafts->others[at] = second_choice(logits + s * m->vocab, vocab, drafts->tokens[at]);
       stops |= done + 1 >= rules->max_tokens[s] || (double)*entropy > rules->entropy_ceilings[s] ||
                (double)*max_prob < rules->confidence_floors[s] || !isfinite(*entropy);
       ids[s] = drafts->tokens[at];

@@ -90,7 +90,7 @@ class Grammar(_message.Message):
     def __init__(self, kind: _Optional[_Union[Grammar.Kind, str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class DraftRequest(_message.Message):
-    __slots__ = ("epoch", "keep_len", "feed", "max_tokens", "entropy_ceiling", "confidence_floor", "row_len", "optimistic")
+    __slots__ = ("epoch", "keep_len", "feed", "max_tokens", "entropy_ceiling", "confidence_floor", "row_len", "optimistic", "want_others")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     KEEP_LEN_FIELD_NUMBER: _ClassVar[int]
     FEED_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,7 @@ class DraftRequest(_message.Message):
     CONFIDENCE_FLOOR_FIELD_NUMBER: _ClassVar[int]
     ROW_LEN_FIELD_NUMBER: _ClassVar[int]
     OPTIMISTIC_FIELD_NUMBER: _ClassVar[int]
+    WANT_OTHERS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     keep_len: int
     feed: bytes
@@ -107,7 +108,8 @@ class DraftRequest(_message.Message):
     confidence_floor: float
     row_len: int
     optimistic: bool
-    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., max_tokens: _Optional[int] = ..., entropy_ceiling: _Optional[float] = ..., confidence_floor: _Optional[float] = ..., row_len: _Optional[int] = ..., optimistic: _Optional[bool] = ...) -> None: ...
+    want_others: bool
+    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., max_tokens: _Optional[int] = ..., entropy_ceiling: _Optional[float] = ..., confidence_floor: _Optional[float] = ..., row_len: _Optional[int] = ..., optimistic: _Optional[bool] = ..., want_others: _Optional[bool] = ...) -> None: ...
 
 class Rows(_message.Message):
     __slots__ = ("row_len", "ids", "logprobs")
@@ -204,7 +206,7 @@ class Opened(_message.Message):
     def __init__(self) -> None: ...
 
 class Drafted(_message.Message):
-    __slots__ = ("epoch", "base_len", "tokens", "entropies", "rows", "compute_ms", "queue_ms", "confidences")
+    __slots__ = ("epoch", "base_len", "tokens", "entropies", "rows", "compute_ms", "queue_ms", "confidences", "others")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BASE_LEN_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +215,7 @@ class Drafted(_message.Message):
     COMPUTE_MS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     base_len: int
     tokens: bytes
@@ -221,7 +224,8 @@ class Drafted(_message.Message):
     compute_ms: float
     queue_ms: float
     confidences: bytes
-    def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[bytes] = ..., entropies: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., confidences: _Optional[bytes] = ...) -> None: ...
+    others: bytes
+    def __init__(self, epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[bytes] = ..., entropies: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., compute_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., confidences: _Optional[bytes] = ..., others: _Optional[bytes] = ...) -> None: ...
 
 class Verdict(_message.Message):
     __slots__ = ("epoch", "base_len", "num_accepted", "next_token", "relaxed", "exact_ok", "distances", "cached_tokens", "compute_ms", "queue_ms", "logprobs", "prompt_logprobs", "batch_size", "block_len", "distortion", "batch_tokens")

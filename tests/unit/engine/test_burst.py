@@ -31,9 +31,9 @@ def without_bursts(monkeypatch):
     "rule",
     [
         DraftRule(1),
-        DraftRule(40),
+        DraftRule(40, want_others=True),
         DraftRule(30, entropy_ceiling=CEILING),
-        DraftRule(30, confidence_floor=FLOOR),
+        DraftRule(30, confidence_floor=FLOOR, want_others=True),
     ],
 )
 @pytest.mark.parametrize("lengths", [(3,), (1, 30, 9, 55)])
@@ -45,6 +45,8 @@ def test_blocks_are_those_of_single_steps(monkeypatch, rule, lengths):
     expected = drafted(held, texts, rule)
     for i, (one, other) in enumerate(zip(found, expected, strict=True)):
         assert one.tokens == other.tokens
+        assert one.others == other.others
+        assert len(one.others) == (len(one.tokens) if rule.want_others else 0)
         assert one.entropies == pytest.approx(other.entropies, abs=1e-4)
         assert quick.cached_len(str(i)) == held.cached_len(str(i)) == one.base_len + len(one.tokens) - 1
     if rule.entropy_ceiling == CEILING:

@@ -78,6 +78,15 @@ def test_greedy_answers_are_the_models_own(name):
     assert drafting.target.num_free_slots == 4
 
 
+def test_a_block_tells_the_second_choices_of_the_first_layers():
+    made, (prompt,) = engine(), prompts(9)
+    made.open(OpenCall("s", GREEDY, 40))
+    verdict = verify(made, VerifyCall("s", 0, 0, prompt))
+    block = draft(made, DraftCall("s", 1, 9, (verdict.next_token,), DraftRule(4, want_others=True)))
+    assert len(block.others) == len(block.tokens) > 0
+    assert all(a != b for a, b in zip(block.tokens, block.others, strict=True))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_seeded_answers_are_those_of_mode_off(seed):
     made = pair(engine())

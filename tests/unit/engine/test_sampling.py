@@ -48,11 +48,18 @@ def test_greedy_proposals_are_those_of_the_general_way():
             for _ in range(chance.randint(1, 5))
         ]
         works = [
-            DraftWork(Slot("s", 50), warp, 0.0, call=DraftCall("s", 0, 0, (1, 2, 3), DraftRule(4)))
+            DraftWork(
+                Slot("s", 50), warp, 0.0, call=DraftCall("s", 0, 0, (1, 2, 3), DraftRule(4, want_others=asks))
+            )
             for warp in warps
+            for asks in [chance.random() < 0.5]
         ]
         logits = torch.randint(0, 4, (len(works), 5), generator=generator).float()  # with ties
-        assert propose_next(works, logits, generator) == propose_generally(works, logits, generator)
+        quick = propose_next(works, logits, generator)
+        assert quick == propose_generally(works, logits, generator)
+        for work_, one in zip(works, quick, strict=True):
+            work_.take(one)
+            assert len(work_.answer().others) == work_.call.rule.want_others
 
 
 def test_only_greedy_calls_without_relaxation_take_the_quick_way():

@@ -190,7 +190,7 @@ SAMPLED = Warp(temperature=0.9, top_p=0.95)
 ENDED = Warp(temperature=0.0, eos_ids=(3, 4, 5, 6), eos_from=20)
 RULES = [
     DraftRule(1, row_len=6),
-    DraftRule(40, row_len=6),
+    DraftRule(40, row_len=6, want_others=True),
     DraftRule(30, entropy_ceiling=2.0, row_len=6),
     DraftRule(30, confidence_floor=0.3, row_len=6),
 ]
@@ -204,6 +204,7 @@ def test_blocks_are_those_of_single_steps(rule, warp, recorded):
     (found,) = drafted(static(recorded=recorded), texts, rule, [warp])
     (expected,) = drafted(oracle("llama", fast=True), texts, rule, [warp])
     assert found.tokens == expected.tokens
+    assert found.others == expected.others
     assert found.entropies == pytest.approx(expected.entropies, abs=1e-4)
     assert found.confidences == pytest.approx(expected.confidences, abs=1e-4)
     np.testing.assert_array_equal(found.rows.ids, expected.rows.ids)
@@ -229,9 +230,11 @@ def test_greedy_sessions_without_rows_repeat_one_recording_per_token(monkeypatch
     e = static(recorder=counting)
     runs.clear()
     texts = prompts(9, 4, 20)
-    found = drafted(e, texts, DraftRule(12), [GREEDY] * 3)
-    expected = drafted(oracle("llama", fast=True), texts, DraftRule(12), [GREEDY] * 3)
+    rule = DraftRule(12, want_others=True)
+    found = drafted(e, texts, rule, [GREEDY] * 3)
+    expected = drafted(oracle("llama", fast=True), texts, rule, [GREEDY] * 3)
     assert [one.tokens for one in found] == [one.tokens for one in expected]
+    assert [one.others for one in found] == [one.others for one in expected]
     assert len(runs) == 12, "one for all prompts, and one for every token behind the first"
 
 

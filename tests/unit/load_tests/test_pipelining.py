@@ -14,8 +14,10 @@ from load_tests.timed_engine import Costs, TimedEngine
 PIPELINED = Case("p", Costs(draft_ms=1.0, verify_ms=10.0, acceptance=0.9), block_len=4, mode="pipelined")
 
 
-def engine(acceptance: float = 1.0, draft_ms: float = 1.0, verify_ms: float = 4.0) -> TimedEngine:
-    made = TimedEngine({"s": Costs(draft_ms, verify_ms, acceptance, seed=1)})
+def engine(
+    acceptance: float = 1.0, draft_ms: float = 1.0, verify_ms: float = 4.0, second: float = 0.0
+) -> TimedEngine:
+    made = TimedEngine({"s": Costs(draft_ms, verify_ms, acceptance, seed=1, second=second)})
     made.open(OpenCall("s", Warp(), 4000))
     return made
 
@@ -41,13 +43,16 @@ def test_a_draft_is_superseded_between_its_tokens():
 
 
 def test_the_draft_is_right_as_often_as_it_should_be():
-    made = engine(acceptance=0.7, draft_ms=0.0, verify_ms=0.0)
-    made.submit(DraftCall("s", 1, 0, (0,), DraftRule(2000)))
+    made = engine(acceptance=0.7, draft_ms=0.0, verify_ms=0.0, second=0.6)
+    made.submit(DraftCall("s", 1, 0, (0,), DraftRule(2000, want_others=True)))
     answers = []
     while not answers:
         answers = made.step()
     right = sum(token == (i + 1) % made.vocab_size for i, token in enumerate(answers[0].tokens))
     assert 0.65 < right / 2000 < 0.75  # six standard deviations are 0.06; the seed is fixed
+    seconds = sum(token == (i + 1) % made.vocab_size for i, token in enumerate(answers[0].others))
+    assert 0.5 < seconds / (2000 - right) < 0.7, "only where the token is wrong"
+    assert all(a != b for a, b in zip(answers[0].tokens, answers[0].others, strict=True))
 
 
 def trace(ahead: list[bool], times_ms: list[float]) -> Trace:

@@ -236,9 +236,9 @@ def test_the_rule_leaves_room_for_the_verdicts_own_tokens():
 
 def test_the_block_behind_the_guess_keeps_its_laws():
     rows = DraftRows(np.arange(6, dtype=np.int32).reshape(3, 2), np.zeros((3, 2), np.float32))
-    drafted = Drafted("s", 1, 10, (7, 8, 9), (0.1, 0.2, 0.3), rows)
+    drafted = Drafted("s", 1, 10, (7, 8, 9), (0.1, 0.2, 0.3), rows, others=(4, 5, 6))
     rest = behind_guess(drafted)
-    assert (rest.base_len, rest.tokens, rest.entropies) == (11, (8, 9), (0.2, 0.3))
+    assert (rest.base_len, rest.tokens, rest.entropies, rest.others) == (11, (8, 9), (0.2, 0.3), (5, 6))
     assert rest.rows.ids.tolist() == [[2, 3], [4, 5]]
     assert behind_guess(Drafted("s", 1, 10, (7,), (0.1,))) is None
     assert guess_is_right(drafted, 7)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from adasd.messages import DraftRule, Warp
+from adasd.specdec import verify_reference
 from adasd.specdec.distributions import WarpBatch, truncate_row, warp_probs
 from adasd.specdec.draft_step import check_draft, propose
 from adasd.specdec.noise import coupled_argmax
@@ -57,6 +58,57 @@ def test_kinds_mix_in_one_batch():
         alone = propose(LOGITS[row, None], batch.select([row]), [row_lens[row]])
         assert together.tokens_N[row] == alone.tokens_N[0]
     assert together.tokens_N[2] in together.row_ids_NR[2]
+
+
+def second_by_definition(masked, warp, position, row_len, token):
+    """The second choice as its definition says, one row, in plain Python."""
+    if masked.isneginf().sum() >= len(masked) - 1:
+        return {token}
+    rest = [-math.inf if t == token else logit for t, logit in enumerate(masked.tolist())]
+    if not warp.greedy:
+        ids, logprobs = truncate_row(masked[None], row_len or len(masked))
+        probs = verify_reference.spread(
+            ids[0].tolist(), verify_reference.law(logprobs[0].tolist(), warp), len(masked)
+        )
+        probs[token] = 0.0
+        if warp.seed is not None and any(probs):
+            return {verify_reference.coupled_choice(probs, warp.seed, position)}
+        if any(probs):
+            rest = probs
+    return {t for t, score in enumerate(rest) if score == max(rest)}
+
+
+@pytest.mark.parametrize("num_kinds", [1, 3])
+def test_second_choices_follow_their_definition_and_change_nothing(num_kinds):
+    kinds = [
+        (Warp(temperature=0.0), 0),
+        (Warp(temperature=0.7, seed=4), 0),
+        (Warp(temperature=1.3, top_p=0.8), 5),
+        (Warp(temperature=0.0, top_k=1), 3),
+        (Warp(seed=9, top_k=1), 0),
+        (Warp(top_k=1), 1),
+        (Warp(min_p=0.3), 40),
+        (Warp(temperature=0.5, top_k=4, seed=2), 0),
+    ]
+    logits = 2 * torch.randn(8, 40, generator=seeded(3))
+    logits[::2] = logits[::2].round()  # with ties
+    one_left, two_left = torch.full((2, 8, 40), -torch.inf)
+    one_left[:, 7], two_left[:, 7:9] = 1.0, torch.tensor([1.0, 0.5])
+    for masked in (logits, one_left, two_left):
+        for start in range(0, len(kinds), num_kinds):
+            warps, row_lens = zip(*(kinds * 2)[start : start + num_kinds], strict=True)
+            batch, rows = WarpBatch.build(warps, range(num_kinds)), masked[:num_kinds]
+            plain = propose(rows, batch, row_lens, seeded(start))
+            asked = propose(rows, batch, row_lens, seeded(start), want_others=True)
+            assert plain.others_N is None
+            assert torch.equal(plain.tokens_N, asked.tokens_N)
+            assert torch.equal(plain.entropies_N, asked.entropies_N)
+            assert asked.others_N.dtype == torch.int64
+            for n, (token, other) in enumerate(
+                zip(asked.tokens_N.tolist(), asked.others_N.tolist(), strict=True)
+            ):
+                assert other in second_by_definition(rows[n], warps[n], n, row_lens[n], token)
+                assert (other == token) == (masked is one_left)
 
 
 def test_sampling_without_seed_and_row_is_refused():

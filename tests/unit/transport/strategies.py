@@ -85,7 +85,7 @@ warps = st.builds(
     answer_from=counts,
     grammar=st.none() | st.builds(Grammar, st.sampled_from(GrammarKind), names),
 )
-draft_rules = st.builds(DraftRule, counts, reals, shares, counts)
+draft_rules = st.builds(DraftRule, counts, reals, shares, counts, want_others=st.booleans())
 relaxations = (
     st.none()
     | st.builds(RelaxBelow, shares)
@@ -147,6 +147,7 @@ def drafted(draw, session: str) -> Drafted:
         draw(reals),
         draw(reals),
         tuple(draw(st.lists(shares, min_size=len(tokens), max_size=len(tokens)))),
+        draw(st.just(()) | st.tuples(*[ids] * len(tokens))),
     )
 
 

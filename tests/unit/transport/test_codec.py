@@ -125,6 +125,12 @@ def test_tokens_and_entropies_must_be_equally_many():
         decode_reply(raw, "s")
 
 
+def test_second_choices_come_for_every_token_or_for_none():
+    raw = pb.RoundReply(drafted=pb.Drafted(tokens=b"1234", entropies=b"8" * 8, others=b"4" * 8))
+    with pytest.raises(InvalidRequest, match="second choices: got 2, expected 1"):
+        decode_reply(raw.SerializeToString(), "s")
+
+
 @pytest.mark.parametrize(
     ("logprobs", "complaint"),
     [
