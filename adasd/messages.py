@@ -289,10 +289,11 @@ class Drafted:
 
 @dataclass(frozen=True, slots=True)
 class Assumption:
-    """The verdict of ``epoch`` accepts all of its block and puts ``next_token`` behind it (None: whichever)."""
+    """The verdict of ``epoch`` accepts ``num_accepted`` tokens of its block and puts ``next_token`` behind them."""
 
     epoch: int
-    next_token: int | None
+    next_token: int | None  # None: whichever
+    num_accepted: int | None = None  # None: all of the block
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +394,9 @@ class RoundCompleted:
         False  # the verdict on an empty block behind the whole prompt: no round, says nothing of drafting
     )
     rule: DraftRule | None = None  # that the block was drafted by; None: nothing was drafted
+    foreseen: bool | None = (
+        None  # rejected at the draft's greatest doubt, for its second choice; None: it named none
+    )
 
     @property
     def num_drafted(self) -> int:

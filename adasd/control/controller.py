@@ -19,7 +19,7 @@ from typing import Any
 
 from adasd.config import SpeculationConfig
 from adasd.control import sources
-from adasd.control.ahead import drafting_ahead_pays
+from adasd.control.ahead import drafting_ahead_pays, preparing_for_rejection_pays
 from adasd.control.effective import EffectiveSpeculation, check_config, check_warp, resolve
 from adasd.control.estimators import Estimates, Line
 from adasd.control.gate import Gate
@@ -216,10 +216,12 @@ class SessionController:
             return PLAIN
         if self._controller.config.load_aware:
             rule = under_load(rule, snapshot)
-        rule = replace(rule, max_tokens=min(rule.max_tokens, cap), row_len=self._row_len)
+        may = self._may_run_ahead
+        rule = replace(rule, max_tokens=min(rule.max_tokens, cap), row_len=self._row_len, want_others=may)
         self._planned = True
-        ahead = self._may_run_ahead and drafting_ahead_pays(self._estimates)
-        return Plan(rule, self._accept(rule, snapshot), ahead)
+        ahead = may and drafting_ahead_pays(self._estimates)
+        instead = may and preparing_for_rejection_pays(self._estimates)
+        return Plan(rule, self._accept(rule, snapshot), ahead, instead)
 
     @property
     def _may_run_ahead(self) -> bool:

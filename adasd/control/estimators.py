@@ -134,6 +134,7 @@ class Estimates:
     hop_ms: EmaOfTimes = field(default_factory=EmaOfTimes)  # wall time of a block beyond its compute
     verify_ms: Line = field(default_factory=Line)  # wall time of a verdict over the tokens of its block
     full: Ema = field(default_factory=Ema)  # 1 for a block that was accepted in full, else 0
+    foreseen: Ema = field(default_factory=Ema)  # 1 for a rejection that the draft foresaw, else 0
     length: Ema = field(default_factory=Ema)  # tokens per block
     cost: CostTable = field(default_factory=CostTable)  # the target's passes by their tokens, all sessions'
     batch_size: Ema = field(default_factory=Ema)  # sessions in the pass of a verdict
@@ -169,4 +170,5 @@ class Estimates:
             hop_ms=self.hop_ms.add(max(0.0, round.draft_ms - drafted.compute_ms)),
             full=self.full.add(float(verdict.num_accepted == round.num_drafted)),
             length=self.length.add(float(round.num_drafted)),
+            foreseen=self.foreseen if round.foreseen is None else self.foreseen.add(float(round.foreseen)),
         )

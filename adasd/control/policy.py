@@ -51,6 +51,7 @@ class Plan:
     draft: DraftRule
     accept: AcceptRule
     ahead: bool = False  # the draft may go on behind the block while the target judges it
+    instead: bool = False  # it may prepare for the block's rejection meanwhile
 
 
 PLAIN = Plan(DraftRule(0), AcceptRule())

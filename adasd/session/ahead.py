@@ -1,29 +1,54 @@
-"""Drafting ahead: the draft goes on while the target judges, as if all of the block will be accepted.
+"""Drafting ahead: the draft prepares for what the verdict may be while the target judges.
 
-The first token of such a block is the draft's guess at the token that the target will put behind the block. If
-the verdict accepts everything and its own token equals the guess, the rest is the next block, drafted for free;
-otherwise it is forgotten, and the draft rolls back to what was committed (arXiv:2408.11850 calls this
-post-verify). The output does not depend on it: a block that is used was drafted behind exactly the text that
-was committed.
+Two outcomes are worth it. *All* of the block is accepted: then the first token of what is drafted behind it is the
+draft's guess at the token that the target will put there, and the rest is the next block if the guess is right
+(arXiv:2408.11850 calls this post-verify). Or the block is *rejected* where the draft was most in doubt, and the
+target's own token there is the draft's second choice: then what is drafted behind that is the next block (outcomes of
+a verification are predicted in arXiv:2603.03251, many at once). What does not come true is forgotten. The output does
+not depend on it: a block that is used was drafted behind exactly the text that was committed.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import NamedTuple
 
 from adasd.messages import Drafted, DraftRows, DraftRule, Verdict
 
 
 class Ahead(NamedTuple):
-    """A block drafted, or being drafted, behind the one under judgement."""
+    """A block drafted, or being drafted, for one outcome of the verdict under way."""
 
     epoch: int
-    base_len: int  # position of the guess: where the block under judgement ends
-    rule: DraftRule  # of the block behind the guess
+    base_len: int  # position of the target's own token, if it comes true
+    rule: DraftRule  # of the block behind that token
+    token: int | None = None  # the target's own token; None: what the draft drafts first, its guess
     drafted: Drafted | None = None  # None: on its way
     elapsed_ms: float = 0.0
     asked: int | None = None  # epoch in which the target was asked to judge it, should it come true
+
+    @property
+    def newest(self) -> int | None:
+        """The target's own token, as far as it is known."""
+        if self.token is not None:
+            return self.token
+        return self.drafted.tokens[0] if self.drafted is not None and self.drafted.tokens else None
+
+    @property
+    def block(self) -> Drafted | None:
+        """The next block; None if there is nothing behind the target's own token."""
+        if self.drafted is None or self.token is not None:
+            return self.drafted if self.drafted is not None and self.drafted.tokens else None
+        return behind_guess(self.drafted)
+
+
+class Doubt(NamedTuple):
+    """Where a block is likeliest to be rejected."""
+
+    place: int  # index into the block
+    token: int  # the draft's second choice there
+    likelihood: float  # that the tokens before stand and this one does not, by the draft's own law
 
 
 def rule_ahead(rule: DraftRule, num_judged: int, remaining_tokens: int) -> DraftRule | None:
@@ -34,6 +59,39 @@ def rule_ahead(rule: DraftRule, num_judged: int, remaining_tokens: int) -> Draft
     """
     next_block = min(rule.max_tokens, remaining_tokens - num_judged - 2)
     return replace(rule, max_tokens=next_block + 1) if next_block >= 1 else None
+
+
+def rule_instead(rule: DraftRule, place: int, remaining_tokens: int) -> DraftRule | None:
+    """The rule for drafting behind the second choice at ``place``; None if no token would fit."""
+    next_block = min(rule.max_tokens, remaining_tokens - place - 2)
+    return replace(rule, max_tokens=next_block) if next_block >= 1 else None
+
+
+def doubt(block: Drafted) -> Doubt | None:
+    """The likeliest rejection; None if the draft did not say what it would have said instead."""
+    if not block.tokens or not len(block.others) == len(block.confidences) == len(block.tokens):
+        return None
+    likelihoods, before = [], 1.0
+    for confidence in block.confidences:
+        likelihoods.append(before * (1.0 - confidence))
+        before *= confidence
+    place = max(range(len(likelihoods)), key=likelihoods.__getitem__)
+    if block.others[place] == block.tokens[place]:
+        return None  # it had no choice
+    return Doubt(place, block.others[place], likelihoods[place])
+
+
+def expects_rejection(block: Drafted, at: Doubt) -> bool:
+    """Is a rejection there likelier than that all of the block stands?"""
+    return at.likelihood > prod(block.confidences)
+
+
+def foreseen(block: Drafted | None, verdict: Verdict) -> bool | None:
+    """Is the block rejected at the draft's greatest doubt, for its second choice? None if it named none."""
+    at = doubt(block) if block is not None else None
+    if at is None:
+        return None
+    return (verdict.num_accepted, verdict.next_token) == (at.place, at.token)
 
 
 def guess_is_right(drafted: Drafted, next_token: int) -> bool:
@@ -78,8 +136,9 @@ def part(drafted: Drafted, which: slice) -> Drafted:
     )
 
 
-def may_come_true(ahead: Ahead | None, verdict: Verdict, num_judged: int) -> bool:
-    """Is what was drafted ahead still worth anything after this verdict?"""
-    if ahead is None or verdict.num_accepted < num_judged:
+def may_come_true(ahead: Ahead | None, verdict: Verdict) -> bool:
+    """Is what was drafted for an outcome still worth anything after this verdict?"""
+    if ahead is None or verdict.base_len + verdict.num_accepted != ahead.base_len:
         return False
-    return ahead.drafted is None or guess_is_right(ahead.drafted, verdict.next_token)
+    on_its_way = ahead.drafted is None and ahead.token is None
+    return on_its_way or ahead.newest == verdict.next_token

@@ -79,13 +79,14 @@ class DraftAnswered:
 class Planned:
     """The controller's answer to AskPlan; ``draft.max_tokens == 0`` makes the round a plain one.
 
-    ``ahead`` lets the draft go on while the target judges this round's block; ``decodes_on`` lets the target go on
-    while the verdict of a round without a block is on its way.
+    While the target judges this round's block, the draft may go on behind it (``ahead``) and prepare for a rejection
+    (``instead``). ``decodes_on`` lets the target go on while the verdict of a round without a block is on its way.
     """
 
     draft: DraftRule
     accept: AcceptRule
     ahead: bool = False
+    instead: bool = False
     decodes_on: bool = False
 
 

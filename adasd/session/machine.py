@@ -6,9 +6,9 @@
     any ──TargetLost──> ATTACHING (prefill of prompt + committed tokens follows)
     any ──last token, Cancel or Fail──> FINISHED
 
-While the target judges a block the draft may go on behind it (adasd.session.ahead); PLANNING then leads
-straight to VERIFYING when the verdict agrees. Under an exact rule the target was asked already, on the assumption
-that it will agree, and goes on without a word. Where nothing is drafted it is asked for the token behind the next
+While the target judges a block the draft may prepare for the likeliest outcomes (adasd.session.ahead); PLANNING then
+leads straight to VERIFYING when one of them comes true. Under an exact rule the target was asked already, on that
+assumption, and goes on without a word. Where nothing is drafted it is asked for the token behind the next
 one, whichever that is, and decodes on while its verdicts travel. A lost or late draft costs speed, never an answer:
 the round goes on with an empty block, which is plain decoding. Every ask carries a fresh epoch; an answer to any other
 ask is stale and changes nothing. Roll-back is not a message of its own: each call says how many cached tokens
@@ -38,11 +38,13 @@ from adasd.messages import (
 from adasd.session import stopping
 from adasd.session.ahead import (
     Ahead,
-    behind_guess,
-    guess_is_right,
+    doubt,
+    expects_rejection,
+    foreseen,
     judged_part,
     may_come_true,
     rule_ahead,
+    rule_instead,
     without_tripping,
 )
 from adasd.session.events import (
@@ -138,42 +140,56 @@ def start_round(session: Session) -> Step:
         return decode(session)
     if ahead is not None and ahead.drafted is None:  # on its way, and still worth something
         return session._replace(phase=Phase.DRAFTING, epoch=ahead.epoch), ()
-    if ahead is not None and ahead.drafted is not None:
-        block = behind_guess(ahead.drafted)
-        if block is not None:
-            return judge(session, block, 0.0, ahead.rule)
+    if ahead is not None and ahead.block is not None:
+        return judge(session, ahead.block, 0.0, ahead.rule)
     return ask_draft(session, rule) if session.draft.ready else decode(session)
 
 
 def ask_draft(session: Session, rule: DraftRule) -> Step:
-    """Send everything that the draft has not cached yet, and the rule; opens a new epoch."""
-    epoch, keep_len = session.last_epoch + 1, session.draft.cached_len
-    call = DraftCall(session.terms.session, epoch, keep_len, session.committed[keep_len:], rule)
-    draft = session.draft._replace(busy=epoch)
-    session = session._replace(phase=Phase.DRAFTING, epoch=epoch, last_epoch=epoch, draft=draft, ahead=None)
-    return session, (AskDraft(call),)
+    """Have the draft go on behind what is committed; opens a new epoch."""
+    session, ask = call_draft(session, (), rule)
+    epoch = session.last_epoch
+    return session._replace(phase=Phase.DRAFTING, epoch=epoch, ahead=None, instead=None), (ask,)
 
 
-def ask_ahead(session: Session, block: Drafted) -> Step:
-    """Let the draft go on behind ``block`` while that is judged."""
-    rule = rule_ahead(session.plan.draft, len(block.tokens), session.remaining_tokens)
-    if rule is None or not (session.plan.ahead and session.draft.ready):
-        return session, ()
-    base_len = block.base_len + len(block.tokens)
+def call_draft(
+    session: Session, behind: tuple[int, ...], rule: DraftRule, *, optimistic: bool = False
+) -> tuple[Session, AskDraft]:
+    """Send what the draft has not cached yet of the committed text and what is assumed ``behind`` it, and the rule."""
     epoch = session.last_epoch + 1
-    call = DraftCall(session.terms.session, epoch, base_len - 1, block.tokens[-1:], rule, optimistic=True)
-    draft = session.draft._replace(busy=epoch)
-    tally = session.tally._replace(num_ahead=session.tally.num_ahead + 1)
-    ahead = Ahead(epoch, base_len, replace(rule, max_tokens=rule.max_tokens - 1))
-    return session._replace(last_epoch=epoch, draft=draft, ahead=ahead, tally=tally), (AskDraft(call),)
+    draft = session.draft.asked(epoch, session.committed, behind)
+    call = DraftCall(session.terms.session, epoch, draft.keep_len, draft.feeding, rule, optimistic)
+    return session._replace(last_epoch=epoch, draft=draft), AskDraft(call)
+
+
+def prepare(session: Session) -> Step:
+    """Let the draft prepare for what the verdict under way may be, the likelier outcome first, while it has time."""
+    block, plan = session.block, session.plan
+    if block is None or session.phase is not Phase.VERIFYING or not session.draft.ready:
+        return session, ()
+    at = doubt(block) if plan.instead and session.instead is None else None
+    goes_on = plan.ahead and session.ahead is None
+    if at is not None and (not goes_on or expects_rejection(block, at)):
+        rule = rule_instead(plan.draft, at.place, session.remaining_tokens)
+        if rule is not None:
+            behind = (*block.tokens[: at.place], at.token)
+            session, ask = call_draft(session, behind, rule, optimistic=True)
+            instead = Ahead(session.last_epoch, block.base_len + at.place, rule, at.token)
+            return session._replace(instead=instead, tally=count_ahead(session)), (ask,)
+    rule = rule_ahead(plan.draft, len(block.tokens), session.remaining_tokens)
+    if rule is None or not goes_on:
+        return session, ()
+    session, ask = call_draft(session, block.tokens, rule, optimistic=True)
+    rule = replace(rule, max_tokens=rule.max_tokens - 1)  # behind the guess
+    ahead = Ahead(session.last_epoch, block.base_len + len(block.tokens), rule)
+    return session._replace(ahead=ahead, tally=count_ahead(session)), (ask,)
 
 
 def warm_draft(session: Session) -> Step:
     """Let a fresh draft read what is committed, beside whatever the target does; drafts nothing."""
-    epoch = session.last_epoch + 1  # not the session's epoch: the round under way does not wait for it
-    call = DraftCall(session.terms.session, epoch, 0, session.committed, DraftRule(max_tokens=0))
-    draft = DraftSide(attached=True, busy=epoch)
-    return session._replace(last_epoch=epoch, draft=draft), (AskDraft(call),)
+    session = session._replace(draft=DraftSide(attached=True))
+    session, ask = call_draft(session, (), DraftRule(max_tokens=0))
+    return session, (ask,)  # not the session's epoch: the round under way does not wait for it
 
 
 def verify(
@@ -207,6 +223,7 @@ def verify(
         block_ms=block_ms,
         block_rule=rule,
         ahead=None,
+        instead=None,
         going_on=None,
     )
     return session, (AskVerify(call),)
@@ -215,7 +232,7 @@ def verify(
 def judge(session: Session, block: Drafted, block_ms: float, rule: DraftRule) -> Step:
     """Ask for a verdict on a block that the draft has just finished, and let the draft go on."""
     session, ask = verify(session, block, block_ms, rule)
-    session, go_on = ask_ahead(session, block)
+    session, go_on = prepare(session)
     return session, (*ask, *go_on)
 
 
@@ -225,34 +242,45 @@ def ask_early(session: Session, ahead: Ahead) -> Step:
     The call is the one that would follow that verdict anyway, so nothing depends on whether it is asked early;
     hence only under a rule that the verdict cannot change.
     """
-    assert ahead.drafted is not None
-    block, rule = behind_guess(ahead.drafted), session.plan.accept
-    if session.phase is not Phase.VERIFYING or block is None or rule.relax or rule.want_distances:
+    block, token, rule = ahead.block, ahead.newest, session.plan.accept
+    if session.phase is not Phase.VERIFYING or session.block is None or block is None or token is None:
         return session, ()
-    epoch, guess = session.last_epoch + 1, ahead.drafted.tokens[0]
+    if rule.relax or rule.want_distances:
+        return session, ()
+    epoch = session.last_epoch + 1
+    num_accepted = None if ahead.token is None else ahead.base_len - session.block.base_len
     call = VerifyCall(
         session.terms.session,
         epoch,
         keep_len=ahead.base_len,
-        feed=(guess,),
+        feed=(token,),
         block=block.tokens,
         rows=block.rows,
         rule=rule,
         confidences=block.confidences,
-        assuming=Assumption(session.epoch, guess),
+        assuming=Assumption(session.epoch, token, num_accepted),
     )
-    return session._replace(last_epoch=epoch, ahead=ahead._replace(asked=epoch)), (AskVerify(call),)
+    return with_outcome(session._replace(last_epoch=epoch), ahead._replace(asked=epoch)), (AskVerify(call),)
+
+
+def with_outcome(session: Session, outcome: Ahead) -> Session:
+    """The session with what is known of one outcome now."""
+    if session.ahead is not None and session.ahead.epoch == outcome.epoch:
+        return session._replace(ahead=outcome)
+    return session._replace(instead=outcome)
 
 
 def go_on_judging(session: Session, ahead: Ahead, epoch: int) -> Step:
     """The target is at what was drafted ahead already; let the draft go on behind that."""
-    assert ahead.drafted is not None
-    block = behind_guess(ahead.drafted)
-    assert block is not None
     session = session._replace(
-        phase=Phase.VERIFYING, epoch=epoch, block=block, block_ms=0.0, block_rule=ahead.rule, ahead=None
+        phase=Phase.VERIFYING,
+        epoch=epoch,
+        block=ahead.block,
+        block_ms=0.0,
+        block_rule=ahead.rule,
+        ahead=None,
     )
-    return ask_ahead(session, block)
+    return prepare(session)
 
 
 def decode(session: Session) -> Step:
@@ -293,14 +321,15 @@ def take_refusal(session: Session, epoch: int) -> Step:
     """What was asked early will not be judged: ask again if the round counts on it."""
     if session.going_on == epoch:
         return session._replace(going_on=None), ()
-    ahead = session.ahead
-    if ahead is not None and ahead.asked == epoch:
-        return session._replace(ahead=ahead._replace(asked=None)), ()
+    ahead, instead = session.ahead, session.instead
+    for outcome in (ahead, instead):
+        if outcome is not None and outcome.asked == epoch:
+            return with_outcome(session, outcome._replace(asked=None)), ()
     if session.phase is Phase.VERIFYING and session.epoch == epoch:
         session, ask = verify(session, session.block, session.block_ms, session.block_rule)
-        if ahead is not None:
-            ahead = ahead._replace(asked=None)  # that assumed the verdict which will not come
-        return session._replace(ahead=ahead), ask
+        # what was asked early assumed the verdict that will not come
+        ahead, instead = ahead and ahead._replace(asked=None), instead and instead._replace(asked=None)
+        return session._replace(ahead=ahead, instead=instead), ask
     return session, ()
 
 
@@ -313,14 +342,14 @@ def take_block(session: Session, drafted: Drafted, elapsed_ms: float) -> Step:
     """A block arrived: judge it if the round waits for it, keep it if it is ahead, else the draft is just free."""
     if drafted.epoch != session.draft.busy:
         return session, ()  # from a draft, or a call, that this session gave up
-    wanted, ahead = awaits_block(session, drafted.epoch), session.ahead
-    draft = session.draft._replace(busy=None)
-    if ahead is not None and ahead.epoch == drafted.epoch:
-        kept = without_tripping(drafted, ahead.rule, num_kept=2)  # the guess and a token behind it
-        arrived = ahead._replace(drafted=kept, elapsed_ms=elapsed_ms)
-        session = session._replace(draft=draft, ahead=arrived)
-        return settle_ahead(session, arrived) if wanted else ask_early(session, arrived)
-    session = session._replace(draft=draft._replace(cached_len=drafted.base_len))
+    wanted = awaits_block(session, drafted.epoch)
+    session = session._replace(draft=session.draft.answered(drafted))
+    for outcome in (session.ahead, session.instead):
+        if outcome is not None and outcome.epoch == drafted.epoch:
+            num_kept = 1 if outcome.token is not None else 2  # a guess and a token behind it
+            kept = without_tripping(drafted, outcome.rule, num_kept)
+            arrived = outcome._replace(drafted=kept, elapsed_ms=elapsed_ms)
+            return settle_ahead(session, arrived) if wanted else keep(session, arrived)
     if not wanted:
         return session, ()
     if drafted.base_len != len(session.committed):
@@ -333,18 +362,21 @@ def take_block(session: Session, drafted: Drafted, elapsed_ms: float) -> Step:
     return judge(session, without_tripping(drafted, rule, num_kept=1), elapsed_ms, rule)
 
 
+def keep(session: Session, arrived: Ahead) -> Step:
+    """A block for an outcome that is still open: let the target know of it, and prepare for another outcome."""
+    session, ask = ask_early(with_outcome(session, arrived), arrived)
+    session, more = prepare(session)
+    return session, (*ask, *more)
+
+
 def settle_ahead(session: Session, ahead: Ahead) -> Step:
     """The verdict came before the block that was drafted ahead, and the round waits: does the block fit?"""
-    drafted, newest = ahead.drafted, session.committed[-1]
-    assert drafted is not None
-    session = session._replace(draft=session.draft._replace(cached_len=ahead.base_len))
-    if not guess_is_right(drafted, newest):
+    if ahead.newest != session.committed[-1]:
         return ask_draft(session, session.plan.draft)
-    block = behind_guess(drafted)
     session = session._replace(tally=count_used(session))
-    if block is None:
+    if ahead.block is None:
         return ask_draft(session, session.plan.draft)
-    return judge(session, block, ahead.elapsed_ms, ahead.rule)
+    return judge(session, ahead.block, ahead.elapsed_ms, ahead.rule)
 
 
 def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
@@ -359,38 +391,38 @@ def take_verdict(session: Session, verdict: Verdict, elapsed_ms: float) -> Step:
             f"{num_drafted} from {base_len} on"
         )
     prefill = session.phase is Phase.PREFILLING
-    done = RoundCompleted(
-        block, verdict, session.block_ms if whole else 0.0, elapsed_ms, prefill, session.block_rule
-    )
+    block_ms = session.block_ms if whole else 0.0
+    as_expected = foreseen(whole, verdict)
+    done = RoundCompleted(block, verdict, block_ms, elapsed_ms, prefill, session.block_rule, as_expected)
     session = session._replace(
         target_cached=base_len + verdict.num_accepted,
         block=None,
         tally=session.tally.with_round(done),
     )
     if whole is not None:
-        session = roll_back_draft(session, whole, verdict)
+        session = settle_outcomes(session, verdict)
     session, emit = commit(session, provenance(block, verdict), prompt_logprobs_of(session, verdict))
     if session.finish_reason is not None:
         return session, (Learn(done), emit, Finish(session.finish_reason))
     return session, (Learn(done), emit, ask_plan(session))
 
 
-def roll_back_draft(session: Session, block: Drafted, verdict: Verdict) -> Session:
-    """What of the draft's cache stands after the verdict, and whether what it drafted ahead does."""
-    ahead, draft, num_drafted = session.ahead, session.draft, len(block.tokens)
-    if may_come_true(ahead, verdict, num_drafted):
-        assert ahead is not None
-        if ahead.drafted is None:
-            return session  # the next round waits for it; its cache is settled when it arrives
-        draft = draft._replace(cached_len=ahead.base_len)
-        return session._replace(draft=draft, tally=count_used(session))
-    if ahead is None or ahead.drafted is None:  # the last token of the block may not have been fed yet
-        cached_len = block.base_len + min(verdict.num_accepted, num_drafted - 1)
-    else:
-        cached_len = block.base_len + verdict.num_accepted
-    if ahead is not None and draft.busy == ahead.epoch:
-        draft = draft._replace(busy=None)  # the next call takes its place
-    return session._replace(ahead=None, draft=draft._replace(cached_len=cached_len))
+def settle_outcomes(session: Session, verdict: Verdict) -> Session:
+    """Keep what was drafted for the outcome that came true; forget the other."""
+    came_true = None
+    for outcome in (session.ahead, session.instead):
+        if may_come_true(outcome, verdict):
+            came_true = outcome
+        elif outcome is not None and session.draft.busy == outcome.epoch:
+            session = session._replace(draft=session.draft.given_up())  # the next call takes its place
+    session = session._replace(ahead=came_true, instead=None)
+    if came_true is None or came_true.drafted is None:
+        return session  # if there is one, the next round waits for it
+    return session._replace(tally=count_used(session))
+
+
+def count_ahead(session: Session) -> Tally:
+    return session.tally._replace(num_ahead=session.tally.num_ahead + 1)
 
 
 def count_used(session: Session) -> Tally:
@@ -503,7 +535,9 @@ def be_late(session: Session, epoch: int) -> Step:
     if awaits_block(session, epoch):
         return go_on_without(session)
     if session.ahead is not None and session.ahead.epoch == epoch and session.ahead.drafted is None:
-        return session._replace(ahead=None, draft=session.draft._replace(busy=None)), ()
+        return session._replace(ahead=None, draft=session.draft.given_up()), ()
+    if session.instead is not None and session.instead.epoch == epoch and session.instead.drafted is None:
+        return session._replace(instead=None, draft=session.draft.given_up()), ()
     return session, ()
 
 
@@ -516,7 +550,7 @@ def go_on_without(session: Session) -> Step:
 def lose_draft(session: Session) -> Step:
     """Forget the draft; a round that waited for its block goes on without."""
     waiting = session.phase is Phase.DRAFTING
-    session = session._replace(draft=DraftSide(), ahead=None)
+    session = session._replace(draft=DraftSide(), ahead=None, instead=None)
     if waiting:
         return go_on_without(session)
     return session._replace(tally=session.tally._replace(draft_lost=session.tally.draft_lost + 1)), ()
@@ -525,7 +559,7 @@ def lose_draft(session: Session) -> Step:
 def leave_draft(session: Session) -> Step:
     """As after a loss, but none is counted."""
     waiting = session.phase is Phase.DRAFTING
-    session = session._replace(draft=DraftSide(), ahead=None)
+    session = session._replace(draft=DraftSide(), ahead=None, instead=None)
     return verify(session) if waiting else (session, ())
 
 
@@ -534,9 +568,11 @@ def lose_target(session: Session) -> Step:
     if session.phase is Phase.ATTACHING:
         raise IllegalEvent("TargetLost while none is attached")
     epoch = session.last_epoch + 1  # nobody answers to this one
-    draft, ahead = session.draft, session.ahead
-    if ahead is not None and draft.busy == ahead.epoch:
-        draft = draft._replace(busy=None)  # the next call takes its place
+    draft = session.draft
+    if any(
+        outcome is not None and draft.busy == outcome.epoch for outcome in (session.ahead, session.instead)
+    ):
+        draft = draft.given_up()  # the next call takes its place
     return session._replace(
         phase=Phase.ATTACHING,
         epoch=epoch,
@@ -545,6 +581,7 @@ def lose_target(session: Session) -> Step:
         draft=draft,
         block=None,
         ahead=None,
+        instead=None,
         going_on=None,
         tally=session.tally._replace(target_lost=session.tally.target_lost + 1),
     ), (AttachTarget(),)

@@ -45,17 +45,50 @@ class Terms:
 class DraftSide(NamedTuple):
     """The session's idea of its draft.
 
-    ``cached_len`` counts the leading committed tokens that the draft surely has in its cache. ``busy`` is the
-    epoch of the one call that it works on; a draft that is late stays busy until its answer comes.
+    ``cached_len`` counts leading committed tokens that the draft surely has in its cache; behind them it surely has
+    ``tail``, whether that was committed or not. ``busy`` is the epoch of the one call that it works on, which feeds
+    ``feeding`` behind both; a draft that is late stays busy until its answer comes.
     """
 
     attached: bool = False
     busy: int | None = None
     cached_len: int = 0
+    tail: tuple[int, ...] = ()
+    feeding: tuple[int, ...] = ()
 
     @property
     def ready(self) -> bool:
         return self.attached and self.busy is None
+
+    def asked(self, epoch: int, committed: tuple[int, ...], behind: tuple[int, ...]) -> DraftSide:
+        """It is to draft behind ``committed`` and ``behind``: keeps what it has of them, and is fed the rest."""
+        wanted = committed[self.cached_len :] + behind
+        num_kept = common_len(self.tail, wanted[:-1])  # without a token it has nothing to go on from
+        cached_len = self.cached_len + min(num_kept, len(committed) - self.cached_len)
+        kept = wanted[cached_len - self.cached_len : num_kept]
+        return DraftSide(self.attached, epoch, cached_len, kept, wanted[num_kept:])
+
+    def answered(self, drafted: Drafted) -> DraftSide:
+        """Its block came; the last token of a block is not fed."""
+        tail = self.tail + self.feeding + drafted.tokens[:-1]
+        return self._replace(busy=None, tail=tail, feeding=())
+
+    def given_up(self) -> DraftSide:
+        """Nobody waits for its call any more: the next one takes its place."""
+        return self._replace(busy=None, feeding=())
+
+    @property
+    def keep_len(self) -> int:
+        """Tokens that the call it works on keeps."""
+        return self.cached_len + len(self.tail)
+
+
+def common_len(some: tuple[int, ...], others: tuple[int, ...]) -> int:
+    """How many leading tokens are the same."""
+    shorter = min(len(some), len(others))
+    if some[:shorter] == others[:shorter]:
+        return shorter
+    return next(i for i in range(shorter) if some[i] != others[i])
 
 
 class Session(NamedTuple):
@@ -73,6 +106,9 @@ class Session(NamedTuple):
     block_ms: float = 0.0  # wall time that the round waited for its block
     block_rule: DraftRule | None = None  # that it was drafted by
     ahead: Ahead | None = None  # drafted, or being drafted, behind the block
+    instead: Ahead | None = (
+        None  # the same for the case that the block is rejected where the draft was in doubt
+    )
     going_on: int | None = (
         None  # epoch in which the target decodes on behind its next verdict, whatever that says
     )

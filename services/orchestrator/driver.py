@@ -211,7 +211,7 @@ class Driver:
         if other is not None and self.draft is not None:
             self.spawn(self.change_draft(other))
         plan = self.controller.plan(ask.remaining_tokens, ask.num_emitted, ask.num_relaxed)
-        return Planned(plan.draft, plan.accept, plan.ahead, decodes_on=True)
+        return Planned(plan.draft, plan.accept, plan.ahead, plan.instead, decodes_on=True)
 
     async def ask_draft(self, call: DraftCall, draft: Attachment | None) -> None:
         if draft is None:

@@ -260,11 +260,7 @@ def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:
             number = pb.OwnLaw.Yardstick.Value(yardstick.name)
             message.relax_own_law.CopyFrom(pb.OwnLaw(min_ratio=min_ratio, yardstick=number, ceiling=ceiling))
     if call.assuming is not None:
-        token = call.assuming.next_token
-        message.assuming.epoch, message.assuming.next_token = (
-            call.assuming.epoch,
-            ANY_TOKEN if token is None else token,
-        )
+        message.assuming.CopyFrom(_assumption_to_wire(call.assuming))
     return message
 
 
@@ -307,8 +303,14 @@ def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
     )
 
 
+def _assumption_to_wire(assumed: Assumption) -> pb.Assumption:
+    token = ANY_TOKEN if assumed.next_token is None else assumed.next_token
+    return pb.Assumption(epoch=assumed.epoch, next_token=token, num_accepted=assumed.num_accepted)
+
+
 def _assumption_from_wire(wire: pb.Assumption) -> Assumption:
-    return Assumption(wire.epoch, None if wire.next_token == ANY_TOKEN else wire.next_token)
+    token = None if wire.next_token == ANY_TOKEN else wire.next_token
+    return Assumption(wire.epoch, token, wire.num_accepted if wire.HasField("num_accepted") else None)
 
 
 def _own_law_from_wire(wire: pb.OwnLaw) -> RelaxOwnLaw:

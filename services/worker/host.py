@@ -93,6 +93,22 @@ class _Ask:
     asked_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a verdict said."""
+
+    epoch: int
+    next_token: int
+    num_accepted: int
+    whole: bool  # all of the block
+
+    def bears_out(self, assumed: Assumption) -> bool:
+        """Is what was assumed what came true?"""
+        if assumed.epoch != self.epoch or assumed.next_token not in (None, self.next_token):
+            return False
+        return self.whole if assumed.num_accepted is None else assumed.num_accepted == self.num_accepted
+
+
 @dataclass(slots=True)
 class _Work:
     """What the thread knows. The loop reads single fields of it for statistics, and writes none."""
@@ -101,9 +117,7 @@ class _Work:
     running: dict[str, list[_Ask]] = field(default_factory=dict)  # calls in the engine, oldest first
     behind: dict[str, deque[_Ask]] = field(default_factory=dict)  # calls behind a running one
     answers: list[tuple[_Ask, Answer]] = field(default_factory=list)  # not handed over yet
-    came_true: dict[str, Assumption] = field(
-        default_factory=dict
-    )  # by session: its newest block stands whole
+    came_true: dict[str, _Outcome] = field(default_factory=dict)  # of each session's newest verdict
     step_began_s: float | None = None  # None between steps
     num_steps: int = 0
     num_calls: int = 0
@@ -352,14 +366,15 @@ class EngineHost:
         if ask.future is not None and ask.future.cancelled():
             return
         if isinstance(call, VerifyCall):
-            came_true = self._work.came_true.pop(call.session, None)
             if call.assuming is not None:
-                if came_true is None or not _bears_out(came_true, call.assuming):
+                outcome = self._work.came_true.get(call.session)
+                if outcome is None or not outcome.bears_out(call.assuming):
                     self._answer(ask, Superseded(call.session, call.epoch))
                     return
-                if call.assuming.next_token is None and came_true.next_token is not None:
-                    call = replace(call, feed=(came_true.next_token,))
+                if call.assuming.next_token is None:
+                    call = replace(call, feed=(outcome.next_token,))
                 ask = replace(ask, asked_s=self._clock())  # before, it waited for no fault of this worker
+            self._work.came_true.pop(call.session, None)
         if self._attempt(ask, lambda: engine.submit(call), answer_now=False):
             self._work.running.setdefault(call.session, []).append(ask)
 
@@ -410,10 +425,10 @@ class EngineHost:
 
     def _note(self, call: object, answer: Drafted | Verdict | CallFailed) -> None:
         """What the session's next call may have assumed."""
-        if not (isinstance(call, VerifyCall) and isinstance(answer, Verdict)):
-            return
-        if answer.num_accepted == len(call.block):
-            self._work.came_true[call.session] = Assumption(call.epoch, answer.next_token)
+        if isinstance(call, VerifyCall) and isinstance(answer, Verdict):
+            whole = answer.num_accepted == len(call.block)
+            outcome = _Outcome(call.epoch, answer.next_token, answer.num_accepted, whole)
+            self._work.came_true[call.session] = outcome
 
     def _answered_by(self, answer: Drafted | Verdict | CallFailed) -> _Ask | None:
         """Take the oldest running call of the answer's epoch; None if the session was closed meanwhile."""
@@ -461,11 +476,6 @@ def _outcome(answer: Drafted | Verdict | CallFailed, in_worker_ms: float) -> Dra
         error = answer.error
         return error if isinstance(error, AdasdError) else DeviceFailure(f"{type(error).__name__}: {error}")
     return replace(answer, queue_ms=max(0.0, in_worker_ms - answer.compute_ms))
-
-
-def _bears_out(came_true: Assumption, assumed: Assumption) -> bool:
-    """Is what was assumed what came true?"""
-    return assumed.epoch == came_true.epoch and assumed.next_token in (None, came_true.next_token)
 
 
 def _num_prompt_tokens(call: object, answer: object) -> int:

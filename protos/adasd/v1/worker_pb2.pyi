@@ -162,12 +162,14 @@ class VerifyRequest(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., block: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., relax_below: _Optional[float] = ..., relax_table: _Optional[bytes] = ..., relax_tolerance: _Optional[float] = ..., relax_divergence: _Optional[float] = ..., relax_own_law: _Optional[_Union[OwnLaw, _Mapping]] = ..., relax_budget: _Optional[int] = ..., want_distances: _Optional[bool] = ..., whole_block: _Optional[bool] = ..., confidences: _Optional[bytes] = ..., max_distortion: _Optional[float] = ..., processed: _Optional[bool] = ..., alone: _Optional[bool] = ..., assuming: _Optional[_Union[Assumption, _Mapping]] = ...) -> None: ...
 
 class Assumption(_message.Message):
-    __slots__ = ("epoch", "next_token")
+    __slots__ = ("epoch", "next_token", "num_accepted")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     NEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     next_token: int
-    def __init__(self, epoch: _Optional[int] = ..., next_token: _Optional[int] = ...) -> None: ...
+    num_accepted: int
+    def __init__(self, epoch: _Optional[int] = ..., next_token: _Optional[int] = ..., num_accepted: _Optional[int] = ...) -> None: ...
 
 class OwnLaw(_message.Message):
     __slots__ = ("min_ratio", "yardstick", "ceiling")

@@ -49,7 +49,8 @@ class FakeSlot:
     released: bool = False
     newest: int = 0  # epoch of the draft call that counts
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # one verdict after the other
-    came_true: Assumption | None = None  # what the newest verdict bears out
+    said: Verdict | None = None  # the newest verdict
+    was_whole: bool = False  # it accepted all of its block
 
     def __post_init__(self) -> None:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -85,18 +86,20 @@ class FakeSlot:
 
     async def verify(self, call: VerifyCall) -> Verdict:
         async with self.turn:
-            came_true, self.came_true, assumed = self.came_true, None, call.assuming
-            if assumed is not None:
-                if came_true is None or assumed.epoch != came_true.epoch:
+            if call.assuming is not None:
+                if self.said is None or not self.bears_out(call.assuming, self.said):
                     raise Superseded("s", call.epoch)
-                if assumed.next_token is None and came_true.next_token is not None:
-                    call = replace(call, feed=(came_true.next_token,))
-                elif assumed != came_true:
-                    raise Superseded("s", call.epoch)
-            verdict = await self.judge(call)
-            if verdict.num_accepted == len(call.block):
-                self.came_true = Assumption(call.epoch, verdict.next_token)
+                if call.assuming.next_token is None:
+                    call = replace(call, feed=(self.said.next_token,))
+            self.said = None
+            self.said = verdict = await self.judge(call)
+            self.was_whole = verdict.num_accepted == len(call.block)
             return verdict
+
+    def bears_out(self, assumed: Assumption, said: Verdict) -> bool:
+        if assumed.epoch != said.epoch or assumed.next_token not in (None, said.next_token):
+            return False
+        return self.was_whole if assumed.num_accepted is None else assumed.num_accepted == said.num_accepted
 
     async def judge(self, call: VerifyCall) -> Verdict:
         world = self.world

@@ -56,4 +56,4 @@ def block(call: DraftCall, text: str) -> Drafted:
 
 
 def planned(max_tokens: int, *, ahead: bool = False, decodes_on: bool = False) -> Planned:
-    return Planned(DraftRule(max_tokens), AcceptRule(), ahead, decodes_on)
+    return Planned(DraftRule(max_tokens, want_others=ahead), AcceptRule(), ahead, ahead, decodes_on)

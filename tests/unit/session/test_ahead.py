@@ -192,7 +192,7 @@ def test_lateness_while_the_round_waits_makes_it_plain():
     assert only(actions, AskVerify).call.block == ()
     session, _ = step(session, DraftAnswered(block(ahead.call, "def")))
     assert session.draft.ready
-    assert session.draft.cached_len == 8
+    assert session.draft.keep_len == 10  # hello, a, b, c, d, e: whatever of it was or will be committed
 
 
 def test_a_plain_plan_drops_what_was_drafted_ahead():

@@ -76,7 +76,7 @@ def test_a_fresh_draft_reads_the_prompt_while_the_target_does():
     assert (call.keep_len, call.feed, call.rule.max_tokens) == (0, ids("hello"), 0)
     session, _ = step(session, DraftAnswered(block(call, "")))
     assert session.draft.ready
-    assert session.draft.cached_len == 5
+    assert session.draft.keep_len == 5
 
 
 def test_a_rejection_rolls_both_sides_back_to_what_stands():
@@ -86,7 +86,10 @@ def test_a_rejection_rolls_both_sides_back_to_what_stands():
     chunk = only(actions, Emit).chunk
     assert chunk.text == "bX"
     assert [token.kind for token in chunk.tokens] == [TokenKind.EXACT, TokenKind.CORRECTION]
-    assert (session.target_cached, session.draft.cached_len) == (7, 7)
+    assert session.target_cached == 7
+    _, behind = step(session, planned(4))
+    call = only(behind, AskDraft).call
+    assert (call.keep_len, call.feed) == (7, ids("X"))
     _, actions = step(session, planned(4))
     assert (only(actions, AskDraft).call.keep_len, only(actions, AskDraft).call.feed) == (7, ids("X"))
 
@@ -159,7 +162,10 @@ def test_a_late_draft_is_not_asked_again_before_it_has_answered():
     session, _ = step(session, verdict(ask.call, 0, "c"))
     _, actions = step(session, planned(8))
     call = only(actions, AskDraft).call
-    assert (call.keep_len, call.feed) == (6, ids("bc"))  # 'a' was fed with the late call
+    assert (call.keep_len, call.feed) == (
+        7,
+        ids("c"),
+    )  # 'a' was fed with the late call, and it drafted 'b' itself
 
 
 def test_lateness_of_an_old_epoch_changes_nothing():

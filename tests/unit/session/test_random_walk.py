@@ -63,22 +63,25 @@ class World:
     target: Worker = field(default_factory=Worker)
     draft: Worker = field(default_factory=Worker)
     mailbox: list[Event] = field(default_factory=list)
-    came_true: Assumption | None = None
+    said: Verdict | None = None  # the newest verdict
+    was_whole: bool = False  # it accepted all of its block
 
     def judge(self, call: VerifyCall, trouble: float) -> Event:
         """As a worker does; now and then it does not know of the verdict that a call assumes."""
-        came_true, assumed = self.came_true, call.assuming
-        if assumed is not None:
-            if came_true is None or assumed.epoch != came_true.epoch or self.rng.random() < trouble:
+        if call.assuming is not None:
+            if not self.bears_out(call.assuming) or self.rng.random() < trouble:
                 return TargetDeclined(call.epoch)
-            if assumed.next_token is None:
-                call = replace(call, feed=(came_true.next_token,))
-            elif assumed != came_true:
-                return TargetDeclined(call.epoch)
-        verdict = self.verdict(call)
-        whole = verdict.num_accepted == len(call.block)
-        self.came_true = Assumption(call.epoch, verdict.next_token) if whole else None
-        return TargetAnswered(verdict)
+            if call.assuming.next_token is None:
+                call = replace(call, feed=(self.said.next_token,))
+        self.said = self.verdict(call)
+        self.was_whole = self.said.num_accepted == len(call.block)
+        return TargetAnswered(self.said)
+
+    def bears_out(self, assumed: Assumption) -> bool:
+        said = self.said
+        if said is None or assumed.epoch != said.epoch or assumed.next_token not in (None, said.next_token):
+            return False
+        return self.was_whole if assumed.num_accepted is None else assumed.num_accepted == said.num_accepted
 
     def verdict(self, call: VerifyCall) -> Verdict:
         fed = self.target.feed(call.keep_len, call.feed)
@@ -97,7 +100,13 @@ class World:
         right = self.truth[base : base + self.rng.randint(0, call.rule.max_tokens)]
         tokens = tuple(token if self.rng.random() < 0.85 else ord("?") for token in right)
         self.draft.feed(base, tokens[:-1])
-        return Drafted(call.session, call.epoch, base, tokens, (1.0,) * len(tokens))
+        drafted = Drafted(call.session, call.epoch, base, tokens, (1.0,) * len(tokens))
+        if not call.rule.want_others:
+            return drafted
+        # often in doubt where it is wrong, and its second choice is often right there
+        others = tuple(token if self.rng.random() < 0.8 else ord("!") for token in right)
+        doubts = [0.9 if self.rng.random() < 0.2 else 0.5 * (token == ord("?")) for token in tokens]
+        return replace(drafted, others=others, confidences=tuple(1 - each for each in doubts))
 
 
 def pick(world: World) -> int:

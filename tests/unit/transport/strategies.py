@@ -120,7 +120,7 @@ def verify_calls(draw, session: str) -> VerifyCall:
         draw(st.none() | rows(len(block))),
         draw(accept_rules),
         tuple(draw(st.lists(shares, min_size=len(block), max_size=len(block)))),
-        draw(st.none() | st.builds(Assumption, epochs, st.none() | st.integers(0, 2**31 - 1))),
+        draw(st.none() | st.builds(Assumption, epochs, *[st.none() | st.integers(0, 2**31 - 1)] * 2)),
     )
 
 

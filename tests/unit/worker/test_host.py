@@ -26,6 +26,7 @@ from adasd.messages import (
     Grammar,
     GrammarKind,
     OpenCall,
+    Verdict,
     VerifyCall,
     Warp,
 )
@@ -461,6 +462,21 @@ async def test_a_verdict_is_remembered_until_the_next_and_of_its_own_session_onl
     await host.submit(VerifyCall("a", 2, 3, (8,)))
     with pytest.raises(Superseded):
         await host.submit(VerifyCall("a", 3, 4, (9,), (10,), assuming=Assumption(1, 8)))
+
+
+async def test_of_several_outcomes_the_one_that_comes_true_is_judged(hosts):
+    engine = CountingEngine()
+    host = await hosts.start(engine)
+    await host.open(opening("a"))
+    calls = [VerifyCall("a", 1, 0, (5,), (6, 9))]  # 9 will be rejected for 7
+    calls += [VerifyCall("a", 2, 3, (10,), (11,), assuming=Assumption(1, 10))]
+    calls += [VerifyCall("a", 3, 1, (8,), (9,), assuming=Assumption(1, 8, num_accepted=0))]
+    calls += [VerifyCall("a", 4, 2, (7,), (8, 9), assuming=Assumption(1, 7, num_accepted=1))]
+    calls += [VerifyCall("a", 5, 2, (7,), (8,), assuming=Assumption(1, 7, num_accepted=1))]
+    verdicts = await asyncio.gather(*map(host.submit, calls), return_exceptions=True)
+    assert [type(verdict) for verdict in verdicts] == [Verdict, Superseded, Superseded, Verdict, Superseded]
+    assert (verdicts[3].base_len, verdicts[3].num_accepted, verdicts[3].next_token) == (3, 2, 10)
+    assert engine.cached_len("a") == 5
 
 
 async def test_half_a_block_is_no_assumption_come_true(hosts):
