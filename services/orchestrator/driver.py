@@ -234,7 +234,7 @@ class Driver:
             late.cancel()
 
     async def ask_verify(self, call: VerifyCall, before: asyncio.Task[None] | None) -> None:
-        """``before`` is the ask before this one: verdicts become events in the order of their asks."""
+        """``before`` is the ask before this one: answers become events in the order of their asks."""
         target = self.target
         if target is None:
             return
@@ -245,18 +245,24 @@ class Driver:
             self.events.put_nowait(Fail(error))
         except Superseded as error:
             if call.assuming is None:  # by nothing that this driver sent
-                self.lose(target, str(error))
-            elif target is self.target:
+                return self.lose(target, str(error))
+            await self.in_turn(before)
+            if target is self.target:
                 self.events.put_nowait(TargetDeclined(call.epoch))
         except AdasdError as error:
             self.lose(target, str(error))
         else:
-            if before is not None and not before.done():
-                await asyncio.wait({before})
+            await self.in_turn(before)
             if target is self.target:
                 # one that was asked early waited for the verdict before it, not for the link or the worker
                 began_s, self.newest_verdict_s = max(asked_s, self.newest_verdict_s), time.perf_counter()
                 self.events.put_nowait(TargetAnswered(verdict, 1e3 * (self.newest_verdict_s - began_s)))
+
+    @staticmethod
+    async def in_turn(before: asyncio.Task[None] | None) -> None:
+        """Wait until the ask before was answered."""
+        if before is not None and not before.done():
+            await asyncio.wait({before})
 
     # ----------------------------------------------------------------- attachments
 

@@ -86,6 +86,7 @@ class HostPort:
     host: EngineHost
     slot: str
     num_early: int = 0  # verdicts on blocks that were asked for before the verdict that they assume
+    num_foreseen: int = 0  # of them, those behind a rejection
     num_on: int = 0  # tokens that were asked for before the one before them was known
 
     async def draft(self, call: DraftCall) -> Drafted:
@@ -94,6 +95,7 @@ class HostPort:
     async def verify(self, call: VerifyCall) -> Verdict:
         verdict = await self.host.submit(replace(call, session=self.slot))
         self.num_early += call.assuming is not None and bool(call.block)
+        self.num_foreseen += call.assuming is not None and call.assuming.num_accepted is not None
         self.num_on += call.assuming is not None and not call.block
         return verdict
 
@@ -284,3 +286,21 @@ async def test_blocks_that_the_target_was_asked_for_early_change_nothing(faults,
             if not faults.in_order or any(port.num_early for port in workers.ports):
                 return
     raise AssertionError(f"nothing was asked for early in {MANY} times {len(names)} answers")
+
+
+@pytest.mark.parametrize("warp", ["greedy", "seeded", "penalties and a grammar"])
+@pytest.mark.parametrize("faults", FAR.values(), ids=FAR.keys())
+async def test_rejections_that_the_draft_foresaw_change_nothing(faults, warp):
+    """A draft that is often wrong, and then often right at its second choice."""
+    expected = plain_answer(WARPS[warp])
+    async with Workers(CALM, seed=3, engines=fake_engines(TARGET.disturbed(0.7))) as workers:
+        workers.faults_of["target"] = faults
+        for number in range(MANY):
+            names = [f"s{number}.{i}" for i in range(4)]
+            answers = await asyncio.gather(
+                *(answer(workers, name, WARPS[warp], ahead=True) for name in names)
+            )
+            assert all(tokens == expected for tokens, _ in answers)
+            if not faults.in_order or any(port.num_foreseen for port in workers.ports):
+                return
+    raise AssertionError(f"none was foreseen in {MANY} times {len(names)} answers")
