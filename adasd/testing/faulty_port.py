@@ -71,11 +71,16 @@ class FaultyPort:
     async def _travel(self, direction: str) -> None:
         if self.rng.random() < self.faults.drop:
             await asyncio.Event().wait()  # never arrives
-        now_s = asyncio.get_running_loop().time()
-        arrives_s = now_s + self.rng.uniform(0.0, self.faults.delay_s)
+        loop = asyncio.get_running_loop()
+        arrives_s = loop.time() + self.rng.uniform(0.0, self.faults.delay_s)
         if self.faults.in_order:
             arrives_s = self._newest_s[direction] = max(arrives_s, self._newest_s[direction] + 1e-6)
-        await asyncio.sleep(arrives_s - now_s)
+        arrived = loop.create_future()
+        timer = loop.call_at(arrives_s, arrived.set_result, None)  # a sleep would begin a little later than now
+        try:
+            await arrived
+        finally:
+            timer.cancel()
 
     def _forget(self, copy: asyncio.Task[object]) -> None:
         self._copies.discard(copy)

@@ -288,19 +288,16 @@ async def test_blocks_that_the_target_was_asked_for_early_change_nothing(faults,
     raise AssertionError(f"nothing was asked for early in {MANY} times {len(names)} answers")
 
 
-@pytest.mark.parametrize("warp", ["greedy", "seeded", "penalties and a grammar"])
+@pytest.mark.parametrize("warp", ["greedy", "seeded"])
 @pytest.mark.parametrize("faults", FAR.values(), ids=FAR.keys())
 async def test_rejections_that_the_draft_foresaw_change_nothing(faults, warp):
-    """A draft that is often wrong, and then often right at its second choice."""
+    """One draft after the other, until one foresaw a rejection that the target was asked for early."""
     expected = plain_answer(WARPS[warp])
-    async with Workers(CALM, seed=3, engines=fake_engines(TARGET.disturbed(0.7))) as workers:
-        workers.faults_of["target"] = faults
-        for number in range(MANY):
-            names = [f"s{number}.{i}" for i in range(4)]
-            answers = await asyncio.gather(
-                *(answer(workers, name, WARPS[warp], ahead=True) for name in names)
-            )
-            assert all(tokens == expected for tokens, _ in answers)
+    for seed in range(MANY):
+        async with Workers(CALM, seed=3, engines=fake_engines(TARGET.disturbed(0.3, seed))) as workers:
+            workers.faults_of["target"] = faults
+            sessions = (answer(workers, f"s{i}", WARPS[warp], ahead=True) for i in range(4))
+            assert all(tokens == expected for tokens, _ in await asyncio.gather(*sessions))
             if not faults.in_order or any(port.num_foreseen for port in workers.ports):
                 return
-    raise AssertionError(f"none was foreseen in {MANY} times {len(names)} answers")
+    raise AssertionError(f"none of {MANY} drafts foresaw one")
