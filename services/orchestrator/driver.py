@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from adasd.control.controller import EffectiveSpeculation, SessionController
-from adasd.errors import AdasdError, DeadlineExceeded, InvalidRequest, Superseded, WorkerLost
+from adasd.errors import AdasdError, DeadlineExceeded, InvalidRequest, Overloaded, Superseded, WorkerLost
 from adasd.messages import (
     Chunk,
     Complete,
@@ -76,7 +76,10 @@ class Placement(Protocol):
         ...
 
     async def attach_target(self, call: OpenCall) -> Attachment:
-        """Raises Overloaded or WorkerLost when no replica grants a lease in time."""
+        """Raises Overloaded or WorkerLost when no replica grants a lease in time.
+
+        What is wrong with the slot itself may be raised by its first call.
+        """
         ...
 
     async def attach_draft(self, call: OpenCall, name: str | None = None) -> Attachment:
@@ -241,7 +244,7 @@ class Driver:
         asked_s = time.perf_counter()  # uvloop's own clock counts whole milliseconds
         try:
             verdict = await target.verify(call)
-        except InvalidRequest as error:
+        except (InvalidRequest, Overloaded) as error:  # of the call, or of a slot that was never opened
             self.events.put_nowait(Fail(error))
         except Superseded as error:
             if call.assuming is None:  # by nothing that this driver sent

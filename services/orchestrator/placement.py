@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from adasd.errors import Overloaded, WorkerLost
+from adasd.errors import AdasdError, Overloaded, WorkerLost
 from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
 from services.transport.channels import WorkerChannelPool
 from services.transport.client import RoundsLine, WorkerAddress
 
 log = logging.getLogger(__name__)
+A = TypeVar("A", Drafted, Verdict)
 
 RETRY_S = 0.2
 """Between attempts to lease after a replica failed; doubles up to MAX_RETRY_S."""
@@ -53,18 +54,29 @@ class Tier:
 
 
 class LeasedSlot:
-    """A slot on a worker (services.orchestrator.driver.Attachment)."""
+    """A slot on a worker (services.orchestrator.driver.Attachment). ``opening`` may still be under way."""
 
-    def __init__(self, lease_id: str, stream: LeaseStream, line: RoundsLine) -> None:
-        self.lease_id, self.stream, self.line = lease_id, stream, line
+    def __init__(
+        self, lease_id: str, stream: LeaseStream, line: RoundsLine, opening: asyncio.Future[None]
+    ) -> None:
+        self.lease_id, self.stream, self.line, self._opening = lease_id, stream, line, opening
+        opening.add_done_callback(lambda done: done.cancelled() or done.exception())  # calls raise it
         self.lost: asyncio.Future[str] = asyncio.ensure_future(self._until_lost())
         self.released = False
 
     async def draft(self, call: DraftCall) -> Drafted:
-        return await self.line.draft(replace(call, session=self.lease_id))
+        return await self._asked(self.line.draft(replace(call, session=self.lease_id)))
 
     async def verify(self, call: VerifyCall) -> Verdict:
-        return await self.line.verify(replace(call, session=self.lease_id))
+        """The verdict. Raises what the opening raised, if the slot was never opened."""
+        return await self._asked(self.line.verify(replace(call, session=self.lease_id)))
+
+    async def _asked(self, answer: Awaitable[A]) -> A:
+        try:
+            return await answer
+        except AdasdError:
+            await self._opening
+            raise
 
     async def release(self) -> None:
         """Give the slot back: close the line, then end the lease. Safe to call twice and to cancel."""
@@ -87,6 +99,15 @@ class LeasedSlot:
                 raise
             return f"its replica died ({type(error).__name__})"
         return "its lease was answered twice"
+
+
+def is_first_call_sent_along(tier: Tier, call: OpenCall) -> bool:
+    """Whether the first call goes right behind the opening instead of waiting for its answer.
+
+    A prompt need not wait for a round trip, and a stream keeps their order; but not where the worker first compiles a
+    grammar beside its queue. A draft is no use to anybody before its slot is known to be open.
+    """
+    return tier.role == "target" and call.warp.grammar is None
 
 
 def is_being_cancelled(error: BaseException) -> bool:
@@ -116,7 +137,10 @@ class LeasePlacement:
         return tuple(self.drafts)
 
     async def attach_target(self, call: OpenCall) -> LeasedSlot:
-        """Lease and open a target slot; raises Overloaded if none is free within the admission timeout."""
+        """Lease and open a target slot; raises Overloaded if none is free within the admission timeout.
+
+        The opening's own refusal may come from the first call instead (LeasedSlot).
+        """
         loop = asyncio.get_running_loop()
         deadline_s, pause_s = loop.time() + self.admission_timeout_s, RETRY_S
         while True:
@@ -152,12 +176,16 @@ class LeasePlacement:
             worker = WorkerAddress(tier.role, grant["address"], grant["incarnation"])
             headers = self._headers(call.session)
             line = RoundsLine(self.channels, worker, lease_id, tier.call_timeout_s, headers=headers)
+            opening = asyncio.ensure_future(line.open(replace(call, session=lease_id)))
             try:
-                await line.open(replace(call, session=lease_id))
+                if is_first_call_sent_along(tier, call):
+                    await asyncio.sleep(0)  # the opening's first step, which sends it
+                else:
+                    await opening
             except BaseException:
                 await line.close()
                 raise
         except BaseException:
             stream.cancel()
             raise
-        return LeasedSlot(lease_id, stream, line)
+        return LeasedSlot(lease_id, stream, line, opening)

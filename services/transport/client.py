@@ -176,6 +176,8 @@ class RoundsLine:
             pass
         finally:
             self._stream.cancel()
+            for write in self._writes:  # one to a stream that had not begun yet would wait for ever
+                write.cancel()
             await asyncio.gather(self._reader, *self._writes, return_exceptions=True)
             self._pool.release(self.worker.address)
 

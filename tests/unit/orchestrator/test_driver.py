@@ -18,11 +18,13 @@ from adasd.messages import (
     SamplingParams,
     SpeculationOptions,
     TokenKind,
+    Verdict,
+    VerifyCall,
     Warp,
 )
 from adasd.session.state import Terms
 from services.orchestrator.driver import Driver, Limits
-from tests.unit.orchestrator.fakes import EOS, FakePlacement, Faults, decode, ids
+from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, decode, ids
 
 PROMPT = "say: "
 TEXT = "the quick brown fox jumps over the lazy dog and hides in the deep dark wood"
@@ -122,6 +124,20 @@ async def test_no_target_slot_is_an_error_before_the_first_chunk():
     placement = world(no_target_slots=True)
     with pytest.raises(Overloaded):
         await anext(driver(placement).run())
+    assert placement.open_slots == []
+
+
+async def test_a_target_slot_that_was_refused_after_all_is_an_error_before_the_first_chunk(monkeypatch):
+    """The first call goes out with the opening, so that it brings the opening's refusal."""
+    placement = world()
+
+    async def refused(slot: FakeSlot, call: VerifyCall) -> Verdict:
+        raise Overloaded("every slot is open")
+
+    monkeypatch.setattr(FakeSlot, "verify", refused)
+    with pytest.raises(Overloaded, match="every slot is open"):
+        await text_and_end(driver(placement))
+    assert placement.num_attached["target"] == 1
     assert placement.open_slots == []
 
 

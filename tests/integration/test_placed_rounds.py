@@ -1,0 +1,144 @@
+"""Leases, lines and a real worker together: the first call goes out with the opening, and refusals keep their names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from adasd.config import EngineConfig, TierConfig
+from adasd.errors import AdasdError, InvalidRequest, Overloaded, UnknownSession
+from adasd.messages import Grammar, GrammarKind, OpenCall, VerifyCall, Warp
+from load_tests.counting_engine import CountingEngine
+from services.orchestrator.placement import LeasedSlot, LeasePlacement, Tier
+from services.transport.channels import WorkerChannelPool
+from services.worker.deployment import Worker
+from services.worker.host import EngineHost
+from tests.leaks import nothing_runs
+from tests.patience import soon
+
+LENGTH = 64
+
+
+class Stream:
+    """A worker's lease as a handle streams it."""
+
+    def __init__(self, lease: AsyncGenerator[dict[str, Any], None]) -> None:
+        self._lease = lease
+        self._reading: asyncio.Task[dict[str, Any]] | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def __anext__(self) -> dict[str, Any]:
+        self._reading = asyncio.ensure_future(anext(self._lease))
+        return await self._reading
+
+    def cancel(self) -> None:
+        self._closing = self._closing or asyncio.ensure_future(self._close())
+
+    async def _close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+        await self._lease.aclose()
+
+
+class Rig:
+    """A target worker as Serve makes it, and a placement that leases from it. ``opened`` holds openings up."""
+
+    async def start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.engine, self.may_open = CountingEngine(num_slots=2), asyncio.Event()
+        self.may_open.set()
+        self.refusal: AdasdError | None = None
+        self.worker = Worker.__new__(Worker)
+        await self.worker.__init__(  # type: ignore[misc]
+            "target", TierConfig(EngineConfig("counting")), make_engine=lambda: self.engine
+        )
+        self.pool = WorkerChannelPool()
+        tier = Tier("target", lambda session: Stream(self.worker.lease(session)), 10.0)  # type: ignore[arg-type]
+        self.placement = LeasePlacement(tier, {}, self.pool, admission_timeout_s=20.0)
+        engine_open = self.engine.open
+
+        def open(call: OpenCall) -> None:
+            if self.refusal is not None:
+                raise self.refusal
+            engine_open(call)
+
+        monkeypatch.setattr(self.engine, "open", open)
+        host_open = EngineHost.open
+
+        async def reply_late(host: EngineHost, call: OpenCall) -> None:
+            await host_open(host, call)
+            await self.may_open.wait()
+
+        monkeypatch.setattr(EngineHost, "open", reply_late)
+
+    async def slot(self, warp: Warp | None = None) -> LeasedSlot:
+        return await self.placement.attach_target(OpenCall("s", warp or Warp(), LENGTH))
+
+    async def stop(self) -> None:
+        await soon(lambda: self.engine.num_free_slots == 2 and len(self.worker._leases) == 0)
+        await self.pool.close()
+        await self.worker.shutdown()
+        assert await nothing_runs(), asyncio.all_tasks()
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch):
+    """At the end every slot and lease is free and no task is left."""
+    rig = Rig()
+    await rig.start(monkeypatch)
+    yield rig
+    await rig.stop()
+
+
+def asked() -> VerifyCall:
+    return VerifyCall("s", 1, 0, feed=(5,))
+
+
+async def test_the_first_verdict_does_not_wait_for_the_openings_answer(rig: Rig):
+    rig.may_open.clear()
+    slot = await rig.slot()
+    verdict = await slot.verify(asked())
+    assert (verdict.num_accepted, verdict.next_token) == (0, 6)
+    rig.may_open.set()
+    await slot.release()
+
+
+@pytest.mark.parametrize("turns", range(6), ids="after {} turns of the loop".format)
+async def test_a_slot_may_be_released_while_it_is_being_opened(rig: Rig, turns: int):
+    """Before the stream has begun, too: a line that waited for its writes then would never be closed."""
+    rig.may_open.clear()
+    slot = await rig.slot()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await slot.release()
+
+
+@pytest.mark.parametrize("refusal", [Overloaded("no slot"), InvalidRequest("too long", "prompt")])
+async def test_a_refused_opening_is_what_the_first_call_raises(rig: Rig, refusal: AdasdError):
+    rig.refusal = refusal
+    slot = await rig.slot()
+    with pytest.raises(type(refusal), match=str(refusal)):
+        await slot.verify(asked())
+    await slot.release()
+
+
+async def test_a_slot_that_was_opened_and_lost_says_so_itself(rig: Rig):
+    slot = await rig.slot()
+    await slot.verify(asked())
+    rig.engine.close(slot.lease_id)
+    with pytest.raises(UnknownSession):
+        await slot.verify(VerifyCall("s", 2, 1, feed=(6,)))
+    await slot.release()
+
+
+async def test_a_grammar_is_compiled_before_anything_is_asked(rig: Rig):
+    rig.may_open.clear()
+    attaching = asyncio.create_task(rig.slot(Warp(grammar=Grammar(GrammarKind.REGEX, "a+"))))
+    await soon(lambda: rig.engine.num_free_slots == 1)
+    await asyncio.sleep(0.01)
+    assert not attaching.done()
+    rig.may_open.set()
+    await (await attaching).release()
