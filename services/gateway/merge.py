@@ -15,8 +15,9 @@ Events = AsyncGenerator[Chunk | Complete, None]
 async def merged(answers: Sequence[Events]) -> AsyncGenerator[tuple[int, Chunk | Complete], None]:
     """``(index of the answer, event)``; ends after the last Complete.
 
-    Pulls one event ahead per answer and no more, so a slow reader slows all of them. The first failure is raised
-    and, like closing this generator, closes every answer.
+    Pulls one event ahead per answer and no more, so a slow reader slows all of them. An answer that has ended is closed
+    at once: others may wait for its slots. The first failure is raised and, like closing this generator, closes every
+    answer.
     """
     async with AsyncExitStack() as stack:
         for answer in answers:
@@ -28,7 +29,9 @@ async def merged(answers: Sequence[Events]) -> AsyncGenerator[tuple[int, Chunk |
                 yield 0, event
             return
         waiting = {asyncio.create_task(next_event(answer)): i for i, answer in enumerate(answers)}
+        closing: list[asyncio.Task[None]] = []
         stack.push_async_callback(_cancel, waiting)
+        stack.push_async_callback(_end, closing)
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=waiting.__getitem__):
@@ -37,6 +40,8 @@ async def merged(answers: Sequence[Events]) -> AsyncGenerator[tuple[int, Chunk |
                 del waiting[task]
                 if isinstance(event, Chunk):
                     waiting[asyncio.create_task(next_event(answers[index]))] = index
+                else:
+                    closing.append(asyncio.create_task(answers[index].aclose()))
 
 
 async def next_event(events: Events) -> Chunk | Complete:
@@ -51,3 +56,7 @@ async def _cancel(waiting: dict[asyncio.Task[Chunk | Complete], int]) -> None:
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _end(closing: list[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*closing, return_exceptions=True)

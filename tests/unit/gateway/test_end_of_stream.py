@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+from contextlib import aclosing
 
 import httpx
 import pytest
 
 from adasd.errors import AdasdError
-from adasd.messages import Chunk
+from adasd.messages import Chunk, Complete, FinishReason, Usage
 from services.gateway.app import create_app
 from services.gateway.merge import merged
 from services.observability.events import RequestEnded
@@ -114,3 +115,18 @@ async def test_an_answer_that_just_stops_has_failed():
     assert (await anext(events))[1].text == "a"
     with pytest.raises(AdasdError, match="without its last event"):
         await anext(events)
+
+
+async def test_an_answer_that_has_ended_gives_its_slot_to_the_next_of_the_same_stream():
+    slot, said = asyncio.Semaphore(1), []
+
+    async def answer(name):
+        async with slot:
+            yield Chunk(name, ())
+            yield Complete(FinishReason.STOP, Usage(1, 1), None)
+
+    async with asyncio.timeout(20), aclosing(merged([answer(name) for name in "abc"])) as events:
+        async for _, event in events:
+            said += [event.text] if isinstance(event, Chunk) else []
+    assert sorted(said) == ["a", "b", "c"]
+    assert slot.locked() is False
