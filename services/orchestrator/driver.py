@@ -56,6 +56,9 @@ from adasd.session.state import Phase, Terms
 
 log = logging.getLogger(__name__)
 
+TARGET_RETRY_S = 0.02
+"""Doubled with every target that an answer loses, from the second one on; at most Limits.reattach_s."""
+
 
 class Attachment(Protocol):
     """A slot on a worker, held by a lease. ``lost`` ends when the lease does."""
@@ -270,6 +273,11 @@ class Driver:
     # ----------------------------------------------------------------- attachments
 
     async def attach_target(self) -> None:
+        """Lease a target; at once after a first loss, then with longer and longer pauses."""
+        if self.num_target_losses > 1:
+            await asyncio.sleep(
+                min(self.limits.reattach_s, TARGET_RETRY_S * 2.0 ** min(self.num_target_losses, 10))
+            )
         try:
             target = await self.placement.attach_target(self.open_call)
         except AdasdError as error:

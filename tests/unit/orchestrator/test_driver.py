@@ -120,6 +120,19 @@ async def test_a_target_that_keeps_dying_ends_with_a_clear_error():
     assert placement.open_slots == []
 
 
+async def test_the_second_loss_of_a_target_and_those_behind_it_wait_longer_and_longer(monkeypatch):
+    placement, slept, sleep = world(target_dies=1.0), [], asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("services.orchestrator.driver.asyncio.sleep", note)
+    with pytest.raises(WorkerLost):
+        await text_and_end(driver(placement, reattach_s=0.5))
+    assert [seconds for seconds in slept if seconds] == [0.08, 0.16, 0.32, 0.5]
+
+
 async def test_no_target_slot_is_an_error_before_the_first_chunk():
     placement = world(no_target_slots=True)
     with pytest.raises(Overloaded):
