@@ -76,7 +76,7 @@ class FaultyPort:
         if self.faults.in_order:
             arrives_s = self._newest_s[direction] = max(arrives_s, self._newest_s[direction] + 1e-6)
         arrived = loop.create_future()
-        timer = loop.call_at(arrives_s, arrived.set_result, None)  # a sleep would begin a little later than now
+        timer = loop.call_at(arrives_s, arrived.set_result, None)  # a sleep would begin later than now
         try:
             await arrived
         finally:
