@@ -166,7 +166,7 @@ class SpeculationConfig:
     load_aware: bool = setting(
         False, "cap blocks at what the target's batch has room for, whatever the drafting policy"
     )
-    draft_ahead: bool = setting(True, "let the draft prepare for what the verdict may be while the target judges")
+    draft_ahead: bool = setting(True, "let the draft prepare for what a verdict may say meanwhile")
     row_len: int = setting(
         128, "entries of the truncated draft law on the wire, where a rule needs it", low=1
     )
