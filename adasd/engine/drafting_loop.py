@@ -60,10 +60,9 @@ class DraftingLoop:
 
     def decide_greedily(self, logits_RV: Tensor) -> None:
         """A turn of sessions that take the largest logit and send no rows."""
+        # second choices at all times: there is one recording for all sessions
         proposal = propose(logits_RV.float(), self._greedy, self._no_rows, want_others=True)
-        self._note(
-            proposal, logits_RV
-        )  # second choices at all times: there is one recording for all sessions
+        self._note(proposal, logits_RV)
 
     def decide(self, logits_RV: Tensor, law: Law) -> None:
         """A turn of any sessions without a history."""

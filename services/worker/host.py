@@ -117,7 +117,7 @@ class _Work:
     running: dict[str, list[_Ask]] = field(default_factory=dict)  # calls in the engine, oldest first
     behind: dict[str, deque[_Ask]] = field(default_factory=dict)  # calls behind a running one
     answers: list[tuple[_Ask, Answer]] = field(default_factory=list)  # not handed over yet
-    came_true: dict[str, _Outcome] = field(default_factory=dict)  # of each session's newest verdict
+    outcomes: dict[str, _Outcome] = field(default_factory=dict)  # of each session's newest verdict
     step_began_s: float | None = None  # None between steps
     num_steps: int = 0
     num_calls: int = 0
@@ -367,14 +367,14 @@ class EngineHost:
             return
         if isinstance(call, VerifyCall):
             if call.assuming is not None:
-                outcome = self._work.came_true.get(call.session)
+                outcome = self._work.outcomes.get(call.session)
                 if outcome is None or not outcome.bears_out(call.assuming):
                     self._answer(ask, Superseded(call.session, call.epoch))
                     return
                 if call.assuming.next_token is None:
                     call = replace(call, feed=(outcome.next_token,))
                 ask = replace(ask, asked_s=self._clock())  # before, it waited for no fault of this worker
-            self._work.came_true.pop(call.session, None)
+            self._work.outcomes.pop(call.session, None)
         if self._attempt(ask, lambda: engine.submit(call), answer_now=False):
             self._work.running.setdefault(call.session, []).append(ask)
 
@@ -396,7 +396,7 @@ class EngineHost:
     def _forget(self, session: str) -> None:
         """The session's slot goes: whoever waits for it hears so."""
         self._work.sessions.pop(session, None)
-        self._work.came_true.pop(session, None)
+        self._work.outcomes.pop(session, None)
         for ask in (*self._work.running.pop(session, ()), *self._work.behind.pop(session, ())):
             self._answer(ask, UnknownSession(session))
 
@@ -428,7 +428,7 @@ class EngineHost:
         if isinstance(call, VerifyCall) and isinstance(answer, Verdict):
             whole = answer.num_accepted == len(call.block)
             outcome = _Outcome(call.epoch, answer.next_token, answer.num_accepted, whole)
-            self._work.came_true[call.session] = outcome
+            self._work.outcomes[call.session] = outcome
 
     def _answered_by(self, answer: Drafted | Verdict | CallFailed) -> _Ask | None:
         """Take the oldest running call of the answer's epoch; None if the session was closed meanwhile."""
