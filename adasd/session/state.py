@@ -106,12 +106,8 @@ class Session(NamedTuple):
     block_ms: float = 0.0  # wall time that the round waited for its block
     block_rule: DraftRule | None = None  # that it was drafted by
     ahead: Ahead | None = None  # drafted, or being drafted, behind the block
-    instead: Ahead | None = (
-        None  # the same for the case that the block is rejected where the draft was in doubt
-    )
-    going_on: int | None = (
-        None  # epoch in which the target decodes on behind its next verdict, whatever that says
-    )
+    instead: Ahead | None = None  # for a rejection of the block where the draft was most in doubt
+    going_on: int | None = None  # epoch in which the target decodes on behind its next verdict
     text: TextState = TextState()
     tally: Tally = Tally()
     finish_reason: FinishReason | None = None
