@@ -19,26 +19,10 @@ from adasd.control import sources
 from adasd.control.controller import Controller, EffectiveSpeculation, SessionController
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.lookup.lookups import Lookups, nothing_drafted
-from adasd.messages import (
-    CallFailed,
-    Chunk,
-    Complete,
-    DraftCall,
-    Drafted,
-    EmittedToken,
-    FinishReason,
-    Mode,
-    OpenCall,
-    RoundCompleted,
-    SamplingParams,
-    SpeculationOptions,
-    SpeculationReport,
-    TokenLogprob,
-    Usage,
-    Verdict,
-    VerifyCall,
-)
 from adasd.ports import Decode, Engine
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenLogprob, Usage
+from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, RoundCompleted, Verdict, VerifyCall
 from adasd.session.events import (
     Action,
     AskDraft,
@@ -212,8 +196,8 @@ class LocalPair:
         check_length(len(prompt), sampling.max_tokens, self.target.max_context)
         terms = Terms(next(self._names), tuple(prompt), sampling, self.eos_ids, self.decode)
         opening = open_call(terms.session, sampling, len(prompt), self.eos_ids)
-        effective = self.controller.effective(speculation, opening.warp)
-        controller = self.controller.session(effective, opening.warp, prompt)
+        effective = self.controller.effective(speculation, opening.transform)
+        controller = self.controller.session(effective, opening.transform, prompt)
         return self._run(terms, opening, effective, controller, on_round)
 
     def _run(
@@ -291,7 +275,7 @@ class LocalPair:
 class DraftLine(Protocol):
     """A session's line to a draft source in this process."""
 
-    def draft(self, call: DraftCall) -> Drafted: ...
+    def draft(self, call: DraftCall) -> DraftBlock: ...
     def close(self) -> None: ...
 
 
@@ -301,10 +285,10 @@ class SelfLine:
     def __init__(self, target: Engine) -> None:
         self._target = target
 
-    def draft(self, call: DraftCall) -> Drafted:
+    def draft(self, call: DraftCall) -> DraftBlock:
         """The target has read for its verdicts what it is to draft behind."""
         drafted = run_call(self._target, call) if call.rule.max_tokens else nothing_drafted(call)
-        assert isinstance(drafted, Drafted)
+        assert isinstance(drafted, DraftBlock)
         return drafted
 
     def close(self) -> None:
@@ -318,9 +302,9 @@ class EngineLine:
         self._engine, self._session = engine, call.session
         engine.open(call)
 
-    def draft(self, call: DraftCall) -> Drafted:
+    def draft(self, call: DraftCall) -> DraftBlock:
         drafted = run_call(self._engine, call)
-        assert isinstance(drafted, Drafted)
+        assert isinstance(drafted, DraftBlock)
         return drafted
 
     def close(self) -> None:
@@ -336,7 +320,7 @@ def mode_of(name: str | None) -> Mode | None:
         raise InvalidRequest(f"mode is {name!r}; possible are {possible}", "speculation.mode") from None
 
 
-def run_call(engine: Engine, call: DraftCall | VerifyCall) -> Drafted | Verdict:
+def run_call(engine: Engine, call: DraftCall | VerifyCall) -> DraftBlock | Verdict:
     """Submit one call and step until it is answered; raises the error that it failed with."""
     engine.submit(call)
     while True:

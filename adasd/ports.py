@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, PrefixStats, Verdict, VerifyCall
+from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, PrefixStats, Verdict, VerifyCall
 
 
 class Clock(Protocol):
@@ -87,7 +87,7 @@ class Engine(Protocol):
         """What the prefix cache was asked for and what it held; zeros without one."""
         ...
 
-    def step(self) -> list[Drafted | Verdict | CallFailed]:
+    def step(self) -> list[DraftBlock | Verdict | CallFailed]:
         """One forward pass over all waiting calls; answers those that it completed."""
         ...
 
@@ -101,7 +101,7 @@ class Engine(Protocol):
 class DraftPort(Protocol):
     """A session's line to its draft worker. Errors: WorkerLost, StaleIncarnation, StaleCache, UnknownSession."""
 
-    async def draft(self, call: DraftCall) -> Drafted: ...
+    async def draft(self, call: DraftCall) -> DraftBlock: ...
 
     async def close(self) -> None: ...
 

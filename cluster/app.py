@@ -15,9 +15,9 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from adasd.config import ServeConfig, TierConfig
 from cluster import topology
 from cluster.serve_scaling import autoscaling
+from services.config import ServeConfig, TierConfig
 from services.observability.board import BoardDeployment
 from services.orchestrator.deployment import Orchestrator
 from services.worker.deployment import Worker

@@ -13,7 +13,8 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
-from adasd.messages import Mode, TokenKind
+from adasd.requests import Mode
+from adasd.results import TokenKind
 
 STYLES = {
     TokenKind.EXACT: "green",

@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from adasd.config import EngineConfig, ServeConfig
+from adasd.config import EngineConfig
 from adasd.errors import ConfigError
 from cluster.topology import Node, missing
+from services.config import ServeConfig
 
 GIB = 1024**3
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from adasd.config import ServeConfig
 from adasd.errors import ConfigError
-from adasd.messages import Mode
+from adasd.requests import Mode
 from cluster.demo_pair import DEMO
 from cluster.source_tree import need_load_tests
 from services import settings
+from services.config import ServeConfig
 
 SECTIONS = {"target.": "target tier", "draft.": "draft tier", "speculation.": "speculation", "": "service"}
 

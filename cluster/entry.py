@@ -12,8 +12,8 @@ from typing import Any
 
 from ray.serve import Application
 
-from adasd.config import ServeConfig
 from services import settings
+from services.config import ServeConfig
 
 WORKER_HOST = "0.0.0.0"
 """Workers listen on their node's address, since the orchestrator may be on another node."""

@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adasd.config import ServeConfig, TierConfig
 from adasd.errors import ConfigError
 from cluster.k8s_facts import Facts
 from cluster.topology import METRICS_CPUS, ORCHESTRATOR_CPUS
+from services.config import ServeConfig, TierConfig
 
 GATEWAY = "gateway"
 POOL = "pool"

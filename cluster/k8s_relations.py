@@ -12,11 +12,11 @@ from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import Any
 
-from adasd.config import ServeConfig
 from adasd.errors import AdasdError
 from cluster.k8s_manifests import Document, Manifests, PodTemplate
 from cluster.ray_runtime import POD_ENVIRONMENT
 from cluster.topology import matches
+from services.config import ServeConfig
 
 UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
 CLOSED_PORTS = {6379: "Ray's control store", 8265: "Ray's dashboard", 10001: "Ray's client port"}

@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 
-from adasd.config import ServeConfig
 from adasd.errors import ConfigError
 from cluster.k8s_facts import Facts
 from cluster.k8s_groups import GATEWAY, POOL, Group, groups_of
 from cluster.topology import METRICS_CPUS, ORCHESTRATOR_CPUS
 from services import settings
+from services.config import ServeConfig
 
 BASE = Path(__file__).resolve().parents[1] / "k8s" / "base"
 KEYS_FOLDER = "/etc/adasd/keys"

@@ -18,12 +18,12 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
-from adasd.config import ServeConfig
 from adasd.errors import AdasdError, ConfigError
 from cluster import topology
 from cluster.check_command import absent_folders, problems
 from cluster.progress import Steps
 from cluster.ray_runtime import nodes, ray_cluster
+from services.config import ServeConfig
 
 APP_NAME = "adasd"
 POLL_S = 0.3

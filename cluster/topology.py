@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adasd.config import ServeConfig, TierConfig
+from services.config import ServeConfig, TierConfig
 
 ORCHESTRATOR_CPUS = 0.1
 """Ray CPUs of one orchestrator replica: enough that it never lands on a node that offers none."""

@@ -36,8 +36,8 @@ from transformers.utils import logging
 
 from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
-from adasd.messages import Mode, SamplingParams, SpeculationOptions
 from adasd.ports import Clock
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from load_tests import record
 from load_tests.batchers import CONTINUOUS, EXACT, OFF, PADDED, Batcher, Continuous, Padded, load_pair, ours
 from load_tests.contenders import plain_model

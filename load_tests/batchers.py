@@ -19,7 +19,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedM
 from adasd.config import EngineConfig
 from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
-from adasd.messages import Mode, SamplingParams, SpeculationOptions
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.text.tokenizer import Tokenizer
 from load_tests.contenders import without_end
 from load_tests.crowd import Crowd

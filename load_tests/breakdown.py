@@ -27,8 +27,8 @@ from adasd.engine.native.forward import NativeLlama
 from adasd.engine.ragged import Ragged
 from adasd.engine.sampling import judge_blocks, propose_next
 from adasd.local import LocalPair
-from adasd.messages import Mode
 from adasd.ports import Clock
+from adasd.requests import Mode
 from load_tests import record
 from load_tests.batchers import load_pair
 from load_tests.prompts import examples

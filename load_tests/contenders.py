@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from adasd.local import LocalPair
-from adasd.messages import Mode, SamplingParams, SpeculationOptions
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
 
 PLAIN = "generate"
 ASSISTED: dict[str, dict[str, int | float | str]] = {

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 from adasd.errors import IllegalEvent, InvalidRequest, Overloaded, StaleCache, Superseded, UnknownSession
-from adasd.messages import CallFailed, DraftCall, Drafted, OpenCall, PrefixStats, Verdict, VerifyCall
+from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, PrefixStats, Verdict, VerifyCall
 
 
 @dataclass(slots=True)
@@ -75,11 +75,11 @@ class CountingEngine:
             self._superseded.append(CallFailed(call.session, waiting.epoch, why))
         self._waiting[call.session] = call
 
-    def step(self) -> list[Drafted | Verdict | CallFailed]:
+    def step(self) -> list[DraftBlock | Verdict | CallFailed]:
         if self.step_ms:
             time.sleep(1e-3 * self.step_ms)
         calls, self._waiting = self._waiting, {}
-        answers: list[Drafted | Verdict | CallFailed]
+        answers: list[DraftBlock | Verdict | CallFailed]
         answers, self._superseded = [*self._superseded], []
         for call in calls.values():
             answers.append(self._draft(call) if isinstance(call, DraftCall) else self._verify(call))
@@ -104,19 +104,21 @@ class CountingEngine:
         tokens[call.keep_len :] = call.feed
         return tokens
 
-    def _draft(self, call: DraftCall) -> Drafted:
+    def _draft(self, call: DraftCall) -> DraftBlock:
         tokens = self._feed(call)
         base_len, last = len(tokens), tokens[-1] if tokens else 0
         block = [(last + 1 + i) % self.vocab_size for i in range(call.rule.max_tokens)]
         tokens.extend(block[:-1])
-        return Drafted(
+        return DraftBlock(
             call.session,
             call.epoch,
             base_len,
             tuple(block),
             (0.5,) * len(block),
             compute_ms=self.step_ms,
-            others=tuple((token + 1) % self.vocab_size for token in block) if call.rule.want_others else (),
+            runner_ups=tuple((token + 1) % self.vocab_size for token in block)
+            if call.rule.want_runner_ups
+            else (),
         )
 
     def _verify(self, call: VerifyCall) -> Verdict:

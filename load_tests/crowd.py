@@ -14,8 +14,9 @@ from itertools import count
 from adasd.control.controller import Controller, SessionController
 from adasd.errors import AdasdError
 from adasd.local import LocalPair
-from adasd.messages import CallFailed, Drafted, Mode, OpenCall, SamplingParams, SpeculationOptions, Verdict
 from adasd.ports import Clock, Engine
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.rounds import CallFailed, DraftBlock, OpenCall, Verdict
 from adasd.session.events import (
     Action,
     AskDraft,
@@ -88,7 +89,7 @@ class Crowd:
         session, todo = begin(terms)
         talk = Talk(
             session,
-            self._controller.session(self._effective, opening.warp),
+            self._controller.session(self._effective, opening.transform),
             opening,
             self.pair.draft if self._effective.mode is not Mode.OFF else None,
             self._clock(),
@@ -116,12 +117,12 @@ class Crowd:
         while self._talks:
             self.turn()
 
-    def _hand_out(self, answers: Sequence[Drafted | Verdict | CallFailed]) -> None:
+    def _hand_out(self, answers: Sequence[DraftBlock | Verdict | CallFailed]) -> None:
         for answer in answers:
             talk = self._talks[answer.session]
             now_s = self._clock()
             match answer:
-                case Drafted():
+                case DraftBlock():
                     self._perform(talk, (), [DraftAnswered(answer, 1e3 * (now_s - talk.draft_asked_s))])
                 case Verdict():
                     self._perform(talk, (), [TargetAnswered(answer, 1e3 * (now_s - talk.verify_asked_s))])

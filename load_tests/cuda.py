@@ -36,7 +36,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from adasd.config import EngineConfig
 from adasd.demo.enlarge import enlarge
 from adasd.engine.engine import TorchEngine
-from adasd.messages import CallFailed, DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from load_tests import record
 from load_tests.single_stream import DEMO
 
@@ -45,7 +45,7 @@ SHAPES = {"target": (32, 33), "draft": (16, 42)}
 
 PROMPT_LEN, BLOCK_LEN = 256, 8
 NO_DEVICE = 2
-_GREEDY = Warp(temperature=0.0)
+_GREEDY = SamplingTransform(temperature=0.0)
 Run = Callable[[Sequence[str]], int]
 
 
@@ -126,7 +126,7 @@ def step_times(
             for call in (
                 VerifyCall("timed", 1, PROMPT_LEN - 1, prompt[-1:]),
                 VerifyCall("timed", 1, PROMPT_LEN - 1, prompt[-1:], prompt[:BLOCK_LEN]),
-                DraftCall("timed", 1, PROMPT_LEN - 1, prompt[-1:], DraftRule(BLOCK_LEN)),
+                DraftCall("timed", 1, PROMPT_LEN - 1, prompt[-1:], StopRule(BLOCK_LEN)),
             )
         )
     finally:

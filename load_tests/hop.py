@@ -21,7 +21,7 @@ from statistics import median
 import uvloop
 from rich.table import Table
 
-from adasd.messages import OpenCall, VerifyCall, Warp
+from adasd.rounds import OpenCall, SamplingTransform, VerifyCall
 from load_tests import record
 from load_tests.round_trip import worker
 from load_tests.timed_engine import Costs, TimedEngine
@@ -47,7 +47,7 @@ async def measure(target_at: WorkerAddress, session: str, compute_ms: float, num
     line = RoundsLine(pool, target_at, session, timeout_s=10.0)
     transport_ms, worker_ms = [], []
     try:
-        await line.open(OpenCall(session, Warp(), max_len=64))
+        await line.open(OpenCall(session, SamplingTransform(), max_len=64))
         for epoch in range(WARM_UP + num_hops):
             began_s = time.perf_counter()
             verdict = await line.verify(VerifyCall(session, epoch, 0, (epoch,), BLOCK))

@@ -28,7 +28,8 @@ from rich.table import Table
 from adasd.config import EngineConfig, SpeculationConfig
 from adasd.control.controller import Controller
 from adasd.engine.engine import TorchEngine
-from adasd.messages import Chunk, Mode, SamplingParams, SpeculationOptions
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.results import Chunk
 from adasd.session.opening import open_call
 from adasd.session.state import Terms
 from adasd.text.tokenizer import Tokenizer
@@ -96,7 +97,7 @@ class Speaker:
             Terms(SESSION, tuple(prompt), sampling, self.tokenizer.eos_ids, self.tokenizer.decode),
             opening,
             self.effective,
-            self.controller.session(self.effective, opening.warp),
+            self.controller.session(self.effective, opening.transform),
             Lines(pool, *self.at, self.latency_ms),
             Limits(request_timeout_s=120.0, draft_timeout_s=5.0, reattach_s=0.01),
         )

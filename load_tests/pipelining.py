@@ -35,18 +35,16 @@ from adasd.control.ahead import preparing_for_rejection_pays
 from adasd.control.controller import Controller, SessionController
 from adasd.control.effective import EffectiveSpeculation
 from adasd.control.policy import PLAIN, Plan
-from adasd.messages import (
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.rounds import (
+    DraftBlock,
     DraftCall,
-    Drafted,
-    DraftRule,
-    Mode,
     OpenCall,
     RoundCompleted,
-    SamplingParams,
-    SpeculationOptions,
+    SamplingTransform,
+    StopRule,
     Verdict,
     VerifyCall,
-    Warp,
 )
 from adasd.session.state import Terms
 from load_tests import record
@@ -68,7 +66,7 @@ SECOND = 0.5
 LINK_COSTS = Costs(draft_ms=2.0, verify_ms=20.0, acceptance=0.85, seed=7, second=SECOND)
 LINK_BLOCK_LEN = 6
 WARM_UP_ROUNDS = 8
-GREEDY = Warp(temperature=0.0)
+GREEDY = SamplingTransform(temperature=0.0)
 MAX_TOKENS = 4000
 PROMPT = (1, 2, 3)
 
@@ -101,7 +99,7 @@ class Link:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.ahead: set[int] = set()  # epochs of the calls that assumed an acceptance
 
-    async def draft(self, call: DraftCall) -> Drafted:
+    async def draft(self, call: DraftCall) -> DraftBlock:
         if call.optimistic:
             self.ahead.add(call.epoch)
         await self._travel()
@@ -157,7 +155,7 @@ class FixedBlocks(SessionController):
         if self.case.mode == "off":
             return PLAIN
         ahead = self.case.mode == "pipelined"
-        rule = DraftRule(min(self.case.block_len, remaining_tokens - 1), want_others=ahead)
+        rule = StopRule(min(self.case.block_len, remaining_tokens - 1), want_runner_ups=ahead)
         return Plan(rule, accept, ahead, ahead and preparing_for_rejection_pays(self._estimates))
 
 

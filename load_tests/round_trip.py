@@ -24,8 +24,8 @@ from pathlib import Path
 
 import uvloop
 
-from adasd.messages import DraftCall, DraftRule, OpenCall, VerifyCall, Warp
 from adasd.ports import Engine
+from adasd.rounds import DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from load_tests import record
 from load_tests.counting_engine import CountingEngine
 from services.transport.channels import WorkerChannelPool
@@ -110,11 +110,11 @@ async def measure(
     draft, target = (RoundsLine(pool, at, session, timeout_s=10.0) for at in (draft_at, target_at))
     try:
         for line in (draft, target):
-            await line.open(OpenCall(session, Warp(), max_len=64))
+            await line.open(OpenCall(session, SamplingTransform(), max_len=64))
         times_ms = []
         for epoch in range(num_rounds):
             began_s = time.perf_counter()
-            drafted = await draft.draft(DraftCall(session, 2 * epoch, 0, (epoch,), DraftRule(BLOCK_LEN)))
+            drafted = await draft.draft(DraftCall(session, 2 * epoch, 0, (epoch,), StopRule(BLOCK_LEN)))
             verdict = await target.verify(VerifyCall(session, 2 * epoch + 1, 0, (epoch,), drafted.tokens))
             times_ms.append(1e3 * (time.perf_counter() - began_s))
             assert verdict.num_accepted == BLOCK_LEN

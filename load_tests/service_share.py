@@ -24,7 +24,7 @@ from adasd.config import EngineConfig
 from adasd.demo.tasks import Example
 from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
-from adasd.messages import Mode
+from adasd.requests import Mode
 from adasd.text.tokenizer import Tokenizer
 from cluster.chat_command import first_model
 from load_tests.bench.server import demo_server

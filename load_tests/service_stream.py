@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from adasd.demo.tasks import Example
-from adasd.messages import Mode
+from adasd.requests import Mode
 from cluster.chat_command import ChatError, first_model
 from load_tests import record, service_share
 from load_tests.prompts import examples, is_right

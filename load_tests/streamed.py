@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from adasd.messages import Mode
+from adasd.requests import Mode
 from cluster.chat_command import ChatError, refusal, server_sent
 
 Clock = Callable[[], float]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from adasd.messages import CallFailed, DraftCall, Drafted, Verdict, VerifyCall
+from adasd.rounds import CallFailed, DraftBlock, DraftCall, Verdict, VerifyCall
 from load_tests.counting_engine import CountingEngine
 
 WORK = bytes(32 * 1024)
@@ -47,7 +47,7 @@ class TimedEngine(CountingEngine):
         }
         self._done: dict[tuple[str, int], int] = {}  # (session, epoch) -> steps that the call took
 
-    def step(self) -> list[Drafted | Verdict | CallFailed]:
+    def step(self) -> list[DraftBlock | Verdict | CallFailed]:
         waiting = dict(self._waiting)
         work(1e-3 * max((self._step_ms(call) for call in waiting.values()), default=0.0))
         self._done = {(s, call.epoch): self._done.get((s, call.epoch), 0) + 1 for s, call in waiting.items()}
@@ -62,7 +62,7 @@ class TimedEngine(CountingEngine):
         costs = self._costs[call.session]
         return costs.draft_ms if isinstance(call, DraftCall) else costs.verify_ms
 
-    def _draft(self, call: DraftCall) -> Drafted:
+    def _draft(self, call: DraftCall) -> DraftBlock:
         drafted = super()._draft(call)
         here = slice(drafted.base_len, drafted.base_len + len(drafted.tokens))
         right, second = self._right[call.session][here], self._second[call.session][here]
@@ -79,7 +79,7 @@ class TimedEngine(CountingEngine):
             tokens=block,
             compute_ms=num_steps(call) * self._step_ms(call),
             confidences=tuple(SURE if hit else IN_DOUBT for hit in right),
-            others=others if call.rule.want_others else (),
+            runner_ups=others if call.rule.want_runner_ups else (),
         )
 
     def _verify(self, call: VerifyCall) -> Verdict:

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from adasd.config import ApiKey
 from adasd.errors import ConfigError
+from services.config import ApiKey
 
 VARIABLE = "ADASD_API_KEYS"
 """``name=key,other=key``, or the content of a key file; a key alone is named key-1, key-2, ..."""

@@ -10,8 +10,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from urllib.parse import unquote
 
-from adasd.config import TracesConfig
 from adasd.errors import ConfigError
+from services.config import TracesConfig
 
 EXPORTER = "opentelemetry.exporter.otlp.proto.http"
 DEFAULT_NAME = TracesConfig().service_name

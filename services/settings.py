@@ -24,11 +24,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from adasd.config import ServeConfig, TierConfig
 from adasd.control import sources
 from adasd.control.registry import acceptance_policy, drafting_policy
 from adasd.errors import ConfigError, InvalidRequest
 from services import api_keys, otel_environment
+from services.config import ServeConfig, TierConfig
 from services.naming import served_as
 
 ENVIRONMENT_PREFIX = "ADASD_"

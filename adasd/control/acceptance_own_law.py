@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adasd.control.policy import Snapshot
-from adasd.messages import RelaxOwnLaw, RoundCompleted
+from adasd.rounds import RelaxOwnLaw, RoundCompleted
 
 
 @dataclass(frozen=True, slots=True)

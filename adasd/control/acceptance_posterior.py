@@ -14,7 +14,7 @@ from adasd.control.evidence import Evidence, EvidenceOptions
 from adasd.control.monotone import never_rising_pava, running_minimum, without_gaps
 from adasd.control.policy import Snapshot
 from adasd.control.scope import AcceptanceScope
-from adasd.messages import RelaxTable, RoundCompleted
+from adasd.rounds import RelaxTable, RoundCompleted
 
 
 class Priors(StrEnum):

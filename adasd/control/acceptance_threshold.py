@@ -12,7 +12,7 @@ from adasd.control.distance import Laws, Order
 from adasd.control.evidence import CENTRES, Evidence, EvidenceOptions
 from adasd.control.policy import Snapshot
 from adasd.control.scope import AcceptanceScope
-from adasd.messages import RelaxBelow, RoundCompleted
+from adasd.rounds import RelaxBelow, RoundCompleted
 
 
 class Form(StrEnum):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from adasd.control.drifting import Drift, DriftState
 from adasd.control.policy import Snapshot
-from adasd.messages import DraftRule, RoundCompleted
+from adasd.rounds import RoundCompleted, StopRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Adaedl:
     def start(self, shared: DriftState | None) -> DriftState:
         return self.drift.start(shared)
 
-    def decide(self, state: DriftState, snapshot: Snapshot) -> DraftRule:
-        return DraftRule(snapshot.max_draft_tokens, entropy_ceiling=(1 - state.bound) ** 2 / self.gamma)
+    def decide(self, state: DriftState, snapshot: Snapshot) -> StopRule:
+        return StopRule(snapshot.max_draft_tokens, entropy_ceiling=(1 - state.bound) ** 2 / self.gamma)
 
     def learn(self, state: DriftState, round: RoundCompleted) -> DriftState:
         return self.drift.learn(state, round)

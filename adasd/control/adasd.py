@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from adasd.control.estimators import RunningMean
 from adasd.control.policy import Snapshot
-from adasd.messages import DraftRule, RoundCompleted
+from adasd.rounds import RoundCompleted, StopRule
 
 
 class CeilingScope(StrEnum):
@@ -60,9 +60,9 @@ class Adasd:
     def start(self, shared: CeilingState | None) -> CeilingState:
         return CeilingState(prior=shared.own) if shared else CeilingState()
 
-    def decide(self, state: CeilingState, snapshot: Snapshot) -> DraftRule:
+    def decide(self, state: CeilingState, snapshot: Snapshot) -> StopRule:
         cap, drops = snapshot.max_draft_tokens, self.options.drops_last
-        return DraftRule(cap, entropy_ceiling=self.ceiling(state), drops_last=drops)
+        return StopRule(cap, entropy_ceiling=self.ceiling(state), drops_last=drops)
 
     def ceiling(self, state: CeilingState) -> float:
         """T_G = (n_R T_req + kappa T_glob) / (n_R + kappa), in nats."""

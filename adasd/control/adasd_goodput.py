@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from adasd.control.goodput import round_ms
 from adasd.control.menu import Block, Course, menu
 from adasd.control.policy import Snapshot
-from adasd.messages import DraftRule, RoundCompleted
+from adasd.rounds import RoundCompleted, StopRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ class AdasdGoodput:
     def start(self, shared: MenuState | None) -> MenuState:
         return shared or MenuState()
 
-    def decide(self, state: MenuState, snapshot: Snapshot) -> DraftRule:
+    def decide(self, state: MenuState, snapshot: Snapshot) -> StopRule:
         cap = snapshot.max_draft_tokens
         probes = state.lost <= self.probing * state.tokens
         if probes or not state.courses or not snapshot.has_times:
-            return DraftRule(cap)
+            return StopRule(cap)
         best = max(state.courses, key=lambda course: course.tokens / round_ms(snapshot, course.length))
-        return DraftRule(min(cap, best.max_tokens), entropy_ceiling=best.entropy_ceiling)
+        return StopRule(min(cap, best.max_tokens), entropy_ceiling=best.entropy_ceiling)
 
     def learn(self, state: MenuState, round: RoundCompleted) -> MenuState:
         if not round.num_drafted:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from adasd.control.drifting import Drift, DriftState
 from adasd.control.policy import Snapshot
-from adasd.messages import DraftRule, RoundCompleted
+from adasd.rounds import RoundCompleted, StopRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Confidence:
     def start(self, shared: None) -> None:
         return None
 
-    def decide(self, state: None, snapshot: Snapshot) -> DraftRule:
-        return DraftRule(snapshot.max_draft_tokens, confidence_floor=self.floor)
+    def decide(self, state: None, snapshot: Snapshot) -> StopRule:
+        return StopRule(snapshot.max_draft_tokens, confidence_floor=self.floor)
 
     def learn(self, state: None, round: RoundCompleted) -> None:
         return None
@@ -42,8 +42,8 @@ class DynamicConfidence:
     def start(self, shared: DriftState | None) -> DriftState:
         return self.drift.start(shared)
 
-    def decide(self, state: DriftState, snapshot: Snapshot) -> DraftRule:
-        return DraftRule(snapshot.max_draft_tokens, confidence_floor=state.bound)
+    def decide(self, state: DriftState, snapshot: Snapshot) -> StopRule:
+        return StopRule(snapshot.max_draft_tokens, confidence_floor=state.bound)
 
     def learn(self, state: DriftState, round: RoundCompleted) -> DriftState:
         return self.drift.learn(state, round)

@@ -20,24 +20,23 @@ from typing import Any
 from adasd.config import SpeculationConfig
 from adasd.control import sources
 from adasd.control.ahead import drafting_ahead_pays, preparing_for_rejection_pays
-from adasd.control.effective import EffectiveSpeculation, check_config, check_warp, resolve
+from adasd.control.effective import EffectiveSpeculation, check_config, check_transform, resolve
 from adasd.control.estimators import Estimates, Line
 from adasd.control.gate import Gate
 from adasd.control.load import under_load
 from adasd.control.policy import PLAIN, Plan, Snapshot
 from adasd.control.registry import acceptance_policy, drafting_policy
 from adasd.control.selection import NOTHING, OWN_ROUNDS, Selector, task_of
-from adasd.messages import (
+from adasd.requests import Mode, SpeculationOptions
+from adasd.rounds import (
     NUM_DISTANCE_BINS,
     AcceptRule,
-    DraftRule,
-    Mode,
     Relax,
     RelaxBelow,
     RelaxTable,
     RoundCompleted,
-    SpeculationOptions,
-    Warp,
+    SamplingTransform,
+    StopRule,
 )
 
 __all__ = ["Controller", "EffectiveSpeculation", "SessionController"]
@@ -61,19 +60,21 @@ class Controller:
         self._drafting: dict[tuple[str, str, Mode], Any] = {}
         self._acceptance: dict[tuple[str, str, float], Any] = {}
 
-    def effective(self, options: SpeculationOptions, warp: Warp | None = None) -> EffectiveSpeculation:
+    def effective(
+        self, options: SpeculationOptions, transform: SamplingTransform | None = None
+    ) -> EffectiveSpeculation:
         """Options with the deployment's defaults; InvalidRequest naming the field that cannot be honoured.
 
-        ``warp``, where it is known already: how the request samples.
+        ``transform``, where it is known already: how the request samples.
         """
         effective = resolve(options, self.config, self.tiers)
-        return effective if warp is None else check_warp(options, effective, warp)
+        return effective if transform is None else check_transform(options, effective, transform)
 
     def session(
-        self, effective: EffectiveSpeculation, warp: Warp, prompt: Sequence[int] = ()
+        self, effective: EffectiveSpeculation, transform: SamplingTransform, prompt: Sequence[int] = ()
     ) -> SessionController:
         """The controller of one request, which begins now."""
-        return SessionController(self, effective, warp, prompt)
+        return SessionController(self, effective, transform, prompt)
 
     def estimates(self, source: str) -> Estimates:
         """What all requests' rounds say about the target and one draft source."""
@@ -84,15 +85,23 @@ class Controller:
         start = drafting_policy(effective.drafting).start
         return self._drafting.setdefault((source, effective.drafting, effective.mode), start(None))
 
-    def acceptance_state(self, source: str, name: str, warp: Warp) -> Any:
+    def acceptance_state(self, source: str, name: str, transform: SamplingTransform) -> Any:
         """The process's state of the acceptance policy of that name."""
-        return self._acceptance.setdefault((source, name, _bucket(warp)), acceptance_policy(name).start(None))
+        return self._acceptance.setdefault(
+            (source, name, _bucket(transform)), acceptance_policy(name).start(None)
+        )
 
     def gate(self, source: str) -> Gate:
         """What all requests together say of drafting; new requests begin with it."""
         return self._gates.get(source, Gate())
 
-    def learn(self, source: str, effective: EffectiveSpeculation, warp: Warp, round: RoundCompleted) -> None:
+    def learn(
+        self,
+        source: str,
+        effective: EffectiveSpeculation,
+        transform: SamplingTransform,
+        round: RoundCompleted,
+    ) -> None:
         """Feed a request's round into what all share."""
         estimates = self.estimates(source)
         if effective.gated:
@@ -104,29 +113,33 @@ class Controller:
         drafting = drafting_policy(effective.drafting)
         state = drafting.learn(self.drafting_state(source, effective), round)
         self._drafting[source, effective.drafting, effective.mode] = state
-        if effective.relaxation is None or (warp.seed is not None and not warp.greedy):
+        if effective.relaxation is None or (transform.seed is not None and not transform.greedy):
             return  # shared noise passes other tokens than rejection sampling: labels of another kind
         acceptance = acceptance_policy(effective.relaxation)
-        state = acceptance.learn(self.acceptance_state(source, effective.relaxation, warp), round)
-        self._acceptance[source, effective.relaxation, _bucket(warp)] = state
+        state = acceptance.learn(self.acceptance_state(source, effective.relaxation, transform), round)
+        self._acceptance[source, effective.relaxation, _bucket(transform)] = state
 
 
-def _bucket(warp: Warp) -> float:
+def _bucket(transform: SamplingTransform) -> float:
     """Upper end of the temperatures that share labels: 0 (greedy), 0.5, 1, 1.5, ..."""
-    return ceil(2 * warp.temperature) / 2
+    return ceil(2 * transform.temperature) / 2
 
 
 class SessionController:
     """Plans the rounds of one request and learns from them."""
 
     def __init__(
-        self, controller: Controller, effective: EffectiveSpeculation, warp: Warp, prompt: Sequence[int] = ()
+        self,
+        controller: Controller,
+        effective: EffectiveSpeculation,
+        transform: SamplingTransform,
+        prompt: Sequence[int] = (),
     ) -> None:
         self.effective = effective
         self._controller = controller
-        self._warp = warp
-        self._row_len = controller.config.row_len if self._needs_rows(effective, warp) else 0
-        self.alone = effective.mode is Mode.ADAPTIVE and warp.seed is not None
+        self._transform = transform
+        self._row_len = controller.config.row_len if self._needs_rows(effective, transform) else 0
+        self.alone = effective.mode is Mode.ADAPTIVE and transform.seed is not None
         self._num_rounds = 0
         self._drafting = drafting_policy(effective.drafting)
         self._distortion = 0.0
@@ -148,7 +161,9 @@ class SessionController:
         self._drafting_state = self._drafting.start(shared)
         self._acceptance_state = None
         if self._acceptance is not None:
-            shared = None if alone else controller.acceptance_state(source, self._acceptance.name, self._warp)
+            shared = (
+                None if alone else controller.acceptance_state(source, self._acceptance.name, self._transform)
+            )
             self._acceptance_state = self._acceptance.start(shared)
 
     # ----------------------------------------------------------------- the source
@@ -197,10 +212,10 @@ class SessionController:
     # ----------------------------------------------------------------- rounds
 
     @staticmethod
-    def _needs_rows(effective: EffectiveSpeculation, warp: Warp) -> bool:
+    def _needs_rows(effective: EffectiveSpeculation, transform: SamplingTransform) -> bool:
         """Distances and rejection sampling need the draft's law; greedy match and shared noise do not."""
         by_distance = effective.relaxation and acceptance_policy(effective.relaxation).needs_distances
-        return bool(by_distance) or (not warp.greedy and warp.seed is None)
+        return bool(by_distance) or (not transform.greedy and transform.seed is None)
 
     def plan(self, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> Plan:
         """The next round's rules. ``remaining_tokens`` may still be emitted; ``num_emitted`` were, and
@@ -217,7 +232,7 @@ class SessionController:
         if self._controller.config.load_aware:
             rule = under_load(rule, snapshot)
         may = self._may_run_ahead
-        rule = replace(rule, max_tokens=min(rule.max_tokens, cap), row_len=self._row_len, want_others=may)
+        rule = replace(rule, max_tokens=min(rule.max_tokens, cap), row_len=self._row_len, want_runner_ups=may)
         self._planned = True
         ahead = may and drafting_ahead_pays(self._estimates)
         instead = may and preparing_for_rejection_pays(self._estimates)
@@ -242,7 +257,7 @@ class SessionController:
         self._drafting_state = self._drafting.learn(self._drafting_state, round)
         if self._acceptance:
             self._acceptance_state = self._acceptance.learn(self._acceptance_state, round)
-        self._controller.learn(self.source, self.effective, self._warp, round)
+        self._controller.learn(self.source, self.effective, self._transform, round)
 
     def _rate_source(self, round: RoundCompleted) -> None:
         """What a round that was to draft says of its source."""
@@ -306,7 +321,7 @@ class SessionController:
     def _relaxation(self, snapshot: Snapshot) -> Relax | None:
         return self._acceptance.decide(self._acceptance_state, snapshot) if self._acceptance else None
 
-    def _accept(self, draft: DraftRule, snapshot: Snapshot) -> AcceptRule:
+    def _accept(self, draft: StopRule, snapshot: Snapshot) -> AcceptRule:
         """Exact, or relaxed within the share of the answer that the request allows."""
         if self._acceptance is None:
             return AcceptRule(whole_block=self.effective.whole_block)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adasd.control.evidence import CENTRES
-from adasd.messages import NUM_DISTANCE_BINS
+from adasd.rounds import NUM_DISTANCE_BINS
 
 
 class Bandwidth(StrEnum):

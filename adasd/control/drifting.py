@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from adasd.messages import RoundCompleted
+from adasd.rounds import RoundCompleted
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from adasd.config import SpeculationConfig
 from adasd.control import sources
 from adasd.control.registry import ACCEPTANCE, EXACT_RULES, acceptance_policy, drafting_policy, exact_rule
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.messages import Mode, SpeculationOptions, Warp
+from adasd.requests import Mode, SpeculationOptions
+from adasd.rounds import SamplingTransform
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +81,20 @@ def resolve(
     return EffectiveSpeculation(mode, policy.name, acceptance, block, fraction, gated, draft, distortion)
 
 
-def check_warp(
-    options: SpeculationOptions, effective: EffectiveSpeculation, warp: Warp
+def check_transform(
+    options: SpeculationOptions, effective: EffectiveSpeculation, transform: SamplingTransform
 ) -> EffectiveSpeculation:
     """What holds for a request that samples so.
 
     Rules that act on rejection sampling have nothing to do where tokens are matched (greedy, seeded): named by
     the request they are refused, as the deployment's default they give way to the plain exact test.
     """
-    if effective.acceptance is None or not (warp.greedy or warp.seed is not None):
+    if effective.acceptance is None or not (transform.greedy or transform.seed is not None):
         return effective
     if effective.mode is Mode.ADAPTIVE and not acceptance_policy(effective.acceptance).only_sampled:
         return effective
     if options.acceptance is not None:
-        kind = "greedy decoding" if warp.greedy else "a seed"
+        kind = "greedy decoding" if transform.greedy else "a seed"
         raise InvalidRequest(
             f"acceptance {effective.acceptance!r} acts on rejection sampling, and with {kind} tokens are "
             "matched instead; sample without a seed, or leave it out",

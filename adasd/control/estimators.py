@@ -11,7 +11,7 @@ from itertools import accumulate
 from operator import mul
 
 from adasd.control.cost import CostTable
-from adasd.messages import RoundCompleted
+from adasd.rounds import RoundCompleted
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from adasd.messages import NUM_DISTANCE_BINS, RoundCompleted
+from adasd.rounds import NUM_DISTANCE_BINS, RoundCompleted
 
 CENTRES: NDArray[np.float64] = (np.arange(NUM_DISTANCE_BINS) + 0.5) / NUM_DISTANCE_BINS
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from adasd.messages import RoundCompleted
+from adasd.rounds import RoundCompleted
 
 DECAY = 0.95
 """Per round with a block: evidence fades with a memory of 20 rounds."""

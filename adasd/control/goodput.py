@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from adasd.control.load import SHARED_FROM
 from adasd.control.policy import Snapshot
-from adasd.messages import DraftRule, RoundCompleted
+from adasd.rounds import RoundCompleted, StopRule
 
 
 def rates(snapshot: Snapshot) -> list[float]:
@@ -73,8 +73,8 @@ class Goodput:
     def start(self, shared: GoodputState | None) -> GoodputState:
         return shared or GoodputState()
 
-    def decide(self, state: GoodputState, snapshot: Snapshot) -> DraftRule:
-        return DraftRule(min(self._length(state, snapshot), snapshot.max_draft_tokens))
+    def decide(self, state: GoodputState, snapshot: Snapshot) -> StopRule:
+        return StopRule(min(self._length(state, snapshot), snapshot.max_draft_tokens))
 
     def _length(self, state: GoodputState, snapshot: Snapshot) -> int:
         if not snapshot.has_times:

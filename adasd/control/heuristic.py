@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adasd.control.policy import Snapshot
-from adasd.messages import DraftRule, RoundCompleted
+from adasd.rounds import RoundCompleted, StopRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Heuristic:
     def start(self, shared: int | None) -> int:
         return self.initial
 
-    def decide(self, state: int, snapshot: Snapshot) -> DraftRule:
-        return DraftRule(min(state, snapshot.max_draft_tokens))
+    def decide(self, state: int, snapshot: Snapshot) -> StopRule:
+        return StopRule(min(state, snapshot.max_draft_tokens))
 
     def learn(self, state: int, round: RoundCompleted) -> int:
         if not round.num_drafted:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from adasd.control.policy import Snapshot
-from adasd.messages import DraftRule
+from adasd.rounds import StopRule
 
 SHARED_FROM = 1.5
 """Mean sessions per pass from which a target counts as shared."""
@@ -19,7 +19,7 @@ BUSY_SHARE = 0.1
 """Mean wait for a pass over its time from which the target counts as busy without a gap."""
 
 
-def under_load(rule: DraftRule, snapshot: Snapshot) -> DraftRule:
+def under_load(rule: StopRule, snapshot: Snapshot) -> StopRule:
     """``rule`` with its block capped at what the target's batch has room for, at least 1 token."""
     need = survival_needed(snapshot)
     if need is None or rule.max_tokens < 2:

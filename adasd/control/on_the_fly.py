@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from adasd.control.goodput import rates
 from adasd.control.policy import Snapshot
-from adasd.messages import DraftRule, RoundCompleted
+from adasd.rounds import RoundCompleted, StopRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ class OnTheFly:
     def start(self, shared: WindowState | None) -> WindowState:
         return shared or WindowState()
 
-    def decide(self, state: WindowState, snapshot: Snapshot) -> DraftRule:
+    def decide(self, state: WindowState, snapshot: Snapshot) -> StopRule:
         acceptance = state.acceptance
         if acceptance is None or not snapshot.has_times:
-            return DraftRule(min(self.initial, snapshot.max_draft_tokens))
+            return StopRule(min(self.initial, snapshot.max_draft_tokens))
         survival = tuple(acceptance**k for k in range(1, snapshot.max_draft_tokens + 1))
         rate = rates(replace(snapshot, survival=survival))
-        return DraftRule(max(range(1, len(rate)), key=rate.__getitem__))
+        return StopRule(max(range(1, len(rate)), key=rate.__getitem__))
 
     def learn(self, state: WindowState, round: RoundCompleted) -> WindowState:
         if not round.num_drafted:
@@ -83,8 +83,8 @@ class OnTheFlyFsm:
     def start(self, shared: int | None) -> int:
         return shared or self.initial
 
-    def decide(self, state: int, snapshot: Snapshot) -> DraftRule:
-        return DraftRule(min(state, snapshot.max_draft_tokens))
+    def decide(self, state: int, snapshot: Snapshot) -> StopRule:
+        return StopRule(min(state, snapshot.max_draft_tokens))
 
     def learn(self, state: int, round: RoundCompleted) -> int:
         return next_length(round) if round.num_drafted else state
@@ -117,9 +117,9 @@ class OnTheFlyCached:
     def start(self, shared: CachedState | None) -> CachedState:
         return replace(shared, behind=None) if shared else CachedState(length=self.initial)
 
-    def decide(self, state: CachedState, snapshot: Snapshot) -> DraftRule:
+    def decide(self, state: CachedState, snapshot: Snapshot) -> StopRule:
         length = state.length if state.behind is None else state.lengths.get(state.behind, state.length)
-        return DraftRule(min(length, snapshot.max_draft_tokens))
+        return StopRule(min(length, snapshot.max_draft_tokens))
 
     def learn(self, state: CachedState, round: RoundCompleted) -> CachedState:
         behind = round.verdict.next_token

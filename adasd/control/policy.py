@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from adasd.control.cost import CostTable
-from adasd.messages import AcceptRule, DraftRule, Relax, RoundCompleted
+from adasd.rounds import AcceptRule, Relax, RoundCompleted, StopRule
 
 State = TypeVar("State")
 
@@ -48,13 +48,13 @@ class Snapshot:
 class Plan:
     """The rules of one round; ``draft.max_tokens == 0`` means that it is a plain one."""
 
-    draft: DraftRule
+    draft: StopRule
     accept: AcceptRule
     ahead: bool = False  # the draft may go on behind the block while the target judges it
     instead: bool = False  # it may prepare for the block's rejection meanwhile
 
 
-PLAIN = Plan(DraftRule(0), AcceptRule())
+PLAIN = Plan(StopRule(0), AcceptRule())
 
 
 class Described(Protocol):
@@ -84,7 +84,7 @@ class DraftingPolicy(Described, Protocol[State]):
 
     def start(self, shared: State | None) -> State: ...
 
-    def decide(self, state: State, snapshot: Snapshot) -> DraftRule:
+    def decide(self, state: State, snapshot: Snapshot) -> StopRule:
         """At most ``snapshot.max_draft_tokens`` tokens; 0 for a plain round."""
         ...
 

@@ -23,7 +23,7 @@ from adasd.control.on_the_fly import OnTheFly, OnTheFlyCached, OnTheFlyFsm
 from adasd.control.policy import AcceptancePolicy, DraftingPolicy
 from adasd.control.static import Static
 from adasd.errors import InvalidRequest
-from adasd.messages import RelaxBelow, RelaxDivergence, RelaxOwnLaw, RelaxTolerance, Yardstick
+from adasd.rounds import RelaxBelow, RelaxDivergence, RelaxOwnLaw, RelaxTolerance, Yardstick
 
 FSD_DISTANCE = math.sqrt(0.4 / 2.95 / math.log(2))
 """FSD's published bound of 0.4 as a distance (base 2). Its code sums the two divergences the wrong way round, which

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adasd.control.policy import Snapshot
-from adasd.messages import DraftRule, RoundCompleted
+from adasd.rounds import RoundCompleted, StopRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Static:
     def start(self, shared: None) -> None:
         return None
 
-    def decide(self, state: None, snapshot: Snapshot) -> DraftRule:
-        return DraftRule(snapshot.max_draft_tokens)
+    def decide(self, state: None, snapshot: Snapshot) -> StopRule:
+        return StopRule(snapshot.max_draft_tokens)
 
     def learn(self, state: None, round: RoundCompleted) -> None:
         return None

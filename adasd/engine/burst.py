@@ -18,7 +18,7 @@ from adasd.engine.forward import Forward
 from adasd.engine.kv_cache import KVCache
 from adasd.engine.ragged import Ragged
 from adasd.engine.work import DraftWork, Piece, Proposed, Work
-from adasd.messages import DraftRule
+from adasd.rounds import StopRule
 
 LONGEST, SHARED = 16, 4
 """Passes of one burst at most: nobody else has something to do, or others wait for its end."""
@@ -60,13 +60,13 @@ def is_quick(drafter: Drafter, work: Work, piece: Piece) -> bool:
 
 def takes_largest(work: DraftWork) -> bool:
     """Whether this call draws its next token from nothing but the logits, and takes the largest."""
-    warp, position = work.warp, work.base_len + len(work.proposed)
-    free_to_end = not warp.eos_ids or position >= warp.eos_from
-    shaped = warp.logit_bias or work.slot.history is not None
-    return warp.greedy and free_to_end and not shaped and not work.call.rule.row_len
+    transform, position = work.transform, work.base_len + len(work.proposed)
+    free_to_end = not transform.eos_ids or position >= transform.eos_from
+    shaped = transform.logit_bias or work.slot.history is not None
+    return transform.greedy and free_to_end and not shaped and not work.call.rule.row_len
 
 
-def rule_from_here(work: DraftWork) -> DraftRule:
+def rule_from_here(work: DraftWork) -> StopRule:
     """The call's rule, without the tokens that it has drafted already."""
     rule = work.call.rule
     return replace(rule, max_tokens=rule.max_tokens - len(work.proposed))

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from adasd.errors import InvalidRequest
-from adasd.messages import DraftCall, VerifyCall, Warp
+from adasd.rounds import DraftCall, SamplingTransform, VerifyCall
 from adasd.specdec.blocks import check_block
 from adasd.specdec.draft_step import check_draft
 
 
 def check_call(
-    call: DraftCall | VerifyCall, warp: Warp, max_len: int, num_embeddings: int, vocab_size: int
+    call: DraftCall | VerifyCall,
+    transform: SamplingTransform,
+    max_len: int,
+    num_embeddings: int,
+    vocab_size: int,
 ) -> None:
     """Raise InvalidRequest for a call that no pass could answer; lengths in tokens."""
     if isinstance(call, DraftCall):
         if call.rule.max_tokens and not call.feed:
             raise InvalidRequest("a draft call that drafts must feed at least one token")
         try:
-            check_draft(warp, call.rule)
+            check_draft(transform, call.rule)
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
         num_cached = call.keep_len + len(call.feed) + max(call.rule.max_tokens - 1, 0)
@@ -24,7 +28,7 @@ def check_call(
     else:
         if not call.feed:
             raise InvalidRequest("a verify call must feed at least one token")
-        check_block(warp, call.block, call.rows, call.rule, vocab_size)
+        check_block(transform, call.block, call.distributions, call.rule, vocab_size)
         num_cached = call.keep_len + len(call.feed) + len(call.block)
         fed = call.feed
     if num_cached > max_len:

@@ -17,9 +17,9 @@ from torch import Tensor
 from adasd.engine.burst import LONGEST, rule_from_here
 from adasd.engine.padded import Padded
 from adasd.engine.ragged import Row
-from adasd.engine.work import DraftWork, Proposed, wants_others
-from adasd.messages import Warp
-from adasd.specdec.distributions import WarpBatch, masked_logits
+from adasd.engine.work import DraftWork, Proposed, wants_runner_ups
+from adasd.rounds import SamplingTransform
+from adasd.specdec.distributions import TransformBatch, masked_logits
 from adasd.specdec.draft_step import Proposal, propose
 
 _NUM_SIGNALS = 5  # token, second choice, entropy, largest probability, whether the row was still drafting
@@ -37,7 +37,7 @@ class DraftingLoop:
         self._rules_3R = torch.zeros(3, num, dtype=torch.float64, device=device)
         self._base_R = torch.zeros(num, dtype=torch.long, device=device)
         self._signals = torch.zeros(LONGEST, num, _NUM_SIGNALS, dtype=torch.float64, device=device)
-        self._greedy = WarpBatch.build([Warp(temperature=0.0)] * num, [0] * num, device)
+        self._greedy = TransformBatch.build([SamplingTransform(temperature=0.0)] * num, [0] * num, device)
         self._no_rows = [0] * num
 
     def begin(self, works: Sequence[DraftWork], rows: Sequence[Row]) -> None:
@@ -61,7 +61,7 @@ class DraftingLoop:
     def decide_greedily(self, logits_RV: Tensor) -> None:
         """A turn of sessions that take the largest logit and send no rows."""
         # second choices at all times: there is one recording for all sessions
-        proposal = propose(logits_RV.float(), self._greedy, self._no_rows, want_others=True)
+        proposal = propose(logits_RV.float(), self._greedy, self._no_rows, want_runner_ups=True)
         self._note(proposal, logits_RV)
 
     def decide(self, logits_RV: Tensor, law: Law) -> None:
@@ -73,8 +73,8 @@ class DraftingLoop:
         broken_R = ~logits_RV.sum(-1, dtype=torch.float32).isfinite()
         entropy_R = proposal.entropies_N.double().masked_fill(broken_R, torch.nan)
         max_prob_R = proposal.max_probs_N.double()
-        others_N = proposal.tokens_N if proposal.others_N is None else proposal.others_N
-        choices = proposal.tokens_N.double(), others_N.double()
+        runner_ups_N = proposal.tokens_N if proposal.runner_ups_N is None else proposal.runner_ups_N
+        choices = proposal.tokens_N.double(), runner_ups_N.double()
         signals = torch.stack([*choices, entropy_R, max_prob_R, self._alive_R.double()], -1)
         self._signals.index_copy_(0, self._turn_1, signals[None])
         max_tokens_R, ceiling_R, floor_R = self._rules_3R
@@ -113,26 +113,26 @@ class DraftingLoop:
 
 
 class Law:
-    """What sessions of any kind draft by: their warps, turn after turn, and the rows that they send."""
+    """What sessions of any kind draft by: their transforms, turn after turn, and the rows that they send."""
 
     def __init__(
         self, works: Sequence[DraftWork], num_rows: int, device: torch.device, generator: torch.Generator
     ) -> None:
         filled = [*works, *[works[-1]] * (num_rows - len(works))]  # padding of a kind that is there anyway
-        self._warps = [work.warp for work in filled]
+        self._transforms = [work.transform for work in filled]
         self._positions = [work.base_len + len(work.proposed) for work in filled]
-        self._batch = WarpBatch.build(self._warps, self._positions, device)
+        self._batch = TransformBatch.build(self._transforms, self._positions, device)
         self._generator = generator
         self.row_lens = [work.call.rule.row_len for work in filled]
-        self._want_others = wants_others(works)
+        self._want_runner_ups = wants_runner_ups(works)
         self.ids: list[Tensor] = []  # of every turn [R, E]
         self.logprobs: list[Tensor] = []
 
     def propose(self, logits_RV: Tensor) -> Proposal:
         """The next turn's tokens."""
-        masked_RV = masked_logits(logits_RV, self._warps, self._positions)
+        masked_RV = masked_logits(logits_RV, self._transforms, self._positions)
         proposal = propose(
-            masked_RV, self._batch, self.row_lens, self._generator, want_others=self._want_others
+            masked_RV, self._batch, self.row_lens, self._generator, want_runner_ups=self._want_runner_ups
         )
         if proposal.row_ids_NR is not None and proposal.row_logprobs_NR is not None:
             self.ids.append(proposal.row_ids_NR)

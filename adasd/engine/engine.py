@@ -39,25 +39,25 @@ from adasd.engine.static_forward import StaticForward
 from adasd.engine.warm_up import warm_up
 from adasd.engine.work import SHORT_FEED, DraftWork, Piece, Result, VerifyWork, Work
 from adasd.errors import AdasdError, DeviceFailure, IllegalEvent
-from adasd.messages import (
+from adasd.ports import Clock
+from adasd.results import TokenLogprob
+from adasd.rounds import (
     CallFailed,
+    DraftBlock,
     DraftCall,
-    Drafted,
     OpenCall,
     PrefixStats,
-    TokenLogprob,
+    SamplingTransform,
     Verdict,
     VerifyCall,
-    Warp,
 )
-from adasd.ports import Clock
 from adasd.specdec.budget import share, share_by_cost
 from adasd.text.grammar import GrammarCompiler
 from adasd.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
-Answer = Drafted | Verdict | CallFailed
+Answer = DraftBlock | Verdict | CallFailed
 
 BROKEN = "the model gave logits that are not finite; check its weights and dtype"
 
@@ -117,7 +117,7 @@ class TorchEngine:
         self.cache = KVCache(forward.layers, num_slots, max_context, forward.dtype, forward.device)
         self._slots = SlotTable(num_slots, max_context, config.prefix_cache)
         self._vocab_size, self._grammars = vocab_size, grammars
-        self._warps: dict[str, Warp] = {}
+        self._transforms: dict[str, SamplingTransform] = {}
         self._waiting: dict[str, Work] = {}
         self._budget = prefill_budget or config.prefill_chunk * (1 if forward.device.type == "cpu" else 8)
         self._generator = torch.Generator(forward.device)
@@ -218,14 +218,14 @@ class TorchEngine:
         return self._slots.prefix_stats
 
     def prepare(self, call: OpenCall) -> None:
-        if call.warp.grammar is not None and self._grammars is not None:
-            self._grammars.matcher(call.warp.grammar)
+        if call.transform.grammar is not None and self._grammars is not None:
+            self._grammars.matcher(call.transform.grammar)
 
     def open(self, call: OpenCall) -> None:
-        history = History.of(call.warp, self._vocab_size, self._grammars)
+        history = History.of(call.transform, self._vocab_size, self._grammars)
         slot = self._slots.open(call.session, call.max_len)
         slot.history, slot.logprobs, slot.prompt_logprobs = history, call.logprobs, call.prompt_logprobs
-        self._warps[call.session] = call.warp
+        self._transforms[call.session] = call.transform
 
     def cached_len(self, session: str) -> int:
         return self._slots.get(session).cached_len
@@ -235,27 +235,27 @@ class TorchEngine:
         before = self._waiting.get(call.session)
         if before is not None and not (isinstance(call, DraftCall) and isinstance(before, DraftWork)):
             raise IllegalEvent(f"session {call.session} has a call waiting; one at a time")
-        warp = self._warps[call.session]
-        check_call(call, warp, slot.max_len, self.forward.num_embeddings, self._vocab_size)
+        transform = self._transforms[call.session]
+        check_call(call, transform, slot.max_len, self.forward.num_embeddings, self._vocab_size)
         now_s = self._clock()
         work: Work
         if isinstance(call, DraftCall) and self._shadow is not None:
             if before is not None:
                 raise IllegalEvent(f"session {call.session} has a call waiting; one at a time")
-            early = EarlyWork(slot, warp, now_s, call=call)
+            early = EarlyWork(slot, transform, now_s, call=call)
             early.leave = self._shadow.leave(early)
             self._waiting[call.session] = early
             return
         self._slots.keep(call.session, call.keep_len)
         if isinstance(call, DraftCall):
-            work = DraftWork(slot, warp, now_s, call=call)
+            work = DraftWork(slot, transform, now_s, call=call)
         else:
-            work = VerifyWork(slot, warp, now_s, call=call)
+            work = VerifyWork(slot, transform, now_s, call=call)
         self._waiting[call.session] = work
 
     def close(self, session: str) -> None:
         self._waiting.pop(session, None)
-        self._warps.pop(session, None)
+        self._transforms.pop(session, None)
         self._slots.close(session)
 
     def warm_up(self) -> None:
@@ -269,14 +269,14 @@ class TorchEngine:
 
     def check_integrity(self) -> None:
         self._slots.check_integrity()
-        assert set(self._waiting) <= set(self._warps), "a call waits without a slot"
+        assert set(self._waiting) <= set(self._transforms), "a call waits without a slot"
         for session, work in self._waiting.items():
             slot = self._slots.get(session)
             assert slot is work.slot, (slot, work.slot)
             assert slot.tokens[work.first_fed :] == work.tokens[: work.done], (slot, work)
             assert slot.row != NO_ROW or not work.done, (slot, work)
         num_open = self.num_slots - self.num_free_slots
-        assert len(self._warps) == num_open, (len(self._warps), num_open)
+        assert len(self._transforms) == num_open, (len(self._transforms), num_open)
 
     @torch.inference_mode()
     def step(self) -> list[Answer]:

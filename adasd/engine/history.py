@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adasd.errors import InvalidRequest
-from adasd.messages import Warp
+from adasd.rounds import SamplingTransform
 from adasd.specdec.penalties import SeenCounts, TokenCounts, has_penalties
 from adasd.text.grammar import GrammarCompiler, Mask, Matcher
 
@@ -22,17 +22,19 @@ class History:
         self._length = 0
 
     @classmethod
-    def of(cls, warp: Warp, vocab_size: int, grammars: GrammarCompiler | None) -> History | None:
-        """The history that the warp needs; raises InvalidRequest for a grammar that nobody here can follow."""
+    def of(
+        cls, transform: SamplingTransform, vocab_size: int, grammars: GrammarCompiler | None
+    ) -> History | None:
+        """The history that the transform needs; raises InvalidRequest for a grammar that nobody here can follow."""
         matcher = None
-        if warp.grammar is not None:
+        if transform.grammar is not None:
             if grammars is None:
                 raise InvalidRequest("this engine has no tokenizer, which grammars need", "grammar")
-            matcher = grammars.matcher(warp.grammar)
-        counts = TokenCounts(warp, vocab_size) if has_penalties(warp) else None
+            matcher = grammars.matcher(transform.grammar)
+        counts = TokenCounts(transform, vocab_size) if has_penalties(transform) else None
         if counts is None and matcher is None:
             return None
-        return cls(warp.answer_from, counts, matcher)
+        return cls(transform.answer_from, counts, matcher)
 
     def __len__(self) -> int:
         return self._length

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from adasd.engine.to_host import to_host
-from adasd.engine.work import DraftWork, Judged, Proposed, VerifyWork, wants_others
-from adasd.messages import Warp
+from adasd.engine.work import DraftWork, Judged, Proposed, VerifyWork, wants_runner_ups
+from adasd.rounds import SamplingTransform
 from adasd.specdec.blocks import BlockBatch, RuleBatch
-from adasd.specdec.distributions import WarpBatch, masked_block_logits, masked_logits
+from adasd.specdec.distributions import TransformBatch, masked_block_logits, masked_logits
 from adasd.specdec.divergence import entropy
 from adasd.specdec.draft_step import propose, runner_up
 from adasd.specdec.verify import Judgement, draw_chance, judge
@@ -25,7 +25,7 @@ from adasd.specdec.verify import Judgement, draw_chance, judge
 
 def propose_next(works: Sequence[DraftWork], logits_NV: Tensor, generator: torch.Generator) -> list[Proposed]:
     """The next drafted token of every session, from one row of logits each."""
-    if all(work.warp.greedy and not work.call.rule.row_len for work in works):
+    if all(work.transform.greedy and not work.call.rule.row_len for work in works):
         return propose_greedily(works, logits_NV)
     return propose_generally(works, logits_NV, generator)
 
@@ -34,14 +34,14 @@ def propose_generally(
     works: Sequence[DraftWork], logits_NV: Tensor, generator: torch.Generator
 ) -> list[Proposed]:
     """``propose_next`` for all kinds of sessions at once."""
-    warps, positions = _laws_wanted(works)
+    transforms, positions = _laws_wanted(works)
     row_lens = [work.call.rule.row_len for work in works]
-    batch = WarpBatch.build(warps, positions, logits_NV.device)
-    masked_NV, want_others = masked_logits(logits_NV, warps, positions), wants_others(works)
-    proposal = propose(masked_NV, batch, row_lens, generator, want_others=want_others)
+    batch = TransformBatch.build(transforms, positions, logits_NV.device)
+    masked_NV, want_runner_ups = masked_logits(logits_NV, transforms, positions), wants_runner_ups(works)
+    proposal = propose(masked_NV, batch, row_lens, generator, want_runner_ups=want_runner_ups)
     signals = [proposal.tokens_N, proposal.entropies_N, proposal.max_probs_N]
-    if proposal.others_N is not None:
-        signals.append(proposal.others_N)
+    if proposal.runner_ups_N is not None:
+        signals.append(proposal.runner_ups_N)
     if proposal.row_ids_NR is None or proposal.row_logprobs_NR is None:
         return _proposed(_lists(*signals))
     *on_host, row_ids, row_logprobs = to_host(*signals, proposal.row_ids_NR, proposal.row_logprobs_NR)
@@ -54,7 +54,7 @@ def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> list[Prop
     """``propose_next`` for greedy sessions that send no rows; the quick twin: nothing is drawn."""
     masked_NV = masked_logits(logits_NV, *_laws_wanted(works))
     probs_NV, tokens_N = torch.softmax(masked_NV, dim=-1), masked_NV.argmax(dim=-1)
-    others = [runner_up(masked_NV, tokens_N, tokens_N)] if wants_others(works) else []
+    others = [runner_up(masked_NV, tokens_N, tokens_N)] if wants_runner_ups(works) else []
     return _proposed(_lists(tokens_N, entropy(probs_NV), probs_NV.amax(dim=-1), *others))
 
 
@@ -75,9 +75,9 @@ def _lists(*tensors: Tensor) -> list[list[Any]]:
     return [tensor.tolist() for tensor in to_host(*tensors)]
 
 
-def _laws_wanted(works: Sequence[DraftWork]) -> tuple[list[Warp], list[int]]:
-    """Warp and position of every session's next drafted token."""
-    return [work.warp for work in works], [work.base_len + len(work.proposed) for work in works]
+def _laws_wanted(works: Sequence[DraftWork]) -> tuple[list[SamplingTransform], list[int]]:
+    """SamplingTransform and position of every session's next drafted token."""
+    return [work.transform for work in works], [work.base_len + len(work.proposed) for work in works]
 
 
 def choose_greedily(works: Sequence[VerifyWork], logits_NV: Tensor) -> list[Judged]:
@@ -85,9 +85,9 @@ def choose_greedily(works: Sequence[VerifyWork], logits_NV: Tensor) -> list[Judg
 
     The quick twin: no padding, no randomness, one pass over the logits.
     """
-    warps = [work.warp for work in works for _ in range(len(work.call.block) + 1)]
+    transforms = [work.transform for work in works for _ in range(len(work.call.block) + 1)]
     positions = [work.base_len + i for work in works for i in range(len(work.call.block) + 1)]
-    choices = masked_logits(logits_NV, warps, positions).argmax(dim=-1).tolist()
+    choices = masked_logits(logits_NV, transforms, positions).argmax(dim=-1).tolist()
     verdicts, first = [], 0
     for work in works:
         block = work.call.block
@@ -102,7 +102,7 @@ def choose_greedily(works: Sequence[VerifyWork], logits_NV: Tensor) -> list[Judg
 def is_plainly_greedy(work: VerifyWork) -> bool:
     """Whether ``choose_greedily`` may judge this call."""
     rule = work.call.rule
-    return work.warp.greedy and rule.relax is None and not rule.want_distances
+    return work.transform.greedy and rule.relax is None and not rule.want_distances
 
 
 def judge_blocks(works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator) -> list[Judged]:
@@ -114,14 +114,14 @@ def judge_blocks(works: Sequence[VerifyWork], logits: Tensor, generator: torch.G
 
 def judge_generally(works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator) -> list[Judged]:
     """Verdicts for all kinds of sessions at once, padded to the longest block."""
-    warps = [work.warp for work in works]
+    transforms = [work.transform for work in works]
     base_lens = [work.base_len for work in works]
     blocks = BlockBatch.pack(
-        [work.call.block for work in works], [work.call.rows for work in works], logits.device
+        [work.call.block for work in works], [work.call.distributions for work in works], logits.device
     )
     rules = RuleBatch.pack([work.call.rule for work in works], logits.device)
-    batch = WarpBatch.build(warps, base_lens, logits.device)
-    logits_BJV = masked_block_logits(_padded(logits, blocks.lens), warps, base_lens)
+    batch = TransformBatch.build(transforms, base_lens, logits.device)
+    logits_BJV = masked_block_logits(_padded(logits, blocks.lens), transforms, base_lens)
     num_drafted, vocab_size = logits_BJV.shape[1] - 1, logits_BJV.shape[2]
     chance = draw_chance(batch, rules, num_drafted, vocab_size, generator)
     return _unpack(judge(logits_BJV, blocks, batch, rules, chance), works, blocks.lens)

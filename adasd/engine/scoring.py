@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from adasd.engine.work import Judged, Piece, VerifyWork, Work
-from adasd.messages import TokenLogprob
+from adasd.results import TokenLogprob
 from adasd.specdec.logprobs import token_logprobs
 
 

@@ -55,7 +55,7 @@ def _shape_one(one: Asked, history: History, logits_JV: Tensor) -> None:
     tokens, num_rows = one.piece.tokens, len(logits_JV)
     seen = history.seen(tokens, num_rows)
     if seen is not None:
-        penalise(logits_JV, seen, one.work.warp)
+        penalise(logits_JV, seen, one.work.transform)
     masks = history.masks(tokens, num_rows)
     for logits_V, mask in zip(logits_JV[num_rows - len(masks) :], masks, strict=True):
         _forbid(logits_V, mask, drafts=isinstance(one.work, DraftWork))

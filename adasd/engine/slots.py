@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from adasd.engine.history import History
 from adasd.engine.rows import FreeRows, Placement
 from adasd.errors import InvalidRequest, Overloaded, StaleCache, UnknownSession
-from adasd.messages import PrefixStats
+from adasd.rounds import PrefixStats
 
 NO_ROW = -1
 """Row of a slot that was not fed yet."""
@@ -26,7 +26,9 @@ class Slot:
     max_len: int  # tokens that the session may ever hold
     row: int = NO_ROW
     tokens: list[int] = field(default_factory=list)  # whose keys and values are valid, from position 0
-    history: History | None = None  # what those tokens mean for the law, where the session's warp asks for it
+    history: History | None = (
+        None  # what those tokens mean for the law, where the session's transform asks for it
+    )
     logprobs: int | None = None  # as in OpenCall
     prompt_logprobs: int | None = None
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from adasd.errors import AdasdError
-from adasd.messages import CallFailed, DraftCall, DraftRule, OpenCall, VerifyCall, Warp
 from adasd.ports import Engine
+from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 
-_GREEDY = Warp(temperature=0.0)
+_GREEDY = SamplingTransform(temperature=0.0)
 
 
 def warm_up(engine: Engine, prefill_chunk: int, block_len: int = 8) -> None:
@@ -42,7 +42,7 @@ def _exercise(engine: Engine, sessions: list[str], prefill_chunk: int, block_len
     _answer_all(engine)
     for session in sessions:
         keep = min(base, engine.cached_len(session))
-        engine.submit(DraftCall(session, 3, keep, (0,), DraftRule(min(2, room - keep))))
+        engine.submit(DraftCall(session, 3, keep, (0,), StopRule(min(2, room - keep))))
     _answer_all(engine)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from adasd.engine.slots import Slot
-from adasd.messages import DraftCall, Drafted, DraftRows, TokenLogprob, Verdict, VerifyCall, Warp
+from adasd.results import TokenLogprob
+from adasd.rounds import DraftBlock, DraftCall, DraftDistributions, SamplingTransform, Verdict, VerifyCall
 from adasd.specdec.stop_rule import stops
 
 SHORT_FEED = 32
@@ -69,7 +70,7 @@ class _Work:
     """Shared by both kinds of calls: who asked, and how long it waited and ran."""
 
     slot: Slot
-    warp: Warp
+    transform: SamplingTransform
     submitted_s: float
     tokens: list[int] = field(default_factory=list)  # everything to be fed, as far as it is known
     done: int = 0  # of those, cached
@@ -139,30 +140,30 @@ class DraftWork(_Work):
         """End the block with what is drafted so far (its last token is not fed, as always)."""
         del self.tokens[len(self.call.feed) + max(0, len(self.proposed) - 1) :]
 
-    def answer(self) -> Drafted:
+    def answer(self) -> DraftBlock:
         drafted = self.proposed
         rows = None
         if drafted and self.call.rule.row_len:
-            rows = DraftRows(
+            rows = DraftDistributions(
                 np.stack([p.row_ids for p in drafted if p.row_ids is not None]),
                 np.stack([p.row_logprobs for p in drafted if p.row_logprobs is not None]),
             )
         compute_ms, queue_ms = self.timings_ms()
-        return Drafted(
+        return DraftBlock(
             session=self.call.session,
             epoch=self.call.epoch,
             base_len=self.base_len,
             tokens=tuple(p.token for p in drafted),
             entropies=tuple(p.entropy for p in drafted),
-            rows=rows,
+            distributions=rows,
             compute_ms=compute_ms,
             queue_ms=queue_ms,
             confidences=tuple(p.max_prob for p in drafted),
-            others=self._others(),
+            runner_ups=self._runner_ups(),
         )
 
-    def _others(self) -> tuple[int, ...]:
-        if not self.call.rule.want_others:
+    def _runner_ups(self) -> tuple[int, ...]:
+        if not self.call.rule.want_runner_ups:
             return ()
         others = tuple(p.other for p in self.proposed if p.other is not None)
         assert len(others) == len(self.proposed), (others, self.proposed)
@@ -200,9 +201,11 @@ class VerifyWork(_Work):
         if length >= len(call.block):
             return
         rows = (
-            DraftRows(call.rows.ids[:length], call.rows.logprobs[:length]) if call.rows and length else None
+            DraftDistributions(call.distributions.ids[:length], call.distributions.logprobs[:length])
+            if call.distributions and length
+            else None
         )
-        self.call, self.block_len = replace(call, block=call.block[:length], rows=rows), length
+        self.call, self.block_len = replace(call, block=call.block[:length], distributions=rows), length
         del self.tokens[len(call.feed) + length :]
 
     @property
@@ -212,11 +215,11 @@ class VerifyWork(_Work):
 
     def _num_scored(self, num_free: int) -> int:
         """All the rows before those to be judged, as long as a token of the prompt comes behind the first."""
-        return num_free if self.scores_prompt and self.done + 1 < self.warp.answer_from else 0
+        return num_free if self.scores_prompt and self.done + 1 < self.transform.answer_from else 0
 
     def scored_tokens(self, piece: Piece) -> Sequence[int]:
         """The prompt's tokens that the piece's scored rows foretell, from the first row on."""
-        return self.tokens[: self.warp.answer_from][self.done + 1 : self.done + 1 + piece.num_scored]
+        return self.tokens[: self.transform.answer_from][self.done + 1 : self.done + 1 + piece.num_scored]
 
     def take(self, judged: Result) -> None:
         """Roll the rejected part of the block back."""
@@ -252,6 +255,6 @@ class VerifyWork(_Work):
 Work = DraftWork | VerifyWork
 
 
-def wants_others(works: Iterable[DraftWork]) -> bool:
+def wants_runner_ups(works: Iterable[DraftWork]) -> bool:
     """Whether anybody asks for second choices."""
-    return any(work.call.rule.want_others for work in works)
+    return any(work.call.rule.want_runner_ups for work in works)

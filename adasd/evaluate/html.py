@@ -12,7 +12,7 @@ from adasd.evaluate.methods import method
 from adasd.evaluate.plots import COLOURS, Line, Point, chart, scatter
 from adasd.evaluate.report import Report
 from adasd.evaluate.table import COLUMNS, cells, known
-from adasd.messages import Mode
+from adasd.requests import Mode
 
 STYLE = """
 :root{color-scheme:light dark;--text:#1d2127;--soft:#626a75;--rule:#dfe3e8;--page:#fff}

@@ -12,7 +12,9 @@ from adasd.config import MODEL, EngineConfig, SpeculationConfig
 from adasd.evaluate.methods import Method
 from adasd.evaluate.workload import Item
 from adasd.local import LocalPair
-from adasd.messages import Chunk, RoundCompleted, SamplingParams, SpeculationReport, TokenKind
+from adasd.requests import SamplingParams
+from adasd.results import Chunk, SpeculationReport, TokenKind
+from adasd.rounds import RoundCompleted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

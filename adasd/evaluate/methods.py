@@ -16,7 +16,7 @@ from adasd.control.registry import (
     exact_rule,
 )
 from adasd.errors import InvalidRequest
-from adasd.messages import Mode, SpeculationOptions
+from adasd.requests import Mode, SpeculationOptions
 
 STATIC_LENGTHS = (2, 3, 4, 5, 7, 8, 16)
 PLAIN = "off"

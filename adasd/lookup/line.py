@@ -16,8 +16,8 @@ import numpy as np
 
 from adasd.errors import StaleCache
 from adasd.lookup.index import Guess, Index
-from adasd.messages import DraftCall, Drafted, DraftRows
 from adasd.ports import Clock
+from adasd.rounds import DraftBlock, DraftCall, DraftDistributions
 from adasd.specdec.stop_rule import stops
 
 PIECE = 512
@@ -31,7 +31,7 @@ class LookupLine:
         self._make, self._index, self._clock = make, make(), clock
         self._text: tuple[int, ...] = ()  # what the session believes to be cached here
 
-    def draft(self, call: DraftCall) -> Drafted:
+    def draft(self, call: DraftCall) -> DraftBlock:
         """Read what is new, then guess by the rule. Raises StaleCache."""
         began_s = self._clock()
         for _ in self.read(call):
@@ -53,27 +53,27 @@ class LookupLine:
     def close(self) -> None:
         """Nothing is held beyond this object."""
 
-    def answer(self, call: DraftCall, began_s: float) -> Drafted:
+    def answer(self, call: DraftCall, began_s: float) -> DraftBlock:
         """The block behind what was read."""
         guesses = list(_until_it_stops(call, self._index.guesses()))
         tokens = tuple(guess.token for guess in guesses)
         base_len = len(self._text)
         self._text += tokens[:-1]  # as an engine, which feeds all drafted tokens but the last
-        return Drafted(
+        return DraftBlock(
             session=call.session,
             epoch=call.epoch,
             base_len=base_len,
             tokens=tokens,
             entropies=tuple(guess.entropy for guess in guesses),
-            rows=point_masses(tokens) if tokens and call.rule.row_len else None,
+            distributions=point_masses(tokens) if tokens and call.rule.row_len else None,
             compute_ms=1e3 * (self._clock() - began_s),
         )
 
 
-def point_masses(tokens: Sequence[int]) -> DraftRows:
+def point_masses(tokens: Sequence[int]) -> DraftDistributions:
     """The laws of proposals that could not have been others."""
     ids = np.asarray(tokens, np.int32)[:, None]
-    return DraftRows(ids, np.zeros(ids.shape, np.float32))
+    return DraftDistributions(ids, np.zeros(ids.shape, np.float32))
 
 
 def _until_it_stops(call: DraftCall, guesses: Iterator[Guess]) -> Iterator[Guess]:

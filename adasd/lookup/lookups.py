@@ -10,12 +10,12 @@ from adasd.lookup.line import LookupLine
 from adasd.lookup.ngram import NgramIndex
 from adasd.lookup.recent import RecentAnswers, RememberingIndex
 from adasd.lookup.suffix import SuffixAutomaton
-from adasd.messages import DraftCall, Drafted
+from adasd.rounds import DraftBlock, DraftCall
 
 
-def nothing_drafted(call: DraftCall) -> Drafted:
+def nothing_drafted(call: DraftCall) -> DraftBlock:
     """The answer of a source that has no need to read."""
-    return Drafted(call.session, call.epoch, call.keep_len + len(call.feed), (), ())
+    return DraftBlock(call.session, call.epoch, call.keep_len + len(call.feed), (), ())
 
 
 class Lookups:

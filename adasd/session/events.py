@@ -5,17 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adasd.errors import AdasdError
-from adasd.messages import (
-    AcceptRule,
-    Chunk,
-    DraftCall,
-    Drafted,
-    DraftRule,
-    FinishReason,
-    RoundCompleted,
-    Verdict,
-    VerifyCall,
-)
+from adasd.results import Chunk, FinishReason
+from adasd.rounds import AcceptRule, DraftBlock, DraftCall, RoundCompleted, StopRule, Verdict, VerifyCall
 
 # --------------------------------------------------------------------------- events: what happened
 
@@ -71,7 +62,7 @@ class DraftLate:
 class DraftAnswered:
     """A block arrived ``elapsed_ms`` after it was asked for."""
 
-    drafted: Drafted
+    drafted: DraftBlock
     elapsed_ms: float = 0.0
 
 
@@ -83,7 +74,7 @@ class Planned:
     (``instead``). ``decodes_on`` lets the target go on while the verdict of a round without a block is on its way.
     """
 
-    draft: DraftRule
+    draft: StopRule
     accept: AcceptRule
     ahead: bool = False
     instead: bool = False

@@ -21,20 +21,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from adasd.errors import IllegalEvent
-from adasd.messages import (
-    Assumption,
-    Chunk,
-    DraftCall,
-    Drafted,
-    DraftRule,
-    EmittedToken,
-    FinishReason,
-    RoundCompleted,
-    TokenKind,
-    TokenLogprob,
-    Verdict,
-    VerifyCall,
-)
+from adasd.results import Chunk, EmittedToken, FinishReason, TokenKind, TokenLogprob
+from adasd.rounds import Assumption, DraftBlock, DraftCall, RoundCompleted, StopRule, Verdict, VerifyCall
 from adasd.session import stopping
 from adasd.session.ahead import (
     Ahead,
@@ -145,7 +133,7 @@ def start_round(session: Session) -> Step:
     return ask_draft(session, rule) if session.draft.ready else decode(session)
 
 
-def ask_draft(session: Session, rule: DraftRule) -> Step:
+def ask_draft(session: Session, rule: StopRule) -> Step:
     """Have the draft go on behind what is committed; opens a new epoch."""
     session, ask = call_draft(session, (), rule)
     epoch = session.last_epoch
@@ -153,7 +141,7 @@ def ask_draft(session: Session, rule: DraftRule) -> Step:
 
 
 def call_draft(
-    session: Session, behind: tuple[int, ...], rule: DraftRule, *, optimistic: bool = False
+    session: Session, behind: tuple[int, ...], rule: StopRule, *, optimistic: bool = False
 ) -> tuple[Session, AskDraft]:
     """Send what the draft has not cached yet of the committed text and what is assumed ``behind`` it, and the rule."""
     epoch = session.last_epoch + 1
@@ -188,15 +176,15 @@ def prepare(session: Session) -> Step:
 def warm_draft(session: Session) -> Step:
     """Let a fresh draft read what is committed, beside whatever the target does; drafts nothing."""
     session = session._replace(draft=DraftSide(attached=True))
-    session, ask = call_draft(session, (), DraftRule(max_tokens=0))
+    session, ask = call_draft(session, (), StopRule(max_tokens=0))
     return session, (ask,)  # not the session's epoch: the round under way does not wait for it
 
 
 def verify(
     session: Session,
-    block: Drafted | None = None,
+    block: DraftBlock | None = None,
     block_ms: float = 0.0,
-    rule: DraftRule | None = None,
+    rule: StopRule | None = None,
     *,
     phase: Phase = Phase.VERIFYING,
 ) -> Step:
@@ -211,7 +199,7 @@ def verify(
         keep_len,
         feed=session.committed[keep_len:],
         block=block.tokens if block else (),
-        rows=block.rows if block else None,
+        distributions=block.distributions if block else None,
         rule=session.plan.accept,
         confidences=block.confidences if block else (),
     )
@@ -229,7 +217,7 @@ def verify(
     return session, (AskVerify(call),)
 
 
-def judge(session: Session, block: Drafted, block_ms: float, rule: DraftRule) -> Step:
+def judge(session: Session, block: DraftBlock, block_ms: float, rule: StopRule) -> Step:
     """Ask for a verdict on a block that the draft has just finished, and let the draft go on."""
     session, ask = verify(session, block, block_ms, rule)
     session, go_on = prepare(session)
@@ -255,7 +243,7 @@ def ask_early(session: Session, ahead: Ahead) -> Step:
         keep_len=ahead.base_len,
         feed=(token,),
         block=block.tokens,
-        rows=block.rows,
+        distributions=block.distributions,
         rule=rule,
         confidences=block.confidences,
         assuming=Assumption(session.epoch, token, num_accepted),
@@ -338,7 +326,7 @@ def awaits_block(session: Session, epoch: int) -> bool:
     return session.phase is Phase.DRAFTING and epoch == session.epoch
 
 
-def take_block(session: Session, drafted: Drafted, elapsed_ms: float) -> Step:
+def take_block(session: Session, drafted: DraftBlock, elapsed_ms: float) -> Step:
     """A block arrived: judge it if the round waits for it, keep it if it is ahead, else the draft is just free."""
     if drafted.epoch != session.draft.busy:
         return session, ()  # from a draft, or a call, that this session gave up
@@ -434,7 +422,7 @@ def ask_plan(session: Session) -> AskPlan:
     return AskPlan(session.remaining_tokens, session.num_emitted, relaxed)
 
 
-def provenance(block: Drafted | None, verdict: Verdict) -> tuple[EmittedToken, ...]:
+def provenance(block: DraftBlock | None, verdict: Verdict) -> tuple[EmittedToken, ...]:
     """The verdict's tokens, each with where it came from."""
     drafted = block.tokens if block else ()
     relaxed = verdict.relaxed or (False,) * verdict.num_accepted

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from adasd.errors import ContextTooLong
-from adasd.messages import OpenCall, SamplingParams, Warp
+from adasd.requests import SamplingParams
+from adasd.rounds import OpenCall, SamplingTransform
 
 
 def open_call(session: str, sampling: SamplingParams, prompt_len: int, eos_ids: frozenset[int]) -> OpenCall:
     """How the session's slots are opened on both workers."""
     return OpenCall(
         session,
-        warp_of(sampling, prompt_len, eos_ids),
+        transform_of(sampling, prompt_len, eos_ids),
         max_len=prompt_len + sampling.max_tokens,
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.prompt_logprobs,
     )
 
 
-def warp_of(sampling: SamplingParams, prompt_len: int, eos_ids: frozenset[int]) -> Warp:
-    """The warp that both workers apply: everything of the request that shapes the law."""
-    return Warp(
+def transform_of(sampling: SamplingParams, prompt_len: int, eos_ids: frozenset[int]) -> SamplingTransform:
+    """The transform that both workers apply: everything of the request that shapes the law."""
+    return SamplingTransform(
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from adasd.messages import Complete, FinishReason, Mode, SpeculationReport, TokenKind, Usage
+from adasd.requests import Mode
+from adasd.results import Complete, FinishReason, SpeculationReport, TokenKind, Usage
 from adasd.session.state import Session
 
 

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from adasd.messages import AcceptRule, Drafted, DraftRule, FinishReason, SamplingParams
 from adasd.ports import Decode
+from adasd.requests import SamplingParams
+from adasd.results import FinishReason
+from adasd.rounds import AcceptRule, DraftBlock, StopRule
 from adasd.session.ahead import Ahead
 from adasd.session.events import Planned
 from adasd.session.stopping import TextState
 from adasd.session.tally import Tally
 
-PLAIN = Planned(DraftRule(0), AcceptRule())
+PLAIN = Planned(StopRule(0), AcceptRule())
 
 
 class Phase(StrEnum):
@@ -68,7 +70,7 @@ class DraftSide(NamedTuple):
         kept = wanted[cached_len - self.cached_len : num_kept]
         return DraftSide(self.attached, epoch, cached_len, kept, wanted[num_kept:])
 
-    def answered(self, drafted: Drafted) -> DraftSide:
+    def answered(self, drafted: DraftBlock) -> DraftSide:
         """Its block came; the last token of a block is not fed."""
         tail = self.tail + self.feeding + drafted.tokens[:-1]
         return self._replace(busy=None, tail=tail, feeding=())
@@ -102,9 +104,9 @@ class Session(NamedTuple):
     target_cached: int = 0  # leading committed tokens in the target's cache
     draft: DraftSide = DraftSide()
     plan: Planned = PLAIN  # of the round under way
-    block: Drafted | None = None  # under judgement
+    block: DraftBlock | None = None  # under judgement
     block_ms: float = 0.0  # wall time that the round waited for its block
-    block_rule: DraftRule | None = None  # that it was drafted by
+    block_rule: StopRule | None = None  # that it was drafted by
     ahead: Ahead | None = None  # drafted, or being drafted, behind the block
     instead: Ahead | None = None  # for a rejection of the block where the draft was most in doubt
     going_on: int | None = None  # epoch in which the target decodes on behind its next verdict

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from adasd.messages import EmittedToken, RoundCompleted, TokenKind
+from adasd.results import EmittedToken, TokenKind
+from adasd.rounds import RoundCompleted
 
 _PLACE = {kind: place for place, kind in enumerate(TokenKind)}
 

@@ -14,23 +14,23 @@ import torch
 from torch import Tensor
 
 from adasd.errors import InvalidRequest
-from adasd.messages import (
+from adasd.rounds import (
     NUM_DISTANCE_BINS,
     AcceptRule,
-    DraftRows,
+    DraftDistributions,
     RelaxBelow,
     RelaxDivergence,
     RelaxOwnLaw,
     RelaxTable,
     RelaxTolerance,
-    Warp,
+    SamplingTransform,
 )
 from adasd.specdec.distributions import Kind, kind_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockBatch:
-    """Drafted blocks of B sessions, padded to the longest; K and R may be 0."""
+    """DraftBlock blocks of B sessions, padded to the longest; K and R may be 0."""
 
     lens: tuple[int, ...]  # tokens per block
     has_rows: tuple[bool, ...]  # did the session send its draft laws (and a token)
@@ -43,7 +43,7 @@ class BlockBatch:
     def pack(
         cls,
         blocks: Sequence[Sequence[int]],
-        rows: Sequence[DraftRows | None],
+        rows: Sequence[DraftDistributions | None],
         device: torch.device | str = "cpu",
     ) -> BlockBatch:
         """Blocks and, where there are any, their draft laws; ``check_block`` says if they can be judged."""
@@ -111,7 +111,11 @@ def needs_distance(rule: AcceptRule) -> bool:
 
 
 def check_block(
-    warp: Warp, block: Sequence[int], rows: DraftRows | None, rule: AcceptRule, vocab_size: int
+    transform: SamplingTransform,
+    block: Sequence[int],
+    rows: DraftDistributions | None,
+    rule: AcceptRule,
+    vocab_size: int,
 ) -> None:
     """Raise InvalidRequest if the block cannot be judged: an id out of range, rows missing or misshapen."""
     for token in block:
@@ -126,7 +130,7 @@ def check_block(
             f"{rule.relax.ceiling}; the first must be above 0, the second in (0, 1]",
             "rule",
         )
-    sampled = kind_of(warp) is Kind.SAMPLED
+    sampled = kind_of(transform) is Kind.SAMPLED
     _check_rule(rule, sampled)
     if not block:
         return
@@ -134,7 +138,7 @@ def check_block(
         if sampled or needs_distance(rule):
             raise InvalidRequest(
                 f"a block of {len(block)} tokens came without draft rows, which sampling without a seed, "
-                "relaxation by distance and distances need; set DraftRule.row_len",
+                "relaxation by distance and distances need; set StopRule.row_len",
                 "rows",
             )
         return
@@ -167,7 +171,7 @@ def _check_rule(rule: AcceptRule, sampled: bool) -> None:
         )
 
 
-def _check_rows(block: Sequence[int], rows: DraftRows, sampled: bool, vocab_size: int) -> None:
+def _check_rows(block: Sequence[int], rows: DraftDistributions, sampled: bool, vocab_size: int) -> None:
     ids, logprobs = rows.ids, rows.logprobs
     if ids.ndim != 2 or ids.shape != logprobs.shape or ids.shape[0] != len(block) or ids.shape[1] == 0:
         raise InvalidRequest(

@@ -1,7 +1,8 @@
-"""The one warp: how logits become the law that both models sample from.
+"""The one transform: how logits become the law that both models sample from.
 
 Order: penalties (``penalties``), bias, grammar, forbidden end-of-sequence (``masked_logits``), temperature,
-top-k, top-p, min-p (``warp_probs``). Entropy and Jensen-Shannon distance are taken between the two, at temperature 1.
+top-k, top-p, min-p (``transformed_probs``). Entropy and Jensen-Shannon distance are computed after the masks and at
+temperature 1.
 Shape letters: N rows (one per session and position), B sessions, J positions of a block, R entries of a
 truncated row, V vocabulary.
 """
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adasd.messages import Warp
+from adasd.rounds import SamplingTransform
 
 
 class Kind(Enum):
@@ -28,18 +29,18 @@ class Kind(Enum):
     SAMPLED = "sampled"  # the worker's generator
 
 
-def kind_of(warp: Warp) -> Kind:
+def kind_of(transform: SamplingTransform) -> Kind:
     """Temperature 0 is greedy whatever the seed."""
-    if warp.greedy:
+    if transform.greedy:
         return Kind.GREEDY
-    return Kind.SAMPLED if warp.seed is None else Kind.COUPLED
+    return Kind.SAMPLED if transform.seed is None else Kind.COUPLED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WarpBatch:
+class TransformBatch:
     """Warps of N rows as tensors [N], and what the host knows about them (so that nothing syncs)."""
 
-    warps: tuple[Warp, ...]
+    transforms: tuple[SamplingTransform, ...]
     kinds: tuple[Kind, ...]
     temperature_N: Tensor  # float32, 1 for greedy rows
     top_p_N: Tensor  # float32
@@ -50,27 +51,30 @@ class WarpBatch:
 
     @classmethod
     def build(
-        cls, warps: Sequence[Warp], positions: Sequence[int], device: torch.device | str = "cpu"
-    ) -> WarpBatch:
-        """One row per warp; ``positions`` are absolute, counting the prompt."""
-        reals = [[w.temperature or 1.0, w.top_p, w.min_p] for w in warps]
-        whole = [[w.top_k, _signed(w.seed or 0), p] for w, p in zip(warps, positions, strict=True)]
+        cls,
+        transforms: Sequence[SamplingTransform],
+        positions: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> TransformBatch:
+        """One row per transform; ``positions`` are absolute, counting the prompt."""
+        reals = [[w.temperature or 1.0, w.top_p, w.min_p] for w in transforms]
+        whole = [[w.top_k, _signed(w.seed or 0), p] for w, p in zip(transforms, positions, strict=True)]
         temperature_N, top_p_N, min_p_N = (
             torch.tensor(reals, dtype=torch.float32, device=device).reshape(-1, 3).T.contiguous()
         )
         top_k_N, seed_N, position_N = (
             torch.tensor(whole, dtype=torch.int64, device=device).reshape(-1, 3).T.contiguous()
         )
-        kinds = tuple(map(kind_of, warps))
-        return cls(tuple(warps), kinds, temperature_N, top_p_N, min_p_N, top_k_N, seed_N, position_N)
+        kinds = tuple(map(kind_of, transforms))
+        return cls(tuple(transforms), kinds, temperature_N, top_p_N, min_p_N, top_k_N, seed_N, position_N)
 
-    def select(self, rows: Sequence[int]) -> WarpBatch:
+    def select(self, rows: Sequence[int]) -> TransformBatch:
         """The given rows, in that order."""
-        if len(rows) == len(self.warps) and all(n == row for n, row in enumerate(rows)):
+        if len(rows) == len(self.transforms) and all(n == row for n, row in enumerate(rows)):
             return self
         index = torch.tensor(rows, dtype=torch.int64, device=self.position_N.device)
-        return WarpBatch(
-            tuple(self.warps[row] for row in rows),
+        return TransformBatch(
+            tuple(self.transforms[row] for row in rows),
             tuple(self.kinds[row] for row in rows),
             self.temperature_N[index],
             self.top_p_N[index],
@@ -80,9 +84,9 @@ class WarpBatch:
             self.position_N[index],
         )
 
-    def expand(self, num_positions: int) -> WarpBatch:
+    def expand(self, num_positions: int) -> TransformBatch:
         """Every row ``num_positions`` times, at positions p, p + 1, ...: N -> N * J, session by session."""
-        num_rows = len(self.warps)
+        num_rows = len(self.transforms)
         each = self.select([row for row in range(num_rows) for _ in range(num_positions)])
         step = torch.arange(num_positions, device=self.position_N.device).repeat(num_rows)
         return replace(each, position_N=each.position_N + step)
@@ -92,16 +96,18 @@ class WarpBatch:
         return [row for row, kind in enumerate(self.kinds) if kind in kinds]
 
 
-def masked_logits(logits_NV: Tensor, warps: Sequence[Warp], positions: Sequence[int]) -> Tensor:
+def masked_logits(
+    logits_NV: Tensor, transforms: Sequence[SamplingTransform], positions: Sequence[int]
+) -> Tensor:
     """Float32 logits with bias added and, before ``eos_from``, end-of-sequence at minus infinity.
 
     Penalties are applied and what a grammar forbids is at minus infinity already; where it left nothing but
     end-of-sequence, that stays. The input stays untouched, and is returned itself if there is nothing to change.
     Ids beyond V are ignored.
     """
-    rows = list(zip(range(len(warps)), warps, positions, strict=True))
-    biased = [(row, token, bias) for row, warp, _ in rows for token, bias in warp.logit_bias]
-    early = [(row, warp) for row, warp, at in rows if warp.eos_ids and at < warp.eos_from]
+    rows = list(zip(range(len(transforms)), transforms, positions, strict=True))
+    biased = [(row, token, bias) for row, transform, _ in rows for token, bias in transform.logit_bias]
+    early = [(row, transform) for row, transform, at in rows if transform.eos_ids and at < transform.eos_from]
     if not biased and not early:
         return logits_NV.float()
     vocab_size, device = logits_NV.shape[-1], logits_NV.device
@@ -113,9 +119,9 @@ def masked_logits(logits_NV: Tensor, warps: Sequence[Warp], positions: Sequence[
         masked_NV.index_put_((where[0], where[1]), amount, accumulate=True)
     ended = [
         (row, token)
-        for row, warp in early
-        if warp.grammar is None or not _must_end(masked_NV[row], warp)
-        for token in warp.eos_ids
+        for row, transform in early
+        if transform.grammar is None or not _must_end(masked_NV[row], transform)
+        for token in transform.eos_ids
         if token < vocab_size
     ]
     if ended:
@@ -124,34 +130,36 @@ def masked_logits(logits_NV: Tensor, warps: Sequence[Warp], positions: Sequence[
     return masked_NV
 
 
-def _must_end(masked_V: Tensor, warp: Warp) -> bool:
+def _must_end(masked_V: Tensor, transform: SamplingTransform) -> bool:
     """Whether a grammar has left nothing but tokens that are too early: it has the last word."""
     open_V = masked_V > -torch.inf
-    open_V[[token for token in warp.eos_ids if token < len(masked_V)]] = False
+    open_V[[token for token in transform.eos_ids if token < len(masked_V)]] = False
     return not bool(open_V.any())
 
 
-def masked_block_logits(logits_BJV: Tensor, warps: Sequence[Warp], base_lens: Sequence[int]) -> Tensor:
+def masked_block_logits(
+    logits_BJV: Tensor, transforms: Sequence[SamplingTransform], base_lens: Sequence[int]
+) -> Tensor:
     """``masked_logits`` of whole blocks: row (b, i) stands at position ``base_lens[b] + i``."""
     num_positions = logits_BJV.shape[1]
-    warps_N = [warp for warp in warps for _ in range(num_positions)]
+    transforms_N = [transform for transform in transforms for _ in range(num_positions)]
     positions_N = [base + i for base in base_lens for i in range(num_positions)]
-    return masked_logits(logits_BJV.flatten(0, 1), warps_N, positions_N).view(logits_BJV.shape)
+    return masked_logits(logits_BJV.flatten(0, 1), transforms_N, positions_N).view(logits_BJV.shape)
 
 
-def warp_probs(masked_logits_NV: Tensor, batch: WarpBatch) -> Tensor:
+def transformed_probs(masked_logits_NV: Tensor, batch: TransformBatch) -> Tensor:
     """The law that is sampled from, [N, V] float32, rows summing to 1; greedy: a point mass.
 
     As transformers' TopK-, TopP- and MinPLogitsWarper, except that logits equal to the smallest one that
     top-p keeps stay too (as in top-k). A row's law does not depend on the other rows.
     """
     greedy = batch.rows_of(Kind.GREEDY)
-    if len(greedy) == len(batch.warps):
+    if len(greedy) == len(batch.transforms):
         return _point_mass(masked_logits_NV)
     vocab_size = masked_logits_NV.shape[-1]
-    drawn = [(row, warp) for row, warp in enumerate(batch.warps) if not warp.greedy]
+    drawn = [(row, transform) for row, transform in enumerate(batch.transforms) if not transform.greedy]
     logits_NV = masked_logits_NV
-    if any(warp.temperature != 1.0 for _, warp in drawn):
+    if any(transform.temperature != 1.0 for _, transform in drawn):
         logits_NV = _tempered(logits_NV, batch)
     logits_NV = _on_rows(_top_k, logits_NV, batch, [r for r, w in drawn if 0 < w.top_k < vocab_size])
     logits_NV = _on_rows(_top_p, logits_NV, batch, [r for r, w in drawn if w.top_p < 1.0])
@@ -174,13 +182,13 @@ def truncate_row(masked_logits_NV: Tensor, row_len: int) -> tuple[Tensor, Tensor
     return ids_NR.gather(-1, order_NR).to(torch.int32), logprobs_NR
 
 
-def row_law(row_logprobs_NR: Tensor, batch: WarpBatch) -> Tensor:
-    """The law [N, R] over the entries of a truncated row: the warp of exactly this row.
+def row_law(row_logprobs_NR: Tensor, batch: TransformBatch) -> Tensor:
+    """The law [N, R] over the entries of a truncated row: the transform of exactly this row.
 
     An unseeded draft samples from it, so it is the complete proposal law for rejection sampling.
     Entries at minus infinity (forbidden, padding) get 0.
     """
-    return warp_probs(row_logprobs_NR, batch)
+    return transformed_probs(row_logprobs_NR, batch)
 
 
 def _signed(seed: int) -> int:
@@ -192,19 +200,22 @@ def _point_mass(logits_NV: Tensor) -> Tensor:
     return F.one_hot(logits_NV.argmax(dim=-1), logits_NV.shape[-1]).float()
 
 
-def _tempered(logits_NV: Tensor, batch: WarpBatch) -> Tensor:
+def _tempered(logits_NV: Tensor, batch: TransformBatch) -> Tensor:
     """Divided by temperature; the largest logit moves to 0 first, so that nothing can overflow."""
     temperature_N1 = batch.temperature_N[:, None].clamp_min(torch.finfo(torch.float32).tiny)
     return (logits_NV - logits_NV.amax(-1, keepdim=True)) / temperature_N1
 
 
 def _on_rows(
-    keep: Callable[[Tensor, WarpBatch], Tensor], logits_NV: Tensor, batch: WarpBatch, rows: list[int]
+    keep: Callable[[Tensor, TransformBatch], Tensor],
+    logits_NV: Tensor,
+    batch: TransformBatch,
+    rows: list[int],
 ) -> Tensor:
     """Logits with what ``keep`` refuses at minus infinity, in the given rows only."""
     if not rows:
         return logits_NV
-    if len(rows) == len(batch.warps):
+    if len(rows) == len(batch.transforms):
         return logits_NV.masked_fill(~keep(logits_NV, batch), -torch.inf)
     some_NV = logits_NV[rows]
     filtered_NV = logits_NV.clone()
@@ -212,12 +223,12 @@ def _on_rows(
     return filtered_NV
 
 
-def _top_k(logits_NV: Tensor, batch: WarpBatch) -> Tensor:
-    largest_NK = logits_NV.topk(max(warp.top_k for warp in batch.warps), dim=-1).values
+def _top_k(logits_NV: Tensor, batch: TransformBatch) -> Tensor:
+    largest_NK = logits_NV.topk(max(transform.top_k for transform in batch.transforms), dim=-1).values
     return logits_NV >= largest_NK.gather(-1, batch.top_k_N[:, None] - 1)
 
 
-def _top_p(logits_NV: Tensor, batch: WarpBatch) -> Tensor:
+def _top_p(logits_NV: Tensor, batch: TransformBatch) -> Tensor:
     falling_NV = _falling(logits_NV)
     probs_NV = torch.softmax(falling_NV, dim=-1)
     mass_before_NV = probs_NV.cumsum(-1) - probs_NV
@@ -232,5 +243,5 @@ def _falling(logits_NV: Tensor) -> Tensor:
     return logits_NV.sort(dim=-1, descending=True).values
 
 
-def _min_p(logits_NV: Tensor, batch: WarpBatch) -> Tensor:
+def _min_p(logits_NV: Tensor, batch: TransformBatch) -> Tensor:
     return logits_NV >= logits_NV.amax(-1, keepdim=True) + batch.min_p_N[:, None].log()

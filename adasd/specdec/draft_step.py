@@ -11,8 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adasd.messages import DraftRule, Warp
-from adasd.specdec.distributions import Kind, WarpBatch, kind_of, row_law, truncate_row, warp_probs
+from adasd.rounds import SamplingTransform, StopRule
+from adasd.specdec.distributions import (
+    Kind,
+    TransformBatch,
+    kind_of,
+    row_law,
+    transformed_probs,
+    truncate_row,
+)
 from adasd.specdec.divergence import entropy
 from adasd.specdec.noise import coupled_race
 
@@ -26,29 +33,29 @@ class Proposal:
     max_probs_N: Tensor  # float32, largest probability of that law
     row_ids_NR: Tensor | None  # int32; None if nobody asked for rows
     row_logprobs_NR: Tensor | None  # float32; minus infinity from the row's own row_len on
-    others_N: Tensor | None = None  # int64, second choices; None if nobody asked for them
+    runner_ups_N: Tensor | None = None  # int64, second choices; None if nobody asked for them
 
 
-def check_draft(warp: Warp, rule: DraftRule) -> None:
+def check_draft(transform: SamplingTransform, rule: StopRule) -> None:
     """Raise ValueError if an unseeded sampled session drafts without rows: its exact test needs them."""
     if rule.max_tokens > 0:
-        _require_row(kind_of(warp), rule.row_len)
+        _require_row(kind_of(transform), rule.row_len)
 
 
 def propose(
     masked_logits_NV: Tensor,
-    batch: WarpBatch,
+    batch: TransformBatch,
     row_lens: Sequence[int],
     generator: torch.Generator | None = None,
     *,
-    want_others: bool = False,
+    want_runner_ups: bool = False,
 ) -> Proposal:
-    """Draft one token per row; with ``want_others`` also say what it would be if the drafted one were forbidden.
+    """Draft one token per row; with ``want_runner_ups`` also say what it would be if the drafted one were forbidden.
 
-    Greedy: the largest logit. Seeded: the coupled choice from the full warped law. Otherwise: a draw from the
+    Greedy: the largest logit. Seeded: the coupled choice from the full transformed law. Otherwise: a draw from the
     law of exactly the row that will be sent. ``row_lens[n]`` entries are wanted for row n (0: none); R is the
     largest of them. The second choice is the second in the race under a seed, else the likeliest token beside the
-    drafted one (no warp changes the order); the drafted token itself if no other is possible. Raises ValueError as
+    drafted one (no transform changes the order); the drafted token itself if no other is possible. Raises ValueError as
     ``check_draft``.
     """
     for kind, row_len in zip(batch.kinds, row_lens, strict=True):
@@ -58,20 +65,20 @@ def propose(
     tokens_N = masked_logits_NV.argmax(dim=-1)
     if coupled := batch.rows_of(Kind.COUPLED):
         some = batch.select(coupled)
-        probs = warp_probs(_rows(masked_logits_NV, coupled), some)
+        probs = transformed_probs(_rows(masked_logits_NV, coupled), some)
         race = coupled_race(probs, some.seed_N, some.position_N)
         _put(tokens_N, coupled, race.argmin(dim=-1))
     if rows is not None and (sampled := batch.rows_of(Kind.SAMPLED)):
         ids, logprobs = _rows(rows[0], sampled), _rows(rows[1], sampled)
         entry = draw(row_law(logprobs, batch.select(sampled)), generator)
         _put(tokens_N, sampled, ids.gather(-1, entry[:, None])[:, 0].long())
-    others_N = runner_up(masked_logits_NV, tokens_N, tokens_N) if want_others else None
-    if others_N is not None and coupled:
-        second = runner_up(-race, _rows(tokens_N, coupled), _rows(others_N, coupled))
-        _put(others_N, coupled, second)
+    runner_ups_N = runner_up(masked_logits_NV, tokens_N, tokens_N) if want_runner_ups else None
+    if runner_ups_N is not None and coupled:
+        second = runner_up(-race, _rows(tokens_N, coupled), _rows(runner_ups_N, coupled))
+        _put(runner_ups_N, coupled, second)
     row_ids_NR, row_logprobs_NR = rows or (None, None)
     max_probs_N = plain_probs_NV.amax(dim=-1)
-    return Proposal(tokens_N, entropy(plain_probs_NV), max_probs_N, row_ids_NR, row_logprobs_NR, others_N)
+    return Proposal(tokens_N, entropy(plain_probs_NV), max_probs_N, row_ids_NR, row_logprobs_NR, runner_ups_N)
 
 
 def runner_up(scores_NV: Tensor, chosen_N: Tensor, otherwise_N: Tensor) -> Tensor:
@@ -102,7 +109,7 @@ def _require_row(kind: Kind, row_len: int) -> None:
     if kind is Kind.SAMPLED and row_len < 1:
         raise ValueError(
             f"a session sampled without a seed drafts from its truncated row, but row_len is {row_len}; "
-            "set DraftRule.row_len to 1 or more"
+            "set StopRule.row_len to 1 or more"
         )
 
 

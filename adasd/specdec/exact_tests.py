@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adasd.specdec.blocks import BlockBatch
-from adasd.specdec.distributions import Kind, WarpBatch, row_law, warp_probs
+from adasd.specdec.distributions import Kind, TransformBatch, row_law, transformed_probs
 from adasd.specdec.noise import coupled_argmax
 
 
@@ -22,13 +22,13 @@ class ExactTest:
     """The outcome at every drafted position, as if all tokens before it had been accepted."""
 
     ok_BK: Tensor  # bool: the exact test passes
-    allowed_BK: Tensor  # bool: the target could emit the token itself, after all masks and the warp
+    allowed_BK: Tensor  # bool: the target could emit the token itself, after all masks and the transform
     choice_BJ: Tensor  # int64: the target's own token; 0 for sampled sessions
     rejection: RejectionSampling | None  # the sampled sessions, if there are any
 
     @classmethod
     def of(
-        cls, masked_logits_BJV: Tensor, blocks: BlockBatch, batch: WarpBatch, accept_FK: Tensor
+        cls, masked_logits_BJV: Tensor, blocks: BlockBatch, batch: TransformBatch, accept_FK: Tensor
     ) -> ExactTest:
         """Greedy and seeded: is the drafted token the target's own choice? Sampled: rejection sampling.
 
@@ -64,17 +64,17 @@ class ExactTest:
         return token_B
 
 
-def _coupled_choice(masked_logits_BJV: Tensor, batch: WarpBatch) -> tuple[Tensor, Tensor]:
+def _coupled_choice(masked_logits_BJV: Tensor, batch: TransformBatch) -> tuple[Tensor, Tensor]:
     """The race's winners [B, J] with the shared noise of each position, and its laws [B, J, V]."""
     laws = batch.expand(masked_logits_BJV.shape[1])
-    probs_NV = warp_probs(masked_logits_BJV.flatten(0, 1), laws)
+    probs_NV = transformed_probs(masked_logits_BJV.flatten(0, 1), laws)
     choice_N = coupled_argmax(probs_NV, laws.seed_N, laws.position_N)
     return choice_N.view(masked_logits_BJV.shape[:2]), probs_NV.view(masked_logits_BJV.shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RejectionSampling:
-    """Leviathan et al., arXiv:2211.17192, Algorithm 1; the proposal law is the warp of the row sent."""
+    """Leviathan et al., arXiv:2211.17192, Algorithm 1; the proposal law is the transform of the row sent."""
 
     rows: list[int]  # which of the B sessions
     lens_F: Tensor  # drafted tokens
@@ -85,7 +85,9 @@ class RejectionSampling:
     draft_prob_FK: Tensor  # of the drafted token
 
     @classmethod
-    def of(cls, masked_logits_BJV: Tensor, blocks: BlockBatch, batch: WarpBatch) -> RejectionSampling | None:
+    def of(
+        cls, masked_logits_BJV: Tensor, blocks: BlockBatch, batch: TransformBatch
+    ) -> RejectionSampling | None:
         """Laws of both models for the sampled sessions; None if there are no such sessions."""
         rows = batch.rows_of(Kind.SAMPLED)
         if not rows:
@@ -93,7 +95,7 @@ class RejectionSampling:
         if any(blocks.lens[row] and not blocks.has_rows[row] for row in rows):
             raise ValueError("a sampled session's block came without draft rows; see blocks.check_block")
         logits_FJV, some = masked_logits_BJV[rows], batch.select(rows)
-        target_probs_NV = warp_probs(logits_FJV.flatten(0, 1), some.expand(logits_FJV.shape[1]))
+        target_probs_NV = transformed_probs(logits_FJV.flatten(0, 1), some.expand(logits_FJV.shape[1]))
         target_probs_FJV = target_probs_NV.view(logits_FJV.shape)
         row_probs_FKR = row_logprobs_FKR = blocks.row_logprobs_BKR[rows]
         if row_logprobs_FKR.numel():

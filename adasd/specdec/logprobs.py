@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adasd.messages import TokenLogprob
+from adasd.results import TokenLogprob
 
 
 def token_logprobs(logits_NV: Tensor, tokens: Sequence[int], num_top: int) -> tuple[TokenLogprob, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adasd.messages import RelaxOwnLaw, Yardstick
+from adasd.rounds import RelaxOwnLaw, Yardstick
 from adasd.specdec.blocks import BlockBatch, RuleBatch
 from adasd.specdec.divergence import entropy
 

@@ -1,4 +1,4 @@
-"""Penalties: what a text holds already makes its tokens less likely (or more), before everything else of the warp.
+"""Penalties: what a text holds already makes its tokens less likely (or more), before everything else of the transform.
 
 As vLLM's: repetition over prompt and answer (Keskar et al., arXiv:1909.05858, also transformers'
 RepetitionPenaltyLogitsProcessor), then frequency and presence over the answer (OpenAI's). Only the columns of
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adasd.messages import Warp
+from adasd.rounds import SamplingTransform
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,9 +28,11 @@ class SeenCounts:
     answer_JU: NDArray[np.float32]  # in the answer
 
 
-def has_penalties(warp: Warp) -> bool:
+def has_penalties(transform: SamplingTransform) -> bool:
     """Whether the law depends on how often a token was seen."""
-    return bool(warp.presence_penalty or warp.frequency_penalty or warp.repetition_penalty != 1.0)
+    return bool(
+        transform.presence_penalty or transform.frequency_penalty or transform.repetition_penalty != 1.0
+    )
 
 
 class TokenCounts:
@@ -40,9 +42,9 @@ class TokenCounts:
     place in the table, with a count of 0, which changes nothing.
     """
 
-    def __init__(self, warp: Warp, vocab_size: int) -> None:
-        self._answer_from, self._vocab_size = warp.answer_from, vocab_size
-        self._of_prompt = warp.repetition_penalty != 1.0
+    def __init__(self, transform: SamplingTransform, vocab_size: int) -> None:
+        self._answer_from, self._vocab_size = transform.answer_from, vocab_size
+        self._of_prompt = transform.repetition_penalty != 1.0
         self._place: dict[int, int] = {}
         self._ids = np.zeros(64, np.int64)
         self._counts = np.zeros((2, 64), np.float32)  # in the text, in the answer
@@ -95,16 +97,16 @@ class TokenCounts:
         return place
 
 
-def penalise(logits_JV: Tensor, seen: SeenCounts, warp: Warp) -> None:
-    """Apply the warp's penalties to one session's float32 logits, in place."""
+def penalise(logits_JV: Tensor, seen: SeenCounts, transform: SamplingTransform) -> None:
+    """Apply the transform's penalties to one session's float32 logits, in place."""
     if not len(seen.ids_U):
         return
     device = logits_JV.device
     ids_U = torch.from_numpy(seen.ids_U).to(device)
     text_JU, answer_JU = (torch.from_numpy(counts).to(device) for counts in (seen.text_JU, seen.answer_JU))
     logits_JU = logits_JV[:, ids_U]
-    repetition = warp.repetition_penalty
+    repetition = transform.repetition_penalty
     repeated_JU = torch.where(logits_JU > 0, logits_JU / repetition, logits_JU * repetition)
     logits_JU = torch.where(text_JU > 0, repeated_JU, logits_JU)
-    logits_JU -= warp.frequency_penalty * answer_JU + warp.presence_penalty * (answer_JU > 0)
+    logits_JU -= transform.frequency_penalty * answer_JU + transform.presence_penalty * (answer_JU > 0)
     logits_JV[:, ids_U] = logits_JU

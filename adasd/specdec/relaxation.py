@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adasd.messages import RelaxBelow, RelaxDivergence, RelaxTable, RelaxTolerance
+from adasd.rounds import RelaxBelow, RelaxDivergence, RelaxTable, RelaxTolerance
 from adasd.specdec.blocks import BlockBatch, RuleBatch
 from adasd.specdec.exact_tests import RejectionSampling
 from adasd.specdec.mentored import bounds

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from adasd.messages import DraftRule
+from adasd.rounds import StopRule
 
 
-def stops(rule: DraftRule, num_drafted: int, entropy: float, max_prob: float) -> bool:
+def stops(rule: StopRule, num_drafted: int, entropy: float, max_prob: float) -> bool:
     """Whether drafting ends with the token just drafted (which stays in the block)."""
     return (
         num_drafted >= rule.max_tokens or entropy > rule.entropy_ceiling or max_prob < rule.confidence_floor

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from adasd.specdec.block_verification import num_kept, prefix_weights
 from adasd.specdec.blocks import BlockBatch, RuleBatch, needs_distance
-from adasd.specdec.distributions import Kind, WarpBatch, row_law, warp_probs
+from adasd.specdec.distributions import Kind, TransformBatch, row_law, transformed_probs
 from adasd.specdec.divergence import js_distance, js_distance_truncated
 from adasd.specdec.exact_tests import ExactTest, RejectionSampling
 from adasd.specdec.noise import Stream, uniform_noise
@@ -55,7 +55,7 @@ class Judgement:
 
 
 def judge(
-    masked_logits_BJV: Tensor, blocks: BlockBatch, batch: WarpBatch, rules: RuleBatch, chance: Chance
+    masked_logits_BJV: Tensor, blocks: BlockBatch, batch: TransformBatch, rules: RuleBatch, chance: Chance
 ) -> Judgement:
     """Judge all blocks at once.
 
@@ -117,7 +117,7 @@ def _whole_blocks(
 
 
 def draw_chance(
-    batch: WarpBatch,
+    batch: TransformBatch,
     rules: RuleBatch,
     num_drafted: int,
     vocab_size: int,
@@ -130,16 +130,18 @@ def draw_chance(
     device, num_sampled = batch.position_N.device, len(batch.rows_of(Kind.SAMPLED))
     accept_FK = torch.rand(num_sampled, num_drafted, device=device, generator=generator)
     expo_FV = torch.empty(num_sampled, vocab_size, device=device).exponential_(generator=generator)
-    relax_BK = torch.zeros(len(batch.warps), num_drafted, device=device)
+    relax_BK = torch.zeros(len(batch.transforms), num_drafted, device=device)
     if rules.draws and num_drafted:
         relax_BK.uniform_(generator=generator)
-        if seeded := [row for row, warp in enumerate(batch.warps) if warp.seed is not None]:
+        if seeded := [row for row, transform in enumerate(batch.transforms) if transform.seed is not None]:
             each = batch.select(seeded).expand(num_drafted)
             relax_BK[seeded] = uniform_noise(each.seed_N, each.position_N, Stream.RELAX).view(len(seeded), -1)
     return Chance(accept_FK, expo_FV, relax_BK)
 
 
-def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, batch: WarpBatch, rules: RuleBatch) -> Tensor:
+def _distances(
+    masked_logits_BJV: Tensor, blocks: BlockBatch, batch: TransformBatch, rules: RuleBatch
+) -> Tensor:
     """Distance of the two laws where a rule needs it, NaN elsewhere: after masks at temperature 1, or as sampled."""
     distance_BK = torch.full_like(blocks.tokens_BK, torch.nan, dtype=torch.float32)
     wanted = [row for row, sent in enumerate(blocks.has_rows) if sent and needs_distance(rules.rules[row])]
@@ -156,11 +158,11 @@ def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, batch: WarpBatch, 
 
 
 def _processed_distances(
-    masked_logits_BJV: Tensor, blocks: BlockBatch, batch: WarpBatch, rows: list[int]
+    masked_logits_BJV: Tensor, blocks: BlockBatch, batch: TransformBatch, rows: list[int]
 ) -> Tensor:
-    """Of the warped laws, for these sessions; the warp of the row is all of the draft's law: no tail is missing."""
+    """Of the transformed distributions; the draft samples from its top-k distribution, so no tail is missing."""
     logits_NV = masked_logits_BJV[rows, :-1].flatten(0, 1)
     laws = batch.select(rows).expand(blocks.tokens_BK.shape[1])
     draft_NR = row_law(blocks.row_logprobs_BKR[rows].flatten(0, 1), laws)
     draft_NV = torch.zeros_like(logits_NV).scatter_add_(-1, blocks.row_ids_BKR[rows].flatten(0, 1), draft_NR)
-    return js_distance(warp_probs(logits_NV, laws), draft_NV).view(len(rows), -1)
+    return js_distance(transformed_probs(logits_NV, laws), draft_NV).view(len(rows), -1)

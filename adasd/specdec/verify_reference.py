@@ -1,6 +1,6 @@
 """The slow, obvious twin of ``verify`` for one session: plain Python, double precision, same random inputs.
 
-It shares no arithmetic with the tensor code: warp, noise, distance and rules are written out once more. Tests
+It shares no arithmetic with the tensor code: transform, noise, distance and rules are written out once more. Tests
 hold the two against each other, and the fake engine (adasd.testing) judges with it.
 """
 
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from adasd.messages import (
+from adasd.rounds import (
     AcceptRule,
     RelaxBelow,
     RelaxDivergence,
     RelaxOwnLaw,
     RelaxTable,
     RelaxTolerance,
-    Warp,
+    SamplingTransform,
     Yardstick,
 )
 from adasd.specdec.dice import Dice
@@ -66,7 +66,7 @@ def judge_one(
     block: Sequence[int],
     row_ids: Sequence[Sequence[int]] | None,
     row_logprobs: Sequence[Sequence[float]] | None,
-    warp: Warp,
+    transform: SamplingTransform,
     base_len: int,
     rule: AcceptRule,
     dice: Dice,
@@ -76,36 +76,36 @@ def judge_one(
     for i, token in enumerate(block):
         distance, draft = math.nan, None
         if row_ids is not None and row_logprobs is not None:
-            draft = spread(row_ids[i], law(row_logprobs[i], warp), len(masked_logits[i]))
+            draft = spread(row_ids[i], law(row_logprobs[i], transform), len(masked_logits[i]))
             distance = (
-                whole_distance(law(masked_logits[i], warp), draft)
+                whole_distance(law(masked_logits[i], transform), draft)
                 if rule.processed
                 else bucket_distance(softmax(masked_logits[i]), row_ids[i], row_logprobs[i])
             )
-        places.append(Place(token, masked_logits[i], law(masked_logits[i], warp), draft, distance))
-    behind = law(masked_logits[-1], warp)
+        places.append(Place(token, masked_logits[i], law(masked_logits[i], transform), draft, distance))
+    behind = law(masked_logits[-1], transform)
     if rule.whole_block:
         return judge_whole(places, behind, dice)
 
     def after(at: int) -> int:
         """The target's own token behind ``at`` accepted ones."""
-        if warp.greedy:
+        if transform.greedy:
             return first_max(masked_logits[at])
-        if warp.seed is not None:
-            return coupled_choice(law(masked_logits[at], warp), warp.seed, base_len + at)
+        if transform.seed is not None:
+            return coupled_choice(law(masked_logits[at], transform), transform.seed, base_len + at)
         return dice.pick(behind)
 
     relaxed: list[bool] = []
     exact_ok: list[bool] = []
     distortion, tv_left = 0.0, rule.max_distortion
     for i, place in enumerate(places):
-        sampled = not warp.greedy and warp.seed is None
+        sampled = not transform.greedy and transform.seed is None
         if sampled:
             assert place.draft is not None
             ok = dice.below(i, ratio(place.target[place.token], place.draft[place.token]))
         else:
             ok = place.token == after(i)
-        allowed = place.logits[place.token] > -math.inf if warp.greedy else place.target[place.token] > 0
+        allowed = place.logits[place.token] > -math.inf if transform.greedy else place.target[place.token] > 0
         wills = (rule.alone or not ok) and allowed and willing(rule, place, i, dice)
         would = wills and not ok
         cost = offer_cost(rule, place) if sampled else float(would)
@@ -284,51 +284,56 @@ def own_yardstick(target: Law, yardstick: Yardstick) -> float:
 
 
 def masked(
-    logits: Sequence[float], text: Sequence[int], warp: Warp, allowed: Sequence[bool] | None = None
+    logits: Sequence[float],
+    text: Sequence[int],
+    transform: SamplingTransform,
+    allowed: Sequence[bool] | None = None,
 ) -> list[float]:
     """Penalties for what ``text`` holds, bias, what a grammar does not allow, end-of-sequence before its time.
 
     ``allowed`` by token id; ids beyond are not allowed. Nothing is too early where it is all that is allowed.
     """
-    out, answer = list(logits), text[warp.answer_from :]
+    out, answer = list(logits), text[transform.answer_from :]
     for token in set(text):
         if token < len(out):
-            factor = warp.repetition_penalty
+            factor = transform.repetition_penalty
             out[token] = out[token] / factor if out[token] > 0 else out[token] * factor
     for token in set(answer):
         if token < len(out):
-            out[token] -= warp.frequency_penalty * answer.count(token) + warp.presence_penalty
-    for token, bias in warp.logit_bias:
+            out[token] -= transform.frequency_penalty * answer.count(token) + transform.presence_penalty
+    for token, bias in transform.logit_bias:
         if token < len(out):
             out[token] += bias
     if allowed is not None:
         known = len(allowed)
         out = [z if token < known and allowed[token] else -math.inf for token, z in enumerate(out)]
-    if len(text) < warp.eos_from:
-        late = [-math.inf if token in warp.eos_ids else z for token, z in enumerate(out)]
-        if warp.grammar is None or max(late) > -math.inf:
+    if len(text) < transform.eos_from:
+        late = [-math.inf if token in transform.eos_ids else z for token, z in enumerate(out)]
+        if transform.grammar is None or max(late) > -math.inf:
             return late
     return out
 
 
-def law(logits: Sequence[float], warp: Warp) -> Law:
+def law(logits: Sequence[float], transform: SamplingTransform) -> Law:
     """Temperature, top-k, top-p, min-p, one after the other; temperature 0 is a point mass."""
-    if warp.greedy:
+    if transform.greedy:
         return [1.0 if token == first_max(logits) else 0.0 for token in range(len(logits))]
-    kept = [z / warp.temperature for z in logits]
-    if 0 < warp.top_k < len(kept):
-        smallest = sorted(kept, reverse=True)[warp.top_k - 1]
+    kept = [z / transform.temperature for z in logits]
+    if 0 < transform.top_k < len(kept):
+        smallest = sorted(kept, reverse=True)[transform.top_k - 1]
         kept = [z if z >= smallest else -math.inf for z in kept]
-    if warp.top_p < 1.0:
+    if transform.top_p < 1.0:
         mass, smallest = 0.0, math.inf
         for prob, z in sorted(zip(softmax(kept), kept, strict=True), reverse=True):
-            if mass < warp.top_p:
+            if mass < transform.top_p:
                 smallest = z
             mass += prob
         kept = [z if z >= smallest else -math.inf for z in kept]
-    if warp.min_p > 0.0:
+    if transform.min_p > 0.0:
         probs = softmax(kept)
-        kept = [z if p >= warp.min_p * max(probs) else -math.inf for z, p in zip(kept, probs, strict=True)]
+        kept = [
+            z if p >= transform.min_p * max(probs) else -math.inf for z, p in zip(kept, probs, strict=True)
+        ]
     return softmax(kept)
 
 

@@ -19,20 +19,19 @@ from adasd.errors import (
     StaleCache,
     UnknownSession,
 )
-from adasd.messages import (
+from adasd.ports import Engine
+from adasd.requests import Grammar, GrammarKind
+from adasd.rounds import (
     AcceptRule,
+    DraftBlock,
     DraftCall,
-    Drafted,
-    DraftRule,
-    Grammar,
-    GrammarKind,
     OpenCall,
     RelaxBelow,
     RelaxOwnLaw,
+    SamplingTransform,
+    StopRule,
     VerifyCall,
-    Warp,
 )
-from adasd.ports import Engine
 from adasd.testing.loops import GREEDY, draft, plain, plain_batch, run_until_idle, speculative, verify
 
 MakeEngine = Callable[[], Engine]
@@ -87,8 +86,8 @@ def what_cannot_be_run_is_refused_and_changes_nothing(engine: Engine) -> None:
         VerifyCall("s", 0, 5, (1,), (vocab_size,)),
         VerifyCall("s", 0, 5, (-1,)),
         VerifyCall("s", 0, 5, (1,), (2,), None, AcceptRule(RelaxBelow(0.5), 1)),  # no rows
-        DraftCall("s", 0, 5, (1, 2), DraftRule(3)),  # 9 tokens, the last one not fed
-        DraftCall("s", 0, 5, (), DraftRule(1)),
+        DraftCall("s", 0, 5, (1, 2), StopRule(3)),  # 9 tokens, the last one not fed
+        DraftCall("s", 0, 5, (), StopRule(1)),
     ):
         _refuses(InvalidRequest, lambda call=call: engine.submit(call))  # type: ignore[misc]
     assert engine.cached_len("s") == 5
@@ -123,22 +122,22 @@ def a_verdict_leaves_what_stands_in_the_cache(engine: Engine) -> None:
 def a_block_leaves_all_but_its_last_token_in_the_cache(engine: Engine) -> None:
     expected = plain(engine, PROMPT, 4)
     _open(engine, "s")
-    drafted = draft(engine, DraftCall("s", 3, 0, PROMPT, DraftRule(4)))
+    drafted = draft(engine, DraftCall("s", 3, 0, PROMPT, StopRule(4)))
     assert (drafted.epoch, drafted.base_len, list(drafted.tokens)) == (3, 5, expected)
-    assert drafted.rows is None
+    assert drafted.distributions is None
     assert all(0.0 <= h <= math.log(engine.vocab_size) + 1e-4 for h in drafted.entropies)
     assert engine.cached_len("s") == 8
-    one = draft(engine, DraftCall("s", 4, 6, (expected[1],), DraftRule(9, entropy_ceiling=-1.0)))
+    one = draft(engine, DraftCall("s", 4, 6, (expected[1],), StopRule(9, entropy_ceiling=-1.0)))
     assert list(one.tokens) == [expected[2]], "the token that trips the ceiling stays"
     assert engine.cached_len("s") == 7
-    floor = draft(engine, DraftCall("s", 5, 6, (expected[1],), DraftRule(9, confidence_floor=1.1, row_len=3)))
+    floor = draft(engine, DraftCall("s", 5, 6, (expected[1],), StopRule(9, confidence_floor=1.1, row_len=3)))
     assert list(floor.tokens) == [expected[2]]
-    assert floor.rows is not None
-    assert floor.rows.ids.shape == floor.rows.logprobs.shape == (1, 3)
-    assert int(floor.rows.ids[0, 0]) == expected[2]
-    nothing = draft(engine, DraftCall("s", 6, 7, (expected[2],), DraftRule(0)))
+    assert floor.distributions is not None
+    assert floor.distributions.ids.shape == floor.distributions.logprobs.shape == (1, 3)
+    assert int(floor.distributions.ids[0, 0]) == expected[2]
+    nothing = draft(engine, DraftCall("s", 6, 7, (expected[2],), StopRule(0)))
     assert (nothing.tokens, nothing.base_len, engine.cached_len("s")) == ((), 8, 8)
-    back = draft(engine, DraftCall("s", 7, 2, (), DraftRule(0)))
+    back = draft(engine, DraftCall("s", 7, 2, (), StopRule(0)))
     assert (back.tokens, back.base_len, engine.cached_len("s")) == ((), 2, 2)
     engine.close("s")
 
@@ -172,7 +171,7 @@ def drafts_and_verdicts_share_steps(engine: Engine) -> None:
     expected = plain(engine, PROMPT, 4)
     for session in ("d", "v"):
         _open(engine, session)
-    engine.submit(DraftCall("d", 0, 0, PROMPT, DraftRule(4)))
+    engine.submit(DraftCall("d", 0, 0, PROMPT, StopRule(4)))
     engine.submit(VerifyCall("v", 0, 0, PROMPT, tuple(expected[:3])))
     assert engine.num_pending == 2
     answers = {answer.session: answer for answer in run_until_idle(engine)}
@@ -184,22 +183,22 @@ def drafts_and_verdicts_share_steps(engine: Engine) -> None:
 
 
 def a_seed_makes_the_answer_independent_of_drafting(engine: Engine) -> None:
-    warp = Warp(temperature=0.8, top_p=0.95, seed=12345)
-    expected = plain(engine, PROMPT, 12, warp)
+    transform = SamplingTransform(temperature=0.8, top_p=0.95, seed=12345)
+    expected = plain(engine, PROMPT, 12, transform)
     assert expected != plain(engine, PROMPT, 12), "the law is flat enough for the test to mean something"
     for length in (1, 3, 7):
-        assert speculative(engine, engine, PROMPT, 12, DraftRule(length), warp)[0] == expected
+        assert speculative(engine, engine, PROMPT, 12, StopRule(length), transform)[0] == expected
 
 
 def sampling_without_a_seed_goes_by_rows(engine: Engine) -> None:
-    warp = Warp(temperature=0.9)
-    _open(engine, "s", warp=warp)
-    _refuses(InvalidRequest, lambda: engine.submit(DraftCall("s", 0, 0, PROMPT, DraftRule(2))))
-    drafted = draft(engine, DraftCall("s", 0, 0, PROMPT, DraftRule(3, row_len=engine.vocab_size)))
-    assert drafted.rows is not None
-    assert drafted.rows.ids.shape == (3, engine.vocab_size)
+    transform = SamplingTransform(temperature=0.9)
+    _open(engine, "s", transform=transform)
+    _refuses(InvalidRequest, lambda: engine.submit(DraftCall("s", 0, 0, PROMPT, StopRule(2))))
+    drafted = draft(engine, DraftCall("s", 0, 0, PROMPT, StopRule(3, row_len=engine.vocab_size)))
+    assert drafted.distributions is not None
+    assert drafted.distributions.ids.shape == (3, engine.vocab_size)
     rule = AcceptRule(want_distances=True)
-    verdict = verify(engine, VerifyCall("s", 1, 4, PROMPT[4:], drafted.tokens, drafted.rows, rule))
+    verdict = verify(engine, VerifyCall("s", 1, 4, PROMPT[4:], drafted.tokens, drafted.distributions, rule))
     assert verdict.num_accepted == 3, "a draft whose law is the target's is never rejected"
     assert len(verdict.distances) == 3
     assert max(verdict.distances) < 0.05
@@ -207,54 +206,63 @@ def sampling_without_a_seed_goes_by_rows(engine: Engine) -> None:
 
 
 def second_choices_are_what_comes_where_the_drafted_token_may_not(engine: Engine) -> None:
-    for warp in (
+    for transform in (
         GREEDY,
-        Warp(0.0, presence_penalty=1.5, frequency_penalty=0.5, answer_from=len(PROMPT)),
-        Warp(temperature=0.8, seed=12345),
-        Warp(temperature=0.9),
+        SamplingTransform(0.0, presence_penalty=1.5, frequency_penalty=0.5, answer_from=len(PROMPT)),
+        SamplingTransform(temperature=0.8, seed=12345),
+        SamplingTransform(temperature=0.9),
     ):
-        sampled = not warp.greedy and warp.seed is None
-        rule = DraftRule(2, row_len=engine.vocab_size if sampled else 0, want_others=True)
+        sampled = not transform.greedy and transform.seed is None
+        rule = StopRule(2, row_len=engine.vocab_size if sampled else 0, want_runner_ups=True)
         for session in ("asks", "does not"):
-            _open(engine, session, warp=warp)
+            _open(engine, session, transform=transform)
         engine.submit(DraftCall("asks", 0, 0, PROMPT, rule))
-        engine.submit(DraftCall("does not", 0, 0, PROMPT, replace(rule, want_others=False)))
+        engine.submit(DraftCall("does not", 0, 0, PROMPT, replace(rule, want_runner_ups=False)))
         answers = {answer.session: answer for answer in run_until_idle(engine)}
         drafted, other = answers["asks"], answers["does not"]
-        assert isinstance(drafted, Drafted)
-        assert isinstance(other, Drafted)
-        assert other.others == ()
+        assert isinstance(drafted, DraftBlock)
+        assert isinstance(other, DraftBlock)
+        assert other.runner_ups == ()
         assert sampled or other.tokens == drafted.tokens, "asking must not change what is drafted"
         engine.close("asks")
         engine.close("does not")
-        for i, (token, second) in enumerate(zip(drafted.tokens, drafted.others, strict=True)):
+        for i, (token, second) in enumerate(zip(drafted.tokens, drafted.runner_ups, strict=True)):
             instead = replace(
-                warp, logit_bias=((token, -1e9),), temperature=0.0 if sampled else warp.temperature
+                transform, logit_bias=((token, -1e9),), temperature=0.0 if sampled else transform.temperature
             )
-            assert plain(engine, (*PROMPT, *drafted.tokens[:i]), 1, instead) == [second], (warp, i, drafted)
+            assert plain(engine, (*PROMPT, *drafted.tokens[:i]), 1, instead) == [second], (
+                transform,
+                i,
+                drafted,
+            )
 
 
 def forbidden_tokens_never_come(engine: Engine) -> None:
     favourite = plain(engine, PROMPT, 1)[0]
-    warp = Warp(temperature=0.0, eos_ids=(favourite,), eos_from=len(PROMPT) + 1)
-    assert plain(engine, PROMPT, 1, warp)[0] != favourite
-    assert plain(engine, PROMPT, 1, Warp(temperature=0.0, logit_bias=((favourite, -1e9),)))[0] != favourite
+    transform = SamplingTransform(temperature=0.0, eos_ids=(favourite,), eos_from=len(PROMPT) + 1)
+    assert plain(engine, PROMPT, 1, transform)[0] != favourite
+    assert (
+        plain(engine, PROMPT, 1, SamplingTransform(temperature=0.0, logit_bias=((favourite, -1e9),)))[0]
+        != favourite
+    )
 
 
 def penalties_see_the_text_and_nothing_that_was_rejected(engine: Engine) -> None:
     """Forbidding with all might what the answer holds makes every token a new one; repetition sees the prompt."""
     num_tokens = min(7, engine.vocab_size - len(set(PROMPT)))
-    new_each_time = Warp(0.0, presence_penalty=1e6, answer_from=len(PROMPT))
+    new_each_time = SamplingTransform(0.0, presence_penalty=1e6, answer_from=len(PROMPT))
     answer = plain(engine, PROMPT, num_tokens, new_each_time)
     assert len(set(answer)) == num_tokens, answer
-    seen = Warp(0.0, frequency_penalty=0.5, repetition_penalty=1e6, answer_from=len(PROMPT))
-    positive = Warp(0.0, repetition_penalty=1e6, logit_bias=tuple((token, 1e3) for token in PROMPT))
-    for warp in (new_each_time, seen, positive):
-        expected = plain(engine, PROMPT, num_tokens, warp)
+    seen = SamplingTransform(0.0, frequency_penalty=0.5, repetition_penalty=1e6, answer_from=len(PROMPT))
+    positive = SamplingTransform(
+        0.0, repetition_penalty=1e6, logit_bias=tuple((token, 1e3) for token in PROMPT)
+    )
+    for transform in (new_each_time, seen, positive):
+        expected = plain(engine, PROMPT, num_tokens, transform)
         for length in (1, 3, 6):
-            assert speculative(engine, engine, PROMPT, num_tokens, DraftRule(length), warp)[0] == expected
+            assert speculative(engine, engine, PROMPT, num_tokens, StopRule(length), transform)[0] == expected
     expected = plain(engine, PROMPT, 3, new_each_time)
-    _open(engine, "s", warp=new_each_time)
+    _open(engine, "s", transform=new_each_time)
     verify(engine, VerifyCall("s", 0, 0, PROMPT))
     others = [token for token in range(engine.vocab_size) if token not in expected][:2]
     rejected = verify(engine, VerifyCall("s", 1, 5, (expected[0],), (others[0], others[1], expected[1])))
@@ -265,17 +273,23 @@ def penalties_see_the_text_and_nothing_that_was_rejected(engine: Engine) -> None
 
 def log_probabilities_are_those_of_the_raw_law(engine: Engine) -> None:
     _open(engine, "d")
-    drafted = draft(engine, DraftCall("d", 0, 0, PROMPT, DraftRule(4, row_len=engine.vocab_size)))
-    assert drafted.rows is not None
+    drafted = draft(engine, DraftCall("d", 0, 0, PROMPT, StopRule(4, row_len=engine.vocab_size)))
+    assert drafted.distributions is not None
     engine.close("d")
-    warp = Warp(0.0, logit_bias=((drafted.tokens[3], -1e9),), presence_penalty=0.1, answer_from=len(PROMPT))
-    engine.open(OpenCall("s", warp, ROOM, logprobs=2))
+    transform = SamplingTransform(
+        0.0, logit_bias=((drafted.tokens[3], -1e9),), presence_penalty=0.1, answer_from=len(PROMPT)
+    )
+    engine.open(OpenCall("s", transform, ROOM, logprobs=2))
     first = verify(engine, VerifyCall("s", 0, 0, PROMPT))
     assert (len(first.logprobs), first.prompt_logprobs) == (1, ())
     verdict = verify(engine, VerifyCall("s", 1, 5, (first.next_token,), drafted.tokens[1:]))
     decided = [first.next_token, *drafted.tokens[1 : 1 + verdict.num_accepted], verdict.next_token]
     for i, said in enumerate([*first.logprobs, *verdict.logprobs]):
-        row = dict(zip(drafted.rows.ids[i].tolist(), drafted.rows.logprobs[i].tolist(), strict=True))
+        row = dict(
+            zip(
+                drafted.distributions.ids[i].tolist(), drafted.distributions.logprobs[i].tolist(), strict=True
+            )
+        )
         assert abs(said.logprob - row[decided[i]]) < 1e-3, (i, said)
         best = sorted(row.values(), reverse=True)[:2]
         assert all(abs(ours - theirs) < 1e-3 for (_, ours), theirs in zip(said.top, best, strict=True)), said
@@ -285,10 +299,10 @@ def log_probabilities_are_those_of_the_raw_law(engine: Engine) -> None:
 
 def a_prompt_is_scored_once_whatever_is_cached(engine: Engine) -> None:
     longer = (*PROMPT, 6, 4) * 4
-    warp = Warp(0.0, answer_from=len(longer))
+    transform = SamplingTransform(0.0, answer_from=len(longer))
     before: list[float] = []
     for session in ("first", "second"):
-        engine.open(OpenCall(session, warp, ROOM, prompt_logprobs=1))
+        engine.open(OpenCall(session, transform, ROOM, prompt_logprobs=1))
         verdict = verify(engine, VerifyCall(session, 0, 0, longer))
         said = [one.logprob for one in verdict.prompt_logprobs]
         assert (len(said), verdict.cached_tokens, verdict.logprobs) == (len(longer) - 1, 0, ())
@@ -309,23 +323,23 @@ def grammars_are_followed_and_end_the_answer(engine: Engine) -> None:
         engine.vocab_size - 1,
         Grammar(GrammarKind.REGEX, "(!#){2}%?"),
     )  # letters 0, 2, then 4 or not
-    for warp in (
-        Warp(0.0, grammar=grammar, answer_from=len(PROMPT)),
-        Warp(1.0, seed=4, grammar=grammar, answer_from=len(PROMPT)),
-        Warp(0.0, grammar=grammar, answer_from=len(PROMPT), eos_ids=(end,), eos_from=ROOM),
+    for transform in (
+        SamplingTransform(0.0, grammar=grammar, answer_from=len(PROMPT)),
+        SamplingTransform(1.0, seed=4, grammar=grammar, answer_from=len(PROMPT)),
+        SamplingTransform(0.0, grammar=grammar, answer_from=len(PROMPT), eos_ids=(end,), eos_from=ROOM),
     ):
-        expected = plain(engine, PROMPT, 7, warp)
+        expected = plain(engine, PROMPT, 7, transform)
         assert expected[:4] == [0, 2, 0, 2], expected
         assert expected[4:] in ([end] * 3, [4, end, end]), expected
-        assert warp.eos_from < ROOM or expected[4] == 4, (
+        assert transform.eos_from < ROOM or expected[4] == 4, (
             "the end was too early where something else could come"
         )
         for length in (1, 3, 6):
-            assert speculative(engine, engine, PROMPT, 7, DraftRule(length), warp)[0] == expected
-    _open(engine, "s", warp=Warp(0.0, grammar=grammar, answer_from=len(PROMPT)))
-    drafted = draft(engine, DraftCall("s", 0, 0, PROMPT, DraftRule(5, want_others=True)))
-    assert drafted.others[:4] == drafted.tokens[:4] == (0, 2, 0, 2), "where nothing else is possible"
-    assert {drafted.others[4], drafted.tokens[4]} == {4, end}
+            assert speculative(engine, engine, PROMPT, 7, StopRule(length), transform)[0] == expected
+    _open(engine, "s", transform=SamplingTransform(0.0, grammar=grammar, answer_from=len(PROMPT)))
+    drafted = draft(engine, DraftCall("s", 0, 0, PROMPT, StopRule(5, want_runner_ups=True)))
+    assert drafted.runner_ups[:4] == drafted.tokens[:4] == (0, 2, 0, 2), "where nothing else is possible"
+    assert {drafted.runner_ups[4], drafted.tokens[4]} == {4, end}
     verify(engine, VerifyCall("s", 0, 0, PROMPT))
     relaxed = AcceptRule(RelaxOwnLaw(1e-9), 3)
     astray = verify(engine, VerifyCall("s", 1, 5, (0,), (2, 1, 2), None, relaxed))
@@ -333,8 +347,8 @@ def grammars_are_followed_and_end_the_answer(engine: Engine) -> None:
     assert verify(engine, VerifyCall("s", 2, 7, (0,))).next_token == 2
     engine.close("s")
     broken = Grammar(GrammarKind.REGEX, "(")
-    _refuses(InvalidRequest, lambda: _open(engine, "s", warp=Warp(grammar=broken)))
-    _refuses(InvalidRequest, lambda: engine.prepare(OpenCall("s", Warp(grammar=broken), ROOM)))
+    _refuses(InvalidRequest, lambda: _open(engine, "s", transform=SamplingTransform(grammar=broken)))
+    _refuses(InvalidRequest, lambda: engine.prepare(OpenCall("s", SamplingTransform(grammar=broken), ROOM)))
 
 
 CLAIMS = (
@@ -357,8 +371,8 @@ CLAIMS = (
 )
 
 
-def _open(engine: Engine, session: str, max_len: int = ROOM, warp: Warp = GREEDY) -> None:
-    engine.open(OpenCall(session, warp, max_len))
+def _open(engine: Engine, session: str, max_len: int = ROOM, transform: SamplingTransform = GREEDY) -> None:
+    engine.open(OpenCall(session, transform, max_len))
 
 
 def _refuses(kind: type[AdasdError], action: Callable[[], object]) -> None:

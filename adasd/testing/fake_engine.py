@@ -18,21 +18,21 @@ import numpy as np
 from adasd.engine.slots import SlotTable
 from adasd.engine.work import DraftWork, Judged, Piece, Proposed, VerifyWork, Work
 from adasd.errors import AdasdError, IllegalEvent, InvalidRequest
-from adasd.messages import (
+from adasd.ports import Clock
+from adasd.results import TokenLogprob
+from adasd.rounds import (
     CallFailed,
+    DraftBlock,
     DraftCall,
-    Drafted,
-    DraftRows,
+    DraftDistributions,
     OpenCall,
     PrefixStats,
     RelaxBelow,
     RelaxTable,
-    TokenLogprob,
+    SamplingTransform,
     Verdict,
     VerifyCall,
-    Warp,
 )
-from adasd.ports import Clock
 from adasd.specdec.dice import Dice, GivenNumbers
 from adasd.specdec.verify_reference import coupled_choice, first_max, judge_one, law, masked, softmax
 from adasd.testing.table_model import TableModel
@@ -58,7 +58,7 @@ class FakeEngine:
     ) -> None:
         self.model = model
         self._slots = SlotTable(num_slots, max_context)
-        self._warps: dict[str, Warp] = {}
+        self._transforms: dict[str, SamplingTransform] = {}
         self._waiting: dict[str, Work] = {}
         self._failures: dict[str, AdasdError] = {}
         self._random, self._grammars = random.Random(seed), grammars
@@ -96,17 +96,17 @@ class FakeEngine:
         return self._slots.prefix_stats
 
     def prepare(self, call: OpenCall) -> None:
-        if call.warp.grammar is not None and self._grammars is not None:
-            self._grammars.matcher(call.warp.grammar)
+        if call.transform.grammar is not None and self._grammars is not None:
+            self._grammars.matcher(call.transform.grammar)
 
     def open(self, call: OpenCall) -> None:
-        grammar = call.warp.grammar
+        grammar = call.transform.grammar
         if grammar is not None:
             refuse(self._grammars is None, "this engine has no tokenizer, which grammars need")
             self.prepare(call)
         slot = self._slots.open(call.session, call.max_len)
         slot.logprobs, slot.prompt_logprobs = call.logprobs, call.prompt_logprobs
-        self._warps[call.session] = call.warp
+        self._transforms[call.session] = call.transform
 
     def cached_len(self, session: str) -> int:
         return self._slots.get(session).cached_len
@@ -116,16 +116,16 @@ class FakeEngine:
         before = self._waiting.get(call.session)
         if before is not None and not (isinstance(call, DraftCall) and isinstance(before, DraftWork)):
             raise IllegalEvent(f"session {call.session} has a call waiting; one at a time")
-        warp = self._warps[call.session]
-        self._check(call, warp, slot.max_len)
+        transform = self._transforms[call.session]
+        self._check(call, transform, slot.max_len)
         self._slots.keep(call.session, call.keep_len)
         now_s = self._clock()
         if isinstance(call, DraftCall):
-            self._waiting[call.session] = DraftWork(slot, warp, now_s, call=call)
+            self._waiting[call.session] = DraftWork(slot, transform, now_s, call=call)
         else:
-            self._waiting[call.session] = VerifyWork(slot, warp, now_s, call=call)
+            self._waiting[call.session] = VerifyWork(slot, transform, now_s, call=call)
 
-    def step(self) -> list[Drafted | Verdict | CallFailed]:
+    def step(self) -> list[DraftBlock | Verdict | CallFailed]:
         if not self._waiting:
             return []
         began_s = self._clock()
@@ -135,14 +135,14 @@ class FakeEngine:
         return [answer for answer in answers if answer is not None]
 
     def close(self, session: str) -> None:
-        for held in (self._waiting, self._warps, self._failures):
+        for held in (self._waiting, self._transforms, self._failures):
             held.pop(session, None)
         self._slots.close(session)
 
     def check_integrity(self) -> None:
         self._slots.check_integrity()
-        assert self._warps.keys() >= self._waiting.keys(), self._waiting.keys()
-        assert len(self._warps) == self.num_slots - self.num_free_slots, self._warps.keys()
+        assert self._transforms.keys() >= self._waiting.keys(), self._waiting.keys()
+        assert len(self._transforms) == self.num_slots - self.num_free_slots, self._transforms.keys()
 
     # ----------------------------------------------------------------------- for tests
 
@@ -152,7 +152,7 @@ class FakeEngine:
 
     # ----------------------------------------------------------------------- one call, one step
 
-    def _advance(self, work: Work, began_s: float) -> Drafted | Verdict | CallFailed | None:
+    def _advance(self, work: Work, began_s: float) -> DraftBlock | Verdict | CallFailed | None:
         session = work.call.session
         if session in self._failures:
             del self._waiting[session]
@@ -173,27 +173,31 @@ class FakeEngine:
         if isinstance(work, VerifyWork):
             if work.scores_prompt:
                 work.prompt_logprobs += self._score(
-                    tokens, 1, work.warp.answer_from, work.slot.prompt_logprobs
+                    tokens, 1, work.transform.answer_from, work.slot.prompt_logprobs
                 )
             work.take(self._judge(work, tokens))
         elif piece.num_logits:
             work.take(self._propose(work, tokens))
 
     def _propose(self, work: DraftWork, tokens: list[int]) -> Proposed:
-        logits = self._masked(tokens, work.warp)
+        logits = self._masked(tokens, work.transform)
         probs = softmax(logits)
         entropy = -sum(p * math.log(p) for p in probs if p > 0)
         row_len = min(work.call.rule.row_len, self.vocab_size)
         row_ids = sorted(range(self.vocab_size), key=lambda t: (-logits[t], t))[:row_len]
         # as they are sent: the token is drawn from exactly these numbers
         row_logprobs = [float(np.float32(math.log(probs[t]))) if probs[t] > 0 else -math.inf for t in row_ids]
-        if work.warp.greedy:
+        if work.transform.greedy:
             token = first_max(logits)
-        elif work.warp.seed is not None:
-            token = coupled_choice(law(logits, work.warp), work.warp.seed, len(tokens))
+        elif work.transform.seed is not None:
+            token = coupled_choice(law(logits, work.transform), work.transform.seed, len(tokens))
         else:
-            token = self._draw(row_ids, law(row_logprobs, work.warp))
-        other = second_choice(logits, work.warp, len(tokens), token) if work.call.rule.want_others else None
+            token = self._draw(row_ids, law(row_logprobs, work.transform))
+        other = (
+            second_choice(logits, work.transform, len(tokens), token)
+            if work.call.rule.want_runner_ups
+            else None
+        )
         if not row_len:
             return Proposed(token, entropy, max(probs), other=other)
         row = np.array(row_ids, np.int32), np.array(row_logprobs, np.float32)
@@ -203,11 +207,11 @@ class FakeEngine:
         call, base_len = work.call, work.base_len
         num_drafted = len(call.block)
         verdict = judge_one(
-            [self._masked(tokens[: base_len + i], work.warp) for i in range(num_drafted + 1)],
+            [self._masked(tokens[: base_len + i], work.transform) for i in range(num_drafted + 1)],
             call.block,
-            call.rows.ids.tolist() if call.rows else None,
-            call.rows.logprobs.tolist() if call.rows else None,
-            work.warp,
+            call.distributions.ids.tolist() if call.distributions else None,
+            call.distributions.logprobs.tolist() if call.distributions else None,
+            work.transform,
             base_len,
             call.rule,
             self._dice(num_drafted),
@@ -238,14 +242,18 @@ class FakeEngine:
             scored.append(TokenLogprob(math.log(probs[text[i]]), top))
         return tuple(scored)
 
-    def _masked(self, tokens: Sequence[int], warp: Warp) -> list[float]:
-        """What the warp makes of the logits behind ``tokens``; a grammar is gone through from its beginning."""
+    def _masked(self, tokens: Sequence[int], transform: SamplingTransform) -> list[float]:
+        """What the transform makes of the logits behind ``tokens``; a grammar is gone through from its beginning."""
         allowed = None
-        if warp.grammar is not None and self._grammars is not None and len(tokens) >= warp.answer_from:
-            matcher = self._grammars.matcher(warp.grammar)
-            matcher.extend(tokens[warp.answer_from :])
+        if (
+            transform.grammar is not None
+            and self._grammars is not None
+            and len(tokens) >= transform.answer_from
+        ):
+            matcher = self._grammars.matcher(transform.grammar)
+            matcher.extend(tokens[transform.answer_from :])
             allowed = matcher.masks()[0].tolist()
-        return masked(self.model.logits(tokens), tokens, warp, allowed)
+        return masked(self.model.logits(tokens), tokens, transform, allowed)
 
     def _dice(self, num_drafted: int) -> Dice:
         """Chance for one block; a proof puts its own here."""
@@ -259,24 +267,25 @@ class FakeEngine:
         """One of the ids; a proof puts its own here."""
         return self._random.choices(ids, probs)[0]
 
-    def _check(self, call: DraftCall | VerifyCall, warp: Warp, max_len: int) -> None:
+    def _check(self, call: DraftCall | VerifyCall, transform: SamplingTransform, max_len: int) -> None:
         """Refuse what the real engine refuses."""
         if isinstance(call, DraftCall):
             num_cached = call.keep_len + len(call.feed) + max(call.rule.max_tokens - 1, 0)
             fed: tuple[int, ...] = call.feed
             drafts = call.rule.max_tokens > 0
             refuse(drafts and not call.feed, "a draft call that drafts must feed at least one token")
-            refuse(drafts and _sampled(warp) and call.rule.row_len < 1, "sampling drafts need row_len")
+            refuse(drafts and _sampled(transform) and call.rule.row_len < 1, "sampling drafts need row_len")
         else:
             num_cached = call.keep_len + len(call.feed) + len(call.block)
             fed = call.feed + call.block
             refuse(not call.feed, "a verify call must feed at least one token")
             if call.block:
                 by_distance = isinstance(call.rule.relax, RelaxBelow | RelaxTable)
-                rows_needed = _sampled(warp) or by_distance or call.rule.want_distances
-                refuse(call.rows is None and rows_needed, "the block needs its draft rows")
+                rows_needed = _sampled(transform) or by_distance or call.rule.want_distances
+                refuse(call.distributions is None and rows_needed, "the block needs its draft rows")
                 refuse(
-                    _misshapen(call.rows, len(call.block), self.vocab_size), "the rows do not fit the block"
+                    _misshapen(call.distributions, len(call.block), self.vocab_size),
+                    "the rows do not fit the block",
                 )
             relax = call.rule.relax
             refuse(isinstance(relax, RelaxTable) and len(relax.accept_prob) != 256, "a table has 256 bins")
@@ -284,15 +293,15 @@ class FakeEngine:
         refuse(any(not 0 <= t < self.vocab_size for t in fed), f"a token id is not in [0, {self.vocab_size})")
 
 
-def second_choice(logits: Sequence[float], warp: Warp, position: int, token: int) -> int:
+def second_choice(logits: Sequence[float], transform: SamplingTransform, position: int, token: int) -> int:
     """What a draft would say in a token's place: of its law, or of the masked logits if that holds nothing else."""
     rest = [-math.inf if t == token else logit for t, logit in enumerate(logits)]
     if max(rest) == -math.inf:
         return token
-    if not warp.greedy and warp.seed is not None:
-        probs = [0.0 if t == token else prob for t, prob in enumerate(law(logits, warp))]
+    if not transform.greedy and transform.seed is not None:
+        probs = [0.0 if t == token else prob for t, prob in enumerate(law(logits, transform))]
         if any(probs):
-            return coupled_choice(probs, warp.seed, position)
+            return coupled_choice(probs, transform.seed, position)
     return first_max(rest)
 
 
@@ -302,11 +311,11 @@ def refuse(wrong: bool, why: str) -> None:
         raise InvalidRequest(why)
 
 
-def _sampled(warp: Warp) -> bool:
-    return not warp.greedy and warp.seed is None
+def _sampled(transform: SamplingTransform) -> bool:
+    return not transform.greedy and transform.seed is None
 
 
-def _misshapen(rows: DraftRows | None, block_len: int, vocab_size: int) -> bool:
+def _misshapen(rows: DraftDistributions | None, block_len: int, vocab_size: int) -> bool:
     if rows is None:
         return False
     ids = rows.ids

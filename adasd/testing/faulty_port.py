@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from adasd.errors import WorkerLost
-from adasd.messages import DraftCall, Drafted, Verdict, VerifyCall
+from adasd.rounds import DraftBlock, DraftCall, Verdict, VerifyCall
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class LinkFaults:
 class BothPorts(Protocol):
     """DraftPort and TargetPort in one."""
 
-    async def draft(self, call: DraftCall) -> Drafted: ...
+    async def draft(self, call: DraftCall) -> DraftBlock: ...
     async def verify(self, call: VerifyCall) -> Verdict: ...
 
 
@@ -40,7 +40,7 @@ class FaultyPort:
         self._copies: set[asyncio.Task[object]] = set()
         self._newest_s = {"out": 0.0, "back": 0.0}  # when what was sent last arrives, by the loop's clock
 
-    async def draft(self, call: DraftCall) -> Drafted:
+    async def draft(self, call: DraftCall) -> DraftBlock:
         return await self._carry(lambda: self.port.draft(call))
 
     async def verify(self, call: VerifyCall) -> Verdict:

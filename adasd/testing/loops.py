@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adasd.messages import AcceptRule, DraftCall, Drafted, DraftRule, OpenCall, Verdict, VerifyCall, Warp
 from adasd.ports import Engine
+from adasd.rounds import (
+    AcceptRule,
+    DraftBlock,
+    DraftCall,
+    OpenCall,
+    SamplingTransform,
+    StopRule,
+    Verdict,
+    VerifyCall,
+)
 
-GREEDY = Warp(temperature=0.0)
+GREEDY = SamplingTransform(temperature=0.0)
 
 
-def run_until_idle(engine: Engine) -> list[Drafted | Verdict]:
+def run_until_idle(engine: Engine) -> list[DraftBlock | Verdict]:
     """Step until every waiting call is answered; a CallFailed is raised."""
-    answers: list[Drafted | Verdict] = []
+    answers: list[DraftBlock | Verdict] = []
     while engine.num_pending:
         for answer in engine.step():
-            if not isinstance(answer, Drafted | Verdict):
+            if not isinstance(answer, DraftBlock | Verdict):
                 raise answer.error
             answers.append(answer)
     return answers
@@ -29,28 +38,30 @@ def verify(engine: Engine, call: VerifyCall) -> Verdict:
     return answer
 
 
-def draft(engine: Engine, call: DraftCall) -> Drafted:
+def draft(engine: Engine, call: DraftCall) -> DraftBlock:
     """Submit one call and wait for its block; nothing else may be waiting."""
     engine.submit(call)
     (answer,) = run_until_idle(engine)
-    assert isinstance(answer, Drafted), answer
+    assert isinstance(answer, DraftBlock), answer
     return answer
 
 
-def plain(engine: Engine, prompt: Sequence[int], num_tokens: int, warp: Warp = GREEDY) -> list[int]:
+def plain(
+    engine: Engine, prompt: Sequence[int], num_tokens: int, transform: SamplingTransform = GREEDY
+) -> list[int]:
     """Plain decoding of one session, which is opened and closed here."""
-    return plain_batch(engine, [prompt], num_tokens, warp)[0]
+    return plain_batch(engine, [prompt], num_tokens, transform)[0]
 
 
 def plain_batch(
-    engine: Engine, prompts: Sequence[Sequence[int]], num_tokens: int, warp: Warp = GREEDY
+    engine: Engine, prompts: Sequence[Sequence[int]], num_tokens: int, transform: SamplingTransform = GREEDY
 ) -> list[list[int]]:
     """Plain decoding of several sessions at once, each at its own pace."""
     answers: dict[str, list[int]] = {}
     for i, prompt in enumerate(prompts):
         session = f"plain-{i}"
         answers[session] = []
-        engine.open(OpenCall(session, warp, len(prompt) + num_tokens))
+        engine.open(OpenCall(session, transform, len(prompt) + num_tokens))
         engine.submit(VerifyCall(session, 0, 0, tuple(prompt)))
     while engine.num_pending:
         for verdict in engine.step():
@@ -70,8 +81,8 @@ def speculative(
     target_engine: Engine,
     prompt: Sequence[int],
     num_tokens: int,
-    rule: DraftRule,
-    warp: Warp = GREEDY,
+    rule: StopRule,
+    transform: SamplingTransform = GREEDY,
     accept: AcceptRule | None = None,
 ) -> tuple[list[int], list[int]]:
     """Draft and verify in turns: the answer's tokens, and how many drafted tokens stood in every round.
@@ -80,12 +91,12 @@ def speculative(
     """
     tokens, accepted = list(prompt), list[int]()
     room = len(prompt) + num_tokens + rule.max_tokens + 1
-    draft_engine.open(OpenCall("draft", warp, room))
-    target_engine.open(OpenCall("target", warp, room))
+    draft_engine.open(OpenCall("draft", transform, room))
+    target_engine.open(OpenCall("target", transform, room))
     draft_valid = 0  # tokens of the draft's cache that are committed; those behind were rejected
     while len(tokens) < len(prompt) + num_tokens:
         epoch, base_len = len(accepted), len(tokens)
-        drafted = Drafted("draft", epoch, base_len, (), ())
+        drafted = DraftBlock("draft", epoch, base_len, (), ())
         if epoch:  # the prompt alone is judged first: prefill gives the first token
             call = DraftCall("draft", epoch, draft_valid, tuple(tokens[draft_valid:]), rule)
             drafted = draft(draft_engine, call)
@@ -98,7 +109,7 @@ def speculative(
                 keep,
                 tuple(tokens[keep:]),
                 drafted.tokens,
-                drafted.rows,
+                drafted.distributions,
                 accept or AcceptRule(),
             ),
         )

@@ -17,7 +17,7 @@ from llguidance.hf import from_tokenizer
 from numpy.typing import NDArray
 
 from adasd.errors import InvalidRequest
-from adasd.messages import Grammar, GrammarKind
+from adasd.requests import Grammar, GrammarKind
 from adasd.text.tokenizer import Tokenizer
 
 Mask = NDArray[np.bool_]

@@ -19,7 +19,7 @@ from jinja2.ext import Extension
 from jinja2.nodes import Node
 from jinja2.parser import Parser
 
-from adasd.messages import Grammar, GrammarKind
+from adasd.requests import Grammar, GrammarKind
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 ANY_ARGUMENTS: dict[str, Any] = {"type": "object"}

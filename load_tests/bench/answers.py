@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from adasd.demo.tasks import Example
-from adasd.messages import Mode
+from adasd.requests import Mode
 
 
 class Outcome(StrEnum):

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import aiohttp
 
 from adasd.errors import AdasdError, InvalidRequest, Overloaded, UnknownModel
-from adasd.messages import Chunk, SpeculationOptions
+from adasd.requests import SpeculationOptions
+from adasd.results import Chunk
 from load_tests.bench.answers import Answer, Ask, Outcome
 from services.transport.generation import GenerationClient
 from services.transport.public import ChatMessage, GenerateCall, SamplingOptions

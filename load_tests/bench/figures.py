@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from adasd.messages import Mode
+from adasd.requests import Mode
 from load_tests.bench.answers import Answer, Outcome
 from load_tests.bench.generator import percentile
 from load_tests.bench.objective import Objective

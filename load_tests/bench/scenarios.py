@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from adasd.errors import ConfigError
-from adasd.messages import Mode
+from adasd.requests import Mode
 from load_tests.bench import arrivals, workload
 from load_tests.bench.answers import Ask
 from load_tests.bench.knee import find_knee

@@ -13,7 +13,7 @@ from itertools import count, cycle
 from typing import Any
 
 from adasd.demo.tasks import Example
-from adasd.messages import Mode
+from adasd.requests import Mode
 from load_tests.bench.answers import Ask
 from load_tests.prompts import examples
 

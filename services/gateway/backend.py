@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adasd.control.policy import Described
-from adasd.messages import Chunk, Complete, GenerationRequest, Mode, SpeculationOptions
+from adasd.requests import GenerationRequest, Mode, SpeculationOptions
+from adasd.results import Chunk, Complete
 from adasd.text.tools import ToolForm
 
 

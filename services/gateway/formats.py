@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from adasd.errors import InvalidRequest
-from adasd.messages import Grammar, GrammarKind
+from adasd.requests import Grammar, GrammarKind
 from adasd.text.grammar import check_grammar
 from services.gateway.schema import GenerationBody, ResponseFormat
 

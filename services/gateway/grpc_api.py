@@ -12,7 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from adasd.config import DoorTlsConfig
+from services.config import DoorTlsConfig
 from services.gateway.backend import Backend
 from services.gateway.grpc_guard import GuardedHandler
 from services.gateway.grpc_service import GatewayService

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from adasd.config import ApiKey
 from adasd.errors import AdasdError, RateLimited, Unauthenticated
+from services.config import ApiKey
 from services.gateway.keys import KeyRing
 from services.observability.events import Observer, RequestRefused
 from services.transport.public import GENERATION_SERVICE

@@ -13,7 +13,8 @@ from typing import Any
 
 from adasd.control.registry import ACCEPTANCE, DRAFTING
 from adasd.errors import InvalidRequest, UnknownModel
-from adasd.messages import Chunk, Complete, GenerationRequest, GrammarKind, SpeculationOptions
+from adasd.requests import GenerationRequest, GrammarKind, SpeculationOptions
+from adasd.results import Chunk, Complete
 from services.gateway.backend import Backend
 from services.gateway.peers import Peers
 from services.gateway.schema import MAX_TOP_LOGPROBS, ChatBody, CompletionBody

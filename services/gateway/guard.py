@@ -14,8 +14,8 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adasd.config import ApiKey
 from adasd.errors import RateLimited, Unauthenticated
+from services.config import ApiKey
 from services.gateway.failures import error_response
 from services.gateway.keys import KeyRing
 from services.observability.events import Observer, RequestRefused

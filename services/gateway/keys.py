@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from adasd.config import ApiKey
 from adasd.errors import RateLimited, Unauthenticated
 from adasd.ports import Clock
+from services.config import ApiKey
 
 WINDOW_S = 60.0
 SCHEME = "bearer"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adasd.messages import TokenLogprob
+from adasd.results import TokenLogprob
 from services.gateway.backend import Text
 
 LOWEST = -9999.0

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 
 from adasd.errors import AdasdError
-from adasd.messages import Chunk, Complete
+from adasd.results import Chunk, Complete
 
 Events = AsyncGenerator[Chunk | Complete, None]
 

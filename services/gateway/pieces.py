@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adasd.errors import AdasdError
-from adasd.messages import Chunk, Complete, FinishReason, TokenLogprob
+from adasd.results import Chunk, Complete, FinishReason, TokenLogprob
 from adasd.text import detokenizer
 from adasd.text.detokenizer import DetokenizerState
 from services.gateway.backend import Text

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from adasd.messages import Chunk, TokenKind
 from adasd.ports import Decode
+from adasd.results import Chunk, TokenKind
 from adasd.text.detokenizer import DetokenizerState, flush, push
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from adasd.messages import Complete, SpeculationReport, TokenKind, Usage
+from adasd.results import Complete, SpeculationReport, TokenKind, Usage
 from services.gateway.validation import Order
 
 
@@ -47,7 +47,7 @@ def reports_json(order: Order, ends: Sequence[Complete]) -> dict[str, Any]:
 
 
 def _prediction_tokens(ends: Sequence[Complete]) -> dict[str, int]:
-    """Drafted tokens under OpenAI's names for predicted outputs."""
+    """DraftBlock tokens under OpenAI's names for predicted outputs."""
     accepted = sum(end.speculation.num_accepted_tokens for end in ends)
     drafted = sum(end.speculation.num_draft_tokens for end in ends)
     return {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}

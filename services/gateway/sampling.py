@@ -6,7 +6,7 @@ import hashlib
 import struct
 
 from adasd.errors import ContextTooLong, InvalidRequest
-from adasd.messages import Grammar, SamplingParams
+from adasd.requests import Grammar, SamplingParams
 from adasd.text.chat import check_text
 from services.gateway.prompts import check_token
 from services.gateway.schema import ChatBody, CompletionBody, GenerationBody

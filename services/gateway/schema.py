@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from adasd.messages import Mode
+from adasd.requests import Mode
 from adasd.text.chat import ROLES
 
 MAX_STOPS = 16

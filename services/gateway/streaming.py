@@ -22,7 +22,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from adasd.errors import AdasdError
-from adasd.messages import Chunk, Complete, Usage
+from adasd.results import Chunk, Complete, Usage
 from services.gateway.backend import Text
 from services.gateway.failures import error_body
 from services.gateway.pieces import ChoiceReader, Piece

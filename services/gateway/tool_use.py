@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adasd.errors import InvalidRequest
-from adasd.messages import Grammar
+from adasd.requests import Grammar
 from adasd.text.chat import check_text
 from adasd.text.tool_calls import Arguments, CallBegun, CallParser, Found, Said, parser_of
 from adasd.text.tools import ANY_ARGUMENTS, Function, ToolForm, forced_calls, valid_calls

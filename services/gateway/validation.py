@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from adasd.errors import InvalidRequest, UnknownModel
-from adasd.messages import GenerationRequest, Grammar, SpeculationOptions
+from adasd.requests import GenerationRequest, Grammar, SpeculationOptions
 from services.gateway.backend import Backend
 from services.gateway.formats import grammar_of
 from services.gateway.prompts import Prompt, read_prompts

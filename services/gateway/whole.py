@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adasd.errors import AdasdError
-from adasd.messages import Complete
+from adasd.results import Complete
 from services.gateway.backend import Backend, Text
 from services.gateway.pieces import ChoiceReader, Piece
 from services.gateway.reports import reports_json

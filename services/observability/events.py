@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from adasd.errors import AdasdError, Code
-from adasd.messages import Chunk, Complete, FinishReason, GenerationRequest, Mode, RoundCompleted
+from adasd.requests import GenerationRequest, Mode
+from adasd.results import Chunk, Complete, FinishReason
+from adasd.rounds import RoundCompleted
 
 log = logging.getLogger(__name__)
 

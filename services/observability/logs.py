@@ -12,7 +12,7 @@ import time
 from contextvars import ContextVar
 from typing import Any, TextIO
 
-from adasd.config import LogConfig
+from services.config import LogConfig
 from services.observability.events import Event, RequestEnded
 
 log = logging.getLogger(__name__)

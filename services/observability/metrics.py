@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from adasd.messages import Chunk, FinishReason, Mode, RoundCompleted, SpeculationReport, TokenKind
+from adasd.requests import Mode
+from adasd.results import Chunk, FinishReason, SpeculationReport, TokenKind
+from adasd.rounds import RoundCompleted
 from services.observability.buckets import (
     MILLISECONDS,
     REQUEST_SECONDS,
@@ -172,8 +174,8 @@ class VllmSeries:
         )
         self.success = {reason: success.labels(*values, reason) for reason in FINISHED_REASONS}
         self.drafts = counter("spec_decode_num_drafts", "Verification steps that had a draft.")
-        self.draft_tokens = counter("spec_decode_num_draft_tokens", "Drafted tokens that were judged.")
-        self.accepted = counter("spec_decode_num_accepted_tokens", "Drafted tokens that were accepted.")
+        self.draft_tokens = counter("spec_decode_num_draft_tokens", "DraftBlock tokens that were judged.")
+        self.accepted = counter("spec_decode_num_accepted_tokens", "DraftBlock tokens that were accepted.")
         per_pos = Counter(
             "vllm:spec_decode_num_accepted_tokens_per_pos",
             "Accepted tokens by their position in the draft.",

@@ -12,18 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from adasd.config import TracesConfig
-from adasd.messages import (
-    Complete,
-    DraftCall,
-    Drafted,
-    FinishReason,
-    GenerationRequest,
-    OpenCall,
-    RoundCompleted,
-    Verdict,
-    VerifyCall,
-)
+from adasd.requests import GenerationRequest
+from adasd.results import Complete, FinishReason
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, RoundCompleted, Verdict, VerifyCall
+from services.config import TracesConfig
 from services.observability.events import ChunkMade, Event, RequestEnded, RequestStarted, SlotGranted, code_of
 from services.trace_context import INCOMING
 
@@ -202,7 +194,7 @@ class CallTraces:
             code = code_of(answer).value
             span.set_attribute("error.type", code)
             span.set_status(StatusCode.ERROR, code)
-        elif isinstance(answer, Drafted | Verdict):
+        elif isinstance(answer, DraftBlock | Verdict):
             span.set_attributes(call_answer_attributes(answer))
         span.end()
 
@@ -280,9 +272,9 @@ def call_attributes(call: OpenCall | DraftCall | VerifyCall) -> Attributes:
     return found
 
 
-def call_answer_attributes(answer: Drafted | Verdict) -> Attributes:
+def call_answer_attributes(answer: DraftBlock | Verdict) -> Attributes:
     """What a worker answered; times in milliseconds."""
     times: Attributes = {"adasd.compute_ms": answer.compute_ms, "adasd.queue_ms": answer.queue_ms}
-    if isinstance(answer, Drafted):
+    if isinstance(answer, DraftBlock):
         return {**times, "adasd.num_drafted": len(answer.tokens)}
     return {**times, "adasd.num_accepted": answer.num_accepted, "adasd.cached_tokens": answer.cached_tokens}

@@ -8,18 +8,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from adasd.errors import AdasdError, InvalidRequest, Superseded
-from adasd.messages import (
-    Chunk,
-    Complete,
-    DraftCall,
-    Drafted,
-    GenerationRequest,
-    OpenCall,
-    SpeculationOptions,
-    Verdict,
-    VerifyCall,
-)
 from adasd.ports import Clock
+from adasd.requests import GenerationRequest, SpeculationOptions
+from adasd.results import Chunk, Complete
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from services.gateway.backend import Backend, Effective, Readiness, ServedModel, Text
 from services.observability.events import (
     BlockLate,
@@ -121,7 +113,7 @@ class WatchedSlot:
         self.lost = inner.lost
         self.lost.add_done_callback(self._on_lease_end)
 
-    async def draft(self, call: DraftCall) -> Drafted:
+    async def draft(self, call: DraftCall) -> DraftBlock:
         # The driver's own timer is the same; a call that drafts nothing keeps no round waiting.
         loop = asyncio.get_running_loop()
         late = (

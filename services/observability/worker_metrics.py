@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from adasd.messages import PrefixStats
+from adasd.rounds import PrefixStats
 from services.observability.buckets import BATCH_SIZES, STEP_TOKENS
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from adasd.errors import Overloaded
-from adasd.messages import OpenCall
+from adasd.rounds import OpenCall
 from services.orchestrator.driver import Attachment, Placement
 
 GRACE_S = 0.05

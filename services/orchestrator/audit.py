@@ -24,16 +24,9 @@ from itertools import count
 import numpy as np
 
 from adasd.errors import AdasdError
-from adasd.messages import (
-    AcceptRule,
-    DraftRows,
-    GenerationRequest,
-    Mode,
-    OpenCall,
-    SamplingParams,
-    VerifyCall,
-)
-from adasd.session.opening import warp_of
+from adasd.requests import GenerationRequest, Mode, SamplingParams
+from adasd.rounds import AcceptRule, DraftDistributions, OpenCall, VerifyCall
+from adasd.session.opening import transform_of
 from services.observability.events import (
     AnswerAudited,
     AuditEnded,
@@ -163,10 +156,10 @@ class Auditor:
         Raises NotIdle, TimeoutError (no slot), or what the target raises. The slot is given back on every path.
         """
         name = next(self._names)
-        warp = warp_of(answer.sampling, len(answer.prompt), self._eos_ids)
+        transform = transform_of(answer.sampling, len(answer.prompt), self._eos_ids)
         async with asyncio.timeout(ATTACH_TIMEOUT_S):
             max_len = len(answer.prompt) + len(answer.tokens) + 1
-            slot = await self._placement.attach_target(OpenCall(name, warp, max_len))
+            slot = await self._placement.attach_target(OpenCall(name, transform, max_len))
         try:
             return await self._count(answer, slot, name)
         finally:
@@ -197,7 +190,7 @@ class Auditor:
         raise AssertionError("unreachable")
 
 
-def point_masses(block: tuple[int, ...]) -> DraftRows:
+def point_masses(block: tuple[int, ...]) -> DraftDistributions:
     """Rows of a draft that proposes these tokens with certainty: each stands with the target's probability of it."""
     ids = np.array(block, dtype=np.int32)[:, None]
-    return DraftRows(ids, np.zeros_like(ids, dtype=np.float32))
+    return DraftDistributions(ids, np.zeros_like(ids, dtype=np.float32))

@@ -8,21 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from adasd.config import ServeConfig
 from adasd.control.controller import Controller, EffectiveSpeculation
 from adasd.control.sources import offered
 from adasd.errors import InvalidRequest, Overloaded
 from adasd.lookup.lookups import Lookups
-from adasd.messages import (
-    Chunk,
-    Complete,
-    GenerationRequest,
-    RoundCompleted,
-    SpeculationOptions,
-)
+from adasd.requests import GenerationRequest, SpeculationOptions
+from adasd.results import Chunk, Complete
+from adasd.rounds import RoundCompleted
 from adasd.session.opening import check_length, open_call
 from adasd.session.state import Terms
 from adasd.text.tokenizer import Tokenizer
+from services.config import ServeConfig
 from services.gateway.backend import Readiness, ServedModel
 from services.naming import shown
 from services.orchestrator.admission import AdmissionQueue, AdmittedPlacement
@@ -124,8 +120,8 @@ class OrchestratorBackend:
         check_length(len(prompt), sampling.max_tokens, self.context_len)
         eos_ids = self._tokenizer.eos_ids
         opening = open_call(request.request_id, sampling, len(prompt), eos_ids)
-        effective = self.controller.effective(request.speculation, opening.warp)
-        controller = self.controller.session(effective, opening.warp, prompt)
+        effective = self.controller.effective(request.speculation, opening.transform)
+        controller = self.controller.session(effective, opening.transform, prompt)
         admitted = AdmittedPlacement(self.placement, self.queue)
         return Driver(
             Terms(request.request_id, prompt, sampling, eos_ids, self._tokenizer.decode),

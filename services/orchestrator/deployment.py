@@ -16,10 +16,10 @@ from prometheus_client import CollectorRegistry
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from adasd.config import ServeConfig
 from adasd.engine.loading import load_config
 from adasd.engine.resolve import resolve_max_context
 from adasd.text.tokenizer import Tokenizer
+from services.config import ServeConfig
 from services.gateway.app import GatewaySettings, create_app
 from services.gateway.grpc_api import GrpcDoor, start_grpc
 from services.gateway.keys import KeyRing, shares

@@ -15,7 +15,7 @@ from adasd.control.sources import LOOKUPS, SELF
 from adasd.errors import WorkerLost
 from adasd.lookup.line import LookupLine
 from adasd.lookup.lookups import Lookups, nothing_drafted
-from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from services.orchestrator.driver import Attachment, Placement
 
 
@@ -26,7 +26,7 @@ class LookupSlot:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._line, self._turn = line, asyncio.Lock()
 
-    async def draft(self, call: DraftCall) -> Drafted:
+    async def draft(self, call: DraftCall) -> DraftBlock:
         """A long text is read in pieces, between which the loop serves others."""
         async with self._turn:
             began_s = time.perf_counter()
@@ -48,7 +48,7 @@ class SelfSlot:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._target = target
 
-    async def draft(self, call: DraftCall) -> Drafted:
+    async def draft(self, call: DraftCall) -> DraftBlock:
         """Reading alone needs nothing of the target, which has read it all for its verdicts."""
         if not call.rule.max_tokens:
             return nothing_drafted(call)

@@ -16,17 +16,9 @@ from typing import Any, Protocol
 
 from adasd.control.controller import EffectiveSpeculation, SessionController
 from adasd.errors import AdasdError, DeadlineExceeded, InvalidRequest, Overloaded, Superseded, WorkerLost
-from adasd.messages import (
-    Chunk,
-    Complete,
-    DraftCall,
-    Drafted,
-    Mode,
-    OpenCall,
-    RoundCompleted,
-    Verdict,
-    VerifyCall,
-)
+from adasd.requests import Mode
+from adasd.results import Chunk, Complete
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, RoundCompleted, Verdict, VerifyCall
 from adasd.session.events import (
     Action,
     AskDraft,
@@ -65,7 +57,7 @@ class Attachment(Protocol):
 
     lost: asyncio.Future[str]
 
-    async def draft(self, call: DraftCall) -> Drafted: ...
+    async def draft(self, call: DraftCall) -> DraftBlock: ...
     async def verify(self, call: VerifyCall) -> Verdict: ...
     async def release(self) -> None: ...
 

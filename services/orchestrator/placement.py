@@ -16,12 +16,12 @@ from itertools import count
 from typing import Any, Protocol, TypeVar
 
 from adasd.errors import AdasdError, Overloaded, WorkerLost
-from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from services.transport.channels import WorkerChannelPool
 from services.transport.client import RoundsLine, WorkerAddress
 
 log = logging.getLogger(__name__)
-A = TypeVar("A", Drafted, Verdict)
+A = TypeVar("A", DraftBlock, Verdict)
 
 RETRY_S = 0.2
 """Between attempts to lease after a replica failed; doubles up to MAX_RETRY_S."""
@@ -64,7 +64,7 @@ class LeasedSlot:
         self.lost: asyncio.Future[str] = asyncio.ensure_future(self._until_lost())
         self.released = False
 
-    async def draft(self, call: DraftCall) -> Drafted:
+    async def draft(self, call: DraftCall) -> DraftBlock:
         return await self._asked(self.line.draft(replace(call, session=self.lease_id)))
 
     async def verify(self, call: VerifyCall) -> Verdict:
@@ -107,7 +107,7 @@ def is_first_call_sent_along(tier: Tier, call: OpenCall) -> bool:
     A prompt need not wait for a round trip, and a stream keeps their order; but not where the worker first compiles a
     grammar beside its queue. A draft is no use to anybody before its slot is known to be open.
     """
-    return tier.role == "target" and call.warp.grammar is None
+    return tier.role == "target" and call.transform.grammar is None
 
 
 def is_being_cancelled(error: BaseException) -> bool:

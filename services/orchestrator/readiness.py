@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from adasd.errors import AdasdError, Overloaded
-from adasd.messages import DraftCall, DraftRule, OpenCall, VerifyCall, Warp
 from adasd.ports import Clock
+from adasd.rounds import DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from services.gateway.backend import Readiness
 from services.orchestrator.driver import Attachment, Placement
 
@@ -26,7 +26,7 @@ RUNNING_S = 5.0
 """Seconds between probes afterwards."""
 DRAFT_GRACE_S = 60.0
 """How long a serving target waits for a draft's first answer before the service counts as ready without."""
-GREEDY = Warp(temperature=0.0)
+GREEDY = SamplingTransform(temperature=0.0)
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class Prober:
             name = next(self._names)
             slot = await self.placement.attach_draft(OpenCall(name, GREEDY, max_len=2), tier)
             try:
-                await slot.draft(DraftCall(name, 1, 0, (0,), DraftRule(max_tokens=1)))
+                await slot.draft(DraftCall(name, 1, 0, (0,), StopRule(max_tokens=1)))
             finally:
                 await release(slot)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from adasd.config import TlsConfig
+from services.config import TlsConfig
 from services.transport.options import CLIENT_OPTIONS
 from services.transport.tls import client_credentials, client_options
 

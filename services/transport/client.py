@@ -15,14 +15,14 @@ from typing import TypeVar
 import grpc
 
 from adasd.errors import AdasdError, Cancelled, WorkerLost
-from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from services.transport.channels import WorkerChannelPool
 from services.transport.codec import decode_reply, encode_frame
 from services.transport.frames import Close, Frame, Opened
 from services.transport.options import ROUNDS_METHOD
 from services.transport.status import error_from_rpc
 
-A = TypeVar("A", Opened, Drafted, Verdict)
+A = TypeVar("A", Opened, DraftBlock, Verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class RoundsLine:
         self._stream: grpc.aio.StreamStreamCall = pool.acquire(worker.address).stream_stream(ROUNDS_METHOD)(
             metadata=tuple((headers or {}).items()) or None
         )
-        self._waiting: dict[int, asyncio.Future[Opened | Drafted | Verdict]] = {}
+        self._waiting: dict[int, asyncio.Future[Opened | DraftBlock | Verdict]] = {}
         self._num_sent = 0
         self._writing = asyncio.Lock()
         self._writes: set[asyncio.Task[None]] = set()
@@ -73,9 +73,9 @@ class RoundsLine:
         """Take a slot. Errors: Overloaded, InvalidRequest, StaleIncarnation, UnknownSession, WorkerLost."""
         await self._ask(call, Opened, timeout_s)
 
-    async def draft(self, call: DraftCall, timeout_s: float | None = None) -> Drafted:
+    async def draft(self, call: DraftCall, timeout_s: float | None = None) -> DraftBlock:
         """A block; WorkerLost if there is no answer in ``timeout_s`` (the line's own if None)."""
-        return await self._ask(call, Drafted, timeout_s)
+        return await self._ask(call, DraftBlock, timeout_s)
 
     async def verify(self, call: VerifyCall, timeout_s: float | None = None) -> Verdict:
         """A verdict; WorkerLost if there is no answer in ``timeout_s`` (the line's own if None)."""

@@ -12,16 +12,15 @@ from math import inf, isfinite
 from google.protobuf.message import DecodeError
 
 from adasd.errors import AdasdError, InvalidRequest
-from adasd.messages import (
+from adasd.requests import Grammar, GrammarKind
+from adasd.results import TokenLogprob
+from adasd.rounds import (
     NUM_DISTANCE_BINS,
     AcceptRule,
     Assumption,
+    DraftBlock,
     DraftCall,
-    Drafted,
-    DraftRows,
-    DraftRule,
-    Grammar,
-    GrammarKind,
+    DraftDistributions,
     OpenCall,
     Relax,
     RelaxBelow,
@@ -29,10 +28,10 @@ from adasd.messages import (
     RelaxOwnLaw,
     RelaxTable,
     RelaxTolerance,
-    TokenLogprob,
+    SamplingTransform,
+    StopRule,
     Verdict,
     VerifyCall,
-    Warp,
     Yardstick,
 )
 from protos.adasd.v1 import worker_pb2 as pb
@@ -101,7 +100,7 @@ def encode_reply(reply: Reply) -> bytes:
     match reply.answer:
         case Opened():
             message.opened.SetInParent()
-        case Drafted() as drafted:
+        case DraftBlock() as drafted:
             message.drafted.CopyFrom(_drafted_to_wire(drafted))
         case Verdict() as verdict:
             message.verdict.CopyFrom(_verdict_to_wire(verdict))
@@ -118,7 +117,7 @@ def decode_reply(data: bytes, session: str) -> Reply:
         message.ParseFromString(data)
     except DecodeError as error:
         raise InvalidRequest(f"{len(data)} bytes are no RoundReply: {error}") from error
-    answer: Opened | Drafted | Verdict | AdasdError
+    answer: Opened | DraftBlock | Verdict | AdasdError
     match message.WhichOneof("answer"):
         case "opened":
             answer = Opened()
@@ -138,7 +137,7 @@ def decode_reply(data: bytes, session: str) -> Reply:
 
 def _open_to_wire(call: OpenCall) -> pb.OpenRequest:
     return pb.OpenRequest(
-        warp=_warp_to_wire(call.warp),
+        warp=_transform_to_wire(call.transform),
         max_len=call.max_len,
         logprobs=call.logprobs,
         prompt_logprobs=call.prompt_logprobs,
@@ -148,36 +147,36 @@ def _open_to_wire(call: OpenCall) -> pb.OpenRequest:
 def _open_from_wire(session: str, wire: pb.OpenRequest) -> OpenCall:
     return OpenCall(
         session,
-        _warp_from_wire(wire.warp),
+        _transform_from_wire(wire.warp),
         wire.max_len,
         wire.logprobs if wire.HasField("logprobs") else None,
         wire.prompt_logprobs if wire.HasField("prompt_logprobs") else None,
     )
 
 
-def _warp_to_wire(warp: Warp) -> pb.Warp:
+def _transform_to_wire(transform: SamplingTransform) -> pb.Warp:
     return pb.Warp(
-        temperature=warp.temperature,
-        top_k=warp.top_k,
-        top_p=warp.top_p,
-        min_p=warp.min_p,
-        bias_ids=pack_ids([token for token, _ in warp.logit_bias]),
-        bias_values=pack_reals([value for _, value in warp.logit_bias]),
-        eos_ids=pack_ids(warp.eos_ids),
-        eos_from=warp.eos_from,
-        seed=warp.seed,
-        presence_penalty=warp.presence_penalty,
-        frequency_penalty=warp.frequency_penalty,
-        repetition_penalty=warp.repetition_penalty,
-        answer_from=warp.answer_from,
-        grammar=_grammar_to_wire(warp.grammar),
+        temperature=transform.temperature,
+        top_k=transform.top_k,
+        top_p=transform.top_p,
+        min_p=transform.min_p,
+        bias_ids=pack_ids([token for token, _ in transform.logit_bias]),
+        bias_values=pack_reals([value for _, value in transform.logit_bias]),
+        eos_ids=pack_ids(transform.eos_ids),
+        eos_from=transform.eos_from,
+        seed=transform.seed,
+        presence_penalty=transform.presence_penalty,
+        frequency_penalty=transform.frequency_penalty,
+        repetition_penalty=transform.repetition_penalty,
+        answer_from=transform.answer_from,
+        grammar=_grammar_to_wire(transform.grammar),
     )
 
 
-def _warp_from_wire(wire: pb.Warp) -> Warp:
+def _transform_from_wire(wire: pb.Warp) -> SamplingTransform:
     ids, values = unpack_ids(wire.bias_ids), unpack_reals(wire.bias_values)
     _expect_len("values of the logit bias", len(values), len(ids))
-    return Warp(
+    return SamplingTransform(
         temperature=wire.temperature,
         top_k=wire.top_k,
         top_p=wire.top_p,
@@ -217,17 +216,17 @@ def _draft_to_wire(call: DraftCall) -> pb.DraftRequest:
         confidence_floor=call.rule.confidence_floor,
         row_len=call.rule.row_len,
         optimistic=call.optimistic,
-        want_others=call.rule.want_others,
+        want_others=call.rule.want_runner_ups,
     )
 
 
 def _draft_from_wire(session: str, wire: pb.DraftRequest) -> DraftCall:
-    rule = DraftRule(
+    rule = StopRule(
         wire.max_tokens,
         wire.entropy_ceiling,
         wire.confidence_floor,
         wire.row_len,
-        want_others=wire.want_others,
+        want_runner_ups=wire.want_others,
     )
     return DraftCall(session, wire.epoch, wire.keep_len, unpack_ids(wire.feed), rule, wire.optimistic)
 
@@ -238,7 +237,7 @@ def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:
         keep_len=call.keep_len,
         feed=pack_ids(call.feed),
         block=pack_ids(call.block),
-        rows=_rows_to_wire(call.rows),
+        rows=_rows_to_wire(call.distributions),
         relax_budget=call.rule.relax_budget,
         want_distances=call.rule.want_distances,
         whole_block=call.rule.whole_block,
@@ -323,7 +322,7 @@ def _own_law_from_wire(wire: pb.OwnLaw) -> RelaxOwnLaw:
 # --------------------------------------------------------------------------- answers
 
 
-def _rows_to_wire(rows: DraftRows | None) -> pb.Rows | None:
+def _rows_to_wire(rows: DraftDistributions | None) -> pb.Rows | None:
     if rows is None:
         return None
     return pb.Rows(
@@ -331,8 +330,8 @@ def _rows_to_wire(rows: DraftRows | None) -> pb.Rows | None:
     )
 
 
-def _rows_from_wire(wire: pb.Rows, num_tokens: int) -> DraftRows:
-    rows = DraftRows(
+def _rows_from_wire(wire: pb.Rows, num_tokens: int) -> DraftDistributions:
+    rows = DraftDistributions(
         ids=unpack_ids_array(wire.ids, wire.row_len),
         logprobs=unpack_floats_array(wire.logprobs, wire.row_len),
     )
@@ -341,36 +340,36 @@ def _rows_from_wire(wire: pb.Rows, num_tokens: int) -> DraftRows:
     return rows
 
 
-def _drafted_to_wire(drafted: Drafted) -> pb.Drafted:
+def _drafted_to_wire(drafted: DraftBlock) -> pb.Drafted:
     return pb.Drafted(
         epoch=drafted.epoch,
         base_len=drafted.base_len,
         tokens=pack_ids(drafted.tokens),
         entropies=pack_reals(drafted.entropies),
-        rows=_rows_to_wire(drafted.rows),
+        rows=_rows_to_wire(drafted.distributions),
         compute_ms=drafted.compute_ms,
         queue_ms=drafted.queue_ms,
         confidences=pack_reals(drafted.confidences),
-        others=pack_ids(drafted.others),
+        others=pack_ids(drafted.runner_ups),
     )
 
 
-def _drafted_from_wire(session: str, wire: pb.Drafted) -> Drafted:
+def _drafted_from_wire(session: str, wire: pb.Drafted) -> DraftBlock:
     tokens, entropies = unpack_ids(wire.tokens), unpack_reals(wire.entropies)
     _expect_len("entropies", len(entropies), len(tokens))
     others = unpack_ids(wire.others)
     _expect_len("second choices", len(others), len(tokens) if others else 0)
-    return Drafted(
+    return DraftBlock(
         session=session,
         epoch=wire.epoch,
         base_len=wire.base_len,
         tokens=tokens,
         entropies=entropies,
-        rows=_rows_from_wire(wire.rows, len(tokens)) if wire.HasField("rows") else None,
+        distributions=_rows_from_wire(wire.rows, len(tokens)) if wire.HasField("rows") else None,
         compute_ms=wire.compute_ms,
         queue_ms=wire.queue_ms,
         confidences=unpack_reals(wire.confidences),
-        others=others,
+        runner_ups=others,
     )
 
 

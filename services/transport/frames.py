@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adasd.errors import AdasdError
-from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,4 +33,4 @@ class Reply:
     """The answer to the frame with the same ``seq``; an error leaves the stream usable."""
 
     seq: int
-    answer: Opened | Drafted | Verdict | AdasdError
+    answer: Opened | DraftBlock | Verdict | AdasdError

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from adasd.errors import InvalidRequest
-from adasd.messages import Chunk, Complete
+from adasd.results import Chunk, Complete
 from protos.adasd.v1 import generation_pb2 as pb
 from services.request_ids import sane_id
 from services.trace_context import INCOMING, from_headers

@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from adasd.messages import Chunk, Complete, Grammar, SpeculationOptions
+from adasd.requests import Grammar, SpeculationOptions
+from adasd.results import Chunk, Complete
 
 GENERATION_SERVICE = "adasd.v1.Generation"
 """Full name of the service, as health checks and reflection use it."""
@@ -22,7 +23,7 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """Sampling parameters as sent, not validated; names and meanings as in adasd.messages.SamplingParams."""
+    """Sampling parameters as sent, not validated; names and meanings as in adasd.rounds.SamplingParams."""
 
     max_tokens: int | None = None
     temperature: float | None = None

@@ -6,15 +6,12 @@ import math
 from typing import TypeVar
 
 from adasd.errors import InvalidRequest
-from adasd.messages import (
+from adasd.requests import Grammar, GrammarKind, Mode, SpeculationOptions
+from adasd.results import (
     Chunk,
     Complete,
     EmittedToken,
     FinishReason,
-    Grammar,
-    GrammarKind,
-    Mode,
-    SpeculationOptions,
     SpeculationReport,
     TokenKind,
     TokenLogprob,

@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from adasd.config import DoorTlsConfig, TlsConfig
 from adasd.errors import AdasdError, ConfigError
+from services.config import DoorTlsConfig, TlsConfig
 from services.transport.codec import decode_frame, encode_reply
 from services.transport.frames import Frame, Reply
 from services.transport.options import ROUNDS_METHOD, SERVER_OPTIONS

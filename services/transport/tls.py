@@ -13,8 +13,8 @@ from pathlib import Path
 
 import grpc
 
-from adasd.config import DoorTlsConfig, TlsConfig
 from adasd.errors import ConfigError
+from services.config import DoorTlsConfig, TlsConfig
 
 
 def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:

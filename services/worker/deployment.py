@@ -18,10 +18,11 @@ from uuid import uuid4
 
 from prometheus_client import CollectorRegistry
 
-from adasd.config import LogConfig, TierConfig, TlsConfig, TracesConfig
 from adasd.errors import AdasdError
-from adasd.messages import Grammar, GrammarKind, OpenCall, Warp
 from adasd.ports import Engine
+from adasd.requests import Grammar, GrammarKind
+from adasd.rounds import OpenCall, SamplingTransform
+from services.config import LogConfig, TierConfig, TlsConfig, TracesConfig
 from services.observability.logs import configure
 from services.observability.process import ProcessCollector
 from services.observability.reporter import HandleLink, Reporter
@@ -216,6 +217,8 @@ def _load(role: str, tier: TierConfig, target_model: str | None) -> Engine:
 def make_ready_for_grammars(engine: Engine, role: str) -> None:
     """Read the vocabulary before anybody waits: a large one takes seconds in which no thread gets a turn."""
     try:
-        engine.prepare(OpenCall("warm-up", Warp(grammar=Grammar(GrammarKind.REGEX, "a")), max_len=1))
+        engine.prepare(
+            OpenCall("warm-up", SamplingTransform(grammar=Grammar(GrammarKind.REGEX, "a")), max_len=1)
+        )
     except AdasdError as error:
         log.warning("the %s model cannot follow grammars: %s", role, error)

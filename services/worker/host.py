@@ -20,23 +20,23 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar, overload
 
 from adasd.errors import AdasdError, DeviceFailure, Superseded, UnknownSession, WorkerLost
-from adasd.messages import (
+from adasd.ports import Clock, Engine
+from adasd.rounds import (
     Assumption,
     CallFailed,
+    DraftBlock,
     DraftCall,
-    Drafted,
     OpenCall,
     PrefixStats,
     Verdict,
     VerifyCall,
 )
-from adasd.ports import Clock, Engine
 from services.observability.buckets import STEP_TOKENS
 
 log = logging.getLogger(__name__)
 
-Answer = Drafted | Verdict | None | AdasdError
-A = TypeVar("A", Drafted, Verdict)
+Answer = DraftBlock | Verdict | None | AdasdError
+A = TypeVar("A", DraftBlock, Verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class _Ask:
     """One wish of the loop's side; nobody waits if ``future`` is None."""
 
     call: OpenCall | DraftCall | VerifyCall | _Close | _Stop
-    future: asyncio.Future[Drafted | Verdict | None] | None
+    future: asyncio.Future[DraftBlock | Verdict | None] | None
     asked_s: float
 
 
@@ -155,7 +155,7 @@ class EngineHost:
         )
         self._asks: queue.SimpleQueue[_Ask] = queue.SimpleQueue()
         self._work = _Work()
-        self._waiting: set[asyncio.Future[Drafted | Verdict | None]] = set()
+        self._waiting: set[asyncio.Future[DraftBlock | Verdict | None]] = set()
         self._over: AdasdError | None = None
         self._thread = threading.Thread(target=self._run, name=f"{role}-engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop
@@ -178,15 +178,15 @@ class EngineHost:
 
         A grammar is compiled beside the engine's thread, whose steps go on meanwhile.
         """
-        if call.warp.grammar is not None:
+        if call.transform.grammar is not None:
             await asyncio.to_thread(self._prepare, call)
         await self._ask(call)
 
     @overload
-    async def submit(self, call: DraftCall) -> Drafted: ...
+    async def submit(self, call: DraftCall) -> DraftBlock: ...
     @overload
     async def submit(self, call: VerifyCall) -> Verdict: ...
-    async def submit(self, call: DraftCall | VerifyCall) -> Drafted | Verdict:
+    async def submit(self, call: DraftCall | VerifyCall) -> DraftBlock | Verdict:
         """The answer, with ``queue_ms`` as all the time in this worker that was not compute.
 
         Raises the call's own error (UnknownSession, StaleCache, InvalidRequest, DeviceFailure), UnknownSession
@@ -246,10 +246,10 @@ class EngineHost:
             prefix=work.prefix,
         )
 
-    async def _ask(self, call: OpenCall | DraftCall | VerifyCall | _Close) -> Drafted | Verdict | None:
+    async def _ask(self, call: OpenCall | DraftCall | VerifyCall | _Close) -> DraftBlock | Verdict | None:
         if self._over is not None:
             raise self._over
-        future: asyncio.Future[Drafted | Verdict | None] = self._loop.create_future()
+        future: asyncio.Future[DraftBlock | Verdict | None] = self._loop.create_future()
         self._waiting.add(future)
         self._asks.put(_Ask(call, future, self._clock()))
         try:
@@ -423,14 +423,14 @@ class EngineHost:
         work.prefix = engine.prefix_stats
         self._hand_over()
 
-    def _note(self, call: object, answer: Drafted | Verdict | CallFailed) -> None:
+    def _note(self, call: object, answer: DraftBlock | Verdict | CallFailed) -> None:
         """What the session's next call may have assumed."""
         if isinstance(call, VerifyCall) and isinstance(answer, Verdict):
             whole = answer.num_accepted == len(call.block)
             outcome = _Outcome(call.epoch, answer.next_token, answer.num_accepted, whole)
             self._work.outcomes[call.session] = outcome
 
-    def _answered_by(self, answer: Drafted | Verdict | CallFailed) -> _Ask | None:
+    def _answered_by(self, answer: DraftBlock | Verdict | CallFailed) -> _Ask | None:
         """Take the oldest running call of the answer's epoch; None if the session was closed meanwhile."""
         running = self._work.running.get(answer.session, [])
         for ask in running:
@@ -459,7 +459,7 @@ class EngineHost:
             work.num_tokens += _num_tokens(answer)
             if isinstance(ask.call, DraftCall) and ask.call.optimistic:
                 work.num_optimistic += 1
-            elif isinstance(answer, Drafted | Verdict):
+            elif isinstance(answer, DraftBlock | Verdict):
                 work.waited_s += 1e-3 * answer.queue_ms
                 work.computed_s += 1e-3 * answer.compute_ms
         work.answers.append((ask, answer))
@@ -471,7 +471,9 @@ class EngineHost:
             self._post(lambda: self._resolve(answers))
 
 
-def _outcome(answer: Drafted | Verdict | CallFailed, in_worker_ms: float) -> Drafted | Verdict | AdasdError:
+def _outcome(
+    answer: DraftBlock | Verdict | CallFailed, in_worker_ms: float
+) -> DraftBlock | Verdict | AdasdError:
     if isinstance(answer, CallFailed):
         error = answer.error
         return error if isinstance(error, AdasdError) else DeviceFailure(f"{type(error).__name__}: {error}")
@@ -487,7 +489,7 @@ def _num_prompt_tokens(call: object, answer: object) -> int:
 
 def _num_tokens(answer: Answer | CallFailed) -> int:
     match answer:
-        case Drafted():
+        case DraftBlock():
             return len(answer.tokens)
         case Verdict():
             return answer.num_accepted + 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adasd.errors import AdasdError, Cancelled, InvalidRequest, StaleIncarnation, UnknownSession
-from adasd.messages import DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from services.observability.tracing import CallTraces
 from services.transport.frames import Close, Frame, Opened, Reply
 from services.transport.server import RoundsStream
@@ -111,7 +111,7 @@ class WorkerService:
 
     async def _traced(
         self, speaker: _Speaker, call: OpenCall | DraftCall | VerifyCall
-    ) -> Opened | Drafted | Verdict | AdasdError:
+    ) -> Opened | DraftBlock | Verdict | AdasdError:
         if self._traces is None:
             return await self._answer(call)
         span = self._traces.begin(speaker.stream.headers, call)
@@ -124,7 +124,7 @@ class WorkerService:
 
     async def _answer(
         self, call: OpenCall | DraftCall | VerifyCall
-    ) -> Opened | Drafted | Verdict | AdasdError:
+    ) -> Opened | DraftBlock | Verdict | AdasdError:
         try:
             if isinstance(call, OpenCall):
                 await self._host.open(call)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adasd.messages import DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.rounds import DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from services.worker.host import EngineHost
 
 SESSION = "warm-up"
@@ -14,9 +14,9 @@ async def warm_up(host: EngineHost) -> None:
     """One prefill, one block drafted and one judged on a slot that is given back; raises what fails."""
     prompt_len = min(PROMPT_LEN, host.facts.max_context - 2 * BLOCK_LEN)
     prompt = tuple(token % host.facts.vocab_size for token in range(prompt_len))
-    await host.open(OpenCall(SESSION, Warp(temperature=0.0), max_len=prompt_len + 2 * BLOCK_LEN))
+    await host.open(OpenCall(SESSION, SamplingTransform(temperature=0.0), max_len=prompt_len + 2 * BLOCK_LEN))
     try:
-        drafted = await host.submit(DraftCall(SESSION, 1, 0, prompt, DraftRule(max_tokens=BLOCK_LEN)))
+        drafted = await host.submit(DraftCall(SESSION, 1, 0, prompt, StopRule(max_tokens=BLOCK_LEN)))
         await host.submit(VerifyCall(SESSION, 2, 0, prompt, drafted.tokens))
     finally:
         await host.close(SESSION)

@@ -7,8 +7,9 @@ import logging
 import os
 import sys
 
-from adasd.config import EngineConfig, TierConfig
+from adasd.config import EngineConfig
 from cluster import ray_runtime, topology
+from services.config import TierConfig
 
 SPLIT = TierConfig(
     EngineConfig("a-large-model", device="cuda", num_devices=2),

@@ -20,7 +20,8 @@ import pydantic
 import pytest
 
 from adasd.errors import WorkerLost
-from adasd.messages import Chunk, Complete, FinishReason, Grammar, GrammarKind
+from adasd.requests import Grammar, GrammarKind
+from adasd.results import Chunk, Complete, FinishReason
 from services.transport.generation import GenerationClient
 from services.transport.public import GenerateCall, SamplingOptions
 from tests.e2e.server import Server, running, wait_for

@@ -13,9 +13,9 @@ import httpx
 import pytest
 import yaml
 
-from adasd.config import TlsConfig
 from adasd.errors import AdasdError, RateLimited, StaleIncarnation, Unauthenticated, WorkerLost
-from adasd.messages import OpenCall, Warp
+from adasd.rounds import OpenCall, SamplingTransform
+from services.config import TlsConfig
 from services.transport.channels import WorkerChannelPool
 from services.transport.client import RoundsLine, WorkerAddress
 from services.transport.generation import GenerationClient
@@ -173,7 +173,7 @@ async def open_a_slot(port: int, tls: TlsConfig | None) -> AdasdError | None:
     pool = WorkerChannelPool(tls=tls)
     line = RoundsLine(pool, WorkerAddress("target", f"127.0.0.1:{port}", "0" * 32), "stranger", 5.0)
     try:
-        await line.open(OpenCall("stranger", Warp(), 8))
+        await line.open(OpenCall("stranger", SamplingTransform(), 8))
     except AdasdError as error:
         return error
     finally:

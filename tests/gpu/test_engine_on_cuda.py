@@ -14,7 +14,7 @@ from adasd.engine.ragged import Ragged, Row
 from adasd.engine.slots import Slot
 from adasd.engine.split import split
 from adasd.engine.work import DraftWork
-from adasd.messages import DraftCall, DraftRule, Warp
+from adasd.rounds import DraftCall, SamplingTransform, StopRule
 from adasd.testing.contracts import CLAIMS
 from adasd.testing.loops import plain, plain_batch, speculative
 from tests.unit.engine.models import FAST, GRAMMARS, MODULES_ONLY, VOCAB_SIZE, generate, original, prompts
@@ -49,11 +49,13 @@ def test_keeps_the_contract(claim):
     assert e.num_free_slots == 4
 
 
-@pytest.mark.parametrize("warp", [Warp(temperature=0.0), Warp(temperature=1.2, seed=5)])
-def test_speculation_changes_nothing(warp):
+@pytest.mark.parametrize(
+    "transform", [SamplingTransform(temperature=0.0), SamplingTransform(temperature=1.2, seed=5)]
+)
+def test_speculation_changes_nothing(transform):
     (prompt,) = prompts(12)
-    expected = plain(engine("qwen3"), prompt, 30, warp)
-    tokens, _ = speculative(engine("qwen3", seed=1), engine("qwen3"), prompt, 30, DraftRule(5), warp)
+    expected = plain(engine("qwen3"), prompt, 30, transform)
+    tokens, _ = speculative(engine("qwen3", seed=1), engine("qwen3"), prompt, 30, StopRule(5), transform)
     assert tokens == expected
 
 
@@ -61,7 +63,7 @@ def test_speculation_changes_nothing(warp):
 def test_a_draft_that_is_the_target_is_mostly_accepted_in_16_bits(dtype):
     (prompt,) = prompts(12)
     pair = engine("llama", dtype=dtype), engine("llama", dtype=dtype)
-    _, accepted = speculative(*pair, prompt, 60, DraftRule(4))
+    _, accepted = speculative(*pair, prompt, 60, StopRule(4))
     assert sum(accepted) >= 0.8 * 4 * len(accepted)
 
 
@@ -112,12 +114,14 @@ def test_recorded_passes_answer_as_generate_does(name):
     assert plain_batch(recorded(name), batch, 20) == [generate(name, p, 20) for p in batch]
 
 
-@pytest.mark.parametrize("warp", [Warp(temperature=0.0), Warp(temperature=1.2, seed=5, top_p=0.9)])
-@pytest.mark.parametrize("rule", [DraftRule(5), DraftRule(16), DraftRule(12, entropy_ceiling=2.0)])
-def test_speculation_over_recorded_passes_changes_nothing(warp, rule):
+@pytest.mark.parametrize(
+    "transform", [SamplingTransform(temperature=0.0), SamplingTransform(temperature=1.2, seed=5, top_p=0.9)]
+)
+@pytest.mark.parametrize("rule", [StopRule(5), StopRule(16), StopRule(12, entropy_ceiling=2.0)])
+def test_speculation_over_recorded_passes_changes_nothing(transform, rule):
     (prompt,) = prompts(12)
-    expected = plain(engine("qwen3", compile="off"), prompt, 30, warp)
-    tokens, _ = speculative(recorded("qwen3", seed=1), recorded("qwen3"), prompt, 30, rule, warp)
+    expected = plain(engine("qwen3", compile="off"), prompt, 30, transform)
+    tokens, _ = speculative(recorded("qwen3", seed=1), recorded("qwen3"), prompt, 30, rule, transform)
     assert tokens == expected
 
 
@@ -129,12 +133,17 @@ def test_a_model_that_cannot_be_recorded_answers_all_the_same(name):
 
 
 @pytest.mark.parametrize(
-    "warp", [Warp(temperature=0.0), Warp(temperature=1.2, seed=5), Warp(temperature=0.9)]
+    "transform",
+    [
+        SamplingTransform(temperature=0.0),
+        SamplingTransform(temperature=1.2, seed=5),
+        SamplingTransform(temperature=0.9),
+    ],
 )
-def test_turns_of_a_burst_do_not_wait_for_the_device(warp):
+def test_turns_of_a_burst_do_not_wait_for_the_device(transform):
     made = recorded("llama")
-    rule = DraftRule(12, row_len=0 if warp.greedy else 4)
-    work = DraftWork(Slot("0", 80), warp, 0.0, call=DraftCall("0", 0, 9, (1,), rule))
+    rule = StopRule(12, row_len=0 if transform.greedy else 4)
+    work = DraftWork(Slot("0", 80), transform, 0.0, call=DraftCall("0", 0, 9, (1,), rule))
     cache, vocab_size = made.cache, made.vocab_size
     bucket = Bucket.of(1, 1, 22, cache)
     turns = made.forward._turns_for(bucket, cache, vocab_size)

@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from adasd.config import EngineConfig
 from adasd.engine.engine import TorchEngine
 from adasd.local import Answer, LocalPair
-from adasd.messages import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
-from adasd.session.opening import warp_of
+from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
+from adasd.session.opening import transform_of
 from adasd.specdec.verify_reference import coupled_choice, first_max, law, masked
 from adasd.text.grammar import GrammarCompiler
 from adasd.text.tokenizer import Tokenizer
@@ -160,7 +160,7 @@ def by_hand(prompt: tuple[int, ...], sampling: SamplingParams) -> tuple[tuple[in
 
     Only what ends an answer by tokens is known here; requests with stop strings are cut to the tokens given.
     """
-    warp = warp_of(sampling, len(prompt), TOKENIZER.eos_ids)
+    transform = transform_of(sampling, len(prompt), TOKENIZER.eos_ids)
     text, logprobs = list(prompt), []
     while len(text) - len(prompt) < sampling.max_tokens:
         raw = raw_logits(tuple(text))[-1]
@@ -169,12 +169,12 @@ def by_hand(prompt: tuple[int, ...], sampling: SamplingParams) -> tuple[tuple[in
             matcher = GRAMMARS.matcher(sampling.grammar)
             matcher.extend(text[len(prompt) :])
             allowed = matcher.masks()[0].tolist()
-        logits = masked(raw.tolist(), text, warp, allowed)
-        if warp.greedy:
+        logits = masked(raw.tolist(), text, transform, allowed)
+        if transform.greedy:
             token = first_max(logits)
         else:
             assert sampling.seed is not None
-            token = coupled_choice(law(logits, warp), sampling.seed, len(text))
+            token = coupled_choice(law(logits, transform), sampling.seed, len(text))
         logprobs.append(float(raw.log_softmax(-1)[token]))
         text.append(token)
         may_stop = len(text) - len(prompt) > sampling.min_tokens

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from adasd.engine import scoring, shaping
 from adasd.errors import InvalidRequest
 from adasd.local import LocalPair
-from adasd.messages import FinishReason, Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
+from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
+from adasd.results import FinishReason
 from adasd.specdec.penalties import TokenCounts
 from adasd.text.grammar import Matcher
 from tests.integration import every_option as some

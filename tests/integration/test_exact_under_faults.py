@@ -15,21 +15,10 @@ import pytest
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
 from adasd.lookup.lookups import Lookups
-from adasd.messages import (
-    Chunk,
-    DraftCall,
-    Drafted,
-    Grammar,
-    GrammarKind,
-    Mode,
-    OpenCall,
-    SamplingParams,
-    SpeculationOptions,
-    Verdict,
-    VerifyCall,
-    Warp,
-)
 from adasd.ports import Engine
+from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
+from adasd.results import Chunk
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, SamplingTransform, Verdict, VerifyCall
 from adasd.session.state import Terms
 from adasd.testing import loops
 from adasd.testing.fake_engine import FakeEngine
@@ -60,7 +49,7 @@ FAR = {
 }
 GRAMMARS = letter_grammars(16)
 DIGITS = Grammar(GrammarKind.REGEX, "((!#)+[%$]|'+)+")
-SHAPED = Warp(
+SHAPED = SamplingTransform(
     seed=8,
     frequency_penalty=0.4,
     presence_penalty=-0.3,
@@ -71,9 +60,9 @@ SHAPED = Warp(
     eos_from=10_000,
 )
 WARPS = {
-    "greedy": Warp(temperature=0.0),
-    "seeded": Warp(seed=11),
-    "seeded top-p": Warp(seed=5, top_p=0.9),
+    "greedy": SamplingTransform(temperature=0.0),
+    "seeded": SamplingTransform(seed=11),
+    "seeded top-p": SamplingTransform(seed=5, top_p=0.9),
     "penalties and a grammar": SHAPED,
     "greedy penalties": replace(SHAPED, temperature=0.0, grammar=None),
 }
@@ -89,7 +78,7 @@ class HostPort:
     num_foreseen: int = 0  # of them, those behind a rejection
     num_on: int = 0  # tokens that were asked for before the one before them was known
 
-    async def draft(self, call: DraftCall) -> Drafted:
+    async def draft(self, call: DraftCall) -> DraftBlock:
         return await self.host.submit(replace(call, session=self.slot))
 
     async def verify(self, call: VerifyCall) -> Verdict:
@@ -109,7 +98,7 @@ class Slot:
     released: bool = False
     lost: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    async def draft(self, call: DraftCall) -> Drafted:
+    async def draft(self, call: DraftCall) -> DraftBlock:
         return await self.port.draft(call)
 
     async def verify(self, call: VerifyCall) -> Verdict:
@@ -131,9 +120,9 @@ def fake_engines(draft: TableModel = DRAFT) -> dict[str, Engine]:
     }
 
 
-def plain_answer(warp: Warp) -> list[int]:
+def plain_answer(transform: SamplingTransform) -> list[int]:
     """What the target alone answers."""
-    return loops.plain(FakeEngine(TARGET, max_context=256, grammars=GRAMMARS), PROMPT, NUM_TOKENS, warp)
+    return loops.plain(FakeEngine(TARGET, max_context=256, grammars=GRAMMARS), PROMPT, NUM_TOKENS, transform)
 
 
 class Workers:
@@ -178,7 +167,7 @@ class Workers:
 async def answer(
     workers: Workers,
     session: str,
-    warp: Warp,
+    transform: SamplingTransform,
     *,
     ahead: bool = False,
     mode: Mode = Mode.EXACT,
@@ -187,11 +176,11 @@ async def answer(
 ) -> tuple[list[int], object]:
     controller = controller or Controller(SpeculationConfig(draft_ahead=ahead))
     effective = controller.effective(SpeculationOptions(mode=mode, draft=source))
-    plans = controller.session(effective, warp, PROMPT)
-    sampling = SamplingParams(NUM_TOKENS, warp.temperature, top_p=warp.top_p, seed=warp.seed)
+    plans = controller.session(effective, transform, PROMPT)
+    sampling = SamplingParams(NUM_TOKENS, transform.temperature, top_p=transform.top_p, seed=transform.seed)
     driver = Driver(
         Terms(session, PROMPT, sampling, frozenset(), lambda token_ids: "." * len(token_ids)),
-        OpenCall(session, warp, len(PROMPT) + NUM_TOKENS),
+        OpenCall(session, transform, len(PROMPT) + NUM_TOKENS),
         effective,
         plans,
         SourcedPlacement(workers, Lookups(recent_tokens=1000), plans),
@@ -207,12 +196,12 @@ async def answer(
 
 
 @pytest.mark.parametrize("ahead", [True, False], ids=["pipelined", "in turn"])
-@pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("transform", WARPS.values(), ids=WARPS.keys())
 @pytest.mark.parametrize("faults", LINKS.values(), ids=LINKS.keys())
-async def test_output_is_the_targets_own(faults, warp, ahead):
-    expected = plain_answer(warp)
+async def test_output_is_the_targets_own(faults, transform, ahead):
+    expected = plain_answer(transform)
     async with Workers(faults, seed=7 + ahead) as workers:
-        answers = await asyncio.gather(*(answer(workers, f"s{i}", warp, ahead=ahead) for i in range(4)))
+        answers = await asyncio.gather(*(answer(workers, f"s{i}", transform, ahead=ahead) for i in range(4)))
         for tokens, report in answers:
             assert tokens == expected
             assert ahead or report.num_ahead == 0
@@ -222,12 +211,14 @@ async def test_output_is_the_targets_own(faults, warp, ahead):
     assert faults is not CALM or sum(report.num_draft_rounds for _, report in answers) > 0
 
 
-@pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("transform", WARPS.values(), ids=WARPS.keys())
 @pytest.mark.parametrize("faults", (LINKS | FAR).values(), ids=(LINKS | FAR).keys())
-async def test_a_target_that_decodes_on_before_its_verdict_arrives_changes_nothing(faults, warp):
-    expected = plain_answer(warp)
+async def test_a_target_that_decodes_on_before_its_verdict_arrives_changes_nothing(faults, transform):
+    expected = plain_answer(transform)
     async with Workers(faults, seed=5) as workers:
-        answers = await asyncio.gather(*(answer(workers, f"s{i}", warp, mode=Mode.OFF) for i in range(4)))
+        answers = await asyncio.gather(
+            *(answer(workers, f"s{i}", transform, mode=Mode.OFF) for i in range(4))
+        )
         assert all(tokens == expected for tokens, _ in answers)
         for engine in workers.engines.values():
             assert engine.num_free_slots == engine.num_slots
@@ -238,18 +229,18 @@ async def test_a_target_that_decodes_on_before_its_verdict_arrives_changes_nothi
 
 
 @pytest.mark.parametrize("source", ["ngram", "suffix", "auto"])
-@pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("transform", WARPS.values(), ids=WARPS.keys())
 @pytest.mark.parametrize("faults", [CALM, LINKS["lossy"]], ids=["calm", "lossy"])
-async def test_no_source_changes_the_output(faults, warp, source):
+async def test_no_source_changes_the_output(faults, transform, source):
     """A draft link that loses calls makes ``auto`` change its source in the middle of an answer."""
-    expected = plain_answer(warp)
+    expected = plain_answer(transform)
     controller = Controller(SpeculationConfig(bypass=False))
     used, wanted = set[str](), {"model", "suffix"} if source == "auto" else {source}
     async with Workers(faults, seed=3) as workers:
         for number in range(MANY):
             names = [f"s{number}.{i}" for i in range(1 if faults is CALM else 4)]
             options = {"ahead": True, "source": source, "controller": controller}
-            answers = await asyncio.gather(*(answer(workers, name, warp, **options) for name in names))
+            answers = await asyncio.gather(*(answer(workers, name, transform, **options) for name in names))
             for tokens, report in answers:
                 assert tokens == expected
                 assert report.draft == source
@@ -266,37 +257,37 @@ async def test_no_source_changes_the_output(faults, warp, source):
 async def test_on_a_calm_link_blocks_drafted_ahead_are_used():
     async with Workers(CALM, seed=0) as workers:
         for number in range(MANY):
-            _, report = await answer(workers, f"s{number}", Warp(temperature=0.0), ahead=True)
+            _, report = await answer(workers, f"s{number}", SamplingTransform(temperature=0.0), ahead=True)
             if report.num_ahead_used:
                 return
     raise AssertionError(f"none was in {MANY} answers")
 
 
-@pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("transform", WARPS.values(), ids=WARPS.keys())
 @pytest.mark.parametrize("faults", FAR.values(), ids=FAR.keys())
-async def test_blocks_that_the_target_was_asked_for_early_change_nothing(faults, warp):
+async def test_blocks_that_the_target_was_asked_for_early_change_nothing(faults, transform):
     """A target far away, a draft nearby that often agrees: blocks ahead are there before what they assume."""
-    expected = plain_answer(warp)
+    expected = plain_answer(transform)
     async with Workers(CALM, seed=3, engines=fake_engines(TARGET.disturbed(0.05))) as workers:
         workers.faults_of["target"] = faults
         for number in range(MANY):
             names = [f"s{number}.{i}" for i in range(4)]
-            answers = await asyncio.gather(*(answer(workers, name, warp, ahead=True) for name in names))
+            answers = await asyncio.gather(*(answer(workers, name, transform, ahead=True) for name in names))
             assert all(tokens == expected for tokens, _ in answers)
             if not faults.in_order or any(port.num_early for port in workers.ports):
                 return
     raise AssertionError(f"nothing was asked for early in {MANY} times {len(names)} answers")
 
 
-@pytest.mark.parametrize("warp", ["greedy", "seeded"])
+@pytest.mark.parametrize("transform", ["greedy", "seeded"])
 @pytest.mark.parametrize("faults", FAR.values(), ids=FAR.keys())
-async def test_rejections_that_the_draft_foresaw_change_nothing(faults, warp):
+async def test_rejections_that_the_draft_foresaw_change_nothing(faults, transform):
     """One draft after the other, until one foresaw a rejection that the target was asked for early."""
-    expected = plain_answer(WARPS[warp])
+    expected = plain_answer(WARPS[transform])
     for seed in range(MANY):
         async with Workers(CALM, seed=3, engines=fake_engines(TARGET.disturbed(0.3, seed))) as workers:
             workers.faults_of["target"] = faults
-            sessions = (answer(workers, f"s{i}", WARPS[warp], ahead=True) for i in range(4))
+            sessions = (answer(workers, f"s{i}", WARPS[transform], ahead=True) for i in range(4))
             assert all(tokens == expected for tokens, _ in await asyncio.gather(*sessions))
             if not faults.in_order or any(port.num_foreseen for port in workers.ports):
                 return

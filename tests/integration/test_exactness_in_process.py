@@ -20,7 +20,8 @@ from adasd.control.registry import DRAFTING
 from adasd.demo.tasks import Task, heldout
 from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
-from adasd.messages import FinishReason, Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
+from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
+from adasd.results import FinishReason
 from adasd.text.tokenizer import Tokenizer
 from tests import pairs
 

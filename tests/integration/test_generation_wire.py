@@ -9,17 +9,8 @@ import grpc
 import pytest
 
 from adasd.errors import ContextTooLong, Overloaded, UnknownModel, WorkerLost
-from adasd.messages import (
-    Chunk,
-    Complete,
-    EmittedToken,
-    FinishReason,
-    Mode,
-    SpeculationOptions,
-    SpeculationReport,
-    TokenKind,
-    Usage,
-)
+from adasd.requests import Mode, SpeculationOptions
+from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
 from protos.adasd.v1 import generation_pb2 as pb
 from protos.adasd.v1.generation_pb2_grpc import GenerationStub
 from services.transport.generation import GenerationClient, generation_handler

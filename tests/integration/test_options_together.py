@@ -15,7 +15,7 @@ import torch
 
 from adasd.config import SpeculationConfig
 from adasd.local import Answer, LocalPair
-from adasd.messages import Mode, SamplingParams, SpeculationOptions
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from tests.integration import every_option as some
 
 NUM_TOKENS = 16

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from adasd.config import EngineConfig, TierConfig
+from adasd.config import EngineConfig
 from adasd.errors import AdasdError, InvalidRequest, Overloaded, UnknownSession
-from adasd.messages import Grammar, GrammarKind, OpenCall, VerifyCall, Warp
+from adasd.requests import Grammar, GrammarKind
+from adasd.rounds import OpenCall, SamplingTransform, VerifyCall
 from load_tests.counting_engine import CountingEngine
+from services.config import TierConfig
 from services.orchestrator.placement import LeasedSlot, LeasePlacement, Tier
 from services.transport.channels import WorkerChannelPool
 from services.worker.deployment import Worker
@@ -74,8 +76,8 @@ class Rig:
 
         monkeypatch.setattr(EngineHost, "open", reply_late)
 
-    async def slot(self, warp: Warp | None = None) -> LeasedSlot:
-        return await self.placement.attach_target(OpenCall("s", warp or Warp(), LENGTH))
+    async def slot(self, transform: SamplingTransform | None = None) -> LeasedSlot:
+        return await self.placement.attach_target(OpenCall("s", transform or SamplingTransform(), LENGTH))
 
     async def stop(self) -> None:
         await soon(lambda: self.engine.num_free_slots == 2 and len(self.worker._leases) == 0)
@@ -136,7 +138,7 @@ async def test_a_slot_that_was_opened_and_lost_says_so_itself(rig: Rig):
 
 async def test_a_grammar_is_compiled_before_anything_is_asked(rig: Rig):
     rig.may_open.clear()
-    attaching = asyncio.create_task(rig.slot(Warp(grammar=Grammar(GrammarKind.REGEX, "a+"))))
+    attaching = asyncio.create_task(rig.slot(SamplingTransform(grammar=Grammar(GrammarKind.REGEX, "a+"))))
     await soon(lambda: rig.engine.num_free_slots == 1)
     await asyncio.sleep(0.01)
     assert not attaching.done()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from adasd.messages import Complete
+from adasd.results import Complete
 from services.gateway.grpc_api import start_grpc
 from services.transport.generation import GenerationClient
 from services.transport.public import GenerateCall, SamplingOptions

@@ -9,7 +9,9 @@ import pytest
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
 from adasd.lookup.lookups import Lookups
-from adasd.messages import Chunk, OpenCall, SamplingParams, SpeculationOptions, Warp
+from adasd.requests import SamplingParams, SpeculationOptions
+from adasd.results import Chunk
+from adasd.rounds import OpenCall, SamplingTransform
 from adasd.session.state import Terms
 from adasd.testing.faulty_port import LinkFaults
 from adasd.testing.loops import plain
@@ -20,8 +22,14 @@ from tests.unit.engine.models import prompts
 from tests.unit.engine.test_early_exit import engine
 
 NUM_TOKENS = 30
-PENALTIES = Warp(seed=8, presence_penalty=0.5, frequency_penalty=0.4, repetition_penalty=1.2, answer_from=5)
-WARPS = {"greedy": Warp(temperature=0.0), "seeded": Warp(seed=11), "penalties": PENALTIES}
+PENALTIES = SamplingTransform(
+    seed=8, presence_penalty=0.5, frequency_penalty=0.4, repetition_penalty=1.2, answer_from=5
+)
+WARPS = {
+    "greedy": SamplingTransform(temperature=0.0),
+    "seeded": SamplingTransform(seed=11),
+    "penalties": PENALTIES,
+}
 LOSSY = LinkFaults(delay_s=0.002, drop=0.03, timeout_s=0.1)
 
 
@@ -40,15 +48,15 @@ class Targets(Workers):
 
 
 async def answer(
-    workers: Targets, number: int, warp: Warp, prompt: tuple[int, ...]
+    workers: Targets, number: int, transform: SamplingTransform, prompt: tuple[int, ...]
 ) -> tuple[list[int], object]:
     controller = Controller(SpeculationConfig(bypass=False), ("self",))
     effective = controller.effective(SpeculationOptions())
-    plans = controller.session(effective, warp, prompt)
-    sampling = SamplingParams(NUM_TOKENS, warp.temperature, top_p=warp.top_p, seed=warp.seed)
+    plans = controller.session(effective, transform, prompt)
+    sampling = SamplingParams(NUM_TOKENS, transform.temperature, top_p=transform.top_p, seed=transform.seed)
     driver = Driver(
         Terms(f"s{number}", prompt, sampling, frozenset(), lambda ids: "." * len(ids)),
-        OpenCall(f"s{number}", warp, len(prompt) + NUM_TOKENS),
+        OpenCall(f"s{number}", transform, len(prompt) + NUM_TOKENS),
         effective,
         plans,
         SourcedPlacement(workers, Lookups(), plans),
@@ -63,13 +71,13 @@ async def answer(
     return tokens, end.speculation
 
 
-@pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("transform", WARPS.values(), ids=WARPS.keys())
 @pytest.mark.parametrize("faults", [CALM, LOSSY], ids=["calm", "lossy"])
-async def test_output_is_the_targets_own(faults, warp):
+async def test_output_is_the_targets_own(faults, transform):
     texts = prompts(5, 20, 33, seed=4)
-    expected = [plain(engine(early=False), text, NUM_TOKENS, warp) for text in texts]
+    expected = [plain(engine(early=False), text, NUM_TOKENS, transform) for text in texts]
     async with Targets(faults, seed=2) as workers:
-        answers = await asyncio.gather(*(answer(workers, i, warp, text) for i, text in enumerate(texts)))
+        answers = await asyncio.gather(*(answer(workers, i, transform, text) for i, text in enumerate(texts)))
         for (tokens, report), truth in zip(answers, expected, strict=True):
             assert tokens == truth
             assert report.drafts_used == ("self",)

@@ -16,7 +16,7 @@ import grpc
 import numpy as np
 import pytest
 
-from adasd.config import EngineConfig, TierConfig
+from adasd.config import EngineConfig
 from adasd.errors import (
     Cancelled,
     DeviceFailure,
@@ -27,19 +27,18 @@ from adasd.errors import (
     UnknownSession,
     WorkerLost,
 )
-from adasd.messages import (
+from adasd.ports import DraftPort, TargetPort
+from adasd.requests import Grammar, GrammarKind
+from adasd.rounds import (
     AcceptRule,
+    DraftBlock,
     DraftCall,
-    Drafted,
-    DraftRule,
-    Grammar,
-    GrammarKind,
     OpenCall,
     RelaxBelow,
+    SamplingTransform,
+    StopRule,
     VerifyCall,
-    Warp,
 )
-from adasd.ports import DraftPort, TargetPort
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.letters import letter_grammars
 from adasd.testing.loops import draft, verify
@@ -48,6 +47,7 @@ from load_tests import round_trip
 from load_tests.counting_engine import CountingEngine
 from protos.adasd.v1 import worker_pb2 as pb
 from protos.adasd.v1.worker_pb2_grpc import WorkerStub
+from services.config import TierConfig
 from services.transport.channels import WorkerChannelPool
 from services.transport.client import RoundsLine, WorkerAddress
 from services.transport.options import ROUNDS_METHOD
@@ -104,13 +104,13 @@ class Replica:
 
 
 def opening(session: str, max_len: int = 64) -> OpenCall:
-    return OpenCall(session, Warp(), max_len)
+    return OpenCall(session, SamplingTransform(), max_len)
 
 
 def drafting(
     session: str = "a", epoch: int = 1, keep_len: int = 0, feed=(5,), num_tokens: int = 3
 ) -> DraftCall:
-    return DraftCall(session, epoch, keep_len, feed, DraftRule(num_tokens))
+    return DraftCall(session, epoch, keep_len, feed, StopRule(num_tokens))
 
 
 @pytest.fixture
@@ -166,23 +166,28 @@ async def test_a_failed_call_leaves_the_line_usable(start):
 
 
 @pytest.mark.parametrize(
-    "warp", [Warp(temperature=0.0), Warp(seed=7), Warp(seed=-3, top_k=5, temperature=0.7)]
+    "transform",
+    [
+        SamplingTransform(temperature=0.0),
+        SamplingTransform(seed=7),
+        SamplingTransform(seed=-3, top_k=5, temperature=0.7),
+    ],
 )
-async def test_the_wire_changes_no_answer(start, warp):
+async def test_the_wire_changes_no_answer(start, transform):
     """Laws, rows and distances through the wire against the same engine next door."""
     model = TableModel.random(vocab_size=16, seed=3)
     replica, direct = await start(FakeEngine(model)), FakeEngine(model)
     replica.leases.grant("a")
-    line, call = replica.line("a"), OpenCall("a", warp, 64)
+    line, call = replica.line("a"), OpenCall("a", transform, 64)
     await line.open(call)
     direct.open(call)
     accept = AcceptRule(RelaxBelow(0.4), relax_budget=2, want_distances=True)
-    asked = DraftCall("a", 1, 0, (1, 5, 2), DraftRule(6, entropy_ceiling=2.5, row_len=16))
+    asked = DraftCall("a", 1, 0, (1, 5, 2), StopRule(6, entropy_ceiling=2.5, row_len=16))
     drafted, expected = await line.draft(asked), draft(direct, asked)
-    assert np.array_equal(drafted.rows.ids, expected.rows.ids)
-    assert np.array_equal(drafted.rows.logprobs, expected.rows.logprobs)
+    assert np.array_equal(drafted.distributions.ids, expected.distributions.ids)
+    assert np.array_equal(drafted.distributions.logprobs, expected.distributions.logprobs)
     assert bare(drafted) == bare(expected)
-    asked = VerifyCall("a", 2, 0, (1, 5, 2), drafted.tokens[::-1], drafted.rows, accept)
+    asked = VerifyCall("a", 2, 0, (1, 5, 2), drafted.tokens[::-1], drafted.distributions, accept)
     verdict = await line.verify(asked)
     assert len(verdict.distances) > 0
     assert bare(verdict) == bare(verify(direct, asked))
@@ -190,7 +195,7 @@ async def test_the_wire_changes_no_answer(start, warp):
 
 def bare(answer):
     """An answer without what no two runs share: times, and arrays, which compare by identity."""
-    rows = {"rows": None} if isinstance(answer, Drafted) else {}
+    rows = {"rows": None} if isinstance(answer, DraftBlock) else {}
     return replace(answer, compute_ms=0.0, queue_ms=0.0, **rows)
 
 
@@ -279,7 +284,7 @@ async def test_rows_that_do_not_fit_are_an_invalid_argument_and_free_the_slot(st
         stream = WorkerStub(channel).Rounds()
         who = {"session": "a", "incarnation": INCARNATION}
         await stream.write(
-            pb.RoundRequest(**who, seq=1, open=pb.OpenRequest(warp=pb.Warp(top_p=1.0), max_len=8))
+            pb.RoundRequest(**who, seq=1, open=pb.OpenRequest(transform=pb.Warp(top_p=1.0), max_len=8))
         )
         assert (await stream.read()).HasField("opened")
         await stream.write(pb.RoundRequest(**who, seq=2, verify=pb.VerifyRequest(feed=b"123")))
@@ -570,8 +575,10 @@ async def test_what_shapes_a_law_and_what_is_said_of_it_goes_over_the_wire(start
     """A grammar, penalties and log-probabilities through codec, service and host to an engine and back."""
     model = TableModel.random(16, seed=3)
     prompt, grammar = (1, 2, 3), Grammar(GrammarKind.REGEX, "(!#)+%")
-    warp = Warp(0.0, frequency_penalty=0.5, repetition_penalty=1.2, answer_from=3, grammar=grammar)
-    call = OpenCall("a", warp, 64, logprobs=2, prompt_logprobs=1)
+    transform = SamplingTransform(
+        0.0, frequency_penalty=0.5, repetition_penalty=1.2, answer_from=3, grammar=grammar
+    )
+    call = OpenCall("a", transform, 64, logprobs=2, prompt_logprobs=1)
     alone = FakeEngine(model, grammars=letter_grammars(16))
     alone.open(call)
     expected = [
@@ -593,7 +600,7 @@ async def test_what_shapes_a_law_and_what_is_said_of_it_goes_over_the_wire(start
     assert len(answers[0].prompt_logprobs) == 2
     assert answers[1].num_accepted == 1
     replica.leases.grant("b")
-    bad = OpenCall("b", Warp(grammar=Grammar(GrammarKind.REGEX, "(")), 64)
+    bad = OpenCall("b", SamplingTransform(grammar=Grammar(GrammarKind.REGEX, "(")), 64)
     with pytest.raises(InvalidRequest, match="unclosed group") as refusal:
         await replica.line("b").open(bad)
     assert refusal.value.param == "grammar"

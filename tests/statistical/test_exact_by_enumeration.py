@@ -20,17 +20,15 @@ from adasd.config import SpeculationConfig
 from adasd.control.registry import DRAFTING
 from adasd.engine.work import DraftWork, VerifyWork
 from adasd.local import LocalPair
-from adasd.messages import (
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.rounds import (
+    DraftBlock,
     DraftCall,
-    Drafted,
-    DraftRows,
-    Mode,
+    DraftDistributions,
     RoundCompleted,
-    SamplingParams,
-    SpeculationOptions,
+    SamplingTransform,
     Verdict,
     VerifyCall,
-    Warp,
 )
 from adasd.specdec import verify_reference
 from adasd.specdec.budget import share
@@ -121,13 +119,13 @@ class BookEngine(FakeEngine):
 
 
 def paths(
-    make: Callable[[Book], LocalPair], options: SpeculationOptions, warp: dict[str, Any]
+    make: Callable[[Book], LocalPair], options: SpeculationOptions, transform: dict[str, Any]
 ) -> Iterator[Any]:
     """(answer, probability) of every path."""
     book = Book()
     while True:
         pair = make(book)
-        answer = pair.generate(PROMPT, sampling=SamplingParams(LENGTH, **warp), speculation=options)
+        answer = pair.generate(PROMPT, sampling=SamplingParams(LENGTH, **transform), speculation=options)
         yield answer, book.probability
         if not book.turn():
             return
@@ -145,7 +143,7 @@ def pair_with(
     target.book = draft.book = book
     target.num_judged = num_judged
     pair = LocalPair(target, draft, decode=lambda ids: "", eos_ids=frozenset(), speculation=config)
-    teacher = pair.controller.session(pair.controller.effective(options), Warp())
+    teacher = pair.controller.session(pair.controller.effective(options), SamplingTransform())
     for done in taught:
         teacher.learn(done)
     return pair
@@ -154,7 +152,7 @@ def pair_with(
 def lesson(num_accepted: int, entropies: Sequence[float], verify_ms: float = 1.0) -> RoundCompleted:
     """One round of the past, with times, so that policies by the clock have some."""
     block = tuple(range(len(entropies)))
-    drafted = Drafted("s", 0, 0, block, tuple(entropies), compute_ms=0.1 * len(entropies))
+    drafted = DraftBlock("s", 0, 0, block, tuple(entropies), compute_ms=0.1 * len(entropies))
     verdict = Verdict("s", 0, 0, num_accepted, 1, compute_ms=verify_ms)
     return RoundCompleted(drafted, verdict, 0.1 * len(entropies), verify_ms)
 
@@ -166,9 +164,9 @@ PASTS = {
 }
 
 
-def target_law(warp: dict[str, Any]) -> dict[tuple[int, ...], float]:
+def target_law(transform: dict[str, Any]) -> dict[tuple[int, ...], float]:
     """The target's own law of four tokens."""
-    made, whole = {}, Warp(answer_from=len(PROMPT), **warp)
+    made, whole = {}, SamplingTransform(answer_from=len(PROMPT), **transform)
     for answer in itertools.product(range(V), repeat=LENGTH):
         chance, text = 1.0, list(PROMPT)
         for token in answer:
@@ -183,23 +181,23 @@ def largest_error(
     past: str = "no past",
     acceptance: str | None = None,
     block: int = 2,
-    warp: dict[str, Any] | None = None,
+    transform: dict[str, Any] | None = None,
     num_judged: int | None = None,
     **config: Any,
 ) -> tuple[float, set[tuple[int, ...]]]:
     """(largest difference of the joint laws, the lengths of the blocks of every path)."""
-    warp = warp or {}
+    transform = transform or {}
     options = SpeculationOptions(Mode.EXACT, drafting, acceptance, max_draft_tokens=block)
     settings = SpeculationConfig(bypass=False, row_len=V, **config)
     emitted: dict[tuple[int, ...], float] = dict.fromkeys(itertools.product(range(V), repeat=LENGTH), 0.0)
     shapes = set()
     for answer, probability in paths(
-        lambda book: pair_with(book, settings, PASTS[past], options, num_judged), options, warp
+        lambda book: pair_with(book, settings, PASTS[past], options, num_judged), options, transform
     ):
         emitted[answer.token_ids] += probability
         shapes.add(answer.report.drafted_per_round)
     assert math.isclose(sum(emitted.values()), 1.0, abs_tol=1e-9)
-    expected = target_law(warp)
+    expected = target_law(transform)
     return max(abs(emitted[answer] - expected[answer]) for answer in expected), shapes
 
 
@@ -227,10 +225,12 @@ def test_blocks_are_cut_by_entropy_and_by_nothing_else_here():
     assert {lengths[0] for lengths in shapes if lengths} == {1, 2}
 
 
-@pytest.mark.parametrize("warp", [{"temperature": 0.7, "top_k": 2}, {"top_p": 0.8}, {"temperature": 1.4}])
+@pytest.mark.parametrize(
+    "transform", [{"temperature": 0.7, "top_k": 2}, {"top_p": 0.8}, {"temperature": 1.4}]
+)
 @pytest.mark.parametrize("acceptance", ["token", "block"])
-def test_whatever_the_sampling(warp: dict[str, Any], acceptance: str):
-    error, _ = largest_error("adasd", "low ceiling", acceptance, warp=warp)
+def test_whatever_the_sampling(transform: dict[str, Any], acceptance: str):
+    error, _ = largest_error("adasd", "low ceiling", acceptance, transform=transform)
     assert error < 1e-9
 
 
@@ -240,7 +240,7 @@ PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.7, "repetition_pena
 @pytest.mark.parametrize("num_judged", [None, 1])
 @pytest.mark.parametrize("acceptance", ["token", "block"])
 def test_so_it_is_where_every_token_moves_the_laws_behind_it(acceptance: str, num_judged: int | None):
-    error, _ = largest_error("adasd", "low ceiling", acceptance, warp=PENALTIES, num_judged=num_judged)
+    error, _ = largest_error("adasd", "low ceiling", acceptance, transform=PENALTIES, num_judged=num_judged)
     assert error < 1e-9
     without = target_law({})
     assert max(abs(without[text] - chance) for text, chance in target_law(PENALTIES).items()) > 0.01
@@ -264,10 +264,12 @@ def test_the_published_score_of_a_cut_is_noticed(monkeypatch: pytest.MonkeyPatch
     """TETRIS ranks by q(x): a token that is cut for being unlikely escapes its rejection."""
 
     def by_token(call: VerifyCall) -> list[float]:
-        assert call.rows is not None
+        assert call.distributions is not None
         return [
             math.exp(logprobs[ids.tolist().index(token)])
-            for token, ids, logprobs in zip(call.block, call.rows.ids, call.rows.logprobs, strict=True)
+            for token, ids, logprobs in zip(
+                call.block, call.distributions.ids, call.distributions.logprobs, strict=True
+            )
         ]
 
     monkeypatch.setattr(BookEngine, "score", staticmethod(by_token))
@@ -293,15 +295,19 @@ def test_dropping_a_token_for_what_it_is_is_noticed(monkeypatch: pytest.MonkeyPa
     """A block may end where the *law* says so, not where the drawn token is unlikely: that is a bias."""
     honest = DraftWork.answer
 
-    def answer(self: DraftWork) -> Drafted:
+    def answer(self: DraftWork) -> DraftBlock:
         made = honest(self)
-        if made.rows is None or not made.tokens:
+        if made.distributions is None or not made.tokens:
             return made
-        last = made.rows.ids[-1].tolist().index(made.tokens[-1])
-        if math.exp(made.rows.logprobs[-1][last]) >= 0.3:
+        last = made.distributions.ids[-1].tolist().index(made.tokens[-1])
+        if math.exp(made.distributions.logprobs[-1][last]) >= 0.3:
             return made
-        rows = DraftRows(made.rows.ids[:-1], made.rows.logprobs[:-1]) if len(made.tokens) > 1 else None
-        return replace(made, tokens=made.tokens[:-1], entropies=made.entropies[:-1], rows=rows)
+        rows = (
+            DraftDistributions(made.distributions.ids[:-1], made.distributions.logprobs[:-1])
+            if len(made.tokens) > 1
+            else None
+        )
+        return replace(made, tokens=made.tokens[:-1], entropies=made.entropies[:-1], distributions=rows)
 
     monkeypatch.setattr(DraftWork, "answer", answer)
     assert largest_error("static")[0] > 1e-3

@@ -17,7 +17,9 @@ from adasd.config import EngineConfig, SpeculationConfig
 from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
 from adasd.lookup import line
-from adasd.messages import DraftRows, EmittedToken, Mode, SamplingParams, SpeculationOptions, TokenKind
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.results import EmittedToken, TokenKind
+from adasd.rounds import DraftDistributions
 from tests.statistical.test_sampled_exact_end_to_end import (
     Tokens,
     V,
@@ -46,11 +48,11 @@ def answers(source: str, sampling: SamplingParams) -> list[list[EmittedToken]]:
 @torch.inference_mode()
 def law(sampling: SamplingParams) -> dict[Tokens, float]:
     """Probability of every triple after the prompt, by the target alone."""
-    model, warp = target_model(), warpers(sampling)
+    model, transform = target_model(), warpers(sampling)
     model.config.max_position_embeddings = 32
     pairs = list(itertools.product(range(V), repeat=2))
     logits = model(torch.tensor([[*PROMPT, *pair] for pair in pairs])).logits[:, len(PROMPT) - 1 :]
-    laws = torch.stack([warp(None, logits[:, place]) for place in range(3)], dim=1).double().softmax(-1)
+    laws = torch.stack([transform(None, logits[:, place]) for place in range(3)], dim=1).double().softmax(-1)
     return {
         (*pair, last): float(laws[row, 0, pair[0]] * laws[row, 1, pair[1]] * laws[row, 2, last])
         for row, pair in enumerate(pairs)
@@ -69,9 +71,9 @@ def test_the_first_tokens_follow_the_target(source: str, name: str):
 
 
 def test_rows_that_claim_another_law_are_noticed(monkeypatch: pytest.MonkeyPatch):
-    def half_sure(tokens: Sequence[int]) -> DraftRows:
+    def half_sure(tokens: Sequence[int]) -> DraftDistributions:
         ids = np.asarray([[token, (token + 1) % V] for token in tokens], np.int32)
-        return DraftRows(ids, np.full(ids.shape, np.log(0.5), np.float32))
+        return DraftDistributions(ids, np.full(ids.shape, np.log(0.5), np.float32))
 
     monkeypatch.setattr(line, "point_masses", half_sure)
     assert rejects(answers("ngram", SAMPLING), law(SAMPLING))

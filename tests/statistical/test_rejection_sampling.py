@@ -12,15 +12,20 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from adasd.messages import AcceptRule, RelaxBelow, RelaxOwnLaw, Warp
+from adasd.rounds import AcceptRule, RelaxBelow, RelaxOwnLaw, SamplingTransform
 from adasd.specdec.blocks import BlockBatch, RuleBatch
-from adasd.specdec.distributions import WarpBatch, row_law, truncate_row, warp_probs
+from adasd.specdec.distributions import TransformBatch, row_law, transformed_probs, truncate_row
 from adasd.specdec.draft_step import propose
 from adasd.specdec.exact_tests import RejectionSampling
 from adasd.specdec.verify import Judgement, draw_chance, judge
 
 DRAWS = 30_000
-WARPS = [Warp(), Warp(temperature=0.7, top_k=4), Warp(top_p=0.8), Warp(temperature=1.5, min_p=0.15)]
+WARPS = [
+    SamplingTransform(),
+    SamplingTransform(temperature=0.7, top_k=4),
+    SamplingTransform(top_p=0.8),
+    SamplingTransform(temperature=1.5, min_p=0.15),
+]
 V = 6
 
 
@@ -51,17 +56,17 @@ def rejects(counts: Tensor, probs: Tensor) -> bool:
     return statistic > chi2.isf(1e-4, int(possible.sum()) - 1)
 
 
-def target_laws(warp: Warp) -> Tensor:
+def target_laws(transform: SamplingTransform) -> Tensor:
     """The target's law after each token, [V, V]."""
-    return warp_probs(TARGET.logits_VV, WarpBatch.build([warp] * V, [0] * V))
+    return transformed_probs(TARGET.logits_VV, TransformBatch.build([transform] * V, [0] * V))
 
 
 def one_round(
-    warp: Warp, num_drafted: int, row_len: int, seed: int, rule: AcceptRule
+    transform: SamplingTransform, num_drafted: int, row_len: int, seed: int, rule: AcceptRule
 ) -> tuple[Tensor, Judgement]:
     """DRAWS independent sessions after token 0: the emitted tokens, [DRAWS, K + 1], -1 behind the end."""
     generator = torch.Generator().manual_seed(seed)
-    batch = WarpBatch.build([warp] * DRAWS, [0] * DRAWS)
+    batch = TransformBatch.build([transform] * DRAWS, [0] * DRAWS)
     last, tokens, ids, logprobs = torch.zeros(DRAWS, dtype=torch.int64), [], [], []
     for _ in range(num_drafted):
         step = propose(DRAFT.after(last), batch, [row_len] * DRAWS, generator)
@@ -87,17 +92,19 @@ def one_round(
 
 
 @pytest.mark.parametrize("row_len", [1, 3, V])
-@pytest.mark.parametrize("warp", WARPS)
-def test_the_first_token_follows_the_target(warp, row_len):
-    emitted, _ = one_round(warp, 1, row_len, seed=row_len, rule=AcceptRule())
-    assert not rejects(torch.bincount(emitted[:, 0], minlength=V).double(), target_laws(warp)[0].double())
+@pytest.mark.parametrize("transform", WARPS)
+def test_the_first_token_follows_the_target(transform, row_len):
+    emitted, _ = one_round(transform, 1, row_len, seed=row_len, rule=AcceptRule())
+    assert not rejects(
+        torch.bincount(emitted[:, 0], minlength=V).double(), target_laws(transform)[0].double()
+    )
 
 
-@pytest.mark.parametrize("warp", WARPS)
-def test_the_first_two_tokens_follow_the_target_jointly(warp):
+@pytest.mark.parametrize("transform", WARPS)
+def test_the_first_two_tokens_follow_the_target_jointly(transform):
     # a session that stopped after one token is completed by the target itself
-    emitted, judgement = one_round(warp, 2, 4, seed=7, rule=AcceptRule())
-    laws = target_laws(warp)
+    emitted, judgement = one_round(transform, 2, 4, seed=7, rule=AcceptRule())
+    laws = target_laws(transform)
     generator = torch.Generator().manual_seed(8)
     completion = torch.multinomial(laws[emitted[:, 0]], 1, generator=generator)[:, 0]
     second = torch.where(emitted[:, 1] >= 0, emitted[:, 1], completion)
@@ -108,25 +115,27 @@ def test_the_first_two_tokens_follow_the_target_jointly(warp):
 
 
 def test_the_bonus_token_follows_the_target():
-    emitted, judgement = one_round(Warp(), 1, V, seed=9, rule=AcceptRule())
-    laws = target_laws(Warp())
+    emitted, judgement = one_round(SamplingTransform(), 1, V, seed=9, rule=AcceptRule())
+    laws = target_laws(SamplingTransform())
     for last in range(V):
         after = emitted[(judgement.num_accepted_B == 1) & (emitted[:, 0] == last), 1]
         assert not rejects(torch.bincount(after, minlength=V).double(), laws[last].double())
 
 
 def test_acceptance_is_one_minus_the_total_variation():
-    _, judgement = one_round(Warp(), 1, V, seed=10, rule=AcceptRule())
-    expected = torch.minimum(target_laws(Warp())[0], torch.softmax(DRAFT.logits_VV[0], -1)).sum().item()
+    _, judgement = one_round(SamplingTransform(), 1, V, seed=10, rule=AcceptRule())
+    expected = (
+        torch.minimum(target_laws(SamplingTransform())[0], torch.softmax(DRAFT.logits_VV[0], -1)).sum().item()
+    )
     share = judgement.num_accepted_B.float().mean().item()
     deviation = (expected * (1 - expected) / DRAWS) ** 0.5
     assert abs(share - expected) < 3.9 * deviation  # two-sided 1e-4
 
 
 def test_a_wrong_law_is_noticed():
-    emitted, _ = one_round(Warp(), 1, V, seed=11, rule=AcceptRule())
+    emitted, _ = one_round(SamplingTransform(), 1, V, seed=11, rule=AcceptRule())
     counts = torch.bincount(emitted[:, 0], minlength=V).double()
-    slightly_off = target_laws(Warp(temperature=0.9))[0].double()
+    slightly_off = target_laws(SamplingTransform(temperature=0.9))[0].double()
     assert rejects(counts, slightly_off)
 
 
@@ -137,7 +146,7 @@ def test_relaxing_everything_moves_mass_only_where_the_target_has_some(monkeypat
     draft = Bigrams(torch.tensor([[0.2, 0.3, 0.3, 0.2, *pad]] * V).log())
     monkeypatch.setitem(globals(), "TARGET", target)
     monkeypatch.setitem(globals(), "DRAFT", draft)
-    emitted, judgement = one_round(Warp(), 1, V, 12, AcceptRule(RelaxBelow(1.0), 1))
+    emitted, judgement = one_round(SamplingTransform(), 1, V, 12, AcceptRule(RelaxBelow(1.0), 1))
     counts = torch.bincount(emitted[:, 0], minlength=V).double()
     assert not rejects(counts, torch.tensor([0.4, 0.3, 0.3, 0.0, 0.0, 0.0]).double())
     assert abs(judgement.num_accepted_B.float().mean().item() - 0.8) < 3.9 * (0.16 / DRAWS) ** 0.5
@@ -164,7 +173,7 @@ def test_the_law_under_the_collision_rule_is_the_derived_one(ratio, num_liked, m
     excess, lack = (q - p).clamp_min(0), (p - q).clamp_min(0)
     kept = (excess * ~liked).sum()
     law = torch.minimum(p, q) + excess * liked + kept * lack / lack.sum()
-    emitted, judgement = one_round(Warp(), 1, V, 13, AcceptRule(RelaxOwnLaw(ratio), 1))
+    emitted, judgement = one_round(SamplingTransform(), 1, V, 13, AcceptRule(RelaxOwnLaw(ratio), 1))
     assert not rejects(torch.bincount(emitted[:, 0], minlength=V).double(), law)
     distortion = (law - p).abs().sum().item() / 2
     expected = torch.minimum(p, q).sum().item() + distortion
@@ -175,7 +184,7 @@ def test_the_law_under_the_collision_rule_is_the_derived_one(ratio, num_liked, m
 def test_the_collision_rule_distorts_where_it_relaxes(monkeypatch):
     # the test above could not fail if nothing were relaxed
     p, _ = five_tokens(monkeypatch)
-    emitted, judgement = one_round(Warp(), 1, V, 14, AcceptRule(RelaxOwnLaw(0.5), 1))
+    emitted, judgement = one_round(SamplingTransform(), 1, V, 14, AcceptRule(RelaxOwnLaw(0.5), 1))
     assert judgement.relaxed_BK.any()
     assert rejects(torch.bincount(emitted[:, 0], minlength=V).double(), p)
 
@@ -183,7 +192,9 @@ def test_the_collision_rule_distorts_where_it_relaxes(monkeypatch):
 # --------------------------------------------------------------------------- exact enumeration
 
 
-def sampling_of(block: tuple[int, ...], warp: Warp, row_len: int) -> tuple[RejectionSampling, list[Tensor]]:
+def sampling_of(
+    block: tuple[int, ...], transform: SamplingTransform, row_len: int
+) -> tuple[RejectionSampling, list[Tensor]]:
     """The rule's own tensors in double precision for one block after token 0, and the draft's laws [V]."""
     before = torch.tensor([0, *block])
     ids, logprobs = truncate_row(DRAFT.logits_VV.double()[before[:-1]], row_len)
@@ -197,22 +208,22 @@ def sampling_of(block: tuple[int, ...], warp: Warp, row_len: int) -> tuple[Rejec
         logprobs[None],
     )
     sampling = RejectionSampling.of(
-        TARGET.logits_VV.double()[None, before], blocks, WarpBatch.build([warp], [0])
+        TARGET.logits_VV.double()[None, before], blocks, TransformBatch.build([transform], [0])
     )
     assert sampling is not None
-    drafts = row_law(logprobs, WarpBatch.build([warp] * num_drafted, [0] * num_drafted))
+    drafts = row_law(logprobs, TransformBatch.build([transform] * num_drafted, [0] * num_drafted))
     spread = torch.zeros(num_drafted, V, dtype=torch.float64).scatter(1, ids.long(), drafts)
     return sampling, list(spread)
 
 
 @pytest.mark.parametrize("row_len", [2, 4, V])
-@pytest.mark.parametrize("warp", WARPS)
-def test_the_law_of_three_tokens_by_enumeration_is_the_targets(warp, row_len):
+@pytest.mark.parametrize("transform", WARPS)
+def test_the_law_of_three_tokens_by_enumeration_is_the_targets(transform, row_len):
     """Every block of 2, every outcome; shorter answers are completed by the target. No chance involved."""
-    laws = warp_probs(TARGET.logits_VV.double(), WarpBatch.build([warp] * V, [0] * V))
+    laws = transformed_probs(TARGET.logits_VV.double(), TransformBatch.build([transform] * V, [0] * V))
     emitted = torch.zeros(V, V, V, dtype=torch.float64)
     for block in itertools.product(range(V), repeat=2):
-        sampling, drafts = sampling_of(block, warp, row_len)
+        sampling, drafts = sampling_of(block, transform, row_len)
         reach = (drafts[0][block[0]] * drafts[1][block[1]]).item()
         if reach == 0.0:
             continue

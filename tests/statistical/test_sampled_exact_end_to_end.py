@@ -30,16 +30,9 @@ from transformers import (
 from adasd.config import EngineConfig, SpeculationConfig
 from adasd.control.controller import Controller, SessionController
 from adasd.engine.engine import TorchEngine
-from adasd.messages import (
-    Drafted,
-    EmittedToken,
-    Mode,
-    OpenCall,
-    SamplingParams,
-    SpeculationOptions,
-    TokenKind,
-    Verdict,
-)
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.results import EmittedToken, TokenKind
+from adasd.rounds import DraftBlock, OpenCall, Verdict
 from adasd.session.events import (
     Action,
     AskDraft,
@@ -57,7 +50,7 @@ from adasd.session.events import (
     TargetAttached,
 )
 from adasd.session.machine import begin, step
-from adasd.session.opening import warp_of
+from adasd.session.opening import transform_of
 from adasd.session.state import Terms
 from adasd.specdec.penalties import TokenCounts
 from adasd.specdec.verify_reference import masked
@@ -119,7 +112,7 @@ class Talk:
         self._target, self._draft, self._control = target, draft, control
         self._open = OpenCall(
             terms.session,
-            warp_of(terms.sampling, len(terms.prompt), terms.eos_ids),
+            transform_of(terms.sampling, len(terms.prompt), terms.eos_ids),
             len(terms.prompt) + terms.sampling.max_tokens,
         )
         self._draft.open(self._open)
@@ -182,11 +175,11 @@ def talk(
             number, seed = waiting.popleft()
             own = replace(sampling, seed=seed)
             terms = Terms(str(number), PROMPT, own, frozenset(), lambda ids: "." * len(ids))
-            control = controller.session(effective, warp_of(own, len(PROMPT), frozenset()))
+            control = controller.session(effective, transform_of(own, len(PROMPT), frozenset()))
             running[terms.session] = Talk(terms, target, draft, control)
         for answer in [*draft.step(), *target.step()]:
-            assert isinstance(answer, Drafted | Verdict), answer
-            event = DraftAnswered(answer) if isinstance(answer, Drafted) else TargetAnswered(answer)
+            assert isinstance(answer, DraftBlock | Verdict), answer
+            event = DraftAnswered(answer) if isinstance(answer, DraftBlock) else TargetAnswered(answer)
             running[answer.session].take(event)
         for name in [name for name, one in running.items() if one.finished]:
             answers[int(name)] = running.pop(name).tokens
@@ -200,7 +193,7 @@ def talk(
 
 
 def warpers(sampling: SamplingParams) -> LogitsProcessorList:
-    """The request's warp in the words of ``transformers``."""
+    """The request's transform in the words of ``transformers``."""
     return LogitsProcessorList(
         [
             TemperatureLogitsWarper(sampling.temperature),
@@ -213,20 +206,20 @@ def warpers(sampling: SamplingParams) -> LogitsProcessorList:
 
 def penalised(logits: Tensor, text: Tokens, sampling: SamplingParams) -> Tensor:
     """One row of logits after the penalties that ``text`` earns, by the slow twin."""
-    warp = warp_of(sampling, len(PROMPT), frozenset())
-    return torch.tensor(masked(logits.tolist(), text, warp), dtype=torch.float64)
+    transform = transform_of(sampling, len(PROMPT), frozenset())
+    return torch.tensor(masked(logits.tolist(), text, transform), dtype=torch.float64)
 
 
 @torch.inference_mode()
 def law_of_three_tokens(sampling: SamplingParams) -> dict[Tokens, float]:
     """Probability of every triple after the prompt, by the target alone."""
-    target, warp = target_model(), warpers(sampling)
+    target, transform = target_model(), warpers(sampling)
     pairs = list(itertools.product(range(V), repeat=2))
     logits = target(torch.tensor([[*PROMPT, *pair] for pair in pairs])).logits[:, len(PROMPT) - 1 :]
     for row, pair in enumerate(pairs):
         for place in range(3):
             logits[row, place] = penalised(logits[row, place], (*PROMPT, *pair[:place]), sampling)
-    laws = torch.stack([warp(None, logits[:, place]) for place in range(3)], dim=1).double().softmax(-1)
+    laws = torch.stack([transform(None, logits[:, place]) for place in range(3)], dim=1).double().softmax(-1)
     return {
         (*pair, last): float(laws[row, 0, pair[0]] * laws[row, 1, pair[1]] * laws[row, 2, last])
         for row, pair in enumerate(pairs)

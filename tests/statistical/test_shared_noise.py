@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy.stats import chi2, kstest
 
-from adasd.messages import Warp
-from adasd.specdec.distributions import WarpBatch, warp_probs
+from adasd.rounds import SamplingTransform
+from adasd.specdec.distributions import TransformBatch, transformed_probs
 from adasd.specdec.noise import coupled_argmax, exponential_noise
 
 DRAWS = 100_000
@@ -34,11 +34,16 @@ def test_neighbouring_counters_are_uncorrelated(vary):
 
 
 @pytest.mark.parametrize(
-    "warp", [Warp(seed=1), Warp(temperature=0.7, top_k=4, seed=1), Warp(top_p=0.8, seed=1)]
+    "transform",
+    [
+        SamplingTransform(seed=1),
+        SamplingTransform(temperature=0.7, top_k=4, seed=1),
+        SamplingTransform(top_p=0.8, seed=1),
+    ],
 )
-def test_the_race_follows_the_law(warp):
+def test_the_race_follows_the_law(transform):
     logits = torch.tensor([[1.0, 0.5, 0.0, -0.5, 0.3, -1.0]])
-    probs = warp_probs(logits, WarpBatch.build([warp], [0]))[0]
+    probs = transformed_probs(logits, TransformBatch.build([transform], [0]))[0]
     winners = coupled_argmax(probs.expand(DRAWS, -1), SEEDS, POSITIONS)
     counts, possible = torch.bincount(winners, minlength=6).double(), probs > 0
     assert counts[~possible].sum() == 0

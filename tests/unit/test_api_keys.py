@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from adasd.config import ApiKey, ServeConfig
 from adasd.errors import ConfigError
 from services import settings
+from services.config import ApiKey, ServeConfig
 
 SECRET = "sk-very-secret"
 HASH = hashlib.sha256(SECRET.encode()).hexdigest()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from adasd.config import ServeConfig
 from adasd.errors import ConfigError
-from adasd.messages import Mode
+from adasd.requests import Mode
 from services import settings
+from services.config import ServeConfig
 
 DEMO = Path("/demo")
 

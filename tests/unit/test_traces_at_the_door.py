@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from adasd.config import TracesConfig
 from adasd.errors import ConfigError
 from services import otel_environment
+from services.config import TracesConfig
 from services.otel_environment import completed
 from services.settings import load
 from services.trace_context import from_headers

@@ -23,7 +23,7 @@ from adasd.engine.forward import PROBE_LEN, num_embeddings
 from adasd.engine.kv_cache import KVCache, LayerShape
 from adasd.engine.native import library
 from adasd.engine.ragged import Ragged
-from adasd.engine.work import DraftWork, Proposed, wants_others
+from adasd.engine.work import DraftWork, Proposed, wants_runner_ups
 
 LARGEST_HEAD = 256
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -165,7 +165,7 @@ class NativeLlama:
         tokens, following = (ctypes.c_int32 * (limit * num))(), (ctypes.c_int32 * (4 * num))()
         entropies, max_probs = (_REAL * (limit * num))(), (_REAL * (limit * num))()
         when = _Rules(*(ctypes.addressof(each) for each in (max_tokens, ceilings, floors)))
-        others = (ctypes.c_int32 * (limit * num))() if wants_others(works) else None
+        others = (ctypes.c_int32 * (limit * num))() if wants_runner_ups(works) else None
         found = _Drafts(
             ctypes.addressof(tokens),
             None if others is None else ctypes.addressof(others),

@@ -52,7 +52,7 @@ typedef struct {
   const int32_t *wanted;                  /* [num_wanted], rising */
 } Pass;
 
-typedef struct { /* when drafting stops, per session; as in adasd.messages.DraftRule */
+typedef struct { /* when drafting stops, per session; as in adasd.rounds.StopRule */
   const int32_t *max_tokens;
   const double *entropy_ceilings, *confidence_floors;
 } Rules;

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from ray.serve import Application, Deployment
 
-from adasd.config import EngineConfig, ServeConfig, TierConfig
+from adasd.config import EngineConfig
 from cluster.app import PROBES, build, scaling
+from services.config import ServeConfig, TierConfig
 
 TIER = TierConfig(EngineConfig("model", num_slots=10), num_gpus=0.5, label_selector=(("pool", "draft"),))
 CONFIG = ServeConfig(target=TIER, draft=TIER, max_ongoing_requests=3, max_queued_requests=4)

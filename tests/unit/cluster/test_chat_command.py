@@ -9,7 +9,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from adasd.messages import Mode
+from adasd.requests import Mode
 from cluster.chat_command import chat, figures, paint
 
 LAST = {

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from adasd.config import EngineConfig, ServeConfig, TierConfig
+from adasd.config import EngineConfig
 from adasd.errors import ConfigError
 from cluster import check_command
 from cluster.check_command import check, problems, readable
 from cluster.ray_runtime import check_listens
 from cluster.topology import Node
+from services.config import ServeConfig, TierConfig
 from tests import pairs
 
 

@@ -15,7 +15,8 @@ from adasd.evaluate.measure import Run
 from adasd.evaluate.methods import method
 from adasd.evaluate.report import build
 from adasd.evaluate.workload import Item
-from adasd.messages import Mode, SpeculationReport, TokenKind
+from adasd.requests import Mode
+from adasd.results import SpeculationReport, TokenKind
 from cluster import eval_command, eval_remote
 from cluster.eval_remote import Journal, ServerGone, server_about
 from services.gateway.app import create_app

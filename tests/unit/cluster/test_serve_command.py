@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from adasd.config import DoorTlsConfig, EngineConfig, ServeConfig, TierConfig
+from adasd.config import EngineConfig
 from cluster import serve_command
 from cluster.progress import Steps
 from cluster.serve_command import (
@@ -27,6 +27,7 @@ from cluster.serve_command import (
     watch,
     welcome,
 )
+from services.config import DoorTlsConfig, ServeConfig, TierConfig
 
 CONFIG = ServeConfig(target=TierConfig(EngineConfig("big")), draft=TierConfig(EngineConfig("small")))
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from adasd.config import EngineConfig, ServeConfig, TierConfig
+from adasd.config import EngineConfig
 from cluster.topology import Node, actor_options, matches, missing, num_cpus, placement_group
+from services.config import ServeConfig, TierConfig
 
 
 def tier(**wishes) -> TierConfig:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from adasd.control.policy import DraftingPolicy, Snapshot
-from adasd.messages import Drafted, RoundCompleted, Verdict
+from adasd.rounds import DraftBlock, RoundCompleted, Verdict
 
 
 def a_round(
@@ -24,7 +24,7 @@ def a_round(
     """One verdict; ``num_drafted`` 0 is a plain round."""
     block = tuple(range(num_drafted))
     entropies = (0.0,) * num_drafted if entropies is None else tuple(entropies)
-    drafted = Drafted("s", 0, 0, block, entropies, compute_ms=draft_compute_ms) if num_drafted else None
+    drafted = DraftBlock("s", 0, 0, block, entropies, compute_ms=draft_compute_ms) if num_drafted else None
     verdict = Verdict("s", 0, 0, num_accepted, 7, exact_ok=tuple(exact_ok), distances=tuple(distances))
     return RoundCompleted(drafted, verdict, draft_ms, verify_ms)
 

@@ -19,7 +19,7 @@ from adasd.control.evidence import CENTRES, Evidence, EvidenceOptions, Label
 from adasd.control.monotone import never_rising_pava, running_minimum, without_gaps
 from adasd.control.policy import Snapshot
 from adasd.control.scope import AcceptanceScope
-from adasd.messages import NUM_DISTANCE_BINS, RelaxBelow, RelaxTable
+from adasd.rounds import NUM_DISTANCE_BINS, RelaxBelow, RelaxTable
 from tests.unit.control.rounds import a_round, judged
 
 SNAPSHOT = Snapshot(max_draft_tokens=16, remaining_tokens=100)

@@ -9,7 +9,7 @@ from adasd.control.adasd import Adasd, AdasdOptions, CeilingScope, CeilingState
 from adasd.control.estimators import RunningMean
 from adasd.control.policy import Snapshot
 from adasd.control.registry import drafting_policy
-from adasd.messages import DraftRule
+from adasd.rounds import StopRule
 from tests.unit.control.rounds import a_round, simulate
 
 SNAPSHOT = Snapshot(max_draft_tokens=16, remaining_tokens=100)
@@ -147,6 +147,6 @@ def test_discarding_is_a_choice_of_its_own():
     state, done = CeilingState(), a_round(1, 3, [0.2, 1.5, 0.4])
     for name, drops in (("adasd", False), ("adasd-discard", True)):
         policy = drafting_policy(name)
-        assert policy.decide(policy.learn(state, done), SNAPSHOT) == DraftRule(
+        assert policy.decide(policy.learn(state, done), SNAPSHOT) == StopRule(
             SNAPSHOT.max_draft_tokens, entropy_ceiling=1.5, drops_last=drops
         )

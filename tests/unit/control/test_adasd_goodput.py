@@ -9,12 +9,12 @@ import pytest
 from adasd.control.adasd_goodput import AdasdGoodput, MenuState
 from adasd.control.menu import Block, Course, menu
 from adasd.control.policy import Snapshot
-from adasd.messages import DraftRule
+from adasd.rounds import StopRule
 from tests.unit.control.rounds import a_round
 
 BLOCKS = (Block((0.1, 0.2, 0.1), 3), Block((2.5, 0.2, 0.3), 0))
 TIMED = Snapshot(max_draft_tokens=3, remaining_tokens=100, draft_ms=1.0, hop_ms=0.0, verify_ms=10.0)
-WHOLE = DraftRule(3)
+WHOLE = StopRule(3)
 
 
 def learned(policy, state, num_accepted, entropies, rule=WHOLE, ms=20.0):
@@ -40,7 +40,7 @@ def test_blocks_that_always_stand_leave_lengths_alone():
 
 @pytest.mark.parametrize(
     ("draft_ms", "expected"),
-    [(1.0, DraftRule(3, entropy_ceiling=0.2)), (30.0, DraftRule(1))],  # 2.5 / 12; 1.5 / 40 against 2 / 55
+    [(1.0, StopRule(3, entropy_ceiling=0.2)), (30.0, StopRule(1))],  # 2.5 / 12; 1.5 / 40 against 2 / 55
 )
 def test_times_choose_from_the_menu(draft_ms, expected):
     state = MenuState(BLOCKS, menu(BLOCKS), lost=1.0)
@@ -62,9 +62,9 @@ def test_only_what_nothing_but_the_cap_ended_is_replayed():
     """A block that a rule left alone because it looked easy would make the rest look easy, too."""
     policy = AdasdGoodput(refresh=1)
     state = learned(policy, MenuState(), 3, BLOCKS[0].entropies)
-    for rule in (DraftRule(3, entropy_ceiling=1.0), DraftRule(3, confidence_floor=0.1), None):
+    for rule in (StopRule(3, entropy_ceiling=1.0), StopRule(3, confidence_floor=0.1), None):
         assert learned(policy, state, 3, (0.1, 0.1, 0.1), rule).blocks == state.blocks
-    assert learned(policy, state, 2, (0.1, 0.1), DraftRule(2)).blocks == state.blocks  # the answer's end
+    assert learned(policy, state, 2, (0.1, 0.1), StopRule(2)).blocks == state.blocks  # the answer's end
     assert learned(policy, state, 0, (math.inf,) * 3).blocks == state.blocks  # a source without a law
     assert policy.learn(state, a_round(0, 0)) == state
 
@@ -72,10 +72,10 @@ def test_only_what_nothing_but_the_cap_ended_is_replayed():
 def test_longer_blocks_begin_anew_and_old_ones_are_forgotten():
     policy = AdasdGoodput(refresh=1, memory=2)
     state = learned(policy, MenuState(), 3, BLOCKS[0].entropies)
-    state = learned(policy, state, 4, (0.5,) * 4, DraftRule(4))
+    state = learned(policy, state, 4, (0.5,) * 4, StopRule(4))
     assert state.blocks == (Block((0.5,) * 4, 4),)
     for num_accepted in (1, 2):
-        state = learned(policy, state, num_accepted, (0.5,) * 4, DraftRule(4))
+        state = learned(policy, state, num_accepted, (0.5,) * 4, StopRule(4))
     assert [block.num_accepted for block in state.blocks] == [1, 2]
 
 

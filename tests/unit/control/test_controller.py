@@ -9,32 +9,31 @@ from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller, EffectiveSpeculation
 from adasd.control.registry import ACCEPTANCE, DRAFTING, acceptance_policy, drafting_policy
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.messages import (
+from adasd.requests import Mode, SpeculationOptions
+from adasd.rounds import (
     AcceptRule,
-    Drafted,
-    DraftRule,
-    Mode,
+    DraftBlock,
     RelaxTable,
     RoundCompleted,
-    SpeculationOptions,
+    SamplingTransform,
+    StopRule,
     Verdict,
-    Warp,
 )
 from tests.unit.control.rounds import a_round, judged
 
-GREEDY, SAMPLED, SEEDED = Warp(temperature=0.0), Warp(), Warp(seed=1)
+GREEDY, SAMPLED, SEEDED = SamplingTransform(temperature=0.0), SamplingTransform(), SamplingTransform(seed=1)
 PUBLISHED = SpeculationConfig(acceptance="posterior")  # it learns; the default rule has nothing to learn
 
 
-def begun(controller=None, warp=GREEDY, **options):
+def begun(controller=None, transform=GREEDY, **options):
     controller = controller or Controller(PUBLISHED)
-    return controller.session(controller.effective(SpeculationOptions(**options)), warp)
+    return controller.session(controller.effective(SpeculationOptions(**options)), transform)
 
 
-def taught(mode=Mode.ADAPTIVE, warp=GREEDY):
-    """A controller with a warm posterior for ``warp`` and T_G = 1 nat in ``mode``."""
+def taught(mode=Mode.ADAPTIVE, transform=GREEDY):
+    """A controller with a warm posterior for ``transform`` and T_G = 1 nat in ``mode``."""
     controller = Controller(PUBLISHED)
-    session = begun(controller, warp, mode=mode)
+    session = begun(controller, transform, mode=mode)
     rng = np.random.default_rng(0)
     for accepted, rejected in zip(rng.beta(2, 8, 64), rng.beta(5, 5, 64), strict=True):
         session.learn(a_round(1, 2, [0.1, 1.0], [accepted, rejected], [True, False]))
@@ -88,13 +87,15 @@ def test_drafting_that_does_not_pay_is_bypassed_unless_the_request_names_a_polic
     for drafting, bypassed in ((None, True), ("static", False)):
         controller = Controller(PUBLISHED)
         effective = controller.effective(SpeculationOptions(drafting=drafting))
-        session = controller.session(effective, Warp(temperature=0.0))
+        session = controller.session(effective, SamplingTransform(temperature=0.0))
         session.learn(RoundCompleted(None, Verdict("s", 1, 0, 0, 1), 0.0, 5.0))
         for _ in range(12):
-            drafted = Drafted("s", 1, 0, (1, 2), (0.5, 0.5), compute_ms=20.0)
+            drafted = DraftBlock("s", 1, 0, (1, 2), (0.5, 0.5), compute_ms=20.0)
             session.learn(RoundCompleted(drafted, Verdict("s", 1, 0, 0, 3, (), (False,)), 20.0, 5.0))
         assert (session.plan(50, 10, 0).draft.max_tokens == 0) is bypassed
-        later = controller.session(effective, Warp(temperature=0.0))  # what one learned, the next begins with
+        later = controller.session(
+            effective, SamplingTransform(temperature=0.0)
+        )  # what one learned, the next begins with
         assert (later.plan(50, 0, 0).draft.max_tokens == 0) is bypassed
 
 
@@ -163,7 +164,7 @@ def test_without_a_draft_everything_is_plain_and_asking_for_more_is_refused():
 
 def test_mode_off_is_plain():
     session = begun(mode=Mode.OFF)
-    assert session.plan(100, 0, 0).draft == DraftRule(0)
+    assert session.plan(100, 0, 0).draft == StopRule(0)
     assert session.plan(100, 0, 0).accept == AcceptRule()
     assert (session.generation_threshold, session.acceptance_threshold) == (None, None)
 
@@ -174,7 +175,7 @@ def test_the_targets_own_token_always_fits(remaining, drafted):
 
 
 @pytest.mark.parametrize(
-    ("mode", "warp", "row_len"),
+    ("mode", "transform", "row_len"),
     [
         (Mode.EXACT, GREEDY, 0),  # greedy match needs no law
         (Mode.EXACT, SEEDED, 0),  # shared noise needs none
@@ -183,8 +184,8 @@ def test_the_targets_own_token_always_fits(remaining, drafted):
         (Mode.ADAPTIVE, SEEDED, 128),
     ],
 )
-def test_rows_travel_where_a_rule_needs_them(mode, warp, row_len):
-    plan = begun(warp=warp, mode=mode).plan(100, 0, 0)
+def test_rows_travel_where_a_rule_needs_them(mode, transform, row_len):
+    plan = begun(transform=transform, mode=mode).plan(100, 0, 0)
     assert plan.draft.row_len == row_len
     assert plan.accept.want_distances is (mode is Mode.ADAPTIVE)
 
@@ -271,15 +272,15 @@ def test_a_new_request_starts_from_what_others_learned_and_running_ones_keep_the
 def test_states_that_mean_something_else_are_not_shared():
     controller = taught(Mode.ADAPTIVE, GREEDY)
     assert begun(controller, SAMPLED, mode=Mode.ADAPTIVE).acceptance_threshold is None
-    sampled = taught(Mode.ADAPTIVE, Warp(temperature=0.7))
+    sampled = taught(Mode.ADAPTIVE, SamplingTransform(temperature=0.7))
     assert begun(sampled, SAMPLED, mode=Mode.ADAPTIVE).acceptance_threshold is not None
-    assert begun(sampled, Warp(temperature=0.3), mode=Mode.ADAPTIVE).acceptance_threshold is None
+    assert begun(sampled, SamplingTransform(temperature=0.3), mode=Mode.ADAPTIVE).acceptance_threshold is None
     assert begun(controller, mode=Mode.EXACT).generation_threshold is None
     assert begun(controller, mode=Mode.ADAPTIVE, drafting="static").generation_threshold is None
 
 
-@pytest.mark.parametrize("warp", [SEEDED, Warp(temperature=0.0, seed=5)])
-def test_a_seeded_adaptive_request_depends_on_itself_alone(warp):
+@pytest.mark.parametrize("transform", [SEEDED, SamplingTransform(temperature=0.0, seed=5)])
+def test_a_seeded_adaptive_request_depends_on_itself_alone(transform):
     """The same rounds lead to the same plans, whatever the process has learned before or learns meanwhile."""
     rng = np.random.default_rng(2)
     rounds = [
@@ -288,7 +289,7 @@ def test_a_seeded_adaptive_request_depends_on_itself_alone(warp):
     ]
 
     def plans(controller):
-        session, seen = begun(controller, warp, mode=Mode.ADAPTIVE), []
+        session, seen = begun(controller, transform, mode=Mode.ADAPTIVE), []
         for i, done in enumerate(rounds):
             seen.append(session.plan(500, 2 * i, 0))
             session.learn(done)
@@ -307,8 +308,8 @@ def test_a_seeded_exact_request_takes_what_the_process_knows():
 
 
 def test_labels_under_shared_noise_do_not_reach_unseeded_requests():
-    assert begun(taught(warp=SEEDED), SAMPLED, mode=Mode.ADAPTIVE).acceptance_threshold is None
-    assert begun(taught(warp=SAMPLED), SAMPLED, mode=Mode.ADAPTIVE).acceptance_threshold is not None
+    assert begun(taught(transform=SEEDED), SAMPLED, mode=Mode.ADAPTIVE).acceptance_threshold is None
+    assert begun(taught(transform=SAMPLED), SAMPLED, mode=Mode.ADAPTIVE).acceptance_threshold is not None
 
 
 def test_plain_rounds_and_lost_drafts_are_harmless():

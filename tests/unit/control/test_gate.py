@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from adasd.control.gate import FIRST_WAIT, LONGEST_WAIT, TRIAL_ROUNDS, Gate
-from adasd.messages import Drafted, RoundCompleted, Verdict
+from adasd.rounds import DraftBlock, RoundCompleted, Verdict
 
 PLAIN_MS = 10.0
 
@@ -13,7 +13,7 @@ PLAIN_MS = 10.0
 def drafted_round(
     num_accepted: int, draft_ms: float, verify_ms: float = 11.0, length: int = 4
 ) -> RoundCompleted:
-    block = Drafted("s", 1, 0, (1,) * length, (0.5,) * length)
+    block = DraftBlock("s", 1, 0, (1,) * length, (0.5,) * length)
     return RoundCompleted(block, Verdict("s", 2, 0, num_accepted, 1), draft_ms, verify_ms)
 
 

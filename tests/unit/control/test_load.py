@@ -10,7 +10,8 @@ from adasd.control.cost import CostTable
 from adasd.control.load import survival_needed, under_load
 from adasd.control.policy import Snapshot
 from adasd.control.registry import DRAFTING
-from adasd.messages import DraftRule, Mode, SpeculationOptions, Warp
+from adasd.requests import Mode, SpeculationOptions
+from adasd.rounds import SamplingTransform, StopRule
 from tests.unit.control.rounds import a_round
 
 
@@ -39,12 +40,12 @@ def test_a_tokens_place_costs_what_its_time_would_have_brought_by_hand():
     # one token more per session takes 0.5 ms
     expected = 0.5 * 16 * 3.3616 / 50
     assert survival_needed(loaded(16.0, 0.5)) == pytest.approx(expected, rel=0.02)
-    capped = under_load(DraftRule(16, entropy_ceiling=1.5), loaded(16.0, 0.5))
-    assert capped == DraftRule(2, entropy_ceiling=1.5)  # .8^2 = .64 > .54 > .8^3
+    capped = under_load(StopRule(16, entropy_ceiling=1.5), loaded(16.0, 0.5))
+    assert capped == StopRule(2, entropy_ceiling=1.5)  # .8^2 = .64 > .54 > .8^3
 
 
 def test_alone_or_with_room_the_policy_has_its_way():
-    rule = DraftRule(16)
+    rule = StopRule(16)
     assert under_load(rule, loaded(1.0, 0.5)) == rule
     assert under_load(rule, loaded(64.0, 0.0)) == rule
     assert under_load(rule, replace(loaded(16.0, 0.5), cost=CostTable())) == rule
@@ -59,8 +60,8 @@ def test_a_target_with_gaps_has_more_room_than_a_busy_one():
 
 
 def test_one_token_is_left_so_that_the_gate_can_judge_drafting():
-    assert under_load(DraftRule(16), loaded(256.0, 50.0)).max_tokens == 1
-    assert under_load(DraftRule(0), loaded(256.0, 50.0)).max_tokens == 0
+    assert under_load(StopRule(16), loaded(256.0, 50.0)).max_tokens == 1
+    assert under_load(StopRule(0), loaded(256.0, 50.0)).max_tokens == 0
 
 
 @pytest.mark.parametrize("drafting", [policy.name for policy in DRAFTING])
@@ -68,7 +69,7 @@ def test_every_policy_is_capped_under_load_and_free_without(drafting):
     def longest(load_aware: bool) -> int:
         controller = Controller(SpeculationConfig(load_aware=load_aware, bypass=False))
         effective = controller.effective(SpeculationOptions(Mode.EXACT, drafting, max_draft_tokens=8))
-        session = controller.session(effective, Warp(temperature=0.0))
+        session = controller.session(effective, SamplingTransform(temperature=0.0))
         for _ in range(60):
             size = 5 * 32
             done = a_round(1, 4, (0.2, 2.0, 2.0, 2.0), draft_ms=0.5, draft_compute_ms=0.4, verify_ms=60.0)

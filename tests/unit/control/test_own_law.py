@@ -7,16 +7,17 @@ from adasd.control.acceptance_own_law import Collision
 from adasd.control.controller import Controller
 from adasd.control.policy import Snapshot
 from adasd.control.registry import acceptance_policy
-from adasd.messages import Mode, RelaxOwnLaw, SpeculationOptions, Warp, Yardstick
+from adasd.requests import Mode, SpeculationOptions
+from adasd.rounds import RelaxOwnLaw, SamplingTransform, Yardstick
 from tests.unit.control.rounds import a_round
 
-GREEDY, SAMPLED, SEEDED = Warp(temperature=0.0), Warp(), Warp(seed=1)
+GREEDY, SAMPLED, SEEDED = SamplingTransform(temperature=0.0), SamplingTransform(), SamplingTransform(seed=1)
 
 
-def begun(warp=GREEDY, **options):
+def begun(transform=GREEDY, **options):
     controller = Controller(SpeculationConfig())
     wanted = SpeculationOptions(mode=Mode.ADAPTIVE, acceptance="collision", **options)
-    return controller.session(controller.effective(wanted), warp)
+    return controller.session(controller.effective(wanted), transform)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +49,9 @@ def test_the_request_s_fraction_reaches_the_rule():
     assert not rule.want_distances
 
 
-@pytest.mark.parametrize(("warp", "row_len"), [(GREEDY, 0), (SEEDED, 0), (SAMPLED, 128)])
-def test_rows_travel_only_where_rejection_sampling_needs_them(warp, row_len):
-    assert begun(warp).plan(100, 0, 0).draft.row_len == row_len
+@pytest.mark.parametrize(("transform", "row_len"), [(GREEDY, 0), (SEEDED, 0), (SAMPLED, 128)])
+def test_rows_travel_only_where_rejection_sampling_needs_them(transform, row_len):
+    assert begun(transform).plan(100, 0, 0).draft.row_len == row_len
 
 
 def test_it_depends_on_the_request_alone():

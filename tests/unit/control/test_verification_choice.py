@@ -7,14 +7,17 @@ from adasd.control.controller import Controller
 from adasd.control.effective import EffectiveSpeculation
 from adasd.control.registry import ACCEPTANCE, EXACT_RULES
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.messages import Mode, RelaxDivergence, RelaxTolerance, SpeculationOptions, Warp
+from adasd.requests import Mode, SpeculationOptions
+from adasd.rounds import RelaxDivergence, RelaxTolerance, SamplingTransform
 from tests.unit.control.rounds import a_round
 
-SAMPLED, GREEDY, SEEDED = Warp(), Warp(temperature=0.0), Warp(seed=7)
+SAMPLED, GREEDY, SEEDED = SamplingTransform(), SamplingTransform(temperature=0.0), SamplingTransform(seed=7)
 
 
-def chosen(options: SpeculationOptions, warp: Warp = SAMPLED, **config: object) -> EffectiveSpeculation:
-    return Controller(SpeculationConfig(**config)).effective(options, warp)  # type: ignore[arg-type]
+def chosen(
+    options: SpeculationOptions, transform: SamplingTransform = SAMPLED, **config: object
+) -> EffectiveSpeculation:
+    return Controller(SpeculationConfig(**config)).effective(options, transform)  # type: ignore[arg-type]
 
 
 def asks(mode: Mode, acceptance: str | None) -> SpeculationOptions:
@@ -32,15 +35,15 @@ def test_block_verification_is_asked_for_by_name_or_by_the_deployment():
     assert (rule.whole_block, rule.relax) == (True, None)
 
 
-@pytest.mark.parametrize("warp", [GREEDY, SEEDED])
+@pytest.mark.parametrize("transform", [GREEDY, SEEDED])
 @pytest.mark.parametrize(
     ("mode", "name"), [(Mode.EXACT, "block"), (Mode.ADAPTIVE, "ears"), (Mode.ADAPTIVE, "mentored")]
 )
-def test_what_acts_on_rejection_sampling_is_refused_elsewhere_or_gives_way(warp, mode, name):
+def test_what_acts_on_rejection_sampling_is_refused_elsewhere_or_gives_way(transform, mode, name):
     with pytest.raises(InvalidRequest, match="rejection sampling"):
-        chosen(asks(mode, name), warp)
+        chosen(asks(mode, name), transform)
     defaults = {"verification": name} if mode is Mode.EXACT else {"acceptance": name, "mode": mode}
-    effective = chosen(asks(mode, None), warp, **defaults)
+    effective = chosen(asks(mode, None), transform, **defaults)
     assert (effective.mode, effective.acceptance) == (Mode.EXACT, None)
 
 

@@ -11,7 +11,7 @@ from adasd.engine.forward import ModuleForward
 from adasd.engine.kv_cache import KVCache
 from adasd.engine.ragged import Ragged, Row
 from adasd.errors import ConfigError
-from adasd.messages import DraftRule, OpenCall, VerifyCall, Warp
+from adasd.rounds import OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY, plain, plain_batch, speculative, verify
 from tests.unit.engine.models import FAST, MODULES_ONLY, engine, generate, original, prompts
 
@@ -64,22 +64,20 @@ def test_prefill_in_chunks_gives_what_prefill_at_once_gives(name):
 @pytest.mark.parametrize("length", [1, 3, 8])
 def test_speculation_with_a_random_draft_changes_nothing(length, fast):
     (prompt,) = prompts(12)
-    tokens, _ = speculative(
-        engine("llama", seed=1), engine("llama", fast=fast), prompt, 30, DraftRule(length)
-    )
+    tokens, _ = speculative(engine("llama", seed=1), engine("llama", fast=fast), prompt, 30, StopRule(length))
     assert tokens == generate("llama", prompt, 30)
 
 
 def test_a_draft_that_is_the_target_is_always_accepted():
     (prompt,) = prompts(12)
-    tokens, accepted = speculative(engine("qwen3"), engine("qwen3", fast=False), prompt, 36, DraftRule(5))
+    tokens, accepted = speculative(engine("qwen3"), engine("qwen3", fast=False), prompt, 36, StopRule(5))
     assert tokens == generate("qwen3", prompt, 36)
     assert accepted == [5] * 6
 
 
 def test_a_draft_that_stops_by_entropy_changes_nothing():
     (prompt,) = prompts(12)
-    rule = DraftRule(8, entropy_ceiling=2.0)
+    rule = StopRule(8, entropy_ceiling=2.0)
     tokens, accepted = speculative(engine("llama"), engine("llama"), prompt, 30, rule)
     assert tokens == generate("llama", prompt, 30)
     assert len(set(accepted)) > 1
@@ -88,13 +86,15 @@ def test_a_draft_that_stops_by_entropy_changes_nothing():
 @pytest.mark.parametrize("length", [1, 2, 7])
 def test_with_a_seed_any_block_length_gives_the_same_tokens(length):
     (prompt,) = prompts(12)
-    warp = Warp(temperature=1.5, top_k=50, top_p=0.97, seed=99)
-    expected = plain(engine("llama"), prompt, 30, warp)
+    transform = SamplingTransform(temperature=1.5, top_k=50, top_p=0.97, seed=99)
+    expected = plain(engine("llama"), prompt, 30, transform)
     tokens, accepted = speculative(
-        engine("llama", seed=1), engine("llama", fast=False), prompt, 30, DraftRule(length), warp
+        engine("llama", seed=1), engine("llama", fast=False), prompt, 30, StopRule(length), transform
     )
     assert tokens == expected
-    same, all_accepted = speculative(engine("llama"), engine("llama"), prompt, 30, DraftRule(length), warp)
+    same, all_accepted = speculative(
+        engine("llama"), engine("llama"), prompt, 30, StopRule(length), transform
+    )
     assert same == expected
     assert set(all_accepted) == {length}
     assert set(accepted) != {length}
@@ -102,9 +102,14 @@ def test_with_a_seed_any_block_length_gives_the_same_tokens(length):
 
 def test_without_a_seed_rows_carry_the_draft_law():
     (prompt,) = prompts(12)
-    rule = DraftRule(4, row_len=32)
+    rule = StopRule(4, row_len=32)
     tokens, accepted = speculative(
-        engine("llama", seed=1), engine("llama"), prompt, 40, rule, Warp(temperature=1.0, top_p=0.9)
+        engine("llama", seed=1),
+        engine("llama"),
+        prompt,
+        40,
+        rule,
+        SamplingTransform(temperature=1.0, top_p=0.9),
     )
     assert len(tokens) == 40
     assert max(accepted) > 0, "a draft that is unlike the target still is accepted now and then"

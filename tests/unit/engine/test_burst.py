@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from adasd.engine import burst
-from adasd.messages import CallFailed, DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY, draft, run_until_idle
 from tests.unit.engine.models import VOCAB_SIZE, engine, prompts
 
 CEILING, FLOOR = 2.0, 0.3
 
 
-def drafted(e, texts, rule, warp=GREEDY):
+def drafted(e, texts, rule, transform=GREEDY):
     """Blocks of all sessions, drafted together."""
     for i, text in enumerate(texts):
-        e.open(OpenCall(str(i), warp, 150))
+        e.open(OpenCall(str(i), transform, 150))
         e.submit(DraftCall(str(i), 0, 0, text, rule))
     answers = {answer.session: answer for answer in run_until_idle(e)}
     e.check_integrity()
@@ -30,10 +30,10 @@ def without_bursts(monkeypatch):
 @pytest.mark.parametrize(
     "rule",
     [
-        DraftRule(1),
-        DraftRule(40, want_others=True),
-        DraftRule(30, entropy_ceiling=CEILING),
-        DraftRule(30, confidence_floor=FLOOR, want_others=True),
+        StopRule(1),
+        StopRule(40, want_runner_ups=True),
+        StopRule(30, entropy_ceiling=CEILING),
+        StopRule(30, confidence_floor=FLOOR, want_runner_ups=True),
     ],
 )
 @pytest.mark.parametrize("lengths", [(3,), (1, 30, 9, 55)])
@@ -45,8 +45,8 @@ def test_blocks_are_those_of_single_steps(monkeypatch, rule, lengths):
     expected = drafted(held, texts, rule)
     for i, (one, other) in enumerate(zip(found, expected, strict=True)):
         assert one.tokens == other.tokens
-        assert one.others == other.others
-        assert len(one.others) == (len(one.tokens) if rule.want_others else 0)
+        assert one.runner_ups == other.runner_ups
+        assert len(one.runner_ups) == (len(one.tokens) if rule.want_runner_ups else 0)
         assert one.entropies == pytest.approx(other.entropies, abs=1e-4)
         assert quick.cached_len(str(i)) == held.cached_len(str(i)) == one.base_len + len(one.tokens) - 1
     if rule.entropy_ceiling == CEILING:
@@ -59,14 +59,14 @@ def test_entropy_and_largest_probability_are_those_of_the_softmax(monkeypatch):
     forward = engine("llama").forward
     e = engine("llama")
     monkeypatch.setattr(type(forward), "draft", keeping(type(forward).draft, seen))
-    (block,) = drafted(e, prompts(20), DraftRule(5))
+    (block,) = drafted(e, prompts(20), StopRule(5))
     without_bursts(monkeypatch)
     e.close("0")
     e.open(OpenCall("0", GREEDY, 150))
     logits = []
     honest = type(forward).__call__
     monkeypatch.setattr(type(forward), "__call__", lambda *args: logits.append(honest(*args)) or logits[-1])
-    drafted_slowly = draft(e, DraftCall("0", 0, 0, prompts(20)[0], DraftRule(5)))
+    drafted_slowly = draft(e, DraftCall("0", 0, 0, prompts(20)[0], StopRule(5)))
     assert drafted_slowly.tokens == block.tokens
     laws = torch.softmax(torch.cat([rows[-1:] for rows in logits]).double(), -1)
     entropies = torch.special.entr(laws).sum(-1).tolist()
@@ -87,7 +87,7 @@ def test_a_burst_ends_with_the_first_session_that_is_to_stop():
     e = engine("llama")
     for i, num in enumerate((2, 5, 40)):
         e.open(OpenCall(str(i), GREEDY, 80))
-        e.submit(DraftCall(str(i), 0, 0, (1, 2), DraftRule(num)))
+        e.submit(DraftCall(str(i), 0, 0, (1, 2), StopRule(num)))
     steps = []
     while e.num_pending:
         steps.append([answer.session for answer in e.step()])
@@ -98,7 +98,7 @@ def test_whoever_else_has_something_to_do_waits_for_four_tokens_only():
     e = engine("llama")
     for session in ("drafts", "decodes"):
         e.open(OpenCall(session, GREEDY, 80))
-    e.submit(DraftCall("drafts", 0, 0, (1, 2), DraftRule(9)))
+    e.submit(DraftCall("drafts", 0, 0, (1, 2), StopRule(9)))
     e.submit(VerifyCall("decodes", 0, 0, (3, 4)))
     (verdict,) = e.step()
     assert verdict.session == "decodes"
@@ -109,41 +109,41 @@ def test_whoever_else_has_something_to_do_waits_for_four_tokens_only():
 
 def test_what_shapes_a_law_is_no_matter_for_a_burst(monkeypatch):
     texts = prompts(12)
-    (free,) = drafted(engine("llama"), texts, DraftRule(6))
+    (free,) = drafted(engine("llama"), texts, StopRule(6))
     ends = (free.tokens[0],)
     shaped = [
-        Warp(temperature=0.0, logit_bias=((free.tokens[0], -100.0),)),
-        Warp(temperature=0.0, eos_ids=ends, eos_from=15),
-        Warp(temperature=0.0, presence_penalty=2.0),
-        Warp(temperature=0.9, seed=5),
+        SamplingTransform(temperature=0.0, logit_bias=((free.tokens[0], -100.0),)),
+        SamplingTransform(temperature=0.0, eos_ids=ends, eos_from=15),
+        SamplingTransform(temperature=0.0, presence_penalty=2.0),
+        SamplingTransform(temperature=0.9, seed=5),
     ]
-    for warp in shaped:
-        found = drafted(engine("llama"), texts, DraftRule(6), warp)
+    for transform in shaped:
+        found = drafted(engine("llama"), texts, StopRule(6), transform)
         with monkeypatch.context() as patched:
             without_bursts(patched)
-            assert found[0].tokens == drafted(engine("llama"), texts, DraftRule(6), warp)[0].tokens
+            assert found[0].tokens == drafted(engine("llama"), texts, StopRule(6), transform)[0].tokens
 
 
 def test_tokens_from_the_limit_on_are_never_drafted():
     e = engine("llama")
-    (free,) = drafted(e, prompts(12), DraftRule(30))
+    (free,) = drafted(e, prompts(12), StopRule(30))
     e.close("0")
     e._vocab_size = max(free.tokens)
-    (limited,) = drafted(e, prompts(12), DraftRule(30))
+    (limited,) = drafted(e, prompts(12), StopRule(30))
     assert max(limited.tokens) < max(free.tokens)
 
 
 def test_logits_that_are_not_finite_fail_that_session_alone():
     e = engine("llama")
-    (free,) = drafted(e, prompts(12), DraftRule(4))
+    (free,) = drafted(e, prompts(12), StopRule(4))
     e.close("0")
     with torch.inference_mode():
         e.forward._embedding[free.tokens[1]] = math.nan
     e.open(OpenCall("broken", GREEDY, 60))
     e.open(OpenCall("whole", GREEDY, 60))
     unused = next(t for t in range(VOCAB_SIZE) if t != free.tokens[1])
-    e.submit(DraftCall("broken", 0, 0, prompts(12)[0], DraftRule(4)))
-    e.submit(DraftCall("whole", 0, 0, (unused,), DraftRule(1)))
+    e.submit(DraftCall("broken", 0, 0, prompts(12)[0], StopRule(4)))
+    e.submit(DraftCall("whole", 0, 0, (unused,), StopRule(1)))
     answers = {}
     while e.num_pending:
         answers |= {answer.session: answer for answer in e.step()}

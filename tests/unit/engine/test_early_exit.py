@@ -13,18 +13,16 @@ from adasd.config import EngineConfig, SpeculationConfig
 from adasd.engine.engine import TorchEngine
 from adasd.errors import ConfigError, StaleCache
 from adasd.local import LocalPair
-from adasd.messages import (
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.rounds import (
     CallFailed,
+    DraftBlock,
     DraftCall,
-    Drafted,
-    DraftRule,
-    Mode,
     OpenCall,
-    SamplingParams,
-    SpeculationOptions,
+    SamplingTransform,
+    StopRule,
     Verdict,
     VerifyCall,
-    Warp,
 )
 from adasd.testing.loops import GREEDY, draft, plain, verify
 from tests.unit.engine.models import CONFIGS, VOCAB_SIZE, original, prompts
@@ -82,9 +80,9 @@ def test_a_block_tells_the_second_choices_of_the_first_layers():
     made, (prompt,) = engine(), prompts(9)
     made.open(OpenCall("s", GREEDY, 40))
     verdict = verify(made, VerifyCall("s", 0, 0, prompt))
-    block = draft(made, DraftCall("s", 1, 9, (verdict.next_token,), DraftRule(4, want_others=True)))
-    assert len(block.others) == len(block.tokens) > 0
-    assert all(a != b for a, b in zip(block.tokens, block.others, strict=True))
+    block = draft(made, DraftCall("s", 1, 9, (verdict.next_token,), StopRule(4, want_runner_ups=True)))
+    assert len(block.runner_ups) == len(block.tokens) > 0
+    assert all(a != b for a, b in zip(block.tokens, block.runner_ups, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -147,7 +145,7 @@ def test_what_was_drafted_leaves_no_trace_in_the_cache():
         cached, text = len(text), [*text, verdict.next_token]
         for length in (1, 7):
             before = e.cached_len("s")
-            drafted = draft(e, DraftCall("s", next(epoch), 0, tuple(text), DraftRule(length)))
+            drafted = draft(e, DraftCall("s", next(epoch), 0, tuple(text), StopRule(length)))
             assert drafted.base_len == len(text)
             assert e.cached_len("s") == before
             e.check_integrity()
@@ -167,7 +165,7 @@ def test_sessions_draft_and_verify_in_one_step_as_if_alone():
             assert not isinstance(answer, CallFailed), answer.error
             i = int(answer.session)
             text = (*texts[i], *answers[i])
-            if isinstance(answer, Drafted):
+            if isinstance(answer, DraftBlock):
                 cached = e.cached_len(str(i))
                 e.submit(VerifyCall(str(i), next(epoch), cached, text[cached:], answer.tokens))
             elif isinstance(answer, Verdict):
@@ -175,15 +173,15 @@ def test_sessions_draft_and_verify_in_one_step_as_if_alone():
                 answers[i] += new
                 assert answers[i] == truth[i][: len(answers[i])] or len(answers[i]) > len(truth[i])
                 if len(answers[i]) < len(truth[i]):
-                    e.submit(DraftCall(str(i), next(epoch), 0, (*text, *new), DraftRule(4)))
+                    e.submit(DraftCall(str(i), next(epoch), 0, (*text, *new), StopRule(4)))
     assert all(len(answer) >= 12 for answer in answers.values())
 
 
 def test_a_slot_that_holds_less_than_the_caller_believes_says_so():
     e = engine()
-    e.open(OpenCall("s", Warp(temperature=0.0), 50))
+    e.open(OpenCall("s", SamplingTransform(temperature=0.0), 50))
     with pytest.raises(StaleCache):
-        e.submit(DraftCall("s", 1, 3, (1, 2), DraftRule(2)))
+        e.submit(DraftCall("s", 1, 3, (1, 2), StopRule(2)))
 
 
 def test_what_cannot_draft_for_itself_is_refused():

@@ -9,7 +9,16 @@ import torch
 from adasd.config import EngineConfig
 from adasd.engine.engine import TorchEngine
 from adasd.errors import ConfigError, DeviceFailure
-from adasd.messages import CallFailed, DraftCall, Drafted, DraftRule, OpenCall, Verdict, VerifyCall, Warp
+from adasd.rounds import (
+    CallFailed,
+    DraftBlock,
+    DraftCall,
+    OpenCall,
+    SamplingTransform,
+    StopRule,
+    Verdict,
+    VerifyCall,
+)
 from adasd.testing.clock import FakeClock
 from adasd.testing.contracts import CLAIMS
 from adasd.testing.loops import GREEDY, plain, run_until_idle, speculative, verify
@@ -55,7 +64,7 @@ def test_sessions_joining_and_leaving_at_random_answer_as_if_alone(seed):
             if chance.random() < 0.7:
                 keep = min(len(tokens) - 1, e.cached_len(str(i)))
             if chance.random() < 0.2:
-                e.submit(DraftCall(str(i), 0, keep, tuple(tokens[keep:]), DraftRule(chance.randint(0, 4))))
+                e.submit(DraftCall(str(i), 0, keep, tuple(tokens[keep:]), StopRule(chance.randint(0, 4))))
             else:
                 right = truth[i][len(running[i]) :][: chance.randint(0, 3)]
                 block = [*right, *[t for t in (chance.randrange(97),) if chance.random() < 0.5]]
@@ -129,7 +138,7 @@ def test_drafting_sessions_leave_the_batch_one_by_one():
     e = engine("llama", fast=True)
     for i, num in enumerate((1, 3, 5)):
         e.open(OpenCall(str(i), GREEDY, 50))
-        e.submit(DraftCall(str(i), 0, 0, (1, 2), DraftRule(num)))
+        e.submit(DraftCall(str(i), 0, 0, (1, 2), StopRule(num)))
     steps = []
     while e.num_pending:
         steps.append([answer.session for answer in e.step()])
@@ -232,11 +241,11 @@ def test_times_are_measured_on_the_clock_that_was_handed_in():
 
 def test_unseeded_sampling_differs_from_engine_to_engine_but_not_under_one_generator_seed():
     config = EngineConfig("tiny", num_slots=2)
-    warp, prompt = Warp(temperature=2.0), (1, 2, 3)
+    transform, prompt = SamplingTransform(temperature=2.0), (1, 2, 3)
 
     def answer(seed):
         return plain(
-            TorchEngine.from_model(copy.deepcopy(original("llama")), config, seed=seed), prompt, 20, warp
+            TorchEngine.from_model(copy.deepcopy(original("llama")), config, seed=seed), prompt, 20, transform
         )
 
     assert answer(1) == answer(1)
@@ -256,11 +265,11 @@ def test_a_draft_and_a_verdict_can_share_a_step(fast, shared):
     e = engine("llama", fast=fast)  # the kernels draft in a pass of their own
     for session in ("d", "v"):
         e.open(OpenCall(session, GREEDY, 50))
-    e.submit(DraftCall("d", 0, 0, (1, 2, 3), DraftRule(1)))
+    e.submit(DraftCall("d", 0, 0, (1, 2, 3), StopRule(1)))
     e.submit(VerifyCall("v", 0, 0, (1, 2, 3), (5, 6)))
     answers = e.step()
-    assert {type(answer) for answer in answers} == {Drafted, Verdict}
-    tokens = {a.tokens[0] if isinstance(a, Drafted) else a.next_token for a in answers}
+    assert {type(answer) for answer in answers} == {DraftBlock, Verdict}
+    tokens = {a.tokens[0] if isinstance(a, DraftBlock) else a.next_token for a in answers}
     assert tokens == {generate("llama", (1, 2, 3), 1)[0]}
     verdict = next(answer for answer in answers if isinstance(answer, Verdict))
     assert (verdict.batch_size, verdict.batch_tokens) == shared
@@ -273,7 +282,7 @@ def test_16_bit_weights_draft_as_they_verify(fast):
     """Rounding depends on the shape of a pass, so a few tokens may flip; the law itself is the same."""
     model = copy.deepcopy(original("qwen3")).to(torch.bfloat16)
     e = TorchEngine.from_model(model, EngineConfig("tiny", num_slots=4), fast=fast)
-    _, accepted = speculative(e, e, prompts(12)[0], 60, DraftRule(4))
+    _, accepted = speculative(e, e, prompts(12)[0], 60, StopRule(4))
     assert sum(accepted) >= 0.8 * 4 * len(accepted)
 
 

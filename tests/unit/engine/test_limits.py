@@ -8,7 +8,8 @@ from adasd.engine.kv_cache import KVCache
 from adasd.engine.resolve import resolve_num_slots
 from adasd.errors import ConfigError, ContextTooLong, InvalidRequest, Overloaded
 from adasd.local import LocalPair
-from adasd.messages import FinishReason, OpenCall, VerifyCall
+from adasd.results import FinishReason
+from adasd.rounds import OpenCall, VerifyCall
 from adasd.testing.loops import GREEDY, plain, run_until_idle, verify
 from tests.unit.engine.models import engine, generate, prompts
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adasd.engine.kv_cache import KVCache
 from adasd.engine.ragged import Ragged, Row
 from adasd.engine.slots import NO_ROW
-from adasd.messages import DraftCall, DraftRule, OpenCall, PrefixStats, Verdict, VerifyCall, Warp
+from adasd.rounds import DraftCall, OpenCall, PrefixStats, SamplingTransform, StopRule, Verdict, VerifyCall
 from adasd.testing.loops import GREEDY, draft, plain, run_until_idle, speculative, verify
 from tests.unit.engine.models import engine, generate, prompts
 
@@ -159,7 +159,7 @@ def test_a_draft_finds_prefixes_too():
     prompt = SYSTEM + QUESTIONS[0]
     expected = generate("llama", prompt, 20)
     for _ in range(3):
-        assert speculative(draft_engine, target, prompt, 20, DraftRule(4))[0] == expected
+        assert speculative(draft_engine, target, prompt, 20, StopRule(4))[0] == expected
         check_contents(draft_engine)
         check_contents(target)
     assert draft_engine.prefix_stats.num_hits >= 2 * (len(prompt) - 1)
@@ -170,7 +170,7 @@ def test_a_draft_call_that_only_feeds_still_answers():
     e = engine("llama")
     for _ in range(2):
         e.open(OpenCall("s", GREEDY, 100))
-        assert draft(e, DraftCall("s", 0, 0, SYSTEM, DraftRule(0))).base_len == 64
+        assert draft(e, DraftCall("s", 0, 0, SYSTEM, StopRule(0))).base_len == 64
         assert e.cached_len("s") == 64
         e.close("s")
     assert e.prefix_stats == PrefixStats(128, 63)
@@ -178,8 +178,8 @@ def test_a_draft_call_that_only_feeds_still_answers():
 
 def test_with_a_seed_the_answer_is_the_same_from_a_found_prompt():
     e = engine("llama")
-    warp = Warp(temperature=1.5, seed=3)
-    assert plain(e, SYSTEM, 20, warp) == plain(e, SYSTEM, 20, warp)
+    transform = SamplingTransform(temperature=1.5, seed=3)
+    assert plain(e, SYSTEM, 20, transform) == plain(e, SYSTEM, 20, transform)
     assert e.prefix_stats.num_hits == 63
 
 
@@ -247,7 +247,7 @@ def test_random_sessions_answer_as_without(seed):
             keep = min(chance.choice([160, 160, chance.randint(0, 40)]), e.cached_len(session), len(text) - 1)
             feed = tuple(text[keep:])
             if chance.random() < 0.25:
-                calls.append(DraftCall(session, number, keep, feed, DraftRule(chance.randint(0, 3))))
+                calls.append(DraftCall(session, number, keep, feed, StopRule(chance.randint(0, 3))))
             else:
                 block = tuple(chance.choice(parts)[: chance.randint(0, 3)])
                 calls.append(VerifyCall(session, number, keep, feed, block))

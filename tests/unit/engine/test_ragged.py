@@ -5,7 +5,7 @@ import torch
 
 from adasd.engine import ragged
 from adasd.engine.ragged import Ragged, Row
-from adasd.messages import OpenCall, VerifyCall
+from adasd.rounds import OpenCall, VerifyCall
 from adasd.testing.loops import GREEDY, run_until_idle, verify
 from tests.unit.engine.models import engine, generate, prompts
 

@@ -13,12 +13,12 @@ from adasd.engine.sampling import (
 )
 from adasd.engine.slots import Slot
 from adasd.engine.work import DraftWork, VerifyWork
-from adasd.messages import AcceptRule, DraftCall, DraftRule, RelaxBelow, VerifyCall, Warp
+from adasd.rounds import AcceptRule, DraftCall, RelaxBelow, SamplingTransform, StopRule, VerifyCall
 
 
-def work(block, warp, rule=AcceptRule()):  # noqa: B008 (frozen)
+def work(block, transform, rule=AcceptRule()):  # noqa: B008 (frozen)
     call = VerifyCall("s", 0, 0, (1, 2, 3), tuple(block), None, rule)
-    return VerifyWork(Slot("s", 50), warp, 0.0, call=call)
+    return VerifyWork(Slot("s", 50), transform, 0.0, call=call)
 
 
 def test_greedy_verdicts_are_those_of_the_general_judge():
@@ -27,13 +27,13 @@ def test_greedy_verdicts_are_those_of_the_general_judge():
     for _ in range(200):
         lens = [chance.randint(0, 4) for _ in range(chance.randint(1, 5))]
         logits = torch.randint(0, 4, (sum(lens) + len(lens), 5), generator=generator).float()  # with ties
-        warp = Warp(
+        transform = SamplingTransform(
             temperature=0.0,
             logit_bias=((chance.randrange(5), chance.choice([-1e9, 1.0])),),
             eos_ids=(chance.randrange(5),),
             eos_from=chance.randint(0, 6),
         )
-        works = [work([chance.randrange(5) for _ in range(n)], warp) for n in lens]
+        works = [work([chance.randrange(5) for _ in range(n)], transform) for n in lens]
         quick = choose_greedily(works, logits)
         assert quick == judge_generally(works, logits, generator)
         num_accepted |= {judged.num_accepted for judged in quick}
@@ -43,15 +43,20 @@ def test_greedy_verdicts_are_those_of_the_general_judge():
 def test_greedy_proposals_are_those_of_the_general_way():
     chance, generator = random.Random(0), torch.Generator().manual_seed(0)
     for _ in range(100):
-        warps = [
-            Warp(0.0, logit_bias=((chance.randrange(5), -1e9),), eos_ids=(2,), eos_from=chance.randint(0, 6))
+        transforms = [
+            SamplingTransform(
+                0.0, logit_bias=((chance.randrange(5), -1e9),), eos_ids=(2,), eos_from=chance.randint(0, 6)
+            )
             for _ in range(chance.randint(1, 5))
         ]
         works = [
             DraftWork(
-                Slot("s", 50), warp, 0.0, call=DraftCall("s", 0, 0, (1, 2, 3), DraftRule(4, want_others=asks))
+                Slot("s", 50),
+                transform,
+                0.0,
+                call=DraftCall("s", 0, 0, (1, 2, 3), StopRule(4, want_runner_ups=asks)),
             )
-            for warp in warps
+            for transform in transforms
             for asks in [chance.random() < 0.5]
         ]
         logits = torch.randint(0, 4, (len(works), 5), generator=generator).float()  # with ties
@@ -59,12 +64,12 @@ def test_greedy_proposals_are_those_of_the_general_way():
         assert quick == propose_generally(works, logits, generator)
         for work_, one in zip(works, quick, strict=True):
             work_.take(one)
-            assert len(work_.answer().others) == work_.call.rule.want_others
+            assert len(work_.answer().runner_ups) == work_.call.rule.want_runner_ups
 
 
 def test_only_greedy_calls_without_relaxation_take_the_quick_way():
-    greedy = Warp(temperature=0.0)
+    greedy = SamplingTransform(temperature=0.0)
     assert is_plainly_greedy(work([], greedy))
-    assert not is_plainly_greedy(work([], Warp(temperature=1.0)))
+    assert not is_plainly_greedy(work([], SamplingTransform(temperature=1.0)))
     assert not is_plainly_greedy(work([], greedy, AcceptRule(RelaxBelow(0.1), 1)))
     assert not is_plainly_greedy(work([], greedy, AcceptRule(want_distances=True)))

@@ -10,13 +10,14 @@ from adasd.engine.shaping import Asked, shape
 from adasd.engine.slots import Slot
 from adasd.engine.work import Piece, VerifyWork
 from adasd.errors import InvalidRequest
-from adasd.messages import CallFailed, DraftCall, DraftRule, Grammar, GrammarKind, OpenCall, VerifyCall, Warp
+from adasd.requests import Grammar, GrammarKind
+from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import plain, run_until_idle, verify
 from adasd.text.grammar import Matcher
 from tests.unit.engine.models import GRAMMARS, VOCAB_SIZE, engine, prompts
 
 PROMPT = prompts(9)[0]
-SHAPED = Warp(
+SHAPED = SamplingTransform(
     0.0,
     presence_penalty=0.5,
     frequency_penalty=0.5,
@@ -26,18 +27,18 @@ SHAPED = Warp(
 )
 
 
-def asked(warp: Warp, tokens: tuple[int, ...], history: History | None) -> Asked:
+def asked(transform: SamplingTransform, tokens: tuple[int, ...], history: History | None) -> Asked:
     slot = Slot("s", 64, history=history)
-    work = VerifyWork(slot, warp, 0.0, call=VerifyCall("s", 0, 0, tokens))
+    work = VerifyWork(slot, transform, 0.0, call=VerifyCall("s", 0, 0, tokens))
     return Asked(work, Piece(list(tokens), 1), slice(0, 1))
 
 
 def test_logits_of_sessions_without_a_history_are_not_even_copied():
     logits = torch.randn(1, VOCAB_SIZE)
-    shaped, errors = shape({0: asked(Warp(), (1, 2), None)}, logits)
+    shaped, errors = shape({0: asked(SamplingTransform(), (1, 2), None)}, logits)
     assert shaped is logits
     assert errors == {}
-    assert History.of(Warp(logit_bias=((1, 2.0),), top_k=3, seed=4), VOCAB_SIZE, None) is None
+    assert History.of(SamplingTransform(logit_bias=((1, 2.0),), top_k=3, seed=4), VOCAB_SIZE, None) is None
 
 
 def test_shaping_leaves_the_raw_logits_alone():
@@ -52,12 +53,14 @@ def test_shaping_leaves_the_raw_logits_alone():
 
 def test_what_a_prefix_cache_found_counts_as_if_it_had_been_fed():
     (long_prompt,) = prompts(60)
-    warp = Warp(0.0, repetition_penalty=1.5, frequency_penalty=0.3, answer_from=40)  # 20 tokens of answer
-    expected = plain(engine("llama", prefix_cache=False), long_prompt, 12, warp)
+    transform = SamplingTransform(
+        0.0, repetition_penalty=1.5, frequency_penalty=0.3, answer_from=40
+    )  # 20 tokens of answer
+    expected = plain(engine("llama", prefix_cache=False), long_prompt, 12, transform)
     assert expected != plain(engine("llama"), long_prompt, 12), "penalties must matter here"
     e = engine("llama")
     for _ in range(3):
-        assert plain(e, long_prompt, 12, warp) == expected
+        assert plain(e, long_prompt, 12, transform) == expected
     assert e.prefix_stats.num_hits > 0
 
 
@@ -92,7 +95,7 @@ def test_a_pass_that_fails_leaves_no_trace_in_the_histories(monkeypatch):
 def test_a_grammar_that_becomes_too_hard_fails_its_own_session_only(monkeypatch):
     e = engine("llama")
     e.open(OpenCall("hard", SHAPED, 40))
-    e.open(OpenCall("easy", Warp(0.0), 40))
+    e.open(OpenCall("easy", SamplingTransform(0.0), 40))
     easy = plain(engine("llama"), PROMPT, 1)
 
     def give_up(*_, **__):
@@ -113,12 +116,12 @@ def test_a_grammar_that_becomes_too_hard_fails_its_own_session_only(monkeypatch)
 def test_a_grammar_without_a_token_that_the_model_knows_is_an_error_and_not_a_guess():
     e = engine("llama")
     e._vocab_size = 5  # letters ! to %
-    e.open(OpenCall("s", Warp(0.0, grammar=Grammar(GrammarKind.REGEX, "z"), answer_from=9), 40))
+    e.open(OpenCall("s", SamplingTransform(0.0, grammar=Grammar(GrammarKind.REGEX, "z"), answer_from=9), 40))
     e.submit(VerifyCall("s", 0, 0, (0, 1, 2, 3, 4, 0, 1, 2, 3)))
     (answer,) = e.step()
     assert isinstance(answer, CallFailed)
     assert "leaves no token" in str(answer.error)
-    e.submit(DraftCall("s", 1, 0, (0, 1, 2, 3, 4, 0, 1, 2, 3), DraftRule(2)))
+    e.submit(DraftCall("s", 1, 0, (0, 1, 2, 3, 4, 0, 1, 2, 3), StopRule(2)))
     (drafted,) = run_until_idle(e)
     assert len(drafted.tokens) == 2, "a draft may guess: the target corrects it"
 
@@ -127,14 +130,14 @@ def test_a_grammar_without_a_token_that_the_model_knows_is_an_error_and_not_a_gu
 def test_prompts_are_scored_in_pieces_beside_others_as_alone(compiled):
     (long_prompt,) = prompts(110)
     e = engine("llama", compile=compiled)
-    warp = Warp(0.0, answer_from=len(long_prompt))
+    transform = SamplingTransform(0.0, answer_from=len(long_prompt))
     said = {}
     for chunk, others in ((500, 0), (40, 0), (40, 3), (7, 1)):
         e = engine("llama", compile=compiled, prefill_chunk=chunk)
         for i in range(others):
-            e.open(OpenCall(f"other-{i}", Warp(0.0), 130))
-            e.submit(DraftCall(f"other-{i}", 0, 0, PROMPT, DraftRule(20)))
-        e.open(OpenCall("s", warp, 130, prompt_logprobs=2))
+            e.open(OpenCall(f"other-{i}", SamplingTransform(0.0), 130))
+            e.submit(DraftCall(f"other-{i}", 0, 0, PROMPT, StopRule(20)))
+        e.open(OpenCall("s", transform, 130, prompt_logprobs=2))
         e.submit(VerifyCall("s", 0, 0, long_prompt))
         answers = {answer.session: answer for answer in run_until_idle(e)}
         said[chunk, others] = [one.logprob for one in answers["s"].prompt_logprobs]

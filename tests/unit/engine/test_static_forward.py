@@ -22,7 +22,7 @@ from adasd.engine.padded import Bucket, Padded
 from adasd.engine.ragged import Ragged, Row
 from adasd.engine.static_forward import StaticForward
 from adasd.errors import ConfigError
-from adasd.messages import CallFailed, DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.contracts import CLAIMS
 from adasd.testing.loops import GREEDY, plain, plain_batch, run_until_idle, speculative
 from tests.unit.engine.models import GRAMMARS, VOCAB_SIZE, generate, original, prompts
@@ -50,9 +50,9 @@ def static(name="llama", seed=0, recorder=eagerly, recorded=True, modules=False,
     return TorchEngine(forward, config, MAX_CONTEXT, VOCAB_SIZE, grammars=GRAMMARS, seed=0)
 
 
-def drafted(e, texts, rule, warps):
-    for i, (text, warp) in enumerate(zip(texts, warps, strict=True)):
-        e.open(OpenCall(str(i), warp, 150))
+def drafted(e, texts, rule, transforms):
+    for i, (text, transform) in enumerate(zip(texts, transforms, strict=True)):
+        e.open(OpenCall(str(i), transform, 150))
         e.submit(DraftCall(str(i), 0, 0, text, rule))
     answers = {answer.session: answer for answer in run_until_idle(e)}
     e.check_integrity()
@@ -164,12 +164,14 @@ def test_greedy_answers_are_generate_s(recorded):
     assert plain_batch(static(recorded=recorded), batch, 20) == [generate("llama", p, 20) for p in batch]
 
 
-@pytest.mark.parametrize("warp", [Warp(temperature=0.0), Warp(temperature=1.2, seed=5)])
-@pytest.mark.parametrize("rule", [DraftRule(5), DraftRule(12, entropy_ceiling=2.0)])
-def test_speculation_changes_nothing(warp, rule):
+@pytest.mark.parametrize(
+    "transform", [SamplingTransform(temperature=0.0), SamplingTransform(temperature=1.2, seed=5)]
+)
+@pytest.mark.parametrize("rule", [StopRule(5), StopRule(12, entropy_ceiling=2.0)])
+def test_speculation_changes_nothing(transform, rule):
     (prompt,) = prompts(12)
-    expected = plain(oracle("qwen3", fast=True), prompt, 30, warp)
-    tokens, _ = speculative(static("qwen3", seed=1), static("qwen3"), prompt, 30, rule, warp)
+    expected = plain(oracle("qwen3", fast=True), prompt, 30, transform)
+    tokens, _ = speculative(static("qwen3", seed=1), static("qwen3"), prompt, 30, rule, transform)
     assert tokens == expected
 
 
@@ -186,37 +188,45 @@ def test_an_engine_records_at_its_start_and_warm_up_leaves_every_slot_free():
 # --------------------------------------------------------------------------- drafting
 
 
-SAMPLED = Warp(temperature=0.9, top_p=0.95)
-ENDED = Warp(temperature=0.0, eos_ids=(3, 4, 5, 6), eos_from=20)
+SAMPLED = SamplingTransform(temperature=0.9, top_p=0.95)
+ENDED = SamplingTransform(temperature=0.0, eos_ids=(3, 4, 5, 6), eos_from=20)
 RULES = [
-    DraftRule(1, row_len=6),
-    DraftRule(40, row_len=6, want_others=True),
-    DraftRule(30, entropy_ceiling=2.0, row_len=6),
-    DraftRule(30, confidence_floor=0.3, row_len=6),
+    StopRule(1, row_len=6),
+    StopRule(40, row_len=6, want_runner_ups=True),
+    StopRule(30, entropy_ceiling=2.0, row_len=6),
+    StopRule(30, confidence_floor=0.3, row_len=6),
 ]
 
 
 @pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("warp", [GREEDY, Warp(temperature=1.1, seed=9, top_k=20), SAMPLED, ENDED])
-def test_blocks_are_those_of_single_steps(rule, warp, recorded):
+@pytest.mark.parametrize(
+    "transform", [GREEDY, SamplingTransform(temperature=1.1, seed=9, top_k=20), SAMPLED, ENDED]
+)
+def test_blocks_are_those_of_single_steps(rule, transform, recorded):
     texts = prompts(9)
-    (found,) = drafted(static(recorded=recorded), texts, rule, [warp])
-    (expected,) = drafted(oracle("llama", fast=True), texts, rule, [warp])
+    (found,) = drafted(static(recorded=recorded), texts, rule, [transform])
+    (expected,) = drafted(oracle("llama", fast=True), texts, rule, [transform])
     assert found.tokens == expected.tokens
-    assert found.others == expected.others
+    assert found.runner_ups == expected.runner_ups
     assert found.entropies == pytest.approx(expected.entropies, abs=1e-4)
     assert found.confidences == pytest.approx(expected.confidences, abs=1e-4)
-    np.testing.assert_array_equal(found.rows.ids, expected.rows.ids)
-    np.testing.assert_allclose(found.rows.logprobs, expected.rows.logprobs, atol=1e-4)
+    np.testing.assert_array_equal(found.distributions.ids, expected.distributions.ids)
+    np.testing.assert_allclose(found.distributions.logprobs, expected.distributions.logprobs, atol=1e-4)
 
 
 def test_sessions_of_every_kind_draft_together_as_they_do_alone():
-    texts, rule = prompts(3, 30, 9, 55, 2), DraftRule(25, entropy_ceiling=2.5, row_len=4)
-    warps = [GREEDY, Warp(temperature=0.8, seed=1), ENDED, Warp(temperature=1.3, seed=2), GREEDY]
-    found = drafted(static(), texts, rule, warps)
-    for text, warp, one in zip(texts, warps, found, strict=True):
-        (alone,) = drafted(oracle("llama", fast=True), [text], rule, [warp])
+    texts, rule = prompts(3, 30, 9, 55, 2), StopRule(25, entropy_ceiling=2.5, row_len=4)
+    transforms = [
+        GREEDY,
+        SamplingTransform(temperature=0.8, seed=1),
+        ENDED,
+        SamplingTransform(temperature=1.3, seed=2),
+        GREEDY,
+    ]
+    found = drafted(static(), texts, rule, transforms)
+    for text, transform, one in zip(texts, transforms, found, strict=True):
+        (alone,) = drafted(oracle("llama", fast=True), [text], rule, [transform])
         assert one.tokens == alone.tokens
     assert len({len(one.tokens) for one in found}) > 1, "they have to end at different times"
 
@@ -230,11 +240,11 @@ def test_greedy_sessions_without_rows_repeat_one_recording_per_token(monkeypatch
     e = static(recorder=counting)
     runs.clear()
     texts = prompts(9, 4, 20)
-    rule = DraftRule(12, want_others=True)
+    rule = StopRule(12, want_runner_ups=True)
     found = drafted(e, texts, rule, [GREEDY] * 3)
     expected = drafted(oracle("llama", fast=True), texts, rule, [GREEDY] * 3)
     assert [one.tokens for one in found] == [one.tokens for one in expected]
-    assert [one.others for one in found] == [one.others for one in expected]
+    assert [one.runner_ups for one in found] == [one.runner_ups for one in expected]
     assert len(runs) == 12, "one for all prompts, and one for every token behind the first"
 
 
@@ -245,7 +255,7 @@ def test_a_burst_to_the_last_place_of_the_context_stays_in_its_slot():
     for engine in (e, other):
         for i, (text, num) in enumerate(zip(texts, (12, 16), strict=True)):
             engine.open(OpenCall(str(i), GREEDY, MAX_CONTEXT))
-            engine.submit(DraftCall(str(i), 0, 0, text, DraftRule(num)))
+            engine.submit(DraftCall(str(i), 0, 0, text, StopRule(num)))
         answers.append({one.session: one.tokens for one in run_until_idle(engine)})
     assert answers[0] == answers[1]
     untouched = e.cache.tokens[0].view(-1)[: -e.cache.tokens[0].shape[1]].view(8, MAX_CONTEXT, -1)
@@ -255,14 +265,14 @@ def test_a_burst_to_the_last_place_of_the_context_stays_in_its_slot():
 
 def test_logits_that_are_not_finite_fail_that_session_alone():
     e = static()
-    (free,) = drafted(e, prompts(12), DraftRule(4), [GREEDY])
+    (free,) = drafted(e, prompts(12), StopRule(4), [GREEDY])
     e.close("0")
     with torch.inference_mode():
         e.forward._inner._embedding[free.tokens[1]] = math.nan
     unused = next(t for t in range(VOCAB_SIZE) if t != free.tokens[1])
     for session, text in (("broken", prompts(12)[0]), ("whole", (unused,))):
         e.open(OpenCall(session, GREEDY, 60))
-        e.submit(DraftCall(session, 0, 0, text, DraftRule(4 if session == "broken" else 1)))
+        e.submit(DraftCall(session, 0, 0, text, StopRule(4 if session == "broken" else 1)))
     answers = {answer.session: answer for answer in run_until_idle_with_failures(e)}
     assert isinstance(answers["broken"], CallFailed)
     assert e.cached_len("broken") == 0
@@ -294,7 +304,7 @@ def test_a_recording_that_fails_leaves_passes_as_they_are(caplog):
     assert [line for line in caplog.messages if "not permitted" in line] == caplog.messages
     batch = prompts(3, 50)
     assert plain_batch(e, batch, 12) == [generate("llama", p, 12) for p in batch]
-    (block,) = drafted(e, prompts(9), DraftRule(20), [GREEDY])
+    (block,) = drafted(e, prompts(9), StopRule(20), [GREEDY])
     assert list(block.tokens) == generate("llama", prompts(9)[0], 20)
 
 
@@ -314,7 +324,7 @@ def test_a_burst_that_fails_is_drafted_step_by_step(monkeypatch):
     e.open(OpenCall("decodes", GREEDY, 80))
     e.submit(VerifyCall("decodes", 0, 0, (3, 4)))
     texts = prompts(9, 20)
-    found = drafted(e, texts, DraftRule(6), [GREEDY] * 2)
+    found = drafted(e, texts, StopRule(6), [GREEDY] * 2)
     assert [list(one.tokens) for one in found] == [generate("llama", text, 6) for text in texts]
 
 

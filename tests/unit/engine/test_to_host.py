@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adasd.engine import to_host
-from adasd.messages import AcceptRule, DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.rounds import AcceptRule, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY, run_until_idle
 from tests.unit.engine.models import prompts
 from tests.unit.engine.test_static_forward import static
@@ -80,33 +80,35 @@ def test_what_is_brought_together_is_what_was_sent():
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-SEEDED = Warp(temperature=0.8, seed=3, top_k=20, top_p=0.9, min_p=0.01)
+SEEDED = SamplingTransform(temperature=0.8, seed=3, top_k=20, top_p=0.9, min_p=0.01)
 
 
-@pytest.mark.parametrize("warp", [GREEDY, SEEDED, Warp(temperature=0.9, top_p=0.9)])
-def test_a_burst_brings_its_tokens_with_one_copy(waits, warp):
+@pytest.mark.parametrize("transform", [GREEDY, SEEDED, SamplingTransform(temperature=0.9, top_p=0.9)])
+def test_a_burst_brings_its_tokens_with_one_copy(waits, transform):
     e = static()
     for i, text in enumerate(prompts(9, 20)):
-        e.open(OpenCall(str(i), warp, 80))
-        e.submit(DraftCall(str(i), 0, 0, text, DraftRule(12, row_len=5)))
+        e.open(OpenCall(str(i), transform, 80))
+        e.submit(DraftCall(str(i), 0, 0, text, StopRule(12, row_len=5)))
     waits.clear()
     blocks = run_until_idle(e)
     assert [len(block.tokens) for block in blocks] == [12, 12]
     assert waits == ["cpu"]
 
 
-@pytest.mark.parametrize("warp", [GREEDY, SEEDED, Warp(temperature=0.9, top_p=0.9)])
+@pytest.mark.parametrize("transform", [GREEDY, SEEDED, SamplingTransform(temperature=0.9, top_p=0.9)])
 @pytest.mark.parametrize("rule", [AcceptRule(), AcceptRule(want_distances=True)])
-def test_a_verdict_takes_two_copies_whether_the_logits_are_finite_and_what_was_decided(waits, warp, rule):
+def test_a_verdict_takes_two_copies_whether_the_logits_are_finite_and_what_was_decided(
+    waits, transform, rule
+):
     e, drafts = static(), static(seed=1)
     for i, text in enumerate(prompts(9, 20)):
-        drafts.open(OpenCall(str(i), warp, 80))
-        drafts.submit(DraftCall(str(i), 0, 0, text, DraftRule(4, row_len=5)))
+        drafts.open(OpenCall(str(i), transform, 80))
+        drafts.submit(DraftCall(str(i), 0, 0, text, StopRule(4, row_len=5)))
     blocks = {one.session: one for one in run_until_idle(drafts)}
     for i, text in enumerate(prompts(9, 20)):
         block = blocks[str(i)]
-        e.open(OpenCall(str(i), warp, 80))
-        e.submit(VerifyCall(str(i), 0, 0, text, block.tokens, block.rows, rule=rule))
+        e.open(OpenCall(str(i), transform, 80))
+        e.submit(VerifyCall(str(i), 0, 0, text, block.tokens, block.distributions, rule=rule))
     waits.clear()
     assert len(e.step()) == 2
     assert len(waits) == 2, waits

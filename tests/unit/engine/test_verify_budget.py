@@ -2,7 +2,7 @@
 
 import pytest
 
-from adasd.messages import DraftCall, DraftRule, OpenCall, Verdict, VerifyCall
+from adasd.rounds import DraftCall, OpenCall, StopRule, Verdict, VerifyCall
 from adasd.testing.loops import GREEDY
 from tests.unit.engine.models import engine, generate
 
@@ -68,7 +68,7 @@ def test_a_chosen_budget_follows_the_measured_times():
 def test_a_draft_tells_its_confidence():
     e = engine("llama")
     e.open(OpenCall("d", GREEDY, 50))
-    e.submit(DraftCall("d", 0, 0, (1, 2, 3), DraftRule(3)))
+    e.submit(DraftCall("d", 0, 0, (1, 2, 3), StopRule(3)))
     answers = []
     while not answers:
         answers = e.step()

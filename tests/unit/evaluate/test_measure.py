@@ -7,7 +7,7 @@ import pytest
 from adasd.evaluate.measure import as_modelled, load_pair, run
 from adasd.evaluate.methods import parse
 from adasd.evaluate.workload import Item
-from adasd.messages import Drafted, DraftRule, RoundCompleted, Verdict
+from adasd.rounds import DraftBlock, RoundCompleted, StopRule, Verdict
 from cluster import cli, eval_command
 from tests.pairs import write_pair
 
@@ -115,13 +115,13 @@ def test_methods_that_need_sampling_are_left_out_where_there_is_none(folders):
 
 
 def test_told_times_are_those_of_the_cost_model():
-    drafted = Drafted("s", 1, 3, (7, 8, 9), (0.1, 0.2, 0.3), compute_ms=55.0, queue_ms=4.0)
+    drafted = DraftBlock("s", 1, 3, (7, 8, 9), (0.1, 0.2, 0.3), compute_ms=55.0, queue_ms=4.0)
     verdict = Verdict("s", 2, 3, 1, 5, compute_ms=66.0, queue_ms=3.0)
-    told = as_modelled(0.2, RoundCompleted(drafted, verdict, 88.0, 99.0, rule=DraftRule(3)))
+    told = as_modelled(0.2, RoundCompleted(drafted, verdict, 88.0, 99.0, rule=StopRule(3)))
     assert (told.draft_ms, told.verify_ms) == (pytest.approx(0.6), 1.0)
     assert (told.drafted.compute_ms, told.drafted.queue_ms) == (pytest.approx(0.6), 0.0)
     assert (told.verdict.compute_ms, told.verdict.queue_ms) == (1.0, 0.0)
-    assert (told.drafted.tokens, told.verdict.num_accepted, told.rule) == ((7, 8, 9), 1, DraftRule(3))
+    assert (told.drafted.tokens, told.verdict.num_accepted, told.rule) == ((7, 8, 9), 1, StopRule(3))
     assert as_modelled(0.2, RoundCompleted(None, verdict, 0.0, 99.0)).draft_ms == 0.0
 
 

@@ -8,7 +8,7 @@ from adasd.control.registry import ACCEPTANCE, DRAFTING
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.evaluate.methods import PLAIN, STATIC_LENGTHS, all_names, method, parse
 from adasd.evaluate.workload import demo, holds, jsonl, messy
-from adasd.messages import Mode, SpeculationOptions
+from adasd.requests import Mode, SpeculationOptions
 
 
 def test_the_demo_tasks_come_in_turn_and_can_be_judged():

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from adasd.config import SpeculationConfig
 from adasd.control.effective import resolve
 from adasd.errors import Overloaded, WorkerLost
-from adasd.messages import (
+from adasd.requests import Mode
+from adasd.results import (
     Chunk,
     Complete,
     EmittedToken,
     FinishReason,
-    Mode,
     SpeculationReport,
     TokenKind,
     TokenLogprob,

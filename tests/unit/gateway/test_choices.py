@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 
 from adasd.errors import WorkerLost
-from adasd.messages import Chunk, Complete
+from adasd.results import Chunk, Complete
 from services.gateway.merge import merged
 from services.gateway.sampling import seed_of_choice
 

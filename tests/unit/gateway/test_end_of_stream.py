@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from adasd.errors import AdasdError
-from adasd.messages import Chunk, Complete, FinishReason, Usage
+from adasd.results import Chunk, Complete, FinishReason, Usage
 from services.gateway.app import create_app
 from services.gateway.merge import merged
 from services.observability.events import RequestEnded

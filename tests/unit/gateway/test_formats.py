@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from adasd.messages import Grammar, GrammarKind
+from adasd.requests import Grammar, GrammarKind
 from adasd.text.grammar import GrammarCompiler
 from tests.unit.gateway.fake_backend import TOKENIZER
 

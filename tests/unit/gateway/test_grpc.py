@@ -9,15 +9,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from adasd.errors import ContextTooLong, InvalidRequest, Overloaded, UnknownModel, WorkerLost
-from adasd.messages import (
-    Chunk,
-    Complete,
-    FinishReason,
-    Grammar,
-    GrammarKind,
-    Mode,
-    SpeculationOptions,
-)
+from adasd.requests import Grammar, GrammarKind, Mode, SpeculationOptions
+from adasd.results import Chunk, Complete, FinishReason
 from protos.adasd.v1 import generation_pb2 as pb
 from services.gateway.backend import Readiness
 from services.gateway.grpc_api import start_grpc

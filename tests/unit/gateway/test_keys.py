@@ -14,9 +14,9 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from adasd.config import ApiKey
 from adasd.errors import RateLimited, Unauthenticated
 from adasd.testing.clock import FakeClock
+from services.config import ApiKey
 from services.gateway.app import GatewaySettings, create_app
 from services.gateway.grpc_api import start_grpc
 from services.gateway.keys import KeyRing, shares

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adasd.messages import TokenLogprob
+from adasd.results import TokenLogprob
 from tests.unit.gateway.fake_backend import TOKENIZER, logprob_of
 
 PROMPT = "the cat sat on the mat"

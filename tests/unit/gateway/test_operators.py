@@ -9,8 +9,8 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adasd.config import LogConfig
 from adasd.control.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
+from services.config import LogConfig
 from services.gateway.app import GatewaySettings, create_app
 from services.observability import logs
 from services.observability.events import to_all

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from adasd.messages import Mode, SpeculationReport, TokenKind
+from adasd.requests import Mode
+from adasd.results import SpeculationReport, TokenKind
 from services.gateway.backend import Readiness
 from services.gateway.reports import metrics_json
 

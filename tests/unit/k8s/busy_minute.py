@@ -7,19 +7,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from adasd.messages import (
-    Chunk,
-    Complete,
-    Drafted,
-    EmittedToken,
-    FinishReason,
-    Mode,
-    RoundCompleted,
-    SpeculationReport,
-    TokenKind,
-    Usage,
-    Verdict,
-)
+from adasd.requests import Mode
+from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
+from adasd.rounds import DraftBlock, RoundCompleted, Verdict
 from services.observability.events import (
     AnswerAudited,
     AuditEnded,
@@ -61,7 +51,7 @@ class BusyMinute:
         tell(SlotGranted(name, "target", 0.01, now_s + 0.01))
         tell(SlotGranted(name, "draft", 0.02, now_s + 0.02))
         tell(ChunkMade(name, Chunk("a", (EmittedToken(1, TokenKind.TARGET),)), now_s + 0.2))
-        drafted = Drafted(name, 1, 10, (1, 2, 3, 4), (0.1, 0.2, 0.3, 0.4), None, 3.0, 0.5)
+        drafted = DraftBlock(name, 1, 10, (1, 2, 3, 4), (0.1, 0.2, 0.3, 0.4), None, 3.0, 0.5)
         verdict = Verdict(name, 1, 10, 4, 5, (False, True, False, False), compute_ms=8.0, queue_ms=0.5)
         tell(RoundCompleted(drafted, verdict, 4.0, 10.0))
         kinds = (TokenKind.EXACT, TokenKind.RELAXED, TokenKind.EXACT, TokenKind.EXACT, TokenKind.BONUS)

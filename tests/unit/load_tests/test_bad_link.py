@@ -94,7 +94,7 @@ async def test_a_cut_ends_what_is_open_and_nothing_else(link: LinkProxy):
 CALL = """
 import asyncio, sys
 from adasd.errors import AdasdError
-from adasd.messages import OpenCall, Warp
+from adasd.rounds import OpenCall, SamplingTransform
 from services.transport.channels import WorkerChannelPool
 from services.transport.client import RoundsLine, WorkerAddress
 
@@ -102,7 +102,7 @@ async def main():
     pool = WorkerChannelPool()
     line = RoundsLine(pool, WorkerAddress("target", sys.argv[1], "life"), "session", timeout_s=10.0)
     try:
-        await line.open(OpenCall("session", Warp(), 8))
+        await line.open(OpenCall("session", SamplingTransform(), 8))
     except AdasdError as error:
         print(type(error).__name__)
     finally:

@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from adasd.messages import Mode, SamplingParams, SpeculationOptions
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from load_tests import batch_throughput
 from load_tests.batch_throughput import FirstToken, Gaps, Throughput, differing, gaps, goals, quantile, race
 from load_tests.batchers import CONTINUOUS, EXACT, OFF, PADDED, Continuous, Padded, load_pair, ours, until_end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adasd.control.controller import Controller
-from adasd.messages import Mode, SpeculationOptions
+from adasd.requests import Mode, SpeculationOptions
 from load_tests.link_latency import WAYS, Answered, Rate, rate, table
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from adasd.messages import DraftCall, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.rounds import DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from load_tests import pipelining
 from load_tests.pipelining import Case, Share, Trace, missed, rate_of, share_of
 from load_tests.timed_engine import Costs, TimedEngine
@@ -18,13 +18,13 @@ def engine(
     acceptance: float = 1.0, draft_ms: float = 1.0, verify_ms: float = 4.0, second: float = 0.0
 ) -> TimedEngine:
     made = TimedEngine({"s": Costs(draft_ms, verify_ms, acceptance, seed=1, second=second)})
-    made.open(OpenCall("s", Warp(), 4000))
+    made.open(OpenCall("s", SamplingTransform(), 4000))
     return made
 
 
 def test_a_draft_takes_a_step_per_token_and_a_verdict_one():
     made = engine()
-    made.submit(DraftCall("s", 1, 0, (5,), DraftRule(3)))
+    made.submit(DraftCall("s", 1, 0, (5,), StopRule(3)))
     began_s = time.perf_counter()
     assert [len(made.step()) for _ in range(3)] == [0, 0, 1]
     assert 3e-3 <= time.perf_counter() - began_s < 1.0
@@ -36,23 +36,23 @@ def test_a_draft_takes_a_step_per_token_and_a_verdict_one():
 
 def test_a_draft_is_superseded_between_its_tokens():
     made = engine()
-    made.submit(DraftCall("s", 1, 0, (5,), DraftRule(3)))
+    made.submit(DraftCall("s", 1, 0, (5,), StopRule(3)))
     made.step()
-    made.submit(DraftCall("s", 2, 0, (5,), DraftRule(1)))
+    made.submit(DraftCall("s", 2, 0, (5,), StopRule(1)))
     assert sorted(answer.epoch for answer in made.step()) == [1, 2]
 
 
 def test_the_draft_is_right_as_often_as_it_should_be():
     made = engine(acceptance=0.7, draft_ms=0.0, verify_ms=0.0, second=0.6)
-    made.submit(DraftCall("s", 1, 0, (0,), DraftRule(2000, want_others=True)))
+    made.submit(DraftCall("s", 1, 0, (0,), StopRule(2000, want_runner_ups=True)))
     answers = []
     while not answers:
         answers = made.step()
     right = sum(token == (i + 1) % made.vocab_size for i, token in enumerate(answers[0].tokens))
     assert 0.65 < right / 2000 < 0.75  # six standard deviations are 0.06; the seed is fixed
-    seconds = sum(token == (i + 1) % made.vocab_size for i, token in enumerate(answers[0].others))
+    seconds = sum(token == (i + 1) % made.vocab_size for i, token in enumerate(answers[0].runner_ups))
     assert 0.5 < seconds / (2000 - right) < 0.7, "only where the token is wrong"
-    assert all(a != b for a, b in zip(answers[0].tokens, answers[0].others, strict=True))
+    assert all(a != b for a, b in zip(answers[0].tokens, answers[0].runner_ups, strict=True))
 
 
 def trace(ahead: list[bool], times_ms: list[float]) -> Trace:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adasd.messages import Mode
+from adasd.requests import Mode
 from load_tests import service_share, service_stream
 from load_tests.prompts import examples
 from load_tests.service_share import GOAL, HERE, SERVICE, Answered, falls_short, measure, table

@@ -6,7 +6,7 @@ from itertools import count
 import httpx
 import pytest
 
-from adasd.messages import Mode
+from adasd.requests import Mode
 from cluster.chat_command import ChatError
 from load_tests import service_stream
 from load_tests.prompts import examples

@@ -11,11 +11,11 @@ from adasd.errors import StaleCache
 from adasd.lookup.line import LookupLine
 from adasd.lookup.lookups import Lookups
 from adasd.lookup.suffix import SuffixAutomaton
-from adasd.messages import DraftCall, DraftRule
+from adasd.rounds import DraftCall, StopRule
 
 
 def call(keep_len: int, feed: list[int], **rule: float) -> DraftCall:
-    return DraftCall("s", 1, keep_len, tuple(feed), DraftRule(**({"max_tokens": 8} | rule)))  # type: ignore[arg-type]
+    return DraftCall("s", 1, keep_len, tuple(feed), StopRule(**({"max_tokens": 8} | rule)))  # type: ignore[arg-type]
 
 
 def test_a_block_continues_the_text_and_its_rows_are_point_masses():
@@ -23,14 +23,14 @@ def test_a_block_continues_the_text_and_its_rows_are_point_masses():
     drafted = line.draft(call(0, [1, 2, 3, 4, 9, 1, 2, 3], row_len=128))
     assert (drafted.base_len, drafted.tokens) == (8, (4, 9, 1))
     assert len(drafted.entropies) == 3
-    assert drafted.rows is not None
-    assert drafted.rows.ids.tolist() == [[4], [9], [1]]
-    assert np.exp(drafted.rows.logprobs).tolist() == [[1.0]] * 3
+    assert drafted.distributions is not None
+    assert drafted.distributions.ids.tolist() == [[4], [9], [1]]
+    assert np.exp(drafted.distributions.logprobs).tolist() == [[1.0]] * 3
 
 
 def test_without_rows_wanted_there_are_none_and_nothing_found_is_an_empty_block():
     line = LookupLine(SuffixAutomaton)
-    assert line.draft(call(0, [1, 2, 3, 1, 2])).rows is None
+    assert line.draft(call(0, [1, 2, 3, 1, 2])).distributions is None
     assert LookupLine(SuffixAutomaton).draft(call(0, [1, 2, 3], row_len=8)).tokens == ()
 
 

@@ -8,7 +8,7 @@ from math import inf
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from adasd.messages import PrefixStats
+from adasd.rounds import PrefixStats
 from adasd.testing.clock import FakeClock
 from services.observability import reporter as reporting
 from services.observability.board import Board, BoardDeployment

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from adasd.messages import Mode, PrefixStats
+from adasd.requests import Mode
+from adasd.rounds import PrefixStats
 from services.observability.board import BoardDeployment
 from services.observability.events import RequestStarted, SlotGranted
 from services.observability.loads import loads_of

@@ -10,9 +10,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from adasd.config import EngineConfig, ServeConfig, SpeculationConfig, TierConfig
+from adasd.config import EngineConfig, SpeculationConfig
 from adasd.errors import AdasdError, Overloaded
-from adasd.messages import Complete, GenerationRequest, Mode, SamplingParams, SpeculationOptions
+from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
+from adasd.results import Complete
+from services.config import ServeConfig, TierConfig
 from services.observability.events import RequestEnded, RequestRefused, RequestStarted, to_all
 from services.observability.metrics import ServiceMetrics
 from services.observability.reporter import Reporter

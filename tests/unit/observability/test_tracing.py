@@ -8,17 +8,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from adasd.errors import Overloaded, UnknownSession
-from adasd.messages import (
-    Chunk,
-    EmittedToken,
-    Mode,
-    OpenCall,
-    RoundCompleted,
-    TokenKind,
-    Verdict,
-    VerifyCall,
-    Warp,
-)
+from adasd.requests import Mode
+from adasd.results import Chunk, EmittedToken, TokenKind
+from adasd.rounds import OpenCall, RoundCompleted, SamplingTransform, Verdict, VerifyCall
 from services.observability.events import ChunkMade, RequestEnded, RequestStarted
 from services.observability.tracing import CallTraces, RequestTraces
 
@@ -68,7 +60,7 @@ def test_a_workers_spans_are_children_of_the_answer_that_the_carrier_names(provi
     requests, calls = RequestTraces(provider, "pair"), CallTraces(provider, "target")
     requests(RequestStarted("a", Mode.EXACT, 3, 0.0))
     carrier = requests.carrier("a")
-    calls.end(calls.begin(carrier, OpenCall("a.0", Warp(), 8)), None)
+    calls.end(calls.begin(carrier, OpenCall("a.0", SamplingTransform(), 8)), None)
     calls.end(calls.begin(carrier, VerifyCall("a.0", 1, 0, (1, 2))), UnknownSession("a.0"))
     calls.end(calls.begin({}, VerifyCall("b.0", 1, 0, (1, 2))), Verdict("b.0", 1, 2, 0, 3))
     requests(RequestEnded("a", 1.0))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from adasd.errors import AdasdError, Overloaded, StaleCache, Superseded, WorkerLost
-from adasd.messages import Assumption, DraftCall, Drafted, OpenCall, Verdict, VerifyCall
+from adasd.rounds import Assumption, DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 
 EOS = 0
 
@@ -68,7 +68,7 @@ class FakeSlot:
         assert optimistic or self.cache == self.world.text(len(self.cache))
         return len(self.cache)
 
-    async def draft(self, call: DraftCall) -> Drafted:
+    async def draft(self, call: DraftCall) -> DraftBlock:
         world, rng = self.world, self.world.rng
         self.newest = call.epoch
         await asyncio.sleep(world.faults.delay_s)
@@ -82,7 +82,7 @@ class FakeSlot:
         right = world.truth[base : base + call.rule.max_tokens]
         tokens = tuple(ord("?") if rng.random() < world.faults.draft_wrong else token for token in right)
         self.cache += tokens[:-1]
-        return Drafted("s", call.epoch, base, tokens, (1.0,) * len(tokens), compute_ms=0.1)
+        return DraftBlock("s", call.epoch, base, tokens, (1.0,) * len(tokens), compute_ms=0.1)
 
     async def verify(self, call: VerifyCall) -> Verdict:
         async with self.turn:

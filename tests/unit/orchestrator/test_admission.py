@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from adasd.config import EngineConfig, ServeConfig, TierConfig
+from adasd.config import EngineConfig
 from adasd.errors import Overloaded
-from adasd.messages import Chunk, Complete, GenerationRequest, OpenCall, SamplingParams
+from adasd.requests import GenerationRequest, SamplingParams
+from adasd.results import Chunk, Complete
+from adasd.rounds import OpenCall
 from adasd.text.tokenizer import Tokenizer
+from services.config import ServeConfig, TierConfig
 from services.orchestrator.backend import OrchestratorBackend
 from services.orchestrator.readiness import Readings
 from tests.patience import soon

@@ -9,18 +9,9 @@ import pytest
 
 from adasd import LocalPair
 from adasd.local import run_call
-from adasd.messages import (
-    Chunk,
-    Complete,
-    GenerationRequest,
-    Mode,
-    OpenCall,
-    SamplingParams,
-    SpeculationOptions,
-    TokenKind,
-    Verdict,
-    VerifyCall,
-)
+from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
+from adasd.results import Chunk, Complete, TokenKind
+from adasd.rounds import OpenCall, Verdict, VerifyCall
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.table_model import TableModel
 from services.observability.events import AnswerAudited, AuditEnded, ChunkMade, RequestEnded, RequestStarted

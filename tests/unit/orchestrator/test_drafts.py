@@ -10,7 +10,9 @@ from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
 from adasd.control.selection import OWN_ROUNDS
 from adasd.lookup.lookups import Lookups
-from adasd.messages import Chunk, Complete, Mode, OpenCall, SamplingParams, SpeculationOptions, Warp
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.results import Chunk, Complete
+from adasd.rounds import OpenCall, SamplingTransform
 from adasd.session.state import Terms
 from services.orchestrator.drafts import SourcedPlacement
 from services.orchestrator.driver import Driver, Limits
@@ -36,11 +38,11 @@ class Tiers(FakePlacement):
 def driver(placement: Tiers, draft: str | None, controller: Controller | None = None) -> Driver:
     controller = controller or Controller(SpeculationConfig(bypass=False), placement.draft_names)
     effective = controller.effective(SpeculationOptions(Mode.EXACT, draft=draft))
-    warp, prompt = Warp(temperature=0.0), ids(PROMPT)
-    session = controller.session(effective, warp, prompt)
+    transform, prompt = SamplingTransform(temperature=0.0), ids(PROMPT)
+    session = controller.session(effective, transform, prompt)
     return Driver(
         Terms("s", prompt, SamplingParams(100), frozenset({EOS}), decode),
-        OpenCall("s", warp, len(prompt) + 100),
+        OpenCall("s", transform, len(prompt) + 100),
         effective,
         session,
         SourcedPlacement(placement, Lookups(), session),
@@ -121,10 +123,12 @@ async def test_auto_changes_to_what_is_better_and_loses_nothing_by_it():
 async def test_a_long_prompt_is_read_without_holding_up_the_loop():
     text = ids("ab" * 20_000)
     controller = Controller(SpeculationConfig(), ())
-    session = controller.session(controller.effective(SpeculationOptions(draft="suffix")), Warp(), text)
+    session = controller.session(
+        controller.effective(SpeculationOptions(draft="suffix")), SamplingTransform(), text
+    )
     placement = SourcedPlacement(Tiers(()), Lookups(), session)
-    slot = await placement.attach_draft(OpenCall("s", Warp(), 10))
-    from adasd.messages import DraftCall, DraftRule
+    slot = await placement.attach_draft(OpenCall("s", SamplingTransform(), 10))
+    from adasd.rounds import DraftCall, StopRule
 
     others = 0
 
@@ -135,7 +139,7 @@ async def test_a_long_prompt_is_read_without_holding_up_the_loop():
             await asyncio.sleep(0)
 
     task = asyncio.create_task(other())
-    drafted = await slot.draft(DraftCall("s", 1, 0, text, DraftRule(4)))
+    drafted = await slot.draft(DraftCall("s", 1, 0, text, StopRule(4)))
     task.cancel()
     assert drafted.tokens == ids("abab")
     assert others > 50

@@ -9,19 +9,9 @@ import pytest
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
 from adasd.errors import DeadlineExceeded, Overloaded, WorkerLost
-from adasd.messages import (
-    Chunk,
-    Complete,
-    FinishReason,
-    Mode,
-    OpenCall,
-    SamplingParams,
-    SpeculationOptions,
-    TokenKind,
-    Verdict,
-    VerifyCall,
-    Warp,
-)
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.results import Chunk, Complete, FinishReason, TokenKind
+from adasd.rounds import OpenCall, SamplingTransform, Verdict, VerifyCall
 from adasd.session.state import Terms
 from services.orchestrator.driver import Driver, Limits
 from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, decode, ids
@@ -35,15 +25,15 @@ def world(**faults: object) -> FakePlacement:
 
 
 def driver(placement: FakePlacement, mode: Mode = Mode.EXACT, **limits: float) -> Driver:
-    warp = Warp(temperature=0.0)
+    transform = SamplingTransform(temperature=0.0)
     controller = Controller(SpeculationConfig(), placement.draft_names)
     effective = controller.effective(SpeculationOptions(mode=mode))
     times = {"request_timeout_s": 20.0, "draft_timeout_s": 0.05, "reattach_s": 0.01} | limits
     return Driver(
         Terms("s", ids(PROMPT), SamplingParams(200), frozenset({EOS}), decode),
-        OpenCall("s", warp, 205),
+        OpenCall("s", transform, 205),
         effective,
-        controller.session(effective, warp),
+        controller.session(effective, transform),
         placement,
         Limits(**times),  # type: ignore[arg-type]
     )

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from adasd.messages import Chunk, Complete, GenerationRequest, SamplingParams
+from adasd.requests import GenerationRequest, SamplingParams
+from adasd.results import Chunk, Complete
 from tests.unit.orchestrator.fakes import FakeSlot, ids
 from tests.unit.orchestrator.test_admission import PROMPT, TEXT, backend, placement
 

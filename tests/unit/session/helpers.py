@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adasd.messages import AcceptRule, DraftCall, Drafted, DraftRule, SamplingParams, Verdict, VerifyCall
+from adasd.requests import SamplingParams
+from adasd.rounds import AcceptRule, DraftBlock, DraftCall, StopRule, Verdict, VerifyCall
 from adasd.session.events import Event, Planned, TargetAnswered
 from adasd.session.machine import Step, begin, step
 from adasd.session.state import Session, Terms
@@ -50,10 +51,10 @@ def verdict(call: VerifyCall, num_accepted: int, next_token: int | str, **extra:
     )
 
 
-def block(call: DraftCall, text: str) -> Drafted:
+def block(call: DraftCall, text: str) -> DraftBlock:
     base_len = call.keep_len + len(call.feed)
-    return Drafted(call.session, call.epoch, base_len, ids(text), (0.5,) * len(text))
+    return DraftBlock(call.session, call.epoch, base_len, ids(text), (0.5,) * len(text))
 
 
 def planned(max_tokens: int, *, ahead: bool = False, decodes_on: bool = False) -> Planned:
-    return Planned(DraftRule(max_tokens, want_others=ahead), AcceptRule(), ahead, ahead, decodes_on)
+    return Planned(StopRule(max_tokens, want_runner_ups=ahead), AcceptRule(), ahead, ahead, decodes_on)

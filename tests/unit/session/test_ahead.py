@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adasd.messages import AcceptRule, Assumption, Drafted, DraftRows, DraftRule, RelaxBelow
+from adasd.rounds import AcceptRule, Assumption, DraftBlock, DraftDistributions, RelaxBelow, StopRule
 from adasd.session.ahead import behind_guess, guess_is_right, rule_ahead
 from adasd.session.events import (
     AskDraft,
@@ -74,7 +74,7 @@ def test_a_block_drafted_ahead_has_the_rule_it_was_drafted_by(drops_last, judged
     session, _ = step(session, DraftAnswered(block(only(actions, AskDraft).call, "")))
     session, actions = step(session, TargetAttached())
     session, _ = step(session, verdict(only(actions, AskVerify).call, 0, "a"))
-    rule = DraftRule(4, entropy_ceiling=1.0, drops_last=drops_last)
+    rule = StopRule(4, entropy_ceiling=1.0, drops_last=drops_last)
     session, actions = step(session, Planned(rule, AcceptRule(), ahead=True))
     session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, "bc")))
     says, ahead = verdict(only(actions, AskVerify).call, 2, "d"), only(actions, AskDraft)
@@ -170,7 +170,7 @@ def test_what_was_asked_early_behind_a_refused_ask_is_asked_again_too():
 def test_a_rule_that_the_verdict_may_change_is_not_asked_for_early():
     session, _, ahead = judging("bc")
     session = session._replace(
-        plan=Planned(DraftRule(4), AcceptRule(RelaxBelow(0.1), relax_budget=1), ahead=True)
+        plan=Planned(StopRule(4), AcceptRule(RelaxBelow(0.1), relax_budget=1), ahead=True)
     )
     _, actions = step(session, DraftAnswered(block(ahead.call, "def")))
     assert actions == ()
@@ -227,20 +227,18 @@ def test_a_lost_target_drops_what_was_drafted_ahead():
 
 
 def test_the_rule_leaves_room_for_the_verdicts_own_tokens():
-    assert rule_ahead(DraftRule(4), num_judged=3, remaining_tokens=20).max_tokens == 5
-    assert (
-        rule_ahead(DraftRule(4), num_judged=3, remaining_tokens=7).max_tokens == 3
-    )  # 3 + 1 + block of 2 + 1
-    assert rule_ahead(DraftRule(4), num_judged=3, remaining_tokens=5) is None
+    assert rule_ahead(StopRule(4), num_judged=3, remaining_tokens=20).max_tokens == 5
+    assert rule_ahead(StopRule(4), num_judged=3, remaining_tokens=7).max_tokens == 3  # 3 + 1 + block of 2 + 1
+    assert rule_ahead(StopRule(4), num_judged=3, remaining_tokens=5) is None
 
 
 def test_the_block_behind_the_guess_keeps_its_laws():
-    rows = DraftRows(np.arange(6, dtype=np.int32).reshape(3, 2), np.zeros((3, 2), np.float32))
-    drafted = Drafted("s", 1, 10, (7, 8, 9), (0.1, 0.2, 0.3), rows, others=(4, 5, 6))
+    rows = DraftDistributions(np.arange(6, dtype=np.int32).reshape(3, 2), np.zeros((3, 2), np.float32))
+    drafted = DraftBlock("s", 1, 10, (7, 8, 9), (0.1, 0.2, 0.3), rows, runner_ups=(4, 5, 6))
     rest = behind_guess(drafted)
     assert (rest.base_len, rest.tokens, rest.entropies, rest.others) == (11, (8, 9), (0.2, 0.3), (5, 6))
-    assert rest.rows.ids.tolist() == [[2, 3], [4, 5]]
-    assert behind_guess(Drafted("s", 1, 10, (7,), (0.1,))) is None
+    assert rest.distributions.ids.tolist() == [[2, 3], [4, 5]]
+    assert behind_guess(DraftBlock("s", 1, 10, (7,), (0.1,))) is None
     assert guess_is_right(drafted, 7)
     assert not guess_is_right(drafted, 8)
-    assert not guess_is_right(Drafted("s", 1, 10, (), ()), 7)
+    assert not guess_is_right(DraftBlock("s", 1, 10, (), ()), 7)

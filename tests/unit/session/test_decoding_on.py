@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from adasd.messages import Assumption, FinishReason
+from adasd.results import FinishReason
+from adasd.rounds import Assumption
 from adasd.session.events import (
     AskDraft,
     AskVerify,

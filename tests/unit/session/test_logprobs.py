@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from adasd.messages import FinishReason, Grammar, GrammarKind, SamplingParams, TokenLogprob
+from adasd.requests import Grammar, GrammarKind, SamplingParams
+from adasd.results import FinishReason, TokenLogprob
 from adasd.session.events import (
     AskDraft,
     AskVerify,
@@ -106,7 +107,11 @@ def test_every_option_that_shapes_the_law_reaches_both_workers():
         prompt_logprobs=5,
     )
     call = open_call("s", sampling, 3, frozenset({EOS}))
-    warp = call.warp
+    transform = call.transform
     assert (call.max_len, call.logprobs, call.prompt_logprobs) == (10, 4, 5)
-    assert (warp.presence_penalty, warp.frequency_penalty, warp.repetition_penalty) == (0.1, 0.2, 1.3)
-    assert (warp.answer_from, warp.grammar) == (3, GRAMMAR)
+    assert (transform.presence_penalty, transform.frequency_penalty, transform.repetition_penalty) == (
+        0.1,
+        0.2,
+        1.3,
+    )
+    assert (transform.answer_from, transform.grammar) == (3, GRAMMAR)

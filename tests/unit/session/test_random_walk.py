@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adasd.messages import Assumption, DraftCall, Drafted, Verdict, VerifyCall
+from adasd.rounds import Assumption, DraftBlock, DraftCall, Verdict, VerifyCall
 from adasd.session.events import (
     AskDraft,
     AskPlan,
@@ -93,20 +93,20 @@ class World:
         self.target.feed(base, call.block[:num])
         return Verdict(call.session, call.epoch, base, num, self.truth[base + num])
 
-    def block(self, call: DraftCall) -> Drafted:
+    def block(self, call: DraftCall) -> DraftBlock:
         fed = self.draft.feed(call.keep_len, call.feed)
         assert call.optimistic or tuple(fed) == self.truth[: len(fed)], "the draft kept a rejected token"
         base = len(fed)
         right = self.truth[base : base + self.rng.randint(0, call.rule.max_tokens)]
         tokens = tuple(token if self.rng.random() < 0.85 else ord("?") for token in right)
         self.draft.feed(base, tokens[:-1])
-        drafted = Drafted(call.session, call.epoch, base, tokens, (1.0,) * len(tokens))
-        if not call.rule.want_others:
+        drafted = DraftBlock(call.session, call.epoch, base, tokens, (1.0,) * len(tokens))
+        if not call.rule.want_runner_ups:
             return drafted
         # often in doubt where it is wrong, and its second choice is often right there
         others = tuple(token if self.rng.random() < 0.8 else ord("!") for token in right)
         doubts = [0.9 if self.rng.random() < 0.2 else 0.5 * (token == ord("?")) for token in tokens]
-        return replace(drafted, others=others, confidences=tuple(1 - each for each in doubts))
+        return replace(drafted, runner_ups=others, confidences=tuple(1 - each for each in doubts))
 
 
 def pick(world: World) -> int:

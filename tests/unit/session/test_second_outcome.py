@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from adasd.messages import AcceptRule, Assumption, Drafted, RelaxBelow
+from adasd.rounds import AcceptRule, Assumption, DraftBlock, RelaxBelow
 from adasd.session.ahead import doubt, rule_instead
 from adasd.session.events import (
     AskDraft,
@@ -26,8 +26,8 @@ from tests.unit.session.helpers import begun, block, ids, only, planned, verdict
 PLAN = planned(4, ahead=True)
 
 
-def doubtful(drafted: Drafted, others: str, confidences: tuple[float, ...]) -> Drafted:
-    return replace(drafted, others=ids(others), confidences=confidences)
+def doubtful(drafted: DraftBlock, others: str, confidences: tuple[float, ...]) -> DraftBlock:
+    return replace(drafted, runner_ups=ids(others), confidences=confidences)
 
 
 def judging(
@@ -53,7 +53,7 @@ def prepared(*, relaxes: bool = False) -> tuple[Session, AskVerify, AskDraft, tu
 
 
 def test_the_likeliest_rejection():
-    drafted = Drafted("s", 1, 0, ids("bcd"), (1.0,) * 3)
+    drafted = DraftBlock("s", 1, 0, ids("bcd"), (1.0,) * 3)
     assert doubt(drafted) is None
     at = doubt(doubtful(drafted, "BCD", (0.9, 0.6, 0.5)))
     assert at is not None

@@ -10,21 +10,21 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from adasd.messages import (
+from adasd.rounds import (
     NUM_DISTANCE_BINS,
     AcceptRule,
-    DraftRows,
+    DraftDistributions,
     RelaxBelow,
     RelaxDivergence,
     RelaxOwnLaw,
     RelaxTable,
     RelaxTolerance,
-    Warp,
+    SamplingTransform,
     Yardstick,
 )
 from adasd.specdec.blocks import BlockBatch, RuleBatch, needs_distance
 from adasd.specdec.dice import GivenNumbers
-from adasd.specdec.distributions import WarpBatch, masked_block_logits, masked_logits
+from adasd.specdec.distributions import TransformBatch, masked_block_logits, masked_logits
 from adasd.specdec.draft_step import propose
 from adasd.specdec.verify import Chance, Judgement, draw_chance, judge
 from adasd.specdec.verify_reference import ReferenceJudgement, judge_one
@@ -36,8 +36,8 @@ class Session:
 
     target_logits: Tensor
     block: tuple[int, ...] = ()
-    rows: DraftRows | None = None
-    warp: Warp = field(default_factory=Warp)
+    distributions: DraftDistributions | None = None
+    transform: SamplingTransform = field(default_factory=SamplingTransform)
     base_len: int = 5
     rule: AcceptRule = field(default_factory=AcceptRule)
 
@@ -58,12 +58,12 @@ def run(sessions: Sequence[Session], generator: torch.Generator | None = None) -
     logits_BJV = torch.full((len(sessions), longest + 1, vocab_size), torch.nan)
     for b, session in enumerate(sessions):
         logits_BJV[b, : len(session.block) + 1] = session.target_logits
-    warps, bases = [s.warp for s in sessions], [s.base_len for s in sessions]
-    masked_BJV = masked_block_logits(logits_BJV, warps, bases)
-    batch = WarpBatch.build(warps, bases)
+    transforms, bases = [s.transform for s in sessions], [s.base_len for s in sessions]
+    masked_BJV = masked_block_logits(logits_BJV, transforms, bases)
+    batch = TransformBatch.build(transforms, bases)
     rules = RuleBatch.pack([s.rule for s in sessions])
     chance = draw_chance(batch, rules, longest, vocab_size, generator)
-    blocks = BlockBatch.pack([s.block for s in sessions], [s.rows for s in sessions])
+    blocks = BlockBatch.pack([s.block for s in sessions], [s.distributions for s in sessions])
     return Judged(judge(masked_BJV, blocks, batch, rules, chance), chance, masked_BJV)
 
 
@@ -91,9 +91,9 @@ def twin(judged: Judged, b: int, sampled_index: int | None, session: Session) ->
     return judge_one(
         judged.masked_BJV[b, : num_drafted + 1].tolist(),
         session.block,
-        session.rows.ids.tolist() if session.rows else None,
-        session.rows.logprobs.tolist() if session.rows else None,
-        session.warp,
+        session.distributions.ids.tolist() if session.distributions else None,
+        session.distributions.logprobs.tolist() if session.distributions else None,
+        session.transform,
         session.base_len,
         session.rule,
         GivenNumbers(accept, expo, judged.chance.relax_BK[b].tolist()),
@@ -101,23 +101,23 @@ def twin(judged: Judged, b: int, sampled_index: int | None, session: Session) ->
 
 
 def random_session(rng: random.Random, generator: torch.Generator, vocab_size: int = 23) -> Session:
-    """Any kind, warp, rule and block length; the draft resembles the target more or less."""
+    """Any kind, transform, rule and block length; the draft resembles the target more or less."""
     base_len = rng.randrange(2, 40)
-    warp = random_warp(rng, base_len, vocab_size)
+    transform = random_transform(rng, base_len, vocab_size)
     num_drafted = rng.choice([0, 1, 2, 3, 5])
     target = 2.0 * torch.randn(num_drafted + 1, vocab_size, generator=generator)
     noise = torch.randn(num_drafted, vocab_size, generator=generator)
     draft = target[:-1] + rng.choice([0.05, 0.5, 2.0]) * noise
-    unseeded = not warp.greedy and warp.seed is None
+    unseeded = not transform.greedy and transform.seed is None
     rule = random_sampling_rule(rng) if unseeded and rng.random() < 0.5 else random_rule(rng)
     row_len = rng.choice([4, 8, vocab_size]) if unseeded or needs_distance(rule) or rng.random() < 0.5 else 0
-    block, rows = draft_block(draft, warp, base_len, row_len, generator)
-    return Session(target, block, rows, warp, base_len, replace(rule, want_distances=rows is not None))
+    block, rows = draft_block(draft, transform, base_len, row_len, generator)
+    return Session(target, block, rows, transform, base_len, replace(rule, want_distances=rows is not None))
 
 
-def random_warp(rng: random.Random, base_len: int, vocab_size: int) -> Warp:
-    """A warp with each of its parts on or off."""
-    return Warp(
+def random_transform(rng: random.Random, base_len: int, vocab_size: int) -> SamplingTransform:
+    """A transform with each of its parts on or off."""
+    return SamplingTransform(
         temperature=rng.choice([0.0, 0.5, 1.0, 1.7]),
         top_k=rng.choice([0, 0, 3, 8, 100]),
         top_p=rng.choice([1.0, 1.0, 0.6, 0.9]),
@@ -151,19 +151,23 @@ def random_sampling_rule(rng: random.Random) -> AcceptRule:
 
 
 def draft_block(
-    draft_logits_KV: Tensor, warp: Warp, base_len: int, row_len: int, generator: torch.Generator | None = None
-) -> tuple[tuple[int, ...], DraftRows | None]:
+    draft_logits_KV: Tensor,
+    transform: SamplingTransform,
+    base_len: int,
+    row_len: int,
+    generator: torch.Generator | None = None,
+) -> tuple[tuple[int, ...], DraftDistributions | None]:
     """Tokens that the draft would propose from these logits, and their rows."""
     num_drafted = draft_logits_KV.shape[0]
     if num_drafted == 0:
         return (), None
     positions = [base_len + i for i in range(num_drafted)]
-    masked = masked_logits(draft_logits_KV, [warp] * num_drafted, positions)
-    batch = WarpBatch.build([warp] * num_drafted, positions)
+    masked = masked_logits(draft_logits_KV, [transform] * num_drafted, positions)
+    batch = TransformBatch.build([transform] * num_drafted, positions)
     proposal = propose(masked, batch, [row_len] * num_drafted, generator)
     rows = None
     if proposal.row_ids_NR is not None and proposal.row_logprobs_NR is not None:
-        rows = DraftRows(proposal.row_ids_NR.numpy(), proposal.row_logprobs_NR.numpy())
+        rows = DraftDistributions(proposal.row_ids_NR.numpy(), proposal.row_logprobs_NR.numpy())
     return tuple(proposal.tokens_N.tolist()), rows
 
 

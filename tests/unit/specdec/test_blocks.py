@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from adasd.errors import InvalidRequest
-from adasd.messages import AcceptRule, DraftRows, RelaxBelow, RelaxTable, Warp
+from adasd.rounds import AcceptRule, DraftDistributions, RelaxBelow, RelaxTable, SamplingTransform
 from adasd.specdec.blocks import BlockBatch, RuleBatch, check_block
 
-SAMPLED, SEEDED, GREEDY = Warp(), Warp(seed=1), Warp(temperature=0.0)
+SAMPLED, SEEDED, GREEDY = SamplingTransform(), SamplingTransform(seed=1), SamplingTransform(temperature=0.0)
 RELAXED = AcceptRule(relax=RelaxBelow(0.3), relax_budget=1)
 
 
 def rows(ids, probs):
-    return DraftRows(np.array(ids, np.int32), np.log(np.array(probs, np.float32)))
+    return DraftDistributions(np.array(ids, np.int32), np.log(np.array(probs, np.float32)))
 
 
 TWO = rows([[4, 2, 7], [1, 2, 3]], [[0.5, 0.25, 0.125], [0.5, 0.25, 0.125]])
@@ -48,7 +48,7 @@ def test_rules_pack_without_a_budget_where_nothing_is_relaxed():
 
 
 @pytest.mark.parametrize(
-    ("warp", "block", "laws", "rule"),
+    ("transform", "block", "laws", "rule"),
     [
         (SAMPLED, (4, 1), TWO, RELAXED),
         (SAMPLED, (), None, RELAXED),
@@ -57,12 +57,12 @@ def test_rules_pack_without_a_budget_where_nothing_is_relaxed():
         (GREEDY, (4, 9), None, AcceptRule()),
     ],
 )
-def test_sound_blocks_pass(warp, block, laws, rule):
-    check_block(warp, block, laws, rule, vocab_size=10)
+def test_sound_blocks_pass(transform, block, laws, rule):
+    check_block(transform, block, laws, rule, vocab_size=10)
 
 
 @pytest.mark.parametrize(
-    ("warp", "block", "laws", "rule", "message"),
+    ("transform", "block", "laws", "rule", "message"),
     [
         (GREEDY, (4, 10), None, AcceptRule(), "token 10 is outside the target's 10 ids"),
         (GREEDY, (-1,), None, AcceptRule(), "token -1"),
@@ -78,6 +78,6 @@ def test_sound_blocks_pass(warp, block, laws, rule):
         (GREEDY, (), None, AcceptRule(relax=RelaxTable((0.5,))), "256 bins, not 1"),
     ],
 )
-def test_unsound_blocks_are_refused(warp, block, laws, rule, message):
+def test_unsound_blocks_are_refused(transform, block, laws, rule, message):
     with pytest.raises(InvalidRequest, match=message):
-        check_block(warp, block, laws, rule, vocab_size=10)
+        check_block(transform, block, laws, rule, vocab_size=10)

@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adasd.errors import InvalidRequest
-from adasd.messages import AcceptRule, RelaxOwnLaw, Warp, Yardstick
+from adasd.rounds import AcceptRule, RelaxOwnLaw, SamplingTransform, Yardstick
 from adasd.specdec import opinion
 from adasd.specdec.blocks import check_block
 from tests.unit.specdec.sessions import Session, draft_block, of_batch, run, seeded, twin
 
-GREEDY = Warp(temperature=0.0)
+GREEDY = SamplingTransform(temperature=0.0)
 COIN = [0.55, 0.25, 0.2]  # sum p^2 = .3025 + .0625 + .04 = .405 ; exp(-H) = .3685
 
 
-def session(law, token, rule, warp=GREEDY, budget=9) -> Session:
+def session(law, token, rule, transform=GREEDY, budget=9) -> Session:
     """One drafted token, no draft rows, in front of a target of that law."""
-    return Session(torch.tensor([law, law]).log(), (token,), None, warp, rule=AcceptRule(rule, budget))
+    return Session(torch.tensor([law, law]).log(), (token,), None, transform, rule=AcceptRule(rule, budget))
 
 
 def accepted(*sessions: Session) -> list[int]:
@@ -64,18 +64,29 @@ def test_where_the_target_is_sure_one_half_relaxes_nothing():
 def test_the_law_is_taken_at_temperature_one_after_masks():
     law, rule = [0.4, 0.3, 0.3], RelaxOwnLaw(0.9)  # .9 * .34 = .306
     assert accepted(session(law, 1, rule)) == [0]
-    masked = Warp(temperature=0.0, logit_bias=((2, -math.inf),))  # (4/7, 3/7): .9 * .5102 = .459
+    masked = SamplingTransform(temperature=0.0, logit_bias=((2, -math.inf),))  # (4/7, 3/7): .9 * .5102 = .459
     assert accepted(session(law, 1, rule, masked)) == [0]
-    boosted = Warp(temperature=0.0, logit_bias=((0, math.log(0.75)), (1, -0.01)))  # equal but for a hair
+    boosted = SamplingTransform(
+        temperature=0.0, logit_bias=((0, math.log(0.75)), (1, -0.01))
+    )  # equal but for a hair
     assert accepted(session(law, 1, rule, boosted)) == [1]
     assert accepted(session(law, 2, RelaxOwnLaw(0.01), masked)) == [0]  # forbidden: never
-    hot = Warp(temperature=0.1, seed=4)  # the sampling law is all but a point mass; the rule looks at T = 1
+    hot = SamplingTransform(
+        temperature=0.1, seed=4
+    )  # the sampling law is all but a point mass; the rule looks at T = 1
     assert accepted(session(law, 1, RelaxOwnLaw(0.8), hot)) == [1]
 
 
-@pytest.mark.parametrize("warp", [Warp(top_k=1, seed=3), Warp(top_p=0.3, seed=3), Warp(min_p=0.9, seed=3)])
-def test_what_the_warp_cuts_off_is_never_accepted(warp):
-    assert accepted(session([0.4, 0.3, 0.3], 1, RelaxOwnLaw(0.1), warp)) == [0]
+@pytest.mark.parametrize(
+    "transform",
+    [
+        SamplingTransform(top_k=1, seed=3),
+        SamplingTransform(top_p=0.3, seed=3),
+        SamplingTransform(min_p=0.9, seed=3),
+    ],
+)
+def test_what_the_warp_cuts_off_is_never_accepted(transform):
+    assert accepted(session([0.4, 0.3, 0.3], 1, RelaxOwnLaw(0.1), transform)) == [0]
 
 
 @pytest.mark.parametrize("budget", [0, 1, 2, 5])
@@ -100,9 +111,9 @@ def test_numbers_out_of_range_are_refused(rule):
 def test_no_rows_are_asked_for_unless_the_exact_test_needs_them():
     rule = AcceptRule(RelaxOwnLaw(0.5), 1)
     check_block(GREEDY, (1,), None, rule, 3)
-    check_block(Warp(seed=1), (1,), None, rule, 3)
+    check_block(SamplingTransform(seed=1), (1,), None, rule, 3)
     with pytest.raises(InvalidRequest, match="without draft rows"):
-        check_block(Warp(), (1,), None, rule, 3)
+        check_block(SamplingTransform(), (1,), None, rule, 3)
 
 
 # --------------------------------------------------------------------------- the bounds of docs/collision.md
@@ -140,11 +151,11 @@ def mismatches(seed: int = 0) -> int:
     sessions = []
     for _ in range(120):
         target = 1.5 * torch.randn(4, 12, generator=generator)
-        warp = Warp(temperature=0.0, logit_bias=((3, 2.0), (5, -100.0)))
+        transform = SamplingTransform(temperature=0.0, logit_bias=((3, 2.0), (5, -100.0)))
         draft = target[:-1] + 1.0 * torch.randn(3, 12, generator=generator)
-        block, _ = draft_block(draft, warp, 5, 0, generator)
+        block, _ = draft_block(draft, transform, 5, 0, generator)
         rule = RelaxOwnLaw(rng.uniform(0.2, 1.0), rng.choice(list(Yardstick)), rng.choice([0.2, 1.0]))
-        sessions.append(Session(target, block, None, warp, rule=AcceptRule(rule, 3)))
+        sessions.append(Session(target, block, None, transform, rule=AcceptRule(rule, 3)))
     judged = run(sessions, generator)
     pairs = [(of_batch(judged.judgement, b, s), twin(judged, b, None, s)) for b, s in enumerate(sessions)]
     return sum((a.num_accepted, a.relaxed) != (b.num_accepted, b.relaxed) for a, b in pairs)

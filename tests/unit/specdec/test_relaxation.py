@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from adasd.errors import InvalidRequest
-from adasd.messages import (
+from adasd.rounds import (
     AcceptRule,
     RelaxBelow,
     RelaxDivergence,
     RelaxOwnLaw,
     RelaxTable,
     RelaxTolerance,
-    Warp,
+    SamplingTransform,
 )
 from adasd.specdec.blocks import check_block
 from adasd.specdec.mentored import bounds
@@ -39,7 +39,7 @@ def judged(
     generator = seeded(3)
     logits = P.log().float().expand(num_drafted + 1, 4)
     drafts = [
-        draft_block(Q.log().float().expand(num_drafted, 4), Warp(), 5, 4, generator)
+        draft_block(Q.log().float().expand(num_drafted, 4), SamplingTransform(), 5, 4, generator)
         for _ in range(num_sessions)
     ]
     sessions = [Session(logits, block, rows, rule=rule) for block, rows in drafts]
@@ -130,10 +130,12 @@ def test_the_law_of_a_distance_alone_by_hand(relax, law, cost):
 
 def test_a_distance_alone_refuses_what_the_exact_test_would_pass():
     logits = torch.tensor([[0.6, 0.3, 0.1]] * 2).log()
-    block, rows = draft_block(torch.tensor([[0.9, 0.05, 0.05]]).log(), Warp(temperature=0.0), 5, 3)
+    block, rows = draft_block(
+        torch.tensor([[0.9, 0.05, 0.05]]).log(), SamplingTransform(temperature=0.0), 5, 3
+    )
     for budget, accepted in ((0, 1), (9, 0)):  # without a budget the exact test decides
         rule = AcceptRule(RelaxBelow(0.1), budget, alone=True)
-        session = Session(logits, block, rows, Warp(temperature=0.0), rule=rule)
+        session = Session(logits, block, rows, SamplingTransform(temperature=0.0), rule=rule)
         outcome = of_batch(run([session]).judgement, 0, session)
         assert (outcome.num_accepted, outcome.next_token) == (accepted, 0)
         assert (outcome.exact_ok, outcome.distortion) == ((True,), 0.0)
@@ -142,8 +144,10 @@ def test_a_distance_alone_refuses_what_the_exact_test_would_pass():
 def test_only_a_distance_can_stand_alone():
     for rule in (AcceptRule(RelaxOwnLaw(0.5), 1, alone=True), AcceptRule(RelaxTolerance(0.1), 1, alone=True)):
         with pytest.raises(InvalidRequest, match="only a rule by distance"):
-            check_block(Warp(), (), None, rule, 5)
-    check_block(Warp(), (), None, AcceptRule(None, want_distances=True, alone=True), 5)  # not warm yet
+            check_block(SamplingTransform(), (), None, rule, 5)
+    check_block(
+        SamplingTransform(), (), None, AcceptRule(None, want_distances=True, alone=True), 5
+    )  # not warm yet
 
 
 def test_the_budget_of_total_variation_is_kept_position_by_position():
@@ -155,21 +159,21 @@ def test_the_budget_of_total_variation_is_kept_position_by_position():
 
 
 def test_a_greedy_sessions_relaxed_token_costs_one():
-    warp = Warp(temperature=0.0)
+    transform = SamplingTransform(temperature=0.0)
     logits = torch.tensor([[0.4, 0.35, 0.25]] * 4).log()
     for most, accepted in [(0.9, 0), (1.0, 1), (2.5, 2), (math.inf, 3)]:
         session = Session(
-            logits, (1, 1, 1), None, warp, rule=AcceptRule(RelaxOwnLaw(0.5), 9, max_distortion=most)
+            logits, (1, 1, 1), None, transform, rule=AcceptRule(RelaxOwnLaw(0.5), 9, max_distortion=most)
         )
         outcome = of_batch(run([session]).judgement, 0, session)
         assert (outcome.num_accepted, outcome.distortion) == (accepted, accepted)
 
 
 @pytest.mark.parametrize("relax", [RelaxTolerance(0.2), RelaxDivergence(0.1)])
-@pytest.mark.parametrize("warp", [Warp(temperature=0.0), Warp(seed=1)])
-def test_rules_of_rejection_sampling_are_refused_where_tokens_are_matched(warp, relax):
+@pytest.mark.parametrize("transform", [SamplingTransform(temperature=0.0), SamplingTransform(seed=1)])
+def test_rules_of_rejection_sampling_are_refused_where_tokens_are_matched(transform, relax):
     with pytest.raises(InvalidRequest, match="rejection sampling"):
-        check_block(warp, (1,), None, AcceptRule(relax, 1), 5)
+        check_block(transform, (1,), None, AcceptRule(relax, 1), 5)
 
 
 @pytest.mark.parametrize(
@@ -185,4 +189,4 @@ def test_rules_of_rejection_sampling_are_refused_where_tokens_are_matched(warp, 
 )
 def test_numbers_out_of_range_are_refused(rule):
     with pytest.raises(InvalidRequest):
-        check_block(Warp(), (), None, rule, 5)
+        check_block(SamplingTransform(), (), None, rule, 5)

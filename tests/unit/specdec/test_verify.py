@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from adasd.messages import NUM_DISTANCE_BINS, AcceptRule, DraftRows, RelaxBelow, RelaxTable, Warp
+from adasd.rounds import (
+    NUM_DISTANCE_BINS,
+    AcceptRule,
+    DraftDistributions,
+    RelaxBelow,
+    RelaxTable,
+    SamplingTransform,
+)
 from adasd.specdec.blocks import BlockBatch, RuleBatch
-from adasd.specdec.distributions import Kind, WarpBatch, kind_of, warp_probs
+from adasd.specdec.distributions import Kind, TransformBatch, kind_of, transformed_probs
 from adasd.specdec.verify import Chance, judge
 from tests.unit.specdec.sessions import Session, draft_block, of_batch, random_session, run, seeded, twin
 
-GREEDY = Warp(temperature=0.0)
+GREEDY = SamplingTransform(temperature=0.0)
 
 
 def logits_of(*choices: int, vocab_size: int = 6) -> torch.Tensor:
@@ -21,10 +28,10 @@ def logits_of(*choices: int, vocab_size: int = 6) -> torch.Tensor:
     return torch.eye(vocab_size)[list(choices)]
 
 
-def rows_of(*probs: list[float]) -> DraftRows:
+def rows_of(*probs: list[float]) -> DraftDistributions:
     ids = np.tile(np.arange(len(probs[0]), dtype=np.int32), (len(probs), 1))
     with np.errstate(divide="ignore"):
-        return DraftRows(ids, np.log(np.array(probs, np.float32)))
+        return DraftDistributions(ids, np.log(np.array(probs, np.float32)))
 
 
 # --------------------------------------------------------------------------- greedy, by hand
@@ -35,7 +42,7 @@ def rows_of(*probs: list[float]) -> DraftRows:
     [((), 0, 1), ((1,), 1, 2), ((0,), 0, 1), ((1, 2, 3), 3, 4), ((1, 0, 3), 1, 2), ((0, 2, 3), 0, 1)],
 )
 def test_greedy_accepts_up_to_the_first_mismatch_and_emits_the_targets_token(block, accepted, next_token):
-    session = Session(logits_of(1, 2, 3, 4)[: len(block) + 1], block, warp=GREEDY)
+    session = Session(logits_of(1, 2, 3, 4)[: len(block) + 1], block, transform=GREEDY)
     outcome = of_batch(run([session]).judgement, 0, session)
     assert (outcome.num_accepted, outcome.next_token) == (accepted, next_token)
     assert outcome.exact_ok == (True,) * accepted + (False,) * (accepted < len(block))
@@ -43,10 +50,10 @@ def test_greedy_accepts_up_to_the_first_mismatch_and_emits_the_targets_token(blo
 
 def relaxed_session(budget: int, relax=None, masked: tuple[int, ...] = ()) -> Session:
     """Greedy; the target wants 1, the draft wrote 2 three times; both laws are equal there."""
-    warp = Warp(temperature=0.0, logit_bias=tuple((token, -math.inf) for token in masked))
+    transform = SamplingTransform(temperature=0.0, logit_bias=tuple((token, -math.inf) for token in masked))
     target = torch.tensor([[0.1, 0.3, 0.2, 0.2, 0.1, 0.1]] * 4).log()
     rows = rows_of(*[[0.1, 0.3, 0.2, 0.2, 0.1, 0.1]] * 3)
-    return Session(target, (2, 2, 2), rows, warp, rule=AcceptRule(relax or RelaxBelow(0.1), budget))
+    return Session(target, (2, 2, 2), rows, transform, rule=AcceptRule(relax or RelaxBelow(0.1), budget))
 
 
 @pytest.mark.parametrize("budget", [0, 1, 2, 3, 4])
@@ -63,7 +70,7 @@ def test_tokens_after_a_relaxed_one_meet_the_exact_test_first_and_cost_no_budget
     session = relaxed_session(1)
     target = session.target_logits.clone()
     target[1] = torch.tensor([0.1, 0.2, 0.3, 0.2, 0.1, 0.1]).log()
-    session = Session(target, session.block, session.rows, session.warp, rule=session.rule)
+    session = Session(target, session.block, session.distributions, session.transform, rule=session.rule)
     outcome = of_batch(run([session]).judgement, 0, session)
     assert outcome.exact_ok == (False, True, False)
     assert outcome.relaxed == (True, False)
@@ -75,19 +82,27 @@ def test_relaxation_never_accepts_what_the_request_forbids():
     session = relaxed_session(9, RelaxBelow(1.0), masked=(2,))
     assert of_batch(run([session]).judgement, 0, session).num_accepted == 0
     base = relaxed_session(9, RelaxBelow(1.0))
-    warp = Warp(temperature=0.0, eos_ids=(2,), eos_from=7)
-    early = Session(base.target_logits, base.block, base.rows, warp, base_len=5, rule=base.rule)
-    late = Session(base.target_logits, base.block, base.rows, warp, base_len=7, rule=base.rule)
+    transform = SamplingTransform(temperature=0.0, eos_ids=(2,), eos_from=7)
+    early = Session(base.target_logits, base.block, base.distributions, transform, base_len=5, rule=base.rule)
+    late = Session(base.target_logits, base.block, base.distributions, transform, base_len=7, rule=base.rule)
     judgement = run([early, late]).judgement
     assert judgement.num_accepted_B.tolist() == [0, 3]
 
 
-@pytest.mark.parametrize("warp", [Warp(top_k=2), Warp(top_k=2, seed=3), Warp(top_p=0.6), Warp(min_p=0.8)])
-def test_relaxation_never_accepts_what_the_warp_cuts_off(warp):
+@pytest.mark.parametrize(
+    "transform",
+    [
+        SamplingTransform(top_k=2),
+        SamplingTransform(top_k=2, seed=3),
+        SamplingTransform(top_p=0.6),
+        SamplingTransform(min_p=0.8),
+    ],
+)
+def test_relaxation_never_accepts_what_the_warp_cuts_off(transform):
     # token 3 fails top-k 2, the nucleus of 0.6 and min-p 0.8; raw distances are 0
     law = [0.5, 0.41, 0.05, 0.04]
     target = torch.tensor([law] * 2).log()
-    session = Session(target, (3,), rows_of(law), warp, rule=AcceptRule(RelaxBelow(1.0), 9))
+    session = Session(target, (3,), rows_of(law), transform, rule=AcceptRule(RelaxBelow(1.0), 9))
     assert run([session], seeded(0)).judgement.num_accepted_B.tolist() == [0]
 
 
@@ -104,21 +119,21 @@ def test_distance_decides_by_the_bound():
 
 
 @pytest.mark.parametrize(
-    ("warp", "distance"),
+    ("transform", "distance"),
     [
-        (Warp(top_k=1), 0.0),  # both laws are the first token
-        (Warp(top_p=0.5), 0.0),
-        (Warp(temperature=0.0), 0.0),
-        (Warp(temperature=0.5), 0.154716),  # (.36, .16) / .52 against (.49, .09) / .58
-        (Warp(temperature=0.5, seed=4), 0.154716),
-        (Warp(), 0.089148),  # (.6, .4) against (.7, .3), as raw
+        (SamplingTransform(top_k=1), 0.0),  # both laws are the first token
+        (SamplingTransform(top_p=0.5), 0.0),
+        (SamplingTransform(temperature=0.0), 0.0),
+        (SamplingTransform(temperature=0.5), 0.154716),  # (.36, .16) / .52 against (.49, .09) / .58
+        (SamplingTransform(temperature=0.5, seed=4), 0.154716),
+        (SamplingTransform(), 0.089148),  # (.6, .4) against (.7, .3), as raw
     ],
 )
-def test_processed_distances_are_of_the_laws_that_are_sampled(warp, distance):
+def test_processed_distances_are_of_the_laws_that_are_sampled(transform, distance):
     target = torch.tensor([[0.6, 0.4]] * 2).log()
     for processed, expected in ((True, distance), (False, 0.089148)):
         rule = AcceptRule(want_distances=True, processed=processed)
-        session = Session(target, (0,), rows_of([0.7, 0.3]), warp, rule=rule)
+        session = Session(target, (0,), rows_of([0.7, 0.3]), transform, rule=rule)
         (found,) = run([session], seeded(1)).judgement.distance_BK.tolist()
         assert found == pytest.approx([expected], abs=1e-4)
 
@@ -151,7 +166,13 @@ def test_a_table_draws_with_its_probability_under_a_seed_reproducibly():
     half = RelaxTable((0.5,) * NUM_DISTANCE_BINS)
     base = relaxed_session(9, half)
     sessions = [
-        Session(base.target_logits, base.block, base.rows, Warp(temperature=0.0, seed=seed), rule=base.rule)
+        Session(
+            base.target_logits,
+            base.block,
+            base.distributions,
+            SamplingTransform(temperature=0.0, seed=seed),
+            rule=base.rule,
+        )
         for seed in range(400)
     ]
     first, again = run(sessions, seeded(1)).judgement, run(sessions, seeded(2)).judgement
@@ -168,7 +189,7 @@ def test_without_rows_nothing_is_relaxed():
 
 def test_a_sampled_block_without_rows_is_refused():
     with pytest.raises(ValueError, match="without draft rows"):
-        run([Session(logits_of(1, 2), (1,), None, Warp())])
+        run([Session(logits_of(1, 2), (1,), None, SamplingTransform())])
 
 
 # --------------------------------------------------------------------------- rejection sampling, by hand
@@ -181,7 +202,7 @@ def judge_by_hand(target, draft, block, uniforms, expo) -> tuple[int, int]:
     outcome = judge(
         torch.tensor([target]).log(),
         blocks,
-        WarpBatch.build([Warp()], [3]),
+        TransformBatch.build([SamplingTransform()], [3]),
         RuleBatch.pack([AcceptRule()]),
         chance,
     )
@@ -216,7 +237,7 @@ def test_an_empty_residual_falls_back_to_the_target():
 
 
 def sampled_indices(sessions: list[Session]) -> dict[int, int]:
-    sampled = [b for b, session in enumerate(sessions) if kind_of(session.warp) is Kind.SAMPLED]
+    sampled = [b for b, session in enumerate(sessions) if kind_of(session.transform) is Kind.SAMPLED]
     return {b: f for f, b in enumerate(sampled)}
 
 
@@ -233,7 +254,7 @@ def test_batched_judging_equals_the_slow_twin(seed):
         assert got.relaxed == expected.relaxed, session
         assert got.exact_ok == expected.exact_ok, session
         assert got.distortion == pytest.approx(expected.distortion, abs=2e-4), session
-        if session.rows is not None:
+        if session.distributions is not None:
             assert got.distances == pytest.approx(expected.distances, abs=1e-3)
 
 
@@ -243,7 +264,7 @@ def test_the_random_batches_meet_every_outcome():
     sessions = [random_session(rng, generator) for _ in range(300)]
     judgement = run(sessions, generator).judgement
     lens = torch.tensor([len(s.block) for s in sessions])
-    assert {kind_of(s.warp) for s in sessions} == set(Kind)
+    assert {kind_of(s.transform) for s in sessions} == set(Kind)
     assert (judgement.num_accepted_B[lens > 0] == lens[lens > 0]).any()
     assert (judgement.num_accepted_B < lens).any()
     assert judgement.relaxed_BK.any()
@@ -255,8 +276,8 @@ def test_a_greedy_or_seeded_session_is_judged_alone_as_in_a_batch():
     sessions = [random_session(rng, generator) for _ in range(120)]
     judgement = run(sessions, generator).judgement
     for b, session in enumerate(sessions):
-        drawn = isinstance(session.rule.relax, RelaxTable) and session.warp.seed is None
-        if kind_of(session.warp) is not Kind.SAMPLED and not drawn:
+        drawn = isinstance(session.rule.relax, RelaxTable) and session.transform.seed is None
+        if kind_of(session.transform) is not Kind.SAMPLED and not drawn:
             alone, together = of_batch(run([session]).judgement, 0, session), of_batch(judgement, b, session)
             assert alone.num_accepted == together.num_accepted
             assert alone.next_token == together.next_token
@@ -272,8 +293,10 @@ def test_nothing_is_emitted_that_the_target_could_not_emit_itself(seed):
         emitted = [*session.block[:accepted], int(judged.judgement.next_token_B[b])]
         masked = judged.masked_BJV[b, : len(emitted)]
         assert (masked[range(len(emitted)), emitted] > -torch.inf).all()
-        if not session.warp.greedy:
-            laws = warp_probs(masked, WarpBatch.build([session.warp] * len(emitted), [0] * len(emitted)))
+        if not session.transform.greedy:
+            laws = transformed_probs(
+                masked, TransformBatch.build([session.transform] * len(emitted), [0] * len(emitted))
+            )
             assert (laws[range(len(emitted)), emitted] > 0).all()
 
 
@@ -287,17 +310,19 @@ def test_flags_and_distances_are_blank_where_nothing_was_judged():
 # --------------------------------------------------------------------------- invariance
 
 
-def generate(target_table, draft_table, warp: Warp, num_tokens: int, block_lens) -> list[int]:
+def generate(
+    target_table, draft_table, transform: SamplingTransform, num_tokens: int, block_lens
+) -> list[int]:
     """Speculative decoding with two bigram tables; ``block_lens`` says how many tokens each round drafts."""
     tokens = [0]
     while len(tokens) <= num_tokens:
         block: list[int] = []
         for i in range(next(block_lens)):
             last = (tokens + block)[-1]
-            token, _ = draft_block(draft_table[last, None], warp, len(tokens) + i, 0)
+            token, _ = draft_block(draft_table[last, None], transform, len(tokens) + i, 0)
             block += token
         target = target_table[[tokens[-1], *block]]
-        judgement = run([Session(target, tuple(block), None, warp, base_len=len(tokens))]).judgement
+        judgement = run([Session(target, tuple(block), None, transform, base_len=len(tokens))]).judgement
         tokens += [*block[: int(judgement.num_accepted_B)], int(judgement.next_token_B)]
     return tokens[1 : num_tokens + 1]
 
@@ -308,11 +333,13 @@ def lengths(seed: int, longest: int):
         yield rng.randint(0, longest)
 
 
-@pytest.mark.parametrize("warp", [Warp(temperature=0.9, top_p=0.95, seed=11), Warp(seed=12), GREEDY])
+@pytest.mark.parametrize(
+    "transform", [SamplingTransform(temperature=0.9, top_p=0.95, seed=11), SamplingTransform(seed=12), GREEDY]
+)
 @pytest.mark.parametrize("noise", [0.0, 0.7, 8.0])
-def test_seeded_and_greedy_output_does_not_depend_on_drafting(warp, noise):
+def test_seeded_and_greedy_output_does_not_depend_on_drafting(transform, noise):
     target = 2 * torch.randn(15, 15, generator=seeded(5))
     draft = target + noise * torch.randn(15, 15, generator=seeded(6))
-    plain = generate(target, target, warp, 40, lengths(0, 0))
+    plain = generate(target, target, transform, 40, lengths(0, 0))
     for seed in range(3):
-        assert generate(target, draft, warp, 40, lengths(seed, 1 + 3 * seed)) == plain
+        assert generate(target, draft, transform, 40, lengths(seed, 1 + 3 * seed)) == plain

@@ -3,7 +3,8 @@
 import pytest
 
 from adasd.errors import DeviceFailure, InvalidRequest
-from adasd.messages import CallFailed, DraftRule, Grammar, GrammarKind, OpenCall, VerifyCall, Warp
+from adasd.requests import Grammar, GrammarKind
+from adasd.rounds import CallFailed, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing import fake_engine
 from adasd.testing.clock import FakeClock
 from adasd.testing.contracts import CLAIMS, check_engine
@@ -65,7 +66,7 @@ def test_the_kit_notices_options_that_do_nothing(spoilt, claim, monkeypatch):
 
 def test_an_engine_without_a_tokenizer_refuses_grammars():
     with pytest.raises(InvalidRequest, match="no tokenizer"):
-        FakeEngine(MODEL).open(OpenCall("s", Warp(grammar=Grammar(GrammarKind.REGEX, "a")), 9))
+        FakeEngine(MODEL).open(OpenCall("s", SamplingTransform(grammar=Grammar(GrammarKind.REGEX, "a")), 9))
 
 
 @pytest.mark.parametrize("num_ids", [1, 258])
@@ -81,7 +82,7 @@ def test_plain_decoding_follows_the_table():
 @pytest.mark.parametrize("noise", [0.0, 1.0, 30.0])
 def test_speculation_changes_nothing_whatever_the_draft(noise):
     draft_engine = FakeEngine(MODEL.disturbed(noise))
-    tokens, accepted = speculative(draft_engine, make_engine(), (4, 1), 30, DraftRule(4))
+    tokens, accepted = speculative(draft_engine, make_engine(), (4, 1), 30, StopRule(4))
     assert tokens == MODEL.greedy((4, 1), 30)
     assert (set(accepted) == {4}) == (noise == 0.0)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llguidance import LLParserLimits
 
 from adasd.errors import InvalidRequest
-from adasd.messages import Grammar, GrammarKind
+from adasd.requests import Grammar, GrammarKind
 from adasd.text import grammar as grammar_module
 from adasd.text.grammar import MAX_GRAMMAR_CHARS, GrammarCompiler, check_grammar
 from adasd.text.tokenizer import Tokenizer

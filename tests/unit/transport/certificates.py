@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from adasd.config import TlsConfig
+from services.config import TlsConfig
 
 DAY = datetime.timedelta(days=1)
 

@@ -7,35 +7,34 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
-from adasd.messages import (
+from adasd.requests import Grammar, GrammarKind, Mode, SpeculationOptions
+from adasd.results import (
+    Chunk,
+    Complete,
+    EmittedToken,
+    FinishReason,
+    SpeculationReport,
+    TokenKind,
+    TokenLogprob,
+    Usage,
+)
+from adasd.rounds import (
     NUM_DISTANCE_BINS,
     AcceptRule,
     Assumption,
-    Chunk,
-    Complete,
+    DraftBlock,
     DraftCall,
-    Drafted,
-    DraftRows,
-    DraftRule,
-    EmittedToken,
-    FinishReason,
-    Grammar,
-    GrammarKind,
-    Mode,
+    DraftDistributions,
     OpenCall,
     RelaxBelow,
     RelaxDivergence,
     RelaxOwnLaw,
     RelaxTable,
     RelaxTolerance,
-    SpeculationOptions,
-    SpeculationReport,
-    TokenKind,
-    TokenLogprob,
-    Usage,
+    SamplingTransform,
+    StopRule,
     Verdict,
     VerifyCall,
-    Warp,
     Yardstick,
 )
 from services.transport.public import (
@@ -59,18 +58,18 @@ names = st.text(max_size=12)
 
 
 @st.composite
-def rows(draw, num_tokens: int) -> DraftRows:
+def rows(draw, num_tokens: int) -> DraftDistributions:
     row_len = draw(st.integers(1, 6))
     flat_ids = draw(st.lists(ids, min_size=num_tokens * row_len, max_size=num_tokens * row_len))
     flat = draw(st.lists(st.floats(width=32), min_size=num_tokens * row_len, max_size=num_tokens * row_len))
-    return DraftRows(
+    return DraftDistributions(
         np.array(flat_ids, np.int32).reshape(num_tokens, row_len),
         np.array(flat, np.float32).reshape(num_tokens, row_len),
     )
 
 
-warps = st.builds(
-    Warp,
+transforms = st.builds(
+    SamplingTransform,
     temperature=reals,
     top_k=counts,
     top_p=shares,
@@ -85,7 +84,7 @@ warps = st.builds(
     answer_from=counts,
     grammar=st.none() | st.builds(Grammar, st.sampled_from(GrammarKind), names),
 )
-draft_rules = st.builds(DraftRule, counts, reals, shares, counts, want_others=st.booleans())
+draft_rules = st.builds(StopRule, counts, reals, shares, counts, want_runner_ups=st.booleans())
 relaxations = (
     st.none()
     | st.builds(RelaxBelow, shares)
@@ -127,17 +126,17 @@ def verify_calls(draw, session: str) -> VerifyCall:
 @st.composite
 def calls(draw, session: str) -> OpenCall | DraftCall | VerifyCall:
     wanted = st.none() | counts
-    opening = st.builds(OpenCall, st.just(session), warps, counts, wanted, wanted)
+    opening = st.builds(OpenCall, st.just(session), transforms, counts, wanted, wanted)
     drafting = st.builds(DraftCall, st.just(session), epochs, counts, token_ids, draft_rules, st.booleans())
     return draw(opening | drafting | verify_calls(session))
 
 
 @st.composite
-def drafted(draw, session: str) -> Drafted:
+def drafted(draw, session: str) -> DraftBlock:
     tokens = draw(token_ids)
     entropies = draw(st.lists(reals, min_size=len(tokens), max_size=len(tokens)))
     laws = draw(st.none() | rows(len(tokens)))
-    return Drafted(
+    return DraftBlock(
         session,
         draw(epochs),
         draw(counts),

@@ -12,7 +12,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adasd.errors import InvalidRequest, StaleCache
-from adasd.messages import DraftCall, Drafted, DraftRows, DraftRule, OpenCall, VerifyCall, Warp
+from adasd.rounds import (
+    DraftBlock,
+    DraftCall,
+    DraftDistributions,
+    OpenCall,
+    SamplingTransform,
+    StopRule,
+    VerifyCall,
+)
 from protos.adasd.v1 import worker_pb2 as pb
 from services.transport.codec import decode_frame, decode_reply, encode_frame, encode_reply
 from services.transport.frames import Close, Frame, Opened, Reply
@@ -20,14 +28,14 @@ from tests.unit.transport import strategies as some
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equality that also looks into the arrays of DraftRows (which compare by identity)."""
-    rows, other_rows = getattr(one, "rows", None), getattr(other, "rows", None)
+    """Equality that also looks into the arrays of DraftDistributions (which compare by identity)."""
+    rows, other_rows = getattr(one, "distributions", None), getattr(other, "distributions", None)
     if rows is None or other_rows is None:
         return bool(one == other)
     equal_rows = np.array_equal(rows.ids, other_rows.ids) and np.array_equal(
         rows.logprobs, other_rows.logprobs, equal_nan=True
     )
-    return equal_rows and replace(one, rows=None) == replace(other, rows=None)
+    return equal_rows and replace(one, distributions=None) == replace(other, distributions=None)
 
 
 @settings(max_examples=100)
@@ -49,9 +57,9 @@ def test_a_reply_survives_the_wire(data, session, seq):
 
 
 def test_rows_arrive_writable_and_in_native_types():
-    rows = DraftRows(np.array([[5, 3]], np.int32), np.array([[-0.1, -2.5]], np.float32))
+    rows = DraftDistributions(np.array([[5, 3]], np.int32), np.array([[-0.1, -2.5]], np.float32))
     call = VerifyCall("s", 1, 0, (1,), (5,), rows)
-    arrived = decode_frame(encode_frame(Frame("s", "i", 1, call))).call.rows
+    arrived = decode_frame(encode_frame(Frame("s", "i", 1, call))).call.distributions
     assert arrived.ids.dtype == np.int32
     assert arrived.logprobs.dtype == np.float32
     arrived.ids[0, 0] = 7  # torch.from_numpy warns about read-only memory
@@ -159,10 +167,10 @@ def test_an_unknown_kind_of_grammar_is_refused():
 @pytest.mark.parametrize(
     "call",
     [
-        DraftCall("s", 1, -1, (), DraftRule(1)),
-        DraftCall("s", 1, 0, (2**31,), DraftRule(1)),
-        OpenCall("s", Warp(seed=2**63), 8),
-        OpenCall("s", Warp(), 2**32),
+        DraftCall("s", 1, -1, (), StopRule(1)),
+        DraftCall("s", 1, 0, (2**31,), StopRule(1)),
+        OpenCall("s", SamplingTransform(seed=2**63), 8),
+        OpenCall("s", SamplingTransform(), 2**32),
     ],
 )
 def test_a_number_that_does_not_fit_is_refused_by_the_sender(call):
@@ -172,7 +180,7 @@ def test_a_number_that_does_not_fit_is_refused_by_the_sender(call):
 
 def test_a_round_is_small():
     block = tuple(range(8))
-    draft = encode_frame(Frame("0" * 32, "1" * 32, 7, DraftCall("0" * 32, 3, 100, (1,), DraftRule(8, 1.0))))
-    answer = encode_reply(Reply(7, Drafted("0" * 32, 3, 101, block, (0.5,) * 8)))
+    draft = encode_frame(Frame("0" * 32, "1" * 32, 7, DraftCall("0" * 32, 3, 100, (1,), StopRule(8, 1.0))))
+    answer = encode_reply(Reply(7, DraftBlock("0" * 32, 3, 101, block, (0.5,) * 8)))
     assert len(draft) < 120
     assert len(answer) < 130

@@ -35,7 +35,7 @@ EXAMPLES = [
     errors.Unauthenticated("no key"),
     errors.RateLimited("3 requests a minute", 2.5),
     errors.DeviceFailure("out of memory"),
-    errors.IllegalEvent("Drafted while VERIFYING"),
+    errors.IllegalEvent("DraftBlock while VERIFYING"),
 ]
 
 

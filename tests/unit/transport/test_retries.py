@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from adasd.errors import AdasdError
-from adasd.messages import Chunk
+from adasd.results import Chunk
 from protos.adasd.v1 import generation_pb2 as pb
 from services.transport.generation import GenerationClient
 from services.transport.options import SERVER_OPTIONS

@@ -7,9 +7,9 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from adasd.config import DoorTlsConfig, TlsConfig
 from adasd.errors import ConfigError, WorkerLost
 from services import settings
+from services.config import DoorTlsConfig, TlsConfig
 from services.gateway.grpc_api import start_grpc
 from services.transport.channels import WorkerChannelPool
 from services.transport.generation import GenerationClient

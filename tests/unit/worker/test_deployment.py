@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from adasd.config import EngineConfig, TierConfig
+from adasd.config import EngineConfig
 from adasd.errors import Overloaded
+from services.config import TierConfig
 from services.worker.deployment import Worker
 from tests.unit.engine.models import engine
 

@@ -18,17 +18,16 @@ from adasd.errors import (
     UnknownSession,
     WorkerLost,
 )
-from adasd.messages import (
+from adasd.requests import Grammar, GrammarKind
+from adasd.rounds import (
     Assumption,
     CallFailed,
     DraftCall,
-    DraftRule,
-    Grammar,
-    GrammarKind,
     OpenCall,
+    SamplingTransform,
+    StopRule,
     Verdict,
     VerifyCall,
-    Warp,
 )
 from load_tests.counting_engine import CountingEngine
 from services.worker.host import EngineHost
@@ -61,11 +60,11 @@ async def hosts():
 
 
 def opening(session: str, max_len: int = 64) -> OpenCall:
-    return OpenCall(session, Warp(), max_len)
+    return OpenCall(session, SamplingTransform(), max_len)
 
 
 def drafting(session: str, epoch: int = 1, keep_len: int = 0, feed=(5,), num_tokens: int = 3) -> DraftCall:
-    return DraftCall(session, epoch, keep_len, feed, DraftRule(num_tokens))
+    return DraftCall(session, epoch, keep_len, feed, StopRule(num_tokens))
 
 
 async def test_a_round_goes_through(hosts):
@@ -328,7 +327,7 @@ async def test_a_broken_slot_table_ends_the_host(hosts):
 
 async def test_a_steps_tokens_are_the_prompts_that_it_completed_and_what_it_decided(hosts):
     host = await hosts.start(CountingEngine())
-    await host.open(OpenCall("s", Warp(temperature=0.0), max_len=100))
+    await host.open(OpenCall("s", SamplingTransform(temperature=0.0), max_len=100))
     await host.submit(VerifyCall("s", 1, 0, tuple(range(10))))  # ten of a prompt, one decided
     await host.submit(VerifyCall("s", 2, 10, (10,), (11, 12)))  # two accepted, one behind them
     await host.submit(VerifyCall("s", 3, 13, (13,)))
@@ -352,7 +351,7 @@ class PreparingEngine(CountingEngine):
             raise self.error
 
 
-GRAMMAR = OpenCall("a", Warp(grammar=Grammar(GrammarKind.REGEX, "a+")), 64)
+GRAMMAR = OpenCall("a", SamplingTransform(grammar=Grammar(GrammarKind.REGEX, "a+")), 64)
 
 
 async def test_while_a_grammar_compiles_the_others_go_on(hosts):

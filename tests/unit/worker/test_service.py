@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from adasd.errors import AdasdError, InvalidRequest, StaleIncarnation, Superseded, UnknownSession
-from adasd.messages import DraftCall, Drafted, DraftRule, OpenCall, Verdict, VerifyCall, Warp
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, SamplingTransform, StopRule, Verdict, VerifyCall
 from load_tests.counting_engine import CountingEngine
 from services.transport.frames import Close, Frame, Opened, Reply
 from services.worker.host import EngineHost
@@ -75,8 +75,8 @@ async def replica():
     await host.stop()
 
 
-OPEN = OpenCall("a", Warp(), 64)
-DRAFT = DraftCall("a", 1, 0, (5,), DraftRule(2))
+OPEN = OpenCall("a", SamplingTransform(), 64)
+DRAFT = DraftCall("a", 1, 0, (5,), StopRule(2))
 
 
 async def opened(replica: Replica):
@@ -89,7 +89,7 @@ async def opened(replica: Replica):
 async def test_a_session_from_open_to_close(replica):
     stream, task = await opened(replica)
     stream.send(DRAFT)
-    assert isinstance(await stream.receive(), Drafted)
+    assert isinstance(await stream.receive(), DraftBlock)
     stream.send(VerifyCall("a", 2, 0, (5,), (6, 7)))
     assert isinstance(await stream.receive(), Verdict)
     assert await replica.num_sessions() == 1
@@ -123,7 +123,7 @@ async def test_a_former_incarnation_is_refused(replica):
 
 async def test_without_a_lease_nobody_speaks(replica):
     stream, task = replica.connect()
-    stream.send(OpenCall("b", Warp(), 8), session="b")
+    stream.send(OpenCall("b", SamplingTransform(), 8), session="b")
     with pytest.raises(UnknownSession):
         await task
     assert await replica.num_sessions() == 0
@@ -132,7 +132,7 @@ async def test_without_a_lease_nobody_speaks(replica):
 async def test_one_stream_is_one_session(replica):
     replica.leases.grant("b")
     stream, task = await opened(replica)
-    stream.send(DraftCall("b", 1, 0, (5,), DraftRule(2)), session="b")
+    stream.send(DraftCall("b", 1, 0, (5,), StopRule(2)), session="b")
     with pytest.raises(InvalidRequest, match="of session a, the message of b"):
         await task
 
@@ -151,7 +151,7 @@ async def test_a_new_stream_replaces_the_old_one(replica):
     with pytest.raises(UnknownSession):
         await old_task
     stream.send(DRAFT)
-    assert isinstance(await stream.receive(), Drafted)
+    assert isinstance(await stream.receive(), DraftBlock)
     assert replica.service.num_streams == 1
     assert await replica.num_sessions() == 1
 
@@ -161,7 +161,7 @@ async def test_a_new_stream_starts_without_the_old_ones_cache(replica):
     old.send(DRAFT)
     await old.receive()
     stream, _ = replica.connect()
-    stream.send(DraftCall("a", 2, 1, (), DraftRule(2)))
+    stream.send(DraftCall("a", 2, 1, (), StopRule(2)))
     assert isinstance(await stream.receive(), UnknownSession)  # an answer: the stream goes on
     stream.send(OPEN)
     assert isinstance(await stream.receive(), Opened)
@@ -170,10 +170,10 @@ async def test_a_new_stream_starts_without_the_old_ones_cache(replica):
 async def test_frames_do_not_wait_for_each_others_answers(replica):
     stream, _ = await opened(replica)
     for epoch in (1, 2):
-        stream.send(DraftCall("a", epoch, 0, (5,), DraftRule(2)))
+        stream.send(DraftCall("a", epoch, 0, (5,), StopRule(2)))
     replies = [await asyncio.wait_for(stream.replies.get(), 5) for _ in range(2)]
     answers = {reply.seq: reply.answer for reply in replies}
-    assert isinstance(answers[2], Superseded | Drafted)
+    assert isinstance(answers[2], Superseded | DraftBlock)
     assert answers[3] == replace(answers[3], epoch=2, tokens=(6, 7))
 
 
@@ -182,7 +182,7 @@ async def test_open_and_first_call_may_be_sent_together(replica):
     stream.send(OPEN)
     stream.send(DRAFT)
     replies = [await asyncio.wait_for(stream.replies.get(), 5) for _ in range(2)]
-    assert [type(reply.answer) for reply in replies] == [Opened, Drafted]
+    assert [type(reply.answer) for reply in replies] == [Opened, DraftBlock]
 
 
 async def test_an_answer_that_cannot_be_written_ends_the_stream(replica, caplog):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adasd.errors import ConfigError
-from adasd.messages import Mode
+from adasd.requests import Mode
 from load_tests.bench.answers import Answer, Ask, Outcome
 from load_tests.bench.figures import by_kind, figures, timeline, worded_differently
 from load_tests.bench.objective import Objective, parse

@@ -8,16 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from adasd.errors import InvalidRequest, Overloaded, UnknownModel, WorkerLost
-from adasd.messages import (
-    Chunk,
-    Complete,
-    EmittedToken,
-    FinishReason,
-    Mode,
-    SpeculationReport,
-    TokenKind,
-    Usage,
-)
+from adasd.requests import Mode
+from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
 from load_tests.bench.answers import Answer, Ask, Outcome
 from load_tests.bench.doors import GrpcDoor, call_of
 from services.transport.generation import generation_handler

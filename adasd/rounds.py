@@ -1,10 +1,10 @@
-"""What crosses a line (thread, process, layer): frozen dataclasses, no behaviour, no torch.
+"""What a session and its workers say to each other in a round: frozen dataclasses, no behaviour, no torch.
 
-Glossary: *position* is an index into prompt + answer, from 0. *base_len* is the number of tokens before a
-block, so the block's first token has position ``base_len``. *keep_len* is how many cached tokens a worker
-keeps; everything behind is rolled back. *feed* are committed tokens that are not cached yet. *epoch* numbers
-the asks of one session; an answer with another epoch than the one awaited is stale and dropped.
-Shape letters: K drafted tokens, R entries of a truncated row, V vocabulary.
+Glossary: *position* is an index into prompt + answer, from 0. *base_len* is the number of tokens before a block, so
+the block's first token has position ``base_len``. *keep_len* is how many cached tokens a worker keeps; everything
+behind is rolled back. *feed* are committed tokens that are not cached yet. *epoch* numbers the calls of one session;
+an answer with another epoch than the one awaited is stale and dropped.
+Shape letters: K drafted tokens, R entries of a top-k distribution, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,110 +16,16 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from adasd.requests import Grammar
+from adasd.results import TokenLogprob
+
 NUM_DISTANCE_BINS = 256
 """Resolution of acceptance tables over the Jensen-Shannon distance, which lies in [0, 1]."""
 
 
-class Mode(StrEnum):
-    """What speculation may do to a request's output."""
-
-    OFF = "off"  # plain decoding
-    EXACT = "exact"  # speculation, output law of the target alone
-    ADAPTIVE = "adaptive"  # speculation, drafted tokens may also be accepted by relaxation
-
-
-class TokenKind(StrEnum):
-    """Provenance of one emitted token."""
-
-    EXACT = "exact"  # drafted, accepted by the exact test
-    RELAXED = "relaxed"  # drafted, failed the exact test, accepted by relaxation
-    CORRECTION = "correction"  # the target's token after a rejection
-    BONUS = "bonus"  # the target's token after a full acceptance
-    TARGET = "target"  # the target's token with nothing drafted (prefill, plain decoding)
-
-
-class FinishReason(StrEnum):
-    """Why an answer ended; ``stop`` and ``length`` as in OpenAI's API."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    CANCELLED = "cancelled"
-    TIMEOUT = "timeout"
-    ERROR = "error"
-
-
-# --------------------------------------------------------------------------- what a request asks for
-
-
-class GrammarKind(StrEnum):
-    """Language in which a grammar is written."""
-
-    JSON_SCHEMA = "json_schema"  # a JSON Schema as JSON text; "{}" is any JSON value
-    REGEX = "regex"  # a regular expression that the whole answer matches
-    LARK = "lark"  # a context-free grammar in Lark's notation
-
-
 @dataclass(frozen=True, slots=True)
-class Grammar:
-    """What an answer has to look like: at every position only tokens that keep it completable are allowed."""
-
-    kind: GrammarKind
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How the answer is sampled and when it ends. Validated at the door (services.gateway.validation)."""
-
-    max_tokens: int  # tokens, >= 0
-    temperature: float = 1.0  # 0 is greedy
-    top_p: float = 1.0  # (0, 1]
-    top_k: int = 0  # 0 keeps all
-    min_p: float = 0.0  # [0, 1]
-    seed: int | None = None  # 64 bit; with a seed the output is a pure function of the request
-    min_tokens: int = 0  # the end-of-sequence token is forbidden before
-    ignore_eos: bool = False  # the end-of-sequence token does not end the answer
-    stop: tuple[str, ...] = ()  # the answer ends before any of these texts
-    stop_token_ids: tuple[int, ...] = ()  # the answer ends with any of these tokens (not shown)
-    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit)
-    presence_penalty: float = 0.0  # [-2, 2], taken once from the logit of every token that the answer holds
-    frequency_penalty: float = 0.0  # [-2, 2], taken from it for every time
-    repetition_penalty: float = 1.0  # (0, 2], divides positive and multiplies negative logits of tokens seen
-    grammar: Grammar | None = None  # what the answer has to look like
-    logprobs: int | None = None  # report so many likeliest tokens beside each token; None reports nothing
-    prompt_logprobs: int | None = None  # the same for the tokens of the prompt
-
-
-@dataclass(frozen=True, slots=True)
-class SpeculationOptions:
-    """Per-request speculation; ``None`` means the deployment's default. Echoed back with effective values."""
-
-    mode: Mode | None = None
-    drafting: str | None = None  # name of a drafting policy (adasd.control.registry)
-    acceptance: str | None = None  # name of an acceptance policy, in mode adaptive
-    max_draft_tokens: int | None = None  # tokens per block, >= 1
-    max_relaxed_fraction: float | None = None  # share of the answer's tokens that may be relaxed, [0, 1]
-    draft: str | None = None  # name of a draft source of the deployment
-    max_distortion: float | None = None  # total variation that relaxation may cost in the answer, >= 0
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """One answer to be generated from token ids."""
-
-    request_id: str
-    prompt: tuple[int, ...]  # token ids, at least one
-    sampling: SamplingParams
-    speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
-    timeout_s: float | None = None  # seconds from arrival; None is the deployment's limit
-
-
-# --------------------------------------------------------------------------- what travels to the workers
-
-
-@dataclass(frozen=True, slots=True)
-class Warp:
-    """How logits become the sampling law; the same on both sides (adasd.specdec.distributions.warp).
+class SamplingTransform:
+    """How logits become the sampling law; the same on both sides (adasd.specdec.distributions.transform).
 
     Order: penalties, bias, grammar and forbidden end-of-sequence, temperature, top-k, top-p, min-p.
     """
@@ -149,14 +55,14 @@ class OpenCall:
     """Open a slot for a session."""
 
     session: str
-    warp: Warp
+    transform: SamplingTransform
     max_len: int  # tokens of prompt + answer that the slot may ever hold
     logprobs: int | None = None  # verdicts report so many likeliest tokens beside each token (target only)
     prompt_logprobs: int | None = None  # the first verdict reports them for the prompt, too
 
 
 @dataclass(frozen=True, slots=True)
-class DraftRule:
+class StopRule:
     """When drafting stops; evaluated beside the logits at every drafted token.
 
     The token at which the law's entropy passes the ceiling (or its largest probability falls below the
@@ -168,7 +74,7 @@ class DraftRule:
     confidence_floor: float = 0.0  # probability; stop once max q < floor
     row_len: int = 0  # entries R of the truncated law to send per token; 0 sends none
     drops_last: bool = False  # the session leaves out the token past the ceiling, unless it is the only one
-    want_others: bool = False  # report Drafted.others
+    want_runner_ups: bool = False  # report DraftBlock.runner_ups
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +139,9 @@ Relax = RelaxBelow | RelaxTable | RelaxOwnLaw | RelaxTolerance | RelaxDivergence
 class AcceptRule:
     """What the target accepts: the exact test first, then ``relax`` within its budgets.
 
-    The exact test follows from the session's Warp: greedy match, shared noise under a seed, rejection
-    sampling otherwise. A token that the warp forbids is never accepted. Where the distance decides ``alone``, what it
-    refuses is replaced by the target's own sample (a residual would be of another law).
+    The exact test follows from the session's SamplingTransform: greedy match, shared noise under a seed, rejection
+    sampling otherwise. A token that the transform forbids is never accepted. Where the distance decides ``alone``,
+    a refused token is replaced by the target's own sample.
     """
 
     relax: Relax | None = None
@@ -243,15 +149,15 @@ class AcceptRule:
     want_distances: bool = False  # report d_JS of every judged position (needs rows)
     whole_block: bool = False  # block verification instead of token by token, where sampled; no ``relax``
     max_distortion: float = math.inf  # total variation that relaxation may cost in this verdict
-    processed: bool = False  # distances of the warped laws instead of those after masks at temperature 1
+    processed: bool = False  # distances of the transformed laws instead of those after masks at temperature 1
     alone: bool = False  # the distance decides in place of the exact test, as far as the budgets go
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DraftRows:
+class DraftDistributions:
     """Truncated draft laws: the R likeliest tokens after bias and masks, at temperature 1.
 
-    The draft *samples from* the warp of exactly this row, so it is the complete proposal law for the exact
+    The draft *samples from* the transform of exactly this row, so it is the complete proposal law for the exact
     test; for the Jensen-Shannon distance the missing mass is one tail bucket.
     """
 
@@ -267,12 +173,12 @@ class DraftCall:
     epoch: int
     keep_len: int
     feed: tuple[int, ...]
-    rule: DraftRule
+    rule: StopRule
     optimistic: bool = False  # assumes that a block under judgement will be accepted; yields to other work
 
 
 @dataclass(frozen=True, slots=True)
-class Drafted:
+class DraftBlock:
     """A block; its first token has position ``base_len = keep_len + len(feed)`` of the call."""
 
     session: str
@@ -280,11 +186,11 @@ class Drafted:
     base_len: int
     tokens: tuple[int, ...]
     entropies: tuple[float, ...]  # nats, one per token, of the law after masks at temperature 1
-    rows: DraftRows | None = None
+    distributions: DraftDistributions | None = None
     compute_ms: float = 0.0  # forward passes that this call took part in
     queue_ms: float = 0.0  # waiting in the worker before
     confidences: tuple[float, ...] = ()  # one per token: largest probability of that law
-    others: tuple[int, ...] = ()  # one per token if asked for: the draft's second choice in its place
+    runner_ups: tuple[int, ...] = ()  # one per token if asked for: the draft's second choice in its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,18 +216,10 @@ class VerifyCall:
     keep_len: int
     feed: tuple[int, ...]
     block: tuple[int, ...] = ()
-    rows: DraftRows | None = None
+    distributions: DraftDistributions | None = None
     rule: AcceptRule = field(default_factory=AcceptRule)
     confidences: tuple[float, ...] = ()  # the draft's, of the block; without them it is never cut
     assuming: Assumption | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """What the target thought of one token, before penalties, bias, masks and temperature."""
-
-    logprob: float  # natural logarithm of the token's probability
-    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob) of the likeliest tokens, falling
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,30 +268,18 @@ class PrefixStats:
     num_hits: int = 0
 
 
-# --------------------------------------------------------------------------- what comes out
-
-
-@dataclass(frozen=True, slots=True)
-class EmittedToken:
-    """One committed token and where it came from."""
-
-    id: int
-    kind: TokenKind
-    logprob: TokenLogprob | None = None  # where the request asks for it
-
-
 @dataclass(frozen=True, slots=True)
 class RoundCompleted:
     """One verdict and what led to it; estimators, metrics and the request's figures feed on it."""
 
-    drafted: Drafted | None  # None: nothing was drafted
+    drafted: DraftBlock | None  # None: nothing was drafted
     verdict: Verdict
     draft_ms: float = 0.0  # wall time from asking the draft to its block
     verify_ms: float = 0.0  # wall time from asking the target to its verdict
     prefill: bool = (
         False  # the verdict on an empty block behind the whole prompt: no round, says nothing of drafting
     )
-    rule: DraftRule | None = None  # that the block was drafted by; None: nothing was drafted
+    rule: StopRule | None = None  # that the block was drafted by; None: nothing was drafted
     foreseen: bool | None = (
         None  # rejected at the draft's greatest doubt, for its second choice; None: it named none
     )
@@ -402,63 +288,3 @@ class RoundCompleted:
     def num_drafted(self) -> int:
         """Tokens that were judged as a block in this round."""
         return len(self.drafted.tokens) if self.drafted else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """What one verification step adds to the answer; ``text`` may lag behind ``tokens``."""
-
-    text: str
-    tokens: tuple[EmittedToken, ...]
-    finish_reason: FinishReason | None = None  # set on the last chunk of the answer
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # with the first chunk, where the request asks for it
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Counts of one answer, in tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SpeculationReport:
-    """What speculation did for one answer, with effective options and learned values."""
-
-    mode: Mode
-    drafting: str
-    acceptance: str | None
-    max_draft_tokens: int
-    max_relaxed_fraction: float
-    num_rounds: int  # verdicts, prefill not counted
-    num_draft_rounds: int  # verdicts on a block that was not empty
-    num_draft_tokens: int
-    num_accepted_tokens: int
-    accepted_per_round: tuple[int, ...]  # per round with a block: accepted tokens
-    drafted_per_round: tuple[int, ...]  # per round with a block: drafted tokens
-    kinds: tuple[tuple[TokenKind, int], ...]  # emitted tokens by provenance
-    generation_threshold: float | None  # entropy ceiling of the last round, nats; None: no ceiling
-    acceptance_threshold: float | None  # largest d_JS that is accepted; None: none
-    draft_ms: float  # compute on the draft worker
-    verify_ms: float  # compute on the target worker
-    network_ms: float  # waiting on links and queues, both sides
-    draft_lost: int = 0  # how often the draft was lost or late
-    target_lost: int = 0
-    num_ahead: int = 0  # blocks drafted while the target was judging the one before
-    num_ahead_used: int = 0  # of them, those whose assumption came true
-    draft: str | None = None  # effective draft source; None in mode off
-    drafts_used: tuple[str, ...] = ()  # sources whose blocks were judged, in the order of their first
-    max_distortion: float = math.inf  # effective limit of the next
-    distortion: float = 0.0  # total variation that relaxation cost, expected, over the answer
-
-
-@dataclass(frozen=True, slots=True)
-class Complete:
-    """The end of an answer; always the last event of a stream that did not fail."""
-
-    finish_reason: FinishReason
-    usage: Usage
-    speculation: SpeculationReport
-    stop_match: str | int | None = None  # the stop string or token id that ended it

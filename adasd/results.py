@@ -1,0 +1,106 @@
+"""What an answer consists of: chunks of tokens with their provenance, and the figures at its end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from adasd.requests import Mode
+
+
+class TokenKind(StrEnum):
+    """Provenance of one emitted token."""
+
+    EXACT = "exact"  # drafted, accepted by the exact test
+    RELAXED = "relaxed"  # drafted, failed the exact test, accepted by relaxation
+    CORRECTION = "correction"  # the target's token after a rejection
+    BONUS = "bonus"  # the target's token after a full acceptance
+    TARGET = "target"  # the target's token with nothing drafted (prefill, plain decoding)
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended; ``stop`` and ``length`` as in OpenAI's API."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """What the target thought of one token, before penalties, bias, masks and temperature."""
+
+    logprob: float  # natural logarithm of the token's probability
+    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob) of the likeliest tokens, falling
+
+
+@dataclass(frozen=True, slots=True)
+class EmittedToken:
+    """One committed token and where it came from."""
+
+    id: int
+    kind: TokenKind
+    logprob: TokenLogprob | None = None  # where the request asks for it
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one verification step adds to the answer; ``text`` may lag behind ``tokens``."""
+
+    text: str
+    tokens: tuple[EmittedToken, ...]
+    finish_reason: FinishReason | None = None  # set on the last chunk of the answer
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # with the first chunk, where the request asks for it
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of one answer, in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationReport:
+    """What speculation did for one answer, with effective options and learned values."""
+
+    mode: Mode
+    drafting: str
+    acceptance: str | None
+    max_draft_tokens: int
+    max_relaxed_fraction: float
+    num_rounds: int  # verdicts, prefill not counted
+    num_draft_rounds: int  # verdicts on a block that was not empty
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    accepted_per_round: tuple[int, ...]  # per round with a block: accepted tokens
+    drafted_per_round: tuple[int, ...]  # per round with a block: drafted tokens
+    kinds: tuple[tuple[TokenKind, int], ...]  # emitted tokens by provenance
+    generation_threshold: float | None  # entropy ceiling of the last round, nats; None: no ceiling
+    acceptance_threshold: float | None  # largest d_JS that is accepted; None: none
+    draft_ms: float  # compute on the draft worker
+    verify_ms: float  # compute on the target worker
+    network_ms: float  # waiting on links and queues, both sides
+    draft_lost: int = 0  # how often the draft was lost or late
+    target_lost: int = 0
+    num_ahead: int = 0  # blocks drafted while the target was judging the one before
+    num_ahead_used: int = 0  # of them, those whose assumption came true
+    draft: str | None = None  # effective draft source; None in mode off
+    drafts_used: tuple[str, ...] = ()  # sources whose blocks were judged, in the order of their first
+    max_distortion: float = math.inf  # effective limit of the next
+    distortion: float = 0.0  # total variation that relaxation cost, expected, over the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """The end of an answer; always the last event of a stream that did not fail."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    speculation: SpeculationReport
+    stop_match: str | int | None = None  # the stop string or token id that ended it
