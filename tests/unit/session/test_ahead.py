@@ -236,7 +236,7 @@ def test_the_block_behind_the_guess_keeps_its_laws():
     rows = DraftDistributions(np.arange(6, dtype=np.int32).reshape(3, 2), np.zeros((3, 2), np.float32))
     drafted = DraftBlock("s", 1, 10, (7, 8, 9), (0.1, 0.2, 0.3), rows, runner_ups=(4, 5, 6))
     rest = behind_guess(drafted)
-    assert (rest.base_len, rest.tokens, rest.entropies, rest.others) == (11, (8, 9), (0.2, 0.3), (5, 6))
+    assert (rest.base_len, rest.tokens, rest.entropies, rest.runner_ups) == (11, (8, 9), (0.2, 0.3), (5, 6))
     assert rest.distributions.ids.tolist() == [[2, 3], [4, 5]]
     assert behind_guess(DraftBlock("s", 1, 10, (7,), (0.1,))) is None
     assert guess_is_right(drafted, 7)
