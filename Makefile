@@ -57,7 +57,7 @@ load: $(STAMP)  ## a load test: make load SCENARIO=steady; more options: ARGS="-
 	@exec $(BIN)/adasd bench $(SCENARIO) $(ARGS)
 
 baselines: $(STAMP)  ## steady, ramp, burst, mixed and soak on this machine; results in load_tests/baselines/ (15 minutes)
-	$(BIN)/python -m load_tests.bench.baselines --docs $(ARGS)
+	$(BIN)/python -m load_tests.load.baselines --docs $(ARGS)
 
 k8s: $(STAMP)  ## write the overlays from their topologies, the dashboards from their panels
 	@for folder in k8s/overlays/*; do $(BIN)/adasd k8s render --topology $$folder/topology.yaml --cluster $$folder/cluster.yaml; done

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from adasd.local import Answer, LocalPair
 
+__version__ = "0.1.0"
+
 __all__ = ["Answer", "LocalPair"]
 
 

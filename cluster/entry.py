@@ -28,7 +28,7 @@ def app(args: dict[str, Any]) -> Application:
 
 def read(args: Mapping[str, Any], environment: Mapping[str, str]) -> ServeConfig:
     """The settings; without a target, the demo pair. ``args`` goes before the environment."""
-    from cluster.demo_pair import DEMO
+    from cluster.data import DEMO
 
     return settings.load(dict(flat(args)), environment, demo=DEMO)
 

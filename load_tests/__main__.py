@@ -2,6 +2,6 @@
 
 import sys
 
-from load_tests.all import main
+from load_tests.benchmarks import main
 
 sys.exit(main())

@@ -21,9 +21,9 @@ PACKAGES = ("torch", "transformers", "ray", "grpcio", "uvloop", "scikit-learn")
 
 
 def circumstances(benchmark: str, arguments: Sequence[str], threads: int | None = None) -> dict[str, Any]:
-    """To be asked for before anything is measured: the load average is the one that was found."""
+    """Of a module of load_tests. Call it before anything is measured: the load average is the one that was found."""
     return {
-        "benchmark": benchmark,
+        "benchmark": benchmark.rpartition(".")[2],
         "command": shlex.join(["python", "-m", f"load_tests.{benchmark}", *arguments]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

@@ -1,4 +1,4 @@
-"""A rendered overlay without Kubernetes: ``adasd k8s rehearse`` (``make rehearse``).
+"""``adasd k8s rehearse``: play a topology's cluster on this machine, with a roll-out under load.
 
 Every pod of the manifest becomes a Ray node on a loopback address, with its group's labels, resources and
 environment; ``serve deploy`` gets the manifest's own serveConfigV2. What this machine cannot have is replaced and
@@ -10,6 +10,7 @@ KubeRay itself, its autoscaler, network policies, images, cards.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import shutil
@@ -27,23 +28,23 @@ import yaml
 from rich.console import Console
 
 from adasd.errors import AdasdError, ConfigError
-from cluster import k8s_facts
+from cluster.data import BASE, DEMO
 from cluster.entry import read
-from cluster.k8s_render import BASE, render
-from cluster.progress import Steps
+from cluster.k8s import facts as cluster_facts
+from cluster.k8s.render import render
+from cluster.runtime.steps import Steps
 from cluster.topology import actor_options
-from load_tests.bad_link import LinkProxy
-from load_tests.bench.answers import GOOD, Answer, Outcome
-from load_tests.bench.doors import Door, GrpcDoor, HttpDoor
-from load_tests.bench.figures import worded_differently
-from load_tests.bench.generator import Generator
-from load_tests.bench.workload import whole
+from load_tests import record
+from load_tests.faults.faulty_proxy import LinkProxy
+from load_tests.load.answers import GOOD, Answer, Outcome
+from load_tests.load.doors import Door, GrpcDoor, HttpDoor
+from load_tests.load.figures import worded_differently
+from load_tests.load.generator import Generator
+from load_tests.load.workload import whole
+from load_tests.local_cluster import HEAD, Rig, ended_by_sigterm, values, wait_for
 from load_tests.prompts import is_right
-from load_tests.rig import HEAD, Rig, ended_by_sigterm, values, wait_for
 
-ROOT = Path(__file__).resolve().parents[1]
-TWO_TIER = ROOT / "k8s" / "overlays" / "two-tier"
-DEMO = ROOT / "models" / "demo"
+TWO_TIER = record.ROOT / "k8s" / "overlays" / "two-tier"
 MAX_PODS = 8
 NUM_CLIENTS = 2  # so few that no tier wants a second replica, for which there is no node
 PATIENCE_S = 180.0
@@ -88,7 +89,7 @@ class Shape:
 
 def shape_of(topology: Path, cluster: Path | None = None) -> Shape:
     """What ``adasd k8s render`` makes of these files. ConfigError with one sentence per problem."""
-    overlay = render(topology, k8s_facts.read(cluster), topology.parent)
+    overlay = render(topology, cluster_facts.read(cluster), topology.parent)
     operations = yaml.safe_load(overlay.files["ray-service.patch.yaml"])
     patched = {operation["path"].rsplit("/", 1)[-1]: operation["value"] for operation in operations}
     base = yaml.safe_load((BASE / "ray-service.yaml").read_text(encoding="utf-8"))
@@ -299,6 +300,24 @@ def complaints(what: str, answers: Sequence[Answer]) -> Iterator[str]:
 
 
 # --------------------------------------------------------------------------- the whole
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point; 0 if the shape works, 1 if not, 2 if the files cannot be used."""
+    parser = argparse.ArgumentParser(prog="adasd k8s rehearse", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    default, beside = TWO_TIER / "topology.yaml", "[cluster.yaml beside it, if there is one]"
+    parser.add_argument("--topology", type=Path, default=default, metavar="FILE", help="[two-tier's]")
+    parser.add_argument("--cluster", type=Path, metavar="FILE", help=beside)
+    arguments = parser.parse_args(argv)
+    near = arguments.topology.parent / "cluster.yaml"
+    try:
+        rehearse(arguments.topology, arguments.cluster or (near if near.is_file() else None), Console())
+    except AdasdError as error:
+        for sentence in str(error).splitlines():
+            print(f"adasd k8s rehearse: {sentence}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
 
 
 def rehearse(topology: Path, cluster: Path | None, console: Console) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from load_tests.counting_engine import CountingEngine
+from load_tests.latency.counting_engine import CountingEngine
 from tests.patience import PATIENCE_S
 
 

@@ -1,8 +1,8 @@
 """Every token in a pass of its own: whatever else is in a batch, each row is computed by kernels of one shape.
 
 Libraries choose their kernels, and with them the order of summation, by the number of rows. So the company of a
-session may change its logits in their last bits and, now and then, a token (``load_tests.flip_rate`` counts). This
-wrapper rules that out for every architecture, format and device, at the price of batching: prompts are read token
+session may change its logits in their last bits and, now and then, a token (``load_tests.throughput.flip_rate``
+counts). This wrapper rules that out for every architecture, format and device, at the price of batching: prompts are read token
 by token, and sessions do not share the reading of the weights. The C kernels do not need it.
 """
 

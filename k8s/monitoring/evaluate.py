@@ -64,7 +64,7 @@ def main() -> int:
 @contextmanager
 def loaded() -> Iterator[str]:
     """A demo server that answers in every mode for as long as somebody looks; adaptive answers are all audited."""
-    from load_tests.bench.server import demo_server
+    from load_tests.load.server import demo_server
 
     with demo_server(LIVE_SETTINGS) as server, tempfile.TemporaryDirectory() as folder:
         assert server.grpc is not None

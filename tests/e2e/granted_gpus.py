@@ -8,7 +8,8 @@ import os
 import sys
 
 from adasd.config import EngineConfig
-from cluster import ray_runtime, topology
+from cluster import topology
+from cluster.runtime import ray_cluster
 from services.config import TierConfig
 
 SPLIT = TierConfig(
@@ -35,7 +36,7 @@ class Granted:
 
 
 def main(folder: str) -> None:
-    os.environ.update(ray_runtime.SERVE_ENVIRONMENT)
+    os.environ.update(ray_cluster.SERVE_ENVIRONMENT)
     import ray
     from ray import serve
 

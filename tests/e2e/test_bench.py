@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from load_tests.bench import command
-from load_tests.bench.results import read
+from load_tests.load import command
+from load_tests.load.results import read
 from tests.e2e.server import ROOT
 
 pytestmark = pytest.mark.cluster

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from load_tests import chaos
-from load_tests.blows import KINDS
+from load_tests.faults import chaos
+from load_tests.faults.faults import KINDS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from load_tests.pipelining import Case, share_of, trace_of, workers
-from load_tests.timed_engine import Costs
+from load_tests.latency.pipelining import Case, share_of, trace_of, workers
+from load_tests.latency.timed_engine import Costs
 
 
 @pytest.mark.timeout(60)

@@ -12,7 +12,7 @@ from adasd.config import EngineConfig
 from adasd.errors import AdasdError, InvalidRequest, Overloaded, UnknownSession
 from adasd.requests import Grammar, GrammarKind
 from adasd.rounds import OpenCall, SamplingTransform, VerifyCall
-from load_tests.counting_engine import CountingEngine
+from load_tests.latency.counting_engine import CountingEngine
 from services.config import TierConfig
 from services.orchestrator.placement import LeasedSlot, LeasePlacement, Tier
 from services.transport.channels import WorkerChannelPool

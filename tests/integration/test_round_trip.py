@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from load_tests import round_trip
+from load_tests.latency import round_trip
 
 
 def test_figures_are_quantiles():

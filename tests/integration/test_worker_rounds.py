@@ -43,8 +43,8 @@ from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.letters import letter_grammars
 from adasd.testing.loops import draft, verify
 from adasd.testing.table_model import TableModel
-from load_tests import round_trip
-from load_tests.counting_engine import CountingEngine
+from load_tests.latency import round_trip
+from load_tests.latency.counting_engine import CountingEngine
 from protos.adasd.v1 import worker_pb2 as pb
 from protos.adasd.v1.worker_pb2_grpc import WorkerStub
 from services.config import TierConfig

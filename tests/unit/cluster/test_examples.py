@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.demo_pair import DEMO
+from cluster.data import DEMO
 from cluster.topology import Node, missing
 from services import settings
 

@@ -8,7 +8,8 @@ from adasd.evaluate.measure import as_modelled, load_pair, run
 from adasd.evaluate.methods import parse
 from adasd.evaluate.workload import Item
 from adasd.rounds import DraftBlock, RoundCompleted, StopRule, Verdict
-from cluster import cli, eval_command
+from cluster import cli
+from cluster.cli import eval as eval_command
 from tests.pairs import write_pair
 
 
@@ -152,10 +153,10 @@ def test_noise_makes_a_poor_draft_and_leaves_the_target(folders):
 def test_the_suite_writes_every_series_and_its_tables(tmp_path, folders, monkeypatch):
     import json
 
-    from cluster import eval_suite
+    from cluster.evaluation import suite
 
     short = [
-        eval_suite.Series(
+        suite.Series(
             name,
             name,
             ("--target", folders[0], "--draft", folders[1], "--methods", "static-2,adasd", *more),
@@ -166,7 +167,7 @@ def test_the_suite_writes_every_series_and_its_tables(tmp_path, folders, monkeyp
             ("two", ("--temperatures", "0.7", "--max-tokens", "8")),
         )
     ]
-    monkeypatch.setattr(eval_suite, "SERIES", short)
+    monkeypatch.setattr(suite, "SERIES", short)
     assert cli.main(["eval", "--suite", str(tmp_path / "out"), "--n", "1"]) == 0
     for name in ("one", "two"):
         assert json.loads((tmp_path / "out" / f"{name}.json").read_text())["rows"]
@@ -177,9 +178,9 @@ def test_the_suite_writes_every_series_and_its_tables(tmp_path, folders, monkeyp
 
 
 def test_every_series_of_the_suite_can_be_asked_for():
-    from cluster import eval_suite
-    from cluster.eval_command import parser
+    from cluster.cli.eval import parser
+    from cluster.evaluation import suite
 
-    for series in eval_suite.SERIES:
+    for series in suite.SERIES:
         options = parser().parse_args([*series.options, "--n", "2"])
         assert parse(options.methods)

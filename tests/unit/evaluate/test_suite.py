@@ -4,7 +4,7 @@ import json
 
 from adasd.errors import ConfigError
 from adasd.evaluate.report import build
-from cluster.eval_suite import DEMO, SERIES, write_all
+from cluster.evaluation.suite import DEMO, SERIES, write_all
 from tests.unit.evaluate.test_figures import runs
 
 ABOUT = {"commit": "0", "hardware": "-", "options": {"target": str(DEMO / "target")}, "methods": {}}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import k8s_facts
-from cluster.k8s_render import render
+from cluster.k8s import facts as cluster_facts
+from cluster.k8s.render import render
 from tests.unit.k8s.kustomize import build
 
 K8S = Path(__file__).resolve().parents[3] / "k8s"
@@ -23,7 +23,9 @@ def built(name: str) -> list[dict]:
 def needed(name: str) -> frozenset[str]:
     """What the overlay leaves to the operator, as ``render`` says it."""
     folder = K8S / "overlays" / name
-    return frozenset(render(folder / "topology.yaml", k8s_facts.read(folder / "cluster.yaml"), folder).needs)
+    return frozenset(
+        render(folder / "topology.yaml", cluster_facts.read(folder / "cluster.yaml"), folder).needs
+    )
 
 
 @pytest.fixture(params=OVERLAYS)

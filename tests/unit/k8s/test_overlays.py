@@ -10,8 +10,8 @@ import pytest
 import yaml
 from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
-from cluster import k8s_facts
-from cluster.k8s_render import render
+from cluster.k8s import facts as cluster_facts
+from cluster.k8s.render import render
 from tests.unit.k8s.conftest import K8S, built, needed
 from tests.unit.k8s.kustomize import BuildError, build
 from tests.unit.k8s.schemas import complaints
@@ -23,7 +23,7 @@ def ray_service(documents):
 
 def test_the_committed_files_are_what_the_topology_renders_to(overlay):
     folder = K8S / "overlays" / overlay
-    rendered = render(folder / "topology.yaml", k8s_facts.read(folder / "cluster.yaml"), folder)
+    rendered = render(folder / "topology.yaml", cluster_facts.read(folder / "cluster.yaml"), folder)
     inputs = {"topology.yaml", "cluster.yaml"}
     assert rendered.files == {f.name: f.read_text() for f in folder.iterdir() if f.name not in inputs}
 

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from cluster.k8s_relations import problems
+from cluster.k8s.relations import problems
 from tests.unit.k8s.conftest import needed
 
 NEEDED = needed("two-tier-tls")

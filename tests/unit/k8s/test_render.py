@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cluster.cli import main
-from cluster.k8s_command import main as k8s
+from cluster.cli.k8s import main as k8s
 from tests.unit.k8s.conftest import K8S, built, needed
 from tests.unit.k8s.kustomize import build
 

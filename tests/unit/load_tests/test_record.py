@@ -7,8 +7,8 @@ from load_tests import record
 
 
 def test_circumstances_say_what_ran_where_and_with_which_versions():
-    header = record.circumstances("single_stream", ["--prompts", "3", "--json", "a b"], threads=1)
-    assert header["command"] == "python -m load_tests.single_stream --prompts 3 --json 'a b'"
+    header = record.circumstances("throughput.single_stream", ["--prompts", "3", "--json", "a b"], threads=1)
+    assert header["command"] == "python -m load_tests.throughput.single_stream --prompts 3 --json 'a b'"
     assert header["machine"]["cores"] >= 1
     assert header["machine"]["cpu"]
     assert len(header["machine"]["load_average"]) == 3

@@ -6,10 +6,9 @@ import pytest
 import yaml
 
 from adasd.errors import ConfigError
-from cluster import k8s_command
-from load_tests.bench.answers import Answer, Ask, Outcome
+from load_tests.load.answers import Answer, Ask, Outcome
 from load_tests.prompts import examples
-from load_tests.rehearsal import DEMO, TWO_TIER, complaints, on_this_machine, shape_of
+from load_tests.rehearsal import DEMO, TWO_TIER, complaints, main, on_this_machine, shape_of
 from tests.unit.k8s.kustomize import build
 
 QUESTION = examples(1)[0]
@@ -72,7 +71,7 @@ def test_files_of_a_secret_cannot_be_rehearsed(capsys):
     folder = TWO_TIER.parent / "two-tier-tls"
     with pytest.raises(ConfigError, match="api_keys_file, whose files come from a Secret"):
         shape_of(folder / "topology.yaml", folder / "cluster.yaml")
-    assert k8s_command.main(["rehearse", "--topology", str(folder / "topology.yaml")]) == 2
+    assert main(["--topology", str(folder / "topology.yaml")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 

@@ -29,7 +29,7 @@ from adasd.rounds import (
     Verdict,
     VerifyCall,
 )
-from load_tests.counting_engine import CountingEngine
+from load_tests.latency.counting_engine import CountingEngine
 from services.worker.host import EngineHost
 from tests.gated_engine import GatedEngine, entered
 from tests.leaks import nothing_runs

@@ -1,0 +1,73 @@
+"""Options of the commands that read a configuration: one per setting, with its sentence and its default."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from adasd.requests import Mode
+from cluster.data import DEMO
+from services import settings
+from services.config import ServeConfig
+
+SECTIONS = {"target.": "target tier", "draft.": "draft tier", "speculation.": "speculation", "": "service"}
+
+
+def parser_of(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser for ``adasd NAME`` that takes every setting."""
+    parser = argparse.ArgumentParser(prog=f"adasd {name}", description=description, allow_abbrev=False)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file with the same names (target.dtype)"
+    )
+    groups = {prefix: parser.add_argument_group(title) for prefix, title in SECTIONS.items()}
+    for option in settings.options().values():
+        group = next(groups[prefix] for prefix in SECTIONS if option.name.startswith(prefix))
+        group.add_argument(
+            option.flag,
+            dest=option.name,
+            default=argparse.SUPPRESS,
+            metavar=_metavar(option),
+            nargs="?" if option.hint is bool else None,
+            const="true" if option.hint is bool else None,
+            help=_describe(option),
+        )
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse, or leave with status 2 and one sentence that names the nearest option."""
+    arguments, rest = parser.parse_known_args(argv)
+    if rest:
+        unknown = rest[0].split("=")[0]
+        parser.error(
+            f"there is no option {unknown!r}{settings.nearest(unknown, parser._option_string_actions)}"
+        )
+    return arguments
+
+
+def read_config(arguments: argparse.Namespace) -> ServeConfig:
+    """The settings from the command line, the environment and the file; values stay texts until here. ConfigError."""
+    named = {name: value for name, value in vars(arguments).items() if name in settings.options()}
+    return settings.load(named, os.environ, arguments.config, demo=DEMO)
+
+
+def _metavar(option: settings.Option) -> str:
+    if option.choices:
+        return "|".join(option.choices)
+    if option.hint is Mode:
+        return "|".join(Mode)
+    if option.name.endswith(".model"):
+        return "PATH_OR_ID"
+    return option.name.rsplit("_", 1)[-1].rsplit(".", 1)[-1].upper()
+
+
+def _describe(option: settings.Option) -> str:
+    """The sentence and the default."""
+    default = {"target.model": "the demo pair", "draft.model": "the demo pair; none: plain decoding"}.get(
+        option.name
+    )
+    if default is None:
+        default = "none" if option.default in (None, ()) else str(option.default)
+    return f"{option.sentence} [{default}]".replace("%", "%%")

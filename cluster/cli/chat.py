@@ -1,0 +1,227 @@
+"""``adasd chat``: talk to a server in the terminal; colours show where each token came from."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from unicodedata import category
+
+import httpx
+from rich.console import Console
+from rich.text import Text
+
+from adasd.requests import Mode
+from adasd.results import TokenKind
+from cluster.cli._settings import parse
+from cluster.http_client import ServerRefusal, first_model, refusal, server_sent
+
+STYLES = {
+    TokenKind.EXACT: "green",
+    TokenKind.RELAXED: "yellow",
+    TokenKind.CORRECTION: "red",
+    TokenKind.BONUS: "cyan",
+    TokenKind.TARGET: "default",
+}
+MEANINGS = {
+    TokenKind.EXACT: "drafted, accepted exactly",
+    TokenKind.RELAXED: "drafted, accepted by relaxation",
+    TokenKind.CORRECTION: "the target's correction",
+    TokenKind.BONUS: "the target's bonus",
+    TokenKind.TARGET: "the target alone",
+}
+Message = dict[str, str]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point; the exit status."""
+    parser = argparse.ArgumentParser(prog="adasd chat", description="Talk to a server.", allow_abbrev=False)
+    add = parser.add_argument
+    add("message", nargs="*", help="one question; without it, a conversation")
+    add("--url", default="http://127.0.0.1:8000", help="the server [http://127.0.0.1:8000]")
+    add("--api-key", metavar="KEY", help="key of the server, if it asks for one [$ADASD_API_KEY]")
+    add("--mode", choices=list(Mode), help="off, exact or adaptive [the server's default]")
+    add("--model", help="model name [the first one served]")
+    add("--max-tokens", type=int, default=256, metavar="N", help="tokens per answer [256]")
+    add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy [0]")
+    arguments = parse(parser, argv)
+    message = " ".join(arguments.message) or None
+    if message is None and not sys.stdin.isatty():
+        message = sys.stdin.read().strip() or None
+    return chat(
+        arguments.url,
+        message,
+        Mode(arguments.mode) if arguments.mode else None,
+        arguments.model,
+        arguments.max_tokens,
+        arguments.temperature,
+        Console(),
+        api_key=arguments.api_key or os.environ.get("ADASD_API_KEY"),
+    )
+
+
+def paint(choice: Mapping[str, Any]) -> Text:
+    """What one chunk adds to the screen: its listed tokens in colour, or its text if it lists none.
+
+    Listed tokens join to the text; a token is listed once all of it is there, at the latest at the end.
+    """
+    provenance = choice.get("adasd")
+    if provenance is None:
+        return Text(harmless((choice.get("delta") or {}).get("content") or ""))
+    tokens = provenance["tokens"]
+    return Text.assemble(*((harmless(token["text"]), STYLES.get(token["kind"], "")) for token in tokens))
+
+
+def harmless(text: str) -> str:
+    """Control characters made visible, but for line ends and tabs: a model must not steer the terminal."""
+    return "".join("\ufffd" if category(char) == "Cc" and char not in "\n\t" else char for char in text)
+
+
+@dataclass(slots=True)
+class Talk:
+    """One conversation with one server."""
+
+    client: httpx.Client
+    model: str
+    mode: Mode | None
+    max_tokens: int
+    temperature: float
+    console: Console
+    messages: list[Message] = field(default_factory=list)
+
+    def ask(self, message: str) -> None:
+        """Send a message and print the answer as it comes; raises ServerRefusal."""
+        self.messages.append({"role": "user", "content": message})
+        answer, last, begun_s = "", {}, time.monotonic()
+        try:
+            for chunk in self.chunks():
+                if "error" in chunk:
+                    raise ServerRefusal(str(chunk["error"].get("message", chunk["error"])))
+                if chunk.get("usage"):
+                    last = chunk
+                for choice in chunk.get("choices", []):
+                    answer += (choice.get("delta") or {}).get("content") or ""
+                    self.console.print(paint(choice), end="", soft_wrap=True)
+        except BaseException:
+            self.messages.pop()
+            self.console.print()
+            raise
+        self.messages.append({"role": "assistant", "content": answer})
+        self.console.print()
+        self.console.print(Text(figures(last, time.monotonic() - begun_s), "dim"), soft_wrap=True)
+
+    def chunks(self) -> Iterator[dict[str, Any]]:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": self.messages,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_token_provenance": True,
+        }
+        if self.mode is not None:
+            body["speculation"] = {"mode": self.mode.value}
+        with self.client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                response.read()
+                raise ServerRefusal(refusal(response))
+            yield from server_sent(response.iter_lines())
+
+
+def chat(
+    url: str,
+    message: str | None,
+    mode: Mode | None,
+    model: str | None,
+    max_tokens: int,
+    temperature: float,
+    console: Console,
+    transport: httpx.BaseTransport | None = None,
+    api_key: str | None = None,
+) -> int:
+    """Ask once (``message``) or hold a conversation; 1 when the server is down or refuses."""
+    timeout = httpx.Timeout(10.0, read=None)  # the server has a deadline of its own for every answer
+    try:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        with httpx.Client(base_url=url, timeout=timeout, transport=transport, headers=headers) as client:
+            talk = Talk(client, model or first_model(client), mode, max_tokens, temperature, console)
+            if message is not None:
+                talk.ask(message)
+            else:
+                converse(talk)
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        console.print(f"No server answers at {url}; start one with: adasd serve", soft_wrap=True)
+        return 1
+    except httpx.HTTPError as error:
+        console.print(f"The connection to {url} broke: {error or type(error).__name__}", soft_wrap=True)
+        return 1
+    except ServerRefusal as error:
+        console.print(f"{error}", soft_wrap=True, highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def converse(talk: Talk) -> None:
+    """Read messages until the end of input."""
+    talk.console.print(
+        f"Talking to {talk.model}. /mode off|exact|adaptive, /new begins again, Ctrl-D leaves."
+    )
+    talk.console.print(legend())
+    while True:
+        try:
+            message = talk.console.input("[bold]> [/bold]").strip()
+        except EOFError:
+            talk.console.print()
+            return
+        if message.startswith("/"):
+            command(talk, message)
+        elif message:
+            try:
+                talk.ask(message)
+            except ServerRefusal as error:  # the next message may go well
+                talk.console.print(f"{error}", highlight=False)
+            except KeyboardInterrupt:
+                talk.console.print("(cut)")
+
+
+def command(talk: Talk, line: str) -> None:
+    word, _, rest = line.partition(" ")
+    if word == "/new":
+        talk.messages.clear()
+    elif word == "/mode" and rest in list(Mode):
+        talk.mode = Mode(rest)
+    else:
+        talk.console.print("Known: /mode off|exact|adaptive, /new")
+
+
+def legend() -> Text:
+    return Text("  ").join(Text(f"■ {MEANINGS[kind]}", STYLES[kind]) for kind in TokenKind)
+
+
+def figures(last: Mapping[str, Any], seconds: float) -> str:
+    """One line about an answer, from its last chunk; ``seconds`` is the wall time."""
+    num_tokens = (last.get("usage") or {}).get("completion_tokens", 0)
+    metrics = last.get("metrics") or {}
+    parts = [f"{num_tokens} tokens in {seconds:.2f} s ({num_tokens / max(seconds, 1e-9):.0f} tokens/s)"]
+    if speculation := last.get("speculation"):
+        parts.append(f"mode {speculation.get('mode')}")
+    spec = metrics.get("speculative_decoding") or {}
+    if num_drafted := spec.get("num_draft_tokens"):
+        accepted = spec.get("num_accepted_draft_tokens", 0)
+        parts.append(f"accepted {accepted} of {num_drafted} drafted ({accepted / num_drafted:.0%})")
+    own = metrics.get("adasd") or {}
+    kinds = [f"{count} {kind}" for kind, count in (own.get("tokens") or {}).items() if count]
+    if kinds:
+        parts.append(", ".join(kinds))
+    if (ceiling := own.get("generation_threshold")) is not None:
+        parts.append(f"entropy ceiling {ceiling:.2f} nats")
+    if (boundary := own.get("acceptance_threshold")) is not None:
+        parts.append(f"accepts JS distance up to {boundary:.2f}")
+    return " · ".join(parts)

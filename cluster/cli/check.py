@@ -1,0 +1,84 @@
+"""``adasd check``: validate a configuration without serving it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from adasd.config import EngineConfig
+from adasd.errors import ConfigError
+from cluster.cli._settings import parse, parser_of, read_config
+from cluster.runtime.preflight import GIB, engines, problems
+from cluster.topology import Node, missing
+from services.config import ServeConfig
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point; 0 if it can be served, 1 if not, 2 if the settings cannot be read."""
+    parser = parser_of("check", "Validate a configuration without serving it.")
+    where = "check the places on this Ray cluster instead of this machine"
+    parser.add_argument("--address", metavar="HOST:PORT", help=where)
+    arguments = parse(parser, argv)
+    try:
+        return check(read_config(arguments), Console(), arguments.address)
+    except ConfigError as error:
+        for sentence in str(error).splitlines():
+            print(f"adasd check: {sentence}", file=sys.stderr)
+        return 2
+
+
+def check(config: ServeConfig, console: Console, address: str | None = None) -> int:
+    """Print what would be served and every problem, one sentence each; 0 if there is none, else 1.
+
+    With the ``address`` of a Ray cluster its nodes are looked at, and not this machine, where models and cards
+    need not be.
+    """
+    found = problems(config) if address is None else missing(config, nodes_of(address))
+    table = Table(
+        "", Column("model", overflow="fold"), "dtype", "device", "weights", "cache", "slots", "replicas"
+    )
+    for role, engine in engines(config):
+        tier = config.tiers[role]
+        table.add_row(
+            role,
+            engine.model,
+            engine.dtype if engine.weights == "full" else f"{engine.dtype}, {engine.weights} weights",
+            engine.device,
+            *memory_columns(engine),
+            str(engine.num_slots),
+            f"{tier.min_replicas}-{tier.max_replicas}",
+        )
+    console.print(table)
+    console.print("The cache grows with use on a CPU and is taken at once on CUDA.", style="dim")
+    for sentence in found:
+        console.print(f"[red]✗[/red] {sentence}", soft_wrap=True, highlight=False)
+    if not found:
+        where = f" on {address}, as far as places go" if address else ""
+        console.print(f"[green]✓[/green] {config.model_name} can be served{where}.", highlight=False)
+    return 1 if found else 0
+
+
+def nodes_of(address: str) -> list[Node]:
+    """What the nodes of a running Ray cluster offer; ConfigError if there is none."""
+    from cluster.runtime.ray_cluster import nodes, ray_cluster
+
+    with ray_cluster(address, 0.0, dashboard=False):
+        return nodes()
+
+
+def memory_columns(engine: EngineConfig) -> tuple[str, str]:
+    """Weights and full cache of one replica, readable; question marks if the model cannot be read."""
+    from adasd.engine.memory import memory_estimate
+
+    try:
+        estimate = memory_estimate(engine)
+    except ConfigError:
+        return "?", "?"
+    return readable(estimate.weights_bytes), readable(estimate.cache_bytes)
+
+
+def readable(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 1024**2:.1f} MiB"

@@ -1,0 +1,100 @@
+"""``adasd k8s``: render manifests for Kubernetes and check them.
+
+Packages outside of this one add actions by an entry point in the group ``adasd.k8s``, as commands are added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import yaml
+
+from adasd.errors import ConfigError
+from cluster.cli import added, load, summary
+from cluster.data import BASE
+from cluster.k8s import facts as cluster_facts
+from cluster.k8s.render import render
+
+GROUP = "adasd.k8s"
+
+
+def main(argv: Sequence[str], stdin: TextIO | None = None) -> int:
+    """The exit status: 0, 1 if a check found something, 2 if the input cannot be used."""
+    extra = added(GROUP)
+    action = argv[0] if argv else ""
+    try:
+        if action in extra:
+            return load(action, extra)(argv[1:])
+        arguments = parse(argv, extra)
+        if arguments.action == "render":
+            return write(arguments.topology, arguments.cluster, arguments.out, arguments.base)
+        return check(stdin or sys.stdin, arguments.existing)
+    except ConfigError as error:
+        for sentence in str(error).splitlines():
+            print(f"adasd k8s {action}: {sentence}", file=sys.stderr)
+        return 2
+
+
+def parse(argv: Sequence[str], extra: Mapping[str, str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="adasd k8s", allow_abbrev=False)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    render_ = actions.add_parser(
+        "render", help="turn a topology into a Kustomize overlay", allow_abbrev=False
+    )
+    render_.add_argument(
+        "--topology", type=Path, required=True, metavar="FILE", help="what adasd serve --config reads"
+    )
+    render_.add_argument(
+        "--cluster", type=Path, metavar="FILE", help="images, volumes and machines of the Kubernetes cluster"
+    )
+    render_.add_argument("--out", type=Path, metavar="DIR", help="the overlay's folder [the topology's]")
+    render_.add_argument(
+        "--base", type=Path, default=BASE, metavar="DIR", help="the base's folder [k8s/base]"
+    )
+    check_ = actions.add_parser(
+        "check", help="read manifests and say what does not fit together", allow_abbrev=False
+    )
+    check_.add_argument(
+        "--existing",
+        action="append",
+        default=[],
+        metavar="KIND/NAME",
+        help="what the cluster has already, for example secret/adasd-api-keys; may be repeated",
+    )
+    for name, module in extra.items():
+        actions.add_parser(name, help=summary(module))
+    return parser.parse_args(argv)
+
+
+def write(topology: Path, cluster: Path | None, out: Path | None, base: Path) -> int:
+    """Render into a folder and say what the cluster needs besides."""
+    folder = out or topology.parent
+    overlay = render(topology, cluster_facts.read(cluster), folder, base)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in overlay.files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    print(f"Wrote {', '.join(overlay.files)} to {folder}.")
+    for needed in overlay.needs:
+        print(f"The cluster has to have {needed}.")
+    print(f"  kubectl apply --server-side -k {folder}")
+    return 0
+
+
+def check(stream: TextIO, existing: Sequence[str]) -> int:
+    """Print every problem of the manifests in ``stream``."""
+    from cluster.k8s.relations import problems
+
+    try:
+        documents = [document for document in yaml.safe_load_all(stream) if document]
+    except yaml.YAMLError as error:
+        raise ConfigError(f"these are no manifests: {' '.join(str(error).split())}") from error
+    found = problems(documents, frozenset(existing))
+    for sentence in found:
+        print(f"✗ {sentence}")
+    if not found:
+        print(f"✓ {len(documents)} manifests fit together.")
+    return 1 if found else 0

@@ -1,0 +1,34 @@
+"""``adasd serve``: serve a target with its drafts until told to stop.
+
+The exit status is 0 after Ctrl-C or SIGTERM, 1 if the service could not start or broke down, 2 if the configuration
+is wrong. On a Ray cluster of its own everything ends with the command; with ``--address`` only the application does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from adasd.errors import ConfigError
+from cluster.cli._settings import parse, parser_of, read_config
+from cluster.runtime.lifecycle import ServeOptions, serve
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point; the exit status."""
+    parser = parser_of("serve", "Serve a target with its drafts until told to stop.")
+    add = parser.add_argument
+    add("--address", metavar="HOST:PORT", help="join this Ray cluster (auto finds a local one)")
+    add("--dashboard", action="store_true", help="start Ray's dashboard too")
+    add("--start-timeout-s", type=float, default=600.0, metavar="S", help="seconds until ready [600]")
+    arguments = parse(parser, argv)
+    try:
+        config = read_config(arguments)
+    except ConfigError as error:
+        for sentence in str(error).splitlines():
+            print(f"adasd serve: {sentence}", file=sys.stderr)
+        return 2
+    options = ServeOptions(arguments.address, arguments.dashboard, arguments.start_timeout_s)
+    return serve(config, options, Console())

@@ -1,0 +1,23 @@
+"""Files that come with the package: the demo pair and the manifests that every overlay builds on.
+
+In a source tree they lie at its root; an installed package carries them inside of itself (pyproject.toml).
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def packaged(name: str) -> Path:
+    """The folder of that name, for example ``models/demo``."""
+    inside = Path(str(files("cluster"))) / "packaged" / name
+    return inside if inside.is_dir() else ROOT / name
+
+
+DEMO = packaged("models/demo")
+"""The pair that is served when nobody names another."""
+BASE = packaged("k8s/base")
+"""The manifests that a rendered overlay patches."""

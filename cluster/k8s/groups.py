@@ -1,0 +1,104 @@
+"""Which groups of pods a topology needs: tiers with the same wishes share one, and the gateway has its own.
+
+Pure functions. A tier without any wish and without a GPU lives beside the gateway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adasd.errors import ConfigError
+from cluster.k8s.facts import Facts
+from cluster.topology import METRICS_CPUS, ORCHESTRATOR_CPUS
+from services.config import ServeConfig, TierConfig
+
+GATEWAY = "gateway"
+POOL = "pool"
+"""The label of Ray nodes that orchestrators select."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Equal pods. Each holds one replica of every tier in ``tiers`` (or as many as share its GPUs)."""
+
+    name: str
+    tiers: tuple[tuple[str, TierConfig], ...]
+    min_pods: int
+    max_pods: int
+    num_cpus: int  # Ray CPUs of a pod
+    num_gpus: int  # whole cards of a pod
+    labels: dict[str, str]  # of the Ray node
+    resources: dict[str, float]  # other Ray resources of a pod
+
+
+def groups_of(config: ServeConfig, facts: Facts) -> list[Group]:
+    """The gateway first. ConfigError if two tiers of one group can't be told a pool apart from the gateway."""
+    by_wishes: dict[object, list[tuple[str, TierConfig]]] = {}
+    for role, tier in config.tiers.items():
+        by_wishes.setdefault(_wishes(tier), []).append((role, tier))
+    beside_gateway = by_wishes.pop(None, [])
+    groups = [_gateway(beside_gateway, facts)]
+    for members in by_wishes.values():
+        groups.append(_group(_name(members), members))
+    if unknown := set(facts.pods) - {group.name for group in groups}:
+        known = ", ".join(group.name for group in groups)
+        raise ConfigError(f"pods: there is no group {sorted(unknown)[0]!r}; this topology has {known}")
+    return groups
+
+
+def _name(members: Sequence[tuple[str, TierConfig]]) -> str:
+    """Of a group: its tier; ``draft`` where several drafts share it, ``pair`` where the target does, too."""
+    roles = [role for role, _ in members]
+    return roles[0] if len(roles) == 1 else "pair" if "target" in roles else "draft"
+
+
+def _wishes(tier: TierConfig) -> object:
+    """What decides where a tier may run; None for no wish at all."""
+    names = tuple(name for name, _ in tier.resources)
+    wishes = (tier.label_selector, tier.accelerator_type, names, tier.num_gpus > 0)
+    return None if wishes == ((), None, (), False) else wishes
+
+
+def _gateway(members: Sequence[tuple[str, TierConfig]], facts: Facts) -> Group:
+    least = max([facts.gateways.min, *(tier.min_replicas for _, tier in members)])
+    most = max([facts.gateways.max, *(tier.max_replicas for _, tier in members)])
+    num_cpus = math.ceil(ORCHESTRATOR_CPUS + METRICS_CPUS + sum(tier.num_cpus for _, tier in members))
+    return Group(GATEWAY, tuple(members), least, most, num_cpus, 0, {POOL: GATEWAY}, {})
+
+
+def _group(name: str, members: Sequence[tuple[str, TierConfig]]) -> Group:
+    num_gpus = math.ceil(round(sum(tier.num_gpus for _, tier in members), 6))
+    per_pod = 1  # replicas of each tier
+    if len(members) == 1 and 0 < members[0][1].num_gpus < 1:
+        per_pod = math.floor(1 / members[0][1].num_gpus + 1e-6)
+    labels: dict[str, str] = {}
+    resources: dict[str, float] = {}
+    for role, tier in members:
+        for key, selector in tier.label_selector:
+            if (value := label_for(selector)) is not None:
+                labels[key] = value
+        for resource, amount in tier.resources:
+            resources[resource] = resources.get(resource, 0.0) + amount * per_pod
+        if tier.accelerator_type:
+            resources[f"accelerator_type:{tier.accelerator_type}"] = 1.0
+        if labels.get(POOL) == GATEWAY:
+            raise ConfigError(f"{role}.label_selector asks for pool=gateway, which is the orchestrators' own")
+    return Group(
+        name,
+        tuple(members),
+        math.ceil(max(tier.min_replicas for _, tier in members) / per_pod),
+        math.ceil(max(tier.max_replicas for _, tier in members) / per_pod),
+        max(1, math.ceil(per_pod * sum(tier.num_cpus for _, tier in members))),
+        num_gpus,
+        labels,
+        resources,
+    )
+
+
+def label_for(selector: str) -> str | None:
+    """A label that a selector accepts: ``x`` for ``x``, ``a`` for ``in(a,b)``, none for what only forbids."""
+    if selector.startswith("!"):
+        return None
+    return selector.removeprefix("in(").removesuffix(")").split(",")[0].strip()

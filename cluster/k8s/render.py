@@ -1,0 +1,387 @@
+"""``adasd k8s render``: the topology that ``adasd serve`` reads, as a Kustomize overlay over ``k8s/base``.
+
+The pods of the tiers are made after the base's gateway pod, so that what makes a pod safe stands in one place.
+Times follow from the longest answer: longest stream < drain < the hook that waits for it < the pod's grace.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adasd.errors import ConfigError
+from cluster.data import BASE
+from cluster.k8s.facts import Facts
+from cluster.k8s.groups import GATEWAY, POOL, Group, groups_of
+from cluster.topology import METRICS_CPUS, ORCHESTRATOR_CPUS
+from services import settings
+from services.config import ServeConfig
+
+KEYS_FOLDER = "/etc/adasd/keys"
+MODELS_FOLDER = "/models"
+TLS_FOLDER = "/etc/adasd/tls"
+TLS_FILES = {"certificate": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
+RCLONE_IMAGE = "rclone/rclone:1.71.2"
+IN_PODS = {"host": "0.0.0.0", "port": 8000, "grpc_port": 9000}
+"""Settings that the pods, services and policies of the base fix."""
+HEADER = (
+    "# Written by `adasd k8s render --topology topology.yaml --cluster cluster.yaml`: change those two and render\n"
+    "# again, or put an overlay of your own on top.\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """Files by name, and what has to exist in the cluster before they are applied: ``secret/NAME``, ..."""
+
+    files: dict[str, str]
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds that have to fit together; ``stream_s`` is the longest answer."""
+
+    stream_s: int
+
+    @property
+    def drain_s(self) -> int:
+        """How long Serve lets a replica finish its sessions."""
+        return self.stream_s + 15
+
+    @property
+    def hook_s(self) -> int:
+        """How long a pod's preStop hook waits for that."""
+        return self.stream_s + 30
+
+    @property
+    def grace_s(self) -> int:
+        """When Kubernetes kills it, and when KubeRay deletes a replaced cluster."""
+        return self.stream_s + 60
+
+
+def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overlay:
+    """The overlay that goes to ``out``. ConfigError with one sentence per problem."""
+    args = _read(topology)
+    # Keys and certificates are files of the pods; here only their being named counts.
+    config = settings.load(dict(_flat_without_files(args)), {}, demo=Path("/app/models/demo"))
+    if config.tls.is_on:
+        raise ConfigError(
+            "tls: on Kubernetes TLS for clients ends at the ingress; leave it out of the topology"
+        )
+    _check_models(config, facts)
+    if not (base / "ray-service.yaml").is_file():
+        raise ConfigError(f"there is no {base}/ray-service.yaml; run this from a source tree or name --base")
+    mold = yaml.safe_load((base / "ray-service.yaml").read_text(encoding="utf-8"))
+    groups = groups_of(config, facts)
+    parts = Parts(config, args, facts, Times(math.ceil(config.request_timeout_s)), mold)
+    budgets = [_budget(group) for group in groups if group.name != GATEWAY and group.max_pods > 1]
+    files = {
+        "kustomization.yaml": HEADER
+        + _yaml(_kustomization(facts, os.path.relpath(base, out), bool(budgets))),
+        "ray-service.patch.yaml": HEADER + _yaml(list(parts.patch(groups))),
+    }
+    if budgets:
+        files["disruption-budgets.yaml"] = HEADER + "---\n".join(map(_yaml, budgets))
+    return Overlay(files, tuple(parts.needs()))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that the pieces of one RayService are made from."""
+
+    config: ServeConfig
+    args: Mapping[str, Any]  # the topology file's own content
+    facts: Facts
+    times: Times
+    mold: Mapping[str, Any]  # the base's RayService
+
+    def patch(self, groups: list[Group]) -> Iterator[dict[str, Any]]:
+        """JSON6902 operations on the base's RayService."""
+        cluster = "/spec/rayClusterConfig"
+        head = copy.deepcopy(self.mold["spec"]["rayClusterConfig"]["headGroupSpec"]["template"])
+        self._times_and_files(head["spec"], None)
+        yield _replace("/spec/rayClusterDeletionDelaySeconds", self.times.grace_s)
+        yield _replace("/spec/serveConfigV2", _Block(_yaml(self.serve_config(groups))))
+        yield _replace(f"{cluster}/headGroupSpec/template", head)
+        yield _replace(f"{cluster}/workerGroupSpecs", [self.worker_group(group) for group in groups])
+
+    def serve_config(self, groups: list[Group]) -> dict[str, Any]:
+        """What Serve deploys; names of deployments are those of cluster.app."""
+        gateway, tiers = groups[0], [role for group in groups for role, _ in group.tiers]
+        drain = {"graceful_shutdown_timeout_s": self.times.drain_s}
+        orchestrator = {
+            "name": "orchestrator",
+            **_scaling(gateway, self.facts, self.config),
+            "max_replicas_per_node": 1,  # each has the gateway pod's gRPC port
+            "ray_actor_options": {"num_cpus": ORCHESTRATOR_CPUS, "label_selector": {POOL: GATEWAY}},
+            **drain,
+        }
+        metrics = {
+            "name": "metrics",
+            "ray_actor_options": {"num_cpus": METRICS_CPUS, "label_selector": {POOL: GATEWAY}},
+        }
+        workers = [{"name": role, **drain} for role in sorted(tiers)]
+        return {
+            "proxy_location": "EveryNode",
+            "http_options": {"host": IN_PODS["host"], "port": IN_PODS["port"]},
+            "logging_config": {"encoding": "JSON"},
+            "applications": [
+                {
+                    "name": "adasd",
+                    "route_prefix": "/",
+                    "import_path": "cluster.entry:app",
+                    "args": {**_in_pods(self.args), **IN_PODS},
+                    "deployments": [orchestrator, metrics, *workers],
+                }
+            ],
+        }
+
+    def worker_group(self, group: Group) -> dict[str, Any]:
+        """A group's pods, made after the gateway's."""
+        spec: dict[str, Any] = copy.deepcopy(self.mold["spec"]["rayClusterConfig"]["workerGroupSpecs"][0])
+        pod = spec["template"]["spec"]
+        spec |= {
+            "groupName": group.name,
+            "minReplicas": group.min_pods,
+            "maxReplicas": group.max_pods,
+            "replicas": group.min_pods,
+            "labels": group.labels,
+            "resources": _ray_resources(group),
+        }
+        spec["template"]["metadata"]["labels"]["app.kubernetes.io/component"] = group.name
+        for constraint in pod["topologySpreadConstraints"]:
+            constraint["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] = group.name
+        if group.name != GATEWAY:  # KubeRay's own probes suit pods that nobody reaches
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                pod["containers"][0].pop(probe, None)
+            ports = pod["containers"][0]["ports"]
+            pod["containers"][0]["ports"] = [port for port in ports if port["name"] == "metrics"]
+        self._size(group, pod)
+        self._times_and_files(pod, group)
+        return spec
+
+    def needs(self) -> Iterator[str]:
+        """What the overlay refers to and does not bring along."""
+        if "api_keys_file" in self.args:
+            yield f"secret/{self.facts.api_keys_secret}"
+        if "worker_tls" in self.args:
+            yield f"secret/{self.facts.worker_tls_secret}"
+        models = self.facts.models
+        if models and models.claim:
+            yield f"persistentvolumeclaim/{models.claim}"
+        if models and models.store:
+            yield f"secret/{models.store_secret}"
+
+    # ----------------------------------------------------------------- pieces of a pod
+
+    def _size(self, group: Group, pod: dict[str, Any]) -> None:
+        wanted = self.facts.pods.get(group.name)
+        container = pod["containers"][0]
+        if group.num_gpus:
+            container["image"] += "-cuda"
+        memory = wanted.memory if wanted else ("4Gi" if group.tiers else "2Gi")
+        cpu = wanted.cpu if wanted and wanted.cpu else str(group.num_cpus)
+        limits: dict[str, Any] = {"memory": memory}
+        if group.num_gpus:
+            limits[self.facts.gpu_resource] = group.num_gpus
+        container["resources"] = {"requests": {"cpu": cpu, "memory": memory}, "limits": limits}
+        tolerations = [dict(t) for t in wanted.tolerations] if wanted else []
+        if group.num_gpus:
+            tolerations.append({"key": self.facts.gpu_resource, "operator": "Exists", "effect": "NoSchedule"})
+        if wanted and wanted.node_selector:
+            pod["nodeSelector"] = wanted.node_selector
+        if tolerations:
+            pod["tolerations"] = tolerations
+        if wanted and wanted.shared_memory:
+            memory_disk = {"medium": "Memory", "sizeLimit": wanted.shared_memory}
+            pod["volumes"].append({"name": "shared-memory", "emptyDir": memory_disk})
+            container["volumeMounts"].append({"name": "shared-memory", "mountPath": "/dev/shm"})
+
+    def _times_and_files(self, pod: dict[str, Any], group: Group | None) -> None:
+        """``group`` is None for the head, which serves nothing."""
+        container = pod["containers"][0]
+        pod["terminationGracePeriodSeconds"] = self.times.grace_s
+        container["lifecycle"]["preStop"]["exec"]["command"][-1] = str(self.times.hook_s)
+        if "api_keys_file" in self.args:  # Serve may build the application on any node
+            _mount(pod, "api-keys", {"secret": {"secretName": self.facts.api_keys_secret}}, KEYS_FOLDER)
+        if group is not None and "worker_tls" in self.args:
+            _mount(pod, "worker-tls", {"secret": {"secretName": self.facts.worker_tls_secret}}, TLS_FOLDER)
+        if group is not None and self.facts.models is not None:
+            self._models(pod, group)
+
+    def _models(self, pod: dict[str, Any], group: Group) -> None:
+        models = self.facts.models
+        assert models is not None
+        if models.claim:
+            claim = {"persistentVolumeClaim": {"claimName": models.claim, "readOnly": True}}
+            _mount(pod, "models", claim, MODELS_FOLDER)
+            return
+        _mount(pod, "models", {"emptyDir": {"sizeLimit": models.size}}, MODELS_FOLDER)
+        loader = {
+            "name": "copy-models",
+            "image": RCLONE_IMAGE,
+            "command": ["sh", "-ec", "\n".join(self._copies(group))],
+            "envFrom": [{"secretRef": {"name": models.store_secret}}],
+            "env": [{"name": "RCLONE_CONFIG", "value": "/tmp/rclone.conf"}],
+            "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "1Gi"}},
+            "securityContext": copy.deepcopy(pod["containers"][0]["securityContext"]),
+            "volumeMounts": [
+                {"name": "tmp", "mountPath": "/tmp"},
+                {"name": "models", "mountPath": MODELS_FOLDER},
+            ],
+        }
+        pod["initContainers"] = [loader]
+
+    def _copies(self, group: Group) -> Iterator[str]:
+        """Weights only where they are loaded; every pod reads the target's tokenizer and configuration."""
+        models, roles = self.facts.models, {role for role, _ in group.tiers}
+        assert models is not None
+        for role, tier in self.config.tiers.items():
+            if not tier.engine.model.startswith(f"{MODELS_FOLDER}/"):
+                continue
+            if role == "target" or role in roles:
+                folder = tier.engine.model.removeprefix(f"{MODELS_FOLDER}/")
+                without = "" if role in roles else " --exclude '*.safetensors'"
+                source, to = shlex.quote(f"{models.store}/{folder}"), shlex.quote(f"{MODELS_FOLDER}/{folder}")
+                yield f"rclone copy --transfers 8{without} {source} {to}"
+
+
+# --------------------------------------------------------------------------- reading
+
+
+def _read(topology: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(topology.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the topology {topology}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict | None):
+        raise ConfigError(f"{topology}: expected names and values, found {type(content).__name__}")
+    return content or {}
+
+
+def _flat_without_files(args: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    from cluster.entry import flat
+
+    for name, value in flat(args):
+        if name != "api_keys_file" and not name.startswith("worker_tls."):
+            yield name, value
+
+
+def _in_pods(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The topology with the places of its files in a pod."""
+    moved = dict(args)
+    if "api_keys_file" in moved:
+        moved["api_keys_file"] = f"{KEYS_FOLDER}/{Path(moved['api_keys_file']).name}"
+    if "worker_tls" in moved:
+        files = {name: f"{TLS_FOLDER}/{file}" for name, file in TLS_FILES.items()}
+        moved["worker_tls"] = {**moved["worker_tls"], **files}
+    return moved
+
+
+def _check_models(config: ServeConfig, facts: Facts) -> None:
+    """A pod sees the image, what is mounted, and the hub; nothing of this machine."""
+    for role, tier in config.tiers.items():
+        model = tier.engine.model
+        if model.startswith(f"{MODELS_FOLDER}/"):
+            if facts.models is None:
+                raise ConfigError(
+                    f"{role}.model is {model}, but nothing is mounted there; name a volume or a store: "
+                    "models: {claim: NAME} in the file of --cluster"
+                )
+        elif model.startswith((".", "~", "/")) and not model.startswith("/app/"):
+            raise ConfigError(
+                f"{role}.model is {model}, a folder of this machine; in the cluster models have a hub's id or "
+                f"lie below {MODELS_FOLDER}"
+            )
+
+
+# --------------------------------------------------------------------------- writing
+
+
+def _scaling(gateway: Group, facts: Facts, config: ServeConfig) -> dict[str, Any]:
+    bounds = facts.gateways
+    if bounds.min == bounds.max:
+        return {"num_replicas": bounds.min}
+    return {
+        "autoscaling_config": {
+            "min_replicas": bounds.min,
+            "max_replicas": bounds.max,
+            "target_ongoing_requests": round(0.7 * config.max_ongoing_requests, 1),
+            "upscale_delay_s": 5.0,
+            "downscale_delay_s": 300.0,
+        }
+    }
+
+
+def _ray_resources(group: Group) -> dict[str, str]:
+    resources = {"CPU": str(group.num_cpus)}
+    if group.num_gpus:
+        resources["GPU"] = str(group.num_gpus)
+    return resources | {name: f"{amount:g}" for name, amount in group.resources.items()}
+
+
+def _mount(pod: dict[str, Any], name: str, volume: dict[str, Any], path: str) -> None:
+    pod["volumes"].append({"name": name, **volume})
+    pod["containers"][0]["volumeMounts"].append({"name": name, "mountPath": path, "readOnly": True})
+
+
+def _budget(group: Group) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/name": "adasd", "app.kubernetes.io/component": group.name}
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": f"adasd-{group.name}"},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels}},
+    }
+
+
+def _kustomization(facts: Facts, base: str, has_budgets: bool) -> dict[str, Any]:
+    images = [("adasd-serve", facts.images.cpu), ("adasd-serve-cuda", facts.images.cuda)]
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "adasd",
+        "resources": [base, *(["disruption-budgets.yaml"] if has_budgets else [])],
+        "patches": [
+            {"path": "ray-service.patch.yaml", "target": {"kind": "RayService", "name": "adasd"}},
+        ],
+        "images": [_image(name, wanted) for name, wanted in images],
+    }
+
+
+def _image(name: str, wanted: str) -> dict[str, str]:
+    place, sign, tag = wanted.rpartition(":")
+    if not sign or "/" in tag:
+        raise ConfigError(f"images: {wanted!r} has no tag; pin one, for example {wanted}:0.1.0")
+    return {"name": name, "newName": place, "newTag": tag}
+
+
+def _replace(path: str, value: Any) -> dict[str, Any]:
+    return {"op": "replace", "path": path, "value": value}
+
+
+class _Block(str):
+    """A text that is written as a block, line by line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(
+    _Block, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style="|")
+)
+
+
+def _yaml(content: Any) -> str:
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=110)

@@ -1,0 +1,338 @@
+"""``adasd serve``: bring everything up, say when it can serve, take everything down again."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import httpx
+from rich.console import Console
+from rich.markup import escape
+
+from adasd.errors import AdasdError, ConfigError
+from cluster import topology
+from cluster.runtime.preflight import absent_folders, problems
+from cluster.runtime.ray_cluster import nodes, ray_cluster
+from cluster.runtime.steps import Steps
+from services.config import ServeConfig
+
+APP_NAME = "adasd"
+POLL_S = 0.3
+
+
+class StartFailed(AdasdError):
+    """The service could not be brought up, or went down by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How ``adasd serve`` runs Ray; what is served is in ServeConfig."""
+
+    address: str | None = None  # of a running Ray cluster; None: one of our own
+    dashboard: bool = False
+    start_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentState:
+    """What Serve says about one deployment."""
+
+    running: int
+    starting: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AppState:
+    """What Serve says about the application; ``status`` is Serve's own word."""
+
+    status: str
+    message: str
+    deployments: Mapping[str, DeploymentState]
+
+
+def serve(config: ServeConfig, options: ServeOptions, console: Console) -> int:
+    """Serve until told to stop; 0 then, 1 if it could not start or broke down, 2 if the configuration is wrong."""
+    try:
+        with stop_on_signals():
+            bring_up_and_watch(config, options, console)
+    except (KeyboardInterrupt, SystemExit):
+        console.print("Stopped.")
+        return 0
+    except AdasdError as error:
+        stderr = Console(stderr=True)
+        for sentence in str(error).splitlines():
+            stderr.print(f"[red]adasd serve:[/red] {escape(sentence)}", soft_wrap=True, highlight=False)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def bring_up_and_watch(config: ServeConfig, options: ServeOptions, console: Console) -> None:
+    check_ports(config)
+    if options.address is None and (absent := absent_folders(config)):
+        raise ConfigError("\n".join(absent))
+    with Steps(console) as steps, ThreadPoolExecutor(1) as pool:
+        # Reading the models takes as long as starting Ray; on somebody else's cluster the files lie elsewhere.
+        checked = pool.submit(problems, config) if options.address is None else None
+        steps.show("Ray", f"joining {options.address}" if options.address else "starting")
+        with ray_cluster(options.address, topology.num_cpus(config), options.dashboard) as folder:
+            restore_signals()  # Ray sets a handler of its own
+            steps.show("Ray", "joined" if options.address else "started", done=True)
+            if checked is not None and (found := checked.result()):
+                raise ConfigError("\n".join(found))
+            try:
+                deploy(config, options, steps)
+                wait_until_ready(config, options, steps, read_state, lambda: probe(config))
+                steps.__exit__(None, None, None)
+                console.print(welcome(config), soft_wrap=True, highlight=False)
+                watch(console, read_state)
+            except StartFailed as error:
+                raise StartFailed(f"{error}{where_logs_are(folder)}") from error
+            finally:
+                if options.address is not None:
+                    take_down(console)
+
+
+# --------------------------------------------------------------------------- before
+
+
+def check_ports(config: ServeConfig) -> None:
+    """Raise StartFailed for a port that somebody else listens on, before anything is started."""
+    for name, port in (("port", config.port), ("grpc_port", config.grpc_port)):
+        if port == 0:
+            continue
+        with socket.socket() as probe_socket:
+            probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe_socket.bind((config.host, port))
+            except OSError as error:
+                flag = "--" + name.replace("_", "-")
+                why = error.strerror or str(error)
+                raise StartFailed(
+                    f"cannot listen on {config.host}:{port} ({why}); choose another with {flag}"
+                ) from error
+
+
+def deploy(config: ServeConfig, options: ServeOptions, steps: Steps) -> None:
+    """Hand the application to Serve and return at once."""
+    lacking = topology.missing(config, nodes())
+    if lacking and options.address is None:
+        raise StartFailed("this machine cannot hold the deployment: " + "; ".join(lacking))
+    for sentence in lacking:  # a cluster may still grow
+        steps.show("placement", f"waiting for nodes: {sentence}")
+
+    steps.show("service", "starting")
+    from ray import serve as ray_serve
+    from ray.serve import RunTarget
+
+    from cluster.app import build
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # after the import, which sets its own
+    alone = options.address is None
+    location, worker_host = ("HeadOnly", "127.0.0.1") if alone else (config.orchestrator.proxies, "0.0.0.0")
+    ray_serve.start(proxy_location=location, http_options=http_options(config))
+    ray_serve.run_many(
+        [RunTarget(build(config, worker_host), name=APP_NAME, route_prefix="/")],
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
+
+
+def http_options(config: ServeConfig) -> dict[str, Any]:
+    """Where Serve's proxies listen, and with which certificate."""
+    options: dict[str, Any] = {"host": config.host, "port": config.port}
+    if config.tls.certificate is not None and config.tls.key is not None:
+        files = {"ssl_certfile": config.tls.certificate, "ssl_keyfile": config.tls.key}
+        options |= {name: str(Path(file).expanduser().absolute()) for name, file in files.items()}
+    return options
+
+
+# --------------------------------------------------------------------------- until ready
+
+
+def wait_until_ready(
+    config: ServeConfig,
+    options: ServeOptions,
+    steps: Steps,
+    state: Callable[[], AppState | None],
+    ready: Callable[[], tuple[bool, str]],
+    sleep: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.monotonic,
+) -> None:
+    """Follow the start until ``/ready`` says yes; StartFailed if it cannot, or takes too long.
+
+    Serve itself waits for ever, in silence, for a replica that fits nowhere or never starts.
+    """
+    deadline = now() + options.start_timeout_s
+    while True:
+        seen = state()
+        if seen is not None:
+            show_deployments(config, seen, steps)
+            if seen.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise StartFailed(why_failed(seen))
+            is_ready, reason = ready() if seen.status == "RUNNING" else (False, "waiting for replicas")
+            if is_ready:
+                steps.show("service", reason, done=True)
+                return
+            steps.show("service", reason)
+        if now() > deadline:
+            pending = (
+                [name for name, d in seen.deployments.items() if not d.running] if seen else ["everything"]
+            )
+            limit = options.start_timeout_s
+            raise StartFailed(
+                f"not ready after {limit:g} s; waiting for {', '.join(pending) or 'the warm-up'}"
+            )
+        sleep(POLL_S)
+
+
+def show_deployments(config: ServeConfig, seen: AppState, steps: Steps) -> None:
+    for role, tier in config.tiers.items():
+        found = seen.deployments.get(role)
+        if found is None:
+            continue
+        model = tier.engine.model
+        if found.running >= tier.min_replicas:
+            steps.show(role, f"loaded {model}", done=True)
+        elif found.starting:
+            steps.show(role, f"loading {model}")
+        else:
+            steps.show(role, f"waiting for a place: {model}")
+
+
+def why_failed(seen: AppState) -> str:
+    """The last line of the traceback that Serve passes on, with the deployment's name."""
+    for name, deployment in seen.deployments.items():
+        lines = [line.strip() for line in deployment.message.splitlines() if line.strip()]
+        if not deployment.running and lines:
+            errors = [line for line in lines if "Error" in line or "Exception" in line]
+            return f"{name} did not start: {(errors or lines)[-1]}"
+    return seen.message or f"the application is {seen.status}"
+
+
+def read_state() -> AppState | None:
+    """Ask Serve."""
+    from ray import serve as ray_serve
+
+    app = ray_serve.status().applications.get(APP_NAME)
+    if app is None:
+        return None
+    deployments = {}
+    for name, found in app.deployments.items():
+        counts = cast("Mapping[str, int]", found.replica_states)
+        deployments[name] = DeploymentState(
+            counts.get("RUNNING", 0), counts.get("STARTING", 0), found.message
+        )
+    return AppState(str(app.status.value), app.message, deployments)
+
+
+def probe(config: ServeConfig) -> tuple[bool, str]:
+    """Ask ``/ready``: whether it can serve, and what it says."""
+    try:
+        # Whom the certificate names is the clients' business; this asks the machine itself, without any secret.
+        answer = httpx.get(f"{url(config)}/ready", timeout=5.0, verify=not config.tls.is_on)
+        body = answer.json()
+    except (httpx.HTTPError, ValueError):
+        return False, "waiting for HTTP"
+    if answer.status_code == 200:
+        return True, "ready, degraded (no draft)" if body.get("degraded") and config.draft_tiers else "ready"
+    return False, "; ".join(str(reason) for reason in body.get("reasons", [])) or "warming up"
+
+
+# --------------------------------------------------------------------------- while it serves
+
+
+def welcome(config: ServeConfig) -> str:
+    """What to do with it, ready to paste."""
+    body = f'{{"model": "{config.model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    grpc = f", gRPC on {config.host}:{config.grpc_port}" if config.grpc_port else ""
+    flag = "" if config.port == 8000 else f" --url {url(config)}"
+    key = " -H 'Authorization: Bearer '$ADASD_API_KEY" if config.api_keys else ""
+    return (
+        f"\nServing {config.model_name} on {url(config)}{grpc}. Ctrl-C stops it.\n"
+        f"  curl {url(config)}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
+        f"    -d '{body}'\n"
+        f"  adasd chat{flag}\n"
+    )
+
+
+def url(config: ServeConfig) -> str:
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host
+    scheme = "https" if config.tls.is_on else "http"
+    return f"{scheme}://[{host}]:{config.port}" if ":" in host else f"{scheme}://{host}:{config.port}"
+
+
+def watch(
+    console: Console, state: Callable[[], AppState | None], sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Report replicas that come and go; StartFailed once Ray or the application is gone for good."""
+    before: dict[str, int] = {}
+    num_failures = 0
+    while True:
+        sleep(2.0)
+        try:
+            seen = state()
+        except Exception as error:  # Ray raises its own, many kinds of them
+            num_failures += 1
+            if num_failures >= 5:
+                raise StartFailed(f"Ray does not answer any more: {error}") from error
+            continue
+        num_failures = 0
+        if seen is None:
+            raise StartFailed("somebody deleted the application")
+        now = {name: deployment.running for name, deployment in seen.deployments.items()}
+        for name, running in now.items():
+            if running != before.get(name, running):
+                console.print(
+                    f"{time.strftime('%H:%M:%S')} {name}: {before[name]} -> {running} replicas",
+                    highlight=False,
+                )
+        before = now
+
+
+def take_down(console: Console) -> None:
+    """Take the application from a cluster that goes on without it."""
+    from ray import serve as ray_serve
+
+    console.print("Letting running answers finish; Ctrl-C again cuts them.")
+    try:
+        ray_serve.delete(APP_NAME)
+    except KeyboardInterrupt:
+        console.print("Left; the cluster finishes the removal by itself.")
+
+
+def where_logs_are(folder: Path | None) -> str:
+    return f"\nLogs are in {folder}/session_latest/logs" if folder else ""
+
+
+# --------------------------------------------------------------------------- signals
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def restore_signals() -> None:
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does; both work as before afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    restore_signals()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

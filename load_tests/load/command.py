@@ -1,0 +1,224 @@
+"""``adasd bench``: run a load test by name against a demo server or --url."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from adasd.errors import AdasdError, ConfigError
+from load_tests import record
+from load_tests.faults import chaos, injector
+from load_tests.load import objective, results
+from load_tests.load.compare import compared
+from load_tests.load.page import page
+from load_tests.load.progress import Progress
+from load_tests.load.runner import Run, run
+from load_tests.load.scenarios import SCENARIOS, Scenario, named
+from load_tests.load.server import Server, demo_server, running_server
+from load_tests.load.stage import Options
+from load_tests.load.table import show
+from load_tests.local_cluster import rig
+
+RESULTS = Path("runs/bench")
+DOORS = ("http", "grpc")
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str], console: Console | None = None) -> int:
+    """0: passed; 1: something did not hold, or the server went away; 2: the command is wrong; 130: interrupted."""
+    arguments = parse(argv)
+    console = console or record.console()
+    try:
+        if arguments.compare:
+            console.print(compared(*arguments.compare))
+            return 0
+        if arguments.list or arguments.scenario is None:
+            for scenario in SCENARIOS.values():
+                console.print(f"{scenario.name:<14}{scenario.about}", soft_wrap=True, highlight=False)
+            return 0 if arguments.list else 2
+        scenario, options = named(arguments.scenario), options_of(arguments)
+        with server_of(scenario, arguments, console) as server:
+            result = play(scenario, server, options, argv, console)
+        keep(result, *files_of(scenario, arguments), console)
+        return status(result)
+    except ConfigError as error:
+        return complain(error, 2)
+    except AdasdError as error:
+        return complain(error, 1)
+    except KeyboardInterrupt:
+        print("adasd bench: interrupted before anything was measured", file=sys.stderr)
+        return INTERRUPTED
+
+
+def complain(error: AdasdError, exit_status: int) -> int:
+    for sentence in str(error).splitlines():
+        print(f"adasd bench: {sentence}", file=sys.stderr)
+    return exit_status
+
+
+def status(result: dict[str, Any]) -> int:
+    """The exit status that a result deserves."""
+    if result["was_interrupted"]:
+        return INTERRUPTED
+    return 1 if result["problems"] or result["ended_early"] else 0
+
+
+# --------------------------------------------------------------------------- one run
+
+
+def play(
+    scenario: Scenario, server: Server, options: Options, argv: Sequence[str], console: Console
+) -> dict[str, Any]:
+    """Run and print; the result as it is written."""
+    header = record.circumstances("bench", argv) | {"command": shlex.join(["adasd", "bench", *argv])}
+    console.print(record.headline(header), highlight=False)
+    with Progress(console) as progress:
+        done = asyncio.run(_until_told_to_stop(run(scenario, server, options, progress.show)))
+    result = results.as_json(done, header) | {"was_interrupted": done.was_interrupted}
+    show(result, console)
+    return result
+
+
+async def _until_told_to_stop(running: Any) -> Run:
+    """SIGTERM ends a run as Ctrl-C does: what was measured is kept."""
+    task: asyncio.Task[Run] = asyncio.ensure_future(running)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def keep(result: dict[str, Any], json_file: Path, html_file: Path, console: Console) -> None:
+    """Write both files, also of a run that was cut."""
+    results.write(json_file, result)
+    try:
+        html_file.parent.mkdir(parents=True, exist_ok=True)
+        html_file.write_text(page(result), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {html_file}: {error.strerror or error}") from error
+    console.print(f"{json_file}  {html_file}", soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def server_of(scenario: Scenario, arguments: argparse.Namespace, console: Console) -> Iterator[Server]:
+    """The server of ``--url``, or one of our own."""
+    if arguments.url:
+        if scenario.under_fire:
+            raise ConfigError(
+                f"{scenario.name} kills processes, so it takes a cluster of its own and no --url"
+            )
+        yield running_server(
+            arguments.url, arguments.grpc, arguments.api_key or os.environ.get("ADASD_API_KEY")
+        )
+        return
+    if scenario.under_fire:
+        console.print("starting a cluster of four nodes with the demo pair on this machine", highlight=False)
+        with rig(chaos.NODES, injector.settings(record.ROOT / "models" / "demo")) as made:
+            yield Server(made.url, f"127.0.0.1:{made.grpc_port}", processes=made.processes, rig=made)
+        return
+    console.print("starting a demo server on this machine", highlight=False)
+    with demo_server(settings_of(arguments.set)) as server:
+        yield server
+
+
+def settings_of(words: Sequence[str]) -> dict[str, Any]:
+    """``target.num_slots=8`` as nested settings; ConfigError."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise ConfigError(f"--set wants NAME=VALUE, not {word!r}")
+        *path, last = name.split(".")
+        section = found
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = yaml.safe_load(value)
+    return found
+
+
+def files_of(scenario: Scenario, arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Where the result goes."""
+    stem = f"{scenario.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    json_file = arguments.json or RESULTS / f"{stem}.json"
+    return json_file, arguments.html or json_file.with_suffix(".html")
+
+
+# --------------------------------------------------------------------------- words
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    """The scenario's options; ConfigError."""
+    doors = tuple(filter(None, arguments.doors.split(",")))
+    if unknown := [door for door in doors if door not in DOORS] or (not doors and ["nothing"]):
+        raise ConfigError(f"--doors takes http and grpc, not {unknown[0]}")
+    if arguments.url and doors == ("grpc",) and not arguments.grpc:
+        raise ConfigError("--doors grpc needs the address of that door: --grpc HOST:PORT")
+    return Options(
+        rate_per_s=arguments.rate,
+        seconds=arguments.seconds,
+        num_requests=arguments.requests,
+        num_clients=arguments.clients,
+        max_tokens=arguments.max_tokens,
+        trace=arguments.trace,
+        doors=doors,
+        objective=objective.parse(arguments.objective),
+        seed=arguments.seed,
+    )
+
+
+def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+        return value
+
+    read.__name__ = "number"
+    return read
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="adasd bench",
+        description="Load tests by name. Without --url they start a demo server of their own.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    number, whole = positive(float), positive(int)
+    add("scenario", nargs="?", metavar="SCENARIO", help=", ".join(SCENARIOS))
+    add("--list", action="store_true", help="what each scenario does")
+    add("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="ratios of two results")
+    add("--url", help="a running server, for example http://127.0.0.1:8000")
+    add("--grpc", metavar="HOST:PORT", help="its gRPC door; without it, --url is asked over HTTP alone")
+    add("--api-key", metavar="KEY", help="of that server [$ADASD_API_KEY]")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="setting of the demo server")
+    add("--rate", type=number, metavar="R", help="requests per second (ramp: the first rate)")
+    add("--seconds", type=number, metavar="S", help="length of the load (ramp: of each step)")
+    add("--requests", type=whole, metavar="N", help="requests of smoke, chaos, soak")
+    add("--clients", type=whole, metavar="N", help="at once, in closed loops; size of a burst")
+    add("--max-tokens", type=whole, metavar="N", help="tokens per answer of soak")
+    add("--trace", type=Path, metavar="FILE", help="recorded arrivals: seconds, one per line")
+    add("--doors", default="http,grpc", metavar="A,B", help="http, grpc or both in turn [http,grpc]")
+    add("--objective", default="", metavar="O", help="ttft=MS,tpot=MS,share=X [ttft=500,tpot=50,share=0.95]")
+    add("--seed", type=int, default=0, help="of arrivals and choices [0]")
+    add("--json", type=Path, metavar="FILE", help=f"the result [{RESULTS}/SCENARIO-TIME.json]")
+    add("--html", type=Path, metavar="FILE", help="the page with plots [beside the JSON file]")
+    return parser.parse_args(argv)

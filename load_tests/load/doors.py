@@ -1,0 +1,171 @@
+"""The two doors of the service as clients use them: server-sent events over HTTP, a stream over gRPC.
+
+A door sends one request, notes when each chunk came, and says how it ended. It never raises but when it is
+cancelled, so that a run always has an answer for every request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import aiohttp
+
+from adasd.errors import AdasdError, InvalidRequest, Overloaded, UnknownModel
+from adasd.requests import SpeculationOptions
+from adasd.results import Chunk
+from load_tests.load.answers import Answer, Ask, Outcome
+from services.transport.generation import GenerationClient
+from services.transport.public import ChatMessage, GenerateCall, SamplingOptions
+
+Clock = Callable[[], float]
+TIMEOUT_S = 120.0
+"""Longest silence of a stream, or wait for a connection, before it counts as failed."""
+
+
+class Door(Protocol):
+    """One way to ask."""
+
+    async def ask(self, ask: Ask, answer: Answer) -> None:
+        """Fill in ``answer`` as things happen; its outcome at the end."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+def body_of(ask: Ask) -> dict[str, Any]:
+    """The chat request that HTTP clients send."""
+    body: dict[str, Any] = {
+        "messages": [{"role": role, "content": content} for role, content in ask.messages],
+        "max_tokens": ask.max_tokens,
+        "temperature": ask.temperature,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if ask.seed is not None:
+        body["seed"] = ask.seed
+    if ask.mode is not None:
+        body["speculation"] = {"mode": ask.mode.value}
+    return body
+
+
+class HttpDoor:
+    """``POST /v1/chat/completions``, streamed. Belongs to the running event loop; close it at the end."""
+
+    def __init__(self, url: str, api_key: str | None, now: Clock) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        timeout = aiohttp.ClientTimeout(total=None, connect=TIMEOUT_S, sock_read=TIMEOUT_S)
+        connector = aiohttp.TCPConnector(limit=0)  # the arrivals decide, not the connections
+        self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
+        self._url, self._now = f"{url}/v1/chat/completions", now
+
+    async def ask(self, ask: Ask, answer: Answer) -> None:
+        data = ask.raw if ask.raw is not None else json.dumps(body_of(ask)).encode()
+        try:
+            async with self._session.post(
+                self._url, data=data, headers={"Content-Type": "application/json"}
+            ) as response:
+                if response.status == 200:
+                    await self._read(response, ask, answer)
+                else:
+                    refused(answer, response.status, (await response.read())[:300].decode(errors="replace"))
+        except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
+            answer.outcome, answer.error = Outcome.FAILED, f"{type(error).__name__}: {error}"
+        answer.ended_s = self._now()
+
+    async def _read(self, response: aiohttp.ClientResponse, ask: Ask, answer: Answer) -> None:
+        """Chunk by chunk to ``[DONE]``; a stream that ends without it has failed."""
+        async for line in response.content:
+            if not line.startswith(b"data: "):
+                continue
+            if line.startswith(b"data: [DONE]"):
+                answer.outcome = Outcome.DONE
+                return
+            event = json.loads(line[6:])
+            if "error" in event:
+                answer.outcome, answer.error = Outcome.FAILED, json.dumps(event["error"])[:300]
+                return
+            self._take(event, answer)
+            if ask.leave_after_chunks is not None and len(answer.chunks_s) >= ask.leave_after_chunks:
+                answer.outcome = Outcome.LEFT
+                response.close()  # as a browser does: no word, the connection is gone
+                return
+            if ask.pause_s:
+                await asyncio.sleep(ask.pause_s)
+        answer.outcome, answer.error = Outcome.FAILED, "the stream ended without [DONE]"
+
+    def _take(self, event: dict[str, Any], answer: Answer) -> None:
+        if event["choices"]:
+            answer.chunks_s.append(self._now())
+            answer.text += event["choices"][0]["delta"].get("content") or ""
+        if usage := event.get("usage"):
+            answer.num_tokens = usage["completion_tokens"]
+            drafting = (event.get("metrics") or {}).get("speculative_decoding") or {}
+            answer.num_drafted = drafting.get("num_draft_tokens", 0)
+            answer.num_accepted = drafting.get("num_accepted_draft_tokens", 0)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+class GrpcDoor:
+    """``adasd.v1.Generation/Generate``. Belongs to the running event loop; close it at the end."""
+
+    def __init__(self, address: str, api_key: str | None, now: Clock) -> None:
+        self._client, self._now = GenerationClient(address, api_key), now
+
+    async def ask(self, ask: Ask, answer: Answer) -> None:
+        try:
+            await self._read(ask, answer)
+        except (InvalidRequest, UnknownModel) as error:
+            answer.outcome, answer.error = Outcome.REFUSED, str(error)
+        except Overloaded as error:
+            answer.outcome, answer.error = Outcome.OVERLOADED, str(error)
+        except (AdasdError, TimeoutError, ValueError, LookupError, TypeError) as error:
+            answer.outcome, answer.error = Outcome.FAILED, f"{type(error).__name__}: {error}"
+        answer.ended_s = self._now()
+
+    async def _read(self, ask: Ask, answer: Answer) -> None:
+        async with aclosing(self._client.generate(call_of(ask))) as events:
+            async for event in events:
+                if isinstance(event, Chunk):
+                    answer.chunks_s.append(self._now())
+                    answer.text += event.text
+                else:
+                    answer.num_tokens = event.usage.completion_tokens
+                    answer.num_drafted = event.speculation.num_draft_tokens
+                    answer.num_accepted = event.speculation.num_accepted_tokens
+                    answer.outcome = Outcome.DONE
+                if ask.leave_after_chunks is not None and len(answer.chunks_s) >= ask.leave_after_chunks:
+                    answer.outcome = Outcome.LEFT
+                    return
+                if ask.pause_s:
+                    await asyncio.sleep(ask.pause_s)
+        if answer.outcome is not Outcome.DONE:
+            answer.outcome, answer.error = Outcome.FAILED, "the stream ended without its last message"
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def refused(answer: Answer, status: int, text: str) -> None:
+    """An HTTP error: deserved if the request was wrong and the server says so."""
+    answer.error = f"{status}: {text}"
+    if status == 429:
+        answer.outcome = Outcome.OVERLOADED
+    else:
+        answer.outcome = Outcome.REFUSED if 400 <= status < 500 else Outcome.FAILED
+
+
+def call_of(ask: Ask) -> GenerateCall:
+    """The same request over gRPC; a wrong one is an empty conversation with the raw bytes as its model."""
+    if ask.raw is not None:
+        return GenerateCall((), model=ask.raw[:80].decode(errors="replace"))
+    return GenerateCall(
+        tuple(ChatMessage(role, content) for role, content in ask.messages),
+        sampling=SamplingOptions(max_tokens=ask.max_tokens, temperature=ask.temperature, seed=ask.seed),
+        speculation=SpeculationOptions(mode=ask.mode),
+    )

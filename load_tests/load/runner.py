@@ -1,0 +1,224 @@
+"""One scenario from the first request to the verdict, whatever happens on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from load_tests import record
+from load_tests.faults.injector import Blow, settings, striking
+from load_tests.load.answers import Answer, Outcome
+from load_tests.load.doors import Clock, Door, GrpcDoor, HttpDoor
+from load_tests.load.figures import worded_differently
+from load_tests.load.generator import Generator, Phase, Strain
+from load_tests.load.scenarios import SOAK_REQUESTS, SOAK_TOKENS, Scenario
+from load_tests.load.scrape import Sample
+from load_tests.load.server import Server, footprint
+from load_tests.load.stage import Options, Stage
+from load_tests.load.watch import GONE_AFTER_S, ServerGone, Watch
+from load_tests.load.workload import short, whole
+
+IDLE_WITHIN_S = 60.0
+UNDER_FIRE_S = 60.0
+"""How long a server that is being shot at may be silent before it counts as gone."""
+PROGRESS_S = 0.5
+WARM_UP_CLIENTS = 16
+WARM_UP = "warm-up"
+"""A phase whose answers do not count."""
+GROWTH = {
+    "resident_mb": (1.1, 50.0),
+    "open_files": (1.05, 16.0),
+    "threads": (1.05, 8.0),
+    "tasks": (1.05, 8.0),
+}
+"""What counts as flat: at most so many times as much as before, plus so much."""
+
+Show = Callable[[Stage], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The server while nobody asks: its own figures, and all of its processes if they are ours."""
+
+    service: Sample | None
+    processes: Mapping[str, float] | None
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything that one run measured."""
+
+    scenario: Scenario
+    options: Options
+    answers: list[Answer] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    blows: list[Blow] = field(default_factory=list)
+    before: Snapshot | None = None
+    after: Snapshot | None = None
+    seconds: float = 0.0
+    strain: Strain = field(default_factory=Strain)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # empty: passed
+    found: dict[str, Any] = field(default_factory=dict)
+    ended_early: str | None = None  # why the run was cut, in one sentence
+    was_interrupted: bool = False
+
+
+async def run(scenario: Scenario, server: Server, options: Options, show: Show = lambda _: None) -> Run:
+    """Warm up, load, settle, look again.
+
+    Cancelled, or left by its server, it returns what it has, with the reason in ``ended_early``. Raises ServerGone
+    only if there was nothing to measure, because the first answer failed already.
+    """
+    begun_s = time.monotonic()
+
+    def now() -> float:
+        return time.monotonic() - begun_s
+
+    doors = _doors(server, options, now)
+    done = Run(scenario, options)
+    try:
+        await _warm_up(doors, server, now)
+        begun_s = time.monotonic()
+        watch = Watch(server.url, server.api_key, now, UNDER_FIRE_S if scenario.under_fire else GONE_AFTER_S)
+        stage = Stage(server, options, Generator(doors, now))
+        try:
+            await _play(done, stage, watch, show)
+        except asyncio.CancelledError:
+            done.ended_early, done.was_interrupted = f"interrupted after {now():.0f} s", True
+        except (ServerGone, RuntimeError) as error:  # the latter: a command of the rig failed
+            done.ended_early = str(error)
+        finally:
+            done.strain = stage.generator.strain()
+            await stage.generator.close()
+        _collect(done, stage, watch)
+        return done
+    finally:
+        for door in doors.values():
+            await door.close()
+
+
+async def _play(done: Run, stage: Stage, watch: Watch, show: Show) -> None:
+    """The scenario itself, under the eyes of the watch."""
+    watching = asyncio.ensure_future(watch.run())
+    showing = asyncio.ensure_future(_keep_showing(stage, show))
+    playing = asyncio.ensure_future(_look_and_play(done, stage, watch))
+    try:
+        await asyncio.wait([watching, playing], return_when=asyncio.FIRST_COMPLETED)
+        if not playing.done():
+            watching.result()  # raises: the server is gone
+        playing.result()
+        await stage.settle()
+        done.seconds = stage.generator.now()
+        done.after = await _idle(stage, watch)
+    finally:
+        for task in (playing, watching, showing):
+            task.cancel()
+        await asyncio.gather(playing, watching, showing, return_exceptions=True)
+
+
+async def _look_and_play(done: Run, stage: Stage, watch: Watch) -> None:
+    share = done.scenario.warm_up_share
+    if num_requests := int(share * (stage.options.num_requests or SOAK_REQUESTS)):
+        clients = stage.options.num_clients or WARM_UP_CLIENTS
+        await stage.generator.closed_loop(WARM_UP, clients, short(SOAK_TOKENS), num_requests=num_requests)
+        stage.expect_no_failure("requests of the warm-up", stage.of(WARM_UP))
+    done.before = await _idle(stage, watch)
+    if not done.scenario.under_fire:
+        await done.scenario.play(stage)
+        return
+    assert stage.server.rig is not None
+    now, seed = stage.generator.now, stage.options.seed
+    async with striking(stage.server.rig, settings(record.ROOT / "models" / "demo"), now, seed) as done.blows:
+        await done.scenario.play(stage)
+
+
+async def _keep_showing(stage: Stage, show: Show) -> None:
+    while True:
+        show(stage)
+        await asyncio.sleep(PROGRESS_S)
+
+
+def _doors(server: Server, options: Options, now: Clock) -> dict[str, Door]:
+    doors: dict[str, Door] = {}
+    if "http" in options.doors:
+        doors["http"] = HttpDoor(server.url, server.api_key, now)
+    if "grpc" in options.doors and server.grpc:
+        doors["grpc"] = GrpcDoor(server.grpc, server.api_key, now)
+    return doors
+
+
+async def _warm_up(doors: Mapping[str, Door], server: Server, now: Clock) -> None:
+    """One answer through each door that does not count; ServerGone if it fails."""
+    for name, door in doors.items():
+        answer = Answer(next(whole()), name, now(), now())
+        await door.ask(answer.ask, answer)
+        if answer.outcome is not Outcome.DONE:
+            where = server.url if name == "http" else server.grpc
+            raise ServerGone(f"the first request over {name} to {where} failed: {answer.error}")
+
+
+async def _snapshot(server: Server, watch: Watch) -> Snapshot:
+    own = server.processes
+    return Snapshot(await watch.once(), await asyncio.to_thread(lambda: footprint(own())) if own else None)
+
+
+async def _idle(stage: Stage, watch: Watch) -> Snapshot:
+    """Wait until the service holds nothing any more; a problem if it still does in the end."""
+    until_s = stage.generator.now() + (2 if stage.server.rig else 1) * IDLE_WITHIN_S
+    while True:
+        seen = await watch.once()
+        held = {} if seen is None else {name: n for name, n in seen.held.items() if n}
+        if not held:
+            return await _snapshot(stage.server, watch)
+        if stage.generator.now() > until_s:
+            left = ", ".join(f"{n} {name}" for name, n in held.items())
+            stage.problems.append(f"with nobody asking, the service still holds {left}")
+            return await _snapshot(stage.server, watch)
+        await asyncio.sleep(0.5)
+
+
+def _collect(done: Run, stage: Stage, watch: Watch) -> None:
+    """Everything into one place; the verdict."""
+    generator = stage.generator
+    done.answers = [answer for answer in generator.answers if answer.phase != WARM_UP]
+    done.phases = [phase for phase in generator.phases if phase.name != WARM_UP]
+    done.samples = watch.samples
+    done.seconds = max([done.seconds, *(answer.ended_s for answer in done.answers)])
+    done.notes, done.found = stage.notes, stage.found
+    done.problems = [*stage.problems, *problems(done)]
+
+
+def problems(done: Run) -> list[str]:
+    """What no scenario may find, and the objective where it counts."""
+    found = []
+    if changed := worded_differently(done.answers):
+        found.append(
+            f"{len(changed)} prompts got different texts although exact and greedy; one is {changed[0]}"
+        )
+    objective = done.options.objective
+    if done.scenario.judge_objective and not objective.is_held(done.answers):
+        found.append(
+            f"{objective.attainment(done.answers):.1%} of the answers met the objective ({objective}), which wants "
+            f"{objective.share:.0%}"
+        )
+    if done.scenario.stays_flat and done.before and done.after:
+        found += [*grown("the replicas", done.before.service, done.after.service)]
+        found += [*grown("all processes", done.before.processes, done.after.processes)]
+    if not done.answers and done.ended_early is None:
+        found.append("nothing was asked")
+    return found
+
+
+def grown(whose: str, before: Sample | Mapping[str, float] | None, after: Any) -> Iterator[str]:
+    """What did not stay flat."""
+    if before is None or after is None:
+        return
+    early, late = (seen if isinstance(seen, Mapping) else asdict(seen) for seen in (before, after))
+    for name, (times, plus) in GROWTH.items():
+        if late.get(name, 0.0) > times * early.get(name, 0.0) + plus:
+            yield f"{name} of {whose} grew from {early[name]:g} to {late[name]:g}"

@@ -1,0 +1,174 @@
+"""The scenarios by name. Each is a few lines: which load, and what has to hold besides."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from adasd.errors import ConfigError
+from adasd.requests import Mode
+from load_tests.load import arrivals, workload
+from load_tests.load.answers import Ask
+from load_tests.load.knee import find_knee
+from load_tests.load.stage import Stage
+
+MODES = (Mode.OFF, Mode.EXACT, Mode.ADAPTIVE)
+SOAK_TOKENS = 8
+SOAK_REQUESTS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A named load. ``judge_objective``: missing the objective fails the run."""
+
+    name: str
+    about: str
+    play: Callable[[Stage], Awaitable[None]]
+    judge_objective: bool = False
+    under_fire: bool = False  # replicas are killed meanwhile, on a cluster of its own
+    warm_up_share: float = 0.0  # of its requests, before the server is looked at for the first time
+    stays_flat: bool = False  # memory, files, threads and tasks may not grow between the two looks
+
+
+async def smoke(stage: Stage) -> None:
+    """A few requests in every mode through every door."""
+    num_requests = stage.options.num_requests or 24
+    await stage.generator.closed_loop(
+        "smoke",
+        stage.options.num_clients or 2,
+        workload.whole(modes=MODES, num_distinct=8),
+        num_requests=num_requests,
+    )
+
+
+async def steady(stage: Stage) -> None:
+    """Independent users at a rate below the knee (or a recorded trace)."""
+    await _open(stage, "steady", 6.0, 60.0, workload.whole())
+
+
+async def ramp(stage: Stage) -> None:
+    """Doubles the rate until the objective is missed, then closes in on the highest rate that holds it."""
+    seconds = stage.options.seconds or 10.0
+
+    async def holds(rate_per_s: float) -> bool:
+        name = f"{rate_per_s:.3g}/s"
+        times_s = arrivals.poisson(rate_per_s, seconds, stage.options.seed)
+        await stage.generator.open_loop(name, times_s, workload.whole(), rate_per_s)
+        await stage.settle()
+        return stage.options.objective.is_held(stage.of(name))
+
+    knee = await find_knee(holds, stage.options.rate_per_s or 4.0)
+    stage.found["knee_per_s"] = knee.rate_per_s
+    stage.found["saturated"] = knee.is_bracketed
+    stage.notes.append(str(knee))
+    if knee.rate_per_s is not None:
+        below = [a for a in stage.generator.answers if float(a.phase.removesuffix("/s")) <= knee.rate_per_s]
+        stage.expect_no_failure("requests below the knee", below)
+    else:
+        stage.problems.append("not even the lowest rate held the objective")
+
+
+async def burst(stage: Stage) -> None:
+    """A quiet stream, and every ten seconds more requests at once than there are slots."""
+    seconds, rate, size = (
+        stage.options.seconds or 60.0,
+        stage.options.rate_per_s or 2.0,
+        stage.options.num_clients or 40,
+    )
+    times_s = arrivals.bursts(rate, size, 10.0, seconds, stage.options.seed)
+    await stage.generator.open_loop("burst", times_s, workload.whole(), rate + size / 10.0)
+    await stage.settle()
+    stage.expect_no_failure("requests", stage.of("burst"))
+
+
+async def long_prompts(stage: Stage) -> None:
+    """Long conversations among short questions, which must not wait for them."""
+    asks = workload.one_in(8, workload.long_prompts(16), workload.whole("short"))
+    await _open(stage, "long-prompts", 4.0, 45.0, asks)
+
+
+async def mixed(stage: Stage) -> None:
+    """The modes off, exact and adaptive side by side on the same questions."""
+    await _open(stage, "mixed", 6.0, 60.0, workload.whole(modes=MODES))
+
+
+async def cancellations(stage: Stage) -> None:
+    """Every other client leaves in the middle; its slots are free at once."""
+    await _open(stage, "cancellations", 8.0, 45.0, workload.leaving(stage.options.seed))
+
+
+async def slow_readers(stage: Stage) -> None:
+    """Clients that hardly read, which must not slow those who do."""
+    asks = workload.one_in(3, workload.slow_readers(0.3), workload.whole())
+    await _open(stage, "slow-readers", 4.0, 45.0, asks)
+
+
+async def malformed(stage: Stage) -> None:
+    """Wrong requests among right ones: each is refused, none disturbs."""
+    await _open(stage, "malformed", 8.0, 30.0, workload.alternate(workload.malformed(), workload.whole()))
+
+
+async def chaos(stage: Stage) -> None:
+    """Replicas, nodes and the controller are killed under load; nobody notices."""
+    num_clients, num_requests = stage.options.num_clients or 12, stage.options.num_requests
+    seconds = None if num_requests else stage.options.seconds or 60.0
+    await stage.generator.closed_loop(
+        "chaos", num_clients, workload.whole(max_tokens=96), seconds, num_requests
+    )
+    await stage.settle(120.0)
+    stage.expect_no_failure("requests", stage.of("chaos"))
+
+
+async def soak(stage: Stage) -> None:
+    """Tens of thousands of short requests; in the end the service holds what it held at the start."""
+    num_requests = stage.options.num_requests or SOAK_REQUESTS
+    asks = workload.short(stage.options.max_tokens or SOAK_TOKENS)
+    await stage.generator.closed_loop(
+        "soak", stage.options.num_clients or 16, asks, stage.options.seconds, num_requests
+    )
+    stage.expect_no_failure("requests", stage.of("soak"))
+
+
+async def _open(stage: Stage, name: str, rate_per_s: float, seconds: float, asks: Iterator[Ask]) -> None:
+    """An open loop with the options' rate, length or trace; nothing may fail."""
+    options = stage.options
+    rate_per_s, seconds = options.rate_per_s or rate_per_s, options.seconds or seconds
+    times_s = list(arrivals.poisson(rate_per_s, seconds, options.seed))
+    if options.trace is not None:
+        times_s = arrivals.trace(options.trace)
+        rate_per_s = len(times_s) / max(1e-9, times_s[-1])
+    await stage.generator.open_loop(name, times_s, asks, rate_per_s)
+    await stage.settle()
+    stage.expect_no_failure("requests", stage.of(name))
+
+
+def _about(play: Callable[[Stage], Awaitable[None]]) -> str:
+    return (play.__doc__ or "").strip()
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("smoke", _about(smoke), smoke),
+        Scenario("steady", _about(steady), steady, judge_objective=True),
+        Scenario("ramp", _about(ramp), ramp),
+        Scenario("burst", _about(burst), burst),
+        Scenario("long-prompts", _about(long_prompts), long_prompts),
+        Scenario("mixed", _about(mixed), mixed, judge_objective=True),
+        Scenario("cancellations", _about(cancellations), cancellations),
+        Scenario("slow-readers", _about(slow_readers), slow_readers),
+        Scenario("malformed", _about(malformed), malformed),
+        Scenario("chaos", _about(chaos), chaos, under_fire=True),
+        Scenario("soak", _about(soak), soak, warm_up_share=0.05, stays_flat=True),
+    )
+}
+
+
+def named(name: str) -> Scenario:
+    """ConfigError with the list, and the nearest name, for a name that there is not."""
+    if name in SCENARIOS:
+        return SCENARIOS[name]
+    near = get_close_matches(name, SCENARIOS, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise ConfigError(f"there is no scenario {name!r}; {meant}known: {', '.join(SCENARIOS)}")

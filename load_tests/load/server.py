@@ -1,0 +1,147 @@
+"""The server under test: a demo server of our own for as long as the run takes, or one that runs already."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from load_tests import record
+from load_tests.load.watch import ServerGone
+from load_tests.local_cluster import Rig, ended_by_sigterm, wait_for
+from load_tests.ports import free_port
+
+START_TIMEOUT_S = 240.0
+STOP_TIMEOUT_S = 30.0
+MARK = "LOAD_TEST_BENCH"
+"""Variable that all processes of a demo server carry; its value is their temporary folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where it is. One of our own says which processes are its; one to be mistreated comes with its rig."""
+
+    url: str
+    grpc: str | None
+    api_key: str | None = None
+    processes: Callable[[], Iterable[int]] | None = None
+    rig: Rig | None = None
+
+
+@contextmanager
+def demo_server(settings: Mapping[str, Any]) -> Iterator[Server]:
+    """``adasd serve`` with the demo pair and these settings on free ports; everything is killed in the end.
+
+    ServerGone with the end of its output if it does not become ready.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))  # short: Ray's socket paths hold 107 bytes
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ADASD_", "RAY_"))}
+    config = {"port": free_port(), "grpc_port": free_port(), **settings}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    output = folder / "serve.txt"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cluster.cli", "serve", "--config", str(folder / "config.yaml")],
+            cwd=record.ROOT,
+            env={**inherited, MARK: str(folder), "TMPDIR": str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # Ctrl-C is for the load test, which takes the server down itself
+        )
+    url = f"http://127.0.0.1:{config['port']}"
+    try:
+        with ended_by_sigterm():
+            wait_until_ready(url, process, output)
+            yield Server(url, f"127.0.0.1:{config['grpc_port']}", processes=lambda: marked(folder))
+    finally:
+        stop(process, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], output: Path) -> None:
+    """ServerGone if the process ends or takes too long."""
+
+    def said() -> str:
+        return " ".join(output.read_text(errors="replace")[-2000:].split())
+
+    def is_ready() -> bool:
+        if process.poll() is not None:
+            raise ServerGone(f"the demo server ended with status {process.returncode}: {said()}")
+        with suppress(httpx.HTTPError, ValueError):
+            answer = httpx.get(f"{url}/ready", timeout=5.0)
+            return answer.status_code == 200 and not answer.json()["degraded"]
+        return False
+
+    try:
+        wait_for(is_ready, START_TIMEOUT_S, "the demo server", said)
+    except RuntimeError as error:
+        raise ServerGone(str(error)) from error
+
+
+def stop(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """As Ctrl-C does; what is left then is killed."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+    for pid in marked(folder):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def marked(folder: Path) -> list[int]:
+    """Process ids of everything that was started for this server."""
+    mark = f"{MARK}={folder}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
+
+
+def running_server(url: str, grpc: str | None, api_key: str | None) -> Server:
+    """One that somebody else started; ServerGone if it is not there or not ready."""
+    url = url.rstrip("/")
+    try:
+        answer = httpx.get(f"{url}/ready", timeout=10.0)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServerGone(
+            f"no server answers at {url} ({str(error) or type(error).__name__}); start one with adasd serve, or "
+            "leave out --url for a demo server"
+        ) from error
+    if answer.status_code == 503:
+        reasons = "; ".join(answer.json().get("reasons", []))
+        raise ServerGone(f"the server at {url} is not ready: {reasons or 'it gives no reason'}")
+    return Server(url, grpc, api_key)
+
+
+def footprint(pids: Iterable[int]) -> dict[str, float]:
+    """All of them together, from /proc: how many, MB resident, open files, threads."""
+    found = {"processes": 0.0, "resident_mb": 0.0, "open_files": 0.0, "threads": 0.0}
+    for pid in pids:
+        folder = Path(f"/proc/{pid}")
+        try:
+            pages = int((folder / "statm").read_text().split()[1])
+            files, threads = len(list((folder / "fd").iterdir())), len(list((folder / "task").iterdir()))
+        except (OSError, IndexError, ValueError):  # it ended meanwhile
+            continue
+        found["processes"] += 1
+        found["resident_mb"] += pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        found["open_files"] += files
+        found["threads"] += threads
+    return {name: round(value, 1) for name, value in found.items()}

@@ -1,0 +1,60 @@
+"""What a scenario works with: loads, notes and complaints. The runner sets it up and takes it down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from load_tests.load.answers import GOOD, Answer
+from load_tests.load.generator import Generator
+from load_tests.load.objective import Objective
+from load_tests.load.server import Server
+
+SETTLE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line may change; None: the scenario's own choice."""
+
+    rate_per_s: float | None = None
+    seconds: float | None = None
+    num_requests: int | None = None
+    num_clients: int | None = None
+    max_tokens: int | None = None
+    trace: Path | None = None
+    doors: tuple[str, ...] = ("http", "grpc")
+    objective: Objective = field(default_factory=Objective)
+    seed: int = 0
+
+
+@dataclass
+class Stage:
+    """One run as its scenario sees it."""
+
+    server: Server
+    options: Options
+    generator: Generator
+    notes: list[str] = field(default_factory=list)  # what was found out
+    problems: list[str] = field(default_factory=list)  # what must not be
+    found: dict[str, Any] = field(default_factory=dict)  # figures of the scenario's own, for the JSON file
+
+    async def settle(self, timeout_s: float = SETTLE_S) -> None:
+        """Until everything is answered; what takes longer is cut."""
+        await self.generator.settle(timeout_s)
+
+    def of(self, phase: str) -> list[Answer]:
+        """The answers of one phase."""
+        return [answer for answer in self.generator.answers if answer.phase == phase]
+
+    def expect_no_failure(self, what: str, answers: Iterable[Answer]) -> None:
+        """Note a problem for what did not end well."""
+        bad = [answer for answer in answers if answer.outcome not in GOOD]
+        if bad:
+            first = bad[0]
+            self.problems.append(
+                f"{len(bad)} {what} did not end well; the first at {first.intended_s:.1f} s: {first.outcome.value}, "
+                f"{first.error}"
+            )

@@ -1,0 +1,136 @@
+"""``adasd check`` against real (random) model folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from adasd.config import EngineConfig
+from adasd.errors import ConfigError
+from cluster.cli import check as check_command
+from cluster.cli.check import check, readable
+from cluster.runtime.preflight import problems
+from cluster.runtime.ray_cluster import check_listens
+from cluster.topology import Node
+from services.config import ServeConfig, TierConfig
+from tests import pairs
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> tuple[Path, Path]:
+    return pairs.write_pair(tmp_path_factory.mktemp("pair"))
+
+
+def config(target: Path | str, draft: Path | str | None = None, **engine) -> ServeConfig:
+    def tier(model: Path | str) -> TierConfig:
+        return TierConfig(replace(EngineConfig(str(model), device="cpu"), **engine))
+
+    return ServeConfig(target=tier(target), draft=None if draft is None else tier(draft))
+
+
+def broken_copy(model: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(model, folder / "broken"))
+
+
+def test_a_good_pair_has_no_problem_and_status_0(pair):
+    out = io.StringIO()
+    assert check(config(*pair), Console(file=out, width=250)) == 0
+    text = out.getvalue()
+    assert "can be served" in text
+    assert str(pair[0]) in text
+    assert "MiB" in text
+
+
+def test_plain_decoding_needs_no_draft(pair):
+    assert problems(config(pair[0])) == []
+
+
+def test_a_missing_folder_is_named_with_its_role_and_status_1(pair):
+    out = io.StringIO()
+    assert check(config(pair[0], "/no/such/folder"), Console(file=out, width=250)) == 1
+    assert "draft: there is no model folder /no/such/folder" in out.getvalue()
+
+
+def test_a_folder_without_weights_is_refused(pair, tmp_path):
+    folder = broken_copy(pair[0], tmp_path)
+    (folder / "model.safetensors").unlink()
+    (sentence,) = problems(config(folder))
+    assert "holds no *.safetensors file" in sentence
+
+
+def test_a_truncated_weight_file_is_refused(pair, tmp_path):
+    folder = broken_copy(pair[0], tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (sentence,) = problems(config(folder))
+    assert "is damaged" in sentence
+
+
+def test_an_architecture_that_cannot_be_rolled_back_is_refused(pair, tmp_path):
+    folder = broken_copy(pair[0], tmp_path)
+    file = folder / "config.json"
+    file.write_text(json.dumps({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}))
+    assert "only decoder-only language models are served" in problems(config(folder))[0]
+
+
+def test_vocabularies_that_differ_are_refused_with_both_sizes(pair, tmp_path):
+    tokens = pairs.tokenizer()
+    size = len(tokens)
+    tokens.add_tokens(["<|new|>"])
+    other = pairs.write_model(tmp_path / "other", tokens, seed=3)
+    (sentence,) = problems(config(pair[0], other))
+    assert str(size) in sentence
+    assert str(size + 1) in sentence
+
+
+def test_padded_embeddings_are_fine(pair, tmp_path):
+    tokens = pairs.tokenizer()
+    padded = pairs.write_model(tmp_path / "padded", tokens, seed=3, vocab_size=len(tokens) + 24)
+    assert problems(config(pair[0], padded)) == []
+    assert problems(config(padded, pair[1])) == []
+
+
+def test_a_context_beyond_the_models_is_refused(pair):
+    found = problems(config(pair[0], max_context=10 * pairs.MAX_CONTEXT))
+    assert len(found) == 1
+    assert str(pairs.MAX_CONTEXT) in found[0]
+
+
+def test_weights_that_do_not_fit_into_memory_are_refused(pair, monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda name: 1)
+    (sentence,) = problems(config(pair[0]))
+    assert "choose a smaller dtype" in sentence
+
+
+def test_bytes_are_readable():
+    assert (readable(3 * 2**20), readable(5 * 2**30)) == ("3.0 MiB", "5.0 GiB")
+
+
+@pytest.mark.parametrize(
+    ("cards", "status", "says"),
+    [(4, 0, "can be served on 10.0.0.1:6379"), (1, 1, "no node has 2 GPU, the most is 1")],
+)
+def test_a_running_cluster_is_asked_for_places_and_this_machine_for_nothing(monkeypatch, cards, status, says):
+    nodes = [Node("10.0.0.2", {"CPU": 8.0, "GPU": float(cards)}, {})]
+    monkeypatch.setattr(check_command, "nodes_of", lambda address: nodes)
+    target = TierConfig(EngineConfig("/only/on/the/cluster", device="cuda", num_devices=2), num_gpus=2.0)
+    out = io.StringIO()
+    wanted = ServeConfig(target=target, draft=None)
+    assert check(wanted, Console(file=out, width=250), "10.0.0.1:6379") == status
+    assert says in out.getvalue()
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=rf"no Ray cluster at {address} \(Connection refused\)"):
+            check_listens(address)
+    check_listens("auto")

@@ -1,0 +1,67 @@
+"""Settings on the command line: they arrive by name, slips get one sentence and status 2."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import cli
+from cluster.cli._settings import parse, parser_of
+from services import settings
+
+
+def named(*words: str) -> dict[str, object]:
+    arguments = parse(parser_of("serve", ""), words)
+    return {name: value for name, value in vars(arguments).items() if name in settings.options()}
+
+
+def test_options_arrive_under_the_names_of_the_settings():
+    words = ("--target", "org/big", "--draft-num-slots", "4", "--mode", "adaptive")
+    assert named(*words) == {
+        "target.model": "org/big",
+        "draft.num_slots": "4",
+        "speculation.mode": "adaptive",
+    }
+
+
+def test_a_switch_may_stand_alone_or_have_a_value():
+    alone = named("--target-trust-remote-code")
+    valued = named("--target-trust-remote-code", "false")
+    assert (alone["target.trust_remote_code"], valued["target.trust_remote_code"]) == ("true", "false")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["serve", "--prot", "8000"], "there is no option '--prot'; did you mean '--port'?"),
+        (
+            ["serve", "--target-dtpye=float32"],
+            "there is no option '--target-dtpye'; did you mean '--target-dtype'?",
+        ),
+        (["chat", "--mod", "off"], "did you mean '--mode'?"),
+        (["serve", "--port"], "expected one argument"),
+    ],
+)
+def test_a_slip_leaves_with_status_2_and_the_nearest_option(argv, sentence, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(argv)
+    assert left.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_help_lists_every_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["serve", "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert all(option.flag in text for option in settings.options().values())
+    assert "HTTP port [8000]" in " ".join(text.split())
+
+
+def test_wrong_settings_are_named_on_stderr_with_status_2(capsys, monkeypatch):
+    monkeypatch.setenv("ADASD_PORT", "x")
+    assert cli.main(["check", "--target-num-slots", "many"]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert err == [
+        "adasd check: --target-num-slots: 'many' is not a whole number",
+        "adasd check: ADASD_PORT: 'x' is not a whole number",
+    ]

@@ -1,0 +1,180 @@
+"""Start-up as a loop over what Serve says; no Ray in here."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from adasd.config import EngineConfig
+from cluster.runtime import lifecycle
+from cluster.runtime.lifecycle import (
+    AppState,
+    DeploymentState,
+    ServeOptions,
+    StartFailed,
+    check_ports,
+    stop_on_signals,
+    url,
+    wait_until_ready,
+    watch,
+    welcome,
+)
+from cluster.runtime.steps import Steps
+from services.config import DoorTlsConfig, ServeConfig, TierConfig
+
+CONFIG = ServeConfig(target=TierConfig(EngineConfig("big")), draft=TierConfig(EngineConfig("small")))
+
+
+class FakeTime:
+    """A clock that moves only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def app(status: str, message: str = "", **deployments: tuple[int, int, str]) -> AppState:
+    return AppState(status, message, {name: DeploymentState(*values) for name, values in deployments.items()})
+
+
+def follow(states, answers=((True, "ready"),), timeout_s: float = 60.0) -> str:
+    """What the user reads while Serve says ``states`` and ``/ready`` says ``answers`` (the last one for ever)."""
+    out = io.StringIO()
+    states, answers, time = list(states), list(answers), FakeTime()
+    steps = Steps(Console(file=out, width=200), time)
+    wait_until_ready(
+        CONFIG,
+        ServeOptions(start_timeout_s=timeout_s),
+        steps,
+        lambda: states.pop(0) if len(states) > 1 else states[0],
+        lambda: answers.pop(0) if len(answers) > 1 else answers[0],
+        time.sleep,
+        time,
+    )
+    return out.getvalue()
+
+
+def test_loading_and_warming_up_are_told_as_they_happen():
+    out = follow(
+        [
+            None,
+            app("DEPLOYING", target=(0, 0, ""), draft=(0, 1, "")),
+            app("DEPLOYING", target=(0, 1, ""), draft=(1, 0, "")),
+            app("RUNNING", target=(1, 0, ""), draft=(1, 0, "")),
+        ],
+        [(False, "the draft has not answered"), (True, "ready")],
+    )
+    told = [
+        "waiting for a place: big",
+        "loading small",
+        "loading big",
+        "loaded small",
+        "the draft has not",
+        "ready",
+    ]
+    places = [out.index(words) for words in told]
+    assert places == sorted(places)
+
+
+def test_a_replica_that_cannot_start_is_reported_with_its_own_error():
+    message = "The deployment failed to start 3 times in a row.\nTraceback\n  File x\nConfigError: no such file: big\n"
+    with pytest.raises(StartFailed, match="target did not start: ConfigError: no such file: big"):
+        follow([app("DEPLOY_FAILED", target=(0, 0, message), draft=(1, 0, ""))])
+
+
+def test_a_start_that_never_ends_is_given_up_and_names_what_is_missing():
+    with pytest.raises(StartFailed, match="not ready after 5 s; waiting for draft"):
+        follow([app("DEPLOYING", target=(1, 0, ""), draft=(0, 0, ""))], timeout_s=5)
+
+
+def test_a_warm_up_that_never_ends_is_given_up():
+    with pytest.raises(StartFailed, match="waiting for the warm-up"):
+        follow([app("RUNNING", target=(1, 0, ""), draft=(1, 0, ""))], [(False, "warming up")], timeout_s=5)
+
+
+def test_watching_tells_of_replicas_that_come_and_go_and_ends_with_the_application():
+    out = io.StringIO()
+    states = [app("RUNNING", draft=(1, 0, "")), app("RUNNING", draft=(0, 1, "")), None]
+    with pytest.raises(StartFailed, match="deleted"):
+        watch(Console(file=out), lambda: states.pop(0), lambda _: None)
+    assert "draft: 1 -> 0 replicas" in out.getvalue()
+
+
+def test_watching_ends_when_ray_is_gone():
+    def gone() -> AppState:
+        raise RuntimeError("no controller")
+
+    with pytest.raises(StartFailed, match="Ray does not answer any more: no controller"):
+        watch(Console(file=io.StringIO()), gone, lambda _: None)
+
+
+def test_a_port_in_use_is_named_before_anything_starts():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(
+            StartFailed, match=rf"cannot listen on 127\.0\.0\.1:{port} .* choose another with --port"
+        ):
+            check_ports(ServeConfig(target=CONFIG.target, draft=None, port=port, grpc_port=0))
+
+
+def test_a_port_used_by_somebody_means_status_1_and_one_sentence_on_stderr(capsys):
+    out = io.StringIO()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        config = ServeConfig(target=CONFIG.target, draft=None, port=other.getsockname()[1], grpc_port=0)
+        assert lifecycle.serve(config, ServeOptions(), Console(file=out, width=200)) == 1
+    assert out.getvalue() == ""
+    assert capsys.readouterr().err.startswith("adasd serve: cannot listen on")
+
+
+def test_a_folder_that_is_not_there_is_named_at_once_with_status_2(capsys):
+    out = io.StringIO()
+    absent = TierConfig(EngineConfig("/no/such/model"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        config = ServeConfig(target=absent, draft=absent, port=free.getsockname()[1], grpc_port=0)
+    assert lifecycle.serve(config, ServeOptions(), Console(file=out, width=200)) == 2
+    assert out.getvalue() == ""
+    target, draft = capsys.readouterr().err.splitlines()
+    assert target.startswith("adasd serve: target: there is no model folder /no/such/model")
+    assert draft.startswith("adasd serve: draft: there is no model folder")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_the_command_and_work_as_before_afterwards(number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), stop_on_signals():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_the_welcome_is_ready_to_paste():
+    text = welcome(CONFIG)
+    assert "http://127.0.0.1:8000/v1/chat/completions" in text
+    assert '"model": "adasd-demo"' in text
+    assert url(ServeConfig(target=CONFIG.target, draft=None, host="0.0.0.0", port=1)) == "http://127.0.0.1:1"
+    assert url(ServeConfig(target=CONFIG.target, draft=None, host="::1", port=1)) == "http://[::1]:1"
+
+
+def test_with_a_certificate_http_is_https(tmp_path):
+    config = replace(CONFIG, tls=DoorTlsConfig("door.crt", str(tmp_path / "door.key")))
+    options = lifecycle.http_options(config)
+    assert options["ssl_certfile"] == str(Path("door.crt").absolute())
+    assert options["ssl_keyfile"] == str(tmp_path / "door.key")
+    assert lifecycle.url(config).startswith("https://")
+    assert "ssl_certfile" not in lifecycle.http_options(CONFIG)

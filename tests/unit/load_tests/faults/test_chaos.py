@@ -1,0 +1,62 @@
+"""The verdict of the chaos run: what it must complain about, and what it may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from load_tests.faults.chaos import Fell, complaints, figures
+from load_tests.faults.faults import KINDS, LOSES_A_TARGET
+from load_tests.faults.known_answers import Outcome
+from load_tests.local_cluster import HELD, values
+
+BEFORE = [Outcome(0, "a", None, 0.1, 1.0, 0.0), Outcome(1, "b", None, 0.1, 1.0, 0.0)]
+IDLE = {role: {"files": 80.0, "tasks": 5.0} for role in ("orchestrator", "target", "draft")}
+
+
+def found(outcomes: list[Outcome], **changes: Any) -> dict[str, Any]:
+    fine = {"ready": True, "held": dict.fromkeys(HELD, 0.0), "footprint": {"before": IDLE, "after": IDLE}}
+    return {**figures(BEFORE, outcomes, [Fell("target replica killed", "1", 10.0)]), **fine, **changes}
+
+
+def test_a_day_on_which_nobody_noticed_gives_no_complaint():
+    assert complaints(found([Outcome(1, "b", None, 0.2, 1.0, 10.5)])) == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "complaint"),
+    [
+        (Outcome(0, None, "503: no", None, 1.0, 0.0), "1 requests failed, the first: 503: no"),
+        (Outcome(0, "b", None, 0.1, 1.0, 0.0), "1 answers differ"),
+    ],
+)
+def test_failures_and_other_answers_are_noticed(outcome, complaint):
+    (problem,) = complaints(found([outcome]))
+    assert problem.startswith(complaint)
+
+
+def test_whatever_is_left_is_noticed():
+    leaking = {**IDLE, "draft": {"files": 99.0, "tasks": 5.0}}
+    held = dict.fromkeys(HELD, 0.0) | {"adasd_worker_leases": 1.0}
+    problems = complaints(
+        found(list(BEFORE), held=held, ready=False, footprint={"before": IDLE, "after": leaking})
+    )
+    assert [problem.split()[0] for problem in problems] == ["still", "the", "draft:"]
+
+
+def test_first_tokens_after_a_loss_are_those_of_requests_that_began_then():
+    outcomes = [
+        Outcome(0, "a", None, first_s, 9.0, began_s) for first_s, began_s in ((1, 9), (2, 11), (3, 14))
+    ]
+    assert found(outcomes)["first_token_after_target_loss_s"] == {"median": 2, "max": 2, "of": 1}
+
+
+def test_every_loss_of_a_target_is_a_blow():
+    assert set(LOSES_A_TARGET) <= set(KINDS)
+
+
+def test_series_are_found_by_name_and_role():
+    scrape = 'a{role="target",x="1"} 2.0\na{role="draft"} 3.0\nab{role="target"} 5.0\na 7.0\n'
+    assert values(scrape, "a") == [2.0, 3.0, 7.0]
+    assert values(scrape, "a", "target") == [2.0]

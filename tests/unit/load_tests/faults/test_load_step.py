@@ -1,0 +1,67 @@
+"""The load step's bookkeeping: phases, what a scrape says, and the verdict."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from load_tests.faults.known_answers import Outcome, differing
+from load_tests.faults.load_step import (
+    Phase,
+    Sample,
+    asked_at,
+    first_token_ms,
+    plot,
+    rates,
+    sample,
+    scaled,
+    table,
+)
+from load_tests.record import console
+
+SCRAPE = """
+# HELP adasd_worker_slots Sessions that the replica can hold.
+adasd_worker_slots{replica="t1",role="target"} 16.0
+adasd_worker_slots{replica="t2",role="target"} 16.0
+adasd_worker_slots{replica="d1",role="draft"} 64.0
+vllm:num_requests_running{engine="0",replica="o",role="orchestrator"} 5.0
+vllm:num_requests_waiting{engine="0",replica="o",role="orchestrator"} 2.0
+vllm:generation_tokens_total{engine="0",replica="o",role="orchestrator"} 1234.0
+"""
+
+
+def samples(targets: list[int]) -> list[Sample]:
+    return [Sample(float(i), 2, count, 1, 2, 0, 100.0 * i) for i, count in enumerate(targets)]
+
+
+def test_phases_follow_one_another():
+    phases = (Phase(2, 10.0), Phase(20, 5.0), Phase(2, 1.0))
+    assert [asked_at(phases, at) for at in (0.0, 9.9, 10.0, 14.9, 15.5, 16.0)] == [2, 2, 20, 20, 2, 0]
+
+
+def test_a_scrape_becomes_a_sample():
+    assert sample(SCRAPE, 3.0, 20) == Sample(3.0, 20, 2, 1, 5, 2, 1234.0)
+
+
+def test_scaling_means_up_and_down_again():
+    assert scaled(samples([1, 1, 2, 3, 1]))
+    assert not any(scaled(samples(counts)) for counts in ([1, 1, 1], [1, 2, 2], [2, 2, 1]))
+
+
+def test_requests_answered_in_two_ways_are_found():
+    def said(key: int, text: str | None) -> Outcome:
+        return Outcome(key, text, None, 0.1, 1.0, 0.0)
+
+    assert differing([said(1, "a"), said(1, "a"), said(2, "b"), said(2, "c"), said(3, None)]) == [2]
+
+
+def test_figures_table_and_plot_agree():
+    outcomes = [Outcome(1, "a", None, 0.2, 1.0, 0.5), Outcome(2, "b", None, 0.4, 1.0, 0.3)]
+    seen = samples([1, 2, 1])
+    assert rates(seen) == [0.0, 100.0, 100.0]
+    assert first_token_ms(outcomes, seen) == [None, pytest.approx(300.0), None]
+    with console().capture() as _:
+        assert table(outcomes, seen).row_count == 3  # every change of replicas is a row
+    root = ElementTree.fromstring(plot(outcomes, seen))
+    assert len([each for each in root if each.tag.endswith("polyline")]) == 2 + 3 + 1 + 1

@@ -1,0 +1,119 @@
+"""The gRPC door against a server of its own: what came, what was refused, and leaving."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from adasd.errors import InvalidRequest, Overloaded, UnknownModel, WorkerLost
+from adasd.requests import Mode
+from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
+from load_tests.load.answers import Answer, Ask, Outcome
+from load_tests.load.doors import GrpcDoor, call_of
+from services.transport.generation import generation_handler
+from services.transport.options import RETRY_POLICY
+from services.transport.server import start_server
+from tests.leaks import nothing_runs
+
+NO_OPTIONS = ("adasd", None, 16, 0.0, 2, 2, 9, 7, (4, 3), (5, 4), ((TokenKind.EXACT, 7),), 1.5, None)
+REPORT = SpeculationReport(Mode.EXACT, *NO_OPTIONS, 1.0, 2.0, 0.5)
+ASK = Ask("chat", (("user", "Hello"),), max_tokens=9, mode=Mode.EXACT)
+
+
+class Speaker:
+    """Says three words, or fails."""
+
+    def __init__(self) -> None:
+        self.fails: Exception | None = None
+        self.ends_early = False
+        self.closed = asyncio.Event()
+        self.asked = []
+
+    async def generate(self, request_id, call):
+        self.asked.append(call)
+        if self.fails is not None:
+            raise self.fails
+        try:
+            for token, word in enumerate(("one ", "two ", "three")):
+                yield Chunk(word, (EmittedToken(token, TokenKind.EXACT),))
+                await asyncio.sleep(0.01)
+            if not self.ends_early:
+                yield Complete(FinishReason.STOP, Usage(5, 3), REPORT)
+        finally:
+            self.closed.set()
+
+
+@asynccontextmanager
+async def speaking():
+    speaker = Speaker()
+    server = await start_server([generation_handler(speaker)], "127.0.0.1")
+    door = GrpcDoor(server.address, None, asyncio.get_running_loop().time)
+    try:
+        yield speaker, door
+    finally:
+        await door.close()
+        await server.stop(0)
+
+
+async def answer(door, ask=ASK):
+    made = Answer(ask, "grpc", 0.0, 0.0)
+    await door.ask(ask, made)
+    return made
+
+
+async def test_an_answer_has_its_chunks_tokens_and_acceptance():
+    async with speaking() as (speaker, door):
+        found = await answer(door)
+    assert (found.outcome, found.text, found.num_tokens) == (Outcome.DONE, "one two three", 3)
+    assert (found.num_drafted, found.num_accepted) == (9, 7)
+    assert len(found.chunks_s) == 3
+    assert found.chunks_s == sorted(found.chunks_s)
+    assert found.ended_s >= found.chunks_s[-1]
+    assert (speaker.asked[0].sampling.max_tokens, speaker.asked[0].speculation.mode) == (9, Mode.EXACT)
+    assert await nothing_runs()
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (InvalidRequest("wrong"), Outcome.REFUSED),
+        (UnknownModel("a", "b"), Outcome.REFUSED),
+        (Overloaded("full"), Outcome.OVERLOADED),
+        (WorkerLost("target", "gone"), Outcome.FAILED),
+    ],
+)
+async def test_errors_become_outcomes(error, outcome):
+    async with speaking() as (speaker, door):
+        speaker.fails = error
+        found = await answer(door)
+    assert found.outcome is outcome
+    assert found.error
+
+
+async def test_a_client_that_leaves_is_gone_for_the_server():
+    async with speaking() as (speaker, door):
+        found = await answer(door, Ask("chat", (("user", "Hello"),), leave_after_chunks=1))
+        await asyncio.wait_for(speaker.closed.wait(), 20.0)
+    assert (found.outcome, len(found.chunks_s)) == (Outcome.LEFT, 1)
+
+
+async def test_a_stream_that_just_ends_has_failed():
+    async with speaking() as (speaker, door):
+        speaker.ends_early = True
+        found = await answer(door)
+    assert found.outcome is Outcome.FAILED
+    assert "without its last message" in found.error
+
+
+async def test_nobody_there_is_a_failure_and_no_exception(monkeypatch):
+    monkeypatch.setitem(RETRY_POLICY, "maxAttempts", 2)
+    door = GrpcDoor("127.0.0.1:9", None, asyncio.get_running_loop().time)
+    found = await answer(door)
+    assert found.outcome is Outcome.FAILED
+    await door.close()
+
+
+def test_a_malformed_request_is_an_empty_conversation():
+    assert call_of(Ask("malformed", raw=b"{")).input == ()
