@@ -2,8 +2,8 @@
 
 Libraries choose their kernels, and with them the order of summation, by the number of rows. So the company of a
 session may change its logits in their last bits and, now and then, a token (``load_tests.throughput.flip_rate``
-counts). This wrapper rules that out for every architecture, format and device, at the price of batching: prompts are read token
-by token, and sessions do not share the reading of the weights. The C kernels do not need it.
+counts). This wrapper rules that out for every architecture, format and device, at the price of batching: prompts are
+read token by token, and sessions do not share the reading of the weights. The C kernels do not need it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Does anybody notice? Requests under load while replicas, nodes, links and the configuration come and go.
 
-A real multi-node Ray cluster on loopback addresses (a head with the gateway, a node for drafts, two for targets),
-the service as ``serve deploy`` brings it up, HTTP clients. Blows (load_tests.faults.faults) fall
-one after the other: kills, frozen replicas, slow, dropping and cut links between gateway and workers, a rolling update. Every answer must be the
-one given before the first blow; afterwards nothing may be left behind.
+A real multi-node Ray cluster on loopback addresses (a head with the gateway, a node for drafts, two for targets), the
+service as ``serve deploy`` brings it up, HTTP clients. Blows (load_tests.faults.faults) fall one after the other:
+kills, frozen replicas, slow, dropping and cut links between gateway and workers, a rolling update. Every answer must
+be the one given before the first blow; afterwards nothing may be left behind.
 
     python -m load_tests.faults.chaos --requests 300 --concurrency 16
 """

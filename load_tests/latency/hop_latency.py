@@ -3,8 +3,9 @@
     python -m load_tests.latency.hop_latency [--compute 0 1 5 20] [--hops 200] [--json FILE]
 
 One session asks one target in a process of its own, whose engine only takes its time
-(load_tests.latency.timed_engine), over real gRPC on loopback. *transport* is what the caller waits beyond the time in the worker, *worker* what the worker
-adds to the compute. Medians. Tells where ``pipelining`` loses its time; there is no goal.
+(load_tests.latency.timed_engine), over real gRPC on loopback. *transport* is what the caller waits beyond the time in
+the worker, *worker* what the worker adds to the compute. Medians. Tells where ``pipelining`` loses its time; there is
+no goal.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ Held-out demo prompts, greedy, over HTTP; the modes off, exact and adaptive take
 many prompts have another answer than in mode off is part of the result; the exit status is 1 if mode exact
 has any.
 
-With ``--enlarged`` it starts a server of its own with the demo target made about as costly as one of 100 M parameters,
-and compares it with the same pair in this process (load_tests.throughput.service_share); the exit status is 1 below 95 %. About two
-minutes.
+With ``--enlarged`` it starts a server of its own with the demo target made about as costly as one of 100 M
+parameters, and compares it with the same pair in this process (load_tests.throughput.service_share); the exit status
+is 1 below 95 %. About two minutes.
 """
 
 from __future__ import annotations
