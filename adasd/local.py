@@ -15,7 +15,7 @@ from itertools import count
 from typing import Protocol
 
 from adasd.config import EngineConfig, SpeculationConfig
-from adasd.control import sources
+from adasd.control import draft_sources
 from adasd.control.controller import Controller, EffectiveSpeculation, SessionController
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.lookup.lookups import Lookups, nothing_drafted
@@ -83,9 +83,9 @@ class LocalPair:
     ) -> None:
         self.target, self.draft, self.decode, self.eos_ids = target, draft, decode, eos_ids
         self.tokenizer, self.as_timed = tokenizer, as_timed
-        self.drafts = {**({sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
+        self.drafts = {**({draft_sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
         config = speculation or SpeculationConfig()
-        own = (sources.SELF,) if target.drafts_itself else ()
+        own = (draft_sources.SELF,) if target.drafts_itself else ()
         if own and self.drafts:
             raise ConfigError("a target with early_exit drafts for itself; it takes no draft model beside it")
         self.controller = Controller(config, own or tuple(self.drafts))
@@ -126,7 +126,7 @@ class LocalPair:
             early_exit=early_exit,
         )
         own = replace(config, early_exit=False)
-        models = {**({sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
+        models = {**({draft_sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
         for model in models.values():
             check_vocabularies(target, model)
         tokenizer = Tokenizer.load(target)
@@ -137,7 +137,7 @@ class LocalPair:
         }
         return cls(
             target_engine,
-            engines.pop(sources.MODEL, None),
+            engines.pop(draft_sources.MODEL, None),
             tokenizer.decode,
             tokenizer.eos_ids,
             speculation,
@@ -249,9 +249,9 @@ class LocalPair:
 
     def _line(self, source: str, open_call: OpenCall, alone: bool) -> DraftLine:
         """This session's line to a draft source."""
-        if source in sources.LOOKUPS:
+        if source in draft_sources.LOOKUPS:
             return self.lookups.line(source, alone=alone)
-        if source == sources.SELF:
+        if source == draft_sources.SELF:
             return SelfLine(self.target)
         return EngineLine(self.drafts[source], open_call)
 

@@ -58,7 +58,7 @@ class SpeculationOptions:
     """Per-request speculation; ``None`` means the deployment's default. Echoed back with effective values."""
 
     mode: Mode | None = None
-    drafting: str | None = None  # name of a drafting policy (adasd.control.registry)
+    drafting: str | None = None  # name of a drafting policy (adasd.methods.registry)
     acceptance: str | None = None  # name of an acceptance policy, in mode adaptive
     max_draft_tokens: int | None = None  # tokens per block, >= 1
     max_relaxed_fraction: float | None = None  # share of the answer's tokens that may be relaxed, [0, 1]

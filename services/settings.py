@@ -24,9 +24,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from adasd.control import sources
-from adasd.control.registry import acceptance_policy, drafting_policy
+from adasd.control import draft_sources
 from adasd.errors import ConfigError, InvalidRequest
+from adasd.methods.registry import acceptance_policy, drafting_policy
 from services import api_keys, otel_environment
 from services.config import ServeConfig, TierConfig
 from services.naming import served_as
@@ -169,8 +169,8 @@ def _further_drafts(
         tiers.setdefault(name, {})["draft.model"] = Given(model, f"--{DRAFTS}")
     made = []
     for name, given in sorted(tiers.items()):
-        if not TIER_NAME.fullmatch(name) or name in sources.RESERVED:
-            taken = ", ".join(sources.RESERVED)
+        if not TIER_NAME.fullmatch(name) or name in draft_sources.RESERVED:
+            taken = ", ".join(draft_sources.RESERVED)
             problems.append(
                 f"{DRAFTS}: {name!r} can't name a draft; use lower-case letters, digits and hyphens, a letter "
                 f"first, and none of {taken}"
@@ -492,7 +492,7 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
             yield f"{role}.early_exit is on; only a target drafts for itself"
     if (source := config.speculation.draft) is not None:
         try:
-            sources.choose(source, config.draft_sources)
+            draft_sources.choose(source, config.draft_sources)
         except InvalidRequest as error:
             yield f"speculation.draft: {error}"
     for role, tier in config.tiers.items():

@@ -18,15 +18,15 @@ from math import ceil, floor, isfinite
 from typing import Any
 
 from adasd.config import SpeculationConfig
-from adasd.control import sources
-from adasd.control.ahead import drafting_ahead_pays, preparing_for_rejection_pays
-from adasd.control.effective import EffectiveSpeculation, check_config, check_transform, resolve
+from adasd.control import draft_sources
+from adasd.control.bypass import Bypass
+from adasd.control.draft_choice import NOTHING, OWN_ROUNDS, Selector, task_of
 from adasd.control.estimators import Estimates, Line
-from adasd.control.gate import Gate
-from adasd.control.load import under_load
-from adasd.control.policy import PLAIN, Plan, Snapshot
-from adasd.control.registry import acceptance_policy, drafting_policy
-from adasd.control.selection import NOTHING, OWN_ROUNDS, Selector, task_of
+from adasd.control.load_cap import under_load
+from adasd.control.lookahead import drafting_ahead_pays, preparing_for_rejection_pays
+from adasd.control.options import EffectiveSpeculation, check_config, check_transform, resolve
+from adasd.methods.policy import PLAIN, Plan, RoundOutlook
+from adasd.methods.registry import acceptance_policy, drafting_policy
 from adasd.requests import Mode, SpeculationOptions
 from adasd.rounds import (
     NUM_DISTANCE_BINS,
@@ -50,13 +50,13 @@ class Controller:
     ``tiers`` are the names of the draft models, the preferred one first.
     """
 
-    def __init__(self, config: SpeculationConfig, tiers: Sequence[str] = (sources.MODEL,)) -> None:
+    def __init__(self, config: SpeculationConfig, tiers: Sequence[str] = (draft_sources.MODEL,)) -> None:
         check_config(config)
         self.config, self.tiers = config, tuple(tiers)
-        self.selector = Selector((*self.tiers, sources.SUFFIX), guests=(sources.NGRAM,))
+        self.selector = Selector((*self.tiers, draft_sources.SUFFIX), guests=(draft_sources.NGRAM,))
         self._verify_ms = Line()
         self._estimates: dict[str, Estimates] = {}
-        self._gates: dict[str, Gate] = {}
+        self._bypasses: dict[str, Bypass] = {}
         self._drafting: dict[tuple[str, str, Mode], Any] = {}
         self._acceptance: dict[tuple[str, str, float], Any] = {}
 
@@ -91,9 +91,9 @@ class Controller:
             (source, name, _bucket(transform)), acceptance_policy(name).start(None)
         )
 
-    def gate(self, source: str) -> Gate:
+    def bypass(self, source: str) -> Bypass:
         """What all requests together say of drafting; new requests begin with it."""
-        return self._gates.get(source, Gate())
+        return self._bypasses.get(source, Bypass())
 
     def learn(
         self,
@@ -104,8 +104,8 @@ class Controller:
     ) -> None:
         """Feed a request's round into what all share."""
         estimates = self.estimates(source)
-        if effective.gated:
-            self._gates[source] = self.gate(source).learn(round, estimates.plain_ms)
+        if effective.may_bypass:
+            self._bypasses[source] = self.bypass(source).learn(round, estimates.plain_ms)
         self._estimates[source] = estimates = estimates.learn(round)
         self._verify_ms = estimates.verify_ms
         if effective.mode is Mode.OFF:
@@ -155,7 +155,7 @@ class SessionController:
         controller, effective, alone = self._controller, self.effective, self.alone
         self.source, self._own = source, NOTHING
         self._own_rounds = 0
-        self._gate = controller.gate(source) if effective.gated and not alone else None
+        self._bypass = controller.bypass(source) if effective.may_bypass and not alone else None
         self._estimates = Estimates() if alone else controller.estimates(source)
         shared = None if alone else controller.drafting_state(source, effective)
         self._drafting_state = self._drafting.start(shared)
@@ -171,7 +171,7 @@ class SessionController:
     @property
     def chooses(self) -> bool:
         """Is the source chosen here, rather than by the request?"""
-        return self.effective.draft == sources.AUTO
+        return self.effective.draft == draft_sources.AUTO
 
     def _first_source(self) -> str:
         selector = self._controller.selector
@@ -223,25 +223,25 @@ class SessionController:
         """
         self._planned = False
         cap = min(self.effective.max_draft_tokens, remaining_tokens - 1)
-        if self.effective.mode is Mode.OFF or cap < 1 or (self._gate and not self._gate.lets_draft):
+        if self.effective.mode is Mode.OFF or cap < 1 or (self._bypass and not self._bypass.may_draft):
             return PLAIN
-        snapshot = self._snapshot(cap, remaining_tokens, num_emitted, num_relaxed)
-        rule = self._drafting.decide(self._drafting_state, snapshot)
+        outlook = self._outlook(cap, remaining_tokens, num_emitted, num_relaxed)
+        rule = self._drafting.decide(self._drafting_state, outlook)
         if rule.max_tokens < 1:
             return PLAIN
         if self._controller.config.load_aware:
-            rule = under_load(rule, snapshot)
+            rule = under_load(rule, outlook)
         may = self._may_run_ahead
         rule = replace(rule, max_tokens=min(rule.max_tokens, cap), row_len=self._row_len, want_runner_ups=may)
         self._planned = True
         ahead = may and drafting_ahead_pays(self._estimates)
         instead = may and preparing_for_rejection_pays(self._estimates)
-        return Plan(rule, self._accept(rule, snapshot), ahead, instead)
+        return Plan(rule, self._accept(rule, outlook), ahead, instead)
 
     @property
     def _may_run_ahead(self) -> bool:
         """What takes no time need not be done before it is wanted."""
-        waits = (*sources.LOOKUPS, sources.SELF)  # the target itself has no time to spare
+        waits = (*draft_sources.LOOKUPS, draft_sources.SELF)  # the target itself has no time to spare
         return self._controller.config.draft_ahead and self.source not in waits
 
     def learn(self, round: RoundCompleted) -> None:
@@ -252,8 +252,8 @@ class SessionController:
         self._rate_source(round)
         self._distortion += round.verdict.distortion
         self._estimates = self._estimates.learn(round)
-        if self._gate:
-            self._gate = self._gate.learn(round, self._estimates.plain_ms)
+        if self._bypass:
+            self._bypass = self._bypass.learn(round, self._estimates.plain_ms)
         self._drafting_state = self._drafting.learn(self._drafting_state, round)
         if self._acceptance:
             self._acceptance_state = self._acceptance.learn(self._acceptance_state, round)
@@ -273,13 +273,13 @@ class SessionController:
         """Entropy ceiling in force, nats; None: there is none."""
         if self.effective.mode is Mode.OFF:
             return None
-        ceiling = self._drafting.decide(self._drafting_state, self._any_snapshot()).entropy_ceiling
+        ceiling = self._drafting.decide(self._drafting_state, self._any_outlook()).entropy_ceiling
         return ceiling if isfinite(ceiling) else None
 
     @property
     def acceptance_threshold(self) -> float | None:
         """Largest distance accepted with at least even odds now; None: nothing is relaxed by distance."""
-        relax = self._relaxation(self._any_snapshot())
+        relax = self._relaxation(self._any_outlook())
         if isinstance(relax, RelaxBelow):
             return relax.max_distance
         if not isinstance(relax, RelaxTable):
@@ -292,9 +292,9 @@ class SessionController:
         """Total variation that relaxation has cost this answer, expected, summed over its positions."""
         return self._distortion
 
-    def _snapshot(self, cap: int, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> Snapshot:
+    def _outlook(self, cap: int, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> RoundOutlook:
         verify = self._estimates.verify_ms.fit()
-        return Snapshot(
+        return RoundOutlook(
             max_draft_tokens=cap,
             remaining_tokens=remaining_tokens,
             num_emitted=num_emitted,
@@ -313,21 +313,21 @@ class SessionController:
             queue_ms=self._estimates.queue_ms.value,
         )
 
-    def _any_snapshot(self) -> Snapshot:
+    def _any_outlook(self) -> RoundOutlook:
         """For questions about the rules in force, outside of a round."""
         cap = self.effective.max_draft_tokens
-        return self._snapshot(cap, cap + 1, 0, 0)
+        return self._outlook(cap, cap + 1, 0, 0)
 
-    def _relaxation(self, snapshot: Snapshot) -> Relax | None:
-        return self._acceptance.decide(self._acceptance_state, snapshot) if self._acceptance else None
+    def _relaxation(self, outlook: RoundOutlook) -> Relax | None:
+        return self._acceptance.decide(self._acceptance_state, outlook) if self._acceptance else None
 
-    def _accept(self, draft: StopRule, snapshot: Snapshot) -> AcceptRule:
+    def _accept(self, draft: StopRule, outlook: RoundOutlook) -> AcceptRule:
         """Exact, or relaxed within the share of the answer that the request allows."""
         if self._acceptance is None:
             return AcceptRule(whole_block=self.effective.whole_block)
-        allowed = floor(self.effective.max_relaxed_fraction * (snapshot.num_emitted + draft.max_tokens))
-        budget = max(0, allowed - snapshot.num_relaxed)
-        relax = self._relaxation(snapshot)
+        allowed = floor(self.effective.max_relaxed_fraction * (outlook.num_emitted + draft.max_tokens))
+        budget = max(0, allowed - outlook.num_relaxed)
+        relax = self._relaxation(outlook)
         return AcceptRule(
             relax,
             budget if relax else 0,

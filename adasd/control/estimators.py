@@ -5,25 +5,12 @@ None of them knows a policy; all forget, so that a change of traffic shows withi
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import mul
 
-from adasd.control.cost import CostTable
+from adasd.cost_table import CostTable
 from adasd.rounds import RoundCompleted
-
-
-@dataclass(frozen=True, slots=True)
-class RunningMean:
-    """Arithmetic mean of the first ``memory`` values, then an exponential mean of weight 1 / memory."""
-
-    mean: float = 0.0
-    count: int = 0  # values that the mean stands for, at most ``memory``
-
-    def add(self, value: float, memory: float = math.inf) -> RunningMean:
-        count = self.count + 1 if self.count < memory else self.count
-        return RunningMean(self.mean + (value - self.mean) / count, count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
-from adasd.control.cost import CostTable
+from adasd.cost_table import CostTable
 from adasd.engine import burst
 from adasd.engine.checks import check_call
 from adasd.engine.choice import choose_forward

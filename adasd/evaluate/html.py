@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from adasd.control.registry import acceptance_policy
 from adasd.evaluate.figures import COST_RATIOS, Figures
 from adasd.evaluate.methods import method
 from adasd.evaluate.plots import COLOURS, Line, Point, chart, scatter
 from adasd.evaluate.report import Report
 from adasd.evaluate.table import COLUMNS, cells, known
+from adasd.methods.registry import acceptance_policy
 from adasd.requests import Mode
 
 STYLE = """

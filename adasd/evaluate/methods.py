@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from adasd.control.registry import (
+from adasd.errors import InvalidRequest
+from adasd.methods.registry import (
     ACCEPTANCE,
     DRAFTING,
     EXACT_RULES,
@@ -15,7 +16,6 @@ from adasd.control.registry import (
     drafting_policy,
     exact_rule,
 )
-from adasd.errors import InvalidRequest
 from adasd.requests import Mode, SpeculationOptions
 
 STATIC_LENGTHS = (2, 3, 4, 5, 7, 8, 16)

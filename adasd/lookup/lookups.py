@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from adasd.control.sources import LOOKUPS, NGRAM
+from adasd.control.draft_sources import LOOKUPS, NGRAM
 from adasd.lookup.line import LookupLine
 from adasd.lookup.ngram import NgramIndex
 from adasd.lookup.recent import RecentAnswers, RememberingIndex

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adasd.config import SpeculationConfig
-from adasd.control.sources import RESERVED
+from adasd.control.draft_sources import RESERVED
 from adasd.errors import AdasdError, ConfigError, InvalidRequest
 from adasd.evaluate.measure import Run
 from adasd.evaluate.methods import Method, all_names, parse

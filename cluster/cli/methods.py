@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from adasd.config import SpeculationConfig
-from adasd.control.policy import Described
-from adasd.control.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
-from adasd.control.sources import KNOWN, MODEL
+from adasd.control.draft_sources import KNOWN, MODEL
+from adasd.methods.policy import Described
+from adasd.methods.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
 
 
 def main(argv: Sequence[str]) -> int:

@@ -31,10 +31,10 @@ import uvloop
 from rich.table import Table
 
 from adasd.config import SpeculationConfig
-from adasd.control.ahead import preparing_for_rejection_pays
 from adasd.control.controller import Controller, SessionController
-from adasd.control.effective import EffectiveSpeculation
-from adasd.control.policy import PLAIN, Plan
+from adasd.control.lookahead import preparing_for_rejection_pays
+from adasd.control.options import EffectiveSpeculation
+from adasd.methods.policy import PLAIN, Plan
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.rounds import (
     DraftBlock,

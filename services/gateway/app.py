@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from adasd.control.policy import Described
-from adasd.control.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
 from adasd.errors import AdasdError, Code, UnknownModel
+from adasd.methods.policy import Described
+from adasd.methods.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
 from services.gateway.backend import Backend, ServedModel
 from services.gateway.connection import read_body, until_disconnect
 from services.gateway.failures import error_response, openai_error

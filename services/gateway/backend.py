@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from adasd.control.policy import Described
+from adasd.methods.policy import Described
 from adasd.requests import GenerationRequest, Mode, SpeculationOptions
 from adasd.results import Chunk, Complete
 from adasd.text.tools import ToolForm

@@ -11,8 +11,8 @@ from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any
 
-from adasd.control.registry import ACCEPTANCE, DRAFTING
 from adasd.errors import InvalidRequest, UnknownModel
+from adasd.methods.registry import ACCEPTANCE, DRAFTING
 from adasd.requests import GenerationRequest, GrammarKind, SpeculationOptions
 from adasd.results import Chunk, Complete
 from services.gateway.backend import Backend

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from adasd.control.controller import Controller, EffectiveSpeculation
-from adasd.control.sources import offered
+from adasd.control.draft_sources import offered
 from adasd.errors import InvalidRequest, Overloaded
 from adasd.lookup.lookups import Lookups
 from adasd.requests import GenerationRequest, SpeculationOptions

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from adasd.control.controller import SessionController
-from adasd.control.sources import LOOKUPS, SELF
+from adasd.control.draft_sources import LOOKUPS, SELF
 from adasd.errors import WorkerLost
 from adasd.lookup.line import LookupLine
 from adasd.lookup.lookups import Lookups, nothing_drafted

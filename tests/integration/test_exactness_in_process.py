@@ -16,10 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adasd.config import EngineConfig
-from adasd.control.registry import DRAFTING
 from adasd.demo.tasks import Task, heldout
 from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
+from adasd.methods.registry import DRAFTING
 from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
 from adasd.results import FinishReason
 from adasd.text.tokenizer import Tokenizer

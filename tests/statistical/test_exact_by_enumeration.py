@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from adasd.config import SpeculationConfig
-from adasd.control.registry import DRAFTING
 from adasd.engine.work import DraftWork, VerifyWork
 from adasd.local import LocalPair
+from adasd.methods.registry import DRAFTING
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.rounds import (
     DraftBlock,

@@ -7,8 +7,8 @@ import pytest
 
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller, EffectiveSpeculation
-from adasd.control.registry import ACCEPTANCE, DRAFTING, acceptance_policy, drafting_policy
 from adasd.errors import ConfigError, InvalidRequest
+from adasd.methods.registry import ACCEPTANCE, DRAFTING, acceptance_policy, drafting_policy
 from adasd.requests import Mode, SpeculationOptions
 from adasd.rounds import (
     AcceptRule,
@@ -19,7 +19,7 @@ from adasd.rounds import (
     StopRule,
     Verdict,
 )
-from tests.unit.control.rounds import a_round, judged
+from tests.unit.methods.rounds import a_round, judged
 
 GREEDY, SAMPLED, SEEDED = SamplingTransform(temperature=0.0), SamplingTransform(), SamplingTransform(seed=1)
 PUBLISHED = SpeculationConfig(acceptance="posterior")  # it learns; the default rule has nothing to learn
@@ -102,10 +102,10 @@ def test_drafting_that_does_not_pay_is_bypassed_unless_the_request_names_a_polic
 def test_defaults_come_from_the_deployment():
     controller = Controller(PUBLISHED)
     assert controller.effective(SpeculationOptions()) == EffectiveSpeculation(
-        Mode.EXACT, "adasd", None, 16, 0.0, gated=True, draft="model", max_distortion=0.0
+        Mode.EXACT, "adasd", None, 16, 0.0, may_bypass=True, draft="model", max_distortion=0.0
     )
     assert controller.effective(SpeculationOptions(mode=Mode.ADAPTIVE)) == EffectiveSpeculation(
-        Mode.ADAPTIVE, "adasd", "posterior", 16, 0.3, gated=True, draft="model"
+        Mode.ADAPTIVE, "adasd", "posterior", 16, 0.3, may_bypass=True, draft="model"
     )
 
 

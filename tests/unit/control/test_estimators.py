@@ -3,16 +3,8 @@
 import numpy as np
 import pytest
 
-from adasd.control.estimators import Ema, EmaOfTimes, Estimates, Line, RunningMean, Survival
-from tests.unit.control.rounds import a_round
-
-
-def test_running_mean_is_exact_until_its_memory_is_full():
-    values = RunningMean()
-    for value in (1.0, 2.0, 6.0):
-        values = values.add(value, memory=3)
-    assert (values.mean, values.count) == (3.0, 3)
-    assert values.add(6.0, memory=3) == RunningMean(4.0, 3)  # 3 + (6 - 3) / 3
+from adasd.control.estimators import Ema, EmaOfTimes, Estimates, Line, Survival
+from tests.unit.methods.rounds import a_round
 
 
 def test_survival_of_one_round_by_hand():

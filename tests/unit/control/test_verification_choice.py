@@ -4,12 +4,12 @@ import pytest
 
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
-from adasd.control.effective import EffectiveSpeculation
-from adasd.control.registry import ACCEPTANCE, EXACT_RULES
+from adasd.control.options import EffectiveSpeculation
 from adasd.errors import ConfigError, InvalidRequest
+from adasd.methods.registry import ACCEPTANCE, EXACT_RULES
 from adasd.requests import Mode, SpeculationOptions
 from adasd.rounds import RelaxDivergence, RelaxTolerance, SamplingTransform
-from tests.unit.control.rounds import a_round
+from tests.unit.methods.rounds import a_round
 
 SAMPLED, GREEDY, SEEDED = SamplingTransform(), SamplingTransform(temperature=0.0), SamplingTransform(seed=7)
 

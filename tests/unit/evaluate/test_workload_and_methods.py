@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from adasd.control.registry import ACCEPTANCE, DRAFTING
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.evaluate.methods import PLAIN, STATIC_LENGTHS, all_names, method, parse
 from adasd.evaluate.workload import demo, holds, jsonl, messy
+from adasd.methods.registry import ACCEPTANCE, DRAFTING
 from adasd.requests import Mode, SpeculationOptions
 
 

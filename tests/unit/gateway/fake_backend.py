@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 
 from adasd.config import SpeculationConfig
-from adasd.control.effective import resolve
+from adasd.control.options import resolve
 from adasd.errors import Overloaded, WorkerLost
 from adasd.requests import Mode
 from adasd.results import (

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adasd.control.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
+from adasd.methods.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
 from services.config import LogConfig
 from services.gateway.app import GatewaySettings, create_app
 from services.observability import logs

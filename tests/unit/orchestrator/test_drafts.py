@@ -8,7 +8,7 @@ import pytest
 
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
-from adasd.control.selection import OWN_ROUNDS
+from adasd.control.draft_choice import OWN_ROUNDS
 from adasd.lookup.lookups import Lookups
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete

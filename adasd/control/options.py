@@ -1,0 +1,148 @@
+"""What a request's speculation options come to under the deployment's settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from adasd.config import SpeculationConfig
+from adasd.control import draft_sources
+from adasd.errors import ConfigError, InvalidRequest
+from adasd.methods.registry import ACCEPTANCE, EXACT_RULES, acceptance_policy, drafting_policy, exact_rule
+from adasd.requests import Mode, SpeculationOptions
+from adasd.rounds import SamplingTransform
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveSpeculation:
+    """Options with nothing left open; echoed to the caller."""
+
+    mode: Mode
+    drafting: str
+    acceptance: str | None  # None for token by token in mode exact, and in mode off
+    max_draft_tokens: int  # per block
+    max_relaxed_fraction: float  # of the answer's tokens; 0 unless the mode is adaptive
+    may_bypass: bool = False  # rounds run plain while drafting does not pay
+    draft: str | None = None  # name of the draft source; None in mode off
+    max_distortion: float = math.inf  # total variation that relaxation may cost, summed over the answer
+
+    @property
+    def relaxation(self) -> str | None:
+        """The acceptance policy that relaxes; None: nothing is relaxed."""
+        return self.acceptance if self.mode is Mode.ADAPTIVE else None
+
+    @property
+    def whole_block(self) -> bool:
+        """Whether blocks are verified as a whole."""
+        return self.mode is Mode.EXACT and self.acceptance == "block"
+
+
+def resolve(
+    options: SpeculationOptions, config: SpeculationConfig, tiers: Sequence[str] = (draft_sources.MODEL,)
+) -> EffectiveSpeculation:
+    """Fill in defaults; InvalidRequest naming the field for what this deployment cannot honour.
+
+    ``tiers`` are the names of its draft models, the preferred one first.
+    """
+    mode = _mode(options, config, tiers)
+    draft = _draft(options, config, tiers)
+    policy = drafting_policy(options.drafting or config.drafting)
+    cap = config.max_draft_tokens
+    block = options.max_draft_tokens
+    if block is None:
+        block = min(policy.default_block or cap, cap)
+    if not 1 <= block <= cap:
+        raise InvalidRequest(
+            f"max_draft_tokens is {block}, but this deployment drafts 1 to {cap} tokens per block; "
+            "choose a value in that range",
+            "speculation.max_draft_tokens",
+        )
+    fraction = options.max_relaxed_fraction
+    fraction = config.max_relaxed_fraction if fraction is None else fraction
+    if not 0 <= fraction <= 1:
+        raise InvalidRequest(
+            f"max_relaxed_fraction is {fraction}, but a fraction lies between 0 and 1",
+            "speculation.max_relaxed_fraction",
+        )
+    may_bypass = config.bypass and options.drafting is None  # who names a policy gets just that
+    distortion = config.max_distortion if options.max_distortion is None else options.max_distortion
+    distortion = math.inf if distortion is None else distortion
+    if not distortion >= 0:
+        raise InvalidRequest(
+            f"max_distortion is {distortion}, but a total variation is 0 or more",
+            "speculation.max_distortion",
+        )
+    if mode is not Mode.ADAPTIVE:
+        rule = _exact_acceptance(options, config, mode)
+        source = None if mode is Mode.OFF else draft
+        return EffectiveSpeculation(mode, policy.name, rule, block, 0.0, may_bypass, source, 0.0)
+    acceptance = acceptance_policy(options.acceptance or config.acceptance).name
+    return EffectiveSpeculation(mode, policy.name, acceptance, block, fraction, may_bypass, draft, distortion)
+
+
+def check_transform(
+    options: SpeculationOptions, effective: EffectiveSpeculation, transform: SamplingTransform
+) -> EffectiveSpeculation:
+    """What holds for a request that samples so.
+
+    Rules that act on rejection sampling have nothing to do where tokens are matched (greedy, seeded): named by
+    the request they are refused, as the deployment's default they give way to the plain exact test.
+    """
+    if effective.acceptance is None or not (transform.greedy or transform.seed is not None):
+        return effective
+    if effective.mode is Mode.ADAPTIVE and not acceptance_policy(effective.acceptance).only_sampled:
+        return effective
+    if options.acceptance is not None:
+        kind = "greedy decoding" if transform.greedy else "a seed"
+        raise InvalidRequest(
+            f"acceptance {effective.acceptance!r} acts on rejection sampling, and with {kind} tokens are "
+            "matched instead; sample without a seed, or leave it out",
+            "speculation.acceptance",
+        )
+    return replace(effective, mode=Mode.EXACT, acceptance=None, max_relaxed_fraction=0.0, max_distortion=0.0)
+
+
+def check_config(config: SpeculationConfig) -> None:
+    """Raise ConfigError unless every request that names nothing can be served by these settings."""
+    if config.max_draft_tokens < 1 or config.row_len < 1:
+        raise ConfigError(
+            f"speculation.max_draft_tokens is {config.max_draft_tokens} and speculation.row_len is "
+            f"{config.row_len}; both must be at least 1"
+        )
+    try:
+        resolve(SpeculationOptions(mode=Mode.ADAPTIVE), config)
+        resolve(SpeculationOptions(mode=Mode.EXACT), config)
+        Mode(config.mode)
+    except (InvalidRequest, ValueError) as error:
+        raise ConfigError(f"speculation: {error}") from error
+
+
+def _mode(options: SpeculationOptions, config: SpeculationConfig, tiers: Sequence[str]) -> Mode:
+    """Without a draft model nothing is drafted unless somebody asks for it."""
+    asked = options.mode or options.draft or config.draft
+    if not tiers and not asked:
+        return Mode.OFF
+    return config.mode if options.mode is None else options.mode
+
+
+def _draft(options: SpeculationOptions, config: SpeculationConfig, tiers: Sequence[str]) -> str:
+    """The source that is named, else the first model, else the look-up that needs none."""
+    default = tiers[0] if tiers else draft_sources.SUFFIX
+    return draft_sources.choose(options.draft or config.draft or default, tiers)
+
+
+def _exact_acceptance(options: SpeculationOptions, config: SpeculationConfig, mode: Mode) -> str | None:
+    """Which exact rule; None is token by token, the rule that serves every request."""
+    names = [rule.name for rule in EXACT_RULES]
+    name = options.acceptance
+    if mode is Mode.OFF or (name is not None and name not in names):
+        if name is None:
+            return None
+        raise InvalidRequest(
+            f"acceptance {name!r} does not go with mode {mode.value!r}; mode 'exact' knows {', '.join(names)}, "
+            f"mode 'adaptive' {', '.join(sorted(policy.name for policy in ACCEPTANCE))}",
+            "speculation.acceptance",
+        )
+    chosen = exact_rule(name or config.verification).name
+    return None if chosen == "token" else chosen

@@ -1,0 +1,1 @@
+"""When a draft stops: one file per method."""

@@ -1,0 +1,110 @@
+"""AdaSD's first component: drafting stops at an entropy that rejected tokens usually have."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from adasd.methods.policy import RoundOutlook
+from adasd.rounds import RoundCompleted, StopRule
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMean:
+    """Arithmetic mean of the first ``memory`` values, then an exponential mean of weight 1 / memory."""
+
+    mean: float = 0.0
+    count: int = 0  # values that the mean stands for, at most ``memory``
+
+    def add(self, value: float, memory: float = math.inf) -> RunningMean:
+        count = self.count + 1 if self.count < memory else self.count
+        return RunningMean(self.mean + (value - self.mean) / count, count)
+
+
+class CeilingScope(StrEnum):
+    """Whose rejections make the ceiling."""
+
+    REQUEST = "request"  # the request's own, shrunk towards the process's mean
+    PROCESS = "process"  # every rejection counts alike, wherever it came from
+
+
+@dataclass(frozen=True, slots=True)
+class AdasdOptions:
+    """What the published text of component 1 leaves open (docs/algorithm.md); the defaults need no tuning."""
+
+    initial_ceiling: float = math.inf  # nats; until the first rejection
+    scope: CeilingScope = CeilingScope.REQUEST
+    shrinkage: int = 8  # kappa: the process's mean counts as at most so many rejections of the request
+    patience: int = 8  # full acceptances past the ceiling in a row before it rises
+    memory: int = 1024  # rejections after which the oldest fade
+    drops_last: bool = False  # the token that passes the ceiling is left out of the block
+
+
+@dataclass(frozen=True, slots=True)
+class CeilingState:
+    """Rejections of one request (or of the process) and what is known from before."""
+
+    own: RunningMean = field(default_factory=RunningMean)  # nats
+    prior: RunningMean = field(default_factory=RunningMean)  # the process's mean when the request began
+    streak: int = 0  # blocks accepted in full past the ceiling since the last rejection or rise
+    streak_max: float = 0.0  # nats; largest entropy that ended one of them
+    floor: float = 0.0  # nats; the ceiling is at least this, until the next rejection
+
+
+@dataclass(frozen=True, slots=True)
+class Adasd:
+    """T_G = mean entropy of each round's first rejected token (AdaSD, arXiv:2512.11280).
+
+    The mean alone has two traps. At 0 nothing is rejected, so it would stay there: we start without a
+    ceiling. And a low mean ends every block before anything can be rejected: so ``patience`` blocks in a
+    row that ended above the ceiling and were accepted in full count as one observation, at the largest
+    entropy that ended one of them, and hold the ceiling there until the next rejection.
+    """
+
+    options: AdasdOptions = field(default_factory=AdasdOptions)
+    default_block: int | None = None
+    name: str = "adasd"
+    summary: str = "stops at the mean entropy of rejected tokens, learned online"
+    source: str = "AdaSD, arXiv:2512.11280"
+
+    def start(self, shared: CeilingState | None) -> CeilingState:
+        return CeilingState(prior=shared.own) if shared else CeilingState()
+
+    def decide(self, state: CeilingState, outlook: RoundOutlook) -> StopRule:
+        cap, drops = outlook.max_draft_tokens, self.options.drops_last
+        return StopRule(cap, entropy_ceiling=self.ceiling(state), drops_last=drops)
+
+    def ceiling(self, state: CeilingState) -> float:
+        """T_G = (n_R T_req + kappa T_glob) / (n_R + kappa), in nats."""
+        own, prior = state.own, state.prior
+        by_process = self.options.scope is CeilingScope.PROCESS
+        weight = prior.count if by_process else min(prior.count, self.options.shrinkage)
+        total = own.count + weight
+        mean = (own.count * own.mean + weight * prior.mean) / total if total else self.options.initial_ceiling
+        return max(mean, state.floor)
+
+    def learn(self, state: CeilingState, round: RoundCompleted) -> CeilingState:
+        if (
+            round.drafted is None
+            or len(round.drafted.entropies) != round.num_drafted
+            or not round.num_drafted
+        ):
+            return state  # nothing drafted, or by a source without a law
+        num_accepted = round.verdict.num_accepted
+        if num_accepted < round.num_drafted:
+            return self._rejected(state, round.drafted.entropies[num_accepted])
+        return self._accepted(state, round.drafted.entropies[-1])
+
+    def _rejected(self, state: CeilingState, entropy: float) -> CeilingState:
+        if not math.isfinite(entropy):
+            return state
+        return CeilingState(own=state.own.add(entropy, self.options.memory), prior=state.prior)
+
+    def _accepted(self, state: CeilingState, last_entropy: float) -> CeilingState:
+        if not self.ceiling(state) < last_entropy < math.inf:
+            return state  # the cap ended the block: no evidence about the ceiling
+        streak, largest = state.streak + 1, max(state.streak_max, last_entropy)
+        if streak < self.options.patience:
+            return replace(state, streak=streak, streak_max=largest)
+        return CeilingState(own=state.own.add(largest, self.options.memory), prior=state.prior, floor=largest)

@@ -1,0 +1,103 @@
+"""AdaSD's entropy ceiling, or a plain length, whichever yields the most tokens per millisecond."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from adasd.methods.block_replay import Block, Course, menu
+from adasd.methods.drafting.goodput import round_ms
+from adasd.methods.policy import RoundOutlook
+from adasd.rounds import RoundCompleted, StopRule
+
+
+@dataclass(frozen=True, slots=True)
+class MenuState:
+    """Whole blocks, what they say, and what it has cost to know it."""
+
+    blocks: tuple[Block, ...] = ()  # of the same length, the newest last
+    courses: tuple[Course, ...] = ()  # empty until there are enough blocks
+    num_new: int = 0  # blocks that came since ``courses``
+    rounds: float = 0.0  # with a block, fading
+    tokens: float = 0.0  # that they emitted
+    ms: float = 0.0  # that they took
+    lost: float = 0.0  # tokens that whole blocks yielded less than their time was worth, fading
+
+    @property
+    def longest(self) -> int:
+        return len(self.blocks[0].entropies) if self.blocks else 0
+
+
+@dataclass(frozen=True, slots=True)
+class AdasdGoodput:
+    """The best course of a menu of ceilings and lengths (``menu``), by measured times.
+
+    AdaSD's mean entropy of rejected tokens knows nothing of what a draft pass costs: where sampling is warm and most
+    doubtful tokens stand, it ends blocks that had better go on. Here every static length is on the menu, so by what
+    was seen no static length is better. Whole blocks show what the rule in force hides; they are drafted while their
+    loss is below ``probing`` of all tokens. They lose nothing where long blocks are right, so it soon knows.
+    """
+
+    probing: float = 0.005  # share of tokens that whole blocks may cost
+    memory: int = 64  # whole blocks
+    refresh: int = 8  # of them between two menus
+    fade: float = 0.99  # of sums, per round with a block
+    longest_round: float = 4.0  # times the mean one
+    default_block: int | None = None
+    name: str = "adasd-goodput"
+    summary: str = (
+        "the entropy ceiling or the length with the most tokens per millisecond, by replaying blocks"
+    )
+    source: str = "this project: AdaSD's ceiling (arXiv:2512.11280) priced by goodput, docs/algorithm.md"
+
+    def start(self, shared: MenuState | None) -> MenuState:
+        return shared or MenuState()
+
+    def decide(self, state: MenuState, outlook: RoundOutlook) -> StopRule:
+        cap = outlook.max_draft_tokens
+        probes = state.lost <= self.probing * state.tokens
+        if probes or not state.courses or not outlook.has_times:
+            return StopRule(cap)
+        best = max(state.courses, key=lambda course: course.tokens / round_ms(outlook, course.length))
+        return StopRule(min(cap, best.max_tokens), entropy_ceiling=best.entropy_ceiling)
+
+    def learn(self, state: MenuState, round: RoundCompleted) -> MenuState:
+        if not round.num_drafted:
+            return state
+        took_ms, tokens = round.draft_ms + round.verify_ms, round.verdict.num_accepted + 1
+        sums = replace(
+            state,
+            rounds=self.fade * state.rounds + 1,
+            tokens=self.fade * state.tokens + tokens,
+            ms=self.fade * state.ms + took_ms,
+            lost=self.fade * state.lost,
+        )
+        if not _is_whole(round, state.longest):
+            return sums
+        lost = max(0.0, sums.lost + self._worth(state, took_ms) - tokens)
+        return self._with_block(replace(sums, lost=lost), round)
+
+    def _worth(self, state: MenuState, took_ms: float) -> float:
+        """Tokens that come in so much time; a hiccup of a busy machine counts as a few rounds."""
+        if not state.ms:
+            return 0.0
+        return min(took_ms, self.longest_round * state.ms / state.rounds) * state.tokens / state.ms
+
+    def _with_block(self, state: MenuState, round: RoundCompleted) -> MenuState:
+        assert round.drafted is not None
+        block = Block(round.drafted.entropies, round.verdict.num_accepted)
+        alike = state.blocks if round.num_drafted == state.longest else ()
+        blocks = (*alike, block)[-self.memory :]
+        num_new = state.num_new + 1
+        if num_new < self.refresh:
+            return replace(state, blocks=blocks, num_new=num_new)
+        return replace(state, blocks=blocks, courses=menu(blocks), num_new=0)
+
+
+def _is_whole(round: RoundCompleted, longest: int) -> bool:
+    """Did nothing but a cap end the block, and is it as long as those before it?"""
+    drafted, rule = round.drafted, round.rule
+    if drafted is None or rule is None or len(drafted.entropies) != round.num_drafted:
+        return False
+    free = rule.entropy_ceiling == math.inf and rule.confidence_floor == 0.0
+    return free and round.num_drafted >= longest and all(map(math.isfinite, drafted.entropies))

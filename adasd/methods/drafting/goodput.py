@@ -1,0 +1,97 @@
+"""Draft as many tokens as yield the most expected tokens per millisecond, 0 included."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import accumulate
+
+from adasd.methods.policy import RoundOutlook
+from adasd.rounds import RoundCompleted, StopRule
+
+
+def rates(outlook: RoundOutlook) -> list[float]:
+    """Expected tokens per millisecond for blocks of 0, 1, 2, ... tokens.
+
+    A round yields 1 + S_1 + ... + S_k tokens in verdict(k) + k draft + hop. Raises ValueError while a time was
+    never measured.
+    """
+    tokens = accumulate(outlook.survival[: outlook.max_draft_tokens], initial=1.0)
+    return [expected / round_ms(outlook, k) for k, expected in enumerate(tokens)]
+
+
+def round_ms(outlook: RoundOutlook, length: float) -> float:
+    """Wall time of a round with a block of ``length`` tokens (a mean is allowed); ValueError as ``rates``."""
+    if outlook.draft_ms is None or outlook.hop_ms is None:
+        raise ValueError("rates need measured times")
+    drafting_ms = length * outlook.draft_ms + (outlook.hop_ms if length else 0.0)
+    return max(1e-6, verdict_ms(outlook, length) + drafting_ms)
+
+
+def verdict_ms(outlook: RoundOutlook, length: float) -> float:
+    """Wall time of a verdict on ``length`` tokens.
+
+    Alone on the target: by the line through this pair's own verdicts. Where B sessions share a pass, a length
+    that is right for one is right for all, so the pass has B (1 + length) tokens (SmartSpec's batch).
+    """
+    if outlook.verify_ms is None:
+        raise ValueError("rates need measured times")
+    if outlook.is_shared:
+        pass_ms = outlook.cost.at(outlook.batch_size * (1 + length))
+        if pass_ms is not None:
+            return outlook.wait_ms + pass_ms
+    return outlook.verify_ms + length * outlook.verify_ms_per_token
+
+
+@dataclass(frozen=True, slots=True)
+class GoodputState:
+    """The length in force and how long nothing was drafted."""
+
+    length: int | None = None  # tokens; None before the first round
+    idle_ms: float = 0.0  # wall time of rounds since the last drafted token
+    block_ms: float = math.inf  # wall time of the last round that drafted
+
+
+@dataclass(frozen=True, slots=True)
+class Goodput:
+    """argmax of ``rates``; another length must win by ``margin``, and 0 is left for a probe now and then.
+
+    Its lengths follow measured times, so it is the one policy whose blocks differ from run to run.
+    """
+
+    initial: int = 5  # tokens, until times are measured
+    margin: float = 0.05  # relative gain that a change of length needs
+    probe_after: float = 50.0  # times what the last drafted round took, without drafting, then one probe
+    probe_after_ms: float = 1000.0  # at the latest
+    probe_length: int = 1  # tokens
+    default_block: int | None = None
+    name: str = "goodput"
+    summary: str = "the length with the most expected tokens per millisecond; 0 if drafting does not pay"
+    source: str = "SmartSpec, arXiv:2406.14066, with acceptance by position and measured batches"
+
+    def start(self, shared: GoodputState | None) -> GoodputState:
+        return shared or GoodputState()
+
+    def decide(self, state: GoodputState, outlook: RoundOutlook) -> StopRule:
+        return StopRule(min(self._length(state, outlook), outlook.max_draft_tokens))
+
+    def _length(self, state: GoodputState, outlook: RoundOutlook) -> int:
+        if not outlook.has_times:
+            return self.initial
+        rate = rates(outlook)
+        best = max(range(len(rate)), key=rate.__getitem__)
+        if state.length is not None and state.length < len(rate):
+            best = best if rate[best] > (1 + self.margin) * rate[state.length] else state.length
+        return self.probe_length if best == 0 and self._probe_due(state) else best
+
+    def _probe_due(self, state: GoodputState) -> bool:
+        """So that probes take some 2 % of the time, whatever a token takes; a second is 5,000 tokens of a fast pair."""
+        return state.idle_ms >= min(self.probe_after_ms, self.probe_after * state.block_ms)
+
+    def learn(self, state: GoodputState, round: RoundCompleted) -> GoodputState:
+        took_ms = round.draft_ms + round.verify_ms
+        if not round.num_drafted:
+            return GoodputState(0, state.idle_ms + took_ms, state.block_ms)
+        if state.length == 0 and self._probe_due(state) and round.num_drafted == self.probe_length:
+            return GoodputState(0, 0.0, took_ms)  # a probe is no decision: 0 stays until another length wins
+        return GoodputState(round.num_drafted, 0.0, took_ms)

@@ -1,0 +1,133 @@
+"""The choice of a source: by yield per task, with what changing costs."""
+
+from __future__ import annotations
+
+import random
+
+from adasd.control.draft_choice import MAX_TASKS, OWN_ROUNDS, Selector, Yield, task_of
+
+
+def simulate(yields: dict[int, dict[str, float]], rounds: int = 4000, seed: int = 0) -> dict[int, list[str]]:
+    """Answers of 20 rounds each on tasks in turn; what was chosen for each task."""
+    rng, selector = random.Random(seed), Selector(["model", "tiny", "suffix"])
+    chosen: dict[int, list[str]] = {task: [] for task in yields}
+    for number in range(rounds // 20):
+        task = sorted(yields)[number % len(yields)]
+        source = selector.first(task)
+        chosen[task].append(source)
+        for _ in range(20):
+            tokens = max(1.0, rng.gauss(2 * yields[task][source], 1.0))
+            selector.learn(task, source, tokens, 2.0)
+    return chosen
+
+
+def test_every_task_gets_the_source_that_yields_the_most_on_it():
+    chosen = simulate(
+        {
+            1: {"model": 2.0, "tiny": 1.2, "suffix": 1.0},
+            2: {"model": 1.2, "tiny": 2.0, "suffix": 1.0},
+            3: {"model": 1.2, "tiny": 1.0, "suffix": 3.0},
+        }
+    )
+    for task, best in ((1, "model"), (2, "tiny"), (3, "suffix")):
+        late = chosen[task][len(chosen[task]) // 2 :]
+        assert late.count(best) > 0.8 * len(late), (task, late)
+
+
+def test_no_source_is_given_up_for_good():
+    chosen = simulate({1: {"model": 2.0, "tiny": 1.5, "suffix": 1.4}}, rounds=40_000)[1]
+    late = chosen[len(chosen) // 2 :]
+    assert {"model", "tiny", "suffix"} == set(late)
+    assert late.count("model") > 0.7 * len(late)
+
+
+def test_a_source_that_becomes_better_is_found():
+    selector, rng = Selector(["model", "tiny"]), random.Random(1)
+    for phase, yields in enumerate(({"model": 2.0, "tiny": 1.2}, {"model": 1.2, "tiny": 2.0})):
+        chosen = []
+        for _ in range(300):
+            source = selector.first(0)
+            chosen.append(source)
+            for _ in range(20):
+                selector.learn(0, source, rng.gauss(yields[source], 0.5), 1.0)
+        assert chosen[-100:].count(("model", "tiny")[phase]) > 70
+
+
+def known(attach_cost: float) -> Selector:
+    selector = Selector(["model", "tiny"])
+    for _ in range(200):
+        selector.learn(7, "model", 1.5, 1.0)
+        selector.learn(7, "tiny", 3.0, 1.0)
+    selector.attached("tiny", attach_cost)
+    return selector
+
+
+def test_within_an_answer_a_change_pays_only_while_enough_of_it_is_left():
+    poor = Yield(1.2 * OWN_ROUNDS, OWN_ROUNDS)
+    assert known(attach_cost=10.0).better(7, "model", poor, remaining_tokens=300) == "tiny"
+    assert known(attach_cost=10.0).better(7, "model", poor, remaining_tokens=20) is None
+    assert known(attach_cost=500.0).better(7, "model", poor, remaining_tokens=300) is None
+    assert known(attach_cost=10.0).better(7, "model", poor, 300, excluded={"tiny"}) is None
+
+
+def test_an_answer_that_goes_well_stays_whatever_others_did_on_average():
+    well = Yield(8.0 * 60, 60)
+    assert known(attach_cost=0.0).better(7, "model", well, remaining_tokens=300) is None
+
+
+def test_untried_sources_are_tried_and_excluded_ones_are_not():
+    selector = Selector(["model", "tiny", "suffix"])
+    assert selector.first(0) == "model"
+    assert selector.first(0, {"model"}) == "tiny"
+    assert selector.first(0, {"model", "tiny", "suffix"}) == "model"  # nothing is left: begin again
+    for _ in range(20):
+        selector.learn(0, "model", 5.0, 1.0)
+    assert selector.first(0) == "tiny"
+
+
+def test_tasks_are_bounded():
+    selector = Selector(["model"])
+    for task in range(10 * MAX_TASKS):
+        selector.learn(task, "model", 1.0, 1.0)
+    assert len(selector._tasks) == MAX_TASKS
+
+
+def test_prompts_that_begin_alike_are_of_one_task():
+    beginning = tuple(range(16))
+    assert task_of((*beginning, 5)) == task_of((*beginning, 6, 7))
+    assert task_of((9, *beginning)) != task_of(beginning)
+
+
+def with_guest(yields: float, rounds: int) -> Selector:
+    """A model of 2 tokens per plain round, and a guest seen for so many plain rounds."""
+    selector = Selector(["model", "suffix"], guests=["ngram"])
+    for name, tokens, seen in (("model", 2.0, 200), ("suffix", 1.0, 200), ("ngram", yields, rounds)):
+        for _ in range(seen):
+            selector.learn(3, name, tokens, 1.0)
+    return selector
+
+
+def test_a_guest_is_never_tried_unasked():
+    selector = Selector(["model", "suffix"], guests=["ngram"])
+    chosen = set()
+    for _ in range(200):
+        source = selector.first(3)
+        chosen.add(source)
+        for _ in range(10):
+            selector.learn(3, source, 1.5, 1.0)
+    assert chosen == {"model", "suffix"}
+
+
+def test_a_guest_that_was_asked_for_is_judged_like_the_others():
+    assert with_guest(4.0, 100).first(3) == "ngram"
+    assert with_guest(4.0, 100).better(3, "model", Yield(20.0, 10.0), 100) == "ngram"
+    assert with_guest(1.2, 100).first(3) == "model"
+    assert with_guest(4.0, 9).first(3) == "model"  # too little evidence
+    assert with_guest(4.0, 100).first(3, excluded=("ngram",)) == "model"
+    assert with_guest(4.0, 100).candidates == ("model", "suffix")
+
+
+def test_what_is_no_source_of_its_own_teaches_nothing():
+    selector = with_guest(4.0, 0)
+    selector.learn(3, "self", 99.0, 1.0)
+    assert selector.first(3) == "model"
