@@ -16,7 +16,7 @@
     ├── StaleCache              caller and worker disagree on the cache (send the prefix again)
     ├── Superseded              a newer call of the session took this one's place
     ├── DeviceFailure           the forward pass itself failed         (retry elsewhere)
-    └── IllegalEvent            our own mistake: a driver broke the session protocol
+    └── IllegalEvent            our own mistake: a runner broke the session protocol
 
 Fields are positional and handed to ``super().__init__`` unchanged, because Ray carries errors by pickle.
 """
@@ -225,4 +225,4 @@ class DeviceFailure(AdasdError):
 
 
 class IllegalEvent(AdasdError):
-    """An event that the session's phase does not allow: a bug in the driver, never a user's fault."""
+    """An event that the session's phase does not allow: a bug in the runner, never a user's fault."""

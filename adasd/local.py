@@ -17,8 +17,8 @@ from typing import Protocol
 from adasd.config import EngineConfig, SpeculationConfig
 from adasd.control import draft_sources
 from adasd.control.controller import Controller, EffectiveSpeculation, SessionController
+from adasd.drafters.lookups import Lookups, nothing_drafted
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.lookup.lookups import Lookups, nothing_drafted
 from adasd.ports import Decode, Engine
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenLogprob, Usage
@@ -40,8 +40,8 @@ from adasd.session.events import (
     TargetAnswered,
     TargetAttached,
 )
-from adasd.session.machine import begin, step
 from adasd.session.opening import check_length, open_call
+from adasd.session.protocol import begin, step
 from adasd.session.report import complete
 from adasd.session.state import Phase, Terms
 from adasd.text.tokenizer import Tokenizer

@@ -1,7 +1,7 @@
 """Where blocks come from: the draft sources of a deployment, by name.
 
 A source is whatever answers a DraftCall with a DraftBlock. Models are tiers of their own; look-ups run beside the
-driver and need neither device nor network. ``auto`` is no source: it chooses among them (adasd.control.draft_choice).
+runner and need neither device nor network. ``auto`` is no source: it chooses among them (adasd.control.draft_choice).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Events (facts that go into the session) and actions (wishes that come out); frozen, no behaviour."""
+"""Events (facts that go into the session) and actions (what is to be done now); frozen, no behaviour."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from adasd.ports import Decode
 from adasd.requests import SamplingParams
 from adasd.results import FinishReason
 from adasd.rounds import AcceptRule, DraftBlock, StopRule
-from adasd.session.ahead import Ahead
 from adasd.session.events import Planned
-from adasd.session.stopping import TextState
+from adasd.session.lookahead import Ahead
 from adasd.session.tally import Tally
+from adasd.text.stop_strings import TextState
 
 PLAIN = Planned(StopRule(0), AcceptRule())
 

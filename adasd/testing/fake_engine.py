@@ -2,7 +2,7 @@
 
 Greedy, seeded and unseeded sampling, truncated rows and relaxed acceptance behave as on the real engine (the
 arithmetic is ``adasd.specdec.verify_reference``). A step drafts one token per waiting draft call and answers
-every verify call. Made for tests of sessions, workers and drivers: failures can be planned.
+every verify call. Made for tests of sessions, workers and runners: failures can be planned.
 """
 
 from __future__ import annotations

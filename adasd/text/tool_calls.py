@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from adasd.session.stopping import partial_stop_len
+from adasd.text.stop_strings import partial_stop_len
 from adasd.text.tools import CLOSING, OPENING, ToolForm
 
 _NAME = r'"(?:[^"\\]|\\.)*"'

@@ -4,7 +4,7 @@
 
 The demo target is enlarged without changing what it computes (adasd.demo.enlarge), so that a verdict costs many
 times a drafted token, as with models that one would serve. Draft and target are processes of their own with real
-engines; the real Driver talks gRPC to them, and every message to and from the draft waits for the latency first, each
+engines; the real Runner talks gRPC to them, and every message to and from the draft waits for the latency first, each
 way. Greedy, exact. Columns: plain decoding; drafting and verifying in turn; drafting ahead; drafting ahead with the
 gate that decodes plainly while drafting does not pay. The exit status is 1 if any answer differs from plain decoding's.
 About three minutes.
@@ -31,13 +31,14 @@ from adasd.engine.engine import TorchEngine
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk
 from adasd.session.opening import open_call
+from adasd.session.runner import Limits, Runner
 from adasd.session.state import Terms
 from adasd.text.tokenizer import Tokenizer
 from load_tests import record
 from load_tests.latency.pipelining import Lines
 from load_tests.latency.round_trip import worker
 from load_tests.prompts import examples
-from services.orchestrator.driver import Driver, Limits
+from adasd.session.runner import Runner, Limits
 from services.transport.channels import WorkerChannelPool
 from services.transport.client import WorkerAddress
 
@@ -93,7 +94,7 @@ class Speaker:
         """The whole answer to one prompt, over fresh streams."""
         sampling = SamplingParams(max_tokens, temperature=0.0)
         opening = open_call(SESSION, sampling, len(prompt), self.tokenizer.eos_ids)
-        driver = Driver(
+        runner = Runner(
             Terms(SESSION, tuple(prompt), sampling, self.tokenizer.eos_ids, self.tokenizer.decode),
             opening,
             self.effective,
@@ -102,7 +103,7 @@ class Speaker:
             Limits(request_timeout_s=120.0, draft_timeout_s=5.0, reattach_s=0.01),
         )
         tokens, times_s, num_first = list[int](), list[float](), 0
-        async for event in driver.run():
+        async for event in runner.run():
             if isinstance(event, Chunk):
                 tokens += [token.id for token in event.tokens]
                 times_s.append(time.perf_counter())

@@ -2,7 +2,7 @@
 
     python -m load_tests.latency.pipelining [--rounds 60] [--seconds 2] [--json FILE]
 
-The real Driver talks gRPC to a draft and a target in processes of their own, whose engines only keep a core busy
+The real Runner talks gRPC to a draft and a target in processes of their own, whose engines only keep a core busy
 (load_tests.latency.timed_engine). So everything beyond the simulated compute is our overhead. Half of the rejections
 come for the draft's second choice; on the demo pair between 47 and 60 % do, where the draft is most in doubt.
 
@@ -46,11 +46,12 @@ from adasd.rounds import (
     Verdict,
     VerifyCall,
 )
+from adasd.session.runner import Limits, Runner
 from adasd.session.state import Terms
 from load_tests import record
 from load_tests.latency.round_trip import worker
 from load_tests.latency.timed_engine import Costs, TimedEngine
-from services.orchestrator.driver import Driver, Limits
+from adasd.session.runner import Runner, Limits
 from services.transport.channels import WorkerChannelPool
 from services.transport.client import RoundsLine, WorkerAddress
 
@@ -92,7 +93,7 @@ class Trace:
 
 
 class Link:
-    """A slot on a worker (services.orchestrator.driver.Attachment), ``delay_ms`` away in each direction."""
+    """A slot on a worker (adasd.session.runner.Attachment), ``delay_ms`` away in each direction."""
 
     def __init__(self, line: RoundsLine, delay_ms: float) -> None:
         self.line, self.delay_s = line, 1e-3 * delay_ms
@@ -159,8 +160,8 @@ class FixedBlocks(SessionController):
         return Plan(rule, accept, ahead, ahead and preparing_for_rejection_pays(self._estimates))
 
 
-def driver_of(case: Case, lines: Lines, trace: Trace) -> Driver:
-    """A driver for one endless answer; ``trace`` notes its rounds."""
+def runner_of(case: Case, lines: Lines, trace: Trace) -> Runner:
+    """A runner for one endless answer; ``trace`` notes its rounds."""
     controller = Controller(SpeculationConfig())
     mode = Mode.OFF if case.mode == "off" else Mode.EXACT
     effective = controller.effective(SpeculationOptions(mode=mode))
@@ -173,7 +174,7 @@ def driver_of(case: Case, lines: Lines, trace: Trace) -> Driver:
         ahead = done.drafted is not None and any(done.drafted.epoch in link.ahead for link in lines.drafts)
         trace.ahead.append(ahead)
 
-    return Driver(
+    return Runner(
         Terms(case.name, PROMPT, SamplingParams(MAX_TOKENS), frozenset(), lambda _: ""),
         OpenCall(case.name, GREEDY, len(PROMPT) + MAX_TOKENS),
         effective,
@@ -194,13 +195,13 @@ async def trace_of(
 ) -> Trace:
     """Run a case for so many rounds, or for so long."""
     pool, trace = WorkerChannelPool(), Trace()
-    driver = driver_of(case, Lines(pool, draft_at, target_at, case.link_ms), trace)
+    runner = runner_of(case, Lines(pool, draft_at, target_at, case.link_ms), trace)
     if seconds is not None:
-        asyncio.get_running_loop().call_later(seconds, driver.cancel)
+        asyncio.get_running_loop().call_later(seconds, runner.cancel)
     try:
-        async for _ in driver.run():
+        async for _ in runner.run():
             if num_rounds is not None and len(trace.at_s) >= WARM_UP_ROUNDS + num_rounds:
-                driver.cancel()
+                runner.cancel()
     finally:
         await pool.close()
     return trace

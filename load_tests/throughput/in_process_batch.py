@@ -33,8 +33,8 @@ from adasd.session.events import (
     TargetAnswered,
     TargetAttached,
 )
-from adasd.session.machine import begin, step
 from adasd.session.opening import check_length, open_call
+from adasd.session.protocol import begin, step
 from adasd.session.state import Phase, Session, Terms
 
 MAX_DRAFT_STEPS = 16

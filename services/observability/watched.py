@@ -12,6 +12,7 @@ from adasd.ports import Clock
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
+from adasd.session.runner import Attachment, Placement
 from services.gateway.backend import Backend, Effective, Readiness, ServedModel, Text
 from services.observability.events import (
     BlockLate,
@@ -22,7 +23,6 @@ from services.observability.events import (
     SlotGranted,
     SlotLost,
 )
-from services.orchestrator.driver import Attachment, Placement
 
 
 class WatchedBackend:
@@ -114,7 +114,7 @@ class WatchedSlot:
         self.lost.add_done_callback(self._on_lease_end)
 
     async def draft(self, call: DraftCall) -> DraftBlock:
-        # The driver's own timer is the same; a call that drafts nothing keeps no round waiting.
+        # The runner's own timer is the same; a call that drafts nothing keeps no round waiting.
         loop = asyncio.get_running_loop()
         late = (
             loop.call_later(self._draft_timeout_s, self._tell, BlockLate()) if call.rule.max_tokens else None

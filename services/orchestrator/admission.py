@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from adasd.errors import Overloaded
 from adasd.rounds import OpenCall
-from services.orchestrator.driver import Attachment, Placement
+from adasd.session.runner import Attachment, Placement
 
 GRACE_S = 0.05
 """Seconds that a free slot may take to be leased; after that the request counts as queued."""
@@ -54,7 +54,7 @@ class AdmissionQueue:
 
 
 class AdmittedPlacement:
-    """The placement of one request (services.orchestrator.driver.Placement): it queues for its first target.
+    """The placement of one request (adasd.session.runner.Placement): it queues for its first target.
 
     A request that was admitted once does not queue again when its target is lost.
     """

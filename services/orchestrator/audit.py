@@ -27,6 +27,7 @@ from adasd.errors import AdasdError
 from adasd.requests import GenerationRequest, Mode, SamplingParams
 from adasd.rounds import AcceptRule, DraftDistributions, OpenCall, VerifyCall
 from adasd.session.opening import transform_of
+from adasd.session.runner import Attachment, Placement
 from services.observability.events import (
     AnswerAudited,
     AuditEnded,
@@ -36,7 +37,6 @@ from services.observability.events import (
     RequestEnded,
     RequestStarted,
 )
-from services.orchestrator.driver import Attachment, Placement
 
 log = logging.getLogger(__name__)
 

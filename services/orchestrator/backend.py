@@ -1,4 +1,4 @@
-"""Makes answers for the gateway: admission, one driver per request, and what is known about the whole.
+"""Makes answers for the gateway: admission, one runner per request, and what is known about the whole.
 
 Knows no Ray: it is handed a Placement (leases in production, fakes in tests).
 """
@@ -11,19 +11,18 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from adasd.control.controller import Controller, EffectiveSpeculation
 from adasd.control.draft_sources import offered
 from adasd.errors import InvalidRequest, Overloaded
-from adasd.lookup.lookups import Lookups
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
 from adasd.rounds import RoundCompleted
 from adasd.session.opening import check_length, open_call
+from adasd.session.runner import Limits, Placement, Runner
 from adasd.session.state import Terms
 from adasd.text.tokenizer import Tokenizer
 from services.config import ServeConfig
 from services.gateway.backend import Readiness, ServedModel
 from services.naming import shown
 from services.orchestrator.admission import AdmissionQueue, AdmittedPlacement
-from services.orchestrator.drafts import SourcedPlacement
-from services.orchestrator.driver import Driver, Limits, Placement
+from services.orchestrator.draft_sources import SourcedPlacement
 from services.orchestrator.readiness import Readings
 
 
@@ -44,7 +43,7 @@ class OrchestratorBackend:
         self.controller = Controller(config.speculation, config.draft_sources)
         self.lookups = Lookups(config.speculation.recent_tokens)
         self.started_s = int(time.time())
-        self.drivers: dict[str, Driver] = {}
+        self.runners: dict[str, Runner] = {}
         self.queue = AdmissionQueue(config.max_queued_requests)
 
     # ----------------------------------------------------------------- what is known
@@ -78,20 +77,20 @@ class OrchestratorBackend:
     @property
     def num_running(self) -> int:
         """Answers in the making, waiting ones included."""
-        return len(self.drivers)
+        return len(self.runners)
 
     # ----------------------------------------------------------------- answers
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
         """Chunks, one per verdict, then Complete; closing it gives both slots back."""
         limit = self.config.max_ongoing_requests + self.config.max_queued_requests
-        if len(self.drivers) >= limit:
+        if len(self.runners) >= limit:
             raise Overloaded(f"{limit} requests are running or waiting already, the limit of this replica")
-        if request.request_id in self.drivers:
+        if request.request_id in self.runners:
             raise InvalidRequest(f"a request with id {request.request_id!r} is running already", "request_id")
-        driver = self.driver(request)
-        self.drivers[request.request_id] = driver
-        events = driver.run()
+        runner = self.runner(request)
+        self.runners[request.request_id] = runner
+        events = runner.run()
         answer: list[int] = []
         try:
             async for event in events:
@@ -101,18 +100,18 @@ class OrchestratorBackend:
                     self.lookups.remember(answer)
                 yield event
         finally:
-            del self.drivers[request.request_id]
+            del self.runners[request.request_id]
             await events.aclose()
 
     def abort(self, request_id: str) -> bool:
         """End a running answer; False if there is none of that id."""
-        driver = self.drivers.get(request_id)
-        if driver is None:
+        runner = self.runners.get(request_id)
+        if runner is None:
             return False
-        driver.cancel()
+        runner.cancel()
         return True
 
-    def driver(self, request: GenerationRequest) -> Driver:
+    def runner(self, request: GenerationRequest) -> Runner:
         """Everything one answer needs, put together. Raises InvalidRequest."""
         prompt, sampling, config = request.prompt, request.sampling, self.config
         if not prompt:
@@ -123,7 +122,7 @@ class OrchestratorBackend:
         effective = self.controller.effective(request.speculation, opening.transform)
         controller = self.controller.session(effective, opening.transform, prompt)
         admitted = AdmittedPlacement(self.placement, self.queue)
-        return Driver(
+        return Runner(
             Terms(request.request_id, prompt, sampling, eos_ids, self._tokenizer.decode),
             opening,
             effective,

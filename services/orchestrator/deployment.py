@@ -1,4 +1,4 @@
-"""The orchestrator as Ray Serve sees it: the doors (HTTP, public gRPC) and the drivers behind, in one replica.
+"""The orchestrator as Ray Serve sees it: the doors (HTTP, public gRPC) and the runners behind, in one replica.
 
 docs/adr/0001 says why they share a process.
 """
@@ -46,7 +46,7 @@ DRAFT_CALL_TIMEOUT_S = 20.0
 """A draft that has not answered one call by then is lost, not late."""
 
 
-class Lessor:
+class LeaseClient:
     """Opens leases on one tier's Serve handle, over Serve's gRPC transport (see placement)."""
 
     def __init__(self, handle: Handle) -> None:
@@ -95,8 +95,11 @@ class Orchestrator:
         self.channels = WorkerChannelPool(tls=config.worker_tls)
         self.traces = request_traces(config)
         placement = LeasePlacement(
-            Tier("target", Lessor(target), config.verify_timeout_s),
-            {name: Tier("draft", Lessor(handle), DRAFT_CALL_TIMEOUT_S) for name, handle in drafts.items()},
+            Tier("target", LeaseClient(target), config.verify_timeout_s),
+            {
+                name: Tier("draft", LeaseClient(handle), DRAFT_CALL_TIMEOUT_S)
+                for name, handle in drafts.items()
+            },
             self.channels,
             config.admission_timeout_s,
             *([self.traces.carrier] if self.traces else []),

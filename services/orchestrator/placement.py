@@ -38,7 +38,7 @@ class LeaseStream(Protocol):
     def cancel(self) -> None: ...
 
 
-class Lessor(Protocol):
+class LeaseClient(Protocol):
     """Opens a lease stream on some replica of one tier (a Serve handle in production)."""
 
     def __call__(self, session: str) -> LeaseStream: ...
@@ -49,12 +49,12 @@ class Tier:
     """One tier as the orchestrator sees it. ``call_timeout_s`` is the longest one call may take."""
 
     role: str  # draft | target
-    lessor: Lessor
+    lease_client: LeaseClient
     call_timeout_s: float
 
 
 class LeasedSlot:
-    """A slot on a worker (services.orchestrator.driver.Attachment). ``opening`` may still be under way."""
+    """A slot on a worker (adasd.session.runner.Attachment). ``opening`` may still be under way."""
 
     def __init__(
         self, lease_id: str, stream: LeaseStream, line: RoundsLine, opening: asyncio.Future[None]
@@ -117,7 +117,7 @@ def is_being_cancelled(error: BaseException) -> bool:
 
 
 class LeasePlacement:
-    """Leases slots for drivers (services.orchestrator.driver.Placement)."""
+    """Leases slots for runners (adasd.session.runner.Placement)."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class LeasePlacement:
     async def attach(self, tier: Tier, call: OpenCall, timeout_s: float) -> LeasedSlot:
         """One attempt. Whatever fails half-way is given back."""
         lease_id = f"{call.session}.{next(self._attempts)}"
-        stream = tier.lessor(lease_id)
+        stream = tier.lease_client(lease_id)
         try:
             try:
                 # Not wait_for: before Python 3.12 it swallows a cancellation that meets the answer.

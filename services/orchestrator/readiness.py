@@ -15,8 +15,8 @@ from itertools import count
 from adasd.errors import AdasdError, Overloaded
 from adasd.ports import Clock
 from adasd.rounds import DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
+from adasd.session.runner import Attachment, Placement
 from services.gateway.backend import Readiness
-from services.orchestrator.driver import Attachment, Placement
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Whatever the links do, exact output is that of the target alone: pipelined or not, greedy and seeded.
 
-Machine, controller, driver and worker hosts are the real ones; the models are tables, the links misbehave.
+Machine, controller, runner and worker hosts are the real ones; the models are tables, the links misbehave.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import pytest
 
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
-from adasd.lookup.lookups import Lookups
+from adasd.drafters.lookups import Lookups
 from adasd.ports import Engine
 from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, SamplingTransform, Verdict, VerifyCall
+from adasd.session.runner import Limits, Runner
 from adasd.session.state import Terms
 from adasd.testing import loops
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.faulty_port import FaultyPort, LinkFaults
 from adasd.testing.letters import letter_grammars
 from adasd.testing.table_model import TableModel
-from services.orchestrator.drafts import SourcedPlacement
-from services.orchestrator.driver import Driver, Limits
+from services.orchestrator.draft_sources import SourcedPlacement
 from services.worker.host import EngineHost
 
 TARGET = TableModel.random(16, seed=3)
@@ -91,7 +91,7 @@ class HostPort:
 
 @dataclass
 class Slot:
-    """services.orchestrator.driver.Attachment over a faulty link."""
+    """adasd.session.runner.Attachment over a faulty link."""
 
     inner: HostPort
     port: FaultyPort
@@ -178,7 +178,7 @@ async def answer(
     effective = controller.effective(SpeculationOptions(mode=mode, draft=source))
     plans = controller.session(effective, transform, PROMPT)
     sampling = SamplingParams(NUM_TOKENS, transform.temperature, top_p=transform.top_p, seed=transform.seed)
-    driver = Driver(
+    runner = Runner(
         Terms(session, PROMPT, sampling, frozenset(), lambda token_ids: "." * len(token_ids)),
         OpenCall(session, transform, len(PROMPT) + NUM_TOKENS),
         effective,
@@ -187,7 +187,7 @@ async def answer(
         Limits(request_timeout_s=60.0, draft_timeout_s=0.03, reattach_s=0.005, max_target_losses=1000),
     )
     tokens: list[int] = []
-    async for event in driver.run():
+    async for event in runner.run():
         if isinstance(event, Chunk):
             tokens += [token.id for token in event.tokens]
         else:

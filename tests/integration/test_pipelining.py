@@ -1,4 +1,4 @@
-"""The real driver over gRPC: drafting ahead hides the shorter side, without it both add up."""
+"""The real runner over gRPC: drafting ahead hides the shorter side, without it both add up."""
 
 from __future__ import annotations
 

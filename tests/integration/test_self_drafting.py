@@ -1,4 +1,4 @@
-"""The target as its own draft through driver and worker host: exact, also while its replica is lost again and again."""
+"""The target as its own draft through runner and worker host: exact, also while its replica is lost again and again."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import pytest
 
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
-from adasd.lookup.lookups import Lookups
+from adasd.drafters.lookups import Lookups
 from adasd.requests import SamplingParams, SpeculationOptions
 from adasd.results import Chunk
 from adasd.rounds import OpenCall, SamplingTransform
+from adasd.session.runner import Limits, Runner
 from adasd.session.state import Terms
 from adasd.testing.faulty_port import LinkFaults
 from adasd.testing.loops import plain
-from services.orchestrator.drafts import SourcedPlacement
-from services.orchestrator.driver import Driver, Limits
+from services.orchestrator.draft_sources import SourcedPlacement
 from tests.integration.test_exact_under_faults import CALM, Slot, Workers
 from tests.unit.engine.models import prompts
 from tests.unit.engine.test_early_exit import engine
@@ -54,7 +54,7 @@ async def answer(
     effective = controller.effective(SpeculationOptions())
     plans = controller.session(effective, transform, prompt)
     sampling = SamplingParams(NUM_TOKENS, transform.temperature, top_p=transform.top_p, seed=transform.seed)
-    driver = Driver(
+    runner = Runner(
         Terms(f"s{number}", prompt, sampling, frozenset(), lambda ids: "." * len(ids)),
         OpenCall(f"s{number}", transform, len(prompt) + NUM_TOKENS),
         effective,
@@ -63,7 +63,7 @@ async def answer(
         Limits(60.0, draft_timeout_s=0.5, reattach_s=0.005, max_target_losses=1000),
     )
     tokens: list[int] = []
-    async for event in driver.run():
+    async for event in runner.run():
         if isinstance(event, Chunk):
             tokens += [token.id for token in event.tokens]
         else:

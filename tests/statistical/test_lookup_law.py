@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from adasd.config import EngineConfig, SpeculationConfig
+from adasd.drafters import lookup
 from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
-from adasd.lookup import line
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.results import EmittedToken, TokenKind
 from adasd.rounds import DraftDistributions
@@ -75,5 +75,5 @@ def test_rows_that_claim_another_law_are_noticed(monkeypatch: pytest.MonkeyPatch
         ids = np.asarray([[token, (token + 1) % V] for token in tokens], np.int32)
         return DraftDistributions(ids, np.full(ids.shape, np.log(0.5), np.float32))
 
-    monkeypatch.setattr(line, "point_masses", half_sure)
+    monkeypatch.setattr(lookup, "point_masses", half_sure)
     assert rejects(answers("ngram", SAMPLING), law(SAMPLING))

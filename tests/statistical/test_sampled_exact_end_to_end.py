@@ -49,8 +49,8 @@ from adasd.session.events import (
     TargetAnswered,
     TargetAttached,
 )
-from adasd.session.machine import begin, step
 from adasd.session.opening import transform_of
+from adasd.session.protocol import begin, step
 from adasd.session.state import Terms
 from adasd.specdec.penalties import TokenCounts
 from adasd.specdec.verify_reference import masked

@@ -1,4 +1,4 @@
-"""Figures on /metrics add up after real requests: real drivers and sessions, workers that know a text by heart."""
+"""Figures on /metrics add up after real requests: real runners and sessions, workers that know a text by heart."""
 
 from __future__ import annotations
 

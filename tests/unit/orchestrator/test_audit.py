@@ -24,7 +24,7 @@ ADAPTIVE = SpeculationOptions(mode=Mode.ADAPTIVE, acceptance="typical", max_rela
 
 
 class EngineSlot:
-    """A target slot over an engine in this process (services.orchestrator.driver.Attachment)."""
+    """A target slot over an engine in this process (adasd.session.runner.Attachment)."""
 
     def __init__(self, engine: FakeEngine, call: OpenCall) -> None:
         engine.open(call)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from adasd.requests import SamplingParams
 from adasd.rounds import AcceptRule, DraftBlock, DraftCall, StopRule, Verdict, VerifyCall
 from adasd.session.events import Event, Planned, TargetAnswered
-from adasd.session.machine import Step, begin, step
+from adasd.session.protocol import Step, begin, step
 from adasd.session.state import Session, Terms
 
 EOS = 0

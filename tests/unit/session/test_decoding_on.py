@@ -17,7 +17,7 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
-from adasd.session.machine import step
+from adasd.session.protocol import step
 from adasd.session.state import Phase, Session
 from tests.unit.session.helpers import EOS, begun, block, ids, only, planned, verdict
 

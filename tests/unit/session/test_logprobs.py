@@ -16,8 +16,8 @@ from adasd.session.events import (
     TargetAttached,
     TargetLost,
 )
-from adasd.session.machine import begin, step
 from adasd.session.opening import open_call
+from adasd.session.protocol import begin, step
 from adasd.session.state import Phase, Session
 from tests.unit.session.helpers import EOS, begun, block, planned, terms, verdict
 from tests.unit.session.test_machine import only

@@ -31,7 +31,7 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
-from adasd.session.machine import begin, step
+from adasd.session.protocol import begin, step
 from tests.unit.session.helpers import ids, planned, terms
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs away into the deep dark wood"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from adasd.lookup.index import Guess
+from adasd.drafters.index import Guess
 
 SHORTEST_MATCH = 2
 """Tokens of repeated suffix below which nothing is guessed."""
@@ -23,7 +23,7 @@ SEPARATOR = -1
 
 
 class SuffixAutomaton:
-    """States of all substrings of what was added. State 0 is the empty one. ``adasd.lookup.index.Index``."""
+    """States of all substrings of what was added. State 0 is the empty one. ``adasd.drafters.index.Index``."""
 
     def __init__(self) -> None:
         self._next: list[dict[int, int]] = [{}]  # per state: token -> state

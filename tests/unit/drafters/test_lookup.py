@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 
+from adasd.drafters.lookup import Lookup
+from adasd.drafters.lookups import Lookups
+from adasd.drafters.suffix import SuffixAutomaton
 from adasd.errors import StaleCache
-from adasd.lookup.line import LookupLine
-from adasd.lookup.lookups import Lookups
-from adasd.lookup.suffix import SuffixAutomaton
 from adasd.rounds import DraftCall, StopRule
 
 
@@ -19,7 +19,7 @@ def call(keep_len: int, feed: list[int], **rule: float) -> DraftCall:
 
 
 def test_a_block_continues_the_text_and_its_rows_are_point_masses():
-    line = LookupLine(SuffixAutomaton)
+    line = Lookup(SuffixAutomaton)
     drafted = line.draft(call(0, [1, 2, 3, 4, 9, 1, 2, 3], row_len=128))
     assert (drafted.base_len, drafted.tokens) == (8, (4, 9, 1))
     assert len(drafted.entropies) == 3
@@ -29,21 +29,21 @@ def test_a_block_continues_the_text_and_its_rows_are_point_masses():
 
 
 def test_without_rows_wanted_there_are_none_and_nothing_found_is_an_empty_block():
-    line = LookupLine(SuffixAutomaton)
+    line = Lookup(SuffixAutomaton)
     assert line.draft(call(0, [1, 2, 3, 1, 2])).distributions is None
-    assert LookupLine(SuffixAutomaton).draft(call(0, [1, 2, 3], row_len=8)).tokens == ()
+    assert Lookup(SuffixAutomaton).draft(call(0, [1, 2, 3], row_len=8)).tokens == ()
 
 
 def test_the_rule_ends_the_block():
     text = [1, 2, 3, 4, 5, 6, 9, 1, 2, 3, 4]
-    assert len(LookupLine(SuffixAutomaton).draft(call(0, text, max_tokens=2)).tokens) == 2
-    assert len(LookupLine(SuffixAutomaton).draft(call(0, text, max_tokens=0)).tokens) == 0
-    assert len(LookupLine(SuffixAutomaton).draft(call(0, text, entropy_ceiling=0.1)).tokens) == 1
-    assert len(LookupLine(SuffixAutomaton).draft(call(0, text, confidence_floor=0.9)).tokens) == 1
+    assert len(Lookup(SuffixAutomaton).draft(call(0, text, max_tokens=2)).tokens) == 2
+    assert len(Lookup(SuffixAutomaton).draft(call(0, text, max_tokens=0)).tokens) == 0
+    assert len(Lookup(SuffixAutomaton).draft(call(0, text, entropy_ceiling=0.1)).tokens) == 1
+    assert len(Lookup(SuffixAutomaton).draft(call(0, text, confidence_floor=0.9)).tokens) == 1
 
 
 def test_more_than_is_held_cannot_be_kept():
-    line = LookupLine(SuffixAutomaton)
+    line = Lookup(SuffixAutomaton)
     line.draft(call(0, [1, 2, 3]))
     with pytest.raises(StaleCache):
         line.draft(call(4, [5]))

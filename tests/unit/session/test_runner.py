@@ -1,4 +1,4 @@
-"""The driver under faults: the answer is right, the slots are given back, and nothing waits for ever."""
+"""The runner under faults: the answer is right, the slots are given back, and nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from adasd.errors import DeadlineExceeded, Overloaded, WorkerLost
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete, FinishReason, TokenKind
 from adasd.rounds import OpenCall, SamplingTransform, Verdict, VerifyCall
+from adasd.session.runner import Limits, Runner
 from adasd.session.state import Terms
-from services.orchestrator.driver import Driver, Limits
 from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, decode, ids
 
 PROMPT = "say: "
@@ -24,12 +24,12 @@ def world(**faults: object) -> FakePlacement:
     return FakePlacement((*ids(PROMPT + TEXT), EOS, *ids("x" * 40)), Faults(**faults))  # type: ignore[arg-type]
 
 
-def driver(placement: FakePlacement, mode: Mode = Mode.EXACT, **limits: float) -> Driver:
+def runner(placement: FakePlacement, mode: Mode = Mode.EXACT, **limits: float) -> Runner:
     transform = SamplingTransform(temperature=0.0)
     controller = Controller(SpeculationConfig(), placement.draft_names)
     effective = controller.effective(SpeculationOptions(mode=mode))
     times = {"request_timeout_s": 20.0, "draft_timeout_s": 0.05, "reattach_s": 0.01} | limits
-    return Driver(
+    return Runner(
         Terms("s", ids(PROMPT), SamplingParams(200), frozenset({EOS}), decode),
         OpenCall("s", transform, 205),
         effective,
@@ -39,7 +39,7 @@ def driver(placement: FakePlacement, mode: Mode = Mode.EXACT, **limits: float) -
     )
 
 
-async def text_and_end(running: Driver) -> tuple[str, Complete]:
+async def text_and_end(running: Runner) -> tuple[str, Complete]:
     text, end = "", None
     async for event in running.run():
         if isinstance(event, Chunk):
@@ -52,7 +52,7 @@ async def text_and_end(running: Driver) -> tuple[str, Complete]:
 
 async def test_an_answer_comes_chunk_by_chunk_and_its_figures_add_up():
     placement = world(draft_wrong=0.02)
-    text, end = await text_and_end(driver(placement))
+    text, end = await text_and_end(runner(placement))
     report = end.speculation
     assert text == TEXT
     assert end.finish_reason is FinishReason.STOP
@@ -65,7 +65,7 @@ async def test_an_answer_comes_chunk_by_chunk_and_its_figures_add_up():
 
 async def test_mode_off_takes_no_draft_slot():
     placement = world()
-    text, end = await text_and_end(driver(placement, Mode.OFF))
+    text, end = await text_and_end(runner(placement, Mode.OFF))
     assert text == TEXT
     assert placement.num_attached == {"draft": 0, "target": 1}
     assert end.speculation.num_draft_rounds == 0
@@ -85,7 +85,7 @@ async def test_mode_off_takes_no_draft_slot():
 )
 async def test_losses_cost_speed_and_never_the_answer(faults, seed):
     placement = world(**faults, seed=seed)
-    running = driver(placement, draft_timeout_s=0.02)
+    running = runner(placement, draft_timeout_s=0.02)
     running.limits = Limits(20.0, 0.02, 0.01, max_target_losses=100)
     text, _ = await text_and_end(running)
     assert text == TEXT
@@ -94,7 +94,7 @@ async def test_losses_cost_speed_and_never_the_answer(faults, seed):
 
 async def test_a_draft_lost_while_idle_is_replaced():
     placement = world(delay_s=0.002)
-    stream = driver(placement).run()
+    stream = runner(placement).run()
     await anext(stream)
     next(slot for slot in placement.open_slots if slot.role == "draft").die()
     events = [event async for event in stream]
@@ -106,7 +106,7 @@ async def test_a_draft_lost_while_idle_is_replaced():
 async def test_a_target_that_keeps_dying_ends_with_a_clear_error():
     placement = world(target_dies=1.0)
     with pytest.raises(WorkerLost, match=r"killed|gone"):
-        await text_and_end(driver(placement))
+        await text_and_end(runner(placement))
     assert placement.open_slots == []
 
 
@@ -117,16 +117,16 @@ async def test_the_second_loss_of_a_target_and_those_behind_it_wait_longer_and_l
         slept.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("services.orchestrator.driver.asyncio.sleep", note)
+    monkeypatch.setattr("adasd.session.runner.asyncio.sleep", note)
     with pytest.raises(WorkerLost):
-        await text_and_end(driver(placement, reattach_s=0.5))
+        await text_and_end(runner(placement, reattach_s=0.5))
     assert [seconds for seconds in slept if seconds] == [0.08, 0.16, 0.32, 0.5]
 
 
 async def test_no_target_slot_is_an_error_before_the_first_chunk():
     placement = world(no_target_slots=True)
     with pytest.raises(Overloaded):
-        await anext(driver(placement).run())
+        await anext(runner(placement).run())
     assert placement.open_slots == []
 
 
@@ -139,7 +139,7 @@ async def test_a_target_slot_that_was_refused_after_all_is_an_error_before_the_f
 
     monkeypatch.setattr(FakeSlot, "verify", refused)
     with pytest.raises(Overloaded, match="every slot is open"):
-        await text_and_end(driver(placement))
+        await text_and_end(runner(placement))
     assert placement.num_attached["target"] == 1
     assert placement.open_slots == []
 
@@ -147,13 +147,13 @@ async def test_a_target_slot_that_was_refused_after_all_is_an_error_before_the_f
 async def test_the_deadline_ends_a_request_that_hangs():
     placement = world(delay_s=0.5)
     with pytest.raises(DeadlineExceeded):
-        await text_and_end(driver(placement, request_timeout_s=0.1))
+        await text_and_end(runner(placement, request_timeout_s=0.1))
     assert placement.open_slots == []
 
 
 async def test_a_caller_who_leaves_frees_both_slots():
     placement = world(delay_s=0.001)
-    stream = driver(placement).run()
+    stream = runner(placement).run()
     await anext(stream)
     await anext(stream)
     assert len(placement.open_slots) == 2
@@ -163,7 +163,7 @@ async def test_a_caller_who_leaves_frees_both_slots():
 
 async def test_a_caller_who_is_cancelled_frees_both_slots():
     placement = world(delay_s=0.01)
-    task = asyncio.create_task(text_and_end(driver(placement)))
+    task = asyncio.create_task(text_and_end(runner(placement)))
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -178,17 +178,17 @@ async def test_a_slot_that_comes_after_the_end_is_given_back_at_once(role: str):
     placement = world(misses_cancellation=role)
     async with asyncio.timeout(20):
         if role == "draft":
-            assert (await text_and_end(driver(placement)))[0] == TEXT
+            assert (await text_and_end(runner(placement)))[0] == TEXT
         else:
             with pytest.raises(DeadlineExceeded):
-                await text_and_end(driver(placement, request_timeout_s=0.05))
+                await text_and_end(runner(placement, request_timeout_s=0.05))
     assert placement.num_attached[role] == 1
     assert placement.open_slots == []
 
 
 async def test_abort_ends_the_stream_with_its_own_reason():
     placement = world(delay_s=0.002)
-    running = driver(placement)
+    running = runner(placement)
     stream = running.run()
     await anext(stream)
     running.cancel()
@@ -200,7 +200,7 @@ async def test_abort_ends_the_stream_with_its_own_reason():
 async def test_the_next_ask_leaves_before_the_chunk_is_read():
     """A slow reader of the first chunk does not delay the round behind it."""
     placement = world()
-    stream = driver(placement, Mode.OFF).run()
+    stream = runner(placement, Mode.OFF).run()
     await anext(stream)
     (target,) = placement.open_slots
     assert len(target.cache) == len(PROMPT) + 1  # the second verify call has arrived: it fed the first token

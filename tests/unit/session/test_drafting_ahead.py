@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from adasd.rounds import AcceptRule, Assumption, DraftBlock, DraftDistributions, RelaxBelow, StopRule
-from adasd.session.ahead import behind_guess, guess_is_right, rule_ahead
 from adasd.session.events import (
     AskDraft,
     AskVerify,
@@ -21,7 +20,8 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
-from adasd.session.machine import step
+from adasd.session.lookahead import behind_guess, guess_is_right, rule_ahead
+from adasd.session.protocol import step
 from adasd.session.state import Phase, Session
 from tests.unit.session.helpers import begun, block, ids, only, planned, verdict
 

@@ -9,9 +9,9 @@ from itertools import islice
 
 import pytest
 
-from adasd.lookup.ngram import LONGEST, SHORTEST, NgramIndex
-from adasd.lookup.recent import RecentAnswers, RememberingIndex
-from adasd.lookup.suffix import COUNTED_LINKS, SEPARATOR, SHORTEST_MATCH, SuffixAutomaton
+from adasd.drafters.ngram import LONGEST, SHORTEST, NgramIndex
+from adasd.drafters.recent import RecentAnswers, RememberingIndex
+from adasd.drafters.suffix import COUNTED_LINKS, SEPARATOR, SHORTEST_MATCH, SuffixAutomaton
 
 
 def texts(num: int, seed: int = 0) -> list[list[int]]:

@@ -9,13 +9,13 @@ import pytest
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
 from adasd.control.draft_choice import OWN_ROUNDS
-from adasd.lookup.lookups import Lookups
+from adasd.drafters.lookups import Lookups
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete
 from adasd.rounds import OpenCall, SamplingTransform
+from adasd.session.runner import Limits, Runner
 from adasd.session.state import Terms
-from services.orchestrator.drafts import SourcedPlacement
-from services.orchestrator.driver import Driver, Limits
+from services.orchestrator.draft_sources import SourcedPlacement
 from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, decode, ids
 
 PROMPT = "the cat sat on the mat and the dog sat on the rug; again: "
@@ -35,12 +35,12 @@ class Tiers(FakePlacement):
         return self.attach("draft", refuse=name in self.closed)
 
 
-def driver(placement: Tiers, draft: str | None, controller: Controller | None = None) -> Driver:
+def runner(placement: Tiers, draft: str | None, controller: Controller | None = None) -> Runner:
     controller = controller or Controller(SpeculationConfig(bypass=False), placement.draft_names)
     effective = controller.effective(SpeculationOptions(Mode.EXACT, draft=draft))
     transform, prompt = SamplingTransform(temperature=0.0), ids(PROMPT)
     session = controller.session(effective, transform, prompt)
-    return Driver(
+    return Runner(
         Terms("s", prompt, SamplingParams(100), frozenset({EOS}), decode),
         OpenCall("s", transform, len(prompt) + 100),
         effective,
@@ -50,7 +50,7 @@ def driver(placement: Tiers, draft: str | None, controller: Controller | None = 
     )
 
 
-async def answer(running: Driver) -> Complete:
+async def answer(running: Runner) -> Complete:
     text, end = "", None
     async for event in running.run():
         if isinstance(event, Chunk):
@@ -67,7 +67,7 @@ async def answer(running: Driver) -> Complete:
 @pytest.mark.parametrize("source", ["ngram", "suffix"])
 async def test_a_look_up_drafts_without_any_draft_tier(source):
     placement = Tiers(())
-    report = (await answer(driver(placement, source))).speculation
+    report = (await answer(runner(placement, source))).speculation
     assert report.draft == source
     assert report.drafts_used == (source,)
     assert report.num_accepted_tokens > len(TEXT) / 2
@@ -78,21 +78,21 @@ async def test_a_look_up_drafts_without_any_draft_tier(source):
 @pytest.mark.parametrize("source", ["model", "tiny"])
 async def test_the_tier_that_is_asked_for_drafts(source):
     placement = Tiers(("model", "tiny"), draft_wrong=0.1)
-    report = (await answer(driver(placement, source))).speculation
+    report = (await answer(runner(placement, source))).speculation
     assert set(placement.asked) == {source}
     assert report.drafts_used == (source,)
 
 
 async def test_who_asks_for_a_model_that_is_away_gets_plain_decoding():
     placement = Tiers(("model",), closed=("model",))
-    report = (await answer(driver(placement, "model"))).speculation
+    report = (await answer(runner(placement, "model"))).speculation
     assert report.num_draft_rounds == 0
     assert report.drafts_used == ()
 
 
 async def test_auto_goes_on_with_another_source_where_one_cannot_be_had():
     placement = Tiers(("model", "tiny"), closed=("model", "tiny"), delay_s=0.003)
-    report = (await answer(driver(placement, "auto"))).speculation
+    report = (await answer(runner(placement, "auto"))).speculation
     assert placement.asked[:2] == ["model", "tiny"]
     assert report.draft == "auto"
     assert report.drafts_used == ("suffix",)
@@ -101,14 +101,14 @@ async def test_auto_goes_on_with_another_source_where_one_cannot_be_had():
 @pytest.mark.parametrize("seed", range(5))
 async def test_auto_goes_on_with_another_source_when_one_dies(seed):
     placement = Tiers(("model",), draft_dies=0.5, delay_s=0.002, seed=seed)
-    report = (await answer(driver(placement, "auto"))).speculation
+    report = (await answer(runner(placement, "auto"))).speculation
     assert report.draft_lost == 0 or "suffix" in report.drafts_used
 
 
 async def test_auto_changes_to_what_is_better_and_loses_nothing_by_it():
     placement = Tiers(("model",), draft_wrong=0.97, delay_s=0.001)
     controller = Controller(SpeculationConfig(bypass=False), placement.draft_names)
-    running = driver(placement, "auto", controller)
+    running = runner(placement, "auto", controller)
     task = running.controller._task
     for _ in range(30):
         controller.selector.learn(task, "suffix", 5.0, 1.0)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from adasd.control.draft_sources import LOOKUPS, NGRAM
-from adasd.lookup.line import LookupLine
-from adasd.lookup.ngram import NgramIndex
-from adasd.lookup.recent import RecentAnswers, RememberingIndex
-from adasd.lookup.suffix import SuffixAutomaton
+from adasd.drafters.lookup import Lookup
+from adasd.drafters.ngram import NgramIndex
+from adasd.drafters.recent import RecentAnswers, RememberingIndex
+from adasd.drafters.suffix import SuffixAutomaton
 from adasd.rounds import DraftBlock, DraftCall
 
 
@@ -24,14 +24,14 @@ class Lookups:
     def __init__(self, recent_tokens: int = 0) -> None:
         self._recent = RecentAnswers(recent_tokens) if recent_tokens else None
 
-    def line(self, name: str, *, alone: bool = False) -> LookupLine:
+    def line(self, name: str, *, alone: bool = False) -> Lookup:
         """A new session's line to the look-up of that name; ``alone``: it must not follow other answers."""
         assert name in LOOKUPS, name
         if name == NGRAM:
-            return LookupLine(NgramIndex)
+            return Lookup(NgramIndex)
         if self._recent is None or alone:
-            return LookupLine(SuffixAutomaton)
-        return LookupLine(partial(RememberingIndex, self._recent))
+            return Lookup(SuffixAutomaton)
+        return Lookup(partial(RememberingIndex, self._recent))
 
     def remember(self, answer: Sequence[int]) -> None:
         """An answer is complete."""

@@ -6,8 +6,8 @@
     any ──TargetLost──> ATTACHING (prefill of prompt + committed tokens follows)
     any ──last token, Cancel or Fail──> FINISHED
 
-While the target judges a block the draft may prepare for the likeliest outcomes (adasd.session.ahead); PLANNING then
-leads straight to VERIFYING when one of them comes true. Under an exact rule the target was asked already, on that
+While the target judges a block the draft may prepare for the likeliest outcomes (adasd.session.lookahead); PLANNING
+then leads straight to VERIFYING when one of them comes true. Under an exact rule the target was asked already, on that
 assumption, and goes on without a word. Where nothing is drafted it is asked for the token behind the next
 one, whichever that is, and decodes on while its verdicts travel. A lost or late draft costs speed, never an answer:
 the round goes on with an empty block, which is plain decoding. Every ask carries a fresh epoch; an answer to any other
@@ -23,18 +23,6 @@ from dataclasses import replace
 from adasd.errors import IllegalEvent
 from adasd.results import Chunk, EmittedToken, FinishReason, TokenKind, TokenLogprob
 from adasd.rounds import Assumption, DraftBlock, DraftCall, RoundCompleted, StopRule, Verdict, VerifyCall
-from adasd.session import stopping
-from adasd.session.ahead import (
-    Ahead,
-    doubt,
-    expects_rejection,
-    foreseen,
-    judged_part,
-    may_come_true,
-    rule_ahead,
-    rule_instead,
-    without_tripping,
-)
 from adasd.session.events import (
     Action,
     AskDraft,
@@ -58,9 +46,21 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
+from adasd.session.lookahead import (
+    Ahead,
+    doubt,
+    expects_rejection,
+    foreseen,
+    judged_part,
+    may_come_true,
+    rule_ahead,
+    rule_instead,
+    without_tripping,
+)
 from adasd.session.state import DraftSide, Phase, Session, Terms
-from adasd.session.stopping import TextState
 from adasd.session.tally import Tally
+from adasd.text import stop_strings
+from adasd.text.stop_strings import TextState
 
 Step = tuple[Session, tuple[Action, ...]]
 
@@ -459,7 +459,7 @@ def commit(
     if stop is not None:
         num_kept, reason, match = num_read, FinishReason.STOP, stop
     elif reason is not None:
-        shown += stopping.flush(text, session.terms.decode)
+        shown += stop_strings.flush(text, session.terms.decode)
     kept = tokens[:num_kept]
     session = session._replace(
         phase=Phase.PLANNING if reason is None else Phase.FINISHED,
@@ -500,11 +500,11 @@ def read_text(session: Session, tokens: tuple[EmittedToken, ...]) -> tuple[TextS
     """Read up to the first stop string: the text's state, what may be shown, tokens read, the stop string."""
     sampling, decode, text, shown = session.terms.sampling, session.terms.decode, session.text, ""
     if not sampling.stop:  # in one piece
-        text, shown, _ = stopping.push(text, [token.id for token in tokens], (), decode)
+        text, shown, _ = stop_strings.push(text, [token.id for token in tokens], (), decode)
         return text, shown, len(tokens), None
     for num, token in enumerate(tokens, 1):
         stops = sampling.stop if session.num_emitted + num > sampling.min_tokens else ()
-        text, piece, stop = stopping.push(text, (token.id,), stops, decode)
+        text, piece, stop = stop_strings.push(text, (token.id,), stops, decode)
         shown += piece
         if stop is not None:
             return text, shown, num, stop

@@ -14,8 +14,8 @@ from itertools import islice
 
 import numpy as np
 
+from adasd.drafters.index import Guess, Index
 from adasd.errors import StaleCache
-from adasd.lookup.index import Guess, Index
 from adasd.ports import Clock
 from adasd.rounds import DraftBlock, DraftCall, DraftDistributions
 from adasd.specdec.stop_rule import stops
@@ -24,7 +24,7 @@ PIECE = 512
 """Tokens that are indexed at once: under a millisecond or so, however long the prompt."""
 
 
-class LookupLine:
+class Lookup:
     """One session's text and its index; ``make`` makes an empty index."""
 
     def __init__(self, make: Callable[[], Index], clock: Clock = time.perf_counter) -> None:

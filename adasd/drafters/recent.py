@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from adasd.lookup.index import Guess
-from adasd.lookup.suffix import SEPARATOR, SuffixAutomaton
+from adasd.drafters.index import Guess
+from adasd.drafters.suffix import SEPARATOR, SuffixAutomaton
 
 
 class RecentAnswers:
@@ -42,7 +42,7 @@ class _Reader:
 
 
 class RememberingIndex:
-    """A session's own text and the recent answers: the longer match guesses. ``adasd.lookup.index.Index``."""
+    """A session's own text and the recent answers: the longer match guesses. ``adasd.drafters.index.Index``."""
 
     def __init__(self, recent: RecentAnswers) -> None:
         self._own = SuffixAutomaton()

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from adasd.lookup.index import Guess
+from adasd.drafters.index import Guess
 
 LONGEST, SHORTEST = 3, 2
 """Lengths of the n-grams that are looked for, in tokens."""
 
 
 class NgramIndex:
-    """Where every n-gram was last followed by something. ``adasd.lookup.index.Index``."""
+    """Where every n-gram was last followed by something. ``adasd.drafters.index.Index``."""
 
     def __init__(self) -> None:
         self._text: list[int] = []

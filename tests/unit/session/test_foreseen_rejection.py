@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from adasd.rounds import AcceptRule, Assumption, DraftBlock, RelaxBelow
-from adasd.session.ahead import doubt, rule_instead
 from adasd.session.events import (
     AskDraft,
     AskVerify,
@@ -19,7 +18,8 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
-from adasd.session.machine import step
+from adasd.session.lookahead import doubt, rule_instead
+from adasd.session.protocol import step
 from adasd.session.state import Phase, Session
 from tests.unit.session.helpers import begun, block, ids, only, planned, verdict
 

@@ -29,7 +29,7 @@ from adasd.session.events import (
     TargetAttached,
     TargetLost,
 )
-from adasd.session.machine import begin, step
+from adasd.session.protocol import begin, step
 from adasd.session.state import Phase, Session
 from tests.unit.session.helpers import EOS, begun, block, ids, only, planned, play, terms, verdict
 

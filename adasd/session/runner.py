@@ -1,7 +1,7 @@
-"""Performs what a session wishes for: one driver per answer, one event at a time.
+"""Performs what a session asks for: one runner per answer, one event at a time.
 
-The driver knows ports, timers and the controller; it decides nothing. Every ask runs as a task whose outcome
-comes back as an event; the session (adasd.session.machine) says what follows. Leaving ``run`` on any path
+The runner knows ports, timers and the controller; it decides nothing. Every ask runs as a task whose outcome
+comes back as an event; the session (adasd.session.protocol) says what follows. Leaving ``run`` on any path
 cancels the tasks and gives both slots back.
 """
 
@@ -42,7 +42,7 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
-from adasd.session.machine import begin, step
+from adasd.session.protocol import begin, step
 from adasd.session.report import complete
 from adasd.session.state import Phase, Terms
 
@@ -93,7 +93,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Wishes:
+class PendingEffects:
     """What a step of the session leaves to be done, by when it is done: the plan first, the rest at leisure."""
 
     plan: AskPlan | None = None
@@ -108,8 +108,8 @@ async def outcome(lost: asyncio.Future[str]) -> str | None:
     return None if lost.cancelled() else lost.result()
 
 
-class Driver:
-    """Runs one answer. Use once: ``async for event in driver.run(): ...``."""
+class Runner:
+    """Runs one answer. Use once: ``async for event in runner.run(): ...``."""
 
     def __init__(
         self,
@@ -149,18 +149,18 @@ class Driver:
         try:
             session, actions = begin(self.terms)
             while True:
-                wishes = self.perform_all(actions)
-                if wishes.plan is not None:  # the next asks leave before anybody reads what the verdict said
-                    session, actions = step(session, self.plan(wishes.plan))
+                pending = self.perform_all(actions)
+                if pending.plan is not None:  # the next asks leave before anybody reads what the verdict said
+                    session, actions = step(session, self.plan(pending.plan))
                     self.perform_all(actions)
                     await self.let_asks_leave()
-                for done in wishes.rounds:
+                for done in pending.rounds:
                     self.on_round(done)
-                for chunk in wishes.chunks:
+                for chunk in pending.chunks:
                     yield chunk
                 if session.phase is Phase.FINISHED:
-                    if wishes.error is not None:
-                        raise wishes.error
+                    if pending.error is not None:
+                        raise pending.error
                     yield complete(session, self.effective, self.controller)
                     return
                 event = await self.events.get()
@@ -179,9 +179,9 @@ class Driver:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
-    def perform_all(self, actions: tuple[Action, ...]) -> Wishes:
+    def perform_all(self, actions: tuple[Action, ...]) -> PendingEffects:
         """Start what takes time, whose outcome comes back as an event; return what remains to be done."""
-        wishes = Wishes()
+        pending = PendingEffects()
         for action in actions:
             match action:
                 case AskDraft(call):
@@ -195,14 +195,14 @@ class Driver:
                         self.open_call = replace(self.open_call, prompt_logprobs=None)
                     else:
                         self.controller.learn(done)
-                    wishes.rounds.append(done)
+                    pending.rounds.append(done)
                 case AskPlan():
-                    wishes.plan = action
+                    pending.plan = action
                 case Emit(chunk):
-                    wishes.chunks.append(chunk)
+                    pending.chunks.append(chunk)
                 case Finish(_, error):
-                    wishes.error = error
-        return wishes
+                    pending.error = error
+        return pending
 
     def plan(self, ask: AskPlan) -> Planned:
         other = self.controller.another_source(ask.remaining_tokens)
@@ -221,7 +221,7 @@ class Driver:
         try:
             drafted = await draft.draft(call)
         except Superseded as error:
-            if call.epoch == self.newest_draft_call:  # by nothing that this driver sent
+            if call.epoch == self.newest_draft_call:  # by nothing that this runner sent
                 self.lose(draft, str(error))
         except Exception as error:
             self.lose(draft, str(error))
@@ -242,7 +242,7 @@ class Driver:
         except (InvalidRequest, Overloaded) as error:  # of the call, or of a slot that was never opened
             self.events.put_nowait(Fail(error))
         except Superseded as error:
-            if call.assuming is None:  # by nothing that this driver sent
+            if call.assuming is None:  # by nothing that this runner sent
                 return self.lose(target, str(error))
             await self.in_turn(before)
             if target is self.target:

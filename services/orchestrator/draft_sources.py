@@ -13,16 +13,14 @@ from collections.abc import Callable
 from adasd.control.controller import SessionController
 from adasd.control.draft_sources import LOOKUPS, SELF
 from adasd.errors import WorkerLost
-from adasd.lookup.line import LookupLine
-from adasd.lookup.lookups import Lookups, nothing_drafted
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
-from services.orchestrator.driver import Attachment, Placement
+from adasd.session.runner import Attachment, Placement
 
 
 class LookupSlot:
-    """A look-up as the driver holds it (services.orchestrator.driver.Attachment). It is never lost."""
+    """A look-up as the runner holds it (adasd.session.runner.Attachment). It is never lost."""
 
-    def __init__(self, line: LookupLine) -> None:
+    def __init__(self, line: Lookup) -> None:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._line, self._turn = line, asyncio.Lock()
 
@@ -65,7 +63,7 @@ class SelfSlot:
 
 
 class SourcedPlacement:
-    """The placement of one request (services.orchestrator.driver.Placement)."""
+    """The placement of one request (adasd.session.runner.Placement)."""
 
     def __init__(self, inner: Placement, lookups: Lookups, controller: SessionController) -> None:
         self._inner, self._lookups, self._controller = inner, lookups, controller
