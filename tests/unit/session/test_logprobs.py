@@ -20,7 +20,7 @@ from adasd.session.opening import open_call
 from adasd.session.protocol import begin, step
 from adasd.session.state import Phase, Session
 from tests.unit.session.helpers import EOS, begun, block, planned, terms, verdict
-from tests.unit.session.test_machine import only
+from tests.unit.session.test_protocol import only
 
 GRAMMAR = Grammar(GrammarKind.REGEX, "ab*")
 OF_PROMPT = tuple(TokenLogprob(-float(i)) for i in range(4))
