@@ -38,7 +38,6 @@ from load_tests import record
 from load_tests.latency.pipelining import Lines
 from load_tests.latency.round_trip import worker
 from load_tests.prompts import examples
-from adasd.session.runner import Runner, Limits
 from services.transport.channels import WorkerChannelPool
 from services.transport.client import WorkerAddress
 

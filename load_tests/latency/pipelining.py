@@ -51,7 +51,6 @@ from adasd.session.state import Terms
 from load_tests import record
 from load_tests.latency.round_trip import worker
 from load_tests.latency.timed_engine import Costs, TimedEngine
-from adasd.session.runner import Runner, Limits
 from services.transport.channels import WorkerChannelPool
 from services.transport.client import RoundsLine, WorkerAddress
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from adasd.control.controller import Controller, EffectiveSpeculation
 from adasd.control.draft_sources import offered
+from adasd.drafters.lookups import Lookups
 from adasd.errors import InvalidRequest, Overloaded
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 from adasd.control.controller import SessionController
 from adasd.control.draft_sources import LOOKUPS, SELF
+from adasd.drafters.lookup import Lookup
+from adasd.drafters.lookups import Lookups, nothing_drafted
 from adasd.errors import WorkerLost
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from adasd.session.runner import Attachment, Placement
