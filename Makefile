@@ -11,7 +11,7 @@ SUITES  := $(wildcard tests/unit tests/contracts tests/statistical tests/golden 
 ARGS    ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all install serve chat test check format proto bench load baselines k8s rehearse monitoring-check image-check clean help
+.PHONY: all install serve chat test check format proto bench load baselines k8s rehearse monitoring-check image-check diagrams clean help
 
 all: check test  ## check + test
 
@@ -71,6 +71,10 @@ monitoring-check: $(STAMP)  ## every rule and panel in a real Prometheus (apt-ge
 
 image-check: $(STAMP)  ## the Dockerfile's cpu stage in a bare virtual environment (minutes)
 	TORCH_INDEX=$${TORCH_INDEX:-$${PIP_INDEX_URL:-https://pypi.org/simple}} $(BIN)/python k8s/image_steps.py $(ARGS)
+
+diagrams:  ## render docs/diagrams/*.dot to SVG (apt-get install graphviz)
+	@for source in docs/diagrams/*.dot; do { dot -Tsvg $$source; \
+	  echo "<!-- rendered from sha256 $$(sha256sum < $$source | cut -d' ' -f1) -->"; } > $${source%.dot}.svg; done
 
 clean:  ## remove the virtual environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
