@@ -67,7 +67,7 @@ rehearse: $(STAMP)  ## the two-tier overlay on this machine: Ray nodes on loopba
 	$(BIN)/adasd k8s rehearse $(ARGS)
 
 monitoring-check: $(STAMP)  ## every rule and panel in a real Prometheus (apt-get install prometheus), promtool's tests
-	$(BIN)/python k8s/monitoring/evaluate.py $(ARGS)
+	$(BIN)/python k8s/monitoring/check_rules.py $(ARGS)
 
 image-check: $(STAMP)  ## the Dockerfile's cpu stage in a bare virtual environment (minutes)
 	TORCH_INDEX=$${TORCH_INDEX:-$${PIP_INDEX_URL:-https://pypi.org/simple}} $(BIN)/python k8s/image_steps.py $(ARGS)

@@ -37,7 +37,7 @@ class StepFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Step:
+class ImageStep:
     """One instruction."""
 
     word: str  # RUN, COPY, ...
@@ -45,30 +45,30 @@ class Step:
 
 
 @dataclass
-class Stage:
+class ImageStage:
     """Instructions between two FROMs."""
 
     name: str
     parent: str
-    steps: list[Step] = field(default_factory=list)
+    steps: list[ImageStep] = field(default_factory=list)
 
 
-def read(dockerfile: str) -> dict[str, Stage]:
+def read(dockerfile: str) -> dict[str, ImageStage]:
     """Stages by name. Instructions before the first FROM only set defaults and are left out."""
-    stages: dict[str, Stage] = {}
-    current: Stage | None = None
+    stages: dict[str, ImageStage] = {}
+    current: ImageStage | None = None
     lines = (line for line in dockerfile.replace("\\\n", " ").splitlines() if line.strip())
     for line in (line for line in lines if not line.lstrip().startswith("#")):
         word, _, text = line.strip().partition(" ")
         if word == "FROM":
             parent, _, name = re.split(r"\s+", text)
-            current = stages[name] = Stage(name, parent)
+            current = stages[name] = ImageStage(name, parent)
         elif current is not None:
-            current.steps.append(Step(word, text.strip()))
+            current.steps.append(ImageStep(word, text.strip()))
     return stages
 
 
-def lineage(stages: dict[str, Stage], name: str) -> list[Stage]:
+def lineage(stages: dict[str, ImageStage], name: str) -> list[ImageStage]:
     """The stage and those it is built from, the first one first."""
     if name not in stages:
         raise StepFailed(f"the Dockerfile has no stage {name!r}; it has {', '.join(stages)}")
@@ -113,7 +113,7 @@ class Build:
     command: list[str] = field(default_factory=list)
     health: list[str] = field(default_factory=list)
 
-    def run(self, stage: Stage) -> None:
+    def run(self, stage: ImageStage) -> None:
         for step in stage.steps:
             if stage.name in SYSTEM:
                 print(f"  (not run here) {step.word} {step.text}", flush=True)
@@ -121,7 +121,7 @@ class Build:
             print(f"  {step.word} {step.text}", flush=True)
             self._take(step)
 
-    def _take(self, step: Step) -> None:
+    def _take(self, step: ImageStep) -> None:
         match step.word:
             case "RUN":
                 done = subprocess.run(

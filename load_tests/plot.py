@@ -11,14 +11,14 @@ COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700")
 
 
 @dataclass(frozen=True)
-class Panel:
+class PlotPanel:
     """Lines that share a scale from 0; a missing value is None."""
 
     title: str
     lines: Mapping[str, Sequence[float | None]]
 
 
-def svg(seconds: Sequence[float], panels: Sequence[Panel]) -> str:
+def svg(seconds: Sequence[float], panels: Sequence[PlotPanel]) -> str:
     """The whole picture; ``seconds`` rise, and every line has as many values."""
     height = TOP + len(panels) * (HEIGHT + GAP)
     parts = [
@@ -31,7 +31,7 @@ def svg(seconds: Sequence[float], panels: Sequence[Panel]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _panel(panel: Panel, seconds: Sequence[float], top: float) -> list[str]:
+def _panel(panel: PlotPanel, seconds: Sequence[float], top: float) -> list[str]:
     most = max((value for line in panel.lines.values() for value in line if value is not None), default=0.0)
     most, last = most or 1.0, (seconds[-1] if seconds else 0.0) or 1.0
     parts = [

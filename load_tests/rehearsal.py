@@ -35,14 +35,14 @@ from cluster.k8s.render import render
 from cluster.runtime.steps import Steps
 from cluster.topology import actor_options
 from load_tests import record
-from load_tests.faults.faulty_proxy import LinkProxy
-from load_tests.load.answers import GOOD, Answer, Outcome
-from load_tests.load.doors import Door, GrpcDoor, HttpDoor
-from load_tests.load.figures import worded_differently
+from load_tests.demo_prompts import is_right
+from load_tests.faults.faulty_proxy import FaultyProxy
+from load_tests.faults.local_cluster import HEAD, LocalCluster, ended_by_sigterm, values, wait_for
+from load_tests.load.answers import GOOD, Outcome, Reply
+from load_tests.load.doors import Door, GrpcClient, HttpClient
 from load_tests.load.generator import Generator
-from load_tests.load.workload import whole
-from load_tests.local_cluster import HEAD, Rig, ended_by_sigterm, values, wait_for
-from load_tests.prompts import is_right
+from load_tests.load.load_figures import worded_differently
+from load_tests.load.request_mix import whole
 
 TWO_TIER = record.ROOT / "k8s" / "overlays" / "two-tier"
 MAX_PODS = 8
@@ -73,7 +73,7 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ClusterShape:
     """What is played of a manifest."""
 
     serve: Mapping[str, Any]  # serveConfigV2
@@ -87,7 +87,7 @@ class Shape:
         return self.serve["applications"][0]["args"]  # type: ignore[no-any-return]
 
 
-def shape_of(topology: Path, cluster: Path | None = None) -> Shape:
+def shape_of(topology: Path, cluster: Path | None = None) -> ClusterShape:
     """What ``adasd k8s render`` makes of these files. ConfigError with one sentence per problem."""
     overlay = render(topology, cluster_facts.read(cluster), topology.parent)
     operations = yaml.safe_load(overlay.files["ray-service.patch.yaml"])
@@ -104,7 +104,7 @@ def shape_of(topology: Path, cluster: Path | None = None) -> Shape:
     variables = patched["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["env"]
     environment = {v["name"]: v["value"] for v in variables if "value" in v and v["name"] not in OF_THE_POD}
     head = base["spec"]["rayClusterConfig"]["headGroupSpec"]["resources"]
-    return Shape(serve, pods, head, environment)
+    return ClusterShape(serve, pods, head, environment)
 
 
 def _pods(groups: Sequence[Mapping[str, Any]]) -> Iterator[Pod]:
@@ -136,10 +136,10 @@ def on_this_machine(serve: Mapping[str, Any], http_port: int, grpc_port: int) ->
 
 
 @dataclass
-class Play(Rig):
+class Play(LocalCluster):
     """The shape as a running cluster."""
 
-    shape: Shape = field(kw_only=True)
+    shape: ClusterShape = field(kw_only=True)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -204,7 +204,7 @@ class Play(Rig):
         return self.serve_status() == "RUNNING" and set(reported) == {float(num_slots)}
 
     def is_ready(self) -> bool:
-        """As every rig, but a deployment that Serve gave up is not waited for."""
+        """As every local cluster, but a deployment that Serve gave up is not waited for."""
         self.serve_status()
         return super().is_ready()
 
@@ -222,10 +222,10 @@ class Play(Rig):
 
 
 @contextmanager
-def playing(shape: Shape) -> Iterator[Play]:
+def playing(shape: ClusterShape) -> Iterator[Play]:
     """The cluster, empty; every process of it is killed in the end."""
     folder = Path(tempfile.mkdtemp(prefix="play-"))  # short: socket paths hold 107 bytes
-    with LinkProxy() as link, ended_by_sigterm():
+    with FaultyProxy() as link, ended_by_sigterm():
         play = Play(folder, (), link, shape=shape)
         try:
             play.start()
@@ -238,25 +238,25 @@ def playing(shape: Shape) -> Iterator[Play]:
 # --------------------------------------------------------------------------- traffic
 
 
-async def traffic(play: Play, seconds: float) -> list[Answer]:
+async def traffic(play: Play, seconds: float) -> list[Reply]:
     """A closed loop over both doors."""
     return await _load(play, None, seconds)
 
 
-async def rollout(play: Play, settings: Mapping[str, Any], num_slots: int) -> list[Answer]:
+async def rollout(play: Play, settings: Mapping[str, Any], num_slots: int) -> list[Reply]:
     """Clients go on asking while ``settings`` are deployed, until they are in force."""
     return await _load(play, (settings, num_slots), 0.0)
 
 
-async def _load(play: Play, change: tuple[Mapping[str, Any], int] | None, seconds: float) -> list[Answer]:
+async def _load(play: Play, change: tuple[Mapping[str, Any], int] | None, seconds: float) -> list[Reply]:
     zero_s = time.monotonic()
 
     def now() -> float:
         return time.monotonic() - zero_s
 
     doors: dict[str, Door] = {
-        "http": HttpDoor(play.url, None, now),
-        "grpc": GrpcDoor(f"{HEAD}:{play.grpc_port}", None, now),
+        "http": HttpClient(play.url, None, now),
+        "grpc": GrpcClient(f"{HEAD}:{play.grpc_port}", None, now),
     }
     generator, done = Generator(doors, now), asyncio.Event()
     try:
@@ -285,7 +285,7 @@ async def _load(play: Play, change: tuple[Mapping[str, Any], int] | None, second
     return generator.answers
 
 
-def complaints(what: str, answers: Sequence[Answer]) -> Iterator[str]:
+def complaints(what: str, answers: Sequence[Reply]) -> Iterator[str]:
     """What must not be."""
     bad = [answer for answer in answers if answer.outcome not in GOOD]
     if bad:
@@ -329,7 +329,7 @@ def rehearse(topology: Path, cluster: Path | None, console: Console) -> None:
             with playing(shape) as play:
                 steps.show("nodes", f"a head and {', '.join(pod.name for pod in shape.pods)}", done=True)
                 _act(play, steps)
-        except RuntimeError as error:  # of the rig: a command failed, or something took too long
+        except RuntimeError as error:  # of the cluster: a command failed, or something took too long
             what, _, last = str(error).strip().rpartition("\n")
             raise RehearsalFailed(f"{what.split(': ')[0]}: {last}" if what else last) from error
         steps.show("end", f"taken down; {len(play.processes())} processes left", done=True)
@@ -368,6 +368,6 @@ def _act(play: Play, steps: Steps) -> None:
     steps.show("serve shutdown", "no replica is left", done=True)
 
 
-def _check(what: str, answers: Sequence[Answer]) -> None:
+def _check(what: str, answers: Sequence[Reply]) -> None:
     if found := list(complaints(what, answers)):
         raise RehearsalFailed("\n".join(found))

@@ -82,7 +82,7 @@ def harmless(text: str) -> str:
 
 
 @dataclass(slots=True)
-class Talk:
+class Conversation:
     """One conversation with one server."""
 
     client: httpx.Client
@@ -149,7 +149,7 @@ def chat(
     try:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         with httpx.Client(base_url=url, timeout=timeout, transport=transport, headers=headers) as client:
-            talk = Talk(client, model or first_model(client), mode, max_tokens, temperature, console)
+            talk = Conversation(client, model or first_model(client), mode, max_tokens, temperature, console)
             if message is not None:
                 talk.ask(message)
             else:
@@ -168,7 +168,7 @@ def chat(
     return 0
 
 
-def converse(talk: Talk) -> None:
+def converse(talk: Conversation) -> None:
     """Read messages until the end of input."""
     talk.console.print(
         f"Talking to {talk.model}. /mode off|exact|adaptive, /new begins again, Ctrl-D leaves."
@@ -191,7 +191,7 @@ def converse(talk: Talk) -> None:
                 talk.console.print("(cut)")
 
 
-def command(talk: Talk, line: str) -> None:
+def command(talk: Conversation, line: str) -> None:
     word, _, rest = line.partition(" ")
     if word == "/new":
         talk.messages.clear()

@@ -20,7 +20,7 @@ POOL = "pool"
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class PodGroup:
     """Equal pods. Each holds one replica of every tier in ``tiers`` (or as many as share its GPUs)."""
 
     name: str
@@ -33,7 +33,7 @@ class Group:
     resources: dict[str, float]  # other Ray resources of a pod
 
 
-def groups_of(config: ServeConfig, facts: Facts) -> list[Group]:
+def groups_of(config: ServeConfig, facts: Facts) -> list[PodGroup]:
     """The gateway first. ConfigError if two tiers of one group can't be told a pool apart from the gateway."""
     by_wishes: dict[object, list[tuple[str, TierConfig]]] = {}
     for role, tier in config.tiers.items():
@@ -61,14 +61,14 @@ def _wishes(tier: TierConfig) -> object:
     return None if wishes == ((), None, (), False) else wishes
 
 
-def _gateway(members: Sequence[tuple[str, TierConfig]], facts: Facts) -> Group:
+def _gateway(members: Sequence[tuple[str, TierConfig]], facts: Facts) -> PodGroup:
     least = max([facts.gateways.min, *(tier.min_replicas for _, tier in members)])
     most = max([facts.gateways.max, *(tier.max_replicas for _, tier in members)])
     num_cpus = math.ceil(ORCHESTRATOR_CPUS + METRICS_CPUS + sum(tier.num_cpus for _, tier in members))
-    return Group(GATEWAY, tuple(members), least, most, num_cpus, 0, {POOL: GATEWAY}, {})
+    return PodGroup(GATEWAY, tuple(members), least, most, num_cpus, 0, {POOL: GATEWAY}, {})
 
 
-def _group(name: str, members: Sequence[tuple[str, TierConfig]]) -> Group:
+def _group(name: str, members: Sequence[tuple[str, TierConfig]]) -> PodGroup:
     num_gpus = math.ceil(round(sum(tier.num_gpus for _, tier in members), 6))
     per_pod = 1  # replicas of each tier
     if len(members) == 1 and 0 < members[0][1].num_gpus < 1:
@@ -85,7 +85,7 @@ def _group(name: str, members: Sequence[tuple[str, TierConfig]]) -> Group:
             resources[f"accelerator_type:{tier.accelerator_type}"] = 1.0
         if labels.get(POOL) == GATEWAY:
             raise ConfigError(f"{role}.label_selector asks for pool=gateway, which is the orchestrators' own")
-    return Group(
+    return PodGroup(
         name,
         tuple(members),
         math.ceil(max(tier.min_replicas for _, tier in members) / per_pod),

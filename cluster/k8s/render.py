@@ -20,7 +20,7 @@ import yaml
 from adasd.errors import ConfigError
 from cluster.data import BASE
 from cluster.k8s.facts import Facts
-from cluster.k8s.groups import GATEWAY, POOL, Group, groups_of
+from cluster.k8s.groups import GATEWAY, POOL, PodGroup, groups_of
 from cluster.topology import METRICS_CPUS, ORCHESTRATOR_CPUS
 from services import settings
 from services.config import ServeConfig
@@ -104,7 +104,7 @@ class Parts:
     times: Times
     mold: Mapping[str, Any]  # the base's RayService
 
-    def patch(self, groups: list[Group]) -> Iterator[dict[str, Any]]:
+    def patch(self, groups: list[PodGroup]) -> Iterator[dict[str, Any]]:
         """JSON6902 operations on the base's RayService."""
         cluster = "/spec/rayClusterConfig"
         head = copy.deepcopy(self.mold["spec"]["rayClusterConfig"]["headGroupSpec"]["template"])
@@ -114,7 +114,7 @@ class Parts:
         yield _replace(f"{cluster}/headGroupSpec/template", head)
         yield _replace(f"{cluster}/workerGroupSpecs", [self.worker_group(group) for group in groups])
 
-    def serve_config(self, groups: list[Group]) -> dict[str, Any]:
+    def serve_config(self, groups: list[PodGroup]) -> dict[str, Any]:
         """What Serve deploys; names of deployments are those of cluster.app."""
         gateway, tiers = groups[0], [role for group in groups for role, _ in group.tiers]
         drain = {"graceful_shutdown_timeout_s": self.times.drain_s}
@@ -145,7 +145,7 @@ class Parts:
             ],
         }
 
-    def worker_group(self, group: Group) -> dict[str, Any]:
+    def worker_group(self, group: PodGroup) -> dict[str, Any]:
         """A group's pods, made after the gateway's."""
         spec: dict[str, Any] = copy.deepcopy(self.mold["spec"]["rayClusterConfig"]["workerGroupSpecs"][0])
         pod = spec["template"]["spec"]
@@ -183,7 +183,7 @@ class Parts:
 
     # ----------------------------------------------------------------- pieces of a pod
 
-    def _size(self, group: Group, pod: dict[str, Any]) -> None:
+    def _size(self, group: PodGroup, pod: dict[str, Any]) -> None:
         wanted = self.facts.pods.get(group.name)
         container = pod["containers"][0]
         if group.num_gpus:
@@ -206,7 +206,7 @@ class Parts:
             pod["volumes"].append({"name": "shared-memory", "emptyDir": memory_disk})
             container["volumeMounts"].append({"name": "shared-memory", "mountPath": "/dev/shm"})
 
-    def _times_and_files(self, pod: dict[str, Any], group: Group | None) -> None:
+    def _times_and_files(self, pod: dict[str, Any], group: PodGroup | None) -> None:
         """``group`` is None for the head, which serves nothing."""
         container = pod["containers"][0]
         pod["terminationGracePeriodSeconds"] = self.times.grace_s
@@ -218,7 +218,7 @@ class Parts:
         if group is not None and self.facts.models is not None:
             self._models(pod, group)
 
-    def _models(self, pod: dict[str, Any], group: Group) -> None:
+    def _models(self, pod: dict[str, Any], group: PodGroup) -> None:
         models = self.facts.models
         assert models is not None
         if models.claim:
@@ -241,7 +241,7 @@ class Parts:
         }
         pod["initContainers"] = [loader]
 
-    def _copies(self, group: Group) -> Iterator[str]:
+    def _copies(self, group: PodGroup) -> Iterator[str]:
         """Weights only where they are loaded; every pod reads the target's tokenizer and configuration."""
         models, roles = self.facts.models, {role for role, _ in group.tiers}
         assert models is not None
@@ -307,7 +307,7 @@ def _check_models(config: ServeConfig, facts: Facts) -> None:
 # --------------------------------------------------------------------------- writing
 
 
-def _scaling(gateway: Group, facts: Facts, config: ServeConfig) -> dict[str, Any]:
+def _scaling(gateway: PodGroup, facts: Facts, config: ServeConfig) -> dict[str, Any]:
     bounds = facts.gateways
     if bounds.min == bounds.max:
         return {"num_replicas": bounds.min}
@@ -322,7 +322,7 @@ def _scaling(gateway: Group, facts: Facts, config: ServeConfig) -> dict[str, Any
     }
 
 
-def _ray_resources(group: Group) -> dict[str, str]:
+def _ray_resources(group: PodGroup) -> dict[str, str]:
     resources = {"CPU": str(group.num_cpus)}
     if group.num_gpus:
         resources["GPU"] = str(group.num_gpus)
@@ -334,7 +334,7 @@ def _mount(pod: dict[str, Any], name: str, volume: dict[str, Any], path: str) ->
     pod["containers"][0]["volumeMounts"].append({"name": name, "mountPath": path, "readOnly": True})
 
 
-def _budget(group: Group) -> dict[str, Any]:
+def _budget(group: PodGroup) -> dict[str, Any]:
     labels = {"app.kubernetes.io/name": "adasd", "app.kubernetes.io/component": group.name}
     return {
         "apiVersion": "policy/v1",

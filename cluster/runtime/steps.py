@@ -14,7 +14,7 @@ from rich.text import Text
 
 
 @dataclass(slots=True)
-class Step:
+class StartStep:
     """One line; ``ended_s`` is None while it runs."""
 
     text: str
@@ -27,7 +27,7 @@ class Steps:
 
     def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
         self.console, self.now = console, now
-        self.steps: dict[str, Step] = {}
+        self.steps: dict[str, StartStep] = {}
         self.spinner = Spinner("dots")
         self.live = Live(get_renderable=self.render, console=console, refresh_per_second=10, transient=False)
 
@@ -42,14 +42,14 @@ class Steps:
 
     def show(self, name: str, text: str, done: bool = False) -> None:
         """Begin a step, change its text, or end it. Saying the same thing again does nothing."""
-        step = self.steps.setdefault(name, Step("", self.now()))
+        step = self.steps.setdefault(name, StartStep("", self.now()))
         if step.text == text and done == (step.ended_s is not None):
             return
         step.text, step.ended_s = text, self.now() if done else None
         if not self.console.is_terminal:
             self.console.print(self.line(name, step), soft_wrap=True, highlight=False)
 
-    def line(self, name: str, step: Step) -> Text:
+    def line(self, name: str, step: StartStep) -> Text:
         seconds = (step.ended_s or self.now()) - step.begun_s
         mark = Text("✓ ", "green") if step.ended_s else Text("· ", "cyan")
         return mark + Text(f"{name:<13}", "bold") + Text(step.text) + Text(f"  {seconds:.1f} s", "dim")

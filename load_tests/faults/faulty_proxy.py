@@ -31,7 +31,7 @@ class Way:
         self.flows.set()
 
 
-class LinkProxy:
+class FaultyProxy:
     """Serves on a free port of 127.0.0.1; use as a context manager. Its loop runs in a thread of its own."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class LinkProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="bad-link", daemon=True)
         self._carrying: set[asyncio.Task[None]] = set()
 
-    def __enter__(self) -> LinkProxy:
+    def __enter__(self) -> FaultyProxy:
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10.0)
         self.port = self._server.sockets[0].getsockname()[1]

@@ -1,81 +1,77 @@
-"""Strikes the blows of the chaos rig, one after the other, while a load runs."""
+"""Injects faults into a local cluster, one after the other, while a load runs."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from load_tests.faults import chaos
-from load_tests.faults.faults import KINDS, Blows, Struck
-from load_tests.local_cluster import Rig
+from load_tests.faults.faults import KINDS, Faults, Injected
 
 EVERY_S = 8.0
-WHOLE_WITHIN_S = 15.0
-NUM_SLOTS = 32
+RECOVERY_S = 15.0
+"""After a fault the next one waits so long for the service to be whole again; some faults shall come before it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Blow:
-    """What was struck, and when (seconds since the start of the run)."""
+class Injection:
+    """A fault that was injected, and when (seconds of the load's clock)."""
 
     kind: str
     what: str
     at_s: float
 
 
-def settings(models: Path) -> dict[str, Any]:
-    """What the rig serves: the pair below ``models``, as in load_tests.faults.chaos."""
-    return chaos.settings(models / "target", models / "draft", NUM_SLOTS)
-
-
 @asynccontextmanager
-async def striking(
-    rig: Rig, deployed: dict[str, Any], now: Callable[[], float], seed: int
-) -> AsyncIterator[list[Blow]]:
-    """A blow every EVERY_S seconds, each kind once before any comes again; in the end all is undone."""
-    blows: list[Blow] = []
-    rng, undoing = random.Random(seed), set[asyncio.Task[None]]()
-    hurting, calm = Blows(rig, deployed, rng), asyncio.Event()
+async def injecting(
+    faults: Faults,
+    now: Callable[[], float],
+    every_s: float = EVERY_S,
+    kinds: Sequence[str] = tuple(KINDS),
+    tell: Callable[[Injection], Any] = lambda injection: None,
+) -> AsyncIterator[list[Injection]]:
+    """A fault every ``every_s`` seconds, each kind once before any comes again; in the end all is undone."""
+    injections: list[Injection] = []
+    undoing, ended = set[asyncio.Task[None]](), asyncio.Event()
 
     async def rest(seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await calm.wait()
+                await ended.wait()
 
-    async def whole() -> None:
-        """Until both tiers serve again, but not for long: some blows shall fall before."""
-        for _ in range(int(WHOLE_WITHIN_S)):
-            if calm.is_set() or await asyncio.to_thread(rig.is_ready):
+    async def undo(injected: Injected) -> None:
+        assert injected.undo is not None
+        await rest(injected.lasts_s)
+        await asyncio.to_thread(injected.undo)
+
+    async def recovery() -> None:
+        for _ in range(int(RECOVERY_S)):
+            if ended.is_set() or await asyncio.to_thread(faults.cluster.is_ready):
                 return
             await rest(1.0)
 
-    async def undo(struck: Struck) -> None:
-        assert struck.undo is not None
-        await rest(struck.lasts_s)
-        await asyncio.to_thread(struck.undo)
-
-    async def strike() -> None:
+    async def inject() -> None:
         order = list[str]()
-        while not calm.is_set():
-            order = order or rng.sample(list(KINDS), len(KINDS))
+        while not ended.is_set():
+            order = order or faults.rng.sample(list(kinds), len(kinds))
             kind = order.pop()
-            at_s, struck = now(), await asyncio.to_thread(hurting.strike, kind)
-            if struck is not None:
-                blows.append(Blow(kind, struck.what, at_s))
-                if struck.undo is not None:
-                    undoing.add(asyncio.ensure_future(undo(struck)))
-            await rest(EVERY_S)
-            await whole()
+            at_s, injected = now(), await asyncio.to_thread(faults.inject, kind)
+            if injected is None:
+                order.insert(0, kind)  # there was nothing to hit: later
+            else:
+                injections.append(Injection(kind, injected.what, at_s))
+                tell(injections[-1])
+                if injected.undo is not None:
+                    undoing.add(asyncio.create_task(undo(injected)))
+            await rest(every_s)
+            await recovery()
 
-    striker = asyncio.ensure_future(strike())
+    task = asyncio.create_task(inject())
     try:
-        yield blows
+        yield injections
     finally:
-        calm.set()
-        await asyncio.gather(striker, *undoing)
-        await asyncio.to_thread(rig.restart_dead_nodes)
+        ended.set()
+        await asyncio.gather(task, *undoing)
+        await asyncio.to_thread(faults.cluster.restart_dead_nodes)

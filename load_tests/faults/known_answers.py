@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx
 
-from load_tests.prompts import examples
+from load_tests.demo_prompts import examples
 
 
 @dataclass(slots=True)
-class Outcome:
+class RequestOutcome:
     """One request: its text, or why there is none; seconds."""
 
     key: int
@@ -53,7 +53,9 @@ def work(num_distinct: int, max_tokens: int) -> Work:
     return Work(tuple(bodies))
 
 
-async def ask(client: httpx.AsyncClient, url: str, key: int, body: dict[str, Any], zero_s: float) -> Outcome:
+async def ask(
+    client: httpx.AsyncClient, url: str, key: int, body: dict[str, Any], zero_s: float
+) -> RequestOutcome:
     """One streamed answer. Whatever goes wrong is in the outcome."""
     began_s = newest_s = time.monotonic()
     first_s, text, pause_s, done = None, "", 0.0, False
@@ -81,18 +83,18 @@ async def ask(client: httpx.AsyncClient, url: str, key: int, body: dict[str, Any
     except httpx.HTTPError as problem:
         error = f"{type(problem).__name__}: {problem}"
     total_s = time.monotonic() - began_s
-    return Outcome(key, None if error else text, error, first_s, total_s, began_s - zero_s, pause_s)
+    return RequestOutcome(key, None if error else text, error, first_s, total_s, began_s - zero_s, pause_s)
 
 
 async def closed_loop(
     url: str,
     todo: Work,
     concurrency: int,
-    enough: Callable[[Sequence[Outcome]], bool],
+    enough: Callable[[Sequence[RequestOutcome]], bool],
     zero_s: float | None = None,
-) -> list[Outcome]:
+) -> list[RequestOutcome]:
     """``concurrency`` clients ask one request after the other until those done are ``enough``."""
-    outcomes: list[Outcome] = []
+    outcomes: list[RequestOutcome] = []
     zero_s = time.monotonic() if zero_s is None else zero_s
     keys = itertools.cycle(range(len(todo.bodies)))
     limits = httpx.Limits(max_connections=concurrency)
@@ -107,7 +109,7 @@ async def closed_loop(
     return outcomes
 
 
-def differing(outcomes: Sequence[Outcome]) -> list[int]:
+def differing(outcomes: Sequence[RequestOutcome]) -> list[int]:
     """Requests that were answered in more than one way."""
     texts: defaultdict[int, set[str]] = defaultdict(set)
     for outcome in outcomes:

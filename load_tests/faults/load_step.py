@@ -26,11 +26,11 @@ import httpx
 from rich.table import Table
 
 from load_tests import record
-from load_tests.faults.known_answers import Outcome, Work, ask, differing, work
-from load_tests.local_cluster import NodeSpec, rig, values
-from load_tests.plot import Panel, svg
+from load_tests.demo_pair import DEMO
+from load_tests.faults.known_answers import RequestOutcome, Work, ask, differing, work
+from load_tests.faults.local_cluster import NodeSpec, local_cluster, values
+from load_tests.plot import PlotPanel, svg
 
-DEMO = record.ROOT / "models" / "demo"
 NODES = (
     NodeSpec("draft-0", "127.0.0.2", "draft"),
     NodeSpec("target-0", "127.0.0.3", "target"),
@@ -41,7 +41,7 @@ NUM_SLOTS = 16
 
 
 @dataclass(frozen=True)
-class Phase:
+class LoadPhase:
     """So many sessions at once, for so long."""
 
     concurrency: int
@@ -49,7 +49,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TierSample:
     """The service at one moment."""
 
     at_s: float
@@ -87,9 +87,9 @@ def settings(target: Path, draft: Path, down_after_s: float) -> dict[str, Any]:
     }
 
 
-def sample(metrics: str, at_s: float, asked: int) -> Sample:
+def sample(metrics: str, at_s: float, asked: int) -> TierSample:
     """What a scrape says."""
-    return Sample(
+    return TierSample(
         at_s,
         asked,
         targets=len(values(metrics, "adasd_worker_slots", "target")),
@@ -103,7 +103,7 @@ def sample(metrics: str, at_s: float, asked: int) -> Sample:
 # --------------------------------------------------------------------------- the load
 
 
-def asked_at(phases: Sequence[Phase], at_s: float) -> int:
+def asked_at(phases: Sequence[LoadPhase], at_s: float) -> int:
     """Sessions at once at that moment; 0 after the last phase."""
     for phase in phases:
         if at_s < phase.seconds:
@@ -112,9 +112,11 @@ def asked_at(phases: Sequence[Phase], at_s: float) -> int:
     return 0
 
 
-async def load(url: str, todo: Work, phases: Sequence[Phase]) -> tuple[list[Outcome], list[Sample]]:
+async def load(
+    url: str, todo: Work, phases: Sequence[LoadPhase]
+) -> tuple[list[RequestOutcome], list[TierSample]]:
     """Closed loop: client number i asks as long as more than i are wanted, and ends what it began."""
-    zero_s, outcomes, samples = time.monotonic(), list[Outcome](), list[Sample]()
+    zero_s, outcomes, samples = time.monotonic(), list[RequestOutcome](), list[TierSample]()
     most = max(phase.concurrency for phase in phases)
     end_s = sum(phase.seconds for phase in phases)
     keys = iter(range(1_000_000))
@@ -142,7 +144,7 @@ async def load(url: str, todo: Work, phases: Sequence[Phase]) -> tuple[list[Outc
 # --------------------------------------------------------------------------- figures
 
 
-def rates(samples: Sequence[Sample]) -> list[float]:
+def rates(samples: Sequence[TierSample]) -> list[float]:
     """Tokens per second since the sample before."""
     found = [0.0]
     for before, now in pairwise(samples):
@@ -150,7 +152,7 @@ def rates(samples: Sequence[Sample]) -> list[float]:
     return found
 
 
-def first_token_ms(outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> list[float | None]:
+def first_token_ms(outcomes: Sequence[RequestOutcome], samples: Sequence[TierSample]) -> list[float | None]:
     """Median of the answers whose first token came in the second before each sample."""
     found: list[float | None] = []
     for now in samples:
@@ -163,13 +165,13 @@ def first_token_ms(outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> li
     return found
 
 
-def scaled(samples: Sequence[Sample]) -> bool:
+def scaled(samples: Sequence[TierSample]) -> bool:
     """One target, then more, then one again."""
     counts = [now.targets for now in samples]
     return bool(counts) and counts[0] == 1 and max(counts) > 1 and counts[-1] == 1
 
 
-def table(outcomes: Sequence[Outcome], samples: Sequence[Sample], every_s: float = 5.0) -> Table:
+def table(outcomes: Sequence[RequestOutcome], samples: Sequence[TierSample], every_s: float = 5.0) -> Table:
     """One row per ``every_s`` seconds, and every change of replicas."""
     names = ("second", "asked", "targets", "drafts", "running", "waiting", "tokens/s", "first token (ms)")
     shown = Table(*names, title="Load step")
@@ -185,7 +187,7 @@ def table(outcomes: Sequence[Outcome], samples: Sequence[Sample], every_s: float
     return shown
 
 
-def plot(outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> str:
+def plot(outcomes: Sequence[RequestOutcome], samples: Sequence[TierSample]) -> str:
     """Replicas, sessions, speed and first token over time."""
     seconds = [now.at_s for now in samples]
     sessions = {
@@ -200,10 +202,10 @@ def plot(outcomes: Sequence[Outcome], samples: Sequence[Sample]) -> str:
     return svg(
         seconds,
         [
-            Panel("replicas", replicas),
-            Panel("sessions", sessions),
-            Panel("tokens per second", {"all": rates(samples)}),
-            Panel("time to first token (ms)", {"median": first_token_ms(outcomes, samples)}),
+            PlotPanel("replicas", replicas),
+            PlotPanel("sessions", sessions),
+            PlotPanel("tokens per second", {"all": rates(samples)}),
+            PlotPanel("time to first token (ms)", {"median": first_token_ms(outcomes, samples)}),
         ],
     )
 
@@ -231,8 +233,8 @@ def main(arguments: list[str] | None = None) -> int:
     header = record.circumstances("faults.load_step", arguments)
     print(record.headline(header))
     levels = (options.low, options.high, options.low)
-    phases = [Phase(*each) for each in zip(levels, options.seconds, strict=True)]
-    with rig(NODES, settings(options.target, options.draft, options.down_after)) as made:
+    phases = [LoadPhase(*each) for each in zip(levels, options.seconds, strict=True)]
+    with local_cluster(NODES, settings(options.target, options.draft, options.down_after)) as made:
         outcomes, samples = asyncio.run(load(made.url, work(30, options.max_tokens), phases))
     record.console().print(table(outcomes, samples))
     failed = [outcome for outcome in outcomes if outcome.error]

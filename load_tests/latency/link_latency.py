@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,13 +33,13 @@ from adasd.session.runner import Limits, Runner
 from adasd.session.state import Terms
 from adasd.text.tokenizer import Tokenizer
 from load_tests import record
+from load_tests.demo_pair import DEMO, enlarged
+from load_tests.demo_prompts import examples
 from load_tests.latency.pipelining import Lines
 from load_tests.latency.round_trip import worker
-from load_tests.prompts import examples
 from services.transport.channels import WorkerChannelPool
 from services.transport.client import WorkerAddress
 
-DEMO = record.ROOT / "models" / "demo"
 SESSION = "latency"
 LATENCIES_MS = (0.0, 1.0, 5.0, 20.0)
 EXACT = SpeculationConfig(mode=Mode.EXACT, bypass=False)
@@ -54,7 +52,7 @@ WAYS: Mapping[str, SpeculationConfig] = {
 
 
 @dataclass(frozen=True)
-class Rate:
+class LinkRate:
     """One way of decoding at one latency; tokens behind the first one, all prompts together."""
 
     latency_ms: float
@@ -66,7 +64,7 @@ class Rate:
 
 
 @dataclass
-class Answered:
+class LinkAnswer:
     """One answer."""
 
     tokens: tuple[int, ...]
@@ -89,7 +87,7 @@ class Speaker:
         self.controller = Controller(config)
         self.effective = self.controller.effective(SpeculationOptions(mode=config.mode))
 
-    async def answer(self, pool: WorkerChannelPool, prompt: Sequence[int], max_tokens: int) -> Answered:
+    async def answer(self, pool: WorkerChannelPool, prompt: Sequence[int], max_tokens: int) -> LinkAnswer:
         """The whole answer to one prompt, over fresh streams."""
         sampling = SamplingParams(max_tokens, temperature=0.0)
         opening = open_call(SESSION, sampling, len(prompt), self.tokenizer.eos_ids)
@@ -109,7 +107,7 @@ class Speaker:
                 num_first = num_first or len(tokens)
             else:
                 report = event.speculation
-        return Answered(
+        return LinkAnswer(
             tuple(tokens),
             times_s[-1] - times_s[0],
             num_first,
@@ -126,7 +124,7 @@ async def rate(
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     alone: Sequence[tuple[int, ...]] | None,
-) -> tuple[Rate, list[Answered]]:
+) -> tuple[LinkRate, list[LinkAnswer]]:
     """One prompt to warm up, then all; ``alone`` are the answers of plain decoding."""
     pool = WorkerChannelPool()
     try:
@@ -136,7 +134,7 @@ async def rate(
         await pool.close()
     num_tokens = sum(len(one.tokens) - one.num_first for one in answers)
     expected = [one.tokens for one in answers] if alone is None else alone
-    found = Rate(
+    found = LinkRate(
         speaker.latency_ms,
         way,
         num_tokens / sum(one.decoding_s for one in answers),
@@ -154,18 +152,6 @@ def share(part: float, whole: float) -> float:
 # --------------------------------------------------------------------------- the pair
 
 
-@contextmanager
-def enlarged(factor: int, extra_layers: int) -> Iterator[Path]:
-    """Folder of the demo target, that much larger; it is removed in the end."""
-    from adasd.demo.enlarge import main as enlarge
-
-    with tempfile.TemporaryDirectory(prefix="latency-") as folder:
-        options = ["--factor", str(factor), "--extra-layers", str(extra_layers), "--out", folder]
-        if enlarge(["--model", str(DEMO / "target"), *options]):
-            raise RuntimeError("the demo target could not be enlarged")
-        yield Path(folder)
-
-
 def engine(model: str) -> TorchEngine:
     """In the worker's process."""
     return TorchEngine.from_config(EngineConfig(model, device="cpu", num_slots=2, max_context=1024))
@@ -173,7 +159,7 @@ def engine(model: str) -> TorchEngine:
 
 def run(
     factor: int, extra_layers: int, latencies_ms: Sequence[float], num_prompts: int, max_tokens: int
-) -> list[Rate]:
+) -> list[LinkRate]:
     """All ways at all latencies; plain decoding knows no draft, so it is measured once."""
     tokenizer = Tokenizer.load(str(DEMO / "target"))
     prompts = [
@@ -198,7 +184,7 @@ def run(
     return rates
 
 
-def table(rates: Sequence[Rate], title: str) -> Table:
+def table(rates: Sequence[LinkRate], title: str) -> Table:
     """Rows are latencies, columns ways."""
     shown = Table("latency, one way (ms)", *WAYS, "acceptance", "ahead used", title=title)
     plain = next(one for one in rates if one.way == "off")

@@ -83,7 +83,7 @@ class Case:
 
 
 @dataclass
-class Trace:
+class RoundTrace:
     """What one run showed, from its first drafted round on (in mode off: its first)."""
 
     at_s: list[float] = field(default_factory=list)  # when each verdict came
@@ -159,7 +159,7 @@ class FixedBlocks(SessionController):
         return Plan(rule, accept, ahead, ahead and preparing_for_rejection_pays(self._estimates))
 
 
-def runner_of(case: Case, lines: Lines, trace: Trace) -> Runner:
+def runner_of(case: Case, lines: Lines, trace: RoundTrace) -> Runner:
     """A runner for one endless answer; ``trace`` notes its rounds."""
     controller = Controller(SpeculationConfig())
     mode = Mode.OFF if case.mode == "off" else Mode.EXACT
@@ -191,9 +191,9 @@ async def trace_of(
     *,
     num_rounds: int | None = None,
     seconds: float | None = None,
-) -> Trace:
+) -> RoundTrace:
     """Run a case for so many rounds, or for so long."""
-    pool, trace = WorkerChannelPool(), Trace()
+    pool, trace = WorkerChannelPool(), RoundTrace()
     runner = runner_of(case, Lines(pool, draft_at, target_at, case.link_ms), trace)
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, runner.cancel)
@@ -210,7 +210,7 @@ async def trace_of(
 
 
 @dataclass(frozen=True)
-class Share:
+class RoundShare:
     """How near one case came to the ideal; times in milliseconds per round."""
 
     draft_ms: float
@@ -227,7 +227,7 @@ class Share:
         return self.ideal_ms / self.round_ms
 
 
-def share_of(case: Case, trace: Trace) -> Share:
+def share_of(case: Case, trace: RoundTrace) -> RoundShare:
     """Leave out the first rounds, in which links and learned values settle."""
     costs, block_len = case.costs, case.block_len
     times_ms = [1e3 * (later - sooner) for sooner, later in pairwise(trace.at_s[WARM_UP_ROUNDS - 1 :])]
@@ -237,7 +237,7 @@ def share_of(case: Case, trace: Trace) -> Share:
     hit_ms = max((block_len + 1) * costs.draft_ms, costs.verify_ms)
     miss_ms = block_len * costs.draft_ms + costs.verify_ms
     typical_ms = sum(len(some) * median(some) for some in (hits_ms, misses_ms) if some)
-    return Share(
+    return RoundShare(
         draft_ms=(block_len + 1) * costs.draft_ms,
         verify_ms=costs.verify_ms,
         acceptance=costs.acceptance,
@@ -250,7 +250,7 @@ def share_of(case: Case, trace: Trace) -> Share:
 
 
 @dataclass(frozen=True)
-class Rate:
+class PipelineRate:
     """Tokens per second of one session at one link time."""
 
     link_ms: float
@@ -259,10 +259,10 @@ class Rate:
     hit_rate: float
 
 
-def rate_of(case: Case, trace: Trace) -> Rate:
+def rate_of(case: Case, trace: RoundTrace) -> PipelineRate:
     tokens, hits = trace.tokens[WARM_UP_ROUNDS:], trace.ahead[WARM_UP_ROUNDS:]
     spent_s = trace.at_s[-1] - trace.at_s[WARM_UP_ROUNDS - 1]
-    return Rate(case.link_ms, case.mode, sum(tokens) / spent_s, sum(hits) / len(hits))
+    return PipelineRate(case.link_ms, case.mode, sum(tokens) / spent_s, sum(hits) / len(hits))
 
 
 def round_cases() -> Iterator[Case]:
@@ -280,7 +280,7 @@ def link_cases() -> Iterator[Case]:
             yield Case(f"link-{link_ms}-{mode}", LINK_COSTS, LINK_BLOCK_LEN, mode, link_ms)
 
 
-def run(num_rounds: int, seconds: float) -> tuple[list[Share], list[Rate]]:
+def run(num_rounds: int, seconds: float) -> tuple[list[RoundShare], list[PipelineRate]]:
     """Both measurements on one pair of workers."""
     rounds, links = list(round_cases()), list(link_cases())
     costs = {case.name: case.costs for case in (*rounds, *links)}
@@ -309,7 +309,7 @@ def workers(costs: Mapping[str, Costs]) -> Iterator[tuple[WorkerAddress, WorkerA
 # --------------------------------------------------------------------------- what people see
 
 
-def share_table(shares: Sequence[Share]) -> Table:
+def share_table(shares: Sequence[RoundShare]) -> Table:
     columns = ("draft", "verify", "acceptance", "mode", "ideal", "round", "of ideal", "mean", "ahead hits")
     table = Table(*columns, title="Time of a round (ms), share of the ideal by medians")
     for each in shares:
@@ -327,7 +327,7 @@ def share_table(shares: Sequence[Share]) -> Table:
     return table
 
 
-def rate_table(rates: Sequence[Rate]) -> Table:
+def rate_table(rates: Sequence[PipelineRate]) -> Table:
     costs = LINK_COSTS
     table = Table(
         *("link, one way (ms)", "pipelined", "sequential", "off", "ahead hits"),
@@ -341,7 +341,7 @@ def rate_table(rates: Sequence[Rate]) -> Table:
     return table
 
 
-def missed(shares: Sequence[Share]) -> list[Share]:
+def missed(shares: Sequence[RoundShare]) -> list[RoundShare]:
     """Pipelined cases short of the goal."""
     return [each for each in shares if each.mode == "pipelined" and each.share < GOAL]
 

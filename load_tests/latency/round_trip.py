@@ -41,7 +41,7 @@ INCARNATION = "benchmark"
 
 
 @dataclass(frozen=True)
-class Figures:
+class RoundTripTimes:
     """Wall times in milliseconds."""
 
     median: float
@@ -50,7 +50,7 @@ class Figures:
     p99: float
 
     @classmethod
-    def of(cls, times_ms: Sequence[float]) -> Figures:
+    def of(cls, times_ms: Sequence[float]) -> RoundTripTimes:
         """Quantiles of single measurements."""
         cuts = statistics.quantiles(times_ms, n=100)
         return cls(statistics.median(times_ms), statistics.fmean(times_ms), cuts[89], cuts[98])
@@ -124,11 +124,11 @@ async def measure(
         await pool.close()
 
 
-def run(num_rounds: int, num_warm_up: int) -> Figures:
+def run(num_rounds: int, num_warm_up: int) -> RoundTripTimes:
     """Start both workers, warm up, measure."""
     with worker("draft", ["s"]) as draft_at, worker("target", ["s"]) as target_at:
         times_ms = uvloop.run(measure(draft_at, target_at, "s", num_warm_up + num_rounds))
-    return Figures.of(times_ms[num_warm_up:])
+    return RoundTripTimes.of(times_ms[num_warm_up:])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -25,8 +25,8 @@ from typing import IO
 import httpx
 
 from load_tests import record
-from load_tests.ports import free_port
-from load_tests.throughput.single_stream import positive
+from load_tests.demo_pair import positive
+from load_tests.free_ports import free_port
 
 GOAL_S = 45.0
 POLL_S = 0.1

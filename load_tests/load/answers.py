@@ -41,7 +41,7 @@ class Ask:
 
 
 @dataclass(slots=True)
-class Answer:
+class Reply:
     """One request's fate; times in seconds since the start of the run."""
 
     ask: Ask

@@ -16,13 +16,13 @@ from typing import Any
 from adasd.errors import AdasdError, ConfigError
 from load_tests import record
 from load_tests.benchmarks import BASELINES
-from load_tests.load import results
+from load_tests.load import result_file
 from load_tests.load.command import RESULTS, play
 from load_tests.load.page import page
+from load_tests.load.result_table import flat, percent, times
 from load_tests.load.scenarios import SCENARIOS
-from load_tests.load.server import demo_server
+from load_tests.load.server_under_test import demo_server
 from load_tests.load.stage import Options
-from load_tests.load.table import flat, percent, times
 
 DOCS = record.ROOT / "docs" / "operations.md"
 BEGIN, END = "<!-- baselines: written by `make baselines` -->\n", "<!-- end of baselines -->\n"
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
                 given = Options(num_requests=options.soak_requests if name == "soak" else None)
                 result = play(SCENARIOS[name], server, given, [name], console)
                 file = options.folder / f"bench_{name}-{record.hardware()}.json"
-                results.write(file, result)
+                result_file.write(file, result)
                 html = RESULTS / f"{file.stem}.html"
                 html.parent.mkdir(parents=True, exist_ok=True)
                 html.write_text(page(result), encoding="utf-8")

@@ -19,17 +19,17 @@ from rich.console import Console
 
 from adasd.errors import AdasdError, ConfigError
 from load_tests import record
-from load_tests.faults import chaos, injector
-from load_tests.load import objective, results
+from load_tests.faults import chaos
+from load_tests.faults.local_cluster import local_cluster
+from load_tests.load import objective, result_file
 from load_tests.load.compare import compared
 from load_tests.load.page import page
 from load_tests.load.progress import Progress
-from load_tests.load.runner import Run, run
+from load_tests.load.result_table import show
+from load_tests.load.runner import ScenarioRun, run
 from load_tests.load.scenarios import SCENARIOS, Scenario, named
-from load_tests.load.server import Server, demo_server, running_server
+from load_tests.load.server_under_test import Server, demo_server, running_server
 from load_tests.load.stage import Options
-from load_tests.load.table import show
-from load_tests.local_cluster import rig
 
 RESULTS = Path("runs/bench")
 DOORS = ("http", "grpc")
@@ -86,14 +86,14 @@ def play(
     console.print(record.headline(header), highlight=False)
     with Progress(console) as progress:
         done = asyncio.run(_until_told_to_stop(run(scenario, server, options, progress.show)))
-    result = results.as_json(done, header) | {"was_interrupted": done.was_interrupted}
+    result = result_file.as_json(done, header) | {"was_interrupted": done.was_interrupted}
     show(result, console)
     return result
 
 
-async def _until_told_to_stop(running: Any) -> Run:
+async def _until_told_to_stop(running: Any) -> ScenarioRun:
     """SIGTERM ends a run as Ctrl-C does: what was measured is kept."""
-    task: asyncio.Task[Run] = asyncio.ensure_future(running)
+    task: asyncio.Task[ScenarioRun] = asyncio.ensure_future(running)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
@@ -108,7 +108,7 @@ async def _until_told_to_stop(running: Any) -> Run:
 
 def keep(result: dict[str, Any], json_file: Path, html_file: Path, console: Console) -> None:
     """Write both files, also of a run that was cut."""
-    results.write(json_file, result)
+    result_file.write(json_file, result)
     try:
         html_file.parent.mkdir(parents=True, exist_ok=True)
         html_file.write_text(page(result), encoding="utf-8")
@@ -131,8 +131,8 @@ def server_of(scenario: Scenario, arguments: argparse.Namespace, console: Consol
         return
     if scenario.under_fire:
         console.print("starting a cluster of four nodes with the demo pair on this machine", highlight=False)
-        with rig(chaos.NODES, injector.settings(record.ROOT / "models" / "demo")) as made:
-            yield Server(made.url, f"127.0.0.1:{made.grpc_port}", processes=made.processes, rig=made)
+        with local_cluster(chaos.NODES, chaos.settings()) as made:
+            yield Server(made.url, f"127.0.0.1:{made.grpc_port}", processes=made.processes, cluster=made)
         return
     console.print("starting a demo server on this machine", highlight=False)
     with demo_server(settings_of(arguments.set)) as server:

@@ -15,7 +15,7 @@ import numpy as np
 from rich.table import Table
 
 from adasd.errors import ConfigError
-from load_tests.load.results import read
+from load_tests.load.result_file import read
 
 BLOCK_S = 2.0
 NUM_DRAWS = 1000

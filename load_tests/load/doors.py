@@ -17,7 +17,7 @@ import aiohttp
 from adasd.errors import AdasdError, InvalidRequest, Overloaded, UnknownModel
 from adasd.requests import SpeculationOptions
 from adasd.results import Chunk
-from load_tests.load.answers import Answer, Ask, Outcome
+from load_tests.load.answers import Ask, Outcome, Reply
 from services.transport.generation import GenerationClient
 from services.transport.public import ChatMessage, GenerateCall, SamplingOptions
 
@@ -29,7 +29,7 @@ TIMEOUT_S = 120.0
 class Door(Protocol):
     """One way to ask."""
 
-    async def ask(self, ask: Ask, answer: Answer) -> None:
+    async def ask(self, ask: Ask, answer: Reply) -> None:
         """Fill in ``answer`` as things happen; its outcome at the end."""
         ...
 
@@ -52,7 +52,7 @@ def body_of(ask: Ask) -> dict[str, Any]:
     return body
 
 
-class HttpDoor:
+class HttpClient:
     """``POST /v1/chat/completions``, streamed. Belongs to the running event loop; close it at the end."""
 
     def __init__(self, url: str, api_key: str | None, now: Clock) -> None:
@@ -62,7 +62,7 @@ class HttpDoor:
         self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
         self._url, self._now = f"{url}/v1/chat/completions", now
 
-    async def ask(self, ask: Ask, answer: Answer) -> None:
+    async def ask(self, ask: Ask, answer: Reply) -> None:
         data = ask.raw if ask.raw is not None else json.dumps(body_of(ask)).encode()
         try:
             async with self._session.post(
@@ -76,7 +76,7 @@ class HttpDoor:
             answer.outcome, answer.error = Outcome.FAILED, f"{type(error).__name__}: {error}"
         answer.ended_s = self._now()
 
-    async def _read(self, response: aiohttp.ClientResponse, ask: Ask, answer: Answer) -> None:
+    async def _read(self, response: aiohttp.ClientResponse, ask: Ask, answer: Reply) -> None:
         """Chunk by chunk to ``[DONE]``; a stream that ends without it has failed."""
         async for line in response.content:
             if not line.startswith(b"data: "):
@@ -97,7 +97,7 @@ class HttpDoor:
                 await asyncio.sleep(ask.pause_s)
         answer.outcome, answer.error = Outcome.FAILED, "the stream ended without [DONE]"
 
-    def _take(self, event: dict[str, Any], answer: Answer) -> None:
+    def _take(self, event: dict[str, Any], answer: Reply) -> None:
         if event["choices"]:
             answer.chunks_s.append(self._now())
             answer.text += event["choices"][0]["delta"].get("content") or ""
@@ -111,13 +111,13 @@ class HttpDoor:
         await self._session.close()
 
 
-class GrpcDoor:
+class GrpcClient:
     """``adasd.v1.Generation/Generate``. Belongs to the running event loop; close it at the end."""
 
     def __init__(self, address: str, api_key: str | None, now: Clock) -> None:
         self._client, self._now = GenerationClient(address, api_key), now
 
-    async def ask(self, ask: Ask, answer: Answer) -> None:
+    async def ask(self, ask: Ask, answer: Reply) -> None:
         try:
             await self._read(ask, answer)
         except (InvalidRequest, UnknownModel) as error:
@@ -128,7 +128,7 @@ class GrpcDoor:
             answer.outcome, answer.error = Outcome.FAILED, f"{type(error).__name__}: {error}"
         answer.ended_s = self._now()
 
-    async def _read(self, ask: Ask, answer: Answer) -> None:
+    async def _read(self, ask: Ask, answer: Reply) -> None:
         async with aclosing(self._client.generate(call_of(ask))) as events:
             async for event in events:
                 if isinstance(event, Chunk):
@@ -151,7 +151,7 @@ class GrpcDoor:
         await self._client.close()
 
 
-def refused(answer: Answer, status: int, text: str) -> None:
+def refused(answer: Reply, status: int, text: str) -> None:
     """An HTTP error: deserved if the request was wrong and the server says so."""
     answer.error = f"{status}: {text}"
     if status == 429:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 
-from load_tests.load.answers import Answer, Ask, Outcome
+from load_tests.load.answers import Ask, Outcome, Reply
 from load_tests.load.doors import Door
 
 MAX_IN_FLIGHT = 2000
@@ -26,7 +26,7 @@ BUSY_SHARE = 0.85
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class ArrivalPhase:
     """A stretch of the run under one load; seconds since its start. ``offered_per_s`` is None for closed loops."""
 
     name: str
@@ -58,11 +58,11 @@ class Generator:
         self._doors, self.now, self._max_in_flight = doors, now, max_in_flight
         self._turns = cycle(doors)
         self._begun_s, self._begun_cpu_s = now(), time.process_time()
-        self._running: dict[asyncio.Task[None], Answer] = {}
+        self._running: dict[asyncio.Task[None], Reply] = {}
         self._lags_s: list[float] = []
         self._probe = asyncio.get_running_loop().create_task(self._measure_lag())
-        self.answers: list[Answer] = []
-        self.phases: list[Phase] = []
+        self.answers: list[Reply] = []
+        self.phases: list[ArrivalPhase] = []
 
     @property
     def num_in_flight(self) -> int:
@@ -81,7 +81,7 @@ class Generator:
                 await asyncio.sleep(max(0.0, intended_s - self.now()))
                 self._send(next(asks), intended_s, name)
         finally:
-            self.phases.append(Phase(name, began_s, self.now(), rate_per_s, None))
+            self.phases.append(ArrivalPhase(name, began_s, self.now(), rate_per_s, None))
 
     async def closed_loop(
         self,
@@ -109,7 +109,7 @@ class Generator:
         finally:
             for one in clients:
                 one.cancel()
-            self.phases.append(Phase(name, began_s, self.now(), None, num_clients))
+            self.phases.append(ArrivalPhase(name, began_s, self.now(), None, num_clients))
 
     async def settle(self, timeout_s: float) -> None:
         """Wait for what is under way; what takes longer is cut."""
@@ -134,7 +134,7 @@ class Generator:
 
     def _send(self, ask: Ask, intended_s: float, phase: str) -> asyncio.Task[None]:
         door = ask.door if ask.door in self._doors else next(self._turns)
-        answer = Answer(ask, door, intended_s, self.now(), phase)
+        answer = Reply(ask, door, intended_s, self.now(), phase)
         self.answers.append(answer)
         full = self.num_in_flight >= self._max_in_flight
         todo: Awaitable[None] = self._give_up(answer) if full else self._ask(self._doors[door], answer)
@@ -143,7 +143,7 @@ class Generator:
         task.add_done_callback(self._running.pop)
         return task
 
-    async def _ask(self, door: Door, answer: Answer) -> None:
+    async def _ask(self, door: Door, answer: Reply) -> None:
         answer.sent_s = self.now()
         try:
             await door.ask(answer.ask, answer)
@@ -153,7 +153,7 @@ class Generator:
             raise
         judge_refusal(answer)
 
-    async def _give_up(self, answer: Answer) -> None:
+    async def _give_up(self, answer: Reply) -> None:
         answer.ended_s = self.now()
         answer.error = NOT_SENT
 
@@ -176,7 +176,7 @@ class Generator:
 NOT_SENT = "not sent: too many requests in flight"
 
 
-def judge_refusal(answer: Answer) -> None:
+def judge_refusal(answer: Reply) -> None:
     """A refusal is good news for a wrong request only, and an answer to it is bad news."""
     if answer.ask.raw is None and answer.outcome is Outcome.REFUSED:
         answer.outcome = Outcome.FAILED

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adasd.errors import ConfigError
-from load_tests.load.answers import Answer, Outcome
+from load_tests.load.answers import Outcome, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Objective:
     per_token_ms: float = 50.0  # mean, behind the first chunk
     share: float = 0.95
 
-    def holds_for(self, answer: Answer) -> bool:
+    def holds_for(self, answer: Reply) -> bool:
         """Clients that left are judged by what they saw; deserved refusals are good."""
         if answer.outcome is Outcome.REFUSED:
             return True
@@ -28,11 +28,11 @@ class Objective:
             return False
         return per_token_s is None or 1e3 * per_token_s <= self.per_token_ms
 
-    def attainment(self, answers: Sequence[Answer]) -> float:
+    def attainment(self, answers: Sequence[Reply]) -> float:
         """Share of good answers; 1 of nothing."""
         return sum(map(self.holds_for, answers)) / len(answers) if answers else 1.0
 
-    def is_held(self, answers: Sequence[Answer]) -> bool:
+    def is_held(self, answers: Sequence[Reply]) -> bool:
         return self.attainment(answers) >= self.share
 
     def __str__(self) -> str:

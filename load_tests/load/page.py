@@ -8,8 +8,8 @@ from html import escape
 from typing import Any
 
 from adasd.evaluate.html import STYLE
-from load_tests.load.table import COLUMNS, cells, flat, sentences
-from load_tests.plot import Panel, svg
+from load_tests.load.result_table import COLUMNS, cells, flat, sentences
+from load_tests.plot import PlotPanel, svg
 
 PLAIN = ("timeline", "answers", "kinds", "phases", "figures", "server")
 OWN_STYLE = ".bad{color:#c2386b}.plot{background:#fff}.plot text{fill:#1d2127}"
@@ -30,15 +30,17 @@ def page(result: Mapping[str, Any]) -> str:
     )
 
 
-def panels(result: Mapping[str, Any]) -> Iterator[Panel]:
+def panels(result: Mapping[str, Any]) -> Iterator[PlotPanel]:
     """What changed during the run, second by second."""
     line = result["timeline"]
-    yield Panel("requests per second", {"sent": line["sent"], "done": line["done"], "failed": line["failed"]})
-    yield Panel("tokens per second, by the end of their answer", {"tokens": line["tokens"]})
-    yield Panel(
+    yield PlotPanel(
+        "requests per second", {"sent": line["sent"], "done": line["done"], "failed": line["failed"]}
+    )
+    yield PlotPanel("tokens per second, by the end of their answer", {"tokens": line["tokens"]})
+    yield PlotPanel(
         "first token (ms)", {"median": line["first_token_p50_ms"], "95th perc.": line["first_token_p95_ms"]}
     )
-    yield Panel(
+    yield PlotPanel(
         "at the same time",
         {
             name: line[key]
@@ -52,7 +54,7 @@ def panels(result: Mapping[str, Any]) -> Iterator[Panel]:
         ("open files of the replicas", "open_files"),
     ):
         if any(line[key]):
-            yield Panel(title, {key.replace("_", " "): line[key]})
+            yield PlotPanel(title, {key.replace("_", " "): line[key]})
 
 
 def _groups(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from load_tests import record
-from load_tests.faults.injector import Blow, settings, striking
-from load_tests.load.answers import Answer, Outcome
-from load_tests.load.doors import Clock, Door, GrpcDoor, HttpDoor
-from load_tests.load.figures import worded_differently
-from load_tests.load.generator import Generator, Phase, Strain
+from load_tests.faults import chaos
+from load_tests.faults.faults import Faults
+from load_tests.faults.injector import Injection, injecting
+from load_tests.load.answers import Outcome, Reply
+from load_tests.load.doors import Clock, Door, GrpcClient, HttpClient
+from load_tests.load.generator import ArrivalPhase, Generator, Strain
+from load_tests.load.load_figures import worded_differently
+from load_tests.load.request_mix import short, whole
 from load_tests.load.scenarios import SOAK_REQUESTS, SOAK_TOKENS, Scenario
-from load_tests.load.scrape import Sample
-from load_tests.load.server import Server, footprint
+from load_tests.load.scrape import Scrape
+from load_tests.load.server_under_test import Server, footprint
 from load_tests.load.stage import Options, Stage
 from load_tests.load.watch import GONE_AFTER_S, ServerGone, Watch
-from load_tests.load.workload import short, whole
 
 IDLE_WITHIN_S = 60.0
 UNDER_FIRE_S = 60.0
@@ -40,25 +42,25 @@ Show = Callable[[Stage], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class ServerState:
     """The server while nobody asks: its own figures, and all of its processes if they are ours."""
 
-    service: Sample | None
+    service: Scrape | None
     processes: Mapping[str, float] | None
 
 
 @dataclass(slots=True)
-class Run:
+class ScenarioRun:
     """Everything that one run measured."""
 
     scenario: Scenario
     options: Options
-    answers: list[Answer] = field(default_factory=list)
-    phases: list[Phase] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    blows: list[Blow] = field(default_factory=list)
-    before: Snapshot | None = None
-    after: Snapshot | None = None
+    answers: list[Reply] = field(default_factory=list)
+    phases: list[ArrivalPhase] = field(default_factory=list)
+    samples: list[Scrape] = field(default_factory=list)
+    injections: list[Injection] = field(default_factory=list)
+    before: ServerState | None = None
+    after: ServerState | None = None
     seconds: float = 0.0
     strain: Strain = field(default_factory=Strain)
     notes: list[str] = field(default_factory=list)
@@ -68,7 +70,9 @@ class Run:
     was_interrupted: bool = False
 
 
-async def run(scenario: Scenario, server: Server, options: Options, show: Show = lambda _: None) -> Run:
+async def run(
+    scenario: Scenario, server: Server, options: Options, show: Show = lambda _: None
+) -> ScenarioRun:
     """Warm up, load, settle, look again.
 
     Cancelled, or left by its server, it returns what it has, with the reason in ``ended_early``. Raises ServerGone
@@ -80,7 +84,7 @@ async def run(scenario: Scenario, server: Server, options: Options, show: Show =
         return time.monotonic() - begun_s
 
     doors = _doors(server, options, now)
-    done = Run(scenario, options)
+    done = ScenarioRun(scenario, options)
     try:
         await _warm_up(doors, server, now)
         begun_s = time.monotonic()
@@ -90,7 +94,7 @@ async def run(scenario: Scenario, server: Server, options: Options, show: Show =
             await _play(done, stage, watch, show)
         except asyncio.CancelledError:
             done.ended_early, done.was_interrupted = f"interrupted after {now():.0f} s", True
-        except (ServerGone, RuntimeError) as error:  # the latter: a command of the rig failed
+        except (ServerGone, RuntimeError) as error:  # the latter: a command of the cluster failed
             done.ended_early = str(error)
         finally:
             done.strain = stage.generator.strain()
@@ -102,7 +106,7 @@ async def run(scenario: Scenario, server: Server, options: Options, show: Show =
             await door.close()
 
 
-async def _play(done: Run, stage: Stage, watch: Watch, show: Show) -> None:
+async def _play(done: ScenarioRun, stage: Stage, watch: Watch, show: Show) -> None:
     """The scenario itself, under the eyes of the watch."""
     watching = asyncio.ensure_future(watch.run())
     showing = asyncio.ensure_future(_keep_showing(stage, show))
@@ -121,7 +125,7 @@ async def _play(done: Run, stage: Stage, watch: Watch, show: Show) -> None:
         await asyncio.gather(playing, watching, showing, return_exceptions=True)
 
 
-async def _look_and_play(done: Run, stage: Stage, watch: Watch) -> None:
+async def _look_and_play(done: ScenarioRun, stage: Stage, watch: Watch) -> None:
     share = done.scenario.warm_up_share
     if num_requests := int(share * (stage.options.num_requests or SOAK_REQUESTS)):
         clients = stage.options.num_clients or WARM_UP_CLIENTS
@@ -131,9 +135,9 @@ async def _look_and_play(done: Run, stage: Stage, watch: Watch) -> None:
     if not done.scenario.under_fire:
         await done.scenario.play(stage)
         return
-    assert stage.server.rig is not None
-    now, seed = stage.generator.now, stage.options.seed
-    async with striking(stage.server.rig, settings(record.ROOT / "models" / "demo"), now, seed) as done.blows:
+    assert stage.server.cluster is not None
+    faults = Faults(stage.server.cluster, chaos.settings(), random.Random(stage.options.seed))
+    async with injecting(faults, stage.generator.now) as done.injections:
         await done.scenario.play(stage)
 
 
@@ -146,30 +150,30 @@ async def _keep_showing(stage: Stage, show: Show) -> None:
 def _doors(server: Server, options: Options, now: Clock) -> dict[str, Door]:
     doors: dict[str, Door] = {}
     if "http" in options.doors:
-        doors["http"] = HttpDoor(server.url, server.api_key, now)
+        doors["http"] = HttpClient(server.url, server.api_key, now)
     if "grpc" in options.doors and server.grpc:
-        doors["grpc"] = GrpcDoor(server.grpc, server.api_key, now)
+        doors["grpc"] = GrpcClient(server.grpc, server.api_key, now)
     return doors
 
 
 async def _warm_up(doors: Mapping[str, Door], server: Server, now: Clock) -> None:
     """One answer through each door that does not count; ServerGone if it fails."""
     for name, door in doors.items():
-        answer = Answer(next(whole()), name, now(), now())
+        answer = Reply(next(whole()), name, now(), now())
         await door.ask(answer.ask, answer)
         if answer.outcome is not Outcome.DONE:
             where = server.url if name == "http" else server.grpc
             raise ServerGone(f"the first request over {name} to {where} failed: {answer.error}")
 
 
-async def _snapshot(server: Server, watch: Watch) -> Snapshot:
+async def _snapshot(server: Server, watch: Watch) -> ServerState:
     own = server.processes
-    return Snapshot(await watch.once(), await asyncio.to_thread(lambda: footprint(own())) if own else None)
+    return ServerState(await watch.once(), await asyncio.to_thread(lambda: footprint(own())) if own else None)
 
 
-async def _idle(stage: Stage, watch: Watch) -> Snapshot:
+async def _idle(stage: Stage, watch: Watch) -> ServerState:
     """Wait until the service holds nothing any more; a problem if it still does in the end."""
-    until_s = stage.generator.now() + (2 if stage.server.rig else 1) * IDLE_WITHIN_S
+    until_s = stage.generator.now() + (2 if stage.server.cluster else 1) * IDLE_WITHIN_S
     while True:
         seen = await watch.once()
         held = {} if seen is None else {name: n for name, n in seen.held.items() if n}
@@ -182,7 +186,7 @@ async def _idle(stage: Stage, watch: Watch) -> Snapshot:
         await asyncio.sleep(0.5)
 
 
-def _collect(done: Run, stage: Stage, watch: Watch) -> None:
+def _collect(done: ScenarioRun, stage: Stage, watch: Watch) -> None:
     """Everything into one place; the verdict."""
     generator = stage.generator
     done.answers = [answer for answer in generator.answers if answer.phase != WARM_UP]
@@ -193,7 +197,7 @@ def _collect(done: Run, stage: Stage, watch: Watch) -> None:
     done.problems = [*stage.problems, *problems(done)]
 
 
-def problems(done: Run) -> list[str]:
+def problems(done: ScenarioRun) -> list[str]:
     """What no scenario may find, and the objective where it counts."""
     found = []
     if changed := worded_differently(done.answers):
@@ -214,7 +218,7 @@ def problems(done: Run) -> list[str]:
     return found
 
 
-def grown(whose: str, before: Sample | Mapping[str, float] | None, after: Any) -> Iterator[str]:
+def grown(whose: str, before: Scrape | Mapping[str, float] | None, after: Any) -> Iterator[str]:
     """What did not stay flat."""
     if before is None or after is None:
         return

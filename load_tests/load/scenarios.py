@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from adasd.errors import ConfigError
 from adasd.requests import Mode
-from load_tests.load import arrivals, workload
+from load_tests.load import arrivals, request_mix
 from load_tests.load.answers import Ask
 from load_tests.load.knee import find_knee
 from load_tests.load.stage import Stage
@@ -37,14 +37,14 @@ async def smoke(stage: Stage) -> None:
     await stage.generator.closed_loop(
         "smoke",
         stage.options.num_clients or 2,
-        workload.whole(modes=MODES, num_distinct=8),
+        request_mix.whole(modes=MODES, num_distinct=8),
         num_requests=num_requests,
     )
 
 
 async def steady(stage: Stage) -> None:
     """Independent users at a rate below the knee (or a recorded trace)."""
-    await _open(stage, "steady", 6.0, 60.0, workload.whole())
+    await _open(stage, "steady", 6.0, 60.0, request_mix.whole())
 
 
 async def ramp(stage: Stage) -> None:
@@ -54,7 +54,7 @@ async def ramp(stage: Stage) -> None:
     async def holds(rate_per_s: float) -> bool:
         name = f"{rate_per_s:.3g}/s"
         times_s = arrivals.poisson(rate_per_s, seconds, stage.options.seed)
-        await stage.generator.open_loop(name, times_s, workload.whole(), rate_per_s)
+        await stage.generator.open_loop(name, times_s, request_mix.whole(), rate_per_s)
         await stage.settle()
         return stage.options.objective.is_held(stage.of(name))
 
@@ -77,36 +77,38 @@ async def burst(stage: Stage) -> None:
         stage.options.num_clients or 40,
     )
     times_s = arrivals.bursts(rate, size, 10.0, seconds, stage.options.seed)
-    await stage.generator.open_loop("burst", times_s, workload.whole(), rate + size / 10.0)
+    await stage.generator.open_loop("burst", times_s, request_mix.whole(), rate + size / 10.0)
     await stage.settle()
     stage.expect_no_failure("requests", stage.of("burst"))
 
 
 async def long_prompts(stage: Stage) -> None:
     """Long conversations among short questions, which must not wait for them."""
-    asks = workload.one_in(8, workload.long_prompts(16), workload.whole("short"))
+    asks = request_mix.one_in(8, request_mix.long_prompts(16), request_mix.whole("short"))
     await _open(stage, "long-prompts", 4.0, 45.0, asks)
 
 
 async def mixed(stage: Stage) -> None:
     """The modes off, exact and adaptive side by side on the same questions."""
-    await _open(stage, "mixed", 6.0, 60.0, workload.whole(modes=MODES))
+    await _open(stage, "mixed", 6.0, 60.0, request_mix.whole(modes=MODES))
 
 
 async def cancellations(stage: Stage) -> None:
     """Every other client leaves in the middle; its slots are free at once."""
-    await _open(stage, "cancellations", 8.0, 45.0, workload.leaving(stage.options.seed))
+    await _open(stage, "cancellations", 8.0, 45.0, request_mix.leaving(stage.options.seed))
 
 
 async def slow_readers(stage: Stage) -> None:
     """Clients that hardly read, which must not slow those who do."""
-    asks = workload.one_in(3, workload.slow_readers(0.3), workload.whole())
+    asks = request_mix.one_in(3, request_mix.slow_readers(0.3), request_mix.whole())
     await _open(stage, "slow-readers", 4.0, 45.0, asks)
 
 
 async def malformed(stage: Stage) -> None:
     """Wrong requests among right ones: each is refused, none disturbs."""
-    await _open(stage, "malformed", 8.0, 30.0, workload.alternate(workload.malformed(), workload.whole()))
+    await _open(
+        stage, "malformed", 8.0, 30.0, request_mix.alternate(request_mix.malformed(), request_mix.whole())
+    )
 
 
 async def chaos(stage: Stage) -> None:
@@ -114,7 +116,7 @@ async def chaos(stage: Stage) -> None:
     num_clients, num_requests = stage.options.num_clients or 12, stage.options.num_requests
     seconds = None if num_requests else stage.options.seconds or 60.0
     await stage.generator.closed_loop(
-        "chaos", num_clients, workload.whole(max_tokens=96), seconds, num_requests
+        "chaos", num_clients, request_mix.whole(max_tokens=96), seconds, num_requests
     )
     await stage.settle(120.0)
     stage.expect_no_failure("requests", stage.of("chaos"))
@@ -123,7 +125,7 @@ async def chaos(stage: Stage) -> None:
 async def soak(stage: Stage) -> None:
     """Tens of thousands of short requests; in the end the service holds what it held at the start."""
     num_requests = stage.options.num_requests or SOAK_REQUESTS
-    asks = workload.short(stage.options.max_tokens or SOAK_TOKENS)
+    asks = request_mix.short(stage.options.max_tokens or SOAK_TOKENS)
     await stage.generator.closed_loop(
         "soak", stage.options.num_clients or 16, asks, stage.options.seconds, num_requests
     )

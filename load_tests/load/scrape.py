@@ -33,7 +33,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Scrape:
     """The service at one moment, all replicas together."""
 
     at_s: float
@@ -59,10 +59,10 @@ class Sample:
         return {name: value for name, value in asdict(self).items() if name in HELD}
 
 
-def sample(text: str, at_s: float) -> Sample:
+def sample(text: str, at_s: float) -> Scrape:
     """What a scrape says; figures that the server does not have are 0."""
     page = Page(text)
-    return Sample(
+    return Scrape(
         at_s=round(at_s, 3),
         targets=page.count("adasd_worker_slots", role="target"),
         drafts=page.count("adasd_worker_slots", role="draft"),

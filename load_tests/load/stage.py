@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from load_tests.load.answers import GOOD, Answer
+from load_tests.load.answers import GOOD, Reply
 from load_tests.load.generator import Generator
 from load_tests.load.objective import Objective
-from load_tests.load.server import Server
+from load_tests.load.server_under_test import Server
 
 SETTLE_S = 60.0
 
@@ -45,11 +45,11 @@ class Stage:
         """Until everything is answered; what takes longer is cut."""
         await self.generator.settle(timeout_s)
 
-    def of(self, phase: str) -> list[Answer]:
+    def of(self, phase: str) -> list[Reply]:
         """The answers of one phase."""
         return [answer for answer in self.generator.answers if answer.phase == phase]
 
-    def expect_no_failure(self, what: str, answers: Iterable[Answer]) -> None:
+    def expect_no_failure(self, what: str, answers: Iterable[Reply]) -> None:
         """Note a problem for what did not end well."""
         bad = [answer for answer in answers if answer.outcome not in GOOD]
         if bad:

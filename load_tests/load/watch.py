@@ -8,7 +8,7 @@ from collections.abc import Callable
 import aiohttp
 
 from adasd.errors import AdasdError
-from load_tests.load.scrape import Sample, sample
+from load_tests.load.scrape import Scrape, sample
 
 PERIOD_S = 1.0
 GONE_AFTER_S = 5.0
@@ -27,7 +27,7 @@ class Watch:
     ) -> None:
         self._url, self._now, self._patience_s = url, now, patience_s
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self.samples: list[Sample] = []
+        self.samples: list[Scrape] = []
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -47,7 +47,7 @@ class Watch:
                         ) from error
                 await asyncio.sleep(max(0.0, begun_s + PERIOD_S - self._now()))
 
-    async def once(self) -> Sample | None:
+    async def once(self) -> Scrape | None:
         """One look, beside the series; None if the server shows no figures."""
         async with self._session() as session:
             return await self._fetch(session)
@@ -57,7 +57,7 @@ class Watch:
         if seen is not None:
             self.samples.append(seen)
 
-    async def _fetch(self, session: aiohttp.ClientSession) -> Sample | None:
+    async def _fetch(self, session: aiohttp.ClientSession) -> Scrape | None:
         async with session.get(f"{self._url}/metrics") as response:
             text = await response.text()
             return sample(text, self._now()) if response.status == 200 else None

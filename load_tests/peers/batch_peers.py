@@ -21,15 +21,15 @@ from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.text.tokenizer import Tokenizer
+from load_tests.peers.in_process_batch import Crowd
 from load_tests.peers.stream_peers import without_end
-from load_tests.throughput.in_process_batch import Crowd
 
 OFF, EXACT, PADDED, CONTINUOUS = "off", "exact", "padded generate", "continuous batching"
 POLL_S = 0.05
 TIMEOUT_S = 600.0
 
 
-class Batcher(Protocol):
+class BatchPeer(Protocol):
     """One way to answer many prompts."""
 
     def answer_all(self, prompts: Sequence[Sequence[int]], width: int, max_tokens: int) -> list[list[int]]:
@@ -38,7 +38,7 @@ class Batcher(Protocol):
 
 
 @dataclass(slots=True)
-class Ours:
+class OurBatch:
     """Session machines over the engines; a session that ends makes room for the next at once."""
 
     pair: LocalPair
@@ -56,7 +56,7 @@ class Ours:
 
 
 @dataclass(slots=True)
-class Padded:
+class PaddedBatch:
     """``generate`` over left-padded batches of ``width`` prompts, one batch after the other."""
 
     model: PreTrainedModel
@@ -148,9 +148,9 @@ def load_pair(
     return LocalPair(judge, drafter, tokenizer.decode, tokenizer.eos_ids, tokenizer=tokenizer)
 
 
-def ours(pair: LocalPair) -> dict[str, Batcher]:
+def ours(pair: LocalPair) -> dict[str, BatchPeer]:
     """Plain decoding, and speculation as the service does it by default."""
     return {
-        OFF: Ours(pair, SpeculationOptions(Mode.OFF)),
-        EXACT: Ours(pair, SpeculationOptions(Mode.EXACT)),
+        OFF: OurBatch(pair, SpeculationOptions(Mode.OFF)),
+        EXACT: OurBatch(pair, SpeculationOptions(Mode.EXACT)),
     }

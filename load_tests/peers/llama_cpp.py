@@ -18,9 +18,9 @@ from typing import IO
 
 import httpx
 
+from load_tests.free_ports import free_port
 from load_tests.peers import gguf_pair
 from load_tests.peers.stream_peers import Drafting, without_end
-from load_tests.ports import free_port
 
 PLAIN, DRAFTED = "llama.cpp", "llama.cpp drafted"
 MAX_DRAFT = 16

@@ -50,7 +50,7 @@ class Drafting:
     num_accepted: int = 0
 
 
-class Contender(Protocol):
+class StreamPeer(Protocol):
     """One way to answer. ``drafting`` is None where it cannot be known."""
 
     drafting: Drafting | None
@@ -94,7 +94,7 @@ class Generate:
 
 
 @dataclass(slots=True)
-class Ours:
+class OurStream:
     """``LocalPair`` under fixed options, with a controller of its own."""
 
     pair: LocalPair
@@ -127,7 +127,7 @@ def plain_model(name: str, device: str) -> PreTrainedModel:
     return cast("PreTrainedModel", model.to(device).eval())
 
 
-def load(target: str, draft: str, device: str, threads: int) -> tuple[LocalPair, dict[str, Contender]]:
+def load(target: str, draft: str, device: str, threads: int) -> tuple[LocalPair, dict[str, StreamPeer]]:
     """All contenders by name, and a pair whose tokenizer they share. The models are loaded twice.
 
     Twice, because an engine changes the model that it takes over. Prompts come again in every repeat, so nothing
@@ -141,7 +141,7 @@ def load(target: str, draft: str, device: str, threads: int) -> tuple[LocalPair,
             "tokenizer": AutoTokenizer.from_pretrained(target),
             "assistant_tokenizer": AutoTokenizer.from_pretrained(draft),
         }
-    contenders: dict[str, Contender] = {PLAIN: Generate(model, pair.eos_ids)}
+    contenders: dict[str, StreamPeer] = {PLAIN: Generate(model, pair.eos_ids)}
     for name, changes in ASSISTED.items():
         settings = deepcopy(assistant.generation_config)
         settings.assistant_confidence_threshold = 0.0
@@ -150,5 +150,5 @@ def load(target: str, draft: str, device: str, threads: int) -> tuple[LocalPair,
         contenders[name] = Generate(model, pair.eos_ids, assistant, settings, tokenizers)
     for name, options in OURS.items():
         alone = LocalPair(pair.target, pair.draft, pair.decode, pair.eos_ids)
-        contenders[name] = Ours(alone, options)
+        contenders[name] = OurStream(alone, options)
     return pair, contenders

@@ -39,22 +39,22 @@ from adasd.local import LocalPair
 from adasd.ports import Clock
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from load_tests import record
+from load_tests.demo_pair import DEMO, positive
+from load_tests.demo_prompts import examples
 from load_tests.interleaving import turns
 from load_tests.peers.batch_peers import (
     CONTINUOUS,
     EXACT,
     OFF,
     PADDED,
-    Batcher,
+    BatchPeer,
     Continuous,
-    Padded,
+    PaddedBatch,
     load_pair,
     ours,
 )
+from load_tests.peers.in_process_batch import Crowd, Talk
 from load_tests.peers.stream_peers import plain_model
-from load_tests.prompts import examples
-from load_tests.throughput.in_process_batch import Crowd, Talk
-from load_tests.throughput.single_stream import DEMO, positive
 
 PREFIX_LEN, TAIL_LEN = 512, 16
 NUM_RUNNING = 8
@@ -119,7 +119,7 @@ class Gaps:
 
 
 def race(
-    batchers: Mapping[str, Batcher],
+    batchers: Mapping[str, BatchPeer],
     prompts: Prompts,
     width: int,
     num_repeats: int,
@@ -337,7 +337,7 @@ def main(arguments: list[str] | None = None) -> int:
         batchers = ours(pair)
         if not options.ours_only:
             continuous = Continuous(plain_model(options.target, options.device), pair.eos_ids, most)
-            batchers[PADDED] = Padded(plain_model(options.target, options.device), pair.eos_ids)
+            batchers[PADDED] = PaddedBatch(plain_model(options.target, options.device), pair.eos_ids)
             batchers[CONTINUOUS] = stack.enter_context(continuous)
         for width in track(
             options.widths, "measuring", console=console, disable=not console.is_terminal, transient=True

@@ -30,9 +30,10 @@ from adasd.local import LocalPair
 from adasd.ports import Clock
 from adasd.requests import Mode
 from load_tests import record
+from load_tests.demo_pair import DEMO, positive
+from load_tests.demo_prompts import examples
 from load_tests.peers.batch_peers import load_pair
-from load_tests.prompts import examples
-from load_tests.throughput.single_stream import DEMO, MAX_TOKENS, positive
+from load_tests.throughput.single_stream import MAX_TOKENS
 
 PARTS = ("target", "draft", "batch", "sampling", "verification", "engine", "session")
 

@@ -38,7 +38,7 @@ from adasd.demo.enlarge import enlarge
 from adasd.engine.engine import TorchEngine
 from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from load_tests import record
-from load_tests.throughput.single_stream import DEMO
+from load_tests.demo_pair import DEMO
 
 SHAPES = {"target": (32, 33), "draft": (16, 42)}
 """Factor and further layers: 39 layers 4,096 wide (8.0 billion parameters), 44 layers 1,024 wide (0.6 billion)."""

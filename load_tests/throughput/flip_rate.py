@@ -25,8 +25,8 @@ from adasd.engine.kv_cache import KVCache
 from adasd.engine.ragged import Ragged, Row
 from adasd.local import LocalPair
 from load_tests import record
-from load_tests.prompts import examples
-from load_tests.throughput.single_stream import DEMO, positive
+from load_tests.demo_pair import DEMO, positive
+from load_tests.demo_prompts import examples
 
 ALONE, BLOCKS, AT_ONCE, TOGETHER = "alone", "blocks of 4", "at once", "together"
 SHAPES = (ALONE, BLOCKS, AT_ONCE, TOGETHER)

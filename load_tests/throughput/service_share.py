@@ -27,9 +27,9 @@ from adasd.local import LocalPair
 from adasd.requests import Mode
 from adasd.text.tokenizer import Tokenizer
 from cluster.http_client import first_model
+from load_tests.demo_pair import DEMO, enlarged
 from load_tests.interleaving import turns
-from load_tests.latency.link_latency import DEMO, enlarged
-from load_tests.load.server import demo_server
+from load_tests.load.server_under_test import demo_server
 from load_tests.throughput.streamed import Clock, stream
 
 GOAL = 0.95
@@ -38,7 +38,7 @@ MODES = (Mode.OFF, Mode.EXACT)
 SERVICE, HERE = "service", "in process"
 
 
-class Answered(NamedTuple):
+class ShareAnswer(NamedTuple):
     """One answer."""
 
     text: str
@@ -46,11 +46,11 @@ class Answered(NamedTuple):
     seconds: float
 
 
-Ask = Callable[[str, Mode], Answered]
+Ask = Callable[[str, Mode], ShareAnswer]
 
 
 @dataclass(frozen=True)
-class Share:
+class ServiceShare:
     """One mode; tokens per second of each repeat."""
 
     mode: str
@@ -60,7 +60,7 @@ class Share:
     num_differing: int  # prompts with another text in the service than in process, in any repeat
 
 
-def measure(ways: Mapping[str, Ask], chosen: Sequence[Example], num_repeats: int) -> list[Share]:
+def measure(ways: Mapping[str, Ask], chosen: Sequence[Example], num_repeats: int) -> list[ServiceShare]:
     """Both ways and modes in turn, after one answer of each that does not count."""
     for ask in ways.values():
         for mode in MODES:
@@ -88,7 +88,9 @@ def measure(ways: Mapping[str, Ask], chosen: Sequence[Example], num_repeats: int
         }
         quotients = [there / here for there, here in zip(rates[SERVICE], rates[HERE], strict=True)]
         found.append(
-            Share(mode.value, rates[SERVICE], rates[HERE], statistics.median(quotients), len(differing))
+            ServiceShare(
+                mode.value, rates[SERVICE], rates[HERE], statistics.median(quotients), len(differing)
+            )
         )
     return found
 
@@ -141,20 +143,20 @@ def served(config: EngineConfig) -> dict[str, Any]:
 
 def ask_service(
     client: httpx.Client, model: str, max_tokens: int, clock: Clock, prompt: str, mode: Mode
-) -> Answered:
+) -> ShareAnswer:
     """Over HTTP, streamed to the end."""
     one = stream(client, model, prompt, mode, max_tokens, clock)
-    return Answered(one.text, one.num_tokens, one.seconds)
+    return ShareAnswer(one.text, one.num_tokens, one.seconds)
 
 
-def ask_here(pair: LocalPair, max_tokens: int, clock: Clock, prompt: str, mode: Mode) -> Answered:
+def ask_here(pair: LocalPair, max_tokens: int, clock: Clock, prompt: str, mode: Mode) -> ShareAnswer:
     """In this process, chat template and text included."""
     began_s = clock()
     answer = pair.chat(prompt, mode=mode.value, max_tokens=max_tokens)
-    return Answered(answer.text, answer.usage.completion_tokens, clock() - began_s)
+    return ShareAnswer(answer.text, answer.usage.completion_tokens, clock() - began_s)
 
 
-def table(found: Sequence[Share]) -> Table:
+def table(found: Sequence[ServiceShare]) -> Table:
     """The figures for a terminal."""
     shown = Table("mode", title="one stream, greedy, demo target enlarged, tokens per second")
     for column in (SERVICE, HERE, "service / in process", "differ"):
@@ -170,7 +172,7 @@ def table(found: Sequence[Share]) -> Table:
     return shown
 
 
-def falls_short(found: Sequence[Share]) -> list[str]:
+def falls_short(found: Sequence[ServiceShare]) -> list[str]:
     """What the goal lacks, one sentence each."""
     short = [
         f"mode {one.mode}: the service reaches {one.ratio:.1%} of the in-process speed, the goal is {GOAL:.0%}"

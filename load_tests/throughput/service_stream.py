@@ -32,10 +32,11 @@ from adasd.demo.tasks import Example
 from adasd.requests import Mode
 from cluster.http_client import ServerRefusal, first_model
 from load_tests import record
+from load_tests.demo_pair import positive
+from load_tests.demo_prompts import examples, is_right
 from load_tests.interleaving import Turn, turns
-from load_tests.prompts import examples, is_right
 from load_tests.throughput import service_share
-from load_tests.throughput.single_stream import MAX_TOKENS, positive
+from load_tests.throughput.single_stream import MAX_TOKENS
 from load_tests.throughput.streamed import Clock, Streamed, stream
 
 

@@ -27,12 +27,12 @@ from transformers.utils import logging
 
 from adasd.demo.tasks import Example
 from load_tests import record
+from load_tests.demo_pair import DEMO, positive
+from load_tests.demo_prompts import examples, is_right
 from load_tests.interleaving import Turn, turns
-from load_tests.peers.stream_peers import ASSISTED, OURS, PLAIN, Contender, Drafting, load
-from load_tests.prompts import examples, is_right
+from load_tests.peers.stream_peers import ASSISTED, OURS, PLAIN, Drafting, StreamPeer, load
 
 MAX_TOKENS = 200
-DEMO = Path("models/demo")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Result:
 
 
 def race(
-    contenders: Mapping[str, Contender],
+    contenders: Mapping[str, StreamPeer],
     prompts: Sequence[Sequence[int]],
     num_repeats: int,
     max_tokens: int,
@@ -84,7 +84,7 @@ def race(
 
 def results(
     measured: Sequence[Measured],
-    contenders: Mapping[str, Contender],
+    contenders: Mapping[str, StreamPeer],
     right: Callable[[int, tuple[int, ...]], bool],
 ) -> list[Result]:
     """The figures; ``right(prompt, tokens)`` judges an answer."""
@@ -238,14 +238,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     return parser.parse_args(arguments)
-
-
-def positive(text: str) -> int:
-    """For argparse: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
 
 
 if __name__ == "__main__":

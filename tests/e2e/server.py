@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from load_tests.ports import free_port
+from load_tests.free_ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 180.0

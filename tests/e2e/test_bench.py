@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from load_tests.load import command
-from load_tests.load.results import read
+from load_tests.load.result_file import read
 from tests.e2e.server import ROOT
 
 pytestmark = pytest.mark.cluster

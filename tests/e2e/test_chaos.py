@@ -35,7 +35,7 @@ def test_nobody_notices(found):
 
 
 def test_everything_happened(found):
-    assert {blow["kind"] for blow in found["blows"]} == set(KINDS)
+    assert {fault["kind"] for fault in found["faults"]} == set(KINDS)
 
 
 def test_the_first_token_after_a_lost_target_is_reported(found):

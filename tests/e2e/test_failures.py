@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from load_tests.local_cluster import values
+from load_tests.faults.local_cluster import values
 from tests.e2e.conftest import NUM_SLOTS
 from tests.e2e.server import ROOT, Server, ask, body, events, running, token_ids, wait_for
 

@@ -10,7 +10,7 @@ from load_tests.latency import round_trip
 
 
 def test_figures_are_quantiles():
-    figures = round_trip.Figures.of([float(i) for i in range(1, 101)])
+    figures = round_trip.RoundTripTimes.of([float(i) for i in range(1, 101)])
     assert figures.median == figures.mean == 50.5
     assert 90.0 < figures.p90 < 92.0
     assert 99.0 < figures.p99 <= 100.0

@@ -12,7 +12,7 @@ from adasd.engine.int8 import Int8Linear, is_int8, round_weights
 from adasd.engine.loading import load_model, load_tokenizer, memory_estimate
 from adasd.errors import ConfigError
 from adasd.testing.loops import plain
-from load_tests.prompts import examples
+from load_tests.demo_prompts import examples
 from tests.unit.engine.models import engine, generate, original, prompts
 
 

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from adasd.errors import ConfigError
-from load_tests.load.answers import Answer, Ask, Outcome
-from load_tests.prompts import examples
+from load_tests.demo_prompts import examples
+from load_tests.load.answers import Ask, Outcome, Reply
 from load_tests.rehearsal import DEMO, TWO_TIER, complaints, main, on_this_machine, shape_of
 from tests.unit.k8s.kustomize import build
 
@@ -82,7 +82,7 @@ def test_a_shape_that_is_too_large_for_one_machine_says_so(tmp_path):
 
 
 def answer(outcome=Outcome.DONE, door="http", text=QUESTION.answer, error=None):
-    made = Answer(Ask("chat", (("user", QUESTION.prompt),), example=QUESTION), door, 0.0, 0.0)
+    made = Reply(Ask("chat", (("user", QUESTION.prompt),), example=QUESTION), door, 0.0, 0.0)
     made.outcome, made.text, made.error = outcome, text, error
     return made
 

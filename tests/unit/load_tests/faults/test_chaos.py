@@ -6,29 +6,30 @@ from typing import Any
 
 import pytest
 
-from load_tests.faults.chaos import Fell, complaints, figures
+from load_tests.faults.chaos import complaints, figures
 from load_tests.faults.faults import KINDS, LOSES_A_TARGET
-from load_tests.faults.known_answers import Outcome
-from load_tests.local_cluster import HELD, values
+from load_tests.faults.injector import Injection
+from load_tests.faults.known_answers import RequestOutcome
+from load_tests.faults.local_cluster import HELD, values
 
-BEFORE = [Outcome(0, "a", None, 0.1, 1.0, 0.0), Outcome(1, "b", None, 0.1, 1.0, 0.0)]
+BEFORE = [RequestOutcome(0, "a", None, 0.1, 1.0, 0.0), RequestOutcome(1, "b", None, 0.1, 1.0, 0.0)]
 IDLE = {role: {"files": 80.0, "tasks": 5.0} for role in ("orchestrator", "target", "draft")}
 
 
-def found(outcomes: list[Outcome], **changes: Any) -> dict[str, Any]:
+def found(outcomes: list[RequestOutcome], **changes: Any) -> dict[str, Any]:
     fine = {"ready": True, "held": dict.fromkeys(HELD, 0.0), "footprint": {"before": IDLE, "after": IDLE}}
-    return {**figures(BEFORE, outcomes, [Fell("target replica killed", "1", 10.0)]), **fine, **changes}
+    return {**figures(BEFORE, outcomes, [Injection("target replica killed", "1", 10.0)]), **fine, **changes}
 
 
 def test_a_day_on_which_nobody_noticed_gives_no_complaint():
-    assert complaints(found([Outcome(1, "b", None, 0.2, 1.0, 10.5)])) == []
+    assert complaints(found([RequestOutcome(1, "b", None, 0.2, 1.0, 10.5)])) == []
 
 
 @pytest.mark.parametrize(
     ("outcome", "complaint"),
     [
-        (Outcome(0, None, "503: no", None, 1.0, 0.0), "1 requests failed, the first: 503: no"),
-        (Outcome(0, "b", None, 0.1, 1.0, 0.0), "1 answers differ"),
+        (RequestOutcome(0, None, "503: no", None, 1.0, 0.0), "1 requests failed, the first: 503: no"),
+        (RequestOutcome(0, "b", None, 0.1, 1.0, 0.0), "1 answers differ"),
     ],
 )
 def test_failures_and_other_answers_are_noticed(outcome, complaint):
@@ -47,12 +48,12 @@ def test_whatever_is_left_is_noticed():
 
 def test_first_tokens_after_a_loss_are_those_of_requests_that_began_then():
     outcomes = [
-        Outcome(0, "a", None, first_s, 9.0, began_s) for first_s, began_s in ((1, 9), (2, 11), (3, 14))
+        RequestOutcome(0, "a", None, first_s, 9.0, began_s) for first_s, began_s in ((1, 9), (2, 11), (3, 14))
     ]
     assert found(outcomes)["first_token_after_target_loss_s"] == {"median": 2, "max": 2, "of": 1}
 
 
-def test_every_loss_of_a_target_is_a_blow():
+def test_every_loss_of_a_target_is_a_fault():
     assert set(LOSES_A_TARGET) <= set(KINDS)
 
 

@@ -11,20 +11,20 @@ from contextlib import asynccontextmanager, closing, suppress
 
 import pytest
 
-from load_tests.faults.faulty_proxy import LinkProxy
+from load_tests.faults.faulty_proxy import FaultyProxy
 
 HOST = "127.0.0.1"
 DELAY_S = 0.05
 
 
 @pytest.fixture
-def link() -> Iterator[LinkProxy]:
-    with LinkProxy() as made:
+def link() -> Iterator[FaultyProxy]:
+    with FaultyProxy() as made:
         yield made
 
 
 @asynccontextmanager
-async def connected(link: LinkProxy) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected(link: FaultyProxy) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection through the proxy to somebody who repeats every line."""
 
     ended = asyncio.Event()
@@ -53,7 +53,7 @@ async def the_end_of(reader: asyncio.StreamReader) -> bytes:
     return b""
 
 
-async def test_lines_arrive_in_order_and_later_on_a_slow_link(link: LinkProxy):
+async def test_lines_arrive_in_order_and_later_on_a_slow_link(link: FaultyProxy):
     async with connected(link) as (reader, writer):
         link.delay(HOST, DELAY_S)
         began_s = time.monotonic()
@@ -70,7 +70,7 @@ async def test_lines_arrive_in_order_and_later_on_a_slow_link(link: LinkProxy):
         assert time.monotonic() - began_s >= 2 * DELAY_S
 
 
-async def test_what_is_held_back_comes_once_it_is_let_go(link: LinkProxy):
+async def test_what_is_held_back_comes_once_it_is_let_go(link: FaultyProxy):
     async with connected(link) as (reader, writer):
         link.hold(HOST)
         writer.write(b"late\n")
@@ -80,7 +80,7 @@ async def test_what_is_held_back_comes_once_it_is_let_go(link: LinkProxy):
         assert await asyncio.wait_for(reader.readline(), 20.0) == b"late\n"
 
 
-async def test_a_cut_ends_what_is_open_and_nothing_else(link: LinkProxy):
+async def test_a_cut_ends_what_is_open_and_nothing_else(link: FaultyProxy):
     async with connected(link) as (reader, _):
         assert link.num_open(HOST) == 1
         assert link.cut(HOST) == 1
@@ -113,7 +113,7 @@ asyncio.run(main())
 """
 
 
-async def test_the_lines_to_workers_take_the_way_through_it(link: LinkProxy):
+async def test_the_lines_to_workers_take_the_way_through_it(link: FaultyProxy):
     """In a process of its own, as the environment counts at its start."""
     asked = asyncio.Event()
 

@@ -6,10 +6,10 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from load_tests.faults.known_answers import Outcome, differing
+from load_tests.faults.known_answers import RequestOutcome, differing
 from load_tests.faults.load_step import (
-    Phase,
-    Sample,
+    LoadPhase,
+    TierSample,
     asked_at,
     first_token_ms,
     plot,
@@ -31,17 +31,17 @@ vllm:generation_tokens_total{engine="0",replica="o",role="orchestrator"} 1234.0
 """
 
 
-def samples(targets: list[int]) -> list[Sample]:
-    return [Sample(float(i), 2, count, 1, 2, 0, 100.0 * i) for i, count in enumerate(targets)]
+def samples(targets: list[int]) -> list[TierSample]:
+    return [TierSample(float(i), 2, count, 1, 2, 0, 100.0 * i) for i, count in enumerate(targets)]
 
 
 def test_phases_follow_one_another():
-    phases = (Phase(2, 10.0), Phase(20, 5.0), Phase(2, 1.0))
+    phases = (LoadPhase(2, 10.0), LoadPhase(20, 5.0), LoadPhase(2, 1.0))
     assert [asked_at(phases, at) for at in (0.0, 9.9, 10.0, 14.9, 15.5, 16.0)] == [2, 2, 20, 20, 2, 0]
 
 
 def test_a_scrape_becomes_a_sample():
-    assert sample(SCRAPE, 3.0, 20) == Sample(3.0, 20, 2, 1, 5, 2, 1234.0)
+    assert sample(SCRAPE, 3.0, 20) == TierSample(3.0, 20, 2, 1, 5, 2, 1234.0)
 
 
 def test_scaling_means_up_and_down_again():
@@ -50,14 +50,14 @@ def test_scaling_means_up_and_down_again():
 
 
 def test_requests_answered_in_two_ways_are_found():
-    def said(key: int, text: str | None) -> Outcome:
-        return Outcome(key, text, None, 0.1, 1.0, 0.0)
+    def said(key: int, text: str | None) -> RequestOutcome:
+        return RequestOutcome(key, text, None, 0.1, 1.0, 0.0)
 
     assert differing([said(1, "a"), said(1, "a"), said(2, "b"), said(2, "c"), said(3, None)]) == [2]
 
 
 def test_figures_table_and_plot_agree():
-    outcomes = [Outcome(1, "a", None, 0.2, 1.0, 0.5), Outcome(2, "b", None, 0.4, 1.0, 0.3)]
+    outcomes = [RequestOutcome(1, "a", None, 0.2, 1.0, 0.5), RequestOutcome(2, "b", None, 0.4, 1.0, 0.3)]
     seen = samples([1, 2, 1])
     assert rates(seen) == [0.0, 100.0, 100.0]
     assert first_token_ms(outcomes, seen) == [None, pytest.approx(300.0), None]

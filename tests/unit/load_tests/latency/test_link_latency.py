@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from adasd.control.controller import Controller
 from adasd.requests import Mode, SpeculationOptions
-from load_tests.latency.link_latency import WAYS, Answered, Rate, rate, table
+from load_tests.latency.link_latency import WAYS, LinkAnswer, LinkRate, rate, table
 
 
 class Speaker:
@@ -14,20 +14,20 @@ class Speaker:
 
     async def answer(self, pool, prompt, max_tokens):
         tokens = tuple(range(len(prompt), len(prompt) + max_tokens))
-        return Answered(tokens, (max_tokens - 1) / 2, 1, 8, 6, 4, 1)
+        return LinkAnswer(tokens, (max_tokens - 1) / 2, 1, 8, 6, 4, 1)
 
 
 async def test_a_rate_counts_what_comes_behind_the_first_chunk_and_answers_that_differ():
     prompts = [(1,), (1, 2)]
     found, answers = await rate(Speaker(), "pipelined", prompts, 5, alone=[(1, 2, 3, 4, 5), (9,)])
-    assert found == Rate(5.0, "pipelined", 2.0, 0.75, 0.25, 1)
+    assert found == LinkRate(5.0, "pipelined", 2.0, 0.75, 0.25, 1)
     assert [one.tokens[0] for one in answers] == [1, 2]
 
 
 def test_every_latency_has_a_row_beside_the_one_plain_run():
-    rates = [Rate(0.0, "off", 100.0, 0.0, 0.0, 0)]
+    rates = [LinkRate(0.0, "off", 100.0, 0.0, 0.0, 0)]
     rates += [
-        Rate(ms, way, 250.0, 0.8, 0.4, 0)
+        LinkRate(ms, way, 250.0, 0.8, 0.4, 0)
         for ms in (0.0, 20.0)
         for way in ("sequential", "pipelined", "gated")
     ]

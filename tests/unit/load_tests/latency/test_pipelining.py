@@ -8,7 +8,7 @@ import pytest
 
 from adasd.rounds import DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from load_tests.latency import pipelining
-from load_tests.latency.pipelining import Case, Share, Trace, missed, rate_of, share_of
+from load_tests.latency.pipelining import Case, RoundShare, RoundTrace, missed, rate_of, share_of
 from load_tests.latency.timed_engine import Costs, TimedEngine
 
 PIPELINED = Case("p", Costs(draft_ms=1.0, verify_ms=10.0, acceptance=0.9), block_len=4, mode="pipelined")
@@ -55,8 +55,8 @@ def test_the_draft_is_right_as_often_as_it_should_be():
     assert all(a != b for a, b in zip(answers[0].tokens, answers[0].runner_ups, strict=True))
 
 
-def trace(ahead: list[bool], times_ms: list[float]) -> Trace:
-    made = Trace()
+def trace(ahead: list[bool], times_ms: list[float]) -> RoundTrace:
+    made = RoundTrace()
     now_s = 0.0
     warm = pipelining.WARM_UP_ROUNDS
     for hit, time_ms in zip([False] * warm + ahead, [1.0] * warm + times_ms, strict=True):
@@ -83,7 +83,7 @@ def test_tokens_per_second_leave_out_the_warm_up():
 
 def test_only_pipelined_cases_can_miss_the_goal():
     slow = {
-        mode: Share(5.0, 5.0, 1.0, mode, ideal_ms=5.0, round_ms=6.0, mean_ms=6.0, hit_rate=1.0)
+        mode: RoundShare(5.0, 5.0, 1.0, mode, ideal_ms=5.0, round_ms=6.0, mean_ms=6.0, hit_rate=1.0)
         for mode in ("pipelined", "sequential")
     }
     assert missed(list(slow.values())) == [slow["pipelined"]]

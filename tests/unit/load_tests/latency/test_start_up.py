@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from load_tests.free_ports import free_port
 from load_tests.latency import start_up
 from load_tests.latency.start_up import StartUpFailed, start_once
-from load_tests.ports import free_port
 
 READY = """
 import signal, subprocess, sys, time

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from load_tests.load.answers import Answer, Ask, Outcome
+from load_tests.load.answers import Ask, Outcome, Reply
 from load_tests.load.objective import Objective
 from load_tests.load.stage import Options
 
@@ -29,7 +29,7 @@ class SerialDoor:
     def __init__(self, now, seconds: float, outcome: Outcome = Outcome.DONE) -> None:
         self._now, self._seconds, self._outcome, self._turn = now, seconds, outcome, asyncio.Lock()
 
-    async def ask(self, ask: Ask, answer: Answer) -> None:
+    async def ask(self, ask: Ask, answer: Reply) -> None:
         async with self._turn:
             await asyncio.sleep(self._seconds)
         answer.chunks_s += [self._now(), self._now()]

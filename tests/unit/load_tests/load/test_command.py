@@ -10,7 +10,7 @@ import pytest
 from adasd.errors import ConfigError
 from load_tests.load import command
 from load_tests.load.baselines import BEGIN, DOCS, END, ORDER, between_marks, markdown
-from load_tests.load.results import read
+from load_tests.load.result_file import read
 from load_tests.load.scenarios import SCENARIOS
 from tests.unit.load_tests.load.fakes import files, serving
 

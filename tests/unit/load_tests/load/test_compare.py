@@ -9,7 +9,7 @@ import pytest
 
 from adasd.errors import ConfigError
 from load_tests.load.compare import STATISTICS, _columns, _interval, compare, table
-from load_tests.load.results import FORMAT, read
+from load_tests.load.result_file import FORMAT, read
 
 
 def result(factor=1.0, seed=0, seconds=40, rate=10, per_block=0.0):

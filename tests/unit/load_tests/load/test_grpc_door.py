@@ -10,8 +10,8 @@ import pytest
 from adasd.errors import InvalidRequest, Overloaded, UnknownModel, WorkerLost
 from adasd.requests import Mode
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
-from load_tests.load.answers import Answer, Ask, Outcome
-from load_tests.load.doors import GrpcDoor, call_of
+from load_tests.load.answers import Ask, Outcome, Reply
+from load_tests.load.doors import GrpcClient, call_of
 from services.transport.generation import generation_handler
 from services.transport.options import RETRY_POLICY
 from services.transport.server import start_server
@@ -49,7 +49,7 @@ class Speaker:
 async def speaking():
     speaker = Speaker()
     server = await start_server([generation_handler(speaker)], "127.0.0.1")
-    door = GrpcDoor(server.address, None, asyncio.get_running_loop().time)
+    door = GrpcClient(server.address, None, asyncio.get_running_loop().time)
     try:
         yield speaker, door
     finally:
@@ -58,7 +58,7 @@ async def speaking():
 
 
 async def answer(door, ask=ASK):
-    made = Answer(ask, "grpc", 0.0, 0.0)
+    made = Reply(ask, "grpc", 0.0, 0.0)
     await door.ask(ask, made)
     return made
 
@@ -109,7 +109,7 @@ async def test_a_stream_that_just_ends_has_failed():
 
 async def test_nobody_there_is_a_failure_and_no_exception(monkeypatch):
     monkeypatch.setitem(RETRY_POLICY, "maxAttempts", 2)
-    door = GrpcDoor("127.0.0.1:9", None, asyncio.get_running_loop().time)
+    door = GrpcClient("127.0.0.1:9", None, asyncio.get_running_loop().time)
     found = await answer(door)
     assert found.outcome is Outcome.FAILED
     await door.close()

@@ -11,11 +11,11 @@ import pytest
 from load_tests.load import runner, watch
 from load_tests.load.answers import Outcome
 from load_tests.load.page import page
-from load_tests.load.results import as_json, read, write
+from load_tests.load.result_file import as_json, read, write
+from load_tests.load.result_table import sentences
 from load_tests.load.runner import grown, run
 from load_tests.load.scenarios import SCENARIOS, Scenario
-from load_tests.load.server import Server, running_server
-from load_tests.load.table import sentences
+from load_tests.load.server_under_test import Server, running_server
 from load_tests.load.watch import ServerGone
 from tests.leaks import nothing_runs
 from tests.patience import soon

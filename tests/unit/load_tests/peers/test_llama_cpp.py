@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from adasd.errors import ConfigError
+from load_tests.demo_pair import DEMO
 from load_tests.peers import gguf_pair, llama_cpp
-from load_tests.throughput.single_stream import DEMO
 
 DRAFT = str(DEMO / "draft")
 

@@ -12,11 +12,12 @@ from load_tests.peers.batch_peers import (
     OFF,
     PADDED,
     Continuous,
-    Padded,
+    PaddedBatch,
     load_pair,
     ours,
     until_end,
 )
+from load_tests.peers.in_process_batch import Crowd
 from load_tests.peers.stream_peers import plain_model
 from load_tests.throughput import batch_throughput
 from load_tests.throughput.batch_throughput import (
@@ -29,7 +30,6 @@ from load_tests.throughput.batch_throughput import (
     quantile,
     race,
 )
-from load_tests.throughput.in_process_batch import Crowd
 from tests import pairs
 
 PROMPTS = [(5, 6, 7), (9,), (8, 7, 6, 5, 4, 3), (11, 12)]
@@ -43,7 +43,7 @@ def folders(tmp_path_factory):
 
 def test_all_ways_to_answer_agree(folders):
     pair = load_pair(*folders, 1, 4, prefix_cache=False)
-    batchers = ours(pair) | {PADDED: Padded(plain_model(folders[0], "cpu"), pair.eos_ids)}
+    batchers = ours(pair) | {PADDED: PaddedBatch(plain_model(folders[0], "cpu"), pair.eos_ids)}
     with Continuous(plain_model(folders[0], "cpu"), pair.eos_ids, 4) as continuous:
         batchers[CONTINUOUS] = continuous
         for width in (1, 3, 4):

@@ -3,9 +3,9 @@
 import pytest
 
 from adasd.requests import Mode
-from load_tests.prompts import examples
+from load_tests.demo_prompts import examples
 from load_tests.throughput import service_share, service_stream
-from load_tests.throughput.service_share import GOAL, HERE, SERVICE, Answered, falls_short, measure, table
+from load_tests.throughput.service_share import GOAL, HERE, SERVICE, ShareAnswer, falls_short, measure, table
 
 
 def ways(service_s, here_s=1.0, other=None):
@@ -16,7 +16,7 @@ def ways(service_s, here_s=1.0, other=None):
         def one(prompt, mode):
             asked.append((way, mode))
             changed = way == SERVICE and mode is Mode.EXACT and prompt == other
-            return Answered("other" if changed else "text", 10, seconds)
+            return ShareAnswer("other" if changed else "text", 10, seconds)
 
         return one
 

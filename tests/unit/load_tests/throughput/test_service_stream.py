@@ -8,8 +8,8 @@ import pytest
 
 from adasd.requests import Mode
 from cluster.http_client import ServerRefusal
+from load_tests.demo_prompts import examples
 from load_tests.interleaving import Turn
-from load_tests.prompts import examples
 from load_tests.throughput import service_stream
 from load_tests.throughput.service_stream import result, spread_ms
 from load_tests.throughput.streamed import Streamed, read, stream

@@ -106,7 +106,7 @@ def test_a_random_pair_is_measured_and_every_exact_contender_is(pair, tmp_path, 
 @pytest.mark.slow
 def test_an_exact_mode_that_changes_answers_fails_the_run(pair, monkeypatch):
     monkeypatch.setattr(
-        stream_peers.Ours, "answer", lambda self, prompt, max_tokens: [1, 2, 3] if self.exact else [1]
+        stream_peers.OurStream, "answer", lambda self, prompt, max_tokens: [1, 2, 3] if self.exact else [1]
     )
     short = ["--prompts", "1", "--repeats", "1", "--max-tokens", "4"]
     assert single_stream.main(["--target", pair[0], "--draft", pair[1], *short]) == 1

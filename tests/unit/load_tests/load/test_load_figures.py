@@ -6,10 +6,10 @@ import pytest
 
 from adasd.errors import ConfigError
 from adasd.requests import Mode
-from load_tests.load.answers import Answer, Ask, Outcome
-from load_tests.load.figures import by_kind, figures, timeline, worded_differently
+from load_tests.demo_prompts import examples
+from load_tests.load.answers import Ask, Outcome, Reply
+from load_tests.load.load_figures import by_kind, figures, timeline, worded_differently
 from load_tests.load.objective import Objective, parse
-from load_tests.prompts import examples
 
 QUESTION = examples(1)[0]
 
@@ -17,7 +17,7 @@ QUESTION = examples(1)[0]
 def answer(intended_s=0.0, first_s=0.1, per_token_s=0.01, tokens=11, outcome=Outcome.DONE, **more):
     ask = Ask(more.pop("kind", "chat"), (("user", more.pop("prompt", "Hello")),), mode=more.pop("mode", None))
     chunks = [intended_s + first_s, intended_s + first_s + per_token_s * (tokens - 1)]
-    made = Answer(ask, "http", intended_s, intended_s, chunks_s=chunks, ended_s=chunks[-1], num_tokens=tokens)
+    made = Reply(ask, "http", intended_s, intended_s, chunks_s=chunks, ended_s=chunks[-1], num_tokens=tokens)
     made.outcome, made.text = outcome, more.pop("text", "same")
     made.num_drafted, made.num_accepted = 10, 5
     assert not more

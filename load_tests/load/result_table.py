@@ -117,9 +117,9 @@ def sentences(result: Mapping[str, Any]) -> Iterator[str]:
         f"good: whole, first token within {objective['first_token_ms']:g} ms of its intended time, "
         f"{objective['per_token_ms']:g} ms per token"
     )
-    if result["blows"]:
-        blows = (f"{blow['kind']} at {blow['at_s']:.0f} s" for blow in result["blows"])
-        yield f"blows: {', '.join(blows)}"
+    if result["faults"]:
+        faults = (f"{fault['kind']} at {fault['at_s']:.0f} s" for fault in result["faults"])
+        yield f"faults: {', '.join(faults)}"
     if why := result["generator"]["bottleneck"]:
         yield f"! the load generator was a bottleneck, so times may be its own: {why}"
     yield from (f"✗ {problem}" for problem in result["problems"])

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from adasd.errors import ConfigError
-from load_tests.load.answers import Answer
-from load_tests.load.figures import by_kind, figures, timeline
+from load_tests.load.answers import Reply
 from load_tests.load.generator import bottleneck
-from load_tests.load.runner import Run
+from load_tests.load.load_figures import by_kind, figures, timeline
+from load_tests.load.runner import ScenarioRun
 
 MAX_ANSWERS = 2000
 """Answers that the file keeps one by one; of more, a sample."""
 FORMAT = 1
 
 
-def as_json(run: Run, header: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(run: ScenarioRun, header: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that was measured."""
     objective = run.options.objective
     whole = figures("all", run.answers, run.seconds, objective)
@@ -45,13 +45,13 @@ def as_json(run: Run, header: Mapping[str, Any]) -> dict[str, Any]:
             "bottleneck": bottleneck(run.strain, (whole.first_token_ms.p50 or 0.0) / 1e3),
         },
         "server": {name: asdict(seen) if seen else None for name, seen in ends(run).items()},
-        "blows": [asdict(blow) for blow in run.blows],
+        "faults": [asdict(injection) for injection in run.injections],
         "timeline": asdict(timeline(run.answers, run.samples, run.seconds)),
         "answers": columns(run.answers),
     }
 
 
-def phases(run: Run) -> list[dict[str, Any]]:
+def phases(run: ScenarioRun) -> list[dict[str, Any]]:
     """Each phase with what was offered and what came of it."""
     found = []
     for phase in run.phases:
@@ -68,12 +68,12 @@ def phases(run: Run) -> list[dict[str, Any]]:
     return found
 
 
-def ends(run: Run) -> dict[str, Any]:
+def ends(run: ScenarioRun) -> dict[str, Any]:
     """The server before and after."""
     return {"before": run.before, "after": run.after}
 
 
-def columns(answers: list[Answer]) -> dict[str, list[Any]]:
+def columns(answers: list[Reply]) -> dict[str, list[Any]]:
     """One list per property, seconds rounded to 0.1 ms; a random sample if there are too many."""
     kept = answers
     if len(answers) > MAX_ANSWERS:

@@ -1,5 +1,5 @@
 from adasd.demo.tasks import Task
-from load_tests.prompts import examples, is_right
+from load_tests.demo_prompts import examples, is_right
 
 
 def test_all_tasks_take_part_and_fewer_prompts_are_the_first_ones():

@@ -18,9 +18,9 @@ import httpx
 import yaml
 
 from load_tests import record
+from load_tests.faults.local_cluster import LocalCluster, ended_by_sigterm, wait_for
+from load_tests.free_ports import free_port
 from load_tests.load.watch import ServerGone
-from load_tests.local_cluster import Rig, ended_by_sigterm, wait_for
-from load_tests.ports import free_port
 
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 30.0
@@ -30,13 +30,13 @@ MARK = "LOAD_TEST_BENCH"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where it is. One of our own says which processes are its; one to be mistreated comes with its rig."""
+    """Where it is. One of our own says which processes are its; one to be mistreated comes with its cluster."""
 
     url: str
     grpc: str | None
     api_key: str | None = None
     processes: Callable[[], Iterable[int]] | None = None
-    rig: Rig | None = None
+    cluster: LocalCluster | None = None
 
 
 @contextmanager

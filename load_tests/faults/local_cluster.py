@@ -25,8 +25,8 @@ import yaml
 
 from cluster.runtime.ray_cluster import POD_ENVIRONMENT
 from load_tests import record
-from load_tests.faults.faulty_proxy import LinkProxy
-from load_tests.ports import free_port
+from load_tests.faults.faulty_proxy import FaultyProxy
+from load_tests.free_ports import free_port
 
 START_TIMEOUT_S = 240.0
 HEAD = "127.0.0.1"
@@ -50,12 +50,12 @@ class NodeSpec:
 
 
 @dataclass
-class Rig:
-    """The cluster and the service on it; all its processes carry the rig's temporary folder."""
+class LocalCluster:
+    """The cluster and the service on it; all its processes carry its temporary folder."""
 
     folder: Path
     nodes: Sequence[NodeSpec]
-    link: LinkProxy  # between the gateway and the workers
+    link: FaultyProxy  # between the gateway and the workers
     ray_port: int = field(default_factory=free_port)
     dashboard_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
@@ -72,7 +72,7 @@ class Rig:
         return {
             **inherited,
             **POD_ENVIRONMENT,
-            "LOAD_TEST_RIG": str(self.folder),
+            "LOAD_TEST_CLUSTER": str(self.folder),
             "TMPDIR": str(self.folder),
             "RAY_AUTH_MODE": "disabled",
             "PYTHONPATH": str(record.ROOT),  # replicas on every node import the project
@@ -194,7 +194,7 @@ class Rig:
 
     def processes(self) -> dict[int, str]:
         """Command lines by process id of everything that was started here."""
-        mark = f"LOAD_TEST_RIG={self.folder}".encode()
+        mark = f"LOAD_TEST_CLUSTER={self.folder}".encode()
         found = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -214,14 +214,14 @@ class Rig:
 
 
 @contextmanager
-def rig(nodes: Sequence[NodeSpec], settings: Mapping[str, Any]) -> Iterator[Rig]:
+def local_cluster(nodes: Sequence[NodeSpec], settings: Mapping[str, Any]) -> Iterator[LocalCluster]:
     """A running cluster that serves ``settings``; everything is killed in the end.
 
     LOAD_TEST_KEEP in the environment keeps its folder with the logs.
     """
-    folder = Path(tempfile.mkdtemp(prefix="rig-"))  # short: socket paths hold 107 bytes
-    with LinkProxy() as link, ended_by_sigterm():
-        made = Rig(folder, nodes, link)
+    folder = Path(tempfile.mkdtemp(prefix="cluster-"))  # short: socket paths hold 107 bytes
+    with FaultyProxy() as link, ended_by_sigterm():
+        made = LocalCluster(folder, nodes, link)
         try:
             made.start()
             made.deploy(settings)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from load_tests import ports
-from load_tests.ports import HIGHEST, HOST, LOWEST, free_port
+from load_tests import free_ports
+from load_tests.free_ports import HIGHEST, HOST, LOWEST, free_port
 
 
 def test_each_is_another_one_and_none_belongs_to_the_system():
@@ -17,5 +17,5 @@ def test_each_is_another_one_and_none_belongs_to_the_system():
 def test_what_is_taken_is_passed_over(monkeypatch):
     port = free_port()
     with socket.create_server((HOST, port)):
-        monkeypatch.setattr(ports, "_turns", iter((port - LOWEST, port - LOWEST + 1, port - LOWEST + 2)))
+        monkeypatch.setattr(free_ports, "_turns", iter((port - LOWEST, port - LOWEST + 1, port - LOWEST + 2)))
         assert free_port() != port

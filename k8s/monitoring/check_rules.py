@@ -1,4 +1,4 @@
-"""Evaluates every rule and panel with a real Prometheus: ``python k8s/monitoring/evaluate.py [--live | --url URL]``.
+"""Evaluates every rule and panel with a real Prometheus: ``python k8s/monitoring/check_rules.py [--live | --url URL]``.
 
 Scrapes series that the service's own metric code makes of a scripted busy minute; with ``--live`` a demo server of
 its own under a mixed load instead, with ``--url`` somebody's server. Fails if a rule breaks, a recording or a panel
@@ -64,7 +64,7 @@ def main() -> int:
 @contextmanager
 def loaded() -> Iterator[str]:
     """A demo server that answers in every mode for as long as somebody looks; adaptive answers are all audited."""
-    from load_tests.load.server import demo_server
+    from load_tests.load.server_under_test import demo_server
 
     with demo_server(LIVE_SETTINGS) as server, tempfile.TemporaryDirectory() as folder:
         assert server.grpc is not None

@@ -14,8 +14,8 @@ from typing import Any
 
 from adasd.demo.tasks import Example
 from adasd.requests import Mode
+from load_tests.demo_prompts import examples
 from load_tests.load.answers import Ask
-from load_tests.prompts import examples
 
 NUM_DISTINCT = 48
 WHOLE_ANSWER = 128

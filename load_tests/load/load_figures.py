@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from adasd.requests import Mode
-from load_tests.load.answers import Answer, Outcome
+from load_tests.demo_prompts import is_right
+from load_tests.load.answers import Outcome, Reply
 from load_tests.load.generator import percentile
 from load_tests.load.objective import Objective
-from load_tests.load.scrape import Sample
-from load_tests.prompts import is_right
+from load_tests.load.scrape import Scrape
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class LoadFigures:
     """One group of answers over ``seconds``."""
 
     name: str
@@ -44,7 +44,7 @@ class Figures:
     right: float | None  # share of judged answers that solve their task
 
 
-def figures(name: str, answers: Sequence[Answer], seconds: float, objective: Objective) -> Figures:
+def figures(name: str, answers: Sequence[Reply], seconds: float, objective: Objective) -> LoadFigures:
     """``seconds`` is the time that these answers were asked and given in."""
     done = [answer for answer in answers if answer.outcome is Outcome.DONE]
     seen = [answer for answer in answers if answer.outcome in (Outcome.DONE, Outcome.LEFT)]
@@ -52,7 +52,7 @@ def figures(name: str, answers: Sequence[Answer], seconds: float, objective: Obj
     good = sum(map(objective.holds_for, answers))
     drafted = sum(answer.num_drafted for answer in done)
     judged = [is_right(a.ask.example, a.text) for a in done if a.ask.example is not None]
-    return Figures(
+    return LoadFigures(
         name=name,
         seconds=round(seconds, 3),
         num_requests=len(answers),
@@ -78,15 +78,15 @@ def spread(seconds: Iterable[float | None]) -> Spread:
     return Spread(*(round(1e3 * percentile(known, share), 3) for share in (0.5, 0.9, 0.99)))
 
 
-def by_kind(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
+def by_kind(answers: Iterable[Reply]) -> dict[str, list[Reply]]:
     """In the order of first appearance."""
-    found: dict[str, list[Answer]] = {}
+    found: dict[str, list[Reply]] = {}
     for answer in answers:
         found.setdefault(answer.ask.kind, []).append(answer)
     return found
 
 
-def worded_differently(answers: Iterable[Answer]) -> list[str]:
+def worded_differently(answers: Iterable[Reply]) -> list[str]:
     """Prompts whose exact greedy answers were not always the same text: there must be none."""
     texts: defaultdict[tuple[object, ...], set[str]] = defaultdict(set)
     for answer in answers:
@@ -97,7 +97,7 @@ def worded_differently(answers: Iterable[Answer]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
+class LoadTimeline:
     """Second by second since the start, by what the clients saw and what the server says."""
 
     seconds: list[float]
@@ -116,7 +116,7 @@ class Timeline:
     open_files: list[float | None]
 
 
-def timeline(answers: Sequence[Answer], samples: Sequence[Sample], end_s: float) -> Timeline:
+def timeline(answers: Sequence[Reply], samples: Sequence[Scrape], end_s: float) -> LoadTimeline:
     """Every second up to ``end_s``; the server's newest figures, None before the first."""
     num_bins = max(1, int(end_s) + 1)
     sent, done, failed, tokens = ([0.0] * num_bins for _ in range(4))
@@ -140,7 +140,7 @@ def timeline(answers: Sequence[Answer], samples: Sequence[Sample], end_s: float)
     for step in change[:num_bins]:
         now += step
         in_flight.append(now)
-    newest: list[Sample | None] = [None] * num_bins
+    newest: list[Scrape | None] = [None] * num_bins
     for sample in samples:
         newest[bin_of(sample.at_s)] = sample
     shares: list[float | None] = [None] * num_bins
@@ -151,7 +151,7 @@ def timeline(answers: Sequence[Answer], samples: Sequence[Sample], end_s: float)
     def server(name: str) -> list[float | None]:
         return [None if sample is None else float(getattr(sample, name)) for sample in newest]
 
-    return Timeline(
+    return LoadTimeline(
         [float(second) for second in range(num_bins)],
         list(sent),
         list(done),
