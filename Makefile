@@ -7,7 +7,7 @@ PYTHON  ?= $(shell for p in python3.12 python3.11 python3; do \
              $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
              && command -v $$p && break; done)
 TORCH   := $(shell grep '^torch==' constraints.txt)
-SUITES  := $(wildcard tests/unit tests/contracts tests/statistical tests/golden tests/integration tests/e2e tests/clients)
+SUITES  := $(wildcard tests/unit tests/statistical tests/integration tests/e2e tests/clients)
 ARGS    ?=
 
 .DEFAULT_GOAL := all

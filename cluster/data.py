@@ -9,11 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGED = Path(str(files("cluster"))) / "packaged"
 
 
 def packaged(name: str) -> Path:
     """The folder of that name, for example ``models/demo``."""
-    inside = Path(str(files("cluster"))) / "packaged" / name
+    inside = PACKAGED / name
     return inside if inside.is_dir() else ROOT / name
 
 

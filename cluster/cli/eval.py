@@ -235,7 +235,9 @@ def _check_place(path: Path | None) -> None:
 
 
 def _git(*words: str) -> str:
-    """What git says about the source, or unknown."""
+    """What git says about the source tree; unknown without one."""
+    if not (ROOT / ".git").exists():
+        return "unknown"
     try:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

@@ -6,6 +6,7 @@ Packages outside of this one add actions by an entry point in the group ``adasd.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 
 from adasd.errors import ConfigError
 from cluster.cli import added, load, summary
-from cluster.data import BASE
+from cluster.data import BASE, PACKAGED
 from cluster.k8s import facts as cluster_facts
 from cluster.k8s.render import render
 
@@ -73,6 +74,8 @@ def parse(argv: Sequence[str], extra: Mapping[str, str]) -> argparse.Namespace:
 def write(topology: Path, cluster: Path | None, out: Path | None, base: Path) -> int:
     """Render into a folder and say what the cluster needs besides."""
     folder = out or topology.parent
+    if base.is_relative_to(PACKAGED):  # the overlay has to work without this installation
+        base = shutil.copytree(base, folder / "base", dirs_exist_ok=True)
     overlay = render(topology, cluster_facts.read(cluster), folder, base)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in overlay.files.items():

@@ -67,12 +67,12 @@ class Server:
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[Server]:
+def running(*arguments: str, python: str = sys.executable, cwd: Path = ROOT) -> Iterator[Server]:
     """``adasd serve`` with these arguments, ready to serve; killed with all its children in the end."""
     folder = Path(tempfile.mkdtemp(prefix="e2e-"))  # not pytest's: Ray's socket paths must stay short
     port, grpc_port = free_port(), free_port()
     command = [
-        sys.executable,
+        python,
         "-m",
         "cluster.cli",
         "serve",
@@ -87,7 +87,7 @@ def running(*arguments: str) -> Iterator[Server]:
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(
             [*command, *arguments],
-            cwd=ROOT,
+            cwd=cwd,
             env={**environment, "TMPDIR": str(folder), "COLUMNS": "200"},
             stdin=subprocess.DEVNULL,
             stdout=output,
