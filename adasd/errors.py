@@ -68,7 +68,10 @@ class InvalidRequest(AdasdError):
 
 
 class ContextTooLong(InvalidRequest):
-    """Prompt (and the answer asked for) do not fit into the model's context; lengths in tokens."""
+    """Prompt (and the answer asked for) do not fit into the model's context; lengths in tokens.
+
+    Clients know this error by OpenAI's words.
+    """
 
     code = Code.CONTEXT_TOO_LONG
 
@@ -80,8 +83,9 @@ class ContextTooLong(InvalidRequest):
 
     def __str__(self) -> str:
         return (
-            f"the prompt has {self.prompt_len} tokens and {self.max_tokens} were asked for, but the model's "
-            f"context holds {self.context_len}; shorten the prompt or lower max_tokens"
+            f"This model's maximum context length is {self.context_len} tokens. However, you requested "
+            f"{self.prompt_len + self.max_tokens} tokens ({self.prompt_len} in the prompt, {self.max_tokens} in "
+            "the completion). Please shorten the prompt or lower max_tokens."
         )
 
 

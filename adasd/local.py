@@ -222,7 +222,7 @@ class LocalPair:
                             yield chunk
                         case Finish():
                             self.lookups.remember(session.committed[len(terms.prompt) :])
-                            yield complete(session, effective, controller)
+                            yield complete(session, effective.options, controller)
                             return
                         case AttachTarget():
                             self.target.open(opening)

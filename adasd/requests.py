@@ -1,16 +1,50 @@
-"""What a request asks for: frozen dataclasses, no behaviour."""
+"""What a request asks for: frozen dataclasses, no behaviour.
 
+A field made by ``option`` is all there is to say about an option: both doors take it under its name, check its
+range with the same words, carry it over the wire, and list it in schemas and documentation.
+"""
+
+# ruff: noqa: RUF009 (option is dataclasses.field)
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any
+
+WHAT_FITS = 2**31 - 1
+"""``max_tokens`` of a request that leaves the length of its answer open."""
+MAX_TOKEN_ID = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What is said about one option of a request. Bounds hold for a number, or for each one of several."""
+
+    sentence: str
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    max_items: int | None = None
+    max_chars: int | None = None  # of a text, or of each one of several, which are not empty then
+    http: str | None = None  # how HTTP bodies say it, where not by the option's name
+
+
+def option(default: Any, sentence: str, **bounds: Any) -> Any:
+    """A field with its ``Option``."""
+    return field(default=default, metadata={"option": Option(sentence, **bounds)})
+
+
+def options_of(kind: type) -> Mapping[str, Option]:
+    """The options among a dataclass's fields."""
+    return {one.name: one.metadata["option"] for one in fields(kind) if "option" in one.metadata}
 
 
 class Mode(StrEnum):
     """What speculation may do to a request's output."""
 
     OFF = "off"  # plain decoding
-    EXACT = "exact"  # speculation, output law of the target alone
+    EXACT = "exact"  # speculation, the distribution of the target alone
     ADAPTIVE = "adaptive"  # speculation, drafted tokens may also be accepted by relaxation
 
 
@@ -32,46 +66,107 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the answer is sampled and when it ends. Validated at the door (services.gateway.validation)."""
+    """How the answer is sampled and when it ends. Checked at the doors (services.gateway.http.order)."""
 
-    max_tokens: int  # tokens, >= 0
-    temperature: float = 1.0  # 0 is greedy
-    top_p: float = 1.0  # (0, 1]
-    top_k: int = 0  # 0 keeps all
-    min_p: float = 0.0  # [0, 1]
-    seed: int | None = None  # 64 bit; with a seed the output is a pure function of the request
-    min_tokens: int = 0  # the end-of-sequence token is forbidden before
-    ignore_eos: bool = False  # the end-of-sequence token does not end the answer
-    stop: tuple[str, ...] = ()  # the answer ends before any of these texts
-    stop_token_ids: tuple[int, ...] = ()  # the answer ends with any of these tokens (not shown)
-    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit)
-    presence_penalty: float = 0.0  # [-2, 2], taken once from the logit of every token that the answer holds
-    frequency_penalty: float = 0.0  # [-2, 2], taken from it for every time
-    repetition_penalty: float = 1.0  # (0, 2], divides positive and multiplies negative logits of tokens seen
-    grammar: Grammar | None = None  # what the answer has to look like
-    logprobs: int | None = None  # report so many likeliest tokens beside each token; None reports nothing
-    prompt_logprobs: int | None = None  # the same for the tokens of the prompt
+    max_tokens: int = option(
+        WHAT_FITS,
+        "tokens of the answer at most; unset: what fits into the context",
+        at_least=0,
+        at_most=WHAT_FITS,
+    )
+    temperature: float = option(1.0, "divides the logits; 0 is greedy", at_least=0, at_most=2)
+    top_p: float = option(1.0, "probability mass that is kept", above=0, at_most=1)
+    top_k: int = option(
+        0, "likeliest tokens that are kept; 0 and -1 keep all", at_least=-1, at_most=WHAT_FITS
+    )
+    min_p: float = option(
+        0.0, "tokens below this share of the largest probability are left out", at_least=0, at_most=1
+    )
+    seed: int | None = option(
+        None,
+        "with it the answer is a pure function of prompt, parameters and target, whatever is drafted",
+        at_least=-(2**63),
+        at_most=2**63 - 1,
+    )
+    min_tokens: int = option(
+        0, "tokens before which the answer cannot end by itself", at_least=0, at_most=WHAT_FITS
+    )
+    ignore_eos: bool = option(False, "the end-of-sequence token does not end the answer")
+    stop: tuple[str, ...] = option(
+        (),
+        "texts before which the answer ends; `stop_reason` says which one it was",
+        max_items=16,
+        max_chars=256,
+    )
+    stop_token_ids: tuple[int, ...] = option(
+        (),
+        "token ids that end the answer; they are not shown",
+        at_least=0,
+        at_most=MAX_TOKEN_ID,
+        max_items=64,
+    )
+    logit_bias: tuple[tuple[int, float], ...] = option(
+        (), "token ids, each with what is added to its logit", at_least=-100, at_most=100, max_items=1024
+    )
+    presence_penalty: float = option(
+        0.0, "taken once from the logit of every token that the answer holds", at_least=-2, at_most=2
+    )
+    frequency_penalty: float = option(
+        0.0, "taken from the logit of a token for every time that the answer holds it", at_least=-2, at_most=2
+    )
+    repetition_penalty: float = option(
+        1.0,
+        "divides positive and multiplies negative logits of tokens in prompt and answer",
+        above=0,
+        at_most=2,
+    )
+    grammar: Grammar | None = option(
+        None, "what the answer has to look like", http="`response_format`, `structured_outputs`"
+    )
+    logprobs: int | None = option(
+        None,
+        "likeliest tokens reported beside each token, with their log-probabilities; unset: none",
+        at_least=0,
+        at_most=20,
+        http="`logprobs`, in chat `logprobs: true` and `top_logprobs`",
+    )
+    prompt_logprobs: int | None = option(
+        None, "the same for the tokens of the prompt", at_least=0, at_most=20, http="`echo` with `logprobs`"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SpeculationOptions:
-    """Per-request speculation; ``None`` means the deployment's default. Echoed back with effective values."""
+    """What speculation may do; ``None`` means the deployment's default. Echoed with the values in effect."""
 
-    mode: Mode | None = None
-    drafting: str | None = None  # name of a drafting policy (adasd.methods.registry)
-    acceptance: str | None = None  # name of an acceptance policy, in mode adaptive
-    max_draft_tokens: int | None = None  # tokens per block, >= 1
-    max_relaxed_fraction: float | None = None  # share of the answer's tokens that may be relaxed, [0, 1]
-    draft: str | None = None  # name of a draft source of the deployment
-    max_distortion: float | None = None  # total variation that relaxation may cost in the answer, >= 0
+    mode: Mode | None = option(
+        None,
+        "`off`, `exact` (the target's distribution) or `adaptive` (tokens may be accepted by relaxation)",
+    )
+    drafting: str | None = option(None, "name of a drafting method", max_chars=64)
+    acceptance: str | None = option(
+        None, "name of an acceptance rule; in mode `exact` it is `token` or `block`", max_chars=64
+    )
+    max_draft_tokens: int | None = option(
+        None, "tokens per block at most, up to the deployment's own limit", at_least=1, at_most=WHAT_FITS
+    )
+    max_relaxed_fraction: float | None = option(
+        None, "share of the answer's tokens that may be relaxed", at_least=0, at_most=1
+    )
+    draft: str | None = option(None, "name of a draft source of the deployment", max_chars=64)
+    max_distortion: float | None = option(
+        None, "total variation that relaxation may cost, summed over the answer's positions", at_least=0
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One answer to be generated from token ids."""
+    """One answer to be generated from token ids; both doors make nothing else of what they are sent."""
 
     request_id: str
     prompt: tuple[int, ...]  # token ids, at least one
     sampling: SamplingParams
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
-    timeout_s: float | None = None  # seconds from arrival; None is the deployment's limit
+    timeout_s: float | None = option(
+        None, "seconds from arrival until the answer is cut; unset: the deployment's limit", above=0
+    )

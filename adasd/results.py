@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from adasd.requests import Mode
+from adasd.requests import SpeculationOptions
 
 
 class TokenKind(StrEnum):
@@ -69,11 +68,7 @@ class Usage:
 class SpeculationReport:
     """What speculation did for one answer, with effective options and learned values."""
 
-    mode: Mode
-    drafting: str
-    acceptance: str | None
-    max_draft_tokens: int
-    max_relaxed_fraction: float
+    effective: SpeculationOptions  # with the deployment's defaults filled in
     num_rounds: int  # verdicts, prefill not counted
     num_draft_rounds: int  # verdicts on a block that was not empty
     num_draft_tokens: int
@@ -90,9 +85,7 @@ class SpeculationReport:
     target_lost: int = 0
     num_ahead: int = 0  # blocks drafted while the target was judging the one before
     num_ahead_used: int = 0  # of them, those whose assumption came true
-    draft: str | None = None  # effective draft source; None in mode off
     drafts_used: tuple[str, ...] = ()  # sources whose blocks were judged, in the order of their first
-    max_distortion: float = math.inf  # effective limit of the next
     distortion: float = 0.0  # total variation that relaxation cost, expected, over the answer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from adasd.config import SpeculationConfig
 from adasd.control import draft_sources
@@ -26,6 +26,14 @@ class EffectiveSpeculation:
     may_bypass: bool = False  # rounds run plain while drafting does not pay
     draft: str | None = None  # name of the draft source; None in mode off
     max_distortion: float = math.inf  # total variation that relaxation may cost, summed over the answer
+
+    @property
+    def options(self) -> SpeculationOptions:
+        """As the options of a request; no limit is None."""
+        values = {one.name: getattr(self, one.name) for one in fields(SpeculationOptions)}
+        return SpeculationOptions(
+            **{name: None if value == math.inf else value for name, value in values.items()}
+        )
 
     @property
     def relaxation(self) -> str | None:

@@ -4,28 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from adasd.requests import Mode
+from adasd.requests import SpeculationOptions
 from adasd.results import Complete, FinishReason, SpeculationReport, TokenKind, Usage
 from adasd.session.state import Session
-
-
-class Effective(Protocol):
-    """The options that a request ended up with (adasd.control.controller.EffectiveSpeculation)."""
-
-    @property
-    def mode(self) -> Mode: ...
-    @property
-    def drafting(self) -> str: ...
-    @property
-    def acceptance(self) -> str | None: ...
-    @property
-    def max_draft_tokens(self) -> int: ...
-    @property
-    def max_relaxed_fraction(self) -> float: ...
-    @property
-    def draft(self) -> str | None: ...
-    @property
-    def max_distortion(self) -> float: ...
 
 
 class Learned(Protocol):
@@ -41,18 +22,14 @@ class Learned(Protocol):
     def distortion(self) -> float: ...
 
 
-def complete(session: Session, effective: Effective, learned: Learned) -> Complete:
+def complete(session: Session, effective: SpeculationOptions, learned: Learned) -> Complete:
     """The last event of an answer that did not fail."""
     tally = session.tally
     return Complete(
         finish_reason=session.finish_reason or FinishReason.ERROR,
         usage=Usage(len(session.terms.prompt), session.num_emitted, tally.cached_tokens),
         speculation=SpeculationReport(
-            mode=effective.mode,
-            drafting=effective.drafting,
-            acceptance=effective.acceptance,
-            max_draft_tokens=effective.max_draft_tokens,
-            max_relaxed_fraction=effective.max_relaxed_fraction,
+            effective=effective,
             num_rounds=tally.num_rounds,
             num_draft_rounds=len(tally.drafted_per_round),
             num_draft_tokens=sum(tally.drafted_per_round),
@@ -62,7 +39,6 @@ def complete(session: Session, effective: Effective, learned: Learned) -> Comple
             kinds=tuple((kind, tally.of_kind(kind)) for kind in TokenKind),
             generation_threshold=learned.generation_threshold,
             acceptance_threshold=learned.acceptance_threshold,
-            max_distortion=effective.max_distortion,
             distortion=learned.distortion,
             draft_ms=tally.draft_ms,
             verify_ms=tally.verify_ms,
@@ -71,7 +47,6 @@ def complete(session: Session, effective: Effective, learned: Learned) -> Comple
             target_lost=tally.target_lost,
             num_ahead=tally.num_ahead,
             num_ahead_used=tally.num_ahead_used,
-            draft=effective.draft,
             drafts_used=learned.sources_used,
         ),
         stop_match=session.stop_match,

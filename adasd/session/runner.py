@@ -161,7 +161,7 @@ class Runner:
                 if session.phase is Phase.FINISHED:
                     if pending.error is not None:
                         raise pending.error
-                    yield complete(session, self.effective, self.controller)
+                    yield complete(session, self.effective.options, self.controller)
                     return
                 event = await self.events.get()
                 if isinstance(event, DraftLeft):

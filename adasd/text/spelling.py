@@ -24,6 +24,11 @@ class Spelling:
         self._decoders = _decoder_types(inner)
         self._known: dict[int, bytes] = {}
 
+    @property
+    def knows_all_bytes(self) -> bool:
+        """Whether every text has tokens of its own, and none is replaced by an unknown token."""
+        return not {"ByteLevel", "ByteFallback"}.isdisjoint(self._decoders)
+
     def __call__(self, token_id: int) -> bytes:
         """Empty for an id that the vocabulary does not have."""
         known = self._known.get(token_id)

@@ -65,6 +65,11 @@ class Tokenizer:
         """Ids that the tokenizer knows, added ones included; a model's embedding may be padded beyond."""
         return len(self._inner)
 
+    @cached_property
+    def max_token_chars(self) -> int:
+        """Characters that one token stands for at most; very many where unknown text becomes one token."""
+        return max(map(len, self._inner.get_vocab())) if self._spelling.knows_all_bytes else 2**31
+
     @property
     def has_chat_template(self) -> bool:
         """Whether ``apply_chat_template`` can work."""

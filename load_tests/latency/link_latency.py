@@ -38,7 +38,7 @@ from load_tests.demo_prompts import examples
 from load_tests.latency.pipelining import Lines
 from load_tests.latency.round_trip import worker
 from services.transport.channels import WorkerChannelPool
-from services.transport.client import WorkerAddress
+from services.transport.rounds_client import WorkerAddress
 
 SESSION = "latency"
 LATENCIES_MS = (0.0, 1.0, 5.0, 20.0)

@@ -52,7 +52,7 @@ from load_tests import record
 from load_tests.latency.round_trip import worker
 from load_tests.latency.timed_engine import Costs, TimedEngine
 from services.transport.channels import WorkerChannelPool
-from services.transport.client import RoundsLine, WorkerAddress
+from services.transport.rounds_client import RoundsLine, WorkerAddress
 
 GOAL = 0.9
 BLOCK_LEN = 4

@@ -29,7 +29,7 @@ from adasd.rounds import DraftCall, OpenCall, SamplingTransform, StopRule, Verif
 from load_tests import record
 from load_tests.latency.counting_engine import CountingEngine
 from services.transport.channels import WorkerChannelPool
-from services.transport.client import RoundsLine, WorkerAddress
+from services.transport.rounds_client import RoundsLine, WorkerAddress
 from services.transport.server import rounds_handler, start_server
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 import aiohttp
 
 from adasd.errors import AdasdError, InvalidRequest, Overloaded, UnknownModel
-from adasd.requests import SpeculationOptions
+from adasd.requests import SamplingParams, SpeculationOptions
 from adasd.results import Chunk
 from load_tests.load.answers import Ask, Outcome, Reply
 from services.transport.generation import GenerationClient
-from services.transport.public import ChatMessage, GenerateCall, SamplingOptions
+from services.transport.generation_messages import ChatMessage, GenerateCall
 
 Clock = Callable[[], float]
 TIMEOUT_S = 120.0
@@ -166,6 +166,6 @@ def call_of(ask: Ask) -> GenerateCall:
         return GenerateCall((), model=ask.raw[:80].decode(errors="replace"))
     return GenerateCall(
         tuple(ChatMessage(role, content) for role, content in ask.messages),
-        sampling=SamplingOptions(max_tokens=ask.max_tokens, temperature=ask.temperature, seed=ask.seed),
+        sampling=SamplingParams(max_tokens=ask.max_tokens, temperature=ask.temperature, seed=ask.seed),
         speculation=SpeculationOptions(mode=ask.mode),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adasd.methods.policy import Described
-from adasd.requests import GenerationRequest, Mode, SpeculationOptions
+from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
 from adasd.text.tools import ToolForm
 
@@ -39,6 +39,11 @@ class Text(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
+    @property
+    def max_token_chars(self) -> int:
+        """Characters that one token stands for at most."""
+        ...
+
     def encode(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]: ...
 
     @property
@@ -66,23 +71,6 @@ class Text(Protocol):
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for, which need not be whole characters."""
         ...
-
-
-class Effective(Protocol):
-    """Speculation options with the deployment's defaults filled in."""
-
-    @property
-    def mode(self) -> Mode: ...
-    @property
-    def drafting(self) -> str: ...
-    @property
-    def acceptance(self) -> str | None: ...
-    @property
-    def max_draft_tokens(self) -> int: ...
-    @property
-    def max_relaxed_fraction(self) -> float: ...
-    @property
-    def draft(self) -> str | None: ...
 
 
 class Backend(Protocol):
@@ -116,8 +104,8 @@ class Backend(Protocol):
         """Answers in the making, waiting ones included."""
         ...
 
-    def effective(self, options: SpeculationOptions) -> Effective:
-        """Raises InvalidRequest naming the option that cannot be had here."""
+    def effective(self, options: SpeculationOptions) -> SpeculationOptions:
+        """The options with the deployment's defaults filled in; raises InvalidRequest for one that cannot be had."""
         ...
 
     def readiness(self) -> Readiness: ...

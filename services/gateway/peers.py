@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from services.transport.public import Loads
+from services.transport.generation_messages import Loads
 
 
 class Peers(Protocol):

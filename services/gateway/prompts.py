@@ -1,14 +1,16 @@
-"""Prompts as clients may write them: a text, token ids, or a list of either."""
+"""Prompts as callers may write them (a text, token ids, a conversation) to token ids; the same at both doors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adasd.errors import InvalidRequest
+from adasd.errors import ContextTooLong, InvalidRequest
 from adasd.text.chat import check_text
-from services.gateway.backend import Text
-from services.gateway.schema import MAX_PROMPTS
+from services.gateway.backend import Backend, Text
+
+NO_OPTIONS: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +18,35 @@ class Prompt:
     """One prompt, ready for the model."""
 
     ids: tuple[int, ...]
-    text: str | None = None  # as the client wrote it; None where it came as token ids or as a conversation
+    where: str  # the field that it came from
+    text: str | None = None  # as the caller wrote it; None where it came as token ids or as a conversation
+    least_tokens: int = 0  # of an answer to it
 
 
-def read_prompts(prompt: Any, text: Text) -> tuple[Prompt, ...]:
-    """Every prompt in one of OpenAI's four shapes; raises InvalidRequest naming the part that is wrong."""
-    if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and _is_int(prompt[0])):
-        return (_read_prompt(prompt, text, "prompt"),)
-    if not isinstance(prompt, list) or not prompt:
-        raise InvalidRequest("prompt must be a text, a list of token ids, or a list of either", "prompt")
-    if len(prompt) > MAX_PROMPTS:
-        raise InvalidRequest(f"prompt holds {len(prompt)} prompts; send at most {MAX_PROMPTS}", "prompt")
-    return tuple(_read_prompt(one, text, f"prompt.{i}") for i, one in enumerate(prompt))
+def text_prompt(text: str, backend: Backend, where: str) -> Prompt:
+    """Raises InvalidRequest, ContextTooLong."""
+    check_text(text, where)
+    check_chars(len(text), backend, where)
+    return _filled(Prompt(backend.tokenizer.encode(text), where, text))
+
+
+def ids_prompt(ids: Sequence[int], text: Text, where: str) -> Prompt:
+    """Raises InvalidRequest for an id that the vocabulary does not have."""
+    for i, token_id in enumerate(ids):
+        check_token(token_id, text.vocab_size, f"{where}.{i}")
+    return _filled(Prompt(tuple(ids), where))
+
+
+def chat_prompt(
+    messages: Sequence[Any],
+    backend: Backend,
+    tools: Sequence[Any] = (),
+    options: Mapping[str, Any] = NO_OPTIONS,
+) -> Prompt:
+    """A conversation in the model's own template. Raises InvalidRequest, ContextTooLong."""
+    check_chars(_num_chars(messages), backend, "messages")
+    ids = backend.tokenizer.apply_chat_template(messages, tools, options)
+    return Prompt(ids, "messages", least_tokens=1)
 
 
 def check_token(token_id: int, vocab_size: int, where: str) -> None:
@@ -38,19 +57,30 @@ def check_token(token_id: int, vocab_size: int, where: str) -> None:
         )
 
 
-def _read_prompt(prompt: Any, text: Text, where: str) -> Prompt:
-    if isinstance(prompt, str):
-        read = Prompt(text.encode(check_text(prompt, where)), prompt)
-    elif isinstance(prompt, list) and all(_is_int(token_id) for token_id in prompt):
-        read = Prompt(tuple(prompt))
-        for i, token_id in enumerate(read.ids):
-            check_token(token_id, text.vocab_size, f"{where}.{i}")
-    else:
-        raise InvalidRequest(f"{where} must be a text or a list of token ids", where)
-    if not read.ids:
-        raise InvalidRequest(f"{where} is empty; it must hold at least one token", where)
-    return read
+def check_chars(num_chars: int, backend: Backend, where: str) -> None:
+    """Raises ContextTooLong for a text so long that it cannot fit, before anybody has the work of tokenising it."""
+    num_tokens = num_chars // backend.tokenizer.max_token_chars
+    if num_tokens >= backend.context_len:
+        raise too_long(num_tokens, 1, backend.context_len, where)
 
 
-def _is_int(value: Any) -> bool:
-    return type(value) is int
+def too_long(num_prompt: int, num_asked: int, context_len: int, where: str) -> ContextTooLong:
+    """The error under the name of the field that the prompt came from."""
+    error = ContextTooLong(num_prompt, num_asked, context_len)
+    error.param = where
+    return error
+
+
+def _num_chars(content: Any) -> int:
+    """Characters of the texts in a conversation."""
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, Mapping):
+        return sum(map(_num_chars, content.values()))
+    return sum(map(_num_chars, content)) if isinstance(content, Sequence) else 0
+
+
+def _filled(prompt: Prompt) -> Prompt:
+    if not prompt.ids:
+        raise InvalidRequest(f"{prompt.where} is empty; it must hold at least one token", prompt.where)
+    return prompt

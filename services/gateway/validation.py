@@ -1,199 +1,142 @@
-"""The door: a body becomes generation requests, or an InvalidRequest that names the field and what to do."""
+"""What both doors make of what they were sent: one generation request, or an InvalidRequest that names the field.
+
+Ranges come from the fields of adasd.requests; what contradicts another field, the vocabulary or the deployment is
+found here as well, so that HTTP and gRPC refuse in the same words.
+"""
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+import math
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
 
 from adasd.errors import InvalidRequest, UnknownModel
-from adasd.requests import GenerationRequest, Grammar, SpeculationOptions
+from adasd.requests import WHAT_FITS, GenerationRequest, Grammar, Option, SamplingParams, options_of
+from adasd.text.chat import check_text
+from adasd.text.grammar import check_grammar
 from services.gateway.backend import Backend
-from services.gateway.formats import grammar_of
-from services.gateway.prompts import Prompt, read_prompts
-from services.gateway.sampling import (
-    answer_len,
-    num_choices,
-    num_logprobs,
-    sampling_params,
-    seed_of_choice,
-)
-from services.gateway.schema import MAX_CHOICES, Body, ChatBody, CompletionBody, GenerationBody, Speculation
-from services.gateway.tool_use import ToolUse, tool_use
-from services.gateway.unsupported import refuse_unsupported
+from services.gateway.http.prompts import Prompt, check_token, too_long
 
-BodyT = TypeVar("BodyT", bound=Body)
+GREEDY_BELOW = 1e-4
+"""Lower temperatures are greedy: dividing logits by them leaves the range of float32."""
+OWN_NAMES: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A body that passed: one request per choice, and how the answers are to be delivered."""
+def checked(
+    request: GenerationRequest, backend: Backend, names: Mapping[str, str] = OWN_NAMES
+) -> GenerationRequest:
+    """The request with everything judged that does not depend on its prompt, which may still be empty.
 
-    requests: tuple[GenerationRequest, ...]  # by the index of their choices: ``n`` of the first prompt, ...
-    n: int  # answers per prompt
-    model: str
-    stream: bool
-    final_report: bool  # a stream ends with a chunk of usage, speculation and metrics
-    usage_fields: bool  # chunks carry a usage field, null until the last one
-    continuous_usage: bool  # chunks carry running usage
-    prediction_tokens: bool  # usage counts drafted tokens
-    provenance: bool  # choices list where their tokens came from
-    logprobs: bool  # choices list the log-probabilities of their tokens
-    echo: tuple[str, ...]  # per request the prompt's text, shown in front of the answer; empty: not shown
-    only_prompt: bool  # nothing of the answer is shown, it was made for the prompt's log-probabilities
-    ignored: tuple[str, ...]  # names of fields that had no effect
-    tools: ToolUse | None = None  # what the answer may call
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Of all prompts, each counted once."""
-        return sum(len(request.prompt) for request in self.requests[:: self.n])
-
-
-def parse(raw: bytes, kind: type[BodyT]) -> BodyT:
-    """Bytes to body. Refuses what is no JSON or not UTF-8, nests too deep, or has wrong types."""
-    try:
-        return kind.model_validate_json(raw)
-    except ValidationError as error:
-        raise _first_fault(error) from None
-
-
-def check_body(fields: dict[str, Any], kind: type[BodyT]) -> BodyT:
-    """The same for fields that did not come as JSON."""
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        raise _first_fault(error) from None
-
-
-def read_chat(body: ChatBody, backend: Backend, answer_id: str) -> Order:
-    """Blocking: tokenises. Raises InvalidRequest, ContextTooLong, UnknownModel."""
-    ignored = _refuse(body, backend)
-    grammar, tools = grammar_of(body), tool_use(body, backend.tokenizer)
-    if grammar is not None and tools is not None:
-        raise InvalidRequest(
-            "an answer cannot both follow a format and call tools; leave one out, or say tool_choice 'none'",
-            "response_format",
-        )
-    if tools is not None:
-        grammar = tools.grammar
-    shown, options = tools.tools if tools else (), body.chat_template_kwargs or {}
-    prompt = Prompt(backend.tokenizer.apply_chat_template(body.messages, shown, options))
-    asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    requests = _requests(body, backend, answer_id, (prompt,), asked, "messages", grammar)
-    return replace(_order(body, backend, requests, ignored), tools=tools)
-
-
-def read_completion(body: CompletionBody, backend: Backend, answer_id: str) -> Order:
-    """Blocking: tokenises. Raises InvalidRequest, ContextTooLong, UnknownModel."""
-    ignored = _refuse(body, backend)
-    prompts = read_prompts(body.prompt, backend.tokenizer)
-    only_prompt = body.max_tokens == 0 and bool(body.echo) and body.logprobs is not None
-    asked = 1 if only_prompt else body.max_tokens  # the prompt's log-probabilities come with a first token
-    requests = _requests(body, backend, answer_id, prompts, asked, "prompt", grammar_of(body))
-    order = _order(body, backend, requests, ignored)
-    if not body.echo:
-        return order
-    texts = [
-        prompt.text if prompt.text is not None else backend.tokenizer.decode(prompt.ids) for prompt in prompts
-    ]
-    echo = tuple(text for text in texts for _ in range(order.n))
-    return replace(order, echo=echo, only_prompt=only_prompt)
-
-
-def _refuse(body: GenerationBody, backend: Backend) -> tuple[str, ...]:
-    if body.model is not None and body.model != backend.model_name:
-        raise UnknownModel(body.model, backend.model_name)
-    return refuse_unsupported(body)
-
-
-def _requests(
-    body: GenerationBody,
-    backend: Backend,
-    answer_id: str,
-    prompts: tuple[Prompt, ...],
-    asked: int | None,
-    param: str,
-    grammar: Grammar | None,
-) -> tuple[GenerationRequest, ...]:
-    """``n`` per prompt, those of the first prompt first."""
-    n = num_choices(body)
-    if n * len(prompts) > MAX_CHOICES:
-        raise InvalidRequest(
-            f"n is {n} for each of {len(prompts)} prompts, {n * len(prompts)} answers in all; at most "
-            f"{MAX_CHOICES} fit into one request",
-            "n",
-        )
-    speculation = _options(body.speculation)
-    backend.effective(speculation)  # refuses what cannot be had here
-    requests: list[GenerationRequest] = []
-    for prompt in prompts:
-        max_tokens = answer_len(len(prompt.ids), asked, backend.context_len, param)
-        sampling = sampling_params(body, max_tokens, backend.tokenizer.vocab_size, grammar)
-        for number in range(n):
-            own = replace(sampling, seed=seed_of_choice(sampling.seed, number))
-            requests.append(GenerationRequest(f"{answer_id}-{len(requests)}", prompt.ids, own, speculation))
-    return tuple(requests)
-
-
-def _order(
-    body: GenerationBody, backend: Backend, requests: tuple[GenerationRequest, ...], ignored: tuple[str, ...]
-) -> Order:
-    options = body.stream_options
-    include_usage = bool(options and options.include_usage)
-    return Order(
-        requests=requests,
-        n=num_choices(body),
-        model=backend.model_name,
-        stream=bool(body.stream),
-        final_report=include_usage or body.speculation is not None,
-        usage_fields=include_usage,
-        continuous_usage=bool(options and options.continuous_usage_stats),
-        prediction_tokens=bool(body.return_prediction_tokens),
-        provenance=bool(body.return_token_provenance),
-        logprobs=num_logprobs(body) is not None,
-        echo=(),
-        only_prompt=False,
-        ignored=ignored,
+    ``names``: what the caller calls a field, where not by its own name.
+    """
+    check_options(request, names)
+    check_options(request.speculation, prefix="speculation.")
+    check_options(request.sampling, names)
+    backend.effective(request.speculation)  # refuses what cannot be had here
+    sampling = request.sampling
+    for i, stop in enumerate(sampling.stop):
+        check_text(stop, f"stop.{i}")
+    for name in ("stop_token_ids", "logit_bias"):
+        for i, entry in enumerate(getattr(sampling, name)):
+            token_id, place = (entry[0], entry[0]) if isinstance(entry, tuple) else (entry, i)
+            check_token(token_id, backend.tokenizer.vocab_size, f"{name}.{place}")
+    if sampling.grammar is not None:
+        _check_grammar(sampling.grammar, sampling, names.get("grammar", "grammar"))
+    greedy = sampling.temperature < GREEDY_BELOW
+    return replace(
+        request,
+        sampling=replace(
+            sampling, temperature=0.0 if greedy else sampling.temperature, top_k=max(sampling.top_k, 0)
+        ),
     )
 
 
-def _options(speculation: Speculation | None) -> SpeculationOptions:
-    if speculation is None:
-        return SpeculationOptions()
-    return replace(SpeculationOptions(), **speculation.model_dump())
-
-
-def _first_fault(error: ValidationError) -> InvalidRequest:
-    fault = error.errors(include_url=False, include_input=False)[0]
-    path = [str(part) for part in fault["loc"] if not _is_branch(str(part))]
-    param = ".".join(path) or None
-    if fault["type"] == "extra_forbidden":
-        return _unknown_option(path)
-    if fault["type"] == "json_invalid":
-        return InvalidRequest(
-            f"the body is not valid JSON in UTF-8: {fault['msg'].removeprefix('Invalid JSON: ')}"
+def fitted(
+    request: GenerationRequest, prompt: Prompt, backend: Backend, names: Mapping[str, str] = OWN_NAMES
+) -> GenerationRequest:
+    """A checked request with its prompt and the length that its answer may have. Raises ContextTooLong."""
+    sampling, num_prompt, context_len = request.sampling, len(prompt.ids), backend.context_len
+    asked = sampling.max_tokens
+    if asked < prompt.least_tokens:
+        name = names.get("max_tokens", "max_tokens")
+        raise InvalidRequest(
+            f"{name} is {asked}; the answer to a conversation has at least {prompt.least_tokens} token", name
         )
-    if param is None:
-        return InvalidRequest("the body must be a JSON object")
-    return InvalidRequest(f"{param}: {fault['msg'][0].lower()}{fault['msg'][1:]}", param)
+    at_least = 1 if asked == WHAT_FITS else asked
+    if num_prompt + at_least > context_len:
+        raise too_long(num_prompt, at_least, context_len, prompt.where)
+    max_tokens = min(asked, context_len - num_prompt)
+    if sampling.min_tokens > max_tokens:
+        raise InvalidRequest(
+            f"min_tokens is {sampling.min_tokens}, but the answer holds at most {max_tokens}; lower min_tokens",
+            "min_tokens",
+        )
+    return replace(request, prompt=prompt.ids, sampling=replace(sampling, max_tokens=max_tokens))
 
 
-def _is_branch(part: str) -> bool:
-    """Whether pydantic names one possible type of a field here, not a field."""
-    return "[" in part or part in ("str", "bool", "NamedTool")
+def check_model(name: str | None, backend: Backend) -> None:
+    """Raises UnknownModel; no name is the only model that is served."""
+    if name and name != backend.model_name:
+        raise UnknownModel(name, backend.model_name)
 
 
-def _unknown_option(path: list[str]) -> InvalidRequest:
-    *where, name = path
-    owner, param = ".".join(where), ".".join([*where, name[:64]])
-    if owner != "speculation":
-        return InvalidRequest(f"{owner} has no field {name[:64]!r} here; leave it out", param)
-    known = list(Speculation.model_fields)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else ""
-    return InvalidRequest(
-        f"speculation has no option {name[:64]!r}; {hint} known are {', '.join(known)}", param
-    )
+def check_options(value: Any, names: Mapping[str, str] = OWN_NAMES, prefix: str = "") -> None:
+    """Raises InvalidRequest for the first option of a dataclass that is out of its range."""
+    options = options_of(type(value))
+    for one in fields(value):
+        content = getattr(value, one.name)
+        if one.name in options and content is not None and content != one.default:
+            _check(content, options[one.name], prefix + names.get(one.name, one.name))
+
+
+def range_of(option: Option) -> str:
+    """The range of one value in words; empty without bounds."""
+    low, high = option.at_least, option.at_most
+    if high == WHAT_FITS:
+        high = None
+    if option.above is not None:
+        return f"above {option.above:g}" + (f" and at most {high:g}" if high is not None else "")
+    if low is not None and high is not None:
+        return "a number of 64 bit" if high >= 2**62 else f"between {low:g} and {high:g}"
+    return f"at least {low:g}" if low is not None else ""
+
+
+def _check(content: Any, option: Option, where: str) -> None:
+    if not isinstance(content, tuple):
+        _check_one(content, option, where)
+        return
+    if option.max_items is not None and len(content) > option.max_items:
+        raise InvalidRequest(f"{where} has {len(content)} entries; send at most {option.max_items}", where)
+    for i, entry in enumerate(content):
+        if isinstance(entry, tuple):
+            _check_one(entry[1], option, f"{where}.{entry[0]}")
+        else:
+            _check_one(entry, option, f"{where}.{i}")
+
+
+def _check_one(value: Any, option: Option, where: str) -> None:
+    if isinstance(value, str) and option.max_chars is not None:
+        if not 1 <= len(value) <= option.max_chars:
+            raise InvalidRequest(
+                f"{where} has {len(value)} characters; it must have 1 to {option.max_chars}", where
+            )
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        low = -math.inf if option.at_least is None else option.at_least
+        high = math.inf if option.at_most is None else option.at_most
+        above = -math.inf if option.above is None else option.above
+        if not (low <= value <= high and above < value and math.isfinite(value)):
+            raise InvalidRequest(f"{where} is {value}; it must be {range_of(option)}", where)
+
+
+def _check_grammar(grammar: Grammar, sampling: SamplingParams, where: str) -> None:
+    """Compiled once to see that it can be."""
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(sampling, name):
+            raise InvalidRequest(
+                f"{name} lets the answer go on where {where} says that it has to end; leave one out", name
+            )
+    try:
+        check_grammar(grammar)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{where}: {error.message}", where) from error

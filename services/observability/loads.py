@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.observability.snapshot import Snapshot
-from services.transport.public import Loads, ReplicaLoad
+from services.transport.generation_messages import Loads, ReplicaLoad
 
 WORKERS = ("draft", "target")
 

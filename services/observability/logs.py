@@ -50,7 +50,7 @@ def log_answer(event: Event) -> None:
     if event.complete is not None:
         usage, report = event.complete.usage, event.complete.speculation
         fields |= {
-            "mode": report.mode.value,
+            "mode": str(report.effective.mode),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "draft_tokens": report.num_draft_tokens,

@@ -295,7 +295,7 @@ class OwnSeries:
     def add_report(self, report: SpeculationReport) -> None:
         self.ahead.inc(report.num_ahead)
         self.ahead_used.inc(report.num_ahead_used)
-        mode = report.mode.value
+        mode = str(report.effective.mode)
         self.rounds.labels(mode, "drafted").inc(report.num_draft_rounds)
         self.rounds.labels(mode, "plain").inc(report.num_rounds - report.num_draft_rounds)
         for gauge, value in (

@@ -13,7 +13,7 @@ from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from adasd.session.runner import Attachment, Placement
-from services.gateway.backend import Backend, Effective, Readiness, ServedModel, Text
+from services.gateway.backend import Backend, Readiness, ServedModel, Text
 from services.observability.events import (
     BlockLate,
     ChunkMade,
@@ -34,6 +34,7 @@ class WatchedBackend:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
         """As the inner one; the end is told on every path, before slots are given back."""
         mode = self._inner.effective(request.speculation).mode
+        assert mode is not None
         name, complete, failure = request.request_id, None, None
         self._tell(RequestStarted(name, mode, len(request.prompt), self._clock(), request))
         async with aclosing(self._inner.generate(request)) as events:
@@ -69,7 +70,7 @@ class WatchedBackend:
     def context_len(self) -> int:
         return self._inner.context_len
 
-    def effective(self, options: SpeculationOptions) -> Effective:
+    def effective(self, options: SpeculationOptions) -> SpeculationOptions:
         return self._inner.effective(options)
 
     def readiness(self) -> Readiness:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from adasd.control.controller import Controller, EffectiveSpeculation
+from adasd.control.controller import Controller
 from adasd.control.draft_sources import offered
 from adasd.drafters.lookups import Lookups
 from adasd.errors import InvalidRequest, Overloaded
@@ -71,9 +71,9 @@ class OrchestratorBackend:
         sources = offered(self.config.draft_sources)
         return [ServedModel(self.model_name, self.context_len, self.started_s, target, draft, sources)]
 
-    def effective(self, options: SpeculationOptions) -> EffectiveSpeculation:
+    def effective(self, options: SpeculationOptions) -> SpeculationOptions:
         """Raises InvalidRequest naming the option that cannot be had here."""
-        return self.controller.effective(options)
+        return self.controller.effective(options).options
 
     @property
     def num_running(self) -> int:

@@ -20,9 +20,9 @@ from adasd.engine.loading import load_config
 from adasd.engine.resolve import resolve_max_context
 from adasd.text.tokenizer import Tokenizer
 from services.config import ServeConfig
-from services.gateway.app import GatewaySettings, create_app
-from services.gateway.grpc_api import GrpcDoor, start_grpc
-from services.gateway.keys import KeyRing, shares
+from services.gateway.auth.key_ring import KeyRing, shares
+from services.gateway.grpc.door import GrpcDoor, start_grpc
+from services.gateway.http.routes import GatewaySettings, create_app
 from services.observability.events import Observer, to_all
 from services.observability.logs import configure, log_answer
 from services.observability.metrics import ServiceMetrics

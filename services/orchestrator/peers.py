@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from services.observability.loads import loads_of
 from services.observability.snapshot import Snapshot
-from services.transport.public import Loads
+from services.transport.generation_messages import Loads
 
 log = logging.getLogger(__name__)
 

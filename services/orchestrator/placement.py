@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from adasd.errors import AdasdError, Overloaded, WorkerLost
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from services.transport.channels import WorkerChannelPool
-from services.transport.client import RoundsLine, WorkerAddress
+from services.transport.rounds_client import RoundsLine, WorkerAddress
 
 log = logging.getLogger(__name__)
 A = TypeVar("A", DraftBlock, Verdict)

@@ -15,9 +15,8 @@ from adasd.results import Chunk, Complete
 from protos.adasd.v1 import generation_pb2 as pb
 from services.request_ids import sane_id
 from services.trace_context import INCOMING, from_headers
-from services.transport import public_codec as codec
-from services.transport.options import retrying
-from services.transport.public import (
+from services.transport import generation_codec as codec
+from services.transport.generation_messages import (
     GENERATION_SERVICE,
     ChatMessage,
     GenerateCall,
@@ -26,6 +25,7 @@ from services.transport.public import (
     ModelInfo,
     ServerInfo,
 )
+from services.transport.options import retrying
 from services.transport.server import guarded
 from services.transport.status import error_from_rpc
 

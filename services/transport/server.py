@@ -14,9 +14,9 @@ import grpc
 
 from adasd.errors import AdasdError, ConfigError
 from services.config import DoorTlsConfig, TlsConfig
-from services.transport.codec import decode_frame, encode_reply
-from services.transport.frames import Frame, Reply
+from services.transport.envelope import Frame, Reply
 from services.transport.options import ROUNDS_METHOD, SERVER_OPTIONS
+from services.transport.rounds_codec import decode_frame, encode_reply
 from services.transport.status import abort
 from services.transport.tls import door_credentials, server_credentials
 

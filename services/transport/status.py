@@ -17,7 +17,7 @@ from adasd.errors import (
     Overloaded,
     WorkerLost,
 )
-from services.transport.failures import error_from_bytes, error_to_bytes
+from services.transport.error_codec import error_from_bytes, error_to_bytes
 
 ERROR_KEY = "adasd-error-bin"
 """Trailing metadata that holds the error itself beside the status."""

@@ -10,7 +10,7 @@ from typing import Any
 from adasd.errors import AdasdError, Cancelled, InvalidRequest, StaleIncarnation, UnknownSession
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from services.observability.tracing import CallTraces
-from services.transport.frames import Close, Frame, Opened, Reply
+from services.transport.envelope import Close, Frame, Opened, Reply
 from services.transport.server import RoundsStream
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable

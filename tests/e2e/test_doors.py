@@ -20,10 +20,10 @@ import pydantic
 import pytest
 
 from adasd.errors import WorkerLost
-from adasd.requests import Grammar, GrammarKind
+from adasd.requests import Grammar, GrammarKind, SamplingParams
 from adasd.results import Chunk, Complete, FinishReason
 from services.transport.generation import GenerationClient
-from services.transport.public import GenerateCall, SamplingOptions
+from services.transport.generation_messages import GenerateCall
 from tests.e2e.server import Server, running, wait_for
 from tests.unit.transport.certificates import Authority
 
@@ -259,7 +259,7 @@ async def test_grpc_without_tls_is_refused(service: Server):
 
 
 async def test_grpc_honours_grammars_and_reports_logprobs(stub: GenerationClient):
-    asked = SamplingOptions(
+    asked = SamplingParams(
         max_tokens=32, temperature=0.0, logprobs=2, prompt_logprobs=1, grammar=Grammar(GrammarKind.REGEX, "(ab){1,4}")
     )  # fmt: skip
     chunks, end = await gathered(stub, GenerateCall("Say something: ", sampling=asked))
@@ -275,7 +275,7 @@ async def test_an_abort_reaches_the_replica_that_answers(service: Server, author
     """Each client has a connection of its own, and the kernel spreads those over both replicas."""
     ca, address = authority.file.read_bytes(), f"localhost:{service.grpc_port}"
     asking, aborting = ([GenerationClient(address, ca=ca) for _ in range(6)] for _ in range(2))
-    long = SamplingOptions(max_tokens=1500, temperature=1.0, ignore_eos=True)
+    long = SamplingParams(max_tokens=1500, temperature=1.0, ignore_eos=True)
     streams = [
         one.generate(GenerateCall("Once", request_id=f"long-{i}", sampling=long))
         for i, one in enumerate(asking)

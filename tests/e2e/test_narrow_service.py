@@ -13,7 +13,7 @@ import pytest
 
 from adasd.errors import Overloaded
 from services.transport.generation import GenerationClient
-from services.transport.public import GenerateCall
+from services.transport.generation_messages import GenerateCall
 from tests.e2e.server import Server, ask, body, events, running, token_ids, wait_for
 
 pytestmark = pytest.mark.cluster

@@ -17,9 +17,9 @@ from adasd.errors import AdasdError, RateLimited, StaleIncarnation, Unauthentica
 from adasd.rounds import OpenCall, SamplingTransform
 from services.config import TlsConfig
 from services.transport.channels import WorkerChannelPool
-from services.transport.client import RoundsLine, WorkerAddress
 from services.transport.generation import GenerationClient
-from services.transport.public import GenerateCall
+from services.transport.generation_messages import GenerateCall
+from services.transport.rounds_client import RoundsLine, WorkerAddress
 from tests.e2e.server import Server, body, running
 from tests.unit.transport.certificates import Authority
 

@@ -14,7 +14,7 @@ from adasd.results import Chunk, Complete, EmittedToken, FinishReason, Speculati
 from protos.adasd.v1 import generation_pb2 as pb
 from protos.adasd.v1.generation_pb2_grpc import GenerationStub
 from services.transport.generation import GenerationClient, generation_handler
-from services.transport.public import (
+from services.transport.generation_messages import (
     GENERATION_SERVICE,
     GenerateCall,
     Loads,
@@ -27,11 +27,7 @@ from tests.leaks import nothing_runs
 from tests.patience import soon
 
 REPORT = SpeculationReport(
-    Mode.EXACT,
-    "adasd",
-    None,
-    16,
-    0.0,
+    SpeculationOptions(Mode.EXACT, "adasd", None, 16, 0.0),
     2,
     2,
     9,

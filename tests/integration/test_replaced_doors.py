@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+from adasd.requests import SamplingParams
 from adasd.results import Complete
-from services.gateway.grpc_api import start_grpc
+from services.gateway.grpc.door import start_grpc
 from services.transport.generation import GenerationClient
-from services.transport.public import GenerateCall, SamplingOptions
+from services.transport.generation_messages import GenerateCall
 from tests.unit.gateway.fake_backend import FakeBackend
 
 NUM_CLIENTS = 8
 NUM_REPLACED = 15
-CALL = GenerateCall("the cat sat on the mat", sampling=SamplingOptions(max_tokens=8))
+CALL = GenerateCall("the cat sat on the mat", sampling=SamplingParams(max_tokens=8))
 
 
 async def door(port: int):

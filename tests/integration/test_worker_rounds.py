@@ -49,8 +49,8 @@ from protos.adasd.v1 import worker_pb2 as pb
 from protos.adasd.v1.worker_pb2_grpc import WorkerStub
 from services.config import TierConfig
 from services.transport.channels import WorkerChannelPool
-from services.transport.client import RoundsLine, WorkerAddress
 from services.transport.options import ROUNDS_METHOD
+from services.transport.rounds_client import RoundsLine, WorkerAddress
 from services.transport.server import rounds_handler, start_server
 from services.transport.status import ERROR_KEY
 from services.worker.deployment import Worker, bind_host

@@ -12,8 +12,8 @@ import pytest
 from adasd.config import EngineConfig
 from adasd.errors import InvalidRequest
 from services.settings import load
-from services.transport.codec import decode_frame
-from services.transport.failures import error_from_bytes
+from services.transport.error_codec import error_from_bytes
+from services.transport.rounds_codec import decode_frame
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(file for name in ("adasd", "services", "cluster") for file in (ROOT / name).rglob("*.py"))

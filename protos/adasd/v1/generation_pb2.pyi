@@ -211,7 +211,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
 class SpeculationReport(_message.Message):
-    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "num_rounds", "num_draft_rounds", "num_draft_tokens", "num_accepted_tokens", "accepted_per_round", "drafted_per_round", "kinds", "generation_threshold", "acceptance_threshold", "draft_ms", "verify_ms", "network_ms", "draft_lost", "target_lost", "num_ahead", "num_ahead_used", "draft", "drafts_used", "distortion", "max_distortion")
+    __slots__ = ("mode", "drafting", "acceptance", "max_draft_tokens", "max_relaxed_fraction", "num_rounds", "num_draft_rounds", "num_draft_tokens", "num_accepted_tokens", "accepted_per_round", "drafted_per_round", "kinds", "generation_threshold", "acceptance_threshold", "draft_ms", "verify_ms", "network_ms", "draft_lost", "target_lost", "num_ahead", "num_ahead_used", "draft", "drafts_used", "distortion", "max_distortion", "effective")
     MODE_FIELD_NUMBER: _ClassVar[int]
     DRAFTING_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -237,6 +237,7 @@ class SpeculationReport(_message.Message):
     DRAFTS_USED_FIELD_NUMBER: _ClassVar[int]
     DISTORTION_FIELD_NUMBER: _ClassVar[int]
     MAX_DISTORTION_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_FIELD_NUMBER: _ClassVar[int]
     mode: str
     drafting: str
     acceptance: str
@@ -262,7 +263,8 @@ class SpeculationReport(_message.Message):
     drafts_used: _containers.RepeatedScalarFieldContainer[str]
     distortion: float
     max_distortion: float
-    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., num_rounds: _Optional[int] = ..., num_draft_rounds: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., accepted_per_round: _Optional[_Iterable[int]] = ..., drafted_per_round: _Optional[_Iterable[int]] = ..., kinds: _Optional[_Iterable[_Union[KindCount, _Mapping]]] = ..., generation_threshold: _Optional[float] = ..., acceptance_threshold: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., network_ms: _Optional[float] = ..., draft_lost: _Optional[int] = ..., target_lost: _Optional[int] = ..., num_ahead: _Optional[int] = ..., num_ahead_used: _Optional[int] = ..., draft: _Optional[str] = ..., drafts_used: _Optional[_Iterable[str]] = ..., distortion: _Optional[float] = ..., max_distortion: _Optional[float] = ...) -> None: ...
+    effective: SpeculationOptions
+    def __init__(self, mode: _Optional[str] = ..., drafting: _Optional[str] = ..., acceptance: _Optional[str] = ..., max_draft_tokens: _Optional[int] = ..., max_relaxed_fraction: _Optional[float] = ..., num_rounds: _Optional[int] = ..., num_draft_rounds: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., accepted_per_round: _Optional[_Iterable[int]] = ..., drafted_per_round: _Optional[_Iterable[int]] = ..., kinds: _Optional[_Iterable[_Union[KindCount, _Mapping]]] = ..., generation_threshold: _Optional[float] = ..., acceptance_threshold: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., network_ms: _Optional[float] = ..., draft_lost: _Optional[int] = ..., target_lost: _Optional[int] = ..., num_ahead: _Optional[int] = ..., num_ahead_used: _Optional[int] = ..., draft: _Optional[str] = ..., drafts_used: _Optional[_Iterable[str]] = ..., distortion: _Optional[float] = ..., max_distortion: _Optional[float] = ..., effective: _Optional[_Union[SpeculationOptions, _Mapping]] = ...) -> None: ...
 
 class KindCount(_message.Message):
     __slots__ = ("kind", "count")

@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 
 from adasd.text.tokenizer import Tokenizer
-from services.gateway.app import GatewaySettings, create_app
+from services.gateway.http.routes import GatewaySettings, create_app
 from tests.unit.gateway.fake_backend import FakeBackend
 from tests.unit.text.tokenizers_for_tests import TOOL_TEMPLATE, byte_level
 

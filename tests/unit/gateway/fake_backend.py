@@ -61,7 +61,7 @@ class FakeBackend:
         self.config = SpeculationConfig(max_draft_tokens=8)
 
     def effective(self, options):
-        return resolve(options, self.config)
+        return resolve(options, self.config).options
 
     def readiness(self):
         return self.state
@@ -157,11 +157,7 @@ class FakeBackend:
             kinds[token.kind] = kinds.get(token.kind, 0) + 1
         drafted = tuple(self.block_len for _ in accepted)
         return SpeculationReport(
-            mode=effective.mode,
-            drafting=effective.drafting,
-            acceptance=effective.acceptance,
-            max_draft_tokens=effective.max_draft_tokens,
-            max_relaxed_fraction=effective.max_relaxed_fraction,
+            effective=effective,
             num_rounds=len(accepted),
             num_draft_rounds=len(accepted),
             num_draft_tokens=sum(drafted),
@@ -174,5 +170,4 @@ class FakeBackend:
             draft_ms=1.5,
             verify_ms=2.5,
             network_ms=0.5,
-            draft=effective.draft,
         )

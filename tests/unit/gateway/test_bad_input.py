@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from adasd.errors import AdasdError, Code
 from adasd.text.tokenizer import Tokenizer
-from services.gateway.failures import TABLE
-from services.gateway.schema import ChatBody, CompletionBody
-from services.gateway.validation import parse, read_chat, read_completion
+from services.gateway.http.error_table import TABLE
+from services.gateway.http.order import parse, read_chat, read_completion
+from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY
 from tests.unit.gateway.fake_backend import FakeBackend
 from tests.unit.text.tokenizers_for_tests import TOOL_TEMPLATE, byte_level
 
@@ -319,7 +319,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = sorted({*ChatBody.model_fields, *CompletionBody.model_fields, "tools", "logprobs", "unknown"})
+FIELDS = sorted({*CHAT_BODY.model_fields, *COMPLETION_BODY.model_fields, "tools", "logprobs", "unknown"})
 BACKENDS = FakeBackend(), FakeBackend(tokenizer=Tokenizer(byte_level(TOOL_TEMPLATE)))
 
 
@@ -331,8 +331,8 @@ BACKENDS = FakeBackend(), FakeBackend(tokenizer=Tokenizer(byte_level(TOOL_TEMPLA
 )
 def test_random_bodies_are_read_or_refused_as_the_requests_fault(fields, with_input, backend):
     for kind, read, name, value in (
-        (ChatBody, read_chat, "messages", HELLO),
-        (CompletionBody, read_completion, "prompt", "the cat"),
+        (CHAT_BODY, read_chat, "messages", HELLO),
+        (COMPLETION_BODY, read_completion, "prompt", "the cat"),
     ):
         body = {**fields, **({name: value} if with_input else {})}
         try:
@@ -341,6 +341,6 @@ def test_random_bodies_are_read_or_refused_as_the_requests_fault(fields, with_in
             refused = refusal
         else:
             refused = None
-            least = 0 if kind is CompletionBody else 1
+            least = 0 if kind is COMPLETION_BODY else 1
             assert all(r.prompt and r.sampling.max_tokens >= least for r in order.requests)
         assert refused is None or TABLE[refused.code].status in (400, 404)

@@ -7,8 +7,8 @@ import pytest
 
 from adasd.errors import WorkerLost
 from adasd.results import Chunk, Complete
-from services.gateway.merge import merged
-from services.gateway.sampling import seed_of_choice
+from services.gateway.http.multiplex import merged
+from services.gateway.http.order import seed_of_choice
 
 PROMPT = "the cat sat on the mat"
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.grpc_api import start_grpc
-from services.gateway.schema import ChatBody, CompletionBody
-from services.gateway.unsupported import SILENT
+from services.gateway import documentation
+from services.gateway.grpc.door import start_grpc
+from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY
+from services.gateway.http.unsupported import SILENT
+from services.transport.generation_messages import GENERATION_SERVICE
 from services.transport.options import retrying
-from services.transport.public import GENERATION_SERVICE
 from tests.unit.gateway.fake_backend import FakeBackend
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,9 +36,13 @@ def test_there_are_curl_lines():
 
 
 def test_every_field_is_documented():
-    fields = {*ChatBody.model_fields, *CompletionBody.model_fields, *SILENT}
+    fields = {*CHAT_BODY.model_fields, *COMPLETION_BODY.model_fields, *SILENT}
     named = set(re.findall(r"[a-z_]{3,}", DOCUMENT)) | {"n"}
     assert fields - named == set()
+
+
+def test_the_tables_of_options_are_what_the_fields_say():
+    assert documentation.main(["--check"]) == 0
 
 
 def test_the_example_client_tries_again_as_ours_does():

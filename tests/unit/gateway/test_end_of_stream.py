@@ -9,8 +9,8 @@ import pytest
 
 from adasd.errors import AdasdError
 from adasd.results import Chunk, Complete, FinishReason, Usage
-from services.gateway.app import create_app
-from services.gateway.merge import merged
+from services.gateway.http.multiplex import merged
+from services.gateway.http.routes import create_app
 from services.observability.events import RequestEnded
 from services.observability.watched import WatchedBackend
 from tests.unit.gateway.conftest import opened, serving

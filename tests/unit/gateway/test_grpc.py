@@ -9,20 +9,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from adasd.errors import ContextTooLong, InvalidRequest, Overloaded, UnknownModel, WorkerLost
-from adasd.requests import Grammar, GrammarKind, Mode, SpeculationOptions
+from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete, FinishReason
 from protos.adasd.v1 import generation_pb2 as pb
 from services.gateway.backend import Readiness
-from services.gateway.grpc_api import start_grpc
-from services.transport import public_codec as codec
+from services.gateway.grpc.door import start_grpc
+from services.transport import generation_codec as codec
 from services.transport.generation import GenerationClient
-from services.transport.public import (
+from services.transport.generation_messages import (
     GENERATION_SERVICE,
     ChatMessage,
     GenerateCall,
     Loads,
     ReplicaLoad,
-    SamplingOptions,
 )
 from tests.unit.gateway.fake_backend import FakeBackend, logprob_of
 
@@ -56,7 +55,7 @@ async def gathered(client, call):
 )
 async def test_an_answer_is_chunks_and_then_complete(grpc_door, content):
     backend, _, client = grpc_door
-    *chunks, end = await gathered(client, GenerateCall(content, sampling=SamplingOptions(max_tokens=9)))
+    *chunks, end = await gathered(client, GenerateCall(content, sampling=SamplingParams(max_tokens=9)))
     assert all(isinstance(chunk, Chunk) for chunk in chunks)
     assert isinstance(end, Complete)
     assert len(chunks[0].tokens) == 1
@@ -69,7 +68,7 @@ async def test_options_are_honoured_and_echoed(grpc_door):
     backend, _, client = grpc_door
     call = GenerateCall(
         "the cat",
-        sampling=SamplingOptions(temperature=0.0, stop=("zzz",), logit_bias=((5, 1.5),), seed=7),
+        sampling=SamplingParams(temperature=0.0, stop=("zzz",), logit_bias=((5, 1.5),), seed=7),
         speculation=SpeculationOptions(Mode.ADAPTIVE, max_draft_tokens=3),
         timeout_s=4.0,
     )
@@ -77,7 +76,8 @@ async def test_options_are_honoured_and_echoed(grpc_door):
     request = backend.tally.requests[0]
     assert (request.sampling.temperature, request.sampling.seed, request.timeout_s) == (0.0, 7, 4.0)
     assert (request.sampling.stop, request.sampling.logit_bias) == (("zzz",), ((5, 1.5),))
-    assert (end.speculation.mode, end.speculation.max_draft_tokens) == (Mode.ADAPTIVE, 3)
+    effective = end.speculation.effective
+    assert (effective.mode, effective.max_draft_tokens) == (Mode.ADAPTIVE, 3)
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ async def test_options_are_honoured_and_echoed(grpc_door):
     [
         (GenerateCall("x", model="other"), UnknownModel),
         (GenerateCall("q" * 300), ContextTooLong),
-        (GenerateCall("x", sampling=SamplingOptions(temperature=float("nan"))), InvalidRequest),
-        (GenerateCall("x", sampling=SamplingOptions(max_tokens=3, min_tokens=4)), InvalidRequest),
-        (GenerateCall("x", sampling=SamplingOptions(stop=("y",) * 17)), InvalidRequest),
+        (GenerateCall("x", sampling=SamplingParams(temperature=float("nan"))), InvalidRequest),
+        (GenerateCall("x", sampling=SamplingParams(max_tokens=3, min_tokens=4)), InvalidRequest),
+        (GenerateCall("x", sampling=SamplingParams(stop=("y",) * 17)), InvalidRequest),
         (GenerateCall("x", speculation=SpeculationOptions(drafting="nonsense")), InvalidRequest),
-        (GenerateCall("x", sampling=SamplingOptions(logprobs=21)), InvalidRequest),
+        (GenerateCall("x", sampling=SamplingParams(logprobs=21)), InvalidRequest),
         (
-            GenerateCall("x", sampling=SamplingOptions(grammar=Grammar(GrammarKind.REGEX, "("))),
+            GenerateCall("x", sampling=SamplingParams(grammar=Grammar(GrammarKind.REGEX, "("))),
             InvalidRequest,
         ),
-        (GenerateCall("x", sampling=SamplingOptions(presence_penalty=3.0)), InvalidRequest),
+        (GenerateCall("x", sampling=SamplingParams(presence_penalty=3.0)), InvalidRequest),
         (GenerateCall("x", timeout_s=-1.0), InvalidRequest),
         (GenerateCall((10**9,)), InvalidRequest),
         (GenerateCall((ChatMessage("robot", "x"),)), InvalidRequest),
@@ -114,7 +114,7 @@ async def test_errors_arrive_as_what_they_are(grpc_door, call, error):
 async def test_what_shapes_the_answer_reaches_the_backend_and_logprobs_come_back(grpc_door, content):
     backend, _, client = grpc_door
     grammar = Grammar(GrammarKind.REGEX, "a+")
-    asked = SamplingOptions(
+    asked = SamplingParams(
         max_tokens=4, presence_penalty=0.5, frequency_penalty=-1.0, repetition_penalty=1.5, logprobs=2,
         prompt_logprobs=0, grammar=grammar,
     )  # fmt: skip

@@ -17,11 +17,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from adasd.errors import RateLimited, Unauthenticated
 from adasd.testing.clock import FakeClock
 from services.config import ApiKey
-from services.gateway.app import GatewaySettings, create_app
-from services.gateway.grpc_api import start_grpc
-from services.gateway.keys import KeyRing, shares
+from services.gateway.auth.key_ring import KeyRing, shares
+from services.gateway.grpc.door import start_grpc
+from services.gateway.http.routes import GatewaySettings, create_app
 from services.transport.generation import GenerationClient
-from services.transport.public import GENERATION_SERVICE, GenerateCall
+from services.transport.generation_messages import GENERATION_SERVICE, GenerateCall
 from tests.unit.gateway.conftest import Door, serving
 from tests.unit.gateway.fake_backend import FakeBackend
 

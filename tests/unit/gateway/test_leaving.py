@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 from starlette.requests import ClientDisconnect
 
-from services.gateway.streaming import EventStream
+from services.gateway.http.event_stream import EventStream
 from tests.unit.gateway.conftest import opened
 from tests.unit.gateway.fake_backend import FakeBackend
 

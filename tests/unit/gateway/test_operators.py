@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from adasd.methods.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
 from services.config import LogConfig
-from services.gateway.app import GatewaySettings, create_app
+from services.gateway.http.routes import GatewaySettings, create_app
 from services.observability import logs
 from services.observability.events import to_all
 from services.observability.metrics import ServiceMetrics

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from adasd.requests import Mode
+from adasd.requests import Mode, SpeculationOptions
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
 from adasd.rounds import DraftBlock, RoundCompleted, Verdict
 from services.observability.events import (
@@ -83,11 +83,7 @@ class BusyMinute:
 
     def _report(self) -> SpeculationReport:
         return SpeculationReport(
-            mode=Mode.ADAPTIVE,
-            drafting="adasd",
-            acceptance="posterior",
-            max_draft_tokens=MAX_DRAFT_TOKENS,
-            max_relaxed_fraction=0.3,
+            effective=SpeculationOptions(Mode.ADAPTIVE, "adasd", "posterior", MAX_DRAFT_TOKENS, 0.3),
             num_rounds=2,
             num_draft_rounds=1,
             num_draft_tokens=4,

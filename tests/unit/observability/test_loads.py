@@ -12,7 +12,7 @@ from services.observability.loads import loads_of
 from services.observability.metrics import ServiceMetrics
 from services.observability.reporter import Reporter
 from services.observability.worker_metrics import WorkerCollector
-from services.transport.public import Loads, ReplicaLoad
+from services.transport.generation_messages import Loads, ReplicaLoad
 from services.worker.host import HostStats
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
+from typing import get_args, get_type_hints
 
 import numpy as np
 from hypothesis import strategies as st
 
-from adasd.requests import Grammar, GrammarKind, Mode, SpeculationOptions
+from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
 from adasd.results import (
     Chunk,
     Complete,
@@ -37,13 +39,12 @@ from adasd.rounds import (
     VerifyCall,
     Yardstick,
 )
-from services.transport.public import (
+from services.transport.generation_messages import (
     ChatMessage,
     GenerateCall,
     Loads,
     ModelInfo,
     ReplicaLoad,
-    SamplingOptions,
     ServerInfo,
 )
 
@@ -181,35 +182,28 @@ def verdicts(draw, session: str) -> Verdict:
 
 # --------------------------------------------------------------------------- the public interface
 
-sampling = st.builds(
-    SamplingOptions,
-    max_tokens=st.none() | counts,
-    temperature=st.none() | reals,
-    top_p=st.none() | reals,
-    top_k=st.none() | counts,
-    min_p=st.none() | reals,
+BY_TYPE = {int: counts, float: reals, bool: st.booleans(), str: names, Mode: st.sampled_from(Mode)}
+
+
+def options(kind, **known):
+    """Any values of a dataclass of options, sent or not."""
+    hints = get_type_hints(kind)
+    for one in fields(kind):
+        sent = BY_TYPE.get(next(part for part in get_args(hints[one.name]) or (hints[one.name],)))
+        if one.name not in known:
+            known[one.name] = st.just(one.default) | sent
+    return st.builds(kind, **known)
+
+
+sampling = options(
+    SamplingParams,
     seed=seeds,
-    min_tokens=st.none() | counts,
-    ignore_eos=st.none() | st.booleans(),
     stop=st.lists(names, max_size=3).map(tuple),
     stop_token_ids=token_ids,
     logit_bias=st.dictionaries(ids, reals, max_size=4).map(lambda bias: tuple(sorted(bias.items()))),
-    presence_penalty=st.none() | reals,
-    frequency_penalty=st.none() | reals,
-    repetition_penalty=st.none() | reals,
-    logprobs=st.none() | counts,
-    prompt_logprobs=st.none() | counts,
     grammar=st.none() | st.builds(Grammar, st.sampled_from(GrammarKind), names),
 )
-speculation = st.builds(
-    SpeculationOptions,
-    mode=st.none() | st.sampled_from(Mode),
-    drafting=st.none() | names,
-    acceptance=st.none() | names,
-    max_draft_tokens=st.none() | counts,
-    max_relaxed_fraction=st.none() | reals,
-    max_distortion=st.none() | reals,
-)
+speculation = options(SpeculationOptions)
 generate_calls = st.builds(
     GenerateCall,
     input=st.text(min_size=1)
@@ -235,12 +229,7 @@ chunks = st.builds(
 count_lists = st.lists(counts, max_size=6).map(tuple)
 reports = st.builds(
     SpeculationReport,
-    mode=st.sampled_from(Mode),
-    drafting=names,
-    acceptance=st.none() | names,
-    max_draft_tokens=counts,
-    max_relaxed_fraction=reals,
-    max_distortion=st.just(math.inf) | reals,
+    effective=speculation,
     distortion=reals,
     num_rounds=counts,
     num_draft_rounds=counts,

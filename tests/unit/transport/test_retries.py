@@ -11,8 +11,8 @@ from adasd.errors import AdasdError
 from adasd.results import Chunk
 from protos.adasd.v1 import generation_pb2 as pb
 from services.transport.generation import GenerationClient
+from services.transport.generation_messages import GENERATION_SERVICE, GenerateCall
 from services.transport.options import SERVER_OPTIONS
-from services.transport.public import GENERATION_SERVICE, GenerateCall
 
 CHUNK = pb.GenerateResponse(chunk=pb.Chunk(text="cat")).SerializeToString()
 Answer = Callable[[int, grpc.aio.ServicerContext], AsyncIterator[bytes]]

@@ -10,7 +10,7 @@ import pytest
 from adasd.errors import ConfigError, WorkerLost
 from services import settings
 from services.config import DoorTlsConfig, TlsConfig
-from services.gateway.grpc_api import start_grpc
+from services.gateway.grpc.door import start_grpc
 from services.transport.channels import WorkerChannelPool
 from services.transport.generation import GenerationClient
 from services.transport.options import RETRY_POLICY

@@ -10,7 +10,7 @@ import pytest
 from adasd.errors import AdasdError, InvalidRequest, StaleIncarnation, Superseded, UnknownSession
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, SamplingTransform, StopRule, Verdict, VerifyCall
 from load_tests.latency.counting_engine import CountingEngine
-from services.transport.frames import Close, Frame, Opened, Reply
+from services.transport.envelope import Close, Frame, Opened, Reply
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
 from services.worker.service import WorkerService

@@ -15,13 +15,13 @@ from adasd.evaluate.measure import Run
 from adasd.evaluate.methods import method
 from adasd.evaluate.report import build
 from adasd.evaluate.workload import Item
-from adasd.requests import Mode
+from adasd.requests import Mode, SpeculationOptions
 from adasd.results import SpeculationReport, TokenKind
 from cluster.cli import eval as eval_command
 from cluster.evaluation import remote
 from cluster.evaluation.remote import Journal, ServerGone, server_about
-from services.gateway.app import create_app
-from services.gateway.reports import metrics_json
+from services.gateway.http.reports import metrics_json
+from services.gateway.http.routes import create_app
 from tests.unit.gateway.fake_backend import TOKENIZER, FakeBackend
 
 ITEMS = [Item("echo", "the cat sat on the mat", lambda text: "cat" in text), Item("echo", "a dog ran")]
@@ -64,8 +64,8 @@ def test_answers_show_what_the_responses_say():
 
 def test_the_pair_is_the_servers_and_what_it_does_not_say_stays_unknown():
     report = SpeculationReport(
-        Mode.ADAPTIVE, "adasd", "collision", 16, 0.3, 2, 1, 4, 3, (3,), (4,), ((TokenKind.RELAXED, 2),), None,
-        None, 0.0, 0.0, 0.0, distortion=0.75,
+        SpeculationOptions(Mode.ADAPTIVE, "adasd", "collision", 16, 0.3), 2, 1, 4, 3, (3,), (4,),
+        ((TokenKind.RELAXED, 2),), None, None, 0.0, 0.0, 0.0, distortion=0.75,
     )  # fmt: skip
     metrics = metrics_json(report)
     told = remote.record(ITEMS[0], "", [], metrics, 1.0)

@@ -96,7 +96,7 @@ import asyncio, sys
 from adasd.errors import AdasdError
 from adasd.rounds import OpenCall, SamplingTransform
 from services.transport.channels import WorkerChannelPool
-from services.transport.client import RoundsLine, WorkerAddress
+from services.transport.rounds_client import RoundsLine, WorkerAddress
 
 async def main():
     pool = WorkerChannelPool()

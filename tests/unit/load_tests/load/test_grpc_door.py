@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from adasd.errors import InvalidRequest, Overloaded, UnknownModel, WorkerLost
-from adasd.requests import Mode
+from adasd.requests import Mode, SpeculationOptions
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
 from load_tests.load.answers import Ask, Outcome, Reply
 from load_tests.load.doors import GrpcClient, call_of
@@ -17,8 +17,9 @@ from services.transport.options import RETRY_POLICY
 from services.transport.server import start_server
 from tests.leaks import nothing_runs
 
-NO_OPTIONS = ("adasd", None, 16, 0.0, 2, 2, 9, 7, (4, 3), (5, 4), ((TokenKind.EXACT, 7),), 1.5, None)
-REPORT = SpeculationReport(Mode.EXACT, *NO_OPTIONS, 1.0, 2.0, 0.5)
+EFFECTIVE = SpeculationOptions(Mode.EXACT, "adasd", None, 16, 0.0)
+FIGURES = (2, 2, 9, 7, (4, 3), (5, 4), ((TokenKind.EXACT, 7),), 1.5, None)
+REPORT = SpeculationReport(EFFECTIVE, *FIGURES, 1.0, 2.0, 0.5)
 ASK = Ask("chat", (("user", "Hello"),), max_tokens=9, mode=Mode.EXACT)
 
 

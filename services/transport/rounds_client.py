@@ -17,9 +17,9 @@ import grpc
 from adasd.errors import AdasdError, Cancelled, WorkerLost
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from services.transport.channels import WorkerChannelPool
-from services.transport.codec import decode_reply, encode_frame
-from services.transport.frames import Close, Frame, Opened
+from services.transport.envelope import Close, Frame, Opened
 from services.transport.options import ROUNDS_METHOD
+from services.transport.rounds_codec import decode_reply, encode_frame
 from services.transport.status import error_from_rpc
 
 A = TypeVar("A", Opened, DraftBlock, Verdict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from adasd.errors import InvalidRequest
-from services.gateway.schema import GenerationBody
+from services.gateway.http.schema import GenerationBody
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from adasd.results import Complete, SpeculationReport, TokenKind, Usage
-from services.gateway.validation import Order
+from services.gateway.http.order import Order
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
@@ -41,29 +42,16 @@ def reports_json(order: Order, ends: Sequence[Complete]) -> dict[str, Any]:
         usage["completion_tokens_details"] = _prediction_tokens(ends)
     return {
         "usage": usage,
-        "speculation": speculation_json(report),
+        "speculation": asdict(report.effective),
         "metrics": metrics_json(report) if len(ends) == 1 else None,
     }
 
 
 def _prediction_tokens(ends: Sequence[Complete]) -> dict[str, int]:
-    """DraftBlock tokens under OpenAI's names for predicted outputs."""
+    """Drafted tokens under OpenAI's names for predicted outputs."""
     accepted = sum(end.speculation.num_accepted_tokens for end in ends)
     drafted = sum(end.speculation.num_draft_tokens for end in ends)
     return {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}
-
-
-def speculation_json(report: SpeculationReport) -> dict[str, Any]:
-    """The request extension with the values that were in effect."""
-    return {
-        "mode": report.mode.value,
-        "draft": report.draft,
-        "drafting": report.drafting,
-        "acceptance": report.acceptance,
-        "max_draft_tokens": report.max_draft_tokens,
-        "max_relaxed_fraction": report.max_relaxed_fraction,
-        "max_distortion": _finite(report.max_distortion),
-    }
 
 
 def metrics_json(report: SpeculationReport) -> dict[str, Any]:
@@ -75,7 +63,7 @@ def _vllm_json(report: SpeculationReport) -> dict[str, Any] | None:
     steps = list(zip(report.drafted_per_round, report.accepted_per_round, strict=True))
     if not steps:
         return None
-    cap = max(report.max_draft_tokens, *report.drafted_per_round)
+    cap = max(report.effective.max_draft_tokens or 0, *report.drafted_per_round)
     num_drafted, num_accepted = (sum(column) for column in zip(*steps, strict=True))
     by_len = {
         drafted: _histogram([a for d, a in steps if d == drafted], drafted)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 
 from adasd.errors import InvalidRequest
+from adasd.requests import SamplingParams
 from protos.adasd.v1 import generation_pb2 as pb
-from services.transport import public_codec as codec
-from services.transport.public import GenerateCall, SamplingOptions
+from services.transport import generation_codec as codec
+from services.transport.generation_messages import GenerateCall
 from tests.unit.transport import strategies as some
 
 
@@ -40,7 +41,7 @@ def test_infos_survive_the_wire(model, server, loads):
 
 
 def test_zero_is_not_unset():
-    asked = SamplingOptions(temperature=0.0, seed=0, max_tokens=0, ignore_eos=False)
+    asked = SamplingParams(temperature=0.0, seed=0, max_tokens=0, ignore_eos=False)
     assert (
         codec.call_from_wire(through(codec.call_to_wire(GenerateCall("x", sampling=asked)))).sampling == asked
     )

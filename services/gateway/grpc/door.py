@@ -13,15 +13,15 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from services.config import DoorTlsConfig
+from services.gateway.auth.key_ring import KeyRing
 from services.gateway.backend import Backend
-from services.gateway.grpc_guard import GuardedHandler
-from services.gateway.grpc_service import GatewayService
-from services.gateway.keys import KeyRing
+from services.gateway.grpc.generation_service import GatewayService
+from services.gateway.grpc.key_check import GuardedHandler
 from services.gateway.peers import Peers
 from services.observability.events import Observer, ignore
 from services.transport.generation import generation_handler
+from services.transport.generation_messages import GENERATION_SERVICE
 from services.transport.options import SERVER_OPTIONS
-from services.transport.public import GENERATION_SERVICE
 from services.transport.server import RunningServer, start_server
 
 HEALTH_SERVICE = "grpc.health.v1.Health"

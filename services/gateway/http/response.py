@@ -10,10 +10,10 @@ from typing import Any
 from adasd.errors import AdasdError
 from adasd.results import Complete
 from services.gateway.backend import Backend, Text
-from services.gateway.pieces import ChoiceReader, Piece
-from services.gateway.reports import reports_json
-from services.gateway.shapes import Shape, choice
-from services.gateway.validation import Order
+from services.gateway.http.choice_stream import ChoiceReader, Piece
+from services.gateway.http.openai_format import Shape, choice
+from services.gateway.http.order import Order
+from services.gateway.http.reports import reports_json
 
 
 @dataclass(frozen=True, slots=True)

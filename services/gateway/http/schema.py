@@ -1,29 +1,33 @@
 """Bodies of the OpenAI routes as clients may send them: types and ranges, nothing that needs a model.
 
 Strict JSON types (``true`` is no number, ``"1"`` is none either), finite numbers only; ``null`` means unset.
-Unknown top-level fields are kept, so that validation can report them.
+Unknown top-level fields are kept, so that they can be reported.
+
+Options of a request stand in adasd.requests alone: ``with_options`` gives a body their names, types and ranges. Ranges
+are for the document; services.gateway.http.order checks them.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from adasd.requests import Mode
+from adasd.requests import (
+    MAX_TOKEN_ID,
+    GenerationRequest,
+    Option,
+    SamplingParams,
+    SpeculationOptions,
+    options_of,
+)
 from adasd.text.chat import ROLES
 
-MAX_STOPS = 16
-MAX_STOP_CHARS = 256
-MAX_STOP_TOKENS = 64
-MAX_BIASED_TOKENS = 1024
 MAX_PROMPTS = 32
 MAX_CHOICES = 128
 MAX_GUIDED_CHOICES = 1024
 MAX_TOOLS = 128
-MAX_TOP_LOGPROBS = 20
-INT64 = 2**63
-INT31 = 2**31 - 1
 
 
 TEXT_PART: dict[str, Any] = {
@@ -49,11 +53,12 @@ def _listed(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
 
-StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
-Stops = Annotated[list[StopText], Field(max_length=MAX_STOPS), BeforeValidator(_listed)]
-Choices = Annotated[list[StopText], Field(min_length=1, max_length=MAX_GUIDED_CHOICES)]
-TokenId = Annotated[int, Field(ge=0, le=INT31)]
-Bias = Annotated[float, Field(ge=-100, le=100)]
+ChoiceText = Annotated[str, Field(min_length=1, max_length=256)]
+Choices = Annotated[list[ChoiceText], Field(min_length=1, max_length=MAX_GUIDED_CHOICES)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+
+
+BodyT = TypeVar("BodyT", bound="Body")
 
 
 class Body(BaseModel):
@@ -70,18 +75,6 @@ class Closed(Body):
 
 class Speculation(Closed):
     """The request extension ``speculation``; unset fields take the deployment's defaults."""
-
-    mode: Mode | None = Field(None, description="off, exact (the target's law) or adaptive (may be relaxed)")
-    draft: str | None = Field(None, max_length=64, description="name of a draft source")
-    drafting: str | None = Field(None, max_length=64, description="name of a drafting policy")
-    acceptance: str | None = Field(None, max_length=64, description="name of an acceptance policy")
-    max_draft_tokens: int | None = Field(None, ge=1, le=INT31, description="tokens per block at most")
-    max_relaxed_fraction: float | None = Field(
-        None, ge=0, le=1, description="share of the answer's tokens that may be relaxed"
-    )
-    max_distortion: float | None = Field(
-        None, ge=0, description="total variation that relaxation may cost, summed over the answer"
-    )
 
 
 class StreamOptions(Body):
@@ -150,24 +143,6 @@ class GenerationBody(Body):
     """What both routes take."""
 
     model: str | None = Field(None, max_length=512, description="unset: the only model served")
-    max_tokens: int | None = Field(None, ge=1, le=INT31, description="unset: what fits into the context")
-    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy; unset: 1")
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1, le=INT31, description="0 and -1 keep all")
-    min_p: float | None = Field(None, ge=0, le=1)
-    seed: int | None = Field(None, ge=-INT64, le=INT64 - 1)
-    min_tokens: int | None = Field(None, ge=0, le=INT31)
-    ignore_eos: bool | None = None
-    stop: Stops | None = Field(None, description="a text or a list of texts before which the answer ends")
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASED_TOKENS)] | None = None
-    presence_penalty: float | None = Field(
-        None, ge=-2, le=2, description="taken once from the logit of every token that the answer holds"
-    )
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="taken from it for every time")
-    repetition_penalty: float | None = Field(
-        None, gt=0, le=2, description="divides positive and multiplies negative logits of tokens seen"
-    )
     n: int | None = Field(
         None, ge=1, le=MAX_CHOICES, description="answers per prompt, independent of each other"
     )
@@ -207,24 +182,17 @@ class ChatBody(GenerationBody):
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = Field(
         None, description="switches of the model's own chat template, for example enable_thinking"
     )
-    max_completion_tokens: int | None = Field(None, ge=1, le=INT31, description="goes before max_tokens")
+    max_completion_tokens: int | None = Field(None, description="goes before max_tokens")
     logprobs: bool | None = Field(None, description="list every token with its log-probability")
-    top_logprobs: int | None = Field(
-        None, ge=0, le=MAX_TOP_LOGPROBS, description="likeliest tokens beside each; needs logprobs"
-    )
+    top_logprobs: int | None = Field(None, description="likeliest tokens beside each; needs logprobs")
 
 
 class CompletionBody(GenerationBody):
     """``POST /v1/completions``."""
 
-    max_tokens: int | None = Field(
-        None, ge=0, le=INT31, description="unset: what fits into the context; 0 shows nothing but the prompt"
-    )
     echo: bool | None = Field(None, description="show the prompt in front of the answer")
     logprobs: int | None = Field(
         None,
-        ge=0,
-        le=MAX_TOP_LOGPROBS,
         description="list every token with its log-probability and so many likeliest; with echo the prompt's too",
     )
     prompt: Any = Field(
@@ -238,3 +206,67 @@ class CompletionBody(GenerationBody):
             ]
         },
     )
+
+
+def with_options(body: type[BodyT], *kinds: type) -> type[BodyT]:
+    """The body with a field for every option of these dataclasses that HTTP has under its own name."""
+    derived: dict[str, Any] = {}
+    for kind in kinds:
+        hints = get_type_hints(kind)
+        for one in fields(kind):
+            if one.name in options_of(kind) and options_of(kind)[one.name].http is None:
+                derived[one.name] = _field(hints[one.name], options_of(kind)[one.name])
+    if "speculation" in body.model_fields:
+        derived["speculation"] = (SPECULATION | None, None)
+    made: type[BodyT] = create_model(body.__name__, __base__=body, __doc__=body.__doc__, **derived)
+    return made
+
+
+def sent_options(body: Body, kind: type) -> dict[str, Any]:
+    """The options of a dataclass that the body says, as that dataclass has them."""
+    named = [name for name in options_of(kind) if name in type(body).model_fields]
+    sent = {name: getattr(body, name) for name in named if options_of(kind)[name].http is None}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in sent.items()
+        if value is not None
+    }
+
+
+def _field(kind: Any, option: Option) -> Any:
+    """A pydantic field that is null or unset until it is sent."""
+    python = JSON_TYPES.get(kind, kind)
+    return (python | None, Field(None, description=option.sentence, json_schema_extra=_bounds(option)))
+
+
+JSON_TYPES: dict[Any, Any] = {
+    tuple[str, ...]: Annotated[list[str], BeforeValidator(_listed)],
+    tuple[int, ...]: list[int],
+    tuple[tuple[int, float], ...]: dict[str, float],
+}
+"""How JSON writes what a dataclass has as a tuple; texts may also come as one text."""
+
+
+def _bounds(option: Option) -> Any:
+    """Puts an option's range where JSON Schema has it."""
+    each = {
+        "minimum": option.at_least,
+        "exclusiveMinimum": option.above,
+        "maximum": option.at_most,
+        "minLength": option.max_chars and 1,
+        "maxLength": option.max_chars,
+    }
+
+    def add(schema: dict[str, Any]) -> None:
+        sent = schema["anyOf"][0]  # the other one is null
+        entry = sent.get("items") or sent.get("additionalProperties") or sent
+        entry |= {key: bound for key, bound in each.items() if bound is not None}
+        if option.max_items is not None:
+            sent["maxItems" if "items" in sent else "maxProperties"] = option.max_items
+
+    return add
+
+
+SPECULATION = with_options(Speculation, SpeculationOptions)
+CHAT_BODY = with_options(ChatBody, SamplingParams, GenerationRequest)
+COMPLETION_BODY = with_options(CompletionBody, SamplingParams, GenerationRequest)

@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from services.gateway.schema import Body, ChatBody, CompletionBody, GenerationBody
-from services.gateway.tokens import DetokenizeBody, TokenizeBody
+from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY, Body, GenerationBody
+from services.gateway.http.tokenize_routes import DetokenizeBody, TokenizeBody
 
 REF = "#/components/schemas/{model}"
 ERROR = {
@@ -63,7 +63,7 @@ def document(app: FastAPI) -> None:
             ):
                 operation["responses"].pop("422", None)  # FastAPI's own; wrong input is a 400 here
                 operation["responses"] = {**errors(READ_ERROR_STATUSES), **operation["responses"]}
-            for kind in (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody):
+            for kind in (CHAT_BODY, COMPLETION_BODY, TokenizeBody, DetokenizeBody):
                 schema = kind.model_json_schema(ref_template=REF)
                 schemas.update(schema.pop("$defs", {}))
                 schemas[kind.__name__] = schema

@@ -13,9 +13,9 @@ from adasd.results import Chunk, Complete, FinishReason, TokenLogprob
 from adasd.text import detokenizer
 from adasd.text.detokenizer import DetokenizerState
 from services.gateway.backend import Text
-from services.gateway.logprobs import ListedToken
-from services.gateway.provenance import Provenance
-from services.gateway.validation import Order
+from services.gateway.http.order import Order
+from services.gateway.http.provenance import Provenance
+from services.gateway.http.token_lists import ListedToken
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from adasd.requests import Grammar, SpeculationOptions
+from adasd.requests import SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete
 
 GENERATION_SERVICE = "adasd.v1.Generation"
@@ -22,36 +22,13 @@ class ChatMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingOptions:
-    """Sampling parameters as sent, not validated; names and meanings as in adasd.rounds.SamplingParams."""
-
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    min_tokens: int | None = None
-    ignore_eos: bool | None = None
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit), by token id
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
-    grammar: Grammar | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class GenerateCall:
-    """One answer asked for."""
+    """One answer asked for; the input is not tokenised and nothing is checked yet."""
 
     input: str | tuple[ChatMessage, ...] | tuple[int, ...]  # text, conversation or token ids; not empty
     request_id: str = ""  # empty: the server chooses
     model: str = ""  # empty: the only one served
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
     timeout_s: float | None = None  # seconds from arrival
 

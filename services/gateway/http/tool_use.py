@@ -13,8 +13,7 @@ from adasd.text.chat import check_text
 from adasd.text.tool_calls import Arguments, CallBegun, CallParser, Found, Said, parser_of
 from adasd.text.tools import ANY_ARGUMENTS, Function, ToolForm, forced_calls, valid_calls
 from services.gateway.backend import Text
-from services.gateway.formats import check_grammar_of
-from services.gateway.schema import ChatBody, FunctionTool, NamedTool
+from services.gateway.http.schema import ChatBody, FunctionTool, NamedTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,6 @@ def tool_use(body: ChatBody, text: Text) -> ToolUse | None:
                 "tools.0.function.strict",
             )
         grammar = valid_calls(functions)
-    if grammar is not None:
-        check_grammar_of(body, grammar, "tools")
     sent = tuple(tool.model_dump(exclude_unset=True) for tool in body.tools)
     return ToolUse(sent, functions, form, parallel, grammar)
 

@@ -24,11 +24,11 @@ from starlette.types import Receive, Scope, Send
 from adasd.errors import AdasdError
 from adasd.results import Chunk, Complete, Usage
 from services.gateway.backend import Text
-from services.gateway.failures import error_body
-from services.gateway.pieces import ChoiceReader, Piece
-from services.gateway.reports import reports_json, usage_json
-from services.gateway.shapes import Shape, choice
-from services.gateway.validation import Order
+from services.gateway.http.choice_stream import ChoiceReader, Piece
+from services.gateway.http.error_table import error_body
+from services.gateway.http.openai_format import Shape, choice
+from services.gateway.http.order import Order
+from services.gateway.http.reports import reports_json, usage_json
 
 log = logging.getLogger(__name__)
 

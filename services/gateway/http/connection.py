@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from adasd.errors import Cancelled
-from services.gateway.failures import BodyTooLarge
+from services.gateway.http.error_table import BodyTooLarge
 
 T = TypeVar("T")
 

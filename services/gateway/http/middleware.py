@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adasd.errors import RateLimited, Unauthenticated
 from services.config import ApiKey
-from services.gateway.failures import error_response
-from services.gateway.keys import KeyRing
+from services.gateway.auth.key_ring import KeyRing
+from services.gateway.http.error_table import error_response
 from services.observability.events import Observer, RequestRefused
 from services.observability.logs import FIELDS, REQUEST_ID
 from services.request_ids import sane_id

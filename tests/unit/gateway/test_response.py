@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from adasd.requests import Mode
+from adasd.requests import Mode, SpeculationOptions
 from adasd.results import SpeculationReport, TokenKind
 from services.gateway.backend import Readiness
-from services.gateway.reports import metrics_json
+from services.gateway.http.reports import metrics_json
 
 
 async def test_a_chat_answer_has_text_usage_effective_speculation_and_metrics(door):
@@ -142,11 +142,7 @@ async def test_the_openapi_document_describes_the_bodies(door):
 
 def test_metrics_add_up_as_benchmark_clients_check_it():
     report = SpeculationReport(
-        mode=Mode.EXACT,
-        drafting="adasd",
-        acceptance=None,
-        max_draft_tokens=6,
-        max_relaxed_fraction=0.0,
+        effective=SpeculationOptions(Mode.EXACT, "adasd", None, 6, 0.0),
         num_rounds=6,
         num_draft_rounds=5,
         num_draft_tokens=14,

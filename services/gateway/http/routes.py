@@ -18,27 +18,27 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from adasd.errors import AdasdError, Code, UnknownModel
 from adasd.methods.policy import Described
 from adasd.methods.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
+from services.gateway.auth.key_ring import KeyRing
 from services.gateway.backend import Backend, ServedModel
-from services.gateway.connection import read_body, until_disconnect
-from services.gateway.failures import error_response, openai_error
-from services.gateway.guard import (
+from services.gateway.http.connection import read_body, until_disconnect
+from services.gateway.http.error_table import error_response, openai_error
+from services.gateway.http.event_stream import ChunkWriter, EventStream, pieces
+from services.gateway.http.middleware import (
     REQUEST_ID_HEADER,
     KeyGuard,
     RequestIds,
     count_answers,
     request_id_of,
 )
-from services.gateway.keys import KeyRing
-from services.gateway.merge import merged
-from services.gateway.openapi import body_doc, document
-from services.gateway.schema import ChatBody, CompletionBody, GenerationBody
-from services.gateway.shapes import ChatShape, CompletionShape, Shape
-from services.gateway.streaming import ChunkWriter, EventStream, pieces
-from services.gateway.tokens import DetokenizeBody, TokenizeBody, detokenize, tokenize
-from services.gateway.validation import Order, parse, read_chat, read_completion
+from services.gateway.http.multiplex import merged
+from services.gateway.http.openai_format import ChatShape, CompletionShape, Shape
+from services.gateway.http.openapi import body_doc, document
+from services.gateway.http.order import Order, parse, read_chat, read_completion
+from services.gateway.http.response import body as whole_body
+from services.gateway.http.response import gather
+from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY, GenerationBody
+from services.gateway.http.tokenize_routes import DetokenizeBody, TokenizeBody, detokenize, tokenize
 from services.gateway.version import version
-from services.gateway.whole import body as whole_body
-from services.gateway.whole import gather
 from services.observability.events import Observer, RequestRefused, ignore
 from services.observability.snapshot import CONTENT_TYPE
 
@@ -74,7 +74,7 @@ def create_app(
     may call.
     """
     limits = settings or GatewaySettings()
-    page = (files("services.gateway") / "playground.html").read_text(encoding="utf-8")
+    page = (files("services.gateway.http") / "playground.html").read_text(encoding="utf-8")
     app = FastAPI(title="AdaSD Serve", docs_url=None, redoc_url=None)
     document(app)
 
@@ -134,13 +134,13 @@ def create_app(
                 return _model_json(served)
         raise UnknownModel(name, backend.model_name)
 
-    @app.post("/v1/chat/completions", openapi_extra=body_doc(ChatBody))
+    @app.post("/v1/chat/completions", openapi_extra=body_doc(CHAT_BODY))
     async def chat(request: Request) -> Response:
-        return await _respond(request, backend, limits, ChatBody, read_chat, ChatShape())
+        return await _respond(request, backend, limits, CHAT_BODY, read_chat, ChatShape())
 
-    @app.post("/v1/completions", openapi_extra=body_doc(CompletionBody))
+    @app.post("/v1/completions", openapi_extra=body_doc(COMPLETION_BODY))
     async def completions(request: Request) -> Response:
-        return await _respond(request, backend, limits, CompletionBody, read_completion, CompletionShape())
+        return await _respond(request, backend, limits, COMPLETION_BODY, read_completion, CompletionShape())
 
     @app.post("/tokenize", openapi_extra=body_doc(TokenizeBody))
     async def to_tokens(request: Request) -> dict[str, Any]:

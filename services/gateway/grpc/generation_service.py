@@ -1,43 +1,38 @@
-"""The public gRPC interface over a Backend; fields are judged by the same rules as over HTTP."""
+"""The public gRPC interface over a Backend: a call becomes the same request as an HTTP body."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict
 
 from adasd.errors import InvalidRequest, UnknownModel
 from adasd.methods.registry import ACCEPTANCE, DRAFTING
-from adasd.requests import GenerationRequest, GrammarKind, SpeculationOptions
+from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
 from services.gateway.backend import Backend
+from services.gateway.http.order import check_model, checked, fitted
+from services.gateway.http.prompts import Prompt, chat_prompt, ids_prompt, text_prompt
 from services.gateway.peers import Peers
-from services.gateway.schema import MAX_TOP_LOGPROBS, ChatBody, CompletionBody
-from services.gateway.validation import check_body, read_chat, read_completion
 from services.gateway.version import version
 from services.observability.events import Observer, RequestRefused, code_of, ignore
 from services.observability.logs import REQUEST_ID
-from services.transport.public import (
+from services.transport.generation_messages import (
     ChatMessage,
     GenerateCall,
     Loads,
     ModelInfo,
-    SamplingOptions,
     ServerInfo,
 )
 
 MAX_REQUEST_ID_CHARS = 256
-GRAMMAR_FIELD = {GrammarKind.JSON_SCHEMA: "json", GrammarKind.REGEX: "regex", GrammarKind.LARK: "grammar"}
-"""Where a grammar stands in an HTTP body, whose rules hold here too."""
 
 
 class GatewayService:
-    """Implements services.transport.public.GenerationService."""
+    """Implements services.transport.generation_messages.GenerationService."""
 
     def __init__(self, backend: Backend, tell: Observer = ignore, peers: Peers | None = None) -> None:
         self._backend, self._tell, self._peers = backend, tell, peers
@@ -69,7 +64,7 @@ class GatewayService:
             )
         REQUEST_ID.set(request_id)
         own_id = f"grpc-{uuid.uuid4().hex}"
-        self._running[request_id] = f"{own_id}-0"
+        self._running[request_id] = own_id
         try:
             request = await asyncio.to_thread(self._read, call, own_id)
             async with aclosing(self._backend.generate(request)) as events:
@@ -99,21 +94,13 @@ class GatewayService:
         name = model or self._backend.model_name
         if name not in served:
             raise UnknownModel(name, ", ".join(served))
-        defaults = self._backend.effective(SpeculationOptions())
         return ModelInfo(
             model=name,
             target=served[name].target,
             draft=served[name].draft or None,
             max_context=served[name].context_len,
             vocab_size=self._backend.tokenizer.vocab_size,
-            defaults=SpeculationOptions(
-                defaults.mode,
-                defaults.drafting,
-                defaults.acceptance,
-                defaults.max_draft_tokens,
-                defaults.max_relaxed_fraction,
-                defaults.draft,
-            ),
+            defaults=self._backend.effective(SpeculationOptions()),
             drafting=tuple(policy.name for policy in DRAFTING),
             acceptance=tuple(policy.name for policy in ACCEPTANCE),
             drafts=tuple(source.name for source in served[name].drafts),
@@ -132,38 +119,16 @@ class GatewayService:
         return Loads(replicas=(), num_running=self._backend.num_running, num_waiting=0)
 
     def _read(self, call: GenerateCall, own_id: str) -> GenerationRequest:
-        self._check_logprobs(call.sampling)
-        if call.timeout_s is not None and not (math.isfinite(call.timeout_s) and call.timeout_s > 0):
-            raise InvalidRequest(f"timeout_s is {call.timeout_s}; it must be above 0 seconds", "timeout_s")
-        if call.input and isinstance(call.input, tuple) and isinstance(call.input[0], ChatMessage):
-            messages = [asdict(turn) for turn in call.input if isinstance(turn, ChatMessage)]
-            order = read_chat(check_body(_fields(call, messages=messages), ChatBody), self._backend, own_id)
-        else:
-            prompt = call.input if isinstance(call.input, str) else list(call.input)
-            body = check_body(_fields(call, prompt=prompt), CompletionBody)
-            order = read_completion(body, self._backend, own_id)
-        asked = call.sampling
-        sampling = replace(
-            order.requests[0].sampling, logprobs=asked.logprobs, prompt_logprobs=asked.prompt_logprobs
-        )
-        return replace(order.requests[0], sampling=sampling, timeout_s=call.timeout_s)
+        check_model(call.model, self._backend)
+        asked = GenerationRequest(own_id, (), call.sampling, call.speculation, call.timeout_s)
+        return fitted(checked(asked, self._backend), self._prompt(call.input), self._backend)
 
-    def _check_logprobs(self, sampling: SamplingOptions) -> None:
-        for name in ("logprobs", "prompt_logprobs"):
-            if (value := getattr(sampling, name)) is not None and value > MAX_TOP_LOGPROBS:
-                raise InvalidRequest(
-                    f"{name} is {value}, at most {MAX_TOP_LOGPROBS} likeliest tokens are reported", name
-                )
-
-
-def _fields(call: GenerateCall, **content: Any) -> dict[str, Any]:
-    """The call as the fields of an HTTP body; unset ones are left out."""
-    sampling = asdict(replace(call.sampling, grammar=None, logprobs=None, prompt_logprobs=None))
-    if (grammar := call.sampling.grammar) is not None:
-        sampling["structured_outputs"] = {GRAMMAR_FIELD[grammar.kind]: grammar.text}
-    sampling["stop"] = list(call.sampling.stop)
-    sampling["stop_token_ids"] = list(call.sampling.stop_token_ids)
-    sampling["logit_bias"] = {str(token_id): bias for token_id, bias in call.sampling.logit_bias}
-    speculation = {name: value for name, value in asdict(call.speculation).items() if value is not None}
-    fields = {"model": call.model or None, "speculation": speculation, **sampling, **content}
-    return {name: value for name, value in fields.items() if value is not None}
+    def _prompt(self, content: str | tuple[ChatMessage, ...] | tuple[int, ...]) -> Prompt:
+        if isinstance(content, str):
+            return text_prompt(content, self._backend, "text")
+        if isinstance(content[0], ChatMessage):
+            return chat_prompt(
+                [asdict(turn) for turn in content if isinstance(turn, ChatMessage)], self._backend
+            )
+        ids = [token_id for token_id in content if isinstance(token_id, int)]
+        return ids_prompt(ids, self._backend.tokenizer, "token_ids")

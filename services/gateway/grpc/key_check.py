@@ -10,9 +10,9 @@ import grpc
 
 from adasd.errors import AdasdError, RateLimited, Unauthenticated
 from services.config import ApiKey
-from services.gateway.keys import KeyRing
+from services.gateway.auth.key_ring import KeyRing
 from services.observability.events import Observer, RequestRefused
-from services.transport.public import GENERATION_SERVICE
+from services.transport.generation_messages import GENERATION_SERVICE
 from services.transport.status import abort
 
 LIMITED_METHOD = f"/{GENERATION_SERVICE}/Generate"

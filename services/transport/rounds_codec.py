@@ -35,9 +35,7 @@ from adasd.rounds import (
     Yardstick,
 )
 from protos.adasd.v1 import worker_pb2 as pb
-from services.transport.failures import error_from_failed, failed_from_error
-from services.transport.frames import Close, Frame, Opened, Reply
-from services.transport.packed import (
+from services.transport.arrays import (
     pack_floats_array,
     pack_ids,
     pack_ids_array,
@@ -48,6 +46,8 @@ from services.transport.packed import (
     unpack_ids_array,
     unpack_reals,
 )
+from services.transport.envelope import Close, Frame, Opened, Reply
+from services.transport.error_codec import error_from_failed, failed_from_error
 
 ANY_TOKEN = -1
 """On the wire: whichever token follows. A worker that does not know this yet refuses such a call as superseded."""

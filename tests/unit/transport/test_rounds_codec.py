@@ -22,8 +22,8 @@ from adasd.rounds import (
     VerifyCall,
 )
 from protos.adasd.v1 import worker_pb2 as pb
-from services.transport.codec import decode_frame, decode_reply, encode_frame, encode_reply
-from services.transport.frames import Close, Frame, Opened, Reply
+from services.transport.envelope import Close, Frame, Opened, Reply
+from services.transport.rounds_codec import decode_frame, decode_reply, encode_frame, encode_reply
 from tests.unit.transport import strategies as some
 
 

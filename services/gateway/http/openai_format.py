@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from services.gateway.backend import Text
-from services.gateway.logprobs import ListedToken, chat_logprobs, completion_logprobs
-from services.gateway.pieces import Piece
-from services.gateway.tool_use import whole_calls
+from services.gateway.http.choice_stream import Piece
+from services.gateway.http.token_lists import ListedToken, chat_logprobs, completion_logprobs
+from services.gateway.http.tool_use import whole_calls
 
 
 class Shape(Protocol):

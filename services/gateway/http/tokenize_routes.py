@@ -8,7 +8,7 @@ from pydantic import Field
 
 from adasd.errors import InvalidRequest, UnknownModel
 from services.gateway.backend import Backend
-from services.gateway.schema import Body, TokenId
+from services.gateway.http.schema import Body, TokenId
 
 MAX_TOKENS = 1_000_000
 NOT_SUPPORTED = ("chat_template", "chat_template_kwargs", "tools", "mm_processor_kwargs")

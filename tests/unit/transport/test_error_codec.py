@@ -8,7 +8,7 @@ import pytest
 from adasd import errors
 from adasd.errors import AdasdError, Code, ContextTooLong, InvalidRequest, WorkerLost
 from protos.adasd.v1 import worker_pb2 as pb
-from services.transport.failures import (
+from services.transport.error_codec import (
     MAX_TEXT_LEN,
     error_classes,
     error_from_bytes,

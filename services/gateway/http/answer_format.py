@@ -8,42 +8,22 @@ from typing import Any
 
 from adasd.errors import InvalidRequest
 from adasd.requests import Grammar, GrammarKind
-from adasd.text.grammar import check_grammar
-from services.gateway.schema import GenerationBody, ResponseFormat
+from services.gateway.http.schema import GenerationBody, ResponseFormat
 
 JSON_OBJECT = Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}')
 SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
 
 
-def grammar_of(body: GenerationBody) -> Grammar | None:
-    """The one grammar that the body asks for, compiled once to see that it can be; None without one.
+def grammar_of(body: GenerationBody) -> tuple[str, Grammar] | None:
+    """The field that asks for a grammar, and the grammar; None without one. Not compiled yet.
 
-    Raises InvalidRequest naming the field: more than one grammar, one that does not compile, one that
-    contradicts other fields.
+    Raises InvalidRequest for more than one.
     """
     asked = [*_response_format(body.response_format), *_structured(body), *_guided(body)]
-    if not asked:
-        return None
-    (where, grammar), *others = asked
-    if others:
-        raise InvalidRequest(
-            f"{where} and {others[0][0]} both say what the answer looks like; send one", where
-        )
-    check_grammar_of(body, grammar, where)
-    return grammar
-
-
-def check_grammar_of(body: GenerationBody, grammar: Grammar, where: str) -> None:
-    """Raises InvalidRequest under the name of the field that the grammar came from."""
-    for name in ("ignore_eos", "min_tokens"):
-        if getattr(body, name):
-            raise InvalidRequest(
-                f"{name} lets the answer go on where {where} says that it has to end; leave one out", name
-            )
-    try:
-        check_grammar(grammar)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"{where}: {error.message}", where) from error
+    if len(asked) > 1:
+        (where, _), (other, _), *_ = asked
+        raise InvalidRequest(f"{where} and {other} both say what the answer looks like; send one", where)
+    return asked[0] if asked else None
 
 
 def _response_format(form: ResponseFormat | None) -> list[tuple[str, Grammar]]:

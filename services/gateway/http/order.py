@@ -1,0 +1,274 @@
+"""An HTTP body becomes generation requests, and what is known of how their answers are to be delivered."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import struct
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from adasd.errors import InvalidRequest
+from adasd.requests import GenerationRequest, SamplingParams, SpeculationOptions
+from services.gateway.backend import Backend
+from services.gateway.http.answer_format import grammar_of
+from services.gateway.http.order import check_model, checked, fitted
+from services.gateway.http.prompts import Prompt, chat_prompt, ids_prompt, text_prompt
+from services.gateway.http.schema import (
+    MAX_CHOICES,
+    MAX_PROMPTS,
+    SPECULATION,
+    Body,
+    ChatBody,
+    CompletionBody,
+    GenerationBody,
+    sent_options,
+)
+from services.gateway.http.tool_use import ToolUse, tool_use
+from services.gateway.http.unsupported import refuse_unsupported
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A body that passed: one request per choice, and how the answers are to be delivered."""
+
+    requests: tuple[GenerationRequest, ...]  # by the index of their choices: ``n`` of the first prompt, ...
+    n: int  # answers per prompt
+    model: str
+    stream: bool
+    final_report: bool  # a stream ends with a chunk of usage, speculation and metrics
+    usage_fields: bool  # chunks carry a usage field, null until the last one
+    continuous_usage: bool  # chunks carry running usage
+    prediction_tokens: bool  # usage counts drafted tokens
+    provenance: bool  # choices list where their tokens came from
+    logprobs: bool  # choices list the log-probabilities of their tokens
+    echo: tuple[str, ...]  # per request the prompt's text, shown in front of the answer; empty: not shown
+    only_prompt: bool  # nothing of the answer is shown, it was made for the prompt's log-probabilities
+    ignored: tuple[str, ...]  # names of fields that had no effect
+    tools: ToolUse | None = None  # what the answer may call
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of all prompts, each counted once."""
+        return sum(len(request.prompt) for request in self.requests[:: self.n])
+
+
+def parse(raw: bytes, kind: type[BodyT]) -> BodyT:
+    """Bytes to body. Refuses what is no JSON or not UTF-8, nests too deep, or has wrong types."""
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        raise _first_fault(error) from None
+
+
+def read_chat(body: ChatBody, backend: Backend, answer_id: str) -> Order:
+    """Blocking: tokenises. Raises InvalidRequest, ContextTooLong, UnknownModel."""
+    check_model(body.model, backend)
+    ignored = refuse_unsupported(body)
+    format_, tools = grammar_of(body), tool_use(body, backend.tokenizer)
+    if format_ is not None and tools is not None:
+        raise InvalidRequest(
+            "an answer cannot both follow a format and call tools; leave one out, or say tool_choice 'none'",
+            "response_format",
+        )
+    names = {"logprobs": "top_logprobs"}
+    sent: dict[str, Any] = {"logprobs": _chat_logprobs(body)}
+    if body.max_completion_tokens is not None:
+        sent["max_tokens"], names["max_tokens"] = body.max_completion_tokens, "max_completion_tokens"
+    if format_ is not None:
+        names["grammar"], sent["grammar"] = format_
+    elif tools is not None and tools.grammar is not None:
+        names["grammar"], sent["grammar"] = "tools", tools.grammar
+    request = checked(_request(body, answer_id, sent), backend, names)
+    shown, options = tools.tools if tools else (), body.chat_template_kwargs or {}
+    prompt = chat_prompt(body.messages, backend, shown, options)
+    order = _order(body, backend, _choices(body, backend, request, (prompt,), names), ignored)
+    return replace(order, tools=tools)
+
+
+def read_completion(body: CompletionBody, backend: Backend, answer_id: str) -> Order:
+    """Blocking: tokenises. Raises InvalidRequest, ContextTooLong, UnknownModel."""
+    check_model(body.model, backend)
+    ignored = refuse_unsupported(body)
+    names: dict[str, str] = {}
+    sent: dict[str, Any] = {
+        "logprobs": body.logprobs,
+        "prompt_logprobs": body.logprobs if body.echo else None,
+    }
+    if (format_ := grammar_of(body)) is not None:
+        names["grammar"], sent["grammar"] = format_
+    request = _request(body, answer_id, sent)
+    only_prompt = request.sampling.max_tokens == 0 and bool(body.echo) and body.logprobs is not None
+    if only_prompt:  # the prompt's log-probabilities come with a first token
+        request = replace(request, sampling=replace(request.sampling, max_tokens=1))
+    request = checked(request, backend, names)
+    prompts = read_prompts(body.prompt, backend)
+    order = _order(body, backend, _choices(body, backend, request, prompts, names), ignored)
+    if not body.echo:
+        return order
+    texts = [
+        prompt.text if prompt.text is not None else backend.tokenizer.decode(prompt.ids) for prompt in prompts
+    ]
+    echo = tuple(text for text in texts for _ in range(order.n))
+    return replace(order, echo=echo, only_prompt=only_prompt)
+
+
+def read_prompts(prompt: Any, backend: Backend) -> tuple[Prompt, ...]:
+    """Every prompt in one of OpenAI's four shapes; raises InvalidRequest naming the part that is wrong."""
+    if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and _is_int(prompt[0])):
+        return (_read_prompt(prompt, backend, "prompt"),)
+    if not isinstance(prompt, list) or not prompt:
+        raise InvalidRequest("prompt must be a text, a list of token ids, or a list of either", "prompt")
+    if len(prompt) > MAX_PROMPTS:
+        raise InvalidRequest(f"prompt holds {len(prompt)} prompts; send at most {MAX_PROMPTS}", "prompt")
+    return tuple(_read_prompt(one, backend, f"prompt.{i}") for i, one in enumerate(prompt))
+
+
+def seed_of_choice(seed: int | None, number: int) -> int | None:
+    """The seed of one prompt's ``number``-th answer: the first has the request's own, so n = 1 and n = 4 agree."""
+    if seed is None or number == 0:
+        return seed
+    digest = hashlib.blake2b(struct.pack("<qq", seed, number), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _request(body: GenerationBody, answer_id: str, sent: dict[str, Any]) -> GenerationRequest:
+    """The request without its prompt; ``sent`` goes before what the body says under an option's own name."""
+    sampling = sent_options(body, SamplingParams) | sent
+    if "logit_bias" in sampling:
+        sampling["logit_bias"] = tuple((_token_id(key), bias) for key, bias in sampling["logit_bias"].items())
+    speculation = sent_options(body.speculation, SpeculationOptions) if body.speculation else {}
+    own = sent_options(body, GenerationRequest)
+    return GenerationRequest(
+        answer_id, (), SamplingParams(**sampling), SpeculationOptions(**speculation), **own
+    )
+
+
+def _choices(
+    body: GenerationBody,
+    backend: Backend,
+    request: GenerationRequest,
+    prompts: tuple[Prompt, ...],
+    names: dict[str, str],
+) -> tuple[GenerationRequest, ...]:
+    """``n`` per prompt, those of the first prompt first."""
+    n = _num_choices(body)
+    if n * len(prompts) > MAX_CHOICES:
+        raise InvalidRequest(
+            f"n is {n} for each of {len(prompts)} prompts, {n * len(prompts)} answers in all; at most "
+            f"{MAX_CHOICES} fit into one request",
+            "n",
+        )
+    requests: list[GenerationRequest] = []
+    for prompt in prompts:
+        one = fitted(request, prompt, backend, names)
+        for number in range(n):
+            sampling = replace(one.sampling, seed=seed_of_choice(one.sampling.seed, number))
+            name = f"{request.request_id}-{len(requests)}"
+            requests.append(replace(one, request_id=name, sampling=sampling))
+    return tuple(requests)
+
+
+def _num_choices(body: GenerationBody) -> int:
+    """Answers per prompt; raises InvalidRequest for a best_of that would throw some away."""
+    wanted = body.n or 1
+    if body.best_of is not None and body.best_of != wanted:
+        raise InvalidRequest(
+            f"best_of is {body.best_of} and n is {wanted}: this server shows every answer that it makes; "
+            "leave best_of out",
+            "best_of",
+        )
+    return wanted
+
+
+def _chat_logprobs(body: ChatBody) -> int | None:
+    """Likeliest tokens to report beside each token; None if log-probabilities were not asked for."""
+    if body.logprobs:
+        return body.top_logprobs or 0
+    if body.top_logprobs:
+        raise InvalidRequest(
+            f"top_logprobs is {body.top_logprobs}, but logprobs is not true; set it or leave both out",
+            "top_logprobs",
+        )
+    return None
+
+
+def _order(
+    body: GenerationBody, backend: Backend, requests: tuple[GenerationRequest, ...], ignored: tuple[str, ...]
+) -> Order:
+    options = body.stream_options
+    include_usage = bool(options and options.include_usage)
+    return Order(
+        requests=requests,
+        n=_num_choices(body),
+        model=backend.model_name,
+        stream=bool(body.stream),
+        final_report=include_usage or body.speculation is not None,
+        usage_fields=include_usage,
+        continuous_usage=bool(options and options.continuous_usage_stats),
+        prediction_tokens=bool(body.return_prediction_tokens),
+        provenance=bool(body.return_token_provenance),
+        logprobs=requests[0].sampling.logprobs is not None,
+        echo=(),
+        only_prompt=False,
+        ignored=ignored,
+    )
+
+
+def _read_prompt(prompt: Any, backend: Backend, where: str) -> Prompt:
+    if isinstance(prompt, str):
+        return text_prompt(prompt, backend, where)
+    if isinstance(prompt, list) and all(_is_int(token_id) for token_id in prompt):
+        return ids_prompt(prompt, backend.tokenizer, where)
+    raise InvalidRequest(f"{where} must be a text or a list of token ids", where)
+
+
+def _is_int(value: Any) -> bool:
+    return type(value) is int
+
+
+def _token_id(key: str) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) < 11):
+        raise InvalidRequest(f"logit_bias has the key {key!r:.40}; keys are token ids", "logit_bias")
+    return int(key)
+
+
+def _first_fault(error: ValidationError) -> InvalidRequest:
+    fault = error.errors(include_url=False)[0]
+    path = [str(part) for part in fault["loc"] if not _is_branch(str(part))]
+    param = ".".join(path) or None
+    if fault["type"] == "extra_forbidden":
+        return _unknown_option(path)
+    if fault["type"] == "json_invalid":
+        return InvalidRequest(
+            f"the body is not valid JSON in UTF-8: {fault['msg'].removeprefix('Invalid JSON: ')}"
+        )
+    if param is None:
+        return InvalidRequest("the body must be a JSON object")
+    if fault["type"] == "enum":  # as services.transport says it over gRPC
+        possible = ", ".join(re.findall(r"'(\w+)'", fault["ctx"]["expected"]))
+        return InvalidRequest(f"{param} is {str(fault['input'])[:64]!r}; possible: {possible}", param)
+    return InvalidRequest(f"{param}: {fault['msg'][0].lower()}{fault['msg'][1:]}", param)
+
+
+def _is_branch(part: str) -> bool:
+    """Whether pydantic names one possible type of a field here, not a field."""
+    return "[" in part or part in ("str", "bool", "NamedTool")
+
+
+def _unknown_option(path: list[str]) -> InvalidRequest:
+    *where, name = path
+    owner, param = ".".join(where), ".".join([*where, name[:64]])
+    if owner != "speculation":
+        return InvalidRequest(f"{owner} has no field {name[:64]!r} here; leave it out", param)
+    known = list(SPECULATION.model_fields)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else ""
+    return InvalidRequest(
+        f"speculation has no option {name[:64]!r}; {hint} known are {', '.join(known)}", param
+    )
