@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from adasd.requests import GenerationRequest, Option, SamplingParams, SpeculationOptions, options_of
-from services.gateway.http.order import range_of
+from services.gateway.validation import range_of
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 TABLE = re.compile(r"(<!-- options: ([\w ]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)

@@ -16,7 +16,7 @@ from adasd.requests import WHAT_FITS, GenerationRequest, Grammar, Option, Sampli
 from adasd.text.chat import check_text
 from adasd.text.grammar import check_grammar
 from services.gateway.backend import Backend
-from services.gateway.http.prompts import Prompt, check_token, too_long
+from services.gateway.prompts import Prompt, check_token, too_long
 
 GREEDY_BELOW = 1e-4
 """Lower temperatures are greedy: dividing logits by them leaves the range of float32."""

@@ -243,7 +243,7 @@ async def test_no_source_changes_the_output(faults, transform, source):
             answers = await asyncio.gather(*(answer(workers, name, transform, **options) for name in names))
             for tokens, report in answers:
                 assert tokens == expected
-                assert report.draft == source
+                assert report.effective.draft == source
                 used |= set(report.drafts_used)
             if faults is not CALM or (number >= 4 and used == wanted):
                 break

@@ -14,9 +14,9 @@ from adasd.methods.registry import ACCEPTANCE, DRAFTING
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
 from services.gateway.backend import Backend
-from services.gateway.http.order import check_model, checked, fitted
-from services.gateway.http.prompts import Prompt, chat_prompt, ids_prompt, text_prompt
 from services.gateway.peers import Peers
+from services.gateway.prompts import Prompt, chat_prompt, ids_prompt, text_prompt
+from services.gateway.validation import check_model, checked, fitted
 from services.gateway.version import version
 from services.observability.events import Observer, RequestRefused, code_of, ignore
 from services.observability.logs import REQUEST_ID

@@ -15,8 +15,6 @@ from adasd.errors import InvalidRequest
 from adasd.requests import GenerationRequest, SamplingParams, SpeculationOptions
 from services.gateway.backend import Backend
 from services.gateway.http.answer_format import grammar_of
-from services.gateway.http.order import check_model, checked, fitted
-from services.gateway.http.prompts import Prompt, chat_prompt, ids_prompt, text_prompt
 from services.gateway.http.schema import (
     MAX_CHOICES,
     MAX_PROMPTS,
@@ -29,6 +27,8 @@ from services.gateway.http.schema import (
 )
 from services.gateway.http.tool_use import ToolUse, tool_use
 from services.gateway.http.unsupported import refuse_unsupported
+from services.gateway.prompts import Prompt, chat_prompt, ids_prompt, text_prompt
+from services.gateway.validation import check_model, checked, fitted
 
 BodyT = TypeVar("BodyT", bound=Body)
 

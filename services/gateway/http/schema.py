@@ -4,7 +4,7 @@ Strict JSON types (``true`` is no number, ``"1"`` is none either), finite number
 Unknown top-level fields are kept, so that they can be reported.
 
 Options of a request stand in adasd.requests alone: ``with_options`` gives a body their names, types and ranges. Ranges
-are for the document; services.gateway.http.order checks them.
+are for the document; services.gateway.validation checks them.
 """
 
 from __future__ import annotations

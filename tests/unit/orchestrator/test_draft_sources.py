@@ -68,7 +68,7 @@ async def answer(running: Runner) -> Complete:
 async def test_a_look_up_drafts_without_any_draft_tier(source):
     placement = Tiers(())
     report = (await answer(runner(placement, source))).speculation
-    assert report.draft == source
+    assert report.effective.draft == source
     assert report.drafts_used == (source,)
     assert report.num_accepted_tokens > len(TEXT) / 2
     assert report.draft_lost == 0
@@ -94,7 +94,7 @@ async def test_auto_goes_on_with_another_source_where_one_cannot_be_had():
     placement = Tiers(("model", "tiny"), closed=("model", "tiny"), delay_s=0.003)
     report = (await answer(runner(placement, "auto"))).speculation
     assert placement.asked[:2] == ["model", "tiny"]
-    assert report.draft == "auto"
+    assert report.effective.draft == "auto"
     assert report.drafts_used == ("suffix",)
 
 
