@@ -114,7 +114,7 @@ class LocalPair:
         ``prefix_cache``: what earlier answers computed for the beginning of a prompt is used again.
         """
         from adasd.engine.engine import TorchEngine
-        from adasd.engine.loading import check_vocabularies
+        from adasd.engine.loading.vocabulary import check_vocabularies
 
         config = EngineConfig(
             target,

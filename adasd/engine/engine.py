@@ -20,23 +20,23 @@ from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
 from adasd.cost_table import CostTable
-from adasd.engine import burst
+from adasd.engine.cache.kv_cache import KVCache, cache_bytes_per_token
+from adasd.engine.cache.slots import NO_SLOT, SlotTable
 from adasd.engine.checks import check_call
-from adasd.engine.choice import choose_forward
-from adasd.engine.early_exit import EarlyWork, ShadowTokens
-from adasd.engine.fast_llama import FastLlama
-from adasd.engine.forward import Forward, check_agreement, reference_logits
-from adasd.engine.history import History
-from adasd.engine.kv_cache import KVCache, cache_bytes_per_token
-from adasd.engine.loading import Progress, load_model, silent
-from adasd.engine.ragged import Ragged, Row
-from adasd.engine.resolve import check_architecture, resolve_max_context, resolve_num_slots
-from adasd.engine.sampling import judge_blocks, not_finite, propose_next
-from adasd.engine.scoring import score_prompt, with_logprobs
-from adasd.engine.shaping import Asked, shape
-from adasd.engine.slots import NO_ROW, SlotTable
-from adasd.engine.static_forward import StaticForward
-from adasd.engine.warm_up import warm_up
+from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.early_exit import EarlyWork, ShadowTokens
+from adasd.engine.forward.fast_llama import FastLlama
+from adasd.engine.forward.modules import Forward, check_agreement, reference_logits
+from adasd.engine.forward.selection import choose_forward
+from adasd.engine.forward.static_forward import StaticForward
+from adasd.engine.loading.limits import check_architecture, resolve_max_context, resolve_num_slots
+from adasd.engine.loading.model import Progress, load_model, silent
+from adasd.engine.loading.warm_up import warm_up
+from adasd.engine.sampling import multi_step_draft
+from adasd.engine.sampling.logits_processors import Asked, shape
+from adasd.engine.sampling.logits_state import LogitsState
+from adasd.engine.sampling.logprobs import score_prompt, with_logprobs
+from adasd.engine.sampling.sampler import judge_blocks, not_finite, propose_next
 from adasd.engine.work import SHORT_FEED, DraftWork, Piece, Result, VerifyWork, Work
 from adasd.errors import AdasdError, DeviceFailure, IllegalEvent
 from adasd.ports import Clock
@@ -222,9 +222,9 @@ class TorchEngine:
             self._grammars.matcher(call.transform.grammar)
 
     def open(self, call: OpenCall) -> None:
-        history = History.of(call.transform, self._vocab_size, self._grammars)
+        history = LogitsState.of(call.transform, self._vocab_size, self._grammars)
         slot = self._slots.open(call.session, call.max_len)
-        slot.history, slot.logprobs, slot.prompt_logprobs = history, call.logprobs, call.prompt_logprobs
+        slot.logits_state, slot.logprobs, slot.prompt_logprobs = history, call.logprobs, call.prompt_logprobs
         self._transforms[call.session] = call.transform
 
     def cached_len(self, session: str) -> int:
@@ -260,7 +260,7 @@ class TorchEngine:
 
     def warm_up(self) -> None:
         """Run the shapes that requests will hit once; every slot must be free, and is again after."""
-        rows = self._slots.free_rows
+        rows = self._slots.free_slots
         rows.reuse = False  # all of it is to be computed, and nothing of it to be found later
         try:
             warm_up(self, self.config.prefill_chunk)
@@ -274,7 +274,7 @@ class TorchEngine:
             slot = self._slots.get(session)
             assert slot is work.slot, (slot, work.slot)
             assert slot.tokens[work.first_fed :] == work.tokens[: work.done], (slot, work)
-            assert slot.row != NO_ROW or not work.done, (slot, work)
+            assert slot.index != NO_SLOT or not work.done, (slot, work)
         num_open = self.num_slots - self.num_free_slots
         assert len(self._transforms) == num_open, (len(self._transforms), num_open)
 
@@ -344,7 +344,7 @@ class TorchEngine:
         if not running or self.forward.device.type != "cpu":
             return self._budget
         num_tokens = sum(len(one.piece.tokens) for one in running)
-        if burst.drafter(self.forward) is not None:  # kernels: a row costs no more than its tokens
+        if multi_step_draft.drafter(self.forward) is not None:  # kernels: a row costs no more than its tokens
             return min(self._budget, max(LEAST_PIECE, num_tokens))
         return min(self._budget, max(SHORT_FEED, num_tokens + PREFILL_PER_ROW * len(running)))
 
@@ -368,11 +368,11 @@ class TorchEngine:
     def _row(self, work: Work, chunk: int) -> _Ready:
         """What an incomplete call feeds, and where; its session gets a row of the cache if it has none."""
         slot = work.slot
-        if slot.row == NO_ROW:
+        if slot.index == NO_SLOT:
             self._place(work)
         piece = work.next_piece(chunk)
         assert piece is not None, "the last token of a prompt is never found"
-        return _Ready(work, piece, Row(slot.row, slot.cached_len, piece.tokens, piece.num_rows))
+        return _Ready(work, piece, Row(slot.index, slot.cached_len, piece.tokens, piece.num_rows))
 
     def _place(self, work: Work) -> None:
         """Give the call's session a row, and what other rows hold of its prompt; without that it is computed."""
@@ -380,7 +380,7 @@ class TorchEngine:
         placement = self._slots.place(work.slot, () if scores_prompt else work.call.feed)
         if placement.copy_from is not None:
             try:
-                self.cache.copy(placement.copy_from, placement.row, placement.num_cached)
+                self.cache.copy(placement.copy_from, placement.slot, placement.num_cached)
             except Exception:  # as in _compute: the device may do what it wants
                 _log.exception("keys and values could not be copied; the prompt is computed instead")
                 work.slot.cut(0)
@@ -402,7 +402,7 @@ class TorchEngine:
         return self._compute(ready[:middle]) + self._compute(ready[middle:])
 
     def _forward_and_sample(self, ready: list[_Ready]) -> list[_Outcome]:
-        batch = Ragged.build([one.row for one in ready], self.max_context, self.forward.device)
+        batch = ForwardBatch.build([one.row for one in ready], self.max_context, self.forward.device)
         logits, exits = self._logits(batch, ready[0].work)
         if len(logits) == 0:
             return [_Outcome(one, None) for one in ready]
@@ -438,7 +438,7 @@ class TorchEngine:
             for i, one in enumerate(ready)
         ]
 
-    def _logits(self, batch: Ragged, first: Work) -> tuple[Tensor, list[Tensor]]:
+    def _logits(self, batch: ForwardBatch, first: Work) -> tuple[Tensor, list[Tensor]]:
         """Of a pass whose works are like the first one; and behind every exit, where the model drafts itself."""
         if self._shadow is None:
             return self.forward(batch, self.cache)[:, : self._vocab_size], []
@@ -450,24 +450,24 @@ class TorchEngine:
 
     def _split(self, ready: list[_Ready]) -> tuple[list[_Ready], list[_Ready]]:
         """Calls that can draft in a burst, and all others."""
-        drafter = burst.drafter(self.forward)
+        drafter = multi_step_draft.drafter(self.forward)
         if drafter is None:
             return [], ready
         quick: list[_Ready] = []
         others: list[_Ready] = []
         for one in ready:
-            (quick if burst.is_quick(drafter, one.work, one.piece) else others).append(one)
+            (quick if multi_step_draft.is_quick(drafter, one.work, one.piece) else others).append(one)
         return quick, others
 
     def _burst(self, quick: list[_Ready], alone: bool) -> list[Answer] | None:
         """Answers after drafting several tokens of every session, if nobody else has to wait; None: it failed."""
-        drafter = burst.drafter(self.forward)
+        drafter = multi_step_draft.drafter(self.forward)
         assert drafter is not None
         began_s = self._clock()
         works = [one.work for one in quick if isinstance(one.work, DraftWork)]
-        batch = Ragged.build([one.row for one in quick], self.max_context, self.forward.device)
+        batch = ForwardBatch.build([one.row for one in quick], self.max_context, self.forward.device)
         yields = self._crowded() and any(work.call.optimistic for work in works)
-        limit = 1 if yields else burst.LONGEST if alone else burst.SHARED
+        limit = 1 if yields else multi_step_draft.LONGEST if alone else multi_step_draft.SHARED
         try:
             passes = drafter.draft(batch, self.cache, works, self._vocab_size, limit, self._generator)
         except Exception:  # as in _compute: the device may do what it wants
@@ -520,7 +520,7 @@ class TorchEngine:
         """Answer with the error; the slot keeps what it held before the call."""
         del self._waiting[work.call.session]
         work.slot.cut(work.first_fed)
-        self.cache.scrub(work.slot.row, work.first_fed)
+        self.cache.scrub(work.slot.index, work.first_fed)
         return CallFailed(work.call.session, work.call.epoch, error)
 
 

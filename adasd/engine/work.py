@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from adasd.engine.slots import Slot
+from adasd.engine.cache.slots import Slot
 from adasd.results import TokenLogprob
 from adasd.rounds import DraftBlock, DraftCall, DraftDistributions, SamplingTransform, Verdict, VerifyCall
 from adasd.specdec.stop_rule import stops

@@ -68,7 +68,8 @@ def load_pair(
     ``draft_noise``: the draft's weights are disturbed by so many of their standard deviations (a poor draft).
     """
     from adasd.engine.engine import TorchEngine
-    from adasd.engine.loading import check_vocabularies, load_model
+    from adasd.engine.loading.model import load_model
+    from adasd.engine.loading.vocabulary import check_vocabularies
     from adasd.text.tokenizer import Tokenizer
 
     models = {MODEL: draft, **(drafts or {})}

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from adasd.engine.slots import SlotTable
+from adasd.engine.cache.slots import SlotTable
 from adasd.engine.work import DraftWork, Judged, Piece, Proposed, VerifyWork, Work
 from adasd.errors import AdasdError, IllegalEvent, InvalidRequest
 from adasd.ports import Clock

@@ -71,7 +71,7 @@ def nodes_of(address: str) -> list[Node]:
 
 def memory_columns(engine: EngineConfig) -> tuple[str, str]:
     """Weights and full cache of one replica, readable; question marks if the model cannot be read."""
-    from adasd.engine.memory import memory_estimate
+    from adasd.engine.loading.memory import memory_estimate
 
     try:
         estimate = memory_estimate(engine)

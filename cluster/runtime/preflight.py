@@ -42,8 +42,8 @@ def engines(config: ServeConfig) -> Iterator[tuple[str, EngineConfig]]:
 
 def _problems_of_model(engine: EngineConfig) -> Iterator[str]:
     """Files and architecture of one model."""
-    from adasd.engine.reading import check_weight_files, load_config
-    from adasd.engine.resolve import check_architecture, resolve_max_context
+    from adasd.engine.loading.checkpoint import check_weight_files, load_config
+    from adasd.engine.loading.limits import check_architecture, resolve_max_context
 
     def architecture() -> None:
         model = load_config(engine.model, engine.trust_remote_code)
@@ -54,7 +54,7 @@ def _problems_of_model(engine: EngineConfig) -> Iterator[str]:
 
 def _problems_of_text(config: ServeConfig) -> Iterator[str]:
     """Tokenizer, and whether the draft speaks the target's language."""
-    from adasd.engine.vocabulary import check_vocabularies
+    from adasd.engine.loading.vocabulary import check_vocabularies
     from adasd.text.tokenizer import Tokenizer
 
     target = config.target.engine
@@ -69,8 +69,8 @@ def _problems_of_text(config: ServeConfig) -> Iterator[str]:
 
 def _memory_problems(engine: EngineConfig) -> Iterator[str]:
     """Weights, and on CUDA the cache too, have to fit; looked at only where the device is this machine's."""
-    from adasd.engine.memory import memory_estimate
-    from adasd.engine.resolve import resolve_devices
+    from adasd.engine.loading.limits import resolve_devices
+    from adasd.engine.loading.memory import memory_estimate
 
     try:
         devices = resolve_devices(engine)

@@ -23,9 +23,9 @@ from transformers.utils import logging
 
 from adasd.engine import engine as engine_module
 from adasd.engine.engine import TorchEngine
-from adasd.engine.native.forward import NativeLlama
-from adasd.engine.ragged import Ragged
-from adasd.engine.sampling import judge_blocks, propose_next
+from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.forward.native.forward import NativeLlama
+from adasd.engine.sampling.sampler import judge_blocks, propose_next
 from adasd.local import LocalPair
 from adasd.ports import Clock
 from adasd.requests import Mode
@@ -70,7 +70,7 @@ def watched(watches: Stopwatches, pair: LocalPair) -> Iterator[None]:
     with (
         patch.object(type(pair.target.forward), "__call__", _by_engine(watches, pair)),
         patch.object(NativeLlama, "draft", watches.timed("draft", NativeLlama.draft)),
-        patch.object(Ragged, "build", watches.timed("batch", Ragged.build)),
+        patch.object(ForwardBatch, "build", watches.timed("batch", ForwardBatch.build)),
         patch.object(engine_module, "propose_next", watches.timed("sampling", propose_next)),
         patch.object(engine_module, "judge_blocks", watches.timed("verification", judge_blocks)),
         patch.object(TorchEngine, "step", watches.timed("engine", TorchEngine.step)),

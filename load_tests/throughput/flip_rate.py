@@ -19,10 +19,10 @@ from rich.table import Table
 from transformers.utils import logging
 
 from adasd.config import EngineConfig
+from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.engine import TorchEngine
-from adasd.engine.forward import Forward
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.ragged import Ragged, Row
+from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.modules import Forward
 from adasd.local import LocalPair
 from load_tests import record
 from load_tests.demo_pair import DEMO, positive
@@ -64,7 +64,7 @@ def logits_by_position(forward: Forward, texts: Sequence[Text], shape: str) -> t
     found = {}
     with torch.inference_mode():
         for rows in passes(texts, shape):
-            logits = forward(Ragged.build(rows, longest, forward.device), cache).float()
+            logits = forward(ForwardBatch.build(rows, longest, forward.device), cache).float()
             places = [(row.slot, row.start + i) for row in rows for i in range(len(row.tokens))]
             found |= dict(zip(places, logits, strict=True))
     return torch.stack([found[place] for place in sorted(found)])

@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from adasd.engine.loading import load_config
-from adasd.engine.resolve import resolve_max_context
+from adasd.engine.loading.checkpoint import load_config
+from adasd.engine.loading.limits import resolve_max_context
 from adasd.text.tokenizer import Tokenizer
 from services.config import ServeConfig
 from services.gateway.auth.key_ring import KeyRing, shares

@@ -201,7 +201,7 @@ def _node_ip() -> str:
 
 def _load(role: str, tier: TierConfig, target_model: str | None) -> Engine:
     from adasd.engine.engine import TorchEngine
-    from adasd.engine.loading import check_vocabularies
+    from adasd.engine.loading.vocabulary import check_vocabularies
 
     def progress(what: str, share: float) -> None:
         log.info("%s model: %s (%.0f %%)", role, what, 100 * share)

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from adasd.config import EngineConfig
-from adasd.engine.drafting_loop import Law
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.slots import Slot
 from adasd.engine.engine import TorchEngine
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.padded import Bucket
-from adasd.engine.ragged import Ragged, Row
-from adasd.engine.slots import Slot
-from adasd.engine.split import split
+from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.drafting_loop import TurnSampler
+from adasd.engine.forward.padded import Bucket
+from adasd.engine.forward.split import split
 from adasd.engine.work import DraftWork
 from adasd.rounds import DraftCall, SamplingTransform, StopRule
 from adasd.testing.contracts import CLAIMS
@@ -102,7 +102,7 @@ def test_graphs_are_recorded_and_give_the_logits_of_the_pass_itself(name, dtype)
         graphs.record(caches[0], VOCAB_SIZE)
         for start in (0, 4, 8):
             rows = [Row(1, start, (3, 1, 4, 1), 3), Row(6, start, (5, 9, 2, 6), 1)]
-            batches = [Ragged.build(rows, MAX_CONTEXT, graphs.device) for _ in range(2)]
+            batches = [ForwardBatch.build(rows, MAX_CONTEXT, graphs.device) for _ in range(2)]
             found, expected = graphs(batches[0], caches[0]), plain_pass(batches[1], caches[1])
             near = 1e-3 if dtype == torch.float32 else 0.3
             torch.testing.assert_close(found.float(), expected.float(), rtol=near, atol=near)
@@ -147,7 +147,7 @@ def test_turns_of_a_burst_do_not_wait_for_the_device(transform):
     cache, vocab_size = made.cache, made.vocab_size
     bucket = Bucket.of(1, 1, 22, cache)
     turns = made.forward._turns_for(bucket, cache, vocab_size)
-    law = Law([work], 1, cache.device, made._generator)
+    law = TurnSampler([work], 1, cache.device, made._generator)
     with torch.inference_mode():
         turns.loop.begin([work], [Row(0, 9, (1,), 1)])
         logits_RV = turns.logits()[:, :vocab_size].clone()

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adasd.engine import scoring, shaping
+from adasd.engine.sampling import logits_processors, logprobs
 from adasd.errors import InvalidRequest
 from adasd.local import LocalPair
 from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
@@ -206,7 +206,7 @@ BUGS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "a grammar is not rolled back": (Matcher, "_back", never),
     "a block's own tokens are not counted": (TokenCounts, "ahead", blind_to_the_block),
     "rejected tokens stay counted": (TokenCounts, "cut", never),
-    "no penalties at all": (shaping, "penalise", never),
+    "no penalties at all": (logits_processors, "penalise", never),
 }
 
 
@@ -234,7 +234,7 @@ def test_a_planted_bug_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch):
 
 def test_logprobs_of_another_law_are_noticed(pairs, monkeypatch):
     off = pairs["close"].generate(some.PROMPTS[0], sampling=ALL_AT_ONCE, speculation=OFF)
-    monkeypatch.setattr(scoring, "token_logprobs", of_a_cooler_law(scoring.token_logprobs))
+    monkeypatch.setattr(logprobs, "token_logprobs", of_a_cooler_law(logprobs.token_logprobs))
     exact = pairs["close"].generate(some.PROMPTS[0], sampling=ALL_AT_ONCE, speculation=EXACT)
     found = some.difference(exact, off)
     assert found is not None

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from adasd.config import EngineConfig
+from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.engine import TorchEngine
-from adasd.engine.forward import ModuleForward
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.ragged import Ragged, Row
+from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.modules import ModuleForward
 from adasd.errors import ConfigError
 from adasd.rounds import OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY, plain, plain_batch, speculative, verify
@@ -46,7 +46,8 @@ def test_the_fast_forwards_agree_with_the_modules_in_every_logit(name, compiled)
     with torch.inference_mode():
         for step in (rows, again):
             one, other = (
-                e.forward(Ragged.build(step, e.max_context, e.forward.device), e.cache) for e in (slow, fast)
+                e.forward(ForwardBatch.build(step, e.max_context, e.forward.device), e.cache)
+                for e in (slow, fast)
             )
             assert (one - other).abs().max() < 1e-4
 
@@ -161,7 +162,7 @@ def test_architectures_that_would_be_wrong_are_refused(name, reason):
 def test_a_model_that_computes_something_else_over_the_cache_is_refused(monkeypatch):
     honest = ModuleForward.__call__
 
-    def wrong(self, batch: Ragged, cache: KVCache):
+    def wrong(self, batch: ForwardBatch, cache: KVCache):
         batch.positions_T.zero_()
         return honest(self, batch, cache)
 

@@ -8,8 +8,10 @@ from torch import nn
 
 from adasd.config import EngineConfig
 from adasd.engine.engine import TorchEngine
-from adasd.engine.int8 import Int8Linear, is_int8, round_weights
-from adasd.engine.loading import load_model, load_tokenizer, memory_estimate
+from adasd.engine.forward.int8 import Int8Linear, is_int8, round_weights
+from adasd.engine.loading.checkpoint import load_tokenizer
+from adasd.engine.loading.memory import memory_estimate
+from adasd.engine.loading.model import load_model
 from adasd.errors import ConfigError
 from adasd.testing.loops import plain
 from load_tests.demo_prompts import examples
@@ -140,7 +142,7 @@ def test_what_needs_the_full_weights_is_refused_with_the_reason(settings, reason
 
 
 def test_a_split_model_is_not_rounded(folder, monkeypatch):
-    monkeypatch.setattr("adasd.engine.loading.resolve_devices", lambda _: [torch.device("cpu")] * 2)
+    monkeypatch.setattr("adasd.engine.loading.model.resolve_devices", lambda _: [torch.device("cpu")] * 2)
     with pytest.raises(ConfigError, match="weights are int8 and num_devices is 2"):
         load_model(EngineConfig(folder, weights="int8", num_devices=2))
 

@@ -3,9 +3,9 @@
 import pytest
 
 from adasd.config import EngineConfig
+from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.engine import TorchEngine
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.resolve import resolve_num_slots
+from adasd.engine.loading.limits import resolve_num_slots
 from adasd.errors import ConfigError, ContextTooLong, InvalidRequest, Overloaded
 from adasd.local import LocalPair
 from adasd.results import FinishReason

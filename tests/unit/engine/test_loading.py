@@ -14,8 +14,11 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast, Qwen3NextConfig, 
 
 from adasd.config import EngineConfig
 from adasd.engine.engine import TorchEngine
-from adasd.engine.loading import check_vocabularies, load_model, load_tokenizer, memory_estimate
-from adasd.engine.resolve import check_architecture, resolve_device, resolve_dtype, resolve_max_context
+from adasd.engine.loading.checkpoint import load_tokenizer
+from adasd.engine.loading.limits import check_architecture, resolve_device, resolve_dtype, resolve_max_context
+from adasd.engine.loading.memory import memory_estimate
+from adasd.engine.loading.model import load_model
+from adasd.engine.loading.vocabulary import check_vocabularies
 from adasd.errors import ConfigError
 from adasd.testing.loops import plain
 from adasd.text.tokenizer import Tokenizer

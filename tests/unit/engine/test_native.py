@@ -9,12 +9,12 @@ import torch
 from transformers import LlamaConfig
 
 from adasd.config import EngineConfig
-from adasd.engine import choice
-from adasd.engine.choice import choose_forward
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.native import forward as native
-from adasd.engine.native import library
-from adasd.engine.ragged import Ragged, Row
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.forward import selection
+from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.native import forward as native
+from adasd.engine.forward.native import library
+from adasd.engine.forward.selection import choose_forward
 from adasd.errors import ConfigError
 from adasd.testing.loops import plain_batch
 from tests.unit.engine import models
@@ -54,7 +54,7 @@ def logits_of(forward, passes):
             kv.fill_(math.nan)  # what was never written must not be read
         for rows in passes:
             logits = forward(
-                Ragged.build([Row(*row, len(row[2])) for row in rows], CONTEXT, forward.device), cache
+                ForwardBatch.build([Row(*row, len(row[2])) for row in rows], CONTEXT, forward.device), cache
             )
             places = [(slot, start + i) for slot, start, tokens in rows for i in range(len(tokens))]
             found |= dict(zip(places, logits, strict=True))
@@ -136,7 +136,7 @@ def test_auto_takes_what_is_measured_to_be_faster(monkeypatch, kernels_s, chosen
         assert len(forward.layers) == 1
         return kernels_s if "native" in forward.name else 2.0
 
-    monkeypatch.setattr(choice, "seconds", seconds)
+    monkeypatch.setattr(selection, "seconds", seconds)
     assert chosen in choose("qwen3", compile="auto")
     assert len(timed) == 2
 
@@ -146,13 +146,13 @@ def test_the_measurement_leaves_random_numbers_alone_and_takes_time_into_account
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    choice.pays(model)
+    selection.pays(model)
     assert torch.equal(torch.rand(1), expected)
-    assert choice.seconds(forward_of("llama")) > 0
+    assert selection.seconds(forward_of("llama")) > 0
 
 
 def test_wide_models_are_not_timed(monkeypatch):
-    monkeypatch.setattr(choice, "MAX_WIDTH", 16)
+    monkeypatch.setattr(selection, "MAX_WIDTH", 16)
     assert "stacked" in choose("llama", compile="auto")
 
 
@@ -165,7 +165,9 @@ def test_insisting_where_the_kernels_do_not_fit_is_refused_and_auto_does_without
 @pytest.mark.parametrize("faster", ["kernels", "torch"])
 def test_one_thread_of_the_kernels_is_timed_against_all_threads_of_torch(faster, monkeypatch):
     times = {"kernels": 1.0, "torch": 2.0} if faster == "kernels" else {"kernels": 2.0, "torch": 1.0}
-    monkeypatch.setattr(choice, "seconds", lambda one: times["kernels" if "native" in one.name else "torch"])
+    monkeypatch.setattr(
+        selection, "seconds", lambda one: times["kernels" if "native" in one.name else "torch"]
+    )
     assert ("native" in choose("llama", compile="auto", num_threads=2)) == (faster == "kernels")
 
 
@@ -229,7 +231,7 @@ def test_an_older_compiler_without_native_still_builds(fresh_library, monkeypatc
 
 
 def test_deterministic_takes_the_kernels_where_they_fit_and_single_tokens_elsewhere(monkeypatch):
-    monkeypatch.setattr(choice, "pays", lambda model: False)
+    monkeypatch.setattr(selection, "pays", lambda model: False)
     assert "native" in choose("llama", compile="auto", deterministic=True)
     assert choose("llama", compile="off", deterministic=True).endswith("token by token")
     assert choose("gpt-neox", deterministic=True).endswith("token by token")

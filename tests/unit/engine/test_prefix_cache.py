@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.ragged import Ragged, Row
-from adasd.engine.slots import NO_ROW
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.prefix_cache import PrefixCache
+from adasd.engine.cache.slots import NO_SLOT
+from adasd.engine.forward.batch import ForwardBatch, Row
 from adasd.rounds import DraftCall, OpenCall, PrefixStats, SamplingTransform, StopRule, Verdict, VerifyCall
 from adasd.testing.loops import GREEDY, draft, plain, run_until_idle, speculative, verify
 from tests.unit.engine.models import engine, generate, prompts
@@ -21,13 +22,13 @@ SYSTEM, *QUESTIONS = prompts(64, 9, 5, 17, 30, seed=5)
 def check_contents(e):
     """Every row's keys and values are those of its tokens, computed afresh."""
     e.check_integrity()
-    owned = [(slot.row, slot.tokens) for slot in e._slots._by_session.values() if slot.row != NO_ROW]
-    for row, tokens in [*e._slots.free_rows.held(), *owned]:
+    owned = [(slot.index, slot.tokens) for slot in e._slots._by_session.values() if slot.index != NO_SLOT]
+    for row, tokens in [*e._slots.free_slots.held(), *owned]:
         if not tokens:
             continue
         fresh = KVCache(e.forward.layers, 1, e.max_context, e.forward.dtype, e.forward.device)
         with torch.inference_mode():
-            batch = Ragged.build([Row(0, 0, tokens, 1)], e.max_context, e.forward.device)
+            batch = ForwardBatch.build([Row(0, 0, tokens, 1)], e.max_context, e.forward.device)
             e.forward(batch, fresh)
         first = row * e.max_context
         for held, right in zip(e.cache.tokens, fresh.tokens, strict=True):
@@ -59,7 +60,7 @@ def test_a_chat_of_several_turns_computes_each_turn_once(name):
         history += answer
         held = len(history) - 1  # the answer's last token was not fed
     check_contents(e)
-    assert e._slots.free_rows._held.keys() == {0}, "the chat stays in one row"
+    assert e._slots.free_slots._held.keys() == {0}, "the chat stays in one row"
 
 
 def test_sessions_that_follow_each_other_share_a_system_prompt():
@@ -230,7 +231,9 @@ def test_random_sessions_answer_as_without(seed):
     """
     e, plainly = both_engines()
     for one in (e, plainly):
-        one._slots.free_rows.forget()  # every example by itself, so that it can be repeated
+        one._slots.free_slots = PrefixCache(
+            one.num_slots, one is e
+        )  # each example by itself: it can be repeated
     chance = random.Random(seed)
     parts = prompts(33, 12, 7, seed=chance.randrange(3))
     sessions: dict[str, list[int]] = {}

@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adasd.engine.slots import NO_ROW, SlotTable
+from adasd.engine.cache.slots import NO_SLOT, SlotTable
 from adasd.errors import InvalidRequest, Overloaded, StaleCache, UnknownSession
 
 
 def test_the_lowest_free_row_is_taken_first():
     table = SlotTable(3, 10)
-    assert [table.place(table.open(name, 5), (1,)).row for name in "abc"] == [0, 1, 2]
+    assert [table.place(table.open(name, 5), (1,)).slot for name in "abc"] == [0, 1, 2]
     table.close("b")
     table.close("a")
-    assert table.place(table.open("d", 5), (1,)).row == 0
+    assert table.place(table.open("d", 5), (1,)).slot == 0
 
 
 def test_refusals_name_the_numbers_that_disagree():
@@ -38,7 +38,7 @@ def test_integrity_notices_a_length_out_of_bounds_and_a_slot_taken_twice():
     slot.tokens = [1] * 6
     with pytest.raises(AssertionError):
         table.check_integrity()
-    slot.tokens, slot.row = [1] * 5, 1
+    slot.tokens, slot.index = [1] * 5, 1
     with pytest.raises(AssertionError):
         table.check_integrity()
 
@@ -58,10 +58,10 @@ def test_no_slot_is_ever_lost(moves, prefix_cache):
             del open_now[session]
         else:
             slot = open_now[session]
-            if slot.row == NO_ROW:
+            if slot.index == NO_SLOT:
                 table.place(slot, [1] * min(number + 1, slot.max_len))
             slot.tokens += [1] * min(number, slot.max_len - slot.cached_len)
             table.keep(session, slot.cached_len // 2)
         table.check_integrity()
         assert table.num_free == 3 - len(open_now)
-        assert {slot.row for slot in open_now.values()}.isdisjoint(table.free_rows)
+        assert {slot.index for slot in open_now.values()}.isdisjoint(table.free_slots)

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from adasd.config import EngineConfig
+from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.engine import TorchEngine
-from adasd.engine.forward import ModuleForward
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.ragged import Ragged, Row
-from adasd.engine.resolve import resolve_devices
-from adasd.engine.split import shares, split
+from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.modules import ModuleForward
+from adasd.engine.forward.split import shares, split
+from adasd.engine.loading.limits import resolve_devices
 from adasd.errors import ConfigError
 from adasd.testing.loops import plain_batch
 from tests.unit.engine.models import FAST, MODULES_ONLY, VOCAB_SIZE, generate, original, prompts
@@ -78,7 +78,7 @@ def test_everything_that_a_pass_needs_is_where_its_layer_is(name):
 
 def test_a_pass_and_its_masks_are_copied_once_per_device():
     rows = [Row(0, 3, (1,), 1), Row(2, 0, (1, 2, 3), 1)]
-    batch = Ragged.build(rows, 16, CPU)
+    batch = ForwardBatch.build(rows, 16, CPU)
     there = batch.on(META)
     assert batch.on(CPU) is batch
     assert batch.on(META) is there

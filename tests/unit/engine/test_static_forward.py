@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from adasd.config import EngineConfig
-from adasd.engine import padded
-from adasd.engine.choice import choose_forward
+from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.engine import TorchEngine
-from adasd.engine.fast_llama import FastLlama
-from adasd.engine.forward import ModuleForward
-from adasd.engine.graphs import eagerly
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.padded import Bucket, Padded
-from adasd.engine.ragged import Ragged, Row
-from adasd.engine.static_forward import StaticForward
+from adasd.engine.forward import padded
+from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.fast_llama import FastLlama
+from adasd.engine.forward.graphs import eagerly
+from adasd.engine.forward.modules import ModuleForward
+from adasd.engine.forward.padded import Bucket, Padded
+from adasd.engine.forward.selection import choose_forward
+from adasd.engine.forward.static_forward import StaticForward
 from adasd.errors import ConfigError
 from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.contracts import CLAIMS
@@ -111,15 +111,15 @@ def test_a_padded_pass_gives_the_logits_and_the_cache_of_a_ragged_one(name, modu
     for cache in (ragged_cache, padded_cache):
         filling = Row(2, 0, prompts(20)[0], 0), Row(5, 0, prompts(35)[0], 0)
         for row in filling:
-            forward(Ragged.build([row], MAX_CONTEXT, CPU), cache)
+            forward(ForwardBatch.build([row], MAX_CONTEXT, CPU), cache)
         for tokens in cache.tokens:
             tokens[cache.scratch].fill_(7.0)  # never read
     rows = [Row(0, 0, (3, 1, 4), 2), Row(2, 20, (1, 5), 2), Row(5, 35, (9, 2, 6, 5), 1)]
     static_ = StaticForward(forward, eagerly)
     static_.record(padded_cache, VOCAB_SIZE)
     before = [tokens.clone() for tokens in padded_cache.tokens]
-    expected = forward(Ragged.build(rows, MAX_CONTEXT, CPU), ragged_cache)
-    found = static_(Ragged.build(rows, MAX_CONTEXT, CPU), padded_cache)
+    expected = forward(ForwardBatch.build(rows, MAX_CONTEXT, CPU), ragged_cache)
+    found = static_(ForwardBatch.build(rows, MAX_CONTEXT, CPU), padded_cache)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     for now, was, wanted in zip(padded_cache.tokens, before, ragged_cache.tokens, strict=True):
         torch.testing.assert_close(now[:-1], wanted[:-1], rtol=1e-4, atol=1e-5)
@@ -259,7 +259,7 @@ def test_a_burst_to_the_last_place_of_the_context_stays_in_its_slot():
         answers.append({one.session: one.tokens for one in run_until_idle(engine)})
     assert answers[0] == answers[1]
     untouched = e.cache.tokens[0].view(-1)[: -e.cache.tokens[0].shape[1]].view(8, MAX_CONTEXT, -1)
-    used = {e._slots.get(str(i)).row for i in range(2)}
+    used = {e._slots.get(str(i)).index for i in range(2)}
     assert not any(untouched[row].any() for row in range(8) if row not in used)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from adasd.engine import to_host
+from adasd.engine.sampling import to_host
 from adasd.rounds import AcceptRule, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY, run_until_idle
 from tests.unit.engine.models import prompts

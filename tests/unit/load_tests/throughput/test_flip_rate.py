@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adasd.config import EngineConfig
-from adasd.engine.choice import choose_forward
+from adasd.engine.forward.selection import choose_forward
 from load_tests.throughput import flip_rate
 from load_tests.throughput.flip_rate import SHAPES, TOGETHER, count_flips, passes
 from tests import pairs

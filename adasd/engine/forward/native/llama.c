@@ -5,7 +5,7 @@
  * the width of a batch nor the length of a block can change a result, not even in its last bit.
  *
  * Matrices come packed in panels of PANEL columns, [panel][row][PANEL], so that a panel is read from front to back.
- * Vectors are those of GCC and Clang; sizes follow what the processor has. Built and called by adasd.engine.native.
+ * Vectors are those of GCC and Clang; sizes follow what the processor has. Built and called by adasd.engine.forward.native.
  */
 #include <math.h>
 #include <stdint.h>

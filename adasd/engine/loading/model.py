@@ -9,12 +9,17 @@ from typing import Any
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adasd.config import EngineConfig
-from adasd.engine.int8 import round_weights
-from adasd.engine.memory import MemoryEstimate, cache_bytes_per_layer, memory_estimate
-from adasd.engine.reading import check_weight_files, load_config, load_tokenizer, reading, where
-from adasd.engine.resolve import check_architecture, resolve_devices, resolve_dtype, resolve_max_context
-from adasd.engine.split import split
-from adasd.engine.vocabulary import check_vocabularies
+from adasd.engine.forward.int8 import round_weights
+from adasd.engine.forward.split import split
+from adasd.engine.loading.checkpoint import check_weight_files, load_config, load_tokenizer, reading, where
+from adasd.engine.loading.limits import (
+    check_architecture,
+    resolve_devices,
+    resolve_dtype,
+    resolve_max_context,
+)
+from adasd.engine.loading.memory import MemoryEstimate, cache_bytes_per_layer, memory_estimate
+from adasd.engine.loading.vocabulary import check_vocabularies
 from adasd.errors import ConfigError
 
 __all__ = [

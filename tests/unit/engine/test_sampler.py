@@ -4,14 +4,14 @@ import random
 
 import torch
 
-from adasd.engine.sampling import (
+from adasd.engine.cache.slots import Slot
+from adasd.engine.sampling.sampler import (
     choose_greedily,
     is_plainly_greedy,
     judge_generally,
     propose_generally,
     propose_next,
 )
-from adasd.engine.slots import Slot
 from adasd.engine.work import DraftWork, VerifyWork
 from adasd.rounds import AcceptRule, DraftCall, RelaxBelow, SamplingTransform, StopRule, VerifyCall
 

@@ -14,7 +14,7 @@ from adasd.specdec.penalties import SeenCounts, TokenCounts, has_penalties
 from adasd.text.grammar import GrammarCompiler, Mask, Matcher
 
 
-class History:
+class LogitsState:
     """Follows one slot's tokens from position 0 on."""
 
     def __init__(self, answer_from: int, counts: TokenCounts | None, matcher: Matcher | None) -> None:
@@ -24,7 +24,7 @@ class History:
     @classmethod
     def of(
         cls, transform: SamplingTransform, vocab_size: int, grammars: GrammarCompiler | None
-    ) -> History | None:
+    ) -> LogitsState | None:
         """The history that the transform needs; raises InvalidRequest for a grammar that nobody here can follow."""
         matcher = None
         if transform.grammar is not None:

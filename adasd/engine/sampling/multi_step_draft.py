@@ -2,7 +2,7 @@
 
 A drafted token of a small model costs less to compute than the bookkeeping of a step costs in Python. So sessions
 that can (``Drafter.drafts``) stay in the forward pass for some tokens; then all of them pass through the engine's
-books, token by token. The fast twin of steps with ``adasd.engine.sampling.propose_next``. The C kernels serve plain
+books, token by token. The fast twin of steps with ``sampler.propose_next``. The C kernels serve plain
 greedy sessions until the first of them is to stop; ``static_forward`` all that have no history.
 """
 
@@ -14,9 +14,9 @@ from typing import Protocol, cast
 
 import torch
 
-from adasd.engine.forward import Forward
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.ragged import Ragged
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.forward.modules import Forward
 from adasd.engine.work import DraftWork, Piece, Proposed, Work
 from adasd.rounds import StopRule
 
@@ -33,7 +33,7 @@ class Drafter(Protocol):
 
     def draft(
         self,
-        batch: Ragged,
+        batch: ForwardBatch,
         cache: KVCache,
         works: Sequence[DraftWork],
         vocab_size: int,
@@ -62,7 +62,7 @@ def takes_largest(work: DraftWork) -> bool:
     """Whether this call draws its next token from nothing but the logits, and takes the largest."""
     transform, position = work.transform, work.base_len + len(work.proposed)
     free_to_end = not transform.eos_ids or position >= transform.eos_from
-    shaped = transform.logit_bias or work.slot.history is not None
+    shaped = transform.logit_bias or work.slot.logits_state is not None
     return transform.greedy and free_to_end and not shaped and not work.call.rule.row_len
 
 

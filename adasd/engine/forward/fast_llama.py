@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
-from adasd.engine.attention import attend
-from adasd.engine.forward import PROBE_LEN, num_embeddings
-from adasd.engine.int8 import is_int8
-from adasd.engine.kv_cache import KVCache, LayerShape
-from adasd.engine.ragged import Ragged
+from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.forward.attention import attend
+from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.forward.int8 import is_int8
+from adasd.engine.forward.modules import PROBE_LEN, num_embeddings
 
 _FAMILY = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
@@ -75,7 +75,7 @@ def head_dim_of(model: PreTrainedModel) -> int:
 
 
 class FastLlama:
-    """``adasd.engine.forward.Forward`` of a model for which ``why_not`` is None.
+    """``adasd.engine.forward.modules.Forward`` of a model for which ``why_not`` is None.
 
     The model's projections are emptied as they are restacked (no second copy of the weights): it is used up.
     """
@@ -103,10 +103,10 @@ class FastLlama:
             self._norm = None if self._fold else norm
             self._head = self._folded(head, norm).t()
 
-    def __call__(self, batch: Ragged, cache: KVCache) -> Tensor:
+    def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         return self.logits_at(batch, cache, (len(self._layers),))[0]
 
-    def logits_at(self, batch: Ragged, cache: KVCache, depths: Sequence[int]) -> list[Tensor]:
+    def logits_at(self, batch: ForwardBatch, cache: KVCache, depths: Sequence[int]) -> list[Tensor]:
         """Logits behind each of some numbers of layers (rising, from 1), by the last norm and the head.
 
         Layers behind the last of them are not computed, and their share of the cache is not written.
@@ -122,7 +122,7 @@ class FastLlama:
         return found
 
     def _layer(
-        self, index: int, layer: _Layer, x: Tensor, rotation: Tensor, batch: Ragged, cache: KVCache
+        self, index: int, layer: _Layer, x: Tensor, rotation: Tensor, batch: ForwardBatch, cache: KVCache
     ) -> Tensor:
         num_tokens = x.shape[0]
         num_rotating = self._num_heads + self._kv_heads

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adasd.engine.to_host import to_host
+from adasd.engine.sampling.to_host import to_host
 from adasd.engine.work import DraftWork, Judged, Proposed, VerifyWork, wants_runner_ups
 from adasd.rounds import SamplingTransform
 from adasd.specdec.blocks import BlockBatch, RuleBatch

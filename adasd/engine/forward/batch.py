@@ -88,12 +88,12 @@ class Group:
         return mask_RNL.repeat(1, fold, 1).unsqueeze(1)
 
 
-class Ragged:
+class ForwardBatch:
     """One forward pass over all rows, flattened; what torch needs of it is made when it is asked for."""
 
     def __init__(self, rows: Sequence[Row], max_context: int, device: torch.device) -> None:
         self.rows, self.max_context, self._device = rows, max_context, device
-        self._elsewhere: dict[torch.device, Ragged] = {}
+        self._elsewhere: dict[torch.device, ForwardBatch] = {}
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.slots: list[int] = []
@@ -106,16 +106,16 @@ class Ragged:
             self.wanted_at += range(len(self.ids) - row.num_logits, len(self.ids))
 
     @classmethod
-    def build(cls, rows: Sequence[Row], max_context: int, device: torch.device) -> Ragged:
+    def build(cls, rows: Sequence[Row], max_context: int, device: torch.device) -> ForwardBatch:
         """``rows`` are sorted by ``Row.attention_order``."""
         return cls(rows, max_context, device)
 
-    def on(self, device: torch.device) -> Ragged:
+    def on(self, device: torch.device) -> ForwardBatch:
         """The same pass for layers that live on ``device``; made once."""
         if device == self._device:
             return self
         if device not in self._elsewhere:
-            self._elsewhere[device] = Ragged(self.rows, self.max_context, device)
+            self._elsewhere[device] = ForwardBatch(self.rows, self.max_context, device)
         return self._elsewhere[device]
 
     @cached_property

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adasd.engine.history import History
+from adasd.engine.sampling.logits_state import LogitsState
 from adasd.engine.work import DraftWork, Piece, Work
 from adasd.errors import AdasdError, InvalidRequest
 from adasd.specdec.penalties import penalise
@@ -28,8 +28,8 @@ class Asked:
     rows: slice  # among the logits; one position each
 
     @property
-    def history(self) -> History | None:
-        return self.work.slot.history
+    def logits_state(self) -> LogitsState | None:
+        return self.work.slot.logits_state
 
 
 def shape(asked: Mapping[int, Asked], logits_NV: Tensor) -> tuple[Tensor, dict[int, AdasdError]]:
@@ -37,20 +37,20 @@ def shape(asked: Mapping[int, Asked], logits_NV: Tensor) -> tuple[Tensor, dict[i
 
     The input itself if no session has a history. Beside them, by key of ``asked``, why a session cannot go on.
     """
-    if all(one.history is None for one in asked.values()):
+    if all(one.logits_state is None for one in asked.values()):
         return logits_NV, {}
     shaped_NV = logits_NV.to(torch.float32, copy=True)
     errors: dict[int, AdasdError] = {}
     for i, one in asked.items():
-        if one.history is not None:
+        if one.logits_state is not None:
             try:
-                _shape_one(one, one.history, shaped_NV[one.rows])
+                _shape_one(one, one.logits_state, shaped_NV[one.rows])
             except AdasdError as error:
                 errors[i] = error
     return shaped_NV, errors
 
 
-def _shape_one(one: Asked, history: History, logits_JV: Tensor) -> None:
+def _shape_one(one: Asked, history: LogitsState, logits_JV: Tensor) -> None:
     """In place."""
     tokens, num_rows = one.piece.tokens, len(logits_JV)
     seen = history.seen(tokens, num_rows)

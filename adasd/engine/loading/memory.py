@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from adasd.config import EngineConfig
-from adasd.engine.int8 import rounded_layers
-from adasd.engine.kv_cache import LayerShape, cache_bytes_per_token
-from adasd.engine.reading import load_config
-from adasd.engine.resolve import resolve_device, resolve_dtype, resolve_max_context, resolve_num_slots
+from adasd.engine.cache.kv_cache import LayerShape, cache_bytes_per_token
+from adasd.engine.forward.int8 import rounded_layers
+from adasd.engine.loading.checkpoint import load_config
+from adasd.engine.loading.limits import resolve_device, resolve_dtype, resolve_max_context, resolve_num_slots
 
 
 @dataclass(frozen=True, slots=True)

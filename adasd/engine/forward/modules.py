@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adasd.engine.attention import IMPLEMENTATION, ShapeRecorder, SlotStep, register
-from adasd.engine.kv_cache import KVCache, LayerShape
-from adasd.engine.ragged import Ragged, Row
+from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.forward.attention import IMPLEMENTATION, ShapeRecorder, SlotStep, register
+from adasd.engine.forward.batch import ForwardBatch, Row
 from adasd.errors import ConfigError
 
 PROBE_LEN = 8
@@ -33,7 +33,7 @@ class Forward(Protocol):
     dtype: torch.dtype
     device: torch.device
 
-    def __call__(self, batch: Ragged, cache: KVCache) -> Tensor:
+    def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         """Write the pass into the cache; logits [wanted tokens, V] in the model's dtype."""
         ...
 
@@ -64,7 +64,7 @@ class ModuleForward:
             )
         return [recorder.layers[i] for i in range(len(recorder.layers))]
 
-    def __call__(self, batch: Ragged, cache: KVCache) -> Tensor:
+    def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         wanted = {"logits_to_keep": batch.wanted} if self._takes_wanted and batch.wanted is not None else {}
         logits: Tensor = self._model(
             input_ids=batch.ids_T[None],
@@ -106,7 +106,7 @@ def check_agreement(forward: Forward, reference: Tensor) -> None:
     ids = probe_ids(forward.num_embeddings, forward.device).tolist()
     with torch.inference_mode():
         parts = [
-            forward(Ragged.build([Row(1, start, piece, len(piece))], PROBE_LEN, forward.device), cache)
+            forward(ForwardBatch.build([Row(1, start, piece, len(piece))], PROBE_LEN, forward.device), cache)
             for start, piece in ((0, ids[:_PROBE_SPLIT]), (_PROBE_SPLIT, ids[_PROBE_SPLIT:]))
         ]
     difference = float((torch.cat(parts).float() - reference).abs().max())

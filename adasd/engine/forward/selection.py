@@ -12,15 +12,15 @@ import torch
 from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
-from adasd.engine import fast_llama
-from adasd.engine.forward import Forward, ModuleForward
-from adasd.engine.graphs import CudaGraphs
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.native import forward as native
-from adasd.engine.one_by_one import OneByOne
-from adasd.engine.ragged import Ragged, Row
-from adasd.engine.split import is_split
-from adasd.engine.static_forward import StaticForward
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.forward import fast_llama
+from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.batch_invariant import BatchInvariant
+from adasd.engine.forward.graphs import CudaGraphs
+from adasd.engine.forward.modules import Forward, ModuleForward
+from adasd.engine.forward.native import forward as native
+from adasd.engine.forward.split import is_split
+from adasd.engine.forward.static_forward import StaticForward
 from adasd.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def choose_forward(
             return kernels
         chosen = _torchs(model, max_context, fast)
     if config.deterministic:
-        return OneByOne(chosen)
+        return BatchInvariant(chosen)
     if chosen.device.type == "cuda" and not is_split(model) and config.compile != "off":
         return StaticForward(chosen, CudaGraphs(chosen.device), insists=config.compile == "on")
     return chosen
@@ -124,7 +124,7 @@ def seconds(forward: Forward) -> float:
             for _ in range(_NUM_TIMED):
                 began_s = time.perf_counter()
                 rows = [Row(0, 0, range(width), width)]
-                forward(Ragged.build(rows, _CONTEXT, forward.device), cache)
+                forward(ForwardBatch.build(rows, _CONTEXT, forward.device), cache)
                 tries.append(time.perf_counter() - began_s)
             total_s += min(tries)
     return total_s

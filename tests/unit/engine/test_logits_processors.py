@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adasd.engine.history import History
-from adasd.engine.shaping import Asked, shape
-from adasd.engine.slots import Slot
+from adasd.engine.cache.slots import Slot
+from adasd.engine.sampling.logits_processors import Asked, shape
+from adasd.engine.sampling.logits_state import LogitsState
 from adasd.engine.work import Piece, VerifyWork
 from adasd.errors import InvalidRequest
 from adasd.requests import Grammar, GrammarKind
@@ -27,8 +27,8 @@ SHAPED = SamplingTransform(
 )
 
 
-def asked(transform: SamplingTransform, tokens: tuple[int, ...], history: History | None) -> Asked:
-    slot = Slot("s", 64, history=history)
+def asked(transform: SamplingTransform, tokens: tuple[int, ...], history: LogitsState | None) -> Asked:
+    slot = Slot("s", 64, logits_state=history)
     work = VerifyWork(slot, transform, 0.0, call=VerifyCall("s", 0, 0, tokens))
     return Asked(work, Piece(list(tokens), 1), slice(0, 1))
 
@@ -38,14 +38,16 @@ def test_logits_of_sessions_without_a_history_are_not_even_copied():
     shaped, errors = shape({0: asked(SamplingTransform(), (1, 2), None)}, logits)
     assert shaped is logits
     assert errors == {}
-    assert History.of(SamplingTransform(logit_bias=((1, 2.0),), top_k=3, seed=4), VOCAB_SIZE, None) is None
+    assert (
+        LogitsState.of(SamplingTransform(logit_bias=((1, 2.0),), top_k=3, seed=4), VOCAB_SIZE, None) is None
+    )
 
 
 def test_shaping_leaves_the_raw_logits_alone():
     """They are wanted for log-probabilities."""
     logits = torch.randn(1, VOCAB_SIZE)
     before = logits.clone()
-    history = History.of(SHAPED, VOCAB_SIZE, GRAMMARS)
+    history = LogitsState.of(SHAPED, VOCAB_SIZE, GRAMMARS)
     shaped, _ = shape({0: asked(SHAPED, PROMPT, history)}, logits)
     assert torch.equal(logits, before)
     assert not torch.equal(shaped, logits)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from adasd.engine.history import History
-from adasd.engine.rows import FreeRows, Placement
+from adasd.engine.cache.prefix_cache import PrefixCache, SlotPlacement
+from adasd.engine.sampling.logits_state import LogitsState
 from adasd.errors import InvalidRequest, Overloaded, StaleCache, UnknownSession
 from adasd.rounds import PrefixStats
 
-NO_ROW = -1
+NO_SLOT = -1
 """Row of a slot that was not fed yet."""
 
 
@@ -24,9 +24,9 @@ class Slot:
 
     session: str
     max_len: int  # tokens that the session may ever hold
-    row: int = NO_ROW
+    index: int = NO_SLOT  # of the cache
     tokens: list[int] = field(default_factory=list)  # whose keys and values are valid, from position 0
-    history: History | None = (
+    logits_state: LogitsState | None = (
         None  # what those tokens mean for the law, where the session's transform asks for it
     )
     logprobs: int | None = None  # as in OpenCall
@@ -39,13 +39,13 @@ class Slot:
     def extend(self, tokens: Sequence[int]) -> None:
         """These tokens are cached, too."""
         self.tokens += tokens
-        if self.history is not None:
-            self.history.extend(tokens)
+        if self.logits_state is not None:
+            self.logits_state.extend(tokens)
 
     def cut(self, length: int) -> None:
         """Roll back to so many tokens, if there are more."""
-        if self.history is not None:
-            self.history.cut(self.tokens[length:])
+        if self.logits_state is not None:
+            self.logits_state.cut(self.tokens[length:])
         del self.tokens[length:]
 
 
@@ -54,7 +54,7 @@ class SlotTable:
 
     def __init__(self, num_slots: int, max_context: int, prefix_cache: bool = False) -> None:
         self.num_slots, self.max_context = num_slots, max_context
-        self.free_rows = FreeRows(num_slots, prefix_cache)
+        self.free_slots = PrefixCache(num_slots, prefix_cache)
         self.prefix_stats = PrefixStats()
         self._by_session: dict[str, Slot] = {}
 
@@ -96,17 +96,19 @@ class SlotTable:
         slot.cut(keep_len)
         return slot
 
-    def place(self, slot: Slot, prompt: Sequence[int]) -> Placement:
+    def place(self, slot: Slot, prompt: Sequence[int]) -> SlotPlacement:
         """Give a slot without a row one, for a session that begins with ``prompt``.
 
         What the placement finds counts as cached at once; the caller copies it if it lies in another row.
         """
-        assert slot.row == NO_ROW, slot
-        in_use = [(other.row, other.tokens) for other in self._by_session.values() if other.row != NO_ROW]
-        placement = self.free_rows.take(prompt, in_use)
-        slot.row = placement.row
+        assert slot.index == NO_SLOT, slot
+        in_use = [
+            (other.index, other.tokens) for other in self._by_session.values() if other.index != NO_SLOT
+        ]
+        placement = self.free_slots.allocate(prompt, in_use)
+        slot.index = placement.slot
         slot.extend(prompt[: placement.num_cached])
-        if self.free_rows.reuse:
+        if self.free_slots.reuse:
             before = self.prefix_stats
             self.prefix_stats = PrefixStats(
                 before.num_queried + len(prompt), before.num_hits + placement.num_cached
@@ -116,19 +118,19 @@ class SlotTable:
     def close(self, session: str) -> None:
         """Free the slot; idempotent."""
         slot = self._by_session.pop(session, None)
-        if slot is not None and slot.row != NO_ROW:
-            self.free_rows.give_back(slot.row, slot.tokens)
+        if slot is not None and slot.index != NO_SLOT:
+            self.free_slots.free(slot.index, slot.tokens)
 
     def check_integrity(self) -> None:
         """Raise AssertionError if a row is lost or owned twice, or a length is out of bounds."""
         slots = self._by_session.values()
-        owned = [slot.row for slot in slots if slot.row != NO_ROW]
-        assert sorted([*owned, *self.free_rows]) == list(range(self.num_slots)), (owned, [*self.free_rows])
+        owned = [slot.index for slot in slots if slot.index != NO_SLOT]
+        assert sorted([*owned, *self.free_slots]) == list(range(self.num_slots)), (owned, [*self.free_slots])
         assert len(slots) <= self.num_slots, (len(slots), self.num_slots)
         for session, slot in self._by_session.items():
             assert slot.session == session, (slot, session)
             assert slot.cached_len <= slot.max_len <= self.max_context, slot
-            assert slot.history is None or len(slot.history) == slot.cached_len, slot
-        for row, tokens in self.free_rows.held():
-            assert self.free_rows.reuse, f"row {row} holds something although the prefix cache is off"
+            assert slot.logits_state is None or len(slot.logits_state) == slot.cached_len, slot
+        for row, tokens in self.free_slots.held():
+            assert self.free_slots.reuse, f"row {row} holds something although the prefix cache is off"
             assert 0 < len(tokens) <= self.max_context, (row, len(tokens))

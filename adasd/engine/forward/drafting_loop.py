@@ -1,7 +1,7 @@
 """Drafting token after token without the host: what was drafted is fed, judged by the stop rules and noted in place.
 
 State lies in tensors of fixed shape, so that a turn of plain greedy drafting can be one CUDA graph. A row that is to
-stop goes on as padding. The oracle is drafting one token per engine step (``adasd.engine.sampling.propose_next``
+stop goes on as padding. The oracle is drafting one token per engine step (``sampler.propose_next``
 and ``adasd.specdec.stop_rule.stops``).
 Shape letters: R rows, V vocabulary, E entries of the longest truncated row.
 """
@@ -14,9 +14,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from adasd.engine.burst import LONGEST, rule_from_here
-from adasd.engine.padded import Padded
-from adasd.engine.ragged import Row
+from adasd.engine.forward.batch import Row
+from adasd.engine.forward.padded import Padded
+from adasd.engine.sampling.multi_step_draft import LONGEST, rule_from_here
 from adasd.engine.work import DraftWork, Proposed, wants_runner_ups
 from adasd.rounds import SamplingTransform
 from adasd.specdec.distributions import TransformBatch, masked_logits
@@ -64,9 +64,9 @@ class DraftingLoop:
         proposal = propose(logits_RV.float(), self._greedy, self._no_rows, want_runner_ups=True)
         self._note(proposal, logits_RV)
 
-    def decide(self, logits_RV: Tensor, law: Law) -> None:
+    def decide(self, logits_RV: Tensor, sampler: TurnSampler) -> None:
         """A turn of any sessions without a history."""
-        self._note(law.propose(logits_RV), logits_RV)
+        self._note(sampler.propose(logits_RV), logits_RV)
 
     def _note(self, proposal: Proposal, logits_RV: Tensor) -> None:
         """Keep the tokens and their signals; what goes on is fed next, behind what was fed before."""
@@ -88,11 +88,13 @@ class DraftingLoop:
         self.step.where_T.copy_(where_R.masked_fill(idle_R, self.step.scratch))
         self._turn_1 += 1
 
-    def drafted(self, num_turns: int, num_sessions: int, law: Law | None) -> list[list[Proposed | None]]:
+    def drafted(
+        self, num_turns: int, num_sessions: int, sampler: TurnSampler | None
+    ) -> list[list[Proposed | None]]:
         """Turn by turn what every session drafted, None from its end on: the one copy to the host."""
         found = self._signals[:num_turns, :num_sessions]
-        if law is not None and law.ids:
-            rows = [torch.stack(each)[:, :num_sessions].double() for each in (law.ids, law.logprobs)]
+        if sampler is not None and sampler.ids:
+            rows = [torch.stack(each)[:, :num_sessions].double() for each in (sampler.ids, sampler.logprobs)]
             found = torch.cat([found, *rows], -1)
         on_host = found.cpu()
         signals = on_host[..., :_NUM_SIGNALS].tolist()
@@ -103,16 +105,16 @@ class DraftingLoop:
             token, other, entropy, max_prob, alive = signals[turn][n]
             if not alive:
                 return None
-            if law is None or not law.ids:
+            if sampler is None or not sampler.ids:
                 return Proposed(int(token), entropy, max_prob, other=int(other))
-            own = slice(law.row_lens[n])
+            own = slice(sampler.row_lens[n])
             rows = ids_np[turn, n, own].copy(), logprobs_np[turn, n, own].copy()
             return Proposed(int(token), entropy, max_prob, *rows, int(other))
 
         return [[proposed(turn, n) for n in range(num_sessions)] for turn in range(num_turns)]
 
 
-class Law:
+class TurnSampler:
     """What sessions of any kind draft by: their transforms, turn after turn, and the rows that they send."""
 
     def __init__(

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from adasd.engine.kv_cache import KVCache, LayerShape
-from adasd.engine.ragged import Group, Ragged
+from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.forward.batch import ForwardBatch, Group
 from adasd.errors import ConfigError
 
 IMPLEMENTATION = "slots"
@@ -27,7 +27,7 @@ def attend(
     queries_THD: Tensor,
     cache: KVCache,
     layer: int,
-    batch: Ragged,
+    batch: ForwardBatch,
     scaling: float | None = None,
     window: int | None = None,
 ) -> Tensor:
@@ -73,7 +73,7 @@ def _attend_group(
 class SlotStep:
     """What travels through a transformers model to its attention layers: the pass and the cache."""
 
-    batch: Ragged
+    batch: ForwardBatch
     cache: KVCache
 
 

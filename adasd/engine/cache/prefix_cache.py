@@ -1,6 +1,6 @@
-"""Rows of the cache that no session owns, and what they still hold. Pure bookkeeping, no tensors.
+"""Slots of the cache that no session owns, and what they still hold. Pure bookkeeping, no tensors.
 
-A row outlives its session: its keys and values stay until a session needs the row, so that a prompt which
+A slot outlives its session: its keys and values stay until a session needs the slot, so that a prompt which
 begins as a held text does is not computed again. Keys and values at a position depend on the tokens up to it
 and on nothing else, so equal beginnings are all that has to be compared.
 """
@@ -12,81 +12,75 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 MIN_COPY = 8
-"""Tokens from which on a beginning that another row holds is copied rather than computed."""
+"""Tokens from which on a beginning that another slot holds is copied rather than computed."""
 
 Held = tuple[int, list[int]]
-"""A row and the tokens whose keys and values it holds, from position 0."""
+"""A slot and the tokens whose keys and values it holds, from position 0."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """The row of a new session, and how many of its first tokens need not be computed."""
+class SlotPlacement:
+    """The slot of a new session, and how many of its first tokens need not be computed."""
 
-    row: int
+    slot: int
     num_cached: int = 0
-    copy_from: int | None = None  # the row that holds them; None: this one does
+    copy_from: int | None = None  # the slot that holds them; None: this one does
 
 
-class FreeRows:
-    """Free rows in the order in which they are taken: empty ones (lowest first), then the longest unused.
+class PrefixCache:
+    """Free slots in the order in which they are taken: empty ones (lowest first), then the longest unused.
 
-    With ``reuse`` off a row is empty as soon as it is given back.
+    With ``reuse`` off a slot is empty as soon as it is given back.
     """
 
-    def __init__(self, num_rows: int, reuse: bool) -> None:
+    def __init__(self, num_slots: int, reuse: bool) -> None:
         self.reuse = reuse
-        self._empty = list(range(num_rows))  # a heap
+        self._empty = list(range(num_slots))  # a heap
         self._held: dict[int, list[int]] = {}  # the longest unused first
 
     def __iter__(self) -> Iterator[int]:
         yield from self._empty
         yield from self._held
 
-    def take(self, prompt: Sequence[int], in_use: Iterable[Held]) -> Placement:
-        """A row for a session that begins with ``prompt``; at least one row must be free.
+    def allocate(self, prompt: Sequence[int], in_use: Iterable[Held]) -> SlotPlacement:
+        """A slot for a session that begins with ``prompt``; at least one slot must be free.
 
-        The prompt's last token is never found, as its logits are wanted. A row of which most would be
+        The prompt's last token is never found, as its logits are wanted. A slot of which most would be
         overwritten is copied from instead, for those who may come back to the rest.
         """
         source, num_cached = self._longest_prefix(list(prompt[:-1]), in_use) if self.reuse else (-1, 0)
         next_free = self._empty[0] if self._empty else next(iter(self._held))
         if source in self._held and (source == next_free or 2 * num_cached >= len(self._held[source])):
             del self._held[source]
-            return Placement(source, num_cached)
+            return SlotPlacement(source, num_cached)
         if self._empty:
             heapq.heappop(self._empty)
         else:
             del self._held[next_free]
         if num_cached < MIN_COPY:
-            return Placement(next_free)
+            return SlotPlacement(next_free)
         if source in self._held:  # used just now
             self._held[source] = self._held.pop(source)
-        return Placement(next_free, num_cached, source)
+        return SlotPlacement(next_free, num_cached, source)
 
-    def give_back(self, row: int, tokens: list[int]) -> None:
-        """The row is free and holds ``tokens``."""
+    def free(self, slot: int, tokens: list[int]) -> None:
+        """The slot is free and holds ``tokens``."""
         if tokens and self.reuse:
-            self._held[row] = tokens
+            self._held[slot] = tokens
         else:
-            heapq.heappush(self._empty, row)
-
-    def forget(self) -> None:
-        """Nothing that a free row holds will be found any more."""
-        for row in self._held:
-            heapq.heappush(self._empty, row)
-        self._held.clear()
+            heapq.heappush(self._empty, slot)
 
     def held(self) -> Iterable[Held]:
-        """Free rows that hold something, the longest unused first."""
+        """Free slots that hold something, the longest unused first."""
         return self._held.items()
 
     def _longest_prefix(self, wanted: list[int], in_use: Iterable[Held]) -> tuple[int, int]:
-        """The row that shares the longest beginning, and its length; (-1, 0) if none does."""
+        """The slot that shares the longest beginning, and its length; (-1, 0) if none does."""
         best, longest = -1, 0
-        for row, tokens in (*self._held.items(), *in_use):
+        for slot, tokens in (*self._held.items(), *in_use):
             num = common_prefix_len(wanted, tokens)
             if num > longest:
-                best, longest = row, num
+                best, longest = slot, num
         return best, longest
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.ragged import Group, Ragged, Row
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.forward.batch import ForwardBatch, Group, Row
 
 MAX_WIDTH = 32
 """Tokens of a row: a block of 16 and what was fed before it fit in. Pieces of prompts run as they come."""
@@ -59,7 +59,7 @@ class Bucket:
         return iter(sorted(buckets, key=lambda one: (one.num_tokens, one.longest, one.width), reverse=True))
 
 
-class Padded(Ragged):
+class Padded(ForwardBatch):
     """A pass of a bucket's shape over one cache, whose numbers lie where they lie as long as it lives."""
 
     def __init__(self, bucket: Bucket, cache: KVCache) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from adasd.engine.reading import load_config, load_tokenizer
+from adasd.engine.loading.checkpoint import load_config, load_tokenizer
 from adasd.errors import ConfigError
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from adasd.engine import ragged
-from adasd.engine.ragged import Ragged, Row
+from adasd.engine.forward import batch
+from adasd.engine.forward.batch import ForwardBatch, Row
 from adasd.rounds import OpenCall, VerifyCall
 from adasd.testing.loops import GREEDY, run_until_idle, verify
 from tests.unit.engine.models import engine, generate, prompts
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def build(*rows):
-    return Ragged.build(sorted(rows, key=lambda row: row.attention_order), 100, CPU)
+    return ForwardBatch.build(sorted(rows, key=lambda row: row.attention_order), 100, CPU)
 
 
 def test_one_session_decoding_needs_neither_mask_nor_padding():
@@ -56,11 +56,11 @@ def test_rows_far_apart_have_a_call_each():
 
 def test_rows_of_unlike_length_have_a_call_each():
     rows = [Row(slot, 1000 if slot == 1 else 10, (1,), 1) for slot in range(4)]
-    assert [group.longest for group in Ragged.build(rows, 2000, CPU).groups] == [11, 1001, 11]
+    assert [group.longest for group in ForwardBatch.build(rows, 2000, CPU).groups] == [11, 1001, 11]
 
 
 def test_where_rows_are_gathered_one_call_serves_those_far_apart(monkeypatch):
-    monkeypatch.setattr(ragged, "gathers", lambda device: True)
+    monkeypatch.setattr(batch, "gathers", lambda device: True)
     (group,) = build(Row(0, 4, (1,), 1), Row(9, 4, (1,), 1)).groups
     assert group.slots.tolist() == [0, 9]
     assert group.pad is None
@@ -69,12 +69,12 @@ def test_where_rows_are_gathered_one_call_serves_those_far_apart(monkeypatch):
 @pytest.mark.parametrize("gathers", [False, True])
 @pytest.mark.parametrize("fast", [False, True])
 def test_rows_far_apart_answer_as_neighbours_do(monkeypatch, gathers, fast):
-    monkeypatch.setattr(ragged, "gathers", lambda device: gathers)
+    monkeypatch.setattr(batch, "gathers", lambda device: gathers)
     e = engine("llama", num_slots=400, fast=fast)
     texts = dict(zip((0, 1, 5, 290, 399), prompts(9, 30, 30, 5, 1), strict=True))
     for row, text in texts.items():
         e.open(OpenCall(str(row), GREEDY, 60))
-        e._slots.free_rows._empty = [row]
+        e._slots.free_slots._empty = [row]
         verify(e, VerifyCall(str(row), 0, 0, text))
     answers = {row: generate("llama", text, 4) for row, text in texts.items()}
     for row, answer in answers.items():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from adasd.engine import burst
+from adasd.engine.sampling import multi_step_draft
 from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY, draft, run_until_idle
 from tests.unit.engine.models import VOCAB_SIZE, engine, prompts
@@ -24,7 +24,7 @@ def drafted(e, texts, rule, transform=GREEDY):
 
 
 def without_bursts(monkeypatch):
-    monkeypatch.setattr(burst, "drafter", lambda forward: None)
+    monkeypatch.setattr(multi_step_draft, "drafter", lambda forward: None)
 
 
 @pytest.mark.parametrize(

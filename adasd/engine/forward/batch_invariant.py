@@ -11,12 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adasd.engine.forward import Forward
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.ragged import Ragged, Row
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.modules import Forward
 
 
-class OneByOne:
+class BatchInvariant:
     """A ``Forward`` over another one."""
 
     def __init__(self, inner: Forward) -> None:
@@ -25,13 +25,13 @@ class OneByOne:
         self.num_embeddings, self.layers = inner.num_embeddings, inner.layers
         self.dtype, self.device = inner.dtype, inner.device
 
-    def __call__(self, batch: Ragged, cache: KVCache) -> Tensor:
+    def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         wanted = set(batch.wanted_at)
         tokens = zip(batch.slots, batch.positions, batch.ids, strict=True)
         return torch.cat(
             [
                 self._inner(
-                    Ragged.build(
+                    ForwardBatch.build(
                         [Row(slot, position, (token,), int(at in wanted))], cache.max_context, self.device
                     ),
                     cache,

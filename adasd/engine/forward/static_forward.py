@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adasd.engine.burst import SHARED, rule_from_here, takes_largest
-from adasd.engine.drafting_loop import DraftingLoop, Law
-from adasd.engine.forward import Forward
-from adasd.engine.graphs import Recorder, Run
-from adasd.engine.kv_cache import KVCache
-from adasd.engine.padded import Bucket, Padded
-from adasd.engine.ragged import Ragged
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.forward.drafting_loop import DraftingLoop, TurnSampler
+from adasd.engine.forward.graphs import Recorder, Run
+from adasd.engine.forward.modules import Forward
+from adasd.engine.forward.padded import Bucket, Padded
+from adasd.engine.sampling.multi_step_draft import SHARED, rule_from_here, takes_largest
 from adasd.engine.work import DraftWork, Proposed
 from adasd.errors import ConfigError
 
@@ -39,7 +39,7 @@ class _Turns:
 
 
 class StaticForward:
-    """A ``Forward`` and ``burst.Drafter`` over another forward pass.
+    """A ``Forward`` and ``multi_step_draft.Drafter`` over another forward pass.
 
     ``insists``: a recording that fails is an error, rather than a reason to go on without.
     """
@@ -133,7 +133,7 @@ class StaticForward:
         loop = DraftingLoop(Padded(bucket, cache))
         return _Turns(loop, self._turn_of(loop, cache, vocab_size), lambda: self._pass(loop.step, cache))
 
-    def __call__(self, batch: Ragged, cache: KVCache) -> Tensor:
+    def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         """As ``Forward``; the logits stay what they are until the next call."""
         if cache is not self._cache:
             return self._inner(batch, cache)
@@ -146,7 +146,7 @@ class StaticForward:
         self._runs[bucket]()
         return self._wanted(batch, bucket)
 
-    def _wanted(self, batch: Ragged, bucket: Bucket) -> Tensor:
+    def _wanted(self, batch: ForwardBatch, bucket: Bucket) -> Tensor:
         at = [
             n * bucket.width + i
             for n, row in enumerate(batch.rows)
@@ -161,11 +161,11 @@ class StaticForward:
 
     def drafts(self, work: DraftWork) -> bool:
         """Whatever follows from the logits and the position alone: no penalties, no grammar."""
-        return work.slot.history is None
+        return work.slot.logits_state is None
 
     def draft(
         self,
-        batch: Ragged,
+        batch: ForwardBatch,
         cache: KVCache,
         works: Sequence[DraftWork],
         vocab_size: int,
@@ -195,7 +195,7 @@ class StaticForward:
             for _ in range(limit - 1):
                 turns.greedy()
             return loop.drafted(limit, len(works), None)
-        law = Law(works, num_rows, self.device, generator)
+        law = TurnSampler(works, num_rows, self.device, generator)
         loop.decide(logits_RV, law)
         for _ in range(limit - 1):
             loop.decide(turns.logits()[:, :vocab_size], law)

@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adasd.engine import burst, fast_llama
-from adasd.engine.forward import PROBE_LEN, num_embeddings
-from adasd.engine.kv_cache import KVCache, LayerShape
-from adasd.engine.native import library
-from adasd.engine.ragged import Ragged
+from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.forward import fast_llama
+from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.forward.modules import PROBE_LEN, num_embeddings
+from adasd.engine.forward.native import library
+from adasd.engine.sampling import multi_step_draft
 from adasd.engine.work import DraftWork, Proposed, wants_runner_ups
 
 LARGEST_HEAD = 256
@@ -84,7 +85,7 @@ def why_not(model: PreTrainedModel) -> str | None:
 
 
 class NativeLlama:
-    """``adasd.engine.forward.Forward`` of a model for which ``why_not`` is None.
+    """``adasd.engine.forward.modules.Forward`` of a model for which ``why_not`` is None.
 
     The model's projections are emptied as they are packed (no second copy of the weights): it is used up.
     """
@@ -126,7 +127,7 @@ class NativeLlama:
         self._caches: WeakKeyDictionary[KVCache, tuple[_Cache, Any]] = WeakKeyDictionary()
         self._scratch = torch.empty(0)
 
-    def __call__(self, batch: Ragged, cache: KVCache) -> Tensor:
+    def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         logits = torch.empty(len(batch.wanted_at), self._model.vocab)
         this, _numbers = self._pass(batch)
         self._library.adasd_forward(
@@ -140,11 +141,11 @@ class NativeLlama:
 
     def drafts(self, work: DraftWork) -> bool:
         """Plainly greedy sessions."""
-        return burst.takes_largest(work)
+        return multi_step_draft.takes_largest(work)
 
     def draft(
         self,
-        batch: Ragged,
+        batch: ForwardBatch,
         cache: KVCache,
         works: Sequence[DraftWork],
         vocab_size: int,
@@ -156,7 +157,7 @@ class NativeLlama:
         Ends with the pass after which the first session is to stop by its rule, or after ``limit`` passes. Only ids
         below ``vocab_size`` are drafted. Entropies are NaN where logits are not finite.
         """
-        rules = [burst.rule_from_here(work) for work in works]
+        rules = [multi_step_draft.rule_from_here(work) for work in works]
         num = len(batch.wanted_at)
         limit = min(limit, min(rule.max_tokens for rule in rules))
         max_tokens = (ctypes.c_int32 * num)(*(rule.max_tokens for rule in rules))
@@ -191,7 +192,7 @@ class NativeLlama:
         drafted: list[Proposed | None] = list(map(Proposed, *signals))
         return [drafted[i * num : (i + 1) * num] for i in range(num_passes)]
 
-    def _pass(self, batch: Ragged) -> tuple[_Pass, Any]:
+    def _pass(self, batch: ForwardBatch) -> tuple[_Pass, Any]:
         """The pass, and the numbers that it points to."""
         num_tokens, num_wanted = len(batch.ids), len(batch.wanted_at)
         numbers = (ctypes.c_int32 * (3 * num_tokens + num_wanted))(
