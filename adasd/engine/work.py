@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from adasd.control.exits import Exit
 from adasd.engine.cache.slots import Slot
+from adasd.errors import StaleCache
 from adasd.results import TokenLogprob
 from adasd.rounds import DraftBlock, DraftCall, DraftDistributions, SamplingTransform, Verdict, VerifyCall
 from adasd.specdec.stop_rule import stops
@@ -19,22 +21,39 @@ SHORT_FEED = 32
 """A call that needs at most so many tokens beside its block counts as running, not as a prompt to be chunked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What a call feeds in one pass: its tokens ``[done, done + len(tokens))``."""
+SHORT_SEQUENCE = 32
+"""Sequences of at most so many tokens share a padded attention call; longer ones have one each."""
 
-    tokens: Sequence[int]
-    num_logits: int  # of the last so many tokens, for the laws that follow them
-    num_scored: int = 0  # of so many before those, for what the model thinks of the prompt
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """What one session feeds in one pass."""
+
+    slot: int  # of the cache
+    start: int  # position of the first token
+    tokens: Sequence[int]  # at least one
+    num_logits: int  # of the last so many tokens, for the distributions that follow them
+    num_scored: int = 0  # of so many before those, for log-probabilities of the prompt
 
     @property
-    def num_rows(self) -> int:
-        """Rows of logits that the pass gives."""
+    def end(self) -> int:
+        """Tokens that the slot holds after this pass."""
+        return self.start + len(self.tokens)
+
+    @property
+    def num_positions(self) -> int:
+        """Positions whose logits the pass gives."""
         return self.num_scored + self.num_logits
 
     @property
     def is_prefill(self) -> bool:
         return len(self.tokens) - self.num_logits >= SHORT_FEED
+
+    @property
+    def attention_order(self) -> tuple[int, int]:
+        """Sort key: sequences that share an attention call are neighbours, by slot within it."""
+        num = len(self.tokens)
+        return (1 if num == 1 else 2 if num <= SHORT_SEQUENCE else 2 + num, self.slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +101,21 @@ class _Work:
     batch_tokens: int = 0  # tokens in it
     first_fed: int = 0  # position of the first of ``tokens``
 
+    @property
+    def num_layers(self) -> int:
+        """Of the model, that its passes go through; 0: all."""
+        return 0
+
+    def _input(self, tokens: Sequence[int], num_logits: int, num_scored: int = 0) -> StepInput:
+        return StepInput(self.slot.index, self.slot.cached_len, tokens, num_logits, num_scored)
+
     def done_with(self) -> None:
         """The call is answered; what it fed stays cached."""
 
-    def fed(self, piece: Piece) -> None:
-        """The piece's tokens are cached now."""
-        self.done += len(piece.tokens)
-        self.slot.extend(piece.tokens)
+    def fed(self, given: StepInput) -> None:
+        """The input's tokens are cached now."""
+        self.done += len(given.tokens)
+        self.slot.extend(given.tokens)
 
     def found(self, num_cached: int) -> None:
         """The first so many tokens lay in the slot's row already."""
@@ -122,12 +149,12 @@ class DraftWork(_Work):
     def base_len(self) -> int:
         return self.call.keep_len + len(self.call.feed)
 
-    def next_piece(self, chunk: int) -> Piece | None:
+    def next_input(self, chunk: int) -> StepInput | None:
         """None: complete."""
         left = self.tokens[self.done :]
         if len(left) > chunk:
-            return Piece(left[:chunk], 0)
-        return Piece(left, 1 if self.call.rule.max_tokens else 0) if left else None
+            return self._input(left[:chunk], 0)
+        return self._input(left, 1 if self.call.rule.max_tokens else 0) if left else None
 
     def take(self, new: Result) -> None:
         """Append a drafted token; unless it ends the block it is fed next (and if it does, never)."""
@@ -171,8 +198,38 @@ class DraftWork(_Work):
 
 
 @dataclass(slots=True)
+class EarlyExitWork(DraftWork):
+    """A draft call on the target's own slot. The cache keeps what it held; the call's feed reaches beyond it."""
+
+    leave: Exit = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.first_fed = self.slot.cached_len
+        if self.call.keep_len > self.first_fed:
+            raise StaleCache(self.call.session, self.call.keep_len, self.first_fed)
+        wanted = self.call.rule.max_tokens > 0
+        self.tokens = list(self.call.feed[self.first_fed - self.call.keep_len :]) if wanted else []
+
+    @property
+    def num_layers(self) -> int:
+        return self.leave.layer
+
+    def take(self, new: Result) -> None:
+        """Also ends the block where the exit is not sure enough, or the block as long as it chose."""
+        DraftWork.take(self, new)
+        drafted = self.proposed[-1]
+        surely = len(self.proposed) < self.leave.length and drafted.max_prob >= self.leave.confidence_floor
+        if not surely and not stops(self.call.rule, len(self.proposed), drafted.entropy, drafted.max_prob):
+            self.tokens.pop()  # never fed
+
+    def done_with(self) -> None:
+        """What was fed counts as cached no longer."""
+        self.slot.cut(self.first_fed)
+
+
+@dataclass(slots=True)
 class VerifyWork(_Work):
-    """Feeds the call's tokens in chunks; the last piece holds the block and all positions to be judged."""
+    """Feeds the call's tokens in chunks; the last input holds the block and all positions to be judged."""
 
     call: VerifyCall = field(kw_only=True)
     judged: Judged | None = None
@@ -187,13 +244,13 @@ class VerifyWork(_Work):
     def base_len(self) -> int:
         return self.call.keep_len + len(self.call.feed)
 
-    def next_piece(self, chunk: int) -> Piece | None:
+    def next_input(self, chunk: int) -> StepInput | None:
         """None: complete."""
         left = self.tokens[self.done :]
         num_judged = len(self.call.block) + 1
         if len(left) > max(chunk, num_judged):
             left, num_judged = left[: min(chunk, len(left) - num_judged)], 0
-        return Piece(left, num_judged, self._num_scored(len(left) - num_judged)) if left else None
+        return self._input(left, num_judged, self._num_scored(len(left) - num_judged)) if left else None
 
     def cut_block(self, length: int) -> None:
         """Judge no more than the first ``length`` tokens of the block, none of which was fed yet."""
@@ -217,9 +274,9 @@ class VerifyWork(_Work):
         """All the rows before those to be judged, as long as a token of the prompt comes behind the first."""
         return num_free if self.scores_prompt and self.done + 1 < self.transform.answer_from else 0
 
-    def scored_tokens(self, piece: Piece) -> Sequence[int]:
-        """The prompt's tokens that the piece's scored rows foretell, from the first row on."""
-        return self.tokens[: self.transform.answer_from][self.done + 1 : self.done + 1 + piece.num_scored]
+    def scored_tokens(self, given: StepInput) -> Sequence[int]:
+        """The prompt's tokens that the input's scored positions foretell, from the first one on."""
+        return self.tokens[: self.transform.answer_from][self.done + 1 : self.done + 1 + given.num_scored]
 
     def take(self, judged: Result) -> None:
         """Roll the rejected part of the block back."""

@@ -15,8 +15,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.cache.slots import SlotTable
-from adasd.engine.work import DraftWork, Judged, Piece, Proposed, VerifyWork, Work
+from adasd.engine.work import DraftWork, Judged, Proposed, StepInput, VerifyWork, Work
 from adasd.errors import AdasdError, IllegalEvent, InvalidRequest
 from adasd.ports import Clock
 from adasd.results import TokenLogprob
@@ -57,7 +58,7 @@ class FakeEngine:
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
-        self._slots = SlotTable(num_slots, max_context)
+        self._slots = SlotTable(PrefixCache(num_slots, max_context))
         self._transforms: dict[str, SamplingTransform] = {}
         self._waiting: dict[str, Work] = {}
         self._failures: dict[str, AdasdError] = {}
@@ -69,7 +70,7 @@ class FakeEngine:
 
     @property
     def num_slots(self) -> int:
-        return self._slots.num_slots
+        return self._slots.layout.num_slots
 
     @property
     def drafts_itself(self) -> bool:
@@ -81,7 +82,7 @@ class FakeEngine:
 
     @property
     def max_context(self) -> int:
-        return self._slots.max_context
+        return self._slots.layout.max_context
 
     @property
     def vocab_size(self) -> int:
@@ -158,17 +159,17 @@ class FakeEngine:
             del self._waiting[session]
             work.slot.cut(work.call.keep_len)
             return CallFailed(session, work.call.epoch, self._failures.pop(session))
-        piece = work.next_piece(self.max_context)
-        if piece is not None:
-            self._run(work, piece)
-            work.took_part(self._pass_number, began_s, self._clock(), 1, len(piece.tokens))
-        if work.next_piece(self.max_context) is not None:
+        following = work.next_input(self.max_context)
+        if following is not None:
+            self._run(work, following)
+            work.took_part(self._pass_number, began_s, self._clock(), 1, len(following.tokens))
+        if work.next_input(self.max_context) is not None:
             return None
         del self._waiting[session]
         return work.answer()
 
-    def _run(self, work: Work, piece: Piece) -> None:
-        work.fed(piece)
+    def _run(self, work: Work, given: StepInput) -> None:
+        work.fed(given)
         tokens = work.slot.tokens
         if isinstance(work, VerifyWork):
             if work.scores_prompt:
@@ -176,7 +177,7 @@ class FakeEngine:
                     tokens, 1, work.transform.answer_from, work.slot.prompt_logprobs
                 )
             work.take(self._judge(work, tokens))
-        elif piece.num_logits:
+        elif given.num_logits:
             work.take(self._propose(work, tokens))
 
     def _propose(self, work: DraftWork, tokens: list[int]) -> Proposed:

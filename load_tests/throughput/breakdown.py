@@ -21,7 +21,7 @@ from unittest.mock import patch
 from rich.table import Table
 from transformers.utils import logging
 
-from adasd.engine import engine as engine_module
+from adasd.engine import runner
 from adasd.engine.engine import TorchEngine
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.native.forward import NativeLlama
@@ -70,9 +70,9 @@ def watched(watches: Stopwatches, pair: LocalPair) -> Iterator[None]:
     with (
         patch.object(type(pair.target.forward), "__call__", _by_engine(watches, pair)),
         patch.object(NativeLlama, "draft", watches.timed("draft", NativeLlama.draft)),
-        patch.object(ForwardBatch, "build", watches.timed("batch", ForwardBatch.build)),
-        patch.object(engine_module, "propose_next", watches.timed("sampling", propose_next)),
-        patch.object(engine_module, "judge_blocks", watches.timed("verification", judge_blocks)),
+        patch.object(ForwardBatch, "__init__", watches.timed("batch", ForwardBatch.__init__)),
+        patch.object(runner, "propose_next", watches.timed("sampling", propose_next)),
+        patch.object(runner, "judge_blocks", watches.timed("verification", judge_blocks)),
         patch.object(TorchEngine, "step", watches.timed("engine", TorchEngine.step)),
         patch.object(TorchEngine, "submit", watches.timed("engine", TorchEngine.submit)),
     ):

@@ -7,13 +7,14 @@ import torch
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.cache.slots import Slot
 from adasd.engine.engine import TorchEngine
-from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.drafting_loop import TurnSampler
 from adasd.engine.forward.padded import Bucket
 from adasd.engine.forward.split import split
-from adasd.engine.work import DraftWork
+from adasd.engine.work import DraftWork, StepInput
 from adasd.rounds import DraftCall, SamplingTransform, StopRule
 from adasd.testing.contracts import CLAIMS
 from adasd.testing.loops import plain, plain_batch, speculative
@@ -96,13 +97,13 @@ def recorded(name, seed=0, **settings):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_graphs_are_recorded_and_give_the_logits_of_the_pass_itself(name, dtype):
     graphs = recorded(name, dtype=dtype).forward
-    plain_pass = graphs._inner
-    caches = [KVCache(graphs.layers, 8, MAX_CONTEXT, dtype, graphs.device) for _ in range(2)]
+    plain_pass = graphs.inner
+    caches = [KVCache(graphs.layers, PrefixCache(8, MAX_CONTEXT), dtype, graphs.device) for _ in range(2)]
     with torch.inference_mode():
-        graphs.record(caches[0], VOCAB_SIZE)
+        graphs.prepare(caches[0], VOCAB_SIZE)
         for start in (0, 4, 8):
-            rows = [Row(1, start, (3, 1, 4, 1), 3), Row(6, start, (5, 9, 2, 6), 1)]
-            batches = [ForwardBatch.build(rows, MAX_CONTEXT, graphs.device) for _ in range(2)]
+            rows = [StepInput(1, start, (3, 1, 4, 1), 3), StepInput(6, start, (5, 9, 2, 6), 1)]
+            batches = [ForwardBatch(rows, caches[0].layout, graphs.device) for _ in range(2)]
             found, expected = graphs(batches[0], caches[0]), plain_pass(batches[1], caches[1])
             near = 1e-3 if dtype == torch.float32 else 0.3
             torch.testing.assert_close(found.float(), expected.float(), rtol=near, atol=near)
@@ -147,16 +148,16 @@ def test_turns_of_a_burst_do_not_wait_for_the_device(transform):
     cache, vocab_size = made.cache, made.vocab_size
     bucket = Bucket.of(1, 1, 22, cache)
     turns = made.forward._turns_for(bucket, cache, vocab_size)
-    law = TurnSampler([work], 1, cache.device, made._generator)
+    sampler = TurnSampler([work], 1, cache.device, made.runner._generator)
     with torch.inference_mode():
-        turns.loop.begin([work], [Row(0, 9, (1,), 1)])
+        turns.loop.begin([work], [StepInput(0, 9, (1,), 1)])
         logits_RV = turns.logits()[:, :vocab_size].clone()
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            turns.loop.decide(logits_RV, law)
+            turns.loop.decide(logits_RV, sampler)
             for _ in range(5):
-                turns.loop.decide(turns.logits()[:, :vocab_size], law)
+                turns.loop.decide(turns.logits()[:, :vocab_size], sampler)
             for _ in range(5):
                 turns.greedy()
         finally:

@@ -155,7 +155,7 @@ def test_a_draft_that_knows_fewer_tokens_cannot_lead_out_of_a_grammar():
     """Where the draft knows none of the tokens that may come, it guesses and the target corrects."""
     target = some.engine(some.tiny_model())
     draft = some.engine(some.tiny_model(), max_context=None)
-    draft._vocab_size = 60  # as vocab_limit does: no letters beyond the single bytes' first
+    draft.runner.vocab_size = 60  # as vocab_limit does: no letters beyond the single bytes' first
     pair = LocalPair(target, draft, some.TOKENIZER.decode, some.TOKENIZER.eos_ids)
     for sampling in (SamplingParams(20, 0.0), SamplingParams(20, 1.0, seed=3), SamplingParams(20, 1.0)):
         sampling = replace(sampling, grammar=some.SOME_GRAMMARS[2])

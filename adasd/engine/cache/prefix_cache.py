@@ -1,4 +1,4 @@
-"""Slots of the cache that no session owns, and what they still hold. Pure bookkeeping, no tensors.
+"""Contiguous slots, and what those that no session owns still hold. Pure bookkeeping, no tensors.
 
 A slot outlives its session: its keys and values stay until a session needs the slot, so that a prompt which
 begins as a held text does is not computed again. Keys and values at a position depend on the tokens up to it
@@ -9,62 +9,65 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
+
+from adasd.engine.cache.layout import Held, SlotPlacement
 
 MIN_COPY = 8
 """Tokens from which on a beginning that another slot holds is copied rather than computed."""
 
-Held = tuple[int, list[int]]
-"""A slot and the tokens whose keys and values it holds, from position 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlotPlacement:
-    """The slot of a new session, and how many of its first tokens need not be computed."""
-
-    slot: int
-    num_cached: int = 0
-    copy_from: int | None = None  # the slot that holds them; None: this one does
-
 
 class PrefixCache:
-    """Free slots in the order in which they are taken: empty ones (lowest first), then the longest unused.
+    """A ``CacheLayout`` of contiguous slots: slot s begins at place ``s * max_context``.
 
-    With ``reuse`` off a slot is empty as soon as it is given back.
+    Empty slots are taken first (the lowest before others), then the longest unused. With ``reuse`` off a slot is
+    empty as soon as it is freed.
     """
 
-    def __init__(self, num_slots: int, reuse: bool) -> None:
-        self.reuse = reuse
-        self._empty = list(range(num_slots))  # a heap
+    def __init__(self, num_slots: int, max_context: int, reuse: bool = False) -> None:
+        self.num_slots, self.max_context, self.reuse = num_slots, max_context, reuse
+        self.num_places = num_slots * max_context
+        self._empty: list[int] = []  # a heap of used ones; those from _num_used on were never used
+        self._num_used = 0
         self._held: dict[int, list[int]] = {}  # the longest unused first
 
     def __iter__(self) -> Iterator[int]:
         yield from self._empty
+        yield from range(self._num_used, self.num_slots)
         yield from self._held
 
     def allocate(self, prompt: Sequence[int], in_use: Iterable[Held]) -> SlotPlacement:
-        """A slot for a session that begins with ``prompt``; at least one slot must be free.
-
-        The prompt's last token is never found, as its logits are wanted. A slot of which most would be
-        overwritten is copied from instead, for those who may come back to the rest.
-        """
+        """As the protocol says. A slot of which most would be overwritten is copied from instead, for those who
+        may come back to the rest."""
         source, num_cached = self._longest_prefix(list(prompt[:-1]), in_use) if self.reuse else (-1, 0)
-        next_free = self._empty[0] if self._empty else next(iter(self._held))
+        next_free = self._next_free()
         if source in self._held and (source == next_free or 2 * num_cached >= len(self._held[source])):
             del self._held[source]
             return SlotPlacement(source, num_cached)
-        if self._empty:
+        if next_free in self._held:
+            del self._held[next_free]
+        elif self._empty:
             heapq.heappop(self._empty)
         else:
-            del self._held[next_free]
+            self._num_used += 1
         if num_cached < MIN_COPY:
             return SlotPlacement(next_free)
         if source in self._held:  # used just now
             self._held[source] = self._held.pop(source)
         return SlotPlacement(next_free, num_cached, source)
 
+    def extend(self, slot: int, length: int) -> None:
+        """Every slot has room for the whole context."""
+        assert length <= self.max_context, (slot, length)
+
+    def runs(self, slot: int, start: int, end: int) -> tuple[range]:
+        first = slot * self.max_context
+        return (range(first + start, first + end),)
+
+    def place(self, slot: Any, position: Any) -> Any:
+        return slot * self.max_context + position
+
     def free(self, slot: int, tokens: list[int]) -> None:
-        """The slot is free and holds ``tokens``."""
         if tokens and self.reuse:
             self._held[slot] = tokens
         else:
@@ -73,6 +76,11 @@ class PrefixCache:
     def held(self) -> Iterable[Held]:
         """Free slots that hold something, the longest unused first."""
         return self._held.items()
+
+    def _next_free(self) -> int:
+        if self._empty:
+            return self._empty[0]
+        return self._num_used if self._num_used < self.num_slots else next(iter(self._held))
 
     def _longest_prefix(self, wanted: list[int], in_use: Iterable[Held]) -> tuple[int, int]:
         """The slot that shares the longest beginning, and its length; (-1, 0) if none does."""

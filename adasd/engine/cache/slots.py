@@ -1,21 +1,24 @@
 """Which session owns a slot, and which tokens its keys and values stand for. Pure bookkeeping, no tensors.
 
-Only the listed tokens count; shortening the list is the whole roll-back. A slot gets its row of the cache when
-it is first fed, as only then is it known which row holds the beginning of its text already.
+Only the listed tokens count; shortening the list is the whole roll-back. A session gets its slot of the cache
+when it is first fed, as only then is it known which slot holds the beginning of its text already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from adasd.engine.cache.prefix_cache import PrefixCache, SlotPlacement
-from adasd.engine.sampling.logits_state import LogitsState
+from adasd.engine.cache.layout import CacheLayout, SlotPlacement
 from adasd.errors import InvalidRequest, Overloaded, StaleCache, UnknownSession
 from adasd.rounds import PrefixStats
 
+if TYPE_CHECKING:  # it counts with torch; slots are used without
+    from adasd.engine.sampling.logits_state import LogitsState
+
 NO_SLOT = -1
-"""Row of a slot that was not fed yet."""
+"""Index of a slot that was not fed yet."""
 
 
 @dataclass(slots=True)
@@ -26,11 +29,14 @@ class Slot:
     max_len: int  # tokens that the session may ever hold
     index: int = NO_SLOT  # of the cache
     tokens: list[int] = field(default_factory=list)  # whose keys and values are valid, from position 0
-    logits_state: LogitsState | None = (
-        None  # what those tokens mean for the law, where the session's transform asks for it
-    )
+    logits_state: LogitsState | None = None  # what those tokens do to the next logits, where they do anything
     logprobs: int | None = None  # as in OpenCall
     prompt_logprobs: int | None = None
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it has a slot of the cache yet."""
+        return self.index != NO_SLOT
 
     @property
     def cached_len(self) -> int:
@@ -50,33 +56,32 @@ class Slot:
 
 
 class SlotTable:
-    """Slots by session. ``prefix_cache``: what closed sessions leave in their rows is used again."""
+    """Slots by session. What closed sessions leave in theirs may be used again, as the layout says."""
 
-    def __init__(self, num_slots: int, max_context: int, prefix_cache: bool = False) -> None:
-        self.num_slots, self.max_context = num_slots, max_context
-        self.free_slots = PrefixCache(num_slots, prefix_cache)
+    def __init__(self, layout: CacheLayout) -> None:
+        self.layout = layout
         self.prefix_stats = PrefixStats()
         self._by_session: dict[str, Slot] = {}
 
     @property
     def num_free(self) -> int:
-        return self.num_slots - len(self._by_session)
+        return self.layout.num_slots - len(self._by_session)
 
     def __contains__(self, session: str) -> bool:
         return session in self._by_session
 
     def open(self, session: str, max_len: int) -> Slot:
         """Take a slot; raises InvalidRequest (length, or open already) or Overloaded."""
-        if not 1 <= max_len <= self.max_context:
+        if not 1 <= max_len <= self.layout.max_context:
             raise InvalidRequest(
-                f"a slot holds 1 to {self.max_context} tokens, {max_len} were asked for; "
+                f"a slot holds 1 to {self.layout.max_context} tokens, {max_len} were asked for; "
                 "shorten the prompt or lower max_tokens",
                 "max_tokens",
             )
         if session in self._by_session:
             raise InvalidRequest(f"session {session} is open already; close it first")
         if not self.num_free:
-            raise Overloaded(f"all {self.num_slots} slots of the worker are in use")
+            raise Overloaded(f"all {self.layout.num_slots} slots of the worker are in use")
         slot = Slot(session, max_len)
         self._by_session[session] = slot
         return slot
@@ -101,14 +106,12 @@ class SlotTable:
 
         What the placement finds counts as cached at once; the caller copies it if it lies in another row.
         """
-        assert slot.index == NO_SLOT, slot
-        in_use = [
-            (other.index, other.tokens) for other in self._by_session.values() if other.index != NO_SLOT
-        ]
-        placement = self.free_slots.allocate(prompt, in_use)
+        assert not slot.is_placed, slot
+        in_use = [(other.index, other.tokens) for other in self._by_session.values() if other.is_placed]
+        placement = self.layout.allocate(prompt, in_use)
         slot.index = placement.slot
         slot.extend(prompt[: placement.num_cached])
-        if self.free_slots.reuse:
+        if self.layout.reuse:
             before = self.prefix_stats
             self.prefix_stats = PrefixStats(
                 before.num_queried + len(prompt), before.num_hits + placement.num_cached
@@ -118,19 +121,19 @@ class SlotTable:
     def close(self, session: str) -> None:
         """Free the slot; idempotent."""
         slot = self._by_session.pop(session, None)
-        if slot is not None and slot.index != NO_SLOT:
-            self.free_slots.free(slot.index, slot.tokens)
+        if slot is not None and slot.is_placed:
+            self.layout.free(slot.index, slot.tokens)
 
     def check_integrity(self) -> None:
         """Raise AssertionError if a row is lost or owned twice, or a length is out of bounds."""
         slots = self._by_session.values()
-        owned = [slot.index for slot in slots if slot.index != NO_SLOT]
-        assert sorted([*owned, *self.free_slots]) == list(range(self.num_slots)), (owned, [*self.free_slots])
-        assert len(slots) <= self.num_slots, (len(slots), self.num_slots)
+        owned = [slot.index for slot in slots if slot.is_placed]
+        assert sorted([*owned, *self.layout]) == list(range(self.layout.num_slots)), (owned, [*self.layout])
+        assert len(slots) <= self.layout.num_slots, (len(slots), self.layout.num_slots)
         for session, slot in self._by_session.items():
             assert slot.session == session, (slot, session)
-            assert slot.cached_len <= slot.max_len <= self.max_context, slot
+            assert slot.cached_len <= slot.max_len <= self.layout.max_context, slot
             assert slot.logits_state is None or len(slot.logits_state) == slot.cached_len, slot
-        for row, tokens in self.free_slots.held():
-            assert self.free_slots.reuse, f"row {row} holds something although the prefix cache is off"
-            assert 0 < len(tokens) <= self.max_context, (row, len(tokens))
+        for row, tokens in self.layout.held():
+            assert self.layout.reuse, f"row {row} holds something although the prefix cache is off"
+            assert 0 < len(tokens) <= self.layout.max_context, (row, len(tokens))

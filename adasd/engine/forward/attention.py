@@ -45,7 +45,7 @@ def _attend_group(
     queries_THD: Tensor, cache: KVCache, layer: int, group: Group, scaling: float | None, window: int | None
 ) -> Tensor:
     _, num_heads, head_dim = queries_THD.shape
-    num_rows, width = group.num_rows, group.width
+    num_sequences, width = group.num_sequences, group.width
     shared = cache.layers[layer].kv_heads
     fold = num_heads // shared
     keys, values = cache.read(layer, group.slots, group.longest)
@@ -53,16 +53,16 @@ def _attend_group(
     if group.pad is not None:
         queries_THD = queries_THD.index_select(0, group.pad)
     if fold == 1:
-        queries = queries_THD.view(num_rows, width, num_heads, head_dim).transpose(1, 2)
+        queries = queries_THD.view(num_sequences, width, num_heads, head_dim).transpose(1, 2)
         out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
-        flat = out.transpose(1, 2).reshape(num_rows * width, num_heads, head_dim)
+        flat = out.transpose(1, 2).reshape(num_sequences * width, num_heads, head_dim)
         return flat if group.unpad is None else flat.index_select(0, group.unpad)
     # query heads of one key-value head become further queries: grouped attention without repeating the cache
-    queries = queries_THD.view(num_rows, width, shared, fold, head_dim).permute(0, 2, 3, 1, 4)
-    queries = queries.reshape(num_rows, shared, fold * width, head_dim)
+    queries = queries_THD.view(num_sequences, width, shared, fold, head_dim).permute(0, 2, 3, 1, 4)
+    queries = queries.reshape(num_sequences, shared, fold * width, head_dim)
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
-    out = out.view(num_rows, shared, fold, width, head_dim).permute(0, 3, 1, 2, 4)
-    flat = out.reshape(num_rows * width, num_heads, head_dim)
+    out = out.view(num_sequences, shared, fold, width, head_dim).permute(0, 3, 1, 2, 4)
+    flat = out.reshape(num_sequences * width, num_heads, head_dim)
     return flat if group.unpad is None else flat.index_select(0, group.unpad)
 
 

@@ -15,8 +15,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-SHORT_ROW = 32
-"""Rows of at most so many tokens share a padded attention call; longer ones have one each."""
+from adasd.engine.cache.layout import CacheLayout
+from adasd.engine.work import StepInput
 
 CALL_COST = 256
 """What one more attention call costs on a CPU, in cached tokens of one row that it could read meanwhile."""
@@ -25,34 +25,13 @@ _DENSE = 1.5
 """Where rows are gathered: a range with at most so many rows per row in use is read in place rather than gathered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What one session feeds in this pass."""
-
-    slot: int
-    start: int  # position of the first token
-    tokens: Sequence[int]  # at least one
-    num_logits: int  # logits are wanted of the last so many tokens
-
-    @property
-    def end(self) -> int:
-        """Tokens that the row holds after this pass."""
-        return self.start + len(self.tokens)
-
-    @property
-    def attention_order(self) -> tuple[int, int]:
-        """Sort key: rows that share an attention call are neighbours, by slot within it."""
-        num = len(self.tokens)
-        return (1 if num == 1 else 2 if num <= SHORT_ROW else 2 + num, self.slot)
-
-
 @dataclass(slots=True, eq=False)
 class Group:
     """Rows ``[first, last)`` of the flat tokens that are attended to in one call."""
 
     first: int
     last: int
-    num_rows: int  # R, idle rows of a dense range included
+    num_sequences: int  # R, idle rows of a dense range included
     width: int  # N
     longest: int  # L
     slots: slice | Tensor  # rows of the cache: in place, or gathered
@@ -89,41 +68,42 @@ class Group:
 
 
 class ForwardBatch:
-    """One forward pass over all rows, flattened; what torch needs of it is made when it is asked for."""
+    """One forward pass over sequences, flattened; what torch needs of it is made when it is asked for.
 
-    def __init__(self, rows: Sequence[Row], max_context: int, device: torch.device) -> None:
-        self.rows, self.max_context, self._device = rows, max_context, device
+    ``inputs`` are sorted by ``StepInput.attention_order``. ``num_layers``: of the model, that are computed; 0: all.
+    """
+
+    def __init__(
+        self, inputs: Sequence[StepInput], layout: CacheLayout, device: torch.device, num_layers: int = 0
+    ) -> None:
+        self.inputs, self.num_layers = inputs, num_layers
+        self.layout, self._device = layout, device
         self._elsewhere: dict[torch.device, ForwardBatch] = {}
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.slots: list[int] = []
         self.wanted_at: list[int] = []  # indices of the tokens whose logits are wanted
-        for row in rows:
-            num = len(row.tokens)
-            self.ids += row.tokens
-            self.positions += range(row.start, row.start + num)
-            self.slots += [row.slot] * num
-            self.wanted_at += range(len(self.ids) - row.num_logits, len(self.ids))
-
-    @classmethod
-    def build(cls, rows: Sequence[Row], max_context: int, device: torch.device) -> ForwardBatch:
-        """``rows`` are sorted by ``Row.attention_order``."""
-        return cls(rows, max_context, device)
+        for one in inputs:
+            num = len(one.tokens)
+            self.ids += one.tokens
+            self.positions += range(one.start, one.start + num)
+            self.slots += [one.slot] * num
+            self.wanted_at += range(len(self.ids) - one.num_positions, len(self.ids))
 
     def on(self, device: torch.device) -> ForwardBatch:
         """The same pass for layers that live on ``device``; made once."""
         if device == self._device:
             return self
         if device not in self._elsewhere:
-            self._elsewhere[device] = ForwardBatch(self.rows, self.max_context, device)
+            self._elsewhere[device] = ForwardBatch(self.inputs, self.layout, device, self.num_layers)
         return self._elsewhere[device]
 
     @cached_property
     def _flat(self) -> tuple[Tensor, ...]:
-        where = [
-            slot * self.max_context + position
-            for slot, position in zip(self.slots, self.positions, strict=True)
-        ]
+        where: list[int] = []
+        for one in self.inputs:
+            for run in self.layout.runs(one.slot, one.start, one.end):
+                where += run
         return torch.tensor([self.ids, self.positions, where], device=self._device).unbind()
 
     @property
@@ -136,7 +116,7 @@ class ForwardBatch:
 
     @property
     def where_T(self) -> Tensor:
-        """Place in the cache: slot * max_context + position."""
+        """Places in the cache."""
         return self._flat[2]
 
     @cached_property
@@ -148,11 +128,11 @@ class ForwardBatch:
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """Rows that share an attention call."""
-        return tuple(_groups(self.rows, self.positions_T))
+        """Sequences that share an attention call."""
+        return tuple(_groups(self.inputs, self.positions_T))
 
 
-def _groups(rows: Sequence[Row], positions_T: Tensor) -> Iterable[Group]:
+def _groups(rows: Sequence[StepInput], positions_T: Tensor) -> Iterable[Group]:
     first = 0
     for _, members in groupby(rows, key=_group_key):
         alike = list(members)
@@ -167,7 +147,7 @@ def gathers(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def _runs(rows: list[Row]) -> Iterable[list[Row]]:
+def _runs(rows: list[StepInput]) -> Iterable[list[StepInput]]:
     """Rows near to each other in the cache and alike in length, for one attention call each.
 
     A call reads all rows from its first to its last one up to the longest length; what it reads in vain may
@@ -188,27 +168,27 @@ def _runs(rows: list[Row]) -> Iterable[list[Row]]:
     yield run
 
 
-def _group_key(row: Row) -> tuple[int, int]:
+def _group_key(row: StepInput) -> tuple[int, int]:
     kind, slot = row.attention_order
     return kind, slot if kind > 2 else 0
 
 
-def _group(rows: list[Row], positions_T: Tensor, first: int) -> Group:
+def _group(rows: list[StepInput], positions_T: Tensor, first: int) -> Group:
     lens = [len(row.tokens) for row in rows]
     width, last = max(lens), first + sum(lens)
     longest = max(row.end for row in rows)
-    slots, places, num_rows = _cache_rows(rows, positions_T.device)
+    slots, places, num_sequences = _cache_rows(rows, positions_T.device)
     group_positions = positions_T[first:last]
     pad = unpad = None
-    if num_rows == len(rows) and min(lens) == width:
-        positions_RN = group_positions.view(num_rows, width)
+    if num_sequences == len(rows) and min(lens) == width:
+        positions_RN = group_positions.view(num_sequences, width)
     else:
-        pad, unpad, positions_RN = _padding(group_positions, lens, places, num_rows, width)
+        pad, unpad, positions_RN = _padding(group_positions, lens, places, num_sequences, width)
     exact = width == 1 and pad is None and all(row.end == longest for row in rows)
-    return Group(first, last, num_rows, width, longest, slots, positions_RN, pad, unpad, exact)
+    return Group(first, last, num_sequences, width, longest, slots, positions_RN, pad, unpad, exact)
 
 
-def _cache_rows(rows: list[Row], device: torch.device) -> tuple[slice | Tensor, list[int], int]:
+def _cache_rows(rows: list[StepInput], device: torch.device) -> tuple[slice | Tensor, list[int], int]:
     """Rows of the cache to read, the place of every row among them, and their number."""
     low, high = rows[0].slot, rows[-1].slot + 1
     if not gathers(device) or high - low <= _DENSE * len(rows):
@@ -217,13 +197,13 @@ def _cache_rows(rows: list[Row], device: torch.device) -> tuple[slice | Tensor, 
 
 
 def _padding(
-    positions: Tensor, lens: list[int], places: list[int], num_rows: int, width: int
+    positions: Tensor, lens: list[int], places: list[int], num_sequences: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     device = positions.device
     where = [place * width + i for place, num in zip(places, lens, strict=True) for i in range(num)]
     unpad = torch.tensor(where, device=device)
-    pad = torch.zeros(num_rows * width, dtype=torch.long, device=device)
+    pad = torch.zeros(num_sequences * width, dtype=torch.long, device=device)
     pad[unpad] = torch.arange(len(where), device=device)
-    positions_RN = torch.zeros(num_rows * width, dtype=torch.long, device=device)
+    positions_RN = torch.zeros(num_sequences * width, dtype=torch.long, device=device)
     positions_RN[unpad] = positions
-    return pad, unpad, positions_RN.view(num_rows, width)
+    return pad, unpad, positions_RN.view(num_sequences, width)

@@ -1,6 +1,6 @@
-"""Every token in a pass of its own: whatever else is in a batch, each row is computed by kernels of one shape.
+"""Every token in a pass of its own: whatever else is in a batch, each is computed by kernels of one shape.
 
-Libraries choose their kernels, and with them the order of summation, by the number of rows. So the company of a
+Libraries choose their kernels, and with them the order of summation, by the number of tokens. So the company of a
 session may change its logits in their last bits and, now and then, a token (``load_tests.throughput.flip_rate``
 counts). This wrapper rules that out for every architecture, format and device, at the price of batching: prompts are
 read token by token, and sessions do not share the reading of the weights. The C kernels do not need it.
@@ -12,30 +12,24 @@ import torch
 from torch import Tensor
 
 from adasd.engine.cache.kv_cache import KVCache
-from adasd.engine.forward.batch import ForwardBatch, Row
-from adasd.engine.forward.modules import Forward
+from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.forward.protocol import Forward, ForwardOver
+from adasd.engine.work import StepInput
 
 
-class BatchInvariant:
-    """A ``Forward`` over another one."""
+class BatchInvariant(ForwardOver):
+    """Logits that nothing else in a batch can change."""
+
+    batch_invariant = True
 
     def __init__(self, inner: Forward) -> None:
-        self._inner = inner
-        self.name = f"{inner.name}, token by token"
-        self.num_embeddings, self.layers = inner.num_embeddings, inner.layers
-        self.dtype, self.device = inner.dtype, inner.device
+        super().__init__(inner, "token by token")
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         wanted = set(batch.wanted_at)
         tokens = zip(batch.slots, batch.positions, batch.ids, strict=True)
-        return torch.cat(
-            [
-                self._inner(
-                    ForwardBatch.build(
-                        [Row(slot, position, (token,), int(at in wanted))], cache.max_context, self.device
-                    ),
-                    cache,
-                )
-                for at, (slot, position, token) in enumerate(tokens)
-            ]
-        )
+        inputs = [
+            StepInput(slot, at, (token,), int(i in wanted)) for i, (slot, at, token) in enumerate(tokens)
+        ]
+        passes = (ForwardBatch([one], cache.layout, self.device) for one in inputs)
+        return torch.cat([self.inner(one, cache) for one in passes])

@@ -14,10 +14,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from adasd.engine.forward.batch import Row
 from adasd.engine.forward.padded import Padded
-from adasd.engine.sampling.multi_step_draft import LONGEST, rule_from_here
-from adasd.engine.work import DraftWork, Proposed, wants_runner_ups
+from adasd.engine.sampling.multi_step_draft import rule_from_here
+from adasd.engine.scheduler import LONGEST_DRAFT
+from adasd.engine.work import DraftWork, Proposed, StepInput, wants_runner_ups
 from adasd.rounds import SamplingTransform
 from adasd.specdec.distributions import TransformBatch, masked_logits
 from adasd.specdec.draft_step import Proposal, propose
@@ -30,32 +30,32 @@ class DraftingLoop:
 
     def __init__(self, step: Padded) -> None:
         self.step = step
-        num, device = step.bucket.num_rows, step.slots_R.device
+        num, device = step.bucket.num_sequences, step.slots_R.device
         self._turn_1 = torch.zeros(1, dtype=torch.long, device=device)
         self._alive_R = torch.zeros(num, dtype=torch.bool, device=device)
         # in double precision, as the host's own decision in ``stops``
         self._rules_3R = torch.zeros(3, num, dtype=torch.float64, device=device)
         self._base_R = torch.zeros(num, dtype=torch.long, device=device)
-        self._signals = torch.zeros(LONGEST, num, _NUM_SIGNALS, dtype=torch.float64, device=device)
+        self._signals = torch.zeros(LONGEST_DRAFT, num, _NUM_SIGNALS, dtype=torch.float64, device=device)
         self._greedy = TransformBatch.build([SamplingTransform(temperature=0.0)] * num, [0] * num, device)
         self._no_rows = [0] * num
 
-    def begin(self, works: Sequence[DraftWork], rows: Sequence[Row]) -> None:
+    def begin(self, works: Sequence[DraftWork], inputs: Sequence[StepInput]) -> None:
         """New sessions, whose next tokens are to be decided on by their first logits."""
-        num, idle = self.step.bucket.num_rows, self.step.bucket.num_rows - len(rows)
-        self.step.fill([Row(row.slot, 0, (0,), 1) for row in rows])
+        num, idle = self.step.bucket.num_sequences, self.step.bucket.num_sequences - len(inputs)
+        self.step.fill([StepInput(one.slot, 0, (0,), 1) for one in inputs])
         rules = [rule_from_here(work) for work in works]
         given: list[list[float]] = [
             [rule.max_tokens for rule in rules],
             [rule.entropy_ceiling for rule in rules],
             [rule.confidence_floor for rule in rules],
-            [row.end for row in rows],
+            [one.end for one in inputs],
         ]
         padded = torch.tensor([[*numbers, *[0] * idle] for numbers in given], dtype=torch.float64)
         padded = padded.to(self._base_R.device, non_blocking=True)
         self._rules_3R.copy_(padded[:3])
         self._base_R.copy_(padded[3])
-        self._alive_R.copy_(torch.arange(num, device=self._alive_R.device) < len(rows))
+        self._alive_R.copy_(torch.arange(num, device=self._alive_R.device) < len(inputs))
         self._turn_1.zero_()
 
     def decide_greedily(self, logits_RV: Tensor) -> None:
@@ -82,7 +82,7 @@ class DraftingLoop:
         self._alive_R &= ~(stops_R | broken_R)
         idle_R = ~self._alive_R
         position_R = self._base_R + self._turn_1
-        where_R = self.step.slots_R * self.step.max_context + position_R
+        where_R = self.step.layout.place(self.step.slots_R, position_R)
         self.step.ids_T.copy_(proposal.tokens_N.masked_fill(idle_R, 0))
         self.step.positions_T.copy_(position_R.masked_fill(idle_R, 0))
         self.step.where_T.copy_(where_R.masked_fill(idle_R, self.step.scratch))
@@ -118,9 +118,12 @@ class TurnSampler:
     """What sessions of any kind draft by: their transforms, turn after turn, and the rows that they send."""
 
     def __init__(
-        self, works: Sequence[DraftWork], num_rows: int, device: torch.device, generator: torch.Generator
+        self, works: Sequence[DraftWork], num_sequences: int, device: torch.device, generator: torch.Generator
     ) -> None:
-        filled = [*works, *[works[-1]] * (num_rows - len(works))]  # padding of a kind that is there anyway
+        filled = [
+            *works,
+            *[works[-1]] * (num_sequences - len(works)),
+        ]  # padding of a kind that is there anyway
         self._transforms = [work.transform for work in filled]
         self._positions = [work.base_len + len(work.proposed) for work in filled]
         self._batch = TransformBatch.build(self._transforms, self._positions, device)

@@ -26,6 +26,7 @@ from adasd.engine.forward.attention import attend
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.int8 import is_int8
 from adasd.engine.forward.modules import PROBE_LEN, num_embeddings
+from adasd.engine.forward.protocol import Forward
 
 _FAMILY = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
@@ -74,8 +75,13 @@ def head_dim_of(model: PreTrainedModel) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-class FastLlama:
-    """``adasd.engine.forward.modules.Forward`` of a model for which ``why_not`` is None.
+def has_qk_norm(model: PreTrainedModel) -> bool:
+    """Whether queries and keys are normed per head."""
+    return isinstance(model, Qwen3ForCausalLM)
+
+
+class FastLlama(Forward):
+    """A forward pass of a model for which ``why_not`` is None.
 
     The model's projections are emptied as they are restacked (no second copy of the weights): it is used up.
     """
@@ -90,6 +96,7 @@ class FastLlama:
         self._head_dim = head_dim_of(model)
         self._eps = float(config.rms_norm_eps)
         self._fold = self.dtype == torch.float32
+        self._has_qk_norm = has_qk_norm(model)
         width = int(config.hidden_size)
         self._root_width = math.sqrt(width)
         self._eps_length = torch.tensor(math.sqrt(width * self._eps), device=self.device)
@@ -154,7 +161,7 @@ class FastLlama:
         if q.bias is not None:
             qkv_bias = torch.cat([self._paired(q.bias), self._paired(k.bias), v.bias])
         qk_norm = None
-        if hasattr(attention, "q_norm"):
+        if self._has_qk_norm:
             q_norm, k_norm = self._paired(attention.q_norm.weight), self._paired(attention.k_norm.weight)
             qk_norm = torch.cat([q_norm.expand(self._num_heads, -1), k_norm.expand(self._kv_heads, -1)])
         gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])

@@ -1,4 +1,4 @@
-"""What the engine asks of a model: logits for one ragged pass. Here through the model's own modules.
+"""A forward pass through the model's own modules.
 
 This path serves every architecture that passes ``check_agreement``; ``fast_llama`` is its quick twin for one
 family and is tested against it.
@@ -7,7 +7,7 @@ family and is tested against it.
 from __future__ import annotations
 
 import inspect
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,30 +15,15 @@ from transformers import PreTrainedModel
 
 from adasd.engine.cache.kv_cache import KVCache, LayerShape
 from adasd.engine.forward.attention import IMPLEMENTATION, ShapeRecorder, SlotStep, register
-from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.forward.protocol import Forward
 from adasd.errors import ConfigError
 
 PROBE_LEN = 8
 """Tokens of the pass that compares a model with itself."""
 
-_PROBE_SPLIT = 5
 
-
-class Forward(Protocol):
-    """One causal language model on one device."""
-
-    name: str
-    num_embeddings: int  # token ids that can be fed
-    layers: list[LayerShape]  # what the cache must hold
-    dtype: torch.dtype
-    device: torch.device
-
-    def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
-        """Write the pass into the cache; logits [wanted tokens, V] in the model's dtype."""
-        ...
-
-
-class ModuleForward:
+class ModuleForward(Forward):
     """A transformers model run through its own modules; takes the model over (its attention is exchanged)."""
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -85,34 +70,3 @@ def num_embeddings(model: PreTrainedModel) -> int:
 def probe_ids(num_embeddings: int, device: torch.device) -> Tensor:
     """A few token ids, spread over the vocabulary."""
     return torch.linspace(0, num_embeddings - 1, PROBE_LEN, device=device).long()
-
-
-def reference_logits(model: PreTrainedModel) -> Tensor:
-    """Logits [tokens, V] of the probe by the model as it was loaded, to be compared by ``check_agreement``."""
-    model.train(False)
-    with torch.inference_mode():
-        ids = probe_ids(num_embeddings(model), model.device)
-        logits: Tensor = model(input_ids=ids[None], use_cache=False).logits[0].float()
-    return logits
-
-
-def check_agreement(forward: Forward, reference: Tensor) -> None:
-    """Raise ConfigError unless two passes over a cache give the logits that the untouched model gave.
-
-    Guards against architectures that would run here and be silently wrong. Largest difference allowed,
-    relative to the largest logit: 1e-3 in float32, 5 % in 16-bit formats.
-    """
-    cache = KVCache(forward.layers, 2, PROBE_LEN, forward.dtype, forward.device)
-    ids = probe_ids(forward.num_embeddings, forward.device).tolist()
-    with torch.inference_mode():
-        parts = [
-            forward(ForwardBatch.build([Row(1, start, piece, len(piece))], PROBE_LEN, forward.device), cache)
-            for start, piece in ((0, ids[:_PROBE_SPLIT]), (_PROBE_SPLIT, ids[_PROBE_SPLIT:]))
-        ]
-    difference = float((torch.cat(parts).float() - reference).abs().max())
-    allowed = (1e-3 if forward.dtype == torch.float32 else 0.05) * max(1.0, float(reference.abs().max()))
-    if not difference <= allowed:
-        raise ConfigError(
-            f"{forward.name} does not compute the same over the engine's cache as by itself (logits differ by "
-            f"{difference:.3g}, allowed {allowed:.3g}); this architecture is not supported"
-        )

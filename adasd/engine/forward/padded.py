@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from adasd.engine.cache.kv_cache import KVCache
-from adasd.engine.forward.batch import ForwardBatch, Group, Row
+from adasd.engine.forward.batch import ForwardBatch, Group
+from adasd.engine.work import StepInput
 
 MAX_WIDTH = 32
 """Tokens of a row: a block of 16 and what was fed before it fit in. Pieces of prompts run as they come."""
@@ -29,21 +30,23 @@ MIN_LONGEST = 512
 class Bucket:
     """The shape of a pass; every number is a power of two or the largest there is."""
 
-    num_rows: int  # R
+    num_sequences: int  # R
     width: int  # N
     longest: int  # L
 
     @property
     def num_tokens(self) -> int:
-        return self.num_rows * self.width
+        return self.num_sequences * self.width
 
     @classmethod
-    def of(cls, num_rows: int, width: int, longest: int, cache: KVCache) -> Bucket | None:
+    def of(cls, num_sequences: int, width: int, longest: int, cache: KVCache) -> Bucket | None:
         """The smallest one that holds such a pass; None: it is too large for any."""
         rounded = cls(
-            _power(num_rows, 1), _power(width, 1), min(_power(longest, MIN_LONGEST), cache.max_context)
+            _power(num_sequences, 1),
+            _power(width, 1),
+            min(_power(longest, MIN_LONGEST), cache.layout.max_context),
         )
-        fits = width <= MAX_WIDTH and rounded.num_tokens <= max(MAX_TOKENS, rounded.num_rows)
+        fits = width <= MAX_WIDTH and rounded.num_tokens <= max(MAX_TOKENS, rounded.num_sequences)
         return rounded if fits else None
 
     @classmethod
@@ -51,9 +54,9 @@ class Bucket:
         """Every bucket that passes over this cache fall into, the largest first."""
         found = {
             cls.of(rows, width, longest, cache)
-            for rows in _powers(1, _power(cache.num_slots, 1))
+            for rows in _powers(1, _power(cache.layout.num_slots, 1))
             for width in _powers(1, MAX_WIDTH)
-            for longest in _powers(MIN_LONGEST, max(MIN_LONGEST, cache.max_context) * 2 - 1)
+            for longest in _powers(MIN_LONGEST, max(MIN_LONGEST, cache.layout.max_context) * 2 - 1)
         }
         buckets = [bucket for bucket in found if bucket is not None]
         return iter(sorted(buckets, key=lambda one: (one.num_tokens, one.longest, one.width), reverse=True))
@@ -63,35 +66,36 @@ class Padded(ForwardBatch):
     """A pass of a bucket's shape over one cache, whose numbers lie where they lie as long as it lives."""
 
     def __init__(self, bucket: Bucket, cache: KVCache) -> None:
-        super().__init__([], cache.max_context, cache.device)
+        super().__init__([], cache.layout, cache.device)
         self.bucket, self.scratch = bucket, cache.scratch
-        rows, tokens = bucket.num_rows, bucket.num_tokens
-        self._numbers = torch.zeros(3 * tokens + rows, dtype=torch.long, device=cache.device)
-        ids_T, positions_T, where_T, slots_R = torch.split(self._numbers, [tokens] * 3 + [rows])
+        num, tokens = bucket.num_sequences, bucket.num_tokens
+        self._numbers = torch.zeros(3 * tokens + num, dtype=torch.long, device=cache.device)
+        ids_T, positions_T, where_T, slots_R = torch.split(self._numbers, [tokens] * 3 + [num])
         self.slots_R = slots_R
         where_T.fill_(self.scratch)
         self._flat = (ids_T, positions_T, where_T)
         self.wanted = None
-        positions_RN = positions_T.view(rows, bucket.width)
+        positions_RN = positions_T.view(num, bucket.width)
         self._group = Group(
-            0, tokens, rows, bucket.width, bucket.longest, self.slots_R, positions_RN, None, None, exact=False
+            0, tokens, num, bucket.width, bucket.longest, self.slots_R, positions_RN, None, None, exact=False
         )
         self.groups = (self._group,)
 
-    def fill(self, rows: Sequence[Row]) -> None:
-        """Take the numbers of these rows, with one copy to the device that nobody waits for."""
-        width, idle = self.bucket.width, self.bucket.num_rows - len(rows)
+    def fill(self, inputs: Sequence[StepInput]) -> None:
+        """Take the numbers of these inputs, with one copy to the device that nobody waits for."""
+        width, idle = self.bucket.width, self.bucket.num_sequences - len(inputs)
         ids: list[int] = []
         positions: list[int] = []
         where: list[int] = []
-        for row in rows:
-            num = len(row.tokens)
-            first, missing = row.slot * self.max_context + row.start, width - num
-            ids += [*row.tokens, *[0] * missing]
-            positions += [*range(row.start, row.end), *[0] * missing]
-            where += [*range(first, first + num), *[self.scratch] * missing]
+        for one in inputs:
+            padding = width - len(one.tokens)
+            ids += [*one.tokens, *[0] * padding]
+            positions += [*range(one.start, one.end), *[0] * padding]
+            for run in self.layout.runs(one.slot, one.start, one.end):
+                where += run
+            where += [self.scratch] * padding
         empty = idle * width
-        slots = [row.slot for row in rows] + [0] * idle
+        slots = [one.slot for one in inputs] + [0] * idle
         numbers = [*ids, *[0] * empty, *positions, *[0] * empty, *where, *[self.scratch] * empty, *slots]
         self._numbers.copy_(torch.tensor(numbers), non_blocking=True)
 

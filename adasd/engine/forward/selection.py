@@ -13,14 +13,18 @@ from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.forward import fast_llama
-from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.batch_invariant import BatchInvariant
+from adasd.engine.forward.early_exit import EarlyExitForward
 from adasd.engine.forward.graphs import CudaGraphs
-from adasd.engine.forward.modules import Forward, ModuleForward
+from adasd.engine.forward.modules import ModuleForward
 from adasd.engine.forward.native import forward as native
+from adasd.engine.forward.protocol import Forward
 from adasd.engine.forward.split import is_split
 from adasd.engine.forward.static_forward import StaticForward
+from adasd.engine.work import StepInput
 from adasd.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -95,7 +99,7 @@ def _with_exits(model: PreTrainedModel, config: EngineConfig, max_context: int) 
         reason = "it has one layer"
     if reason is not None:
         raise ConfigError(f"early_exit is on, but {config.model} cannot draft for itself: {reason}")
-    return fast_llama.FastLlama(model, max_context)
+    return EarlyExitForward(fast_llama.FastLlama(model, max_context))
 
 
 def pays(model: PreTrainedModel) -> bool:
@@ -116,15 +120,16 @@ def _makers() -> tuple[Callable[[PreTrainedModel, int], Forward], ...]:
 
 def seconds(forward: Forward) -> float:
     """Time of one pass of each of ``WIDTHS``, added up; the best of a few tries each."""
-    cache = KVCache(forward.layers, 1, _CONTEXT, forward.dtype, forward.device)
+    layout = PrefixCache(1, _CONTEXT)
+    cache = KVCache(forward.layers, layout, forward.dtype, forward.device)
     total_s = 0.0
     with torch.inference_mode():
         for width in WIDTHS:
             tries = []
             for _ in range(_NUM_TIMED):
                 began_s = time.perf_counter()
-                rows = [Row(0, 0, range(width), width)]
-                forward(ForwardBatch.build(rows, _CONTEXT, forward.device), cache)
+                inputs = [StepInput(0, 0, range(width), width)]
+                forward(ForwardBatch(inputs, layout, forward.device), cache)
                 tries.append(time.perf_counter() - began_s)
             total_s += min(tries)
     return total_s

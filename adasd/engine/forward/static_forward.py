@@ -20,9 +20,10 @@ from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.drafting_loop import DraftingLoop, TurnSampler
 from adasd.engine.forward.graphs import Recorder, Run
-from adasd.engine.forward.modules import Forward
 from adasd.engine.forward.padded import Bucket, Padded
-from adasd.engine.sampling.multi_step_draft import SHARED, rule_from_here, takes_largest
+from adasd.engine.forward.protocol import Forward, ForwardOver
+from adasd.engine.sampling.multi_step_draft import rule_from_here, takes_largest
+from adasd.engine.scheduler import SHARED_DRAFT
 from adasd.engine.work import DraftWork, Proposed
 from adasd.errors import ConfigError
 
@@ -38,17 +39,16 @@ class _Turns:
     logits: Callable[[], Tensor]  # the pass alone: [R, V]
 
 
-class StaticForward:
-    """A ``Forward`` and ``multi_step_draft.Drafter`` over another forward pass.
+class StaticForward(ForwardOver):
+    """Recorded passes, and drafts that stay on the device.
 
     ``insists``: a recording that fails is an error, rather than a reason to go on without.
     """
 
     def __init__(self, inner: Forward, recorder: Recorder, *, insists: bool = False) -> None:
-        self._inner, self._recorder, self._insists = inner, recorder, insists
-        self.name = f"{inner.name}, fixed shapes"
-        self.num_embeddings, self.layers = inner.num_embeddings, inner.layers
-        self.dtype, self.device = inner.dtype, inner.device
+        super().__init__(inner, "fixed shapes")
+        self.multi_step_draft = self
+        self._recorder, self._insists = recorder, insists
         self._cache: KVCache | None = None  # that recordings stand for
         self._vocab_size = 0
         self._logits = torch.empty(0)  # [tokens of the largest bucket, V]
@@ -62,7 +62,7 @@ class StaticForward:
         return len(self._runs) + len(self._turns)
 
     @torch.inference_mode()
-    def record(self, cache: KVCache, vocab_size: int) -> None:
+    def prepare(self, cache: KVCache, vocab_size: int) -> None:
         """Record every bucket of passes over ``cache``; drafts take ids below ``vocab_size``.
 
         Where that fails all passes run as they are, and one line of the log says why; ConfigError if the recordings
@@ -78,9 +78,9 @@ class StaticForward:
             self._forget()
             if self._insists:
                 raise ConfigError(
-                    f"compile is on, but {self._inner.name} cannot be recorded: {error}"
+                    f"compile is on, but {self.inner.name} cannot be recorded: {error}"
                 ) from error
-            _log.warning("%s runs without recorded passes: %s", self._inner.name, error)
+            _log.warning("%s runs without recorded passes: %s", self.inner.name, error)
             return
         _log.info(
             "%s: %d recorded passes, %.1f s", self.name, self.num_recorded, time.perf_counter() - began_s
@@ -94,7 +94,7 @@ class StaticForward:
     def _record(self, bucket: Bucket, cache: KVCache) -> None:
         step = Padded(bucket, cache)
         if not self._logits.numel():  # the largest bucket comes first
-            self._logits = torch.empty_like(self._inner(step, cache))
+            self._logits = torch.empty_like(self.inner(step, cache))
         logits_TV = self._logits[: bucket.num_tokens]
         self._steps[bucket] = step
         self._runs[bucket] = self._recorder(self._pass_into(logits_TV, step, cache))
@@ -105,7 +105,7 @@ class StaticForward:
 
     def _pass(self, step: Padded, cache: KVCache) -> Tensor:
         step.forget_masks()
-        return self._inner(step, cache)
+        return self.inner(step, cache)
 
     def _pass_into(self, logits_TV: Tensor, step: Padded, cache: KVCache) -> Run:
         def run() -> None:
@@ -134,23 +134,23 @@ class StaticForward:
         return _Turns(loop, self._turn_of(loop, cache, vocab_size), lambda: self._pass(loop.step, cache))
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
-        """As ``Forward``; the logits stay what they are until the next call."""
+        """The logits stay what they are until the next call."""
         if cache is not self._cache:
-            return self._inner(batch, cache)
-        rows = batch.rows
-        width = max(len(row.tokens) for row in rows)
-        bucket = Bucket.of(len(rows), width, max(row.end for row in rows), cache)
+            return self.inner(batch, cache)
+        inputs = batch.inputs
+        width = max(len(one.tokens) for one in inputs)
+        bucket = Bucket.of(len(inputs), width, max(one.end for one in inputs), cache)
         if bucket is None or bucket not in self._runs:
-            return self._inner(batch, cache)
-        self._steps[bucket].fill(rows)
+            return self.inner(batch, cache)
+        self._steps[bucket].fill(inputs)
         self._runs[bucket]()
         return self._wanted(batch, bucket)
 
     def _wanted(self, batch: ForwardBatch, bucket: Bucket) -> Tensor:
         at = [
             n * bucket.width + i
-            for n, row in enumerate(batch.rows)
-            for i in range(len(row.tokens) - row.num_logits, len(row.tokens))
+            for n, one in enumerate(batch.inputs)
+            for i in range(len(one.tokens) - one.num_positions, len(one.tokens))
         ]
         if at == list(range(len(at))):
             return self._logits[: len(at)]
@@ -159,7 +159,7 @@ class StaticForward:
 
     # ----------------------------------------------------------------------- drafting
 
-    def drafts(self, work: DraftWork) -> bool:
+    def can_draft(self, work: DraftWork) -> bool:
         """Whatever follows from the logits and the position alone: no penalties, no grammar."""
         return work.slot.logits_state is None
 
@@ -180,23 +180,23 @@ class StaticForward:
         rules = [rule_from_here(work) for work in works]
         limit = min(limit, max(rule.max_tokens for rule in rules))
         if any(math.isfinite(rule.entropy_ceiling) or rule.confidence_floor > 0 for rule in rules):
-            limit = min(limit, SHARED)
+            limit = min(limit, SHARED_DRAFT)
         first_NV = self(batch, cache)[:, :vocab_size]
-        longest = min(cache.max_context, max(row.end for row in batch.rows) + limit)
+        longest = min(cache.layout.max_context, max(one.end for one in batch.inputs) + limit)
         bucket = Bucket.of(len(works), 1, longest, cache)
         assert bucket is not None, "single tokens of all slots have a bucket"
         turns = self._turns_for(bucket, cache, vocab_size)
-        loop, num_rows = turns.loop, bucket.num_rows
-        logits_RV = first_NV.new_zeros(num_rows, first_NV.shape[1])
+        loop, num = turns.loop, bucket.num_sequences
+        logits_RV = first_NV.new_zeros(num, first_NV.shape[1])
         logits_RV[: len(works)] = first_NV
-        loop.begin(works, batch.rows)
+        loop.begin(works, batch.inputs)
         if all(map(takes_largest, works)):
             loop.decide_greedily(logits_RV)
             for _ in range(limit - 1):
                 turns.greedy()
             return loop.drafted(limit, len(works), None)
-        law = TurnSampler(works, num_rows, self.device, generator)
-        loop.decide(logits_RV, law)
+        sampler = TurnSampler(works, num, self.device, generator)
+        loop.decide(logits_RV, sampler)
         for _ in range(limit - 1):
-            loop.decide(turns.logits()[:, :vocab_size], law)
-        return loop.drafted(limit, len(works), law)
+            loop.decide(turns.logits()[:, :vocab_size], sampler)
+        return loop.drafted(limit, len(works), sampler)

@@ -1,6 +1,6 @@
-"""What a session's own text does to its logits: penalties and grammar, row by row, on draft and target alike.
+"""What a session's own text does to its logits: penalties and grammar, position by position, on draft and target.
 
-Shape letters: N rows of logits in a pass, J of them of one session, V vocabulary.
+Shape letters: N positions of a pass, J of them of one session, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ import torch
 from torch import Tensor
 
 from adasd.engine.sampling.logits_state import LogitsState
-from adasd.engine.work import DraftWork, Piece, Work
+from adasd.engine.work import DraftWork, StepInput, Work
 from adasd.errors import AdasdError, InvalidRequest
 from adasd.specdec.penalties import penalise
 from adasd.text.grammar import Mask
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A session's rows of logits whose laws are wanted, and what leads to them."""
+class Positions:
+    """A session's positions whose distributions are wanted, and what leads to them."""
 
     work: Work
-    piece: Piece  # fed in this pass; the last row's law is for the position behind it
-    rows: slice  # among the logits; one position each
+    input: StepInput  # fed in this pass; the last position is the one behind it
+    span: slice  # among the logits
 
     @property
     def logits_state(self) -> LogitsState | None:
         return self.work.slot.logits_state
 
 
-def shape(asked: Mapping[int, Asked], logits_NV: Tensor) -> tuple[Tensor, dict[int, AdasdError]]:
+def process(wanted: Mapping[int, Positions], logits_NV: Tensor) -> tuple[Tensor, dict[int, AdasdError]]:
     """Float32 logits with penalties applied and what grammars forbid at minus infinity.
 
-    The input itself if no session has a history. Beside them, by key of ``asked``, why a session cannot go on.
+    The logits as they came if no session has a state. Beside them, by key of ``wanted``, why a session cannot go on.
     """
-    if all(one.logits_state is None for one in asked.values()):
+    if all(one.logits_state is None for one in wanted.values()):
         return logits_NV, {}
-    shaped_NV = logits_NV.to(torch.float32, copy=True)
+    processed_NV = logits_NV.to(torch.float32, copy=True)
     errors: dict[int, AdasdError] = {}
-    for i, one in asked.items():
+    for i, one in wanted.items():
         if one.logits_state is not None:
             try:
-                _shape_one(one, one.logits_state, shaped_NV[one.rows])
+                _process_one(one, one.logits_state, processed_NV[one.span])
             except AdasdError as error:
                 errors[i] = error
-    return shaped_NV, errors
+    return processed_NV, errors
 
 
-def _shape_one(one: Asked, history: LogitsState, logits_JV: Tensor) -> None:
+def _process_one(one: Positions, state: LogitsState, logits_JV: Tensor) -> None:
     """In place."""
-    tokens, num_rows = one.piece.tokens, len(logits_JV)
-    seen = history.seen(tokens, num_rows)
+    tokens, num_positions = one.input.tokens, len(logits_JV)
+    seen = state.seen(tokens, num_positions)
     if seen is not None:
         penalise(logits_JV, seen, one.work.transform)
-    masks = history.masks(tokens, num_rows)
-    for logits_V, mask in zip(logits_JV[num_rows - len(masks) :], masks, strict=True):
+    masks = state.masks(tokens, num_positions)
+    for logits_V, mask in zip(logits_JV[num_positions - len(masks) :], masks, strict=True):
         _forbid(logits_V, mask, drafts=isinstance(one.work, DraftWork))
 
 

@@ -1,6 +1,6 @@
-"""What of a session's text shapes the law of its next token: the tokens seen, and the place in a grammar.
+"""What of a session's text changes the probabilities of its next token: the tokens seen, and the place in a grammar.
 
-A slot's history goes forth and back with the slot's tokens, so it is right after rejections, drafting ahead,
+A slot's state follows the slot's tokens, so it is right after rejections, drafting ahead,
 re-prefill and finds in the prefix cache alike. Sessions without penalties and grammar have none. No tensors.
 """
 
@@ -25,7 +25,7 @@ class LogitsState:
     def of(
         cls, transform: SamplingTransform, vocab_size: int, grammars: GrammarCompiler | None
     ) -> LogitsState | None:
-        """The history that the transform needs; raises InvalidRequest for a grammar that nobody here can follow."""
+        """The state that the transform needs; raises InvalidRequest for a grammar that nobody here can follow."""
         matcher = None
         if transform.grammar is not None:
             if grammars is None:
@@ -55,19 +55,19 @@ class LogitsState:
         if self._matcher is not None:
             self._matcher.cut(max(0, self._length - self._answer_from))
 
-    def seen(self, tokens: Sequence[int], num_rows: int) -> SeenCounts | None:
+    def seen(self, tokens: Sequence[int], num_positions: int) -> SeenCounts | None:
         """As ``TokenCounts.ahead``; None without penalties."""
-        return self._counts.ahead(tokens, self._length, num_rows) if self._counts is not None else None
+        return self._counts.ahead(tokens, self._length, num_positions) if self._counts is not None else None
 
-    def masks(self, tokens: Sequence[int], num_rows: int) -> list[Mask]:
-        """Tokens allowed at each of the last ``num_rows`` positions once ``tokens`` follow; empty: no grammar.
+    def masks(self, tokens: Sequence[int], num_positions: int) -> list[Mask]:
+        """Tokens allowed at each of the last ``num_positions`` positions once ``tokens`` follow; empty: no grammar.
 
         Positions before the answer are free; there are fewer masks then, for the last of the positions.
         """
         if self._matcher is None:
             return []
         answer = self._of_answer(tokens)
-        return self._matcher.masks(answer, first=max(0, len(answer) - num_rows + 1))
+        return self._matcher.masks(answer, first=max(0, len(answer) - num_positions + 1))
 
     def _of_answer(self, tokens: Sequence[int]) -> Sequence[int]:
         return tokens[max(0, self._answer_from - self._length) :]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from adasd.engine.work import Judged, Piece, VerifyWork, Work
+from adasd.engine.work import Judged, StepInput, VerifyWork, Work
 from adasd.results import TokenLogprob
 from adasd.specdec.logprobs import token_logprobs
 
@@ -20,9 +20,9 @@ def with_logprobs(work: VerifyWork, judged: Judged, logits_JV: Tensor) -> Judged
     return replace(judged, logprobs=token_logprobs(logits_JV[: len(tokens)], tokens, num_top))
 
 
-def score_prompt(work: Work, piece: Piece, logits_NV: Tensor) -> tuple[TokenLogprob, ...]:
-    """Log-probabilities of the prompt's tokens that the piece's scored rows, the first of N, foretell."""
-    if not piece.num_scored or not isinstance(work, VerifyWork) or work.slot.prompt_logprobs is None:
+def score_prompt(work: Work, given: StepInput, logits_NV: Tensor) -> tuple[TokenLogprob, ...]:
+    """Log-probabilities of the prompt's tokens that the input's scored positions, the first of N, foretell."""
+    if not given.num_scored or not isinstance(work, VerifyWork) or work.slot.prompt_logprobs is None:
         return ()
-    tokens = work.scored_tokens(piece)
+    tokens = work.scored_tokens(given)
     return token_logprobs(logits_NV[: len(tokens)], tokens, work.slot.prompt_logprobs)

@@ -24,7 +24,7 @@ from adasd.specdec.verify import Judgement, draw_chance, judge
 
 
 def propose_next(works: Sequence[DraftWork], logits_NV: Tensor, generator: torch.Generator) -> list[Proposed]:
-    """The next drafted token of every session, from one row of logits each."""
+    """The next drafted token of every session, from the logits of one position each."""
     if all(work.transform.greedy and not work.call.rule.row_len for work in works):
         return propose_greedily(works, logits_NV)
     return propose_generally(works, logits_NV, generator)
@@ -34,7 +34,7 @@ def propose_generally(
     works: Sequence[DraftWork], logits_NV: Tensor, generator: torch.Generator
 ) -> list[Proposed]:
     """``propose_next`` for all kinds of sessions at once."""
-    transforms, positions = _laws_wanted(works)
+    transforms, positions = _next_positions(works)
     row_lens = [work.call.rule.row_len for work in works]
     batch = TransformBatch.build(transforms, positions, logits_NV.device)
     masked_NV, want_runner_ups = masked_logits(logits_NV, transforms, positions), wants_runner_ups(works)
@@ -52,7 +52,7 @@ def propose_generally(
 
 def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> list[Proposed]:
     """``propose_next`` for greedy sessions that send no rows; the quick twin: nothing is drawn."""
-    masked_NV = masked_logits(logits_NV, *_laws_wanted(works))
+    masked_NV = masked_logits(logits_NV, *_next_positions(works))
     probs_NV, tokens_N = torch.softmax(masked_NV, dim=-1), masked_NV.argmax(dim=-1)
     others = [runner_up(masked_NV, tokens_N, tokens_N)] if wants_runner_ups(works) else []
     return _proposed(_lists(tokens_N, entropy(probs_NV), probs_NV.amax(dim=-1), *others))
@@ -75,7 +75,7 @@ def _lists(*tensors: Tensor) -> list[list[Any]]:
     return [tensor.tolist() for tensor in to_host(*tensors)]
 
 
-def _laws_wanted(works: Sequence[DraftWork]) -> tuple[list[SamplingTransform], list[int]]:
+def _next_positions(works: Sequence[DraftWork]) -> tuple[list[SamplingTransform], list[int]]:
     """SamplingTransform and position of every session's next drafted token."""
     return [work.transform for work in works], [work.base_len + len(work.proposed) for work in works]
 

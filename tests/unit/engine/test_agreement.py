@@ -8,8 +8,9 @@ import torch
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.engine import TorchEngine
-from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.modules import ModuleForward
+from adasd.engine.work import StepInput
 from adasd.errors import ConfigError
 from adasd.rounds import OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY, plain, plain_batch, speculative, verify
@@ -35,19 +36,18 @@ def test_the_fast_forwards_agree_with_generate(name, compiled):
 def test_the_fast_forwards_agree_with_the_modules_in_every_logit(name, compiled):
     slow, fast = engine(name, fast=False), engine(name, fast=True, compile=compiled)
     rows = [
-        Row(5, 0, tuple(range(40)), 40),
-        Row(0, 0, (7,), 1),
-        Row(2, 0, (1, 2, 3), 2),
-        Row(1, 0, (9, 8), 2),
+        StepInput(5, 0, tuple(range(40)), 40),
+        StepInput(0, 0, (7,), 1),
+        StepInput(2, 0, (1, 2, 3), 2),
+        StepInput(1, 0, (9, 8), 2),
     ]
     rows.sort(key=lambda row: row.attention_order)
-    again = [Row(row.slot, len(row.tokens), (11, 12), 2) for row in rows]
+    again = [StepInput(row.slot, len(row.tokens), (11, 12), 2) for row in rows]
     again.sort(key=lambda row: row.attention_order)
     with torch.inference_mode():
         for step in (rows, again):
             one, other = (
-                e.forward(ForwardBatch.build(step, e.max_context, e.forward.device), e.cache)
-                for e in (slow, fast)
+                e.forward(ForwardBatch(step, e.cache.layout, e.forward.device), e.cache) for e in (slow, fast)
             )
             assert (one - other).abs().max() < 1e-4
 

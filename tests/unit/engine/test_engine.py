@@ -8,6 +8,7 @@ import torch
 
 from adasd.config import EngineConfig
 from adasd.engine.engine import TorchEngine
+from adasd.engine.forward.protocol import ForwardOver
 from adasd.errors import ConfigError, DeviceFailure
 from adasd.rounds import (
     CallFailed,
@@ -165,7 +166,7 @@ class BrokenFor:
 
 def test_a_pass_that_fails_costs_only_the_call_that_breaks_it():
     e = engine("llama")
-    e.forward = BrokenFor(e.forward, 96)
+    e.runner.forward = BrokenFor(e.forward, 96)
     for i in range(5):
         e.open(OpenCall(str(i), GREEDY, 50))
         verify(e, VerifyCall(str(i), 0, 0, (1, 2, i)))
@@ -219,14 +220,12 @@ def test_times_are_measured_on_the_clock_that_was_handed_in():
     )
     inner = e.forward
 
-    class Slow:
-        dtype, device, num_embeddings = inner.dtype, inner.device, inner.num_embeddings
-
+    class Slow(ForwardOver):
         def __call__(self, batch, cache):
             clock.advance(0.1)
             return inner(batch, cache)
 
-    e.forward = Slow()
+    e.runner.forward = Slow(inner, "slow")
     e.open(OpenCall("s", GREEDY, 100))
     e.submit(VerifyCall("s", 0, 0, prompts(70)[0]))
     clock.advance(1.0)

@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adasd.engine.cache.prefix_cache import MIN_COPY, PrefixCache, SlotPlacement, common_prefix_len
+from adasd.engine.cache.layout import SlotPlacement
+from adasd.engine.cache.prefix_cache import MIN_COPY, PrefixCache, common_prefix_len
 
 LONG = list(range(10, 50))
 
 
 def held_by(*held, num_slots=3):
     """Free slots of which the first ones hold something; the first of them is the longest unused."""
-    free = PrefixCache(num_slots, reuse=True)
+    free = PrefixCache(num_slots, 64, reuse=True)
     for slot, _ in enumerate(held):
         assert free.allocate((1,), []).slot == slot
     for slot, tokens in enumerate(held):
@@ -62,7 +63,7 @@ def test_without_an_empty_row_the_longest_unused_one_goes():
 
 
 def test_without_reuse_nothing_is_found():
-    free = PrefixCache(2, reuse=False)
+    free = PrefixCache(2, 64)
     assert free.allocate(LONG, []) == SlotPlacement(0)
     free.free(0, LONG)
     assert free.allocate(LONG, [(1, LONG)]) == SlotPlacement(0)
@@ -70,7 +71,7 @@ def test_without_reuse_nothing_is_found():
 
 @pytest.mark.parametrize("reuse", [False, True])
 def test_a_row_given_back_empty_is_the_next_to_be_taken(reuse):
-    free = PrefixCache(3, reuse)
+    free = PrefixCache(3, 64, reuse)
     free.allocate((1,), [])
     free.free(0, [])
     assert free.allocate((1,), []) == SlotPlacement(0)

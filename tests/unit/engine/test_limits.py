@@ -103,7 +103,7 @@ def test_a_beginning_that_cannot_be_copied_is_computed(monkeypatch, caplog):
     def no_memory(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(KVCache, "copy", no_memory)
+    monkeypatch.setattr(KVCache, "copy_prefix", no_memory)
     e.open(OpenCall("first", GREEDY, CONTEXT))
     verify(e, VerifyCall("first", 0, 0, EXACTLY[:40]))
     e.open(OpenCall("second", GREEDY, CONTEXT))
@@ -121,7 +121,7 @@ def test_a_beginning_that_cannot_be_copied_is_computed(monkeypatch, caplog):
 )
 def test_a_budget_in_bytes_says_how_many_slots_there_are(budget, num_slots):
     e = engine("llama", max_context=CONTEXT, cache_bytes=budget)
-    assert e.num_slots == e.num_free_slots == e.cache.num_slots == num_slots
+    assert e.num_slots == e.num_free_slots == e.cache.layout.num_slots == num_slots
     for i in range(num_slots):
         e.open(OpenCall(str(i), GREEDY, CONTEXT))
     with pytest.raises(Overloaded):

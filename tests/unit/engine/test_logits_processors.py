@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from adasd.engine.cache.slots import Slot
-from adasd.engine.sampling.logits_processors import Asked, shape
+from adasd.engine.sampling.logits_processors import Positions, process
 from adasd.engine.sampling.logits_state import LogitsState
-from adasd.engine.work import Piece, VerifyWork
+from adasd.engine.work import StepInput, VerifyWork
 from adasd.errors import InvalidRequest
 from adasd.requests import Grammar, GrammarKind
 from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
@@ -27,16 +27,16 @@ SHAPED = SamplingTransform(
 )
 
 
-def asked(transform: SamplingTransform, tokens: tuple[int, ...], history: LogitsState | None) -> Asked:
-    slot = Slot("s", 64, logits_state=history)
+def wanted(transform: SamplingTransform, tokens: tuple[int, ...], state: LogitsState | None) -> Positions:
+    slot = Slot("s", 64, logits_state=state)
     work = VerifyWork(slot, transform, 0.0, call=VerifyCall("s", 0, 0, tokens))
-    return Asked(work, Piece(list(tokens), 1), slice(0, 1))
+    return Positions(work, StepInput(0, 0, list(tokens), 1), slice(0, 1))
 
 
-def test_logits_of_sessions_without_a_history_are_not_even_copied():
+def test_logits_of_sessions_without_a_state_are_not_even_copied():
     logits = torch.randn(1, VOCAB_SIZE)
-    shaped, errors = shape({0: asked(SamplingTransform(), (1, 2), None)}, logits)
-    assert shaped is logits
+    processed, errors = process({0: wanted(SamplingTransform(), (1, 2), None)}, logits)
+    assert processed is logits
     assert errors == {}
     assert (
         LogitsState.of(SamplingTransform(logit_bias=((1, 2.0),), top_k=3, seed=4), VOCAB_SIZE, None) is None
@@ -47,10 +47,10 @@ def test_shaping_leaves_the_raw_logits_alone():
     """They are wanted for log-probabilities."""
     logits = torch.randn(1, VOCAB_SIZE)
     before = logits.clone()
-    history = LogitsState.of(SHAPED, VOCAB_SIZE, GRAMMARS)
-    shaped, _ = shape({0: asked(SHAPED, PROMPT, history)}, logits)
+    state = LogitsState.of(SHAPED, VOCAB_SIZE, GRAMMARS)
+    processed, _ = process({0: wanted(SHAPED, PROMPT, state)}, logits)
     assert torch.equal(logits, before)
-    assert not torch.equal(shaped, logits)
+    assert not torch.equal(processed, logits)
 
 
 def test_what_a_prefix_cache_found_counts_as_if_it_had_been_fed():
@@ -117,7 +117,7 @@ def test_a_grammar_that_becomes_too_hard_fails_its_own_session_only(monkeypatch)
 
 def test_a_grammar_without_a_token_that_the_model_knows_is_an_error_and_not_a_guess():
     e = engine("llama")
-    e._vocab_size = 5  # letters ! to %
+    e.runner.vocab_size = 5  # letters ! to %
     e.open(OpenCall("s", SamplingTransform(0.0, grammar=Grammar(GrammarKind.REGEX, "z"), answer_from=9), 40))
     e.submit(VerifyCall("s", 0, 0, (0, 1, 2, 3, 4, 0, 1, 2, 3)))
     (answer,) = e.step()

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from adasd.engine.sampling import multi_step_draft
 from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY, draft, run_until_idle
 from tests.unit.engine.models import VOCAB_SIZE, engine, prompts
@@ -23,8 +22,11 @@ def drafted(e, texts, rule, transform=GREEDY):
     return [answers[str(i)] for i in range(len(texts))]
 
 
-def without_bursts(monkeypatch):
-    monkeypatch.setattr(multi_step_draft, "drafter", lambda forward: None)
+def step_by_step(*args, **settings):
+    """An engine whose forward pass does not draft on by itself."""
+    made = engine(*args, **settings)
+    made.forward.multi_step_draft = None
+    return made
 
 
 @pytest.mark.parametrize(
@@ -37,11 +39,10 @@ def without_bursts(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("lengths", [(3,), (1, 30, 9, 55)])
-def test_blocks_are_those_of_single_steps(monkeypatch, rule, lengths):
+def test_blocks_are_those_of_single_steps(rule, lengths):
     texts = prompts(*lengths)
-    quick, held = engine("qwen3"), engine("qwen3")
+    quick, held = engine("qwen3"), step_by_step("qwen3")
     found = drafted(quick, texts, rule)
-    without_bursts(monkeypatch)
     expected = drafted(held, texts, rule)
     for i, (one, other) in enumerate(zip(found, expected, strict=True)):
         assert one.tokens == other.tokens
@@ -60,7 +61,7 @@ def test_entropy_and_largest_probability_are_those_of_the_softmax(monkeypatch):
     e = engine("llama")
     monkeypatch.setattr(type(forward), "draft", keeping(type(forward).draft, seen))
     (block,) = drafted(e, prompts(20), StopRule(5))
-    without_bursts(monkeypatch)
+    e.forward.multi_step_draft = None
     e.close("0")
     e.open(OpenCall("0", GREEDY, 150))
     logits = []
@@ -107,7 +108,7 @@ def test_whoever_else_has_something_to_do_waits_for_four_tokens_only():
     assert len(block.tokens) == 9
 
 
-def test_what_shapes_a_law_is_no_matter_for_a_burst(monkeypatch):
+def test_what_shapes_a_law_is_no_matter_for_a_burst():
     texts = prompts(12)
     (free,) = drafted(engine("llama"), texts, StopRule(6))
     ends = (free.tokens[0],)
@@ -119,16 +120,15 @@ def test_what_shapes_a_law_is_no_matter_for_a_burst(monkeypatch):
     ]
     for transform in shaped:
         found = drafted(engine("llama"), texts, StopRule(6), transform)
-        with monkeypatch.context() as patched:
-            without_bursts(patched)
-            assert found[0].tokens == drafted(engine("llama"), texts, StopRule(6), transform)[0].tokens
+        slowly = drafted(step_by_step("llama"), texts, StopRule(6), transform)
+        assert found[0].tokens == slowly[0].tokens
 
 
 def test_tokens_from_the_limit_on_are_never_drafted():
     e = engine("llama")
     (free,) = drafted(e, prompts(12), StopRule(30))
     e.close("0")
-    e._vocab_size = max(free.tokens)
+    e.runner.vocab_size = max(free.tokens)
     (limited,) = drafted(e, prompts(12), StopRule(30))
     assert max(limited.tokens) < max(free.tokens)
 

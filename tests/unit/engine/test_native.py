@@ -10,11 +10,13 @@ from transformers import LlamaConfig
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.forward import selection
-from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.native import forward as native
 from adasd.engine.forward.native import library
 from adasd.engine.forward.selection import choose_forward
+from adasd.engine.work import StepInput
 from adasd.errors import ConfigError
 from adasd.testing.loops import plain_batch
 from tests.unit.engine import models
@@ -47,14 +49,15 @@ def forward_of(name):
 
 def logits_of(forward, passes):
     """Logits by (slot, position) of passes over one cache; each pass is a list of (slot, start, tokens)."""
-    cache = KVCache(forward.layers, 8, CONTEXT, forward.dtype, forward.device)
+    cache = KVCache(forward.layers, PrefixCache(8, CONTEXT), forward.dtype, forward.device)
     found = {}
     with torch.inference_mode():
         for kv in cache.tokens:
             kv.fill_(math.nan)  # what was never written must not be read
         for rows in passes:
             logits = forward(
-                ForwardBatch.build([Row(*row, len(row[2])) for row in rows], CONTEXT, forward.device), cache
+                ForwardBatch([StepInput(*row, len(row[2])) for row in rows], cache.layout, forward.device),
+                cache,
             )
             places = [(slot, start + i) for slot, start, tokens in rows for i in range(len(tokens))]
             found |= dict(zip(places, logits, strict=True))

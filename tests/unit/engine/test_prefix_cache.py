@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.cache.prefix_cache import PrefixCache
-from adasd.engine.cache.slots import NO_SLOT
-from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.forward.protocol import ForwardOver
+from adasd.engine.work import StepInput
 from adasd.rounds import DraftCall, OpenCall, PrefixStats, SamplingTransform, StopRule, Verdict, VerifyCall
 from adasd.testing.loops import GREEDY, draft, plain, run_until_idle, speculative, verify
 from tests.unit.engine.models import engine, generate, prompts
@@ -22,13 +23,13 @@ SYSTEM, *QUESTIONS = prompts(64, 9, 5, 17, 30, seed=5)
 def check_contents(e):
     """Every row's keys and values are those of its tokens, computed afresh."""
     e.check_integrity()
-    owned = [(slot.index, slot.tokens) for slot in e._slots._by_session.values() if slot.index != NO_SLOT]
-    for row, tokens in [*e._slots.free_slots.held(), *owned]:
+    owned = [(slot.index, slot.tokens) for slot in e._slots._by_session.values() if slot.is_placed]
+    for row, tokens in [*e._slots.layout.held(), *owned]:
         if not tokens:
             continue
-        fresh = KVCache(e.forward.layers, 1, e.max_context, e.forward.dtype, e.forward.device)
+        fresh = KVCache(e.forward.layers, PrefixCache(1, e.max_context), e.forward.dtype, e.forward.device)
         with torch.inference_mode():
-            batch = ForwardBatch.build([Row(0, 0, tokens, 1)], e.max_context, e.forward.device)
+            batch = ForwardBatch([StepInput(0, 0, tokens, 1)], fresh.layout, e.forward.device)
             e.forward(batch, fresh)
         first = row * e.max_context
         for held, right in zip(e.cache.tokens, fresh.tokens, strict=True):
@@ -60,7 +61,7 @@ def test_a_chat_of_several_turns_computes_each_turn_once(name):
         history += answer
         held = len(history) - 1  # the answer's last token was not fed
     check_contents(e)
-    assert e._slots.free_slots._held.keys() == {0}, "the chat stays in one row"
+    assert e._slots.layout._held.keys() == {0}, "the chat stays in one row"
 
 
 def test_sessions_that_follow_each_other_share_a_system_prompt():
@@ -83,23 +84,20 @@ def test_sessions_that_come_together_compute_a_system_prompt_once():
     for i, question in enumerate(QUESTIONS):
         e.open(OpenCall(str(i), GREEDY, 150))
         e.submit(VerifyCall(str(i), 0, 0, SYSTEM + question))
-    num_fed, verdicts = 0, {}
-    forward = e.forward
+    num_fed, forward = [], e.forward
 
-    def counting(batch, cache):
-        nonlocal num_fed
-        num_fed += len(batch.ids_T)
-        return forward(batch, cache)
+    class Counting(ForwardOver):
+        def __call__(self, batch, cache):
+            num_fed.append(len(batch.ids))
+            return self.inner(batch, cache)
 
-    for name in ("device", "dtype", "layers", "num_embeddings"):
-        setattr(counting, name, getattr(forward, name))
-    e.forward = counting
+    e.runner.forward = Counting(forward, "counting")
     verdicts = {int(answer.session): answer for answer in run_until_idle(e)}
-    assert num_fed <= 64 + 32 + sum(map(len, QUESTIONS))
+    assert sum(num_fed) <= 64 + 32 + sum(map(len, QUESTIONS))
     for i, question in enumerate(QUESTIONS):
         assert verdicts[i].next_token == generate("llama", SYSTEM + question, 1)[0]
     assert sorted(v.cached_tokens for v in verdicts.values()) == [0, 32, 64, 64]
-    e.forward = forward
+    e.runner.forward = forward
     check_contents(e)
     for i in range(len(QUESTIONS)):
         e.close(str(i))
@@ -230,10 +228,8 @@ def test_random_sessions_answer_as_without(seed):
     what its tokens say.
     """
     e, plainly = both_engines()
-    for one in (e, plainly):
-        one._slots.free_slots = PrefixCache(
-            one.num_slots, one is e
-        )  # each example by itself: it can be repeated
+    for one in (e, plainly):  # each example by itself: it can be repeated
+        one._slots.layout = PrefixCache(one.num_slots, one.max_context, one is e)
     chance = random.Random(seed)
     parts = prompts(33, 12, 7, seed=chance.randrange(3))
     sessions: dict[str, list[int]] = {}

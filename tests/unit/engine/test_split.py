@@ -14,11 +14,13 @@ import torch
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.engine import TorchEngine
-from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.modules import ModuleForward
 from adasd.engine.forward.split import shares, split
 from adasd.engine.loading.limits import resolve_devices
+from adasd.engine.work import StepInput
 from adasd.errors import ConfigError
 from adasd.testing.loops import plain_batch
 from tests.unit.engine.models import FAST, MODULES_ONLY, VOCAB_SIZE, generate, original, prompts
@@ -77,8 +79,8 @@ def test_everything_that_a_pass_needs_is_where_its_layer_is(name):
 
 
 def test_a_pass_and_its_masks_are_copied_once_per_device():
-    rows = [Row(0, 3, (1,), 1), Row(2, 0, (1, 2, 3), 1)]
-    batch = ForwardBatch.build(rows, 16, CPU)
+    rows = [StepInput(0, 3, (1,), 1), StepInput(2, 0, (1, 2, 3), 1)]
+    batch = ForwardBatch(rows, PrefixCache(3, 16), CPU)
     there = batch.on(META)
     assert batch.on(CPU) is batch
     assert batch.on(META) is there
@@ -92,7 +94,7 @@ def test_the_cache_of_a_layer_lies_where_the_layer_does():
     model = split(copy.deepcopy(original("llama")), [CPU, CPU])
     forward = ModuleForward(model)
     assert [layer.device for layer in forward.layers] == [CPU, CPU]
-    cache = KVCache(forward.layers, 2, 8, torch.float32, META)
+    cache = KVCache(forward.layers, PrefixCache(2, 8), torch.float32, META)
     assert [tensor.device for tensor in cache.tokens] == [CPU, CPU]
 
 

@@ -12,15 +12,17 @@ import torch
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.engine import TorchEngine
 from adasd.engine.forward import padded
-from adasd.engine.forward.batch import ForwardBatch, Row
+from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.fast_llama import FastLlama
 from adasd.engine.forward.graphs import eagerly
 from adasd.engine.forward.modules import ModuleForward
 from adasd.engine.forward.padded import Bucket, Padded
 from adasd.engine.forward.selection import choose_forward
 from adasd.engine.forward.static_forward import StaticForward
+from adasd.engine.work import StepInput
 from adasd.errors import ConfigError
 from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.contracts import CLAIMS
@@ -60,7 +62,7 @@ def drafted(e, texts, rule, transforms):
 
 
 def cache_of(forward, num_slots=8):
-    return KVCache(forward.layers, num_slots, MAX_CONTEXT, forward.dtype, CPU)
+    return KVCache(forward.layers, PrefixCache(num_slots, MAX_CONTEXT), forward.dtype, CPU)
 
 
 # --------------------------------------------------------------------------- buckets
@@ -97,7 +99,7 @@ def test_every_small_pass_falls_into_a_bucket_that_is_recorded(monkeypatch):
                 if bucket is None:
                     assert width > 16 or rows * width > 16, "only what is large falls through"
                 else:
-                    assert bucket.num_rows >= rows
+                    assert bucket.num_sequences >= rows
                     assert bucket.width >= width
                     assert bucket.longest >= longest
 
@@ -109,17 +111,17 @@ def test_a_padded_pass_gives_the_logits_and_the_cache_of_a_ragged_one(name, modu
     forward = ModuleForward(model) if modules else FastLlama(model, MAX_CONTEXT)
     ragged_cache, padded_cache = cache_of(forward), cache_of(forward)
     for cache in (ragged_cache, padded_cache):
-        filling = Row(2, 0, prompts(20)[0], 0), Row(5, 0, prompts(35)[0], 0)
+        filling = StepInput(2, 0, prompts(20)[0], 0), StepInput(5, 0, prompts(35)[0], 0)
         for row in filling:
-            forward(ForwardBatch.build([row], MAX_CONTEXT, CPU), cache)
+            forward(ForwardBatch([row], cache.layout, CPU), cache)
         for tokens in cache.tokens:
             tokens[cache.scratch].fill_(7.0)  # never read
-    rows = [Row(0, 0, (3, 1, 4), 2), Row(2, 20, (1, 5), 2), Row(5, 35, (9, 2, 6, 5), 1)]
+    rows = [StepInput(0, 0, (3, 1, 4), 2), StepInput(2, 20, (1, 5), 2), StepInput(5, 35, (9, 2, 6, 5), 1)]
     static_ = StaticForward(forward, eagerly)
-    static_.record(padded_cache, VOCAB_SIZE)
+    static_.prepare(padded_cache, VOCAB_SIZE)
     before = [tokens.clone() for tokens in padded_cache.tokens]
-    expected = forward(ForwardBatch.build(rows, MAX_CONTEXT, CPU), ragged_cache)
-    found = static_(ForwardBatch.build(rows, MAX_CONTEXT, CPU), padded_cache)
+    expected = forward(ForwardBatch(rows, ragged_cache.layout, CPU), ragged_cache)
+    found = static_(ForwardBatch(rows, padded_cache.layout, CPU), padded_cache)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     for now, was, wanted in zip(padded_cache.tokens, before, ragged_cache.tokens, strict=True):
         torch.testing.assert_close(now[:-1], wanted[:-1], rtol=1e-4, atol=1e-5)
@@ -139,8 +141,8 @@ def test_a_filled_pass_forgets_what_it_held():
     forward = FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT)
     cache = cache_of(forward)
     step = Padded(Bucket(4, 2, 32), cache)
-    step.fill([Row(n, 3, (7, 8), 1) for n in range(4)])
-    step.fill([Row(6, 9, (5,), 1)])
+    step.fill([StepInput(n, 3, (7, 8), 1) for n in range(4)])
+    step.fill([StepInput(6, 9, (5,), 1)])
     assert step.ids_T.tolist() == [5] + [0] * 7
     assert step.positions_T.tolist() == [9] + [0] * 7
     assert step.where_T.tolist() == [6 * MAX_CONTEXT + 9] + [cache.scratch] * 7
@@ -268,7 +270,7 @@ def test_logits_that_are_not_finite_fail_that_session_alone():
     (free,) = drafted(e, prompts(12), StopRule(4), [GREEDY])
     e.close("0")
     with torch.inference_mode():
-        e.forward._inner._embedding[free.tokens[1]] = math.nan
+        e.forward.inner._embedding[free.tokens[1]] = math.nan
     unused = next(t for t in range(VOCAB_SIZE) if t != free.tokens[1])
     for session, text in (("broken", prompts(12)[0]), ("whole", (unused,))):
         e.open(OpenCall(session, GREEDY, 60))
@@ -311,7 +313,7 @@ def test_a_recording_that_fails_leaves_passes_as_they_are(caplog):
 def test_whoever_insists_gets_the_reason():
     forward = StaticForward(FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT), refuses, insists=True)
     with pytest.raises(ConfigError, match=r"compile is on, but LlamaForCausalLM.*not permitted"):
-        forward.record(cache_of(forward), VOCAB_SIZE)
+        forward.prepare(cache_of(forward), VOCAB_SIZE)
     assert forward.num_recorded == 0
 
 

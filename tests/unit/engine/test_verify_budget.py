@@ -57,7 +57,7 @@ def test_a_chosen_budget_follows_the_measured_times():
     e = engine("llama", verify_budget=0)
     e.open(OpenCall("a", GREEDY, 60))
     for size in (1, 2, 4, 8):
-        e._cost = e._cost.add(size, 1000.0 * size)  # every token takes as long as a pass
+        e._scheduler.ran(size, 1000.0 * size)  # every token takes as long as a pass
     e.submit(right_block("a", (1, 2), (0.5, 0.5)))
     (verdict,) = e.step()
     assert (verdict.block_len, verdict.num_accepted) == (0, 0)

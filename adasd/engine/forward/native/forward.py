@@ -23,6 +23,7 @@ from adasd.engine.forward import fast_llama
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.modules import PROBE_LEN, num_embeddings
 from adasd.engine.forward.native import library
+from adasd.engine.forward.protocol import Forward
 from adasd.engine.sampling import multi_step_draft
 from adasd.engine.work import DraftWork, Proposed, wants_runner_ups
 
@@ -33,7 +34,7 @@ _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _OF_A_LAYER = "norm1 qkv qkv_bias q_norm k_norm out out_bias norm2 gate_up gate_up_bias down down_bias"
 
 
-class _Layer(ctypes.Structure):
+class _LayerPointers(ctypes.Structure):
     _fields_ = [(name, _POINTER) for name in _OF_A_LAYER.split()]
 
 
@@ -84,19 +85,26 @@ def why_not(model: PreTrainedModel) -> str | None:
     return None
 
 
-class NativeLlama:
-    """``adasd.engine.forward.modules.Forward`` of a model for which ``why_not`` is None.
+class NativeLlama(Forward):
+    """A forward pass of a model for which ``why_not`` is None.
 
-    The model's projections are emptied as they are packed (no second copy of the weights): it is used up.
+    The model's projections are emptied as they are packed (no second copy of the weights): it is used up. The cache
+    has to be one of contiguous slots.
     """
+
+    batch_invariant = True
+    sequence_cost = 0  # a sequence costs no more than its tokens
+    smallest_prefill = 8  # keys and values are read once for so many
 
     def __init__(self, model: PreTrainedModel, max_context: int) -> None:
         config: Any = model.config
         body: Any = model.model
+        self.multi_step_draft = self
         self._library = library.load()
         self._panel = int(self._library.adasd_panel())
         self.name = f"{type(model).__name__} (native)"
         self.num_embeddings = num_embeddings(model)
+        self._has_qk_norm = fast_llama.has_qk_norm(model)
         self.dtype, self.device = model.dtype, model.device
         heads, kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
         head_dim = fast_llama.head_dim_of(model)
@@ -105,7 +113,7 @@ class NativeLlama:
         self._embedding = body.embed_tokens.weight.detach().contiguous()
         with torch.inference_mode():
             rotation = fast_llama.rotation_table(body.rotary_emb, max(max_context, PROBE_LEN), self.device)
-            layers = (_Layer * len(body.layers))(*map(self._layer, body.layers))
+            layers = (_LayerPointers * len(body.layers))(*map(self._layer, body.layers))
             self._model = _Model(
                 num_layers=len(body.layers),
                 width=int(config.hidden_size),
@@ -139,7 +147,7 @@ class NativeLlama:
         )
         return logits
 
-    def drafts(self, work: DraftWork) -> bool:
+    def can_draft(self, work: DraftWork) -> bool:
         """Plainly greedy sessions."""
         return multi_step_draft.takes_largest(work)
 
@@ -203,7 +211,9 @@ class NativeLlama:
 
     def _scratch_for(self, num_tokens: int, cache: KVCache) -> int:
         """Address of as much scratch space as a pass needs."""
-        needed = self._library.adasd_scratch(ctypes.addressof(self._model), num_tokens, cache.max_context)
+        needed = self._library.adasd_scratch(
+            ctypes.addressof(self._model), num_tokens, cache.layout.max_context
+        )
         if self._scratch.numel() < needed:
             self._scratch = torch.empty(needed)
         return self._scratch.data_ptr()
@@ -213,10 +223,10 @@ class NativeLlama:
         known = self._caches.get(cache)
         if known is None:
             layers = (_POINTER * len(cache.tokens))(*(tokens.data_ptr() for tokens in cache.tokens))
-            known = self._caches[cache] = _Cache(ctypes.addressof(layers), cache.max_context), layers
+            known = self._caches[cache] = _Cache(ctypes.addressof(layers), cache.layout.max_context), layers
         return known[0]
 
-    def _layer(self, layer: Any) -> _Layer:
+    def _layer(self, layer: Any) -> _LayerPointers:
         """Pack one layer's weights and empty its modules."""
         attention, mlp = layer.self_attn, layer.mlp
         together = {
@@ -235,12 +245,12 @@ class NativeLlama:
                 fields[f"{name}_bias"] = self._keep(torch.cat([one.bias for one in projections]))
             for one in projections:
                 one.weight = nn.Parameter(one.weight.new_empty(0), requires_grad=False)
-        if hasattr(attention, "q_norm"):
+        if self._has_qk_norm:
             fields |= {
                 "q_norm": self._keep(attention.q_norm.weight),
                 "k_norm": self._keep(attention.k_norm.weight),
             }
-        return _Layer(**fields)
+        return _LayerPointers(**fields)
 
     def _packed(self, weight_NK: Tensor) -> Tensor:
         """[N, K] -> [ceil(N / P), K, P], padded with zeros."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from adasd.config import EngineConfig
+from adasd.engine.forward.protocol import ForwardOver
 from adasd.engine.forward.selection import choose_forward
 from load_tests.throughput import flip_rate
 from load_tests.throughput.flip_rate import SHAPES, TOGETHER, count_flips, passes
@@ -30,14 +31,12 @@ def test_every_shape_covers_every_position_once_and_in_order(shape):
 def test_a_forward_that_depends_on_the_shape_is_found_out():
     honest = engine("llama").forward
 
-    class Swayed:
-        name, dtype, device, layers = honest.name, honest.dtype, honest.device, honest.layers
-
+    class Swayed(ForwardOver):
         def __call__(self, batch, cache):
             logits = honest(batch, cache)
             return logits if len(batch.ids) == 1 else logits.roll(1, -1)
 
-    assert count_flips(Swayed(), prompts(9, 5)).per_million[TOGETHER] > 5e5
+    assert count_flips(Swayed(honest, "swayed"), prompts(9, 5)).per_million[TOGETHER] > 5e5
     found = count_flips(honest, prompts(9, 5))
     assert (set(found.per_million.values()), found.largest_difference) == ({0.0}, 0.0)
 
@@ -59,5 +58,5 @@ def test_a_whole_run_writes_all_forward_passes(tmp_path, capsys):
 def test_deterministic_forward_passes_do_not_see_the_batch(name, dtype):
     model = copy.deepcopy(original(name)).to(dtype)
     forward = choose_forward(model, EngineConfig("tiny", compile="off", deterministic=True), 100, None)
-    assert "token by token" in forward.name
+    assert forward.batch_invariant
     assert count_flips(forward, prompts(20, 7, 13)).largest_difference == 0

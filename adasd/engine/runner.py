@@ -1,0 +1,150 @@
+"""Forward passes over what the scheduler chose: logits, drafted tokens, verdicts.
+
+A pass changes nothing but places of the cache behind every valid length. So one that fails is repeated in halves,
+until the call that cannot run is alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.forward.protocol import Forward
+from adasd.engine.sampling.logits_processors import Positions, process
+from adasd.engine.sampling.logprobs import score_prompt, with_logprobs
+from adasd.engine.sampling.sampler import judge_blocks, not_finite, propose_next
+from adasd.engine.scheduler import Scheduled
+from adasd.engine.work import DraftWork, Proposed, Result, VerifyWork
+from adasd.errors import AdasdError, DeviceFailure
+from adasd.results import TokenLogprob
+
+_log = logging.getLogger(__name__)
+
+BROKEN = "the model gave logits that are not finite; check its weights and dtype"
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a pass gave one call: nothing yet (a piece of prompt), a result, or why it failed."""
+
+    scheduled: Scheduled
+    result: Result | AdasdError | None
+    scored: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens that the input holds
+
+
+class Runner:
+    """One forward pass over one cache; ids from ``vocab_size`` on are never drafted or accepted."""
+
+    def __init__(self, forward: Forward, cache: KVCache, vocab_size: int, generator: torch.Generator) -> None:
+        self.forward, self.cache, self.vocab_size, self._generator = forward, cache, vocab_size, generator
+        forward.prepare(cache, vocab_size)
+
+    def run(self, scheduled: Sequence[Scheduled]) -> list[StepResult]:
+        """One pass for all, or one for each number of layers; whole passes come first."""
+        by_depth = sorted(scheduled, key=lambda one: one.work.num_layers)
+        groups = groupby(by_depth, key=lambda one: one.work.num_layers)
+        return [result for _, group in groups for result in self._in_halves(list(group))]
+
+    def can_draft_on(self, one: Scheduled) -> bool:
+        """Whether this call can take several tokens in one multi-step draft from here on."""
+        drafter, work = self.forward.multi_step_draft, one.work
+        return (
+            drafter is not None
+            and isinstance(work, DraftWork)
+            and bool(one.input.num_logits)
+            and drafter.can_draft(work)
+        )
+
+    def draft_on(self, drafting: Sequence[Scheduled], limit: int) -> list[list[Proposed | None]] | None:
+        """Pass by pass a token of every call, None from its end on; None: it failed and changed nothing."""
+        drafter = self.forward.multi_step_draft
+        assert drafter is not None
+        works = [one.work for one in drafting if isinstance(one.work, DraftWork)]
+        batch = ForwardBatch([one.input for one in drafting], self.cache.layout, self.forward.device)
+        try:
+            return drafter.draft(batch, self.cache, works, self.vocab_size, limit, self._generator)
+        except Exception:  # as in _in_halves: the device may do what it wants
+            _log.exception("a multi-step draft failed; its calls draft step by step instead")
+            self._free_memory()
+            return None
+
+    def _in_halves(self, scheduled: list[Scheduled]) -> list[StepResult]:
+        try:
+            return self._run_once(scheduled)
+        except Exception as error:  # whatever the device does, the engine and the other calls live on
+            self._free_memory()
+            if len(scheduled) == 1:
+                _log.exception("a forward pass failed; its call is answered with the error")
+                reason = f"the forward pass over {len(scheduled[0].input.tokens)} tokens failed: {error}"
+                failure = error if isinstance(error, AdasdError) else DeviceFailure(reason)
+                return [StepResult(scheduled[0], failure)]
+        middle = len(scheduled) // 2
+        return self._in_halves(scheduled[:middle]) + self._in_halves(scheduled[middle:])
+
+    def _free_memory(self) -> None:
+        if self.forward.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _run_once(self, scheduled: list[Scheduled]) -> list[StepResult]:
+        """Logits of one pass and what they lead to."""
+        inputs = [one.input for one in scheduled]
+        for one in inputs:
+            self.cache.layout.extend(one.slot, one.end)
+        batch = ForwardBatch(inputs, self.cache.layout, self.forward.device, scheduled[0].work.num_layers)
+        logits = self.forward(batch, self.cache)[:, : self.vocab_size]
+        if len(logits) == 0:
+            return [StepResult(one, None) for one in scheduled]
+        spans = _spans(scheduled)
+        broken = not_finite(logits)
+        results: dict[int, Result | AdasdError] = {
+            i: DeviceFailure(BROKEN) for i, span in enumerate(spans) if any(broken[span])
+        }
+        wanted = {
+            i: Positions(one.work, one.input, slice(spans[i].stop - one.input.num_logits, spans[i].stop))
+            for i, one in enumerate(scheduled)
+            if one.input.num_logits and i not in results
+        }
+        processed, refused = process(wanted, logits)
+        results.update(refused)
+        at = {i: one.span for i, one in wanted.items() if i not in refused}
+        drafts = {i: work for i in at if isinstance(work := scheduled[i].work, DraftWork)}
+        verifies = {i: work for i in at if isinstance(work := scheduled[i].work, VerifyWork)}
+        if drafts:
+            its_logits = _select([at[i] for i in drafts], processed)
+            proposed = propose_next(list(drafts.values()), its_logits, self._generator)
+            results.update(zip(drafts, proposed, strict=True))
+        if verifies:
+            its_logits = _select([at[i] for i in verifies], processed)
+            for i, judged in zip(
+                verifies, judge_blocks(list(verifies.values()), its_logits, self._generator), strict=True
+            ):
+                if self.forward.early_exit is not None:
+                    self.forward.early_exit.learn(at[i], logits[at[i]], judged)
+                results[i] = with_logprobs(verifies[i], judged, logits[at[i]])
+        return [
+            StepResult(one, results.get(i), score_prompt(one.work, one.input, logits[spans[i]]))
+            for i, one in enumerate(scheduled)
+        ]
+
+
+def _spans(scheduled: Sequence[Scheduled]) -> list[slice]:
+    """Where each call's positions lie among the logits."""
+    spans, first = [], 0
+    for one in scheduled:
+        spans.append(slice(first, first + one.input.num_positions))
+        first += one.input.num_positions
+    return spans
+
+
+def _select(spans: list[slice], logits: Tensor) -> Tensor:
+    """These positions' logits; a view if those are all."""
+    if sum(span.stop - span.start for span in spans) == len(logits):
+        return logits
+    return torch.cat([logits[span] for span in spans])

@@ -1,0 +1,109 @@
+"""What a step computes, decided without a model; and a cache that has no room left."""
+
+import subprocess
+import sys
+
+from adasd.config import EngineConfig
+from adasd.engine.cache.prefix_cache import PrefixCache
+from adasd.engine.cache.slots import SlotTable
+from adasd.engine.scheduler import LONGEST_DRAFT, SHARED_DRAFT, PrefillBudget, Scheduler
+from adasd.engine.work import DraftWork, VerifyWork
+from adasd.errors import Overloaded
+from adasd.rounds import CallFailed, DraftCall, OpenCall, StopRule, Verdict, VerifyCall
+from adasd.testing.loops import GREEDY, verify
+from tests.unit.engine.models import engine, generate
+
+
+def scheduler_of(num_slots=8, prefill=None, **settings):
+    """A scheduler, and a function that submits calls to it."""
+    slots = SlotTable(PrefixCache(num_slots, 200))
+    config = EngineConfig("none", num_slots=num_slots, **settings)
+    made = Scheduler(
+        config, num_slots, prefill or PrefillBudget(64), lambda work: slots.place(work.slot, work.call.feed)
+    )
+
+    def submit(session, num_tokens, draft=None, optimistic=False):
+        slot, feed = slots.open(session, 200), (1,) * num_tokens
+        if draft is None:
+            work = VerifyWork(slot, GREEDY, 0.0, call=VerifyCall(session, 0, 0, feed))
+        else:
+            call = DraftCall(session, 0, 0, feed, StopRule(draft), optimistic)
+            work = DraftWork(slot, GREEDY, 0.0, call=call)
+        made.waiting[session] = work
+
+    return made, submit
+
+
+def step(made):
+    """Tokens by session of one step, which then counts as done."""
+    scheduled, _ = made.next_step()
+    for one in scheduled:
+        one.work.fed(one.input)
+        one.work.last_pass = max((work.last_pass for work in made.waiting.values()), default=0) + 1
+    return {one.work.call.session: len(one.input.tokens) for one in scheduled}
+
+
+def test_it_needs_no_torch():
+    code = "import sys, adasd.engine.scheduler; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_prompts_share_the_budget_and_those_who_waited_longest_come_first():
+    made, submit = scheduler_of(prefill=PrefillBudget(64), prefill_chunk=48)
+    for session in "abc":
+        submit(session, 100)
+    assert step(made) == {"a": 48}, "what is left of the budget holds no whole piece of another"
+    assert [step(made), step(made)] == [{"b": 48}, {"c": 48}]
+    assert step(made) == {"a": 48}
+
+
+def test_where_the_budget_yields_a_prompt_takes_as_long_as_what_runs_beside_it():
+    budget = PrefillBudget(500, yields=True, smallest=32, per_sequence=3)
+    made, submit = scheduler_of(prefill=budget, prefill_chunk=150)
+    submit("long", 190)
+    submit("runs", 20)
+    submit("runs too", 30)
+    assert step(made) == {"runs": 20, "runs too": 30, "long": 20 + 30 + 2 * 3}
+
+
+def test_a_call_without_tokens_is_complete_at_once():
+    made, submit = scheduler_of()
+    submit("a", 0, draft=0)
+    scheduled, (complete,) = made.next_step()
+    assert (scheduled, complete.answer().tokens, made.waiting) == ([], (), {})
+
+
+def test_optimistic_drafts_are_short_while_committed_work_waits():
+    made, submit = scheduler_of(num_slots=8)
+    submit("guess", 2, draft=9, optimistic=True)
+    (guess,), _ = made.next_step()
+    assert made.draft_limit([guess], alone=True) == LONGEST_DRAFT
+    for i in range(3):
+        assert not made.crowded
+        submit(str(i), 3)
+    assert made.crowded
+    assert made.draft_limit([guess], alone=False) == 1
+    sure = next(one for one in made.next_step()[0] if one.work is not guess.work)
+    assert made.draft_limit([sure], alone=False) == SHARED_DRAFT
+
+
+def test_a_cache_without_room_fails_the_call_that_needs_it_and_no_other(monkeypatch):
+    e = engine("llama")
+    for session in ("small", "large"):
+        e.open(OpenCall(session, GREEDY, 60))
+        verify(e, VerifyCall(session, 0, 0, (1, 2)))
+
+    def no_room(layout, slot, length):
+        if length > 8:
+            raise Overloaded("no page is free")
+
+    monkeypatch.setattr(PrefixCache, "extend", no_room)
+    e.submit(VerifyCall("small", 1, 2, (3,)))
+    e.submit(VerifyCall("large", 1, 2, (3, 4, 5, 6, 7, 8, 9)))
+    answers = {answer.session: answer for answer in e.step()}
+    assert isinstance(answers["large"], CallFailed)
+    assert isinstance(answers["large"].error, Overloaded)
+    assert isinstance(answers["small"], Verdict)
+    assert answers["small"].next_token == generate("llama", (1, 2, 3), 1)[0]
+    assert e.cached_len("large") == 2
+    e.check_integrity()
