@@ -1,4 +1,4 @@
-"""Speculative decoding in one process, over the same session machine as the service; no Ray needed.
+"""Speculative decoding in one process, by the same runner as the service; no Ray needed.
 
 from adasd import LocalPair
 pair = LocalPair.load("models/demo/target", "models/demo/draft")
@@ -8,43 +8,38 @@ print(answer.text, answer.report.num_accepted_tokens, "of", answer.report.num_dr
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
-from typing import Protocol
+from typing import TypeVar
 
 from adasd.config import EngineConfig, SpeculationConfig
 from adasd.control import draft_sources
-from adasd.control.controller import Controller, EffectiveSpeculation, SessionController
-from adasd.drafters.lookups import Lookups, nothing_drafted
-from adasd.errors import ConfigError, InvalidRequest
+from adasd.control.controller import Controller
+from adasd.drafters.lookups import Lookups
+from adasd.errors import ConfigError, InvalidRequest, Superseded
 from adasd.ports import Decode, Engine
-from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenLogprob, Usage
 from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, RoundCompleted, Verdict, VerifyCall
-from adasd.session.events import (
-    Action,
-    AskDraft,
-    AskPlan,
-    AskVerify,
-    AttachTarget,
-    DraftAnswered,
-    DraftAttached,
-    DraftLeft,
-    Emit,
-    Event,
-    Finish,
-    Learn,
-    Planned,
-    TargetAnswered,
-    TargetAttached,
-)
-from adasd.session.opening import check_length, open_call
-from adasd.session.protocol import begin, step
-from adasd.session.report import complete
-from adasd.session.state import Phase, Terms
+from adasd.session.runner import Observation, Runner, RunnerSettings, SharedParts
+from adasd.session.tasks import InPlaceTasks, finished, others_first
 from adasd.text.tokenizer import Tokenizer
+
+R = TypeVar("R")
+
+IN_PLACE = RunnerSettings(
+    request_timeout_s=math.inf,
+    draft_timeout_s=math.inf,
+    reattach_s=math.inf,
+    replaces_lost=False,
+    asks_early=False,
+)
+"""There is no clock, no link and nothing to replace: an engine's error ends the answer as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +61,10 @@ class Answer:
 class LocalPair:
     """A target and its drafts in this process. Not for use by several threads at once.
 
-    ``draft`` is the source ``model`` (None: there is none), ``drafts`` are further models by name. What is learned
-    from a round's times is learned from those of ``as_timed``.
+    ``draft`` is the source ``model`` (None: there is none), ``drafts`` are further models by name. With ``lookahead``
+    every draft works in a thread of its own, and drafts on while the target judges, where the controller finds that
+    this pays; it takes a core that the target does not use. What is learned from a round's times is learned from
+    those of ``as_timed``.
     """
 
     def __init__(
@@ -80,16 +77,23 @@ class LocalPair:
         tokenizer: Tokenizer | None = None,
         drafts: Mapping[str, Engine] | None = None,
         as_timed: Callable[[RoundCompleted], RoundCompleted] = lambda done: done,
+        *,
+        lookahead: bool = False,
     ) -> None:
         self.target, self.draft, self.decode, self.eos_ids = target, draft, decode, eos_ids
-        self.tokenizer, self.as_timed = tokenizer, as_timed
+        self.tokenizer = tokenizer
         self.drafts = {**({draft_sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
         config = speculation or SpeculationConfig()
+        config = replace(config, draft_ahead=config.draft_ahead and lookahead)
         own = (draft_sources.SELF,) if target.drafts_itself else ()
         if own and self.drafts:
             raise ConfigError("a target with early_exit drafts for itself; it takes no draft model beside it")
         self.controller = Controller(config, own or tuple(self.drafts))
-        self.lookups = Lookups(config.recent_tokens)
+        lookups = Lookups(config.recent_tokens)
+        self._shared = SharedParts(
+            self.controller, lookups, eos_ids, decode, target.max_context, IN_PLACE, as_timed
+        )
+        self._placement = EnginePlacement(target, self.drafts, lookahead=lookahead)
         self._names = (f"local-{number}" for number in count())
 
     @classmethod
@@ -105,6 +109,7 @@ class LocalPair:
         prefix_cache: bool = True,
         drafts: Mapping[str, str] | None = None,
         early_exit: bool = False,
+        lookahead: bool = False,
     ) -> LocalPair:
         """Load a pair of Hugging Face causal language models by folder or id; raises ConfigError.
 
@@ -112,6 +117,7 @@ class LocalPair:
         for itself, without any.
 
         ``prefix_cache``: what earlier answers computed for the beginning of a prompt is used again.
+        ``lookahead``: drafts work in threads of their own (LocalPair).
         """
         from adasd.engine.engine import TorchEngine
         from adasd.engine.loading.vocabulary import check_vocabularies
@@ -143,6 +149,7 @@ class LocalPair:
             speculation,
             tokenizer,
             engines,
+            lookahead=lookahead,
         )
 
     # ----------------------------------------------------------------- answers
@@ -188,127 +195,79 @@ class LocalPair:
         prompt: Sequence[int],
         sampling: SamplingParams,
         speculation: SpeculationOptions,
-        on_round: Callable[[RoundCompleted], None] = lambda _: None,
+        on_round: Callable[[RoundCompleted], object] = lambda _: None,
     ) -> Iterator[Chunk | Complete]:
         """Chunks, one per verdict, then Complete. Closing the iterator gives both slots back."""
-        if not prompt:
-            raise InvalidRequest("the prompt has no tokens", "prompt")
-        check_length(len(prompt), sampling.max_tokens, self.target.max_context)
-        terms = Terms(next(self._names), tuple(prompt), sampling, self.eos_ids, self.decode)
-        opening = open_call(terms.session, sampling, len(prompt), self.eos_ids)
-        effective = self.controller.effective(speculation, opening.transform)
-        controller = self.controller.session(effective, opening.transform, prompt)
-        return self._run(terms, opening, effective, controller, on_round)
+        request = GenerationRequest(next(self._names), tuple(prompt), sampling, speculation)
 
-    def _run(
-        self,
-        terms: Terms,
-        opening: OpenCall,
-        effective: EffectiveSpeculation,
-        controller: SessionController,
-        on_round: Callable[[RoundCompleted], None],
-    ) -> Iterator[Chunk | Complete]:
-        session, todo = begin(terms)
-        events: list[Event] = []
-        line: DraftLine | None = None
-        try:
-            if effective.mode is not Mode.OFF and session.phase is not Phase.FINISHED:
-                line = self._line(controller.source, opening, controller.alone)
-                events.append(DraftAttached())
-            while True:
-                for action in todo:
-                    match action:
-                        case Emit(chunk):
-                            yield chunk
-                        case Finish():
-                            self.lookups.remember(session.committed[len(terms.prompt) :])
-                            yield complete(session, effective.options, controller)
-                            return
-                        case AttachTarget():
-                            self.target.open(opening)
-                            events.append(TargetAttached())
-                        case Learn(done):
-                            if not done.prefill:
-                                controller.learn(self.as_timed(done))
-                            on_round(done)
-                        case AskPlan(remaining_tokens=remaining):
-                            other = controller.another_source(remaining)
-                            if line is not None and other is not None:
-                                line.close()
-                                line = self._line(other, opening, controller.alone)
-                                controller.use(other)
-                                events += (DraftLeft(), DraftAttached())
-                            events.append(self._answer(action, controller, line))
-                        case _:
-                            events.append(self._answer(action, controller, line))
-                session, todo = step(session, events.pop(0))
-        finally:
-            self.target.close(terms.session)
-            if line is not None:
-                line.close()
+        def tell(seen: Observation) -> None:
+            if isinstance(seen, RoundCompleted):
+                on_round(seen)
 
-    def _line(self, source: str, open_call: OpenCall, alone: bool) -> DraftLine:
-        """This session's line to a draft source."""
-        if source in draft_sources.LOOKUPS:
-            return self.lookups.line(source, alone=alone)
-        if source == draft_sources.SELF:
-            return SelfLine(self.target)
-        return EngineLine(self.drafts[source], open_call)
-
-    def _answer(self, action: Action, controller: SessionController, line: DraftLine | None) -> Event:
-        asked_s = time.perf_counter()
-        match action:
-            case AskPlan(remaining, num_emitted, num_relaxed):
-                plan = controller.plan(remaining, num_emitted, num_relaxed)
-                return Planned(plan.draft, plan.accept)
-            case AskDraft(call):
-                assert line is not None
-                drafted = line.draft(call)
-                return DraftAnswered(drafted, 1e3 * (time.perf_counter() - asked_s))
-            case AskVerify(call):
-                verdict = run_call(self.target, call)
-                assert isinstance(verdict, Verdict)
-                return TargetAnswered(verdict, 1e3 * (time.perf_counter() - asked_s))
-        raise AssertionError(f"no answer to {action}")
+        tasks = InPlaceTasks()
+        return in_place(Runner(request, self._shared, self._placement, tell, tasks).run(), tasks)
 
 
-class DraftLine(Protocol):
-    """A session's line to a draft source in this process."""
+class EnginePlacement:
+    """Opens slots on engines of this process; ``lookahead``: drafts work in threads of their own."""
 
-    def draft(self, call: DraftCall) -> DraftBlock: ...
-    def close(self) -> None: ...
+    def __init__(self, target: Engine, drafts: Mapping[str, Engine], *, lookahead: bool) -> None:
+        self._target, self._drafts = target, drafts
+        self._threads = {name: ThreadPoolExecutor(1, f"draft {name}") for name in drafts if lookahead}
+
+    @property
+    def draft_names(self) -> tuple[str, ...]:
+        return tuple(self._drafts)
+
+    async def attach_target(self, call: OpenCall) -> EngineSlot:
+        self._target.open(call)
+        return EngineSlot(self._target, call.session)
+
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> EngineSlot:
+        name = name or self.draft_names[0]
+        slot = EngineSlot(self._drafts[name], call.session, self._threads.get(name))
+        await slot.do(partial(self._drafts[name].open, call))
+        return slot
 
 
-class SelfLine:
-    """Draft calls on the slot that the target's verdicts use, which is not this line's to close."""
+class EngineSlot:
+    """A Drafter and Verifier over a slot of an engine; draft calls are answered in ``thread``, where there is one."""
 
-    def __init__(self, target: Engine) -> None:
-        self._target = target
+    def __init__(self, engine: Engine, session: str, thread: ThreadPoolExecutor | None = None) -> None:
+        self.lost: Future[str] = Future()
+        self._engine, self._session, self._thread = engine, session, thread
+        self._newest: float = 0  # epoch; infinite once released
 
-    def draft(self, call: DraftCall) -> DraftBlock:
-        """The target has read for its verdicts what it is to draft behind."""
-        drafted = run_call(self._target, call) if call.rule.max_tokens else nothing_drafted(call)
+    async def draft(self, call: DraftCall) -> DraftBlock:
+        self._newest = call.epoch
+        drafted = await self.do(partial(self._answer, call))
         assert isinstance(drafted, DraftBlock)
         return drafted
 
-    def close(self) -> None:
-        """Nothing is held beyond this object."""
+    async def verify(self, call: VerifyCall) -> Verdict:
+        self._newest = call.epoch
+        await others_first()  # a draft reads, or works in its thread, meanwhile
+        verdict = self._answer(call)
+        assert isinstance(verdict, Verdict)
+        return verdict
 
+    async def release(self) -> None:
+        self._newest = math.inf
+        await self.do(partial(self._engine.close, self._session))
 
-class EngineLine:
-    """A slot on a draft engine, open until ``close``."""
+    async def do(self, work: Callable[[], R]) -> R:
+        return work() if self._thread is None else await finished(self._thread.submit(work))
 
-    def __init__(self, engine: Engine, call: OpenCall) -> None:
-        self._engine, self._session = engine, call.session
-        engine.open(call)
-
-    def draft(self, call: DraftCall) -> DraftBlock:
-        drafted = run_call(self._engine, call)
-        assert isinstance(drafted, DraftBlock)
-        return drafted
-
-    def close(self) -> None:
-        self._engine.close(self._session)
+    def _answer(self, call: DraftCall | VerifyCall) -> DraftBlock | Verdict:
+        """Submit one call and step until it is answered; raises the error that it failed with."""
+        self._engine.submit(call)
+        while call.epoch >= self._newest:
+            for answer in self._engine.step():
+                if answer.session == call.session and answer.epoch == call.epoch:
+                    if isinstance(answer, CallFailed):
+                        raise answer.error
+                    return answer
+        raise Superseded(call.session, call.epoch)
 
 
 def mode_of(name: str | None) -> Mode | None:
@@ -320,11 +279,22 @@ def mode_of(name: str | None) -> Mode | None:
         raise InvalidRequest(f"mode is {name!r}; possible are {possible}", "speculation.mode") from None
 
 
-def run_call(engine: Engine, call: DraftCall | VerifyCall) -> DraftBlock | Verdict:
-    """Submit one call and step until it is answered; raises the error that it failed with."""
-    engine.submit(call)
-    while True:
-        for answer in engine.step():
-            if isinstance(answer, CallFailed):
-                raise answer.error
-            return answer
+def in_place(
+    events: AsyncGenerator[Chunk | Complete, None], tasks: InPlaceTasks
+) -> Iterator[Chunk | Complete]:
+    """A runner's events without an event loop; closing the iterator closes the runner."""
+    try:
+        event = anext(events)
+        while True:
+            try:
+                event.send(None)
+            except StopIteration as found:
+                yield found.value
+                event = anext(events)
+            else:
+                tasks.wait()
+    except StopAsyncIteration:
+        return
+    finally:
+        with suppress(StopIteration):
+            events.aclose().send(None)

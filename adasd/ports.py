@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, PrefixStats, Verdict, VerifyCall
 
@@ -98,17 +98,64 @@ class Engine(Protocol):
         ...
 
 
-class DraftPort(Protocol):
-    """A session's line to its draft worker. Errors: WorkerLost, StaleIncarnation, StaleCache, UnknownSession."""
+class Lost(Protocol):
+    """The part of a future (of asyncio or of concurrent.futures) that tells of a loss."""
 
-    async def draft(self, call: DraftCall) -> DraftBlock: ...
+    def add_done_callback(self, callback: Callable[[Any], object], /) -> object: ...
+    def cancelled(self) -> bool: ...
+    def result(self) -> str: ...
 
-    async def close(self) -> None: ...
+
+class Drafter(Protocol):
+    """Where the blocks of one session come from: a draft replica, a look-up, or the target's own first layers.
+
+    ``lost`` is done when the slot was lost without having been given back, and says why; ``release`` cancels it.
+    Any error of a call but those named below means that the slot is lost, too.
+    """
+
+    @property
+    def lost(self) -> Lost: ...
+
+    async def draft(self, call: DraftCall) -> DraftBlock:
+        """The block behind what the call keeps and feeds.
+
+        Raises Superseded if a newer call took its place before it was answered. At most one call is worked on.
+        """
+        ...
+
+    async def release(self) -> None:
+        """Give the slot back. Idempotent, and safe to cancel."""
+        ...
 
 
-class TargetPort(Protocol):
-    """A session's line to its target worker. Errors as for DraftPort, and DeviceFailure."""
+class Verifier(Drafter, Protocol):
+    """A target replica: gives the verdicts, and drafts for itself where its first layers may (Engine.drafts_itself)."""
 
-    async def verify(self, call: VerifyCall) -> Verdict: ...
+    async def verify(self, call: VerifyCall) -> Verdict:
+        """The verdict on the call's block.
 
-    async def close(self) -> None: ...
+        A call that assumes something about the verdict before it may be made while that is under way; it raises
+        Superseded if the assumption did not come true. Raises InvalidRequest or Overloaded if the request, or the
+        opening of its slot, was refused.
+        """
+        ...
+
+
+class Placement(Protocol):
+    """Attaches one session to workers with a free slot."""
+
+    @property
+    def draft_names(self) -> tuple[str, ...]:
+        """Draft models, the preferred one first; empty: none."""
+        ...
+
+    async def attach_target(self, call: OpenCall) -> Verifier:
+        """Raises Overloaded or WorkerLost when no replica grants a slot in time.
+
+        What is wrong with the slot itself may be raised by its first call.
+        """
+        ...
+
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Drafter:
+        """A slot of the draft model of that name; without one, of the preferred one."""
+        ...

@@ -284,7 +284,37 @@ class RoundCompleted:
         None  # rejected at the draft's greatest doubt, for its second choice; None: it named none
     )
 
+    num_emitted: int | None = None  # tokens that came out of it; None: all of the verdict's
+
     @property
     def num_drafted(self) -> int:
         """Tokens that were judged as a block in this round."""
         return len(self.drafted.tokens) if self.drafted else 0
+
+    @property
+    def num_accepted(self) -> int:
+        """Drafted tokens that came out; the verdict's own count goes on behind the end of the answer."""
+        accepted = self.verdict.num_accepted
+        return accepted if self.num_emitted is None else min(accepted, self.num_emitted)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotGranted:
+    """A session got a slot of this role after ``waited_s`` seconds."""
+
+    request_id: str
+    role: str  # draft | target
+    waited_s: float
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLost:
+    """A slot was lost: its replica died, hangs, or was cut off."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLate:
+    """A block was not there in time; its round goes on without it."""

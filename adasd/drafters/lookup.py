@@ -1,4 +1,4 @@
-"""A session's line to a lookup: answers draft calls as a draft worker does (adasd.ports.DraftPort).
+"""One session's look-up: answers draft calls as a draft worker does (adasd.ports.Drafter).
 
 What is looked up is certain: the law of every proposal is a point mass on its token. Greedy match and shared noise
 ask no more; for rejection sampling the rows say so (one entry of probability 1), and acceptance with chance p(x)
@@ -49,9 +49,6 @@ class Lookup:
         for start in range(num_indexed, len(text), PIECE):
             self._index.extend(text[start : start + PIECE])
             yield
-
-    def close(self) -> None:
-        """Nothing is held beyond this object."""
 
     def answer(self, call: DraftCall, began_s: float) -> DraftBlock:
         """The block behind what was read."""

@@ -1,4 +1,4 @@
-"""The look-ups of one process: makes lines for sessions, and remembers answers where that is switched on."""
+"""The look-ups of one process: one for every session, and remembers answers where that is switched on."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Lookups:
     def __init__(self, recent_tokens: int = 0) -> None:
         self._recent = RecentAnswers(recent_tokens) if recent_tokens else None
 
-    def line(self, name: str, *, alone: bool = False) -> Lookup:
-        """A new session's line to the look-up of that name; ``alone``: it must not follow other answers."""
+    def lookup(self, name: str, *, alone: bool = False) -> Lookup:
+        """The look-up of that name for a new session; ``alone``: it must not follow other answers."""
         assert name in LOOKUPS, name
         if name == NGRAM:
             return Lookup(NgramIndex)

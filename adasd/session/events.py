@@ -70,15 +70,14 @@ class DraftAnswered:
 class Planned:
     """The controller's answer to AskPlan; ``draft.max_tokens == 0`` makes the round a plain one.
 
-    While the target judges this round's block, the draft may go on behind it (``ahead``) and prepare for a rejection
-    (``instead``). ``decodes_on`` lets the target go on while the verdict of a round without a block is on its way.
+    While the target judges, branches of a lookahead may be prepared (adasd.session.lookahead).
     """
 
     draft: StopRule
     accept: AcceptRule
-    ahead: bool = False
-    instead: bool = False
-    decodes_on: bool = False
+    drafts_ahead: bool = False  # the draft goes on behind the block, for a full acceptance
+    drafts_for_rejection: bool = False  # and prepares for the likeliest rejection
+    asks_early: bool = False  # the target takes calls that assume a verdict, and so decodes on
 
 
 @dataclass(frozen=True, slots=True)

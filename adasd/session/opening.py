@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from adasd.errors import ContextTooLong
-from adasd.requests import SamplingParams
+from adasd.requests import GenerationRequest, SamplingParams
 from adasd.rounds import OpenCall, SamplingTransform
 
 
-def open_call(session: str, sampling: SamplingParams, prompt_len: int, eos_ids: frozenset[int]) -> OpenCall:
-    """How the session's slots are opened on both workers."""
+def open_call(request: GenerationRequest, eos_ids: frozenset[int]) -> OpenCall:
+    """How the request's slots are opened on both workers."""
+    sampling, prompt_len = request.sampling, len(request.prompt)
     return OpenCall(
-        session,
+        request.request_id,
         transform_of(sampling, prompt_len, eos_ids),
         max_len=prompt_len + sampling.max_tokens,
         logprobs=sampling.logprobs,
@@ -19,7 +20,7 @@ def open_call(session: str, sampling: SamplingParams, prompt_len: int, eos_ids: 
 
 
 def transform_of(sampling: SamplingParams, prompt_len: int, eos_ids: frozenset[int]) -> SamplingTransform:
-    """The transform that both workers apply: everything of the request that shapes the law."""
+    """The transform that both workers apply: everything of the request that shapes the distribution."""
     return SamplingTransform(
         temperature=sampling.temperature,
         top_k=sampling.top_k,

@@ -5,43 +5,29 @@ What changes with every round is a named tuple, of which a changed copy takes a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 from adasd.ports import Decode
-from adasd.requests import SamplingParams
-from adasd.results import FinishReason
+from adasd.requests import GenerationRequest
+from adasd.results import FinishReason, TokenKind
 from adasd.rounds import AcceptRule, DraftBlock, StopRule
 from adasd.session.events import Planned
-from adasd.session.lookahead import Ahead
-from adasd.session.tally import Tally
+from adasd.session.lookahead import Branches
 from adasd.text.stop_strings import TextState
 
 PLAIN = Planned(StopRule(0), AcceptRule())
 
 
 class Phase(StrEnum):
-    """Where the session stands; ``machine.step`` documents the transitions."""
+    """What the session waits for; ``protocol.TRANSITIONS`` says what may happen meanwhile."""
 
-    NEW = "new"
-    ATTACHING = "attaching"  # waits for a target slot (first or replacement)
-    PREFILLING = "prefilling"  # waits for the verdict on an empty block after the prompt
-    PLANNING = "planning"  # waits for the controller
-    DRAFTING = "drafting"  # waits for a block
-    VERIFYING = "verifying"  # waits for a verdict
+    ATTACHING = "attaching"  # a target slot (first or replacement)
+    PREFILLING = "prefilling"  # the verdict on an empty block behind the prompt
+    PLANNING = "planning"  # the controller
+    DRAFTING = "drafting"  # a block
+    VERIFYING = "verifying"  # a verdict
     FINISHED = "finished"
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What never changes during a session."""
-
-    session: str
-    prompt: tuple[int, ...]
-    sampling: SamplingParams
-    eos_ids: frozenset[int]
-    decode: Decode  # token ids to text, pure
 
 
 class DraftSide(NamedTuple):
@@ -93,32 +79,59 @@ def common_len(some: tuple[int, ...], others: tuple[int, ...]) -> int:
     return next(i for i in range(shorter) if some[i] != others[i])
 
 
+KINDS = tuple(TokenKind)
+
+
+class Counts(NamedTuple):
+    """What speculation did for this answer. Counts in tokens, times in milliseconds.
+
+    Tokens behind the end of the answer count nowhere, and prefill is no round.
+    """
+
+    num_rounds: int = 0
+    cached_tokens: int = 0
+    accepted_per_round: tuple[int, ...] = ()  # rounds with a block only
+    drafted_per_round: tuple[int, ...] = ()
+    by_kind: tuple[int, ...] = (0,) * len(KINDS)  # emitted tokens by provenance, in the order of TokenKind
+    draft_ms: float = 0.0
+    verify_ms: float = 0.0
+    network_ms: float = 0.0
+    draft_lost: int = 0
+    target_lost: int = 0
+    num_ahead: int = 0  # branches drafted
+    num_ahead_used: int = 0  # of them, those that came true
+
+    def of_kind(self, kind: TokenKind) -> int:
+        """Emitted tokens of one provenance."""
+        return self.by_kind[KINDS.index(kind)]
+
+
 class Session(NamedTuple):
     """One answer in the making."""
 
-    terms: Terms
-    phase: Phase = Phase.NEW
+    request: GenerationRequest
+    eos_ids: frozenset[int]
+    decode: Decode
+    committed: tuple[int, ...]  # prompt + answer; the newest token is never cached yet
+    phase: Phase = Phase.ATTACHING
     epoch: int = 0  # of the answer that the round under way waits for
-    last_epoch: int = 0  # of the newest ask
-    committed: tuple[int, ...] = ()  # prompt + answer; the newest token is never cached yet
+    last_epoch: int = 0  # of the newest call
     target_cached: int = 0  # leading committed tokens in the target's cache
     draft: DraftSide = DraftSide()
     plan: Planned = PLAIN  # of the round under way
-    block: DraftBlock | None = None  # under judgement
+    block: DraftBlock | None = None  # that is being verified
     block_ms: float = 0.0  # wall time that the round waited for its block
     block_rule: StopRule | None = None  # that it was drafted by
-    ahead: Ahead | None = None  # drafted, or being drafted, behind the block
-    instead: Ahead | None = None  # for a rejection of the block where the draft was most in doubt
-    going_on: int | None = None  # epoch in which the target decodes on behind its next verdict
+    branches: Branches = ()  # what is prepared while the target judges; afterwards the one that came true
     text: TextState = TextState()
-    tally: Tally = Tally()
+    counts: Counts = Counts()
     finish_reason: FinishReason | None = None
     stop_match: str | int | None = None
 
     @property
     def num_emitted(self) -> int:
-        return len(self.committed) - len(self.terms.prompt)
+        return len(self.committed) - len(self.request.prompt)
 
     @property
     def remaining_tokens(self) -> int:
-        return self.terms.sampling.max_tokens - self.num_emitted
+        return self.request.sampling.max_tokens - self.num_emitted

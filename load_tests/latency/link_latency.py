@@ -25,12 +25,11 @@ from rich.table import Table
 
 from adasd.config import EngineConfig, SpeculationConfig
 from adasd.control.controller import Controller
+from adasd.drafters.lookups import Lookups
 from adasd.engine.engine import TorchEngine
-from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk
-from adasd.session.opening import open_call
-from adasd.session.runner import Limits, Runner
-from adasd.session.state import Terms
+from adasd.session.runner import Runner, RunnerSettings, SharedParts
 from adasd.text.tokenizer import Tokenizer
 from load_tests import record
 from load_tests.demo_pair import DEMO, enlarged
@@ -41,6 +40,7 @@ from services.transport.channels import WorkerChannelPool
 from services.transport.rounds_client import WorkerAddress
 
 SESSION = "latency"
+MAX_CONTEXT = 1024
 LATENCIES_MS = (0.0, 1.0, 5.0, 20.0)
 EXACT = SpeculationConfig(mode=Mode.EXACT, bypass=False)
 WAYS: Mapping[str, SpeculationConfig] = {
@@ -83,22 +83,21 @@ class Speaker:
         self, way: str, latency_ms: float, tokenizer: Tokenizer, at: tuple[WorkerAddress, WorkerAddress]
     ) -> None:
         config = WAYS[way]
-        self.tokenizer, self.at, self.latency_ms = tokenizer, at, latency_ms
-        self.controller = Controller(config)
-        self.effective = self.controller.effective(SpeculationOptions(mode=config.mode))
+        self.at, self.latency_ms, self.options = at, latency_ms, SpeculationOptions(mode=config.mode)
+        self.shared = SharedParts(
+            Controller(config),
+            Lookups(),
+            tokenizer.eos_ids,
+            tokenizer.decode,
+            MAX_CONTEXT,
+            RunnerSettings(request_timeout_s=120.0, draft_timeout_s=5.0, reattach_s=0.01),
+        )
 
     async def answer(self, pool: WorkerChannelPool, prompt: Sequence[int], max_tokens: int) -> LinkAnswer:
         """The whole answer to one prompt, over fresh streams."""
         sampling = SamplingParams(max_tokens, temperature=0.0)
-        opening = open_call(SESSION, sampling, len(prompt), self.tokenizer.eos_ids)
-        runner = Runner(
-            Terms(SESSION, tuple(prompt), sampling, self.tokenizer.eos_ids, self.tokenizer.decode),
-            opening,
-            self.effective,
-            self.controller.session(self.effective, opening.transform),
-            Lines(pool, *self.at, self.latency_ms),
-            Limits(request_timeout_s=120.0, draft_timeout_s=5.0, reattach_s=0.01),
-        )
+        request = GenerationRequest(SESSION, tuple(prompt), sampling, self.options)
+        runner = Runner(request, self.shared, Lines(pool, *self.at, self.latency_ms))
         tokens, times_s, num_first = list[int](), list[float](), 0
         async for event in runner.run():
             if isinstance(event, Chunk):
@@ -154,7 +153,7 @@ def share(part: float, whole: float) -> float:
 
 def engine(model: str) -> TorchEngine:
     """In the worker's process."""
-    return TorchEngine.from_config(EngineConfig(model, device="cpu", num_slots=2, max_context=1024))
+    return TorchEngine.from_config(EngineConfig(model, device="cpu", num_slots=2, max_context=MAX_CONTEXT))
 
 
 def run(

@@ -34,8 +34,9 @@ from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller, SessionController
 from adasd.control.lookahead import preparing_for_rejection_pays
 from adasd.control.options import EffectiveSpeculation
+from adasd.drafters.lookups import Lookups
 from adasd.methods.policy import PLAIN, Plan
-from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.rounds import (
     DraftBlock,
     DraftCall,
@@ -46,8 +47,7 @@ from adasd.rounds import (
     Verdict,
     VerifyCall,
 )
-from adasd.session.runner import Limits, Runner
-from adasd.session.state import Terms
+from adasd.session.runner import Observation, Runner, RunnerSettings, SharedParts
 from load_tests import record
 from load_tests.latency.round_trip import worker
 from load_tests.latency.timed_engine import Costs, TimedEngine
@@ -66,8 +66,7 @@ SECOND = 0.5
 LINK_COSTS = Costs(draft_ms=2.0, verify_ms=20.0, acceptance=0.85, seed=7, second=SECOND)
 LINK_BLOCK_LEN = 6
 WARM_UP_ROUNDS = 8
-GREEDY = SamplingTransform(temperature=0.0)
-MAX_TOKENS = 4000
+MAX_TOKENS, MAX_CONTEXT = 4000, 4096
 PROMPT = (1, 2, 3)
 
 
@@ -92,7 +91,7 @@ class RoundTrace:
 
 
 class Link:
-    """A slot on a worker (adasd.session.runner.Attachment), ``delay_ms`` away in each direction."""
+    """A slot on a worker (adasd.ports.Verifier), ``delay_ms`` away in each direction."""
 
     def __init__(self, line: RoundsLine, delay_ms: float) -> None:
         self.line, self.delay_s = line, 1e-3 * delay_ms
@@ -146,9 +145,7 @@ class Lines:
 class FixedBlocks(SessionController):
     """Learns and decides as ever, then drafts ``block_len`` tokens whatever came out, ahead or not."""
 
-    def __init__(self, controller: Controller, effective: EffectiveSpeculation, case: Case) -> None:
-        super().__init__(controller, effective, GREEDY)
-        self.case = case
+    case: Case
 
     def plan(self, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> Plan:
         accept = super().plan(remaining_tokens, num_emitted, num_relaxed).accept
@@ -159,29 +156,41 @@ class FixedBlocks(SessionController):
         return Plan(rule, accept, ahead, ahead and preparing_for_rejection_pays(self._estimates))
 
 
+class FixedController(Controller):
+    """Its sessions draft fixed blocks."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(SpeculationConfig())
+        self.case = case
+
+    def session(
+        self, effective: EffectiveSpeculation, transform: SamplingTransform, prompt: Sequence[int] = ()
+    ) -> FixedBlocks:
+        made = FixedBlocks(self, effective, transform, prompt)
+        made.case = self.case
+        return made
+
+
 def runner_of(case: Case, lines: Lines, trace: RoundTrace) -> Runner:
     """A runner for one endless answer; ``trace`` notes its rounds."""
-    controller = Controller(SpeculationConfig())
     mode = Mode.OFF if case.mode == "off" else Mode.EXACT
-    effective = controller.effective(SpeculationOptions(mode=mode))
 
-    def note(done: RoundCompleted) -> None:
-        if done.prefill or (mode is not Mode.OFF and not done.num_drafted and not trace.at_s):
+    def note(done: Observation) -> None:
+        if not isinstance(done, RoundCompleted) or done.prefill:
+            return
+        if mode is not Mode.OFF and not done.num_drafted and not trace.at_s:
             return
         trace.at_s.append(time.perf_counter())
         trace.tokens.append(done.verdict.num_accepted + 1)
         ahead = done.drafted is not None and any(done.drafted.epoch in link.ahead for link in lines.drafts)
         trace.ahead.append(ahead)
 
-    return Runner(
-        Terms(case.name, PROMPT, SamplingParams(MAX_TOKENS), frozenset(), lambda _: ""),
-        OpenCall(case.name, GREEDY, len(PROMPT) + MAX_TOKENS),
-        effective,
-        FixedBlocks(controller, effective, case),
-        lines,
-        Limits(request_timeout_s=120.0, draft_timeout_s=5.0, reattach_s=0.01),
-        note,
+    request = GenerationRequest(
+        case.name, PROMPT, SamplingParams(MAX_TOKENS, temperature=0.0), SpeculationOptions(mode=mode)
     )
+    settings = RunnerSettings(request_timeout_s=120.0, draft_timeout_s=5.0, reattach_s=0.01)
+    shared = SharedParts(FixedController(case), Lookups(), frozenset(), lambda _: "", MAX_CONTEXT, settings)
+    return Runner(request, shared, lines, note)
 
 
 async def trace_of(

@@ -21,7 +21,7 @@ from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.text.tokenizer import Tokenizer
-from load_tests.peers.in_process_batch import Crowd
+from load_tests.peers.in_process_batch import InProcessBatch
 from load_tests.peers.stream_peers import without_end
 
 OFF, EXACT, PADDED, CONTINUOUS = "off", "exact", "padded generate", "continuous batching"
@@ -45,14 +45,14 @@ class OurBatch:
     options: SpeculationOptions
 
     def answer_all(self, prompts: Sequence[Sequence[int]], width: int, max_tokens: int) -> list[list[int]]:
-        crowd = Crowd(self.pair, self.options)
-        talks = []
+        batch = InProcessBatch(self.pair, self.options)
+        answers = []
         for prompt in prompts:
-            while crowd.num_running >= width:
-                crowd.turn()
-            talks.append(crowd.start(prompt, SamplingParams(max_tokens, temperature=0.0)))
-        crowd.finish()
-        return [without_end(talk.tokens, self.pair.eos_ids) for talk in talks]
+            while batch.num_running >= width:
+                batch.turn()
+            answers.append(batch.start(prompt, SamplingParams(max_tokens, temperature=0.0)))
+        batch.finish()
+        return [without_end(answer.token_ids, self.pair.eos_ids) for answer in answers]
 
 
 @dataclass(slots=True)

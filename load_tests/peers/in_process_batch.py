@@ -1,60 +1,46 @@
-"""Many sessions on one pair in one process and one thread: session machines over the two engines' batches.
+"""Many answers on one pair in one process and one thread: runners over the batches of the two engines.
 
-The drafting steps of all sessions come first, then one step of the target, so that blocks which are drafted
-together are judged together. What the service does over a network, without the network.
+The drafting steps of all answers come first, then one step of the target, so that blocks which are drafted together
+are judged together. What the service does over a network, without the network.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
-from adasd.control.controller import Controller, SessionController
-from adasd.errors import AdasdError
-from adasd.local import LocalPair
+from adasd.control.controller import Controller
+from adasd.drafters.lookups import Lookups
+from adasd.local import IN_PLACE, LocalPair
 from adasd.ports import Clock, Engine
-from adasd.requests import Mode, SamplingParams, SpeculationOptions
-from adasd.rounds import CallFailed, DraftBlock, OpenCall, Verdict
-from adasd.session.events import (
-    Action,
-    AskDraft,
-    AskPlan,
-    AskVerify,
-    AttachTarget,
-    DraftAnswered,
-    DraftAttached,
-    Emit,
-    Event,
-    Finish,
-    Learn,
-    Planned,
-    TargetAnswered,
-    TargetAttached,
-)
-from adasd.session.opening import check_length, open_call
-from adasd.session.protocol import begin, step
-from adasd.session.state import Phase, Session, Terms
+from adasd.requests import GenerationRequest, SamplingParams, SpeculationOptions
+from adasd.results import Chunk, Complete, EmittedToken
+from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
+from adasd.session.runner import Runner, SharedParts
+from adasd.session.tasks import InPlaceTasks, finished
 
 MAX_DRAFT_STEPS = 16
 """Drafting steps before a step of the target, so that a draft's long prompt does not hold the others up."""
 
 
 @dataclass(slots=True, eq=False)
-class Talk:
-    """One session: what it answered so far, and when each chunk came."""
+class BatchedAnswer:
+    """One answer: its tokens so far, and when each chunk came."""
 
-    session: Session
-    controller: SessionController
-    open_call: OpenCall
-    draft: Engine | None
+    events: AsyncGenerator[Chunk | Complete, None]
     began_s: float
-    tokens: list[int] = field(default_factory=list)
+    tokens: list[EmittedToken] = field(default_factory=list)
     chunks_s: list[float] = field(default_factory=list)
-    draft_asked_s: float = 0.0
-    verify_asked_s: float = 0.0
     done: bool = False
+    next_event: Any = None  # the generator's awaitable that waits for an engine
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token.id for token in self.tokens]
 
     @property
     def first_token_s(self) -> float:
@@ -65,42 +51,37 @@ class Talk:
         return [later - sooner for sooner, later in zip(self.chunks_s, self.chunks_s[1:], strict=False)]
 
 
-class Crowd:
-    """Sessions under fixed options, with a controller of their own that learns from all of them."""
+class InProcessBatch:
+    """Answers under fixed options, with a controller of their own that learns from all of them.
+
+    It is the Placement of its runners, too.
+    """
 
     def __init__(
         self, pair: LocalPair, options: SpeculationOptions, clock: Clock = time.perf_counter
     ) -> None:
-        self.pair, self._clock = pair, clock
-        self._controller = Controller(pair.controller.config, tuple(pair.drafts))
-        self._effective = self._controller.effective(options)
-        self._names = (f"crowd-{number}" for number in count())
-        self._talks: dict[str, Talk] = {}
+        self.pair, self._options, self._clock = pair, options, clock
+        controller = Controller(pair.controller.config, tuple(pair.drafts))
+        self._shared = SharedParts(
+            controller, Lookups(), pair.eos_ids, pair.decode, pair.target.max_context, IN_PLACE
+        )
+        self._names = (f"batch-{number}" for number in count())
+        self._running: dict[str, BatchedAnswer] = {}
+        self.asked: dict[tuple[Engine, str], Future[Any]] = {}
 
     @property
     def num_running(self) -> int:
-        return len(self._talks)
+        return len(self._running)
 
-    def start(self, prompt: Sequence[int], sampling: SamplingParams) -> Talk:
+    def start(self, prompt: Sequence[int], sampling: SamplingParams) -> BatchedAnswer:
         """Begin an answer; it goes on with every ``turn``. Raises what opening a slot raises."""
-        check_length(len(prompt), sampling.max_tokens, self.pair.target.max_context)
-        terms = Terms(next(self._names), tuple(prompt), sampling, self.pair.eos_ids, self.pair.decode)
-        opening = open_call(terms.session, sampling, len(prompt), self.pair.eos_ids)
-        session, todo = begin(terms)
-        talk = Talk(
-            session,
-            self._controller.session(self._effective, opening.transform),
-            opening,
-            self.pair.draft if self._effective.mode is not Mode.OFF else None,
-            self._clock(),
-        )
-        self._talks[terms.session] = talk
-        events: list[Event] = []
-        if talk.draft is not None and session.phase is not Phase.FINISHED:
-            talk.draft.open(talk.open_call)
-            events.append(DraftAttached())
-        self._perform(talk, todo, events)
-        return talk
+        request = GenerationRequest(next(self._names), tuple(prompt), sampling, self._options)
+        runner = Runner(request, self._shared, self, tasks=InPlaceTasks())
+        answer = BatchedAnswer(runner.run(), self._clock())
+        self._running[request.request_id] = answer
+        answer.next_event = anext(answer.events)
+        self._resume(request.request_id)
+        return answer
 
     def turn(self) -> None:
         """Draft for all who wait for a block, then one step of the target."""
@@ -108,67 +89,78 @@ class Crowd:
         for _ in range(MAX_DRAFT_STEPS):
             if draft is None or not draft.num_pending:
                 break
-            self._hand_out(draft.step())
+            self._hand_out(draft)
         if target.num_pending:
-            self._hand_out(target.step())
+            self._hand_out(target)
 
     def finish(self) -> None:
         """Turns until every answer is whole."""
-        while self._talks:
+        while self._running:
             self.turn()
 
-    def _hand_out(self, answers: Sequence[DraftBlock | Verdict | CallFailed]) -> None:
-        for answer in answers:
-            talk = self._talks[answer.session]
-            now_s = self._clock()
-            match answer:
-                case DraftBlock():
-                    self._perform(talk, (), [DraftAnswered(answer, 1e3 * (now_s - talk.draft_asked_s))])
-                case Verdict():
-                    self._perform(talk, (), [TargetAnswered(answer, 1e3 * (now_s - talk.verify_asked_s))])
-                case CallFailed(error=error):
-                    raise error if isinstance(error, AdasdError) else RuntimeError(str(error))
+    def _hand_out(self, engine: Engine) -> None:
+        for answer in engine.step():
+            asked = self.asked.pop((engine, answer.session))
+            if isinstance(answer, CallFailed):
+                asked.set_exception(answer.error)
+            else:
+                asked.set_result(answer)
+            self._resume(answer.session)
 
-    def _perform(self, talk: Talk, todo: Sequence[Action], events: list[Event]) -> None:
-        """Actions, and the events that they lead to at once; ends where an engine has to answer."""
-        while True:
-            for action in todo:
-                event = self._act(talk, action)
-                if event is not None:
-                    events.append(event)
-            if talk.done or not events:
-                return
-            talk.session, todo = step(talk.session, events.pop(0))
+    def _resume(self, session: str) -> None:
+        """Go on to where the answer waits for an engine again, or ends."""
+        answer = self._running[session]
+        try:
+            while True:
+                try:
+                    answer.next_event.send(None)
+                except StopIteration as found:
+                    if isinstance(found.value, Chunk):
+                        answer.tokens += found.value.tokens
+                        answer.chunks_s.append(self._clock())
+                    answer.next_event = anext(answer.events)
+                else:
+                    return
+        except StopAsyncIteration:
+            answer.done = True
+            del self._running[session]
 
-    def _act(self, talk: Talk, action: Action) -> Event | None:
-        match action:
-            case Emit(chunk):
-                talk.tokens += [token.id for token in chunk.tokens]
-                talk.chunks_s.append(self._clock())
-            case Learn(done):
-                if not done.prefill:
-                    talk.controller.learn(done)
-            case AskPlan(remaining, num_emitted, num_relaxed):
-                plan = talk.controller.plan(remaining, num_emitted, num_relaxed)
-                return Planned(plan.draft, plan.accept)
-            case AttachTarget():
-                self.pair.target.open(talk.open_call)
-                return TargetAttached()
-            case AskDraft(call):
-                assert talk.draft is not None
-                talk.draft_asked_s = self._clock()
-                talk.draft.submit(call)
-            case AskVerify(call):
-                talk.verify_asked_s = self._clock()
-                self.pair.target.submit(call)
-            case Finish():
-                self._end(talk)
-        return None
+    # ----------------------------------------------------------------- adasd.ports.Placement
 
-    def _end(self, talk: Talk) -> None:
-        name = talk.open_call.session
-        self.pair.target.close(name)
-        if talk.draft is not None:
-            talk.draft.close(name)
-        del self._talks[name]
-        talk.done = True
+    @property
+    def draft_names(self) -> tuple[str, ...]:
+        return tuple(self.pair.drafts)
+
+    async def attach_target(self, call: OpenCall) -> BatchedSlot:
+        return BatchedSlot(self, self.pair.target, call)
+
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> BatchedSlot:
+        assert self.pair.draft is not None
+        return BatchedSlot(self, self.pair.draft, call)
+
+
+class BatchedSlot:
+    """adasd.ports.Verifier over a slot of an engine that the batch steps for all."""
+
+    def __init__(self, batch: InProcessBatch, engine: Engine, call: OpenCall) -> None:
+        engine.open(call)
+        self.lost: Future[str] = Future()
+        self._batch, self._engine, self._session = batch, engine, call.session
+
+    async def draft(self, call: DraftCall) -> DraftBlock:
+        drafted = await self._ask(call)
+        assert isinstance(drafted, DraftBlock)
+        return drafted
+
+    async def verify(self, call: VerifyCall) -> Verdict:
+        verdict = await self._ask(call)
+        assert isinstance(verdict, Verdict)
+        return verdict
+
+    async def _ask(self, call: DraftCall | VerifyCall) -> DraftBlock | Verdict:
+        self._engine.submit(call)
+        asked = self._batch.asked[self._engine, self._session] = Future[DraftBlock | Verdict]()
+        return await finished(asked)
+
+    async def release(self) -> None:
+        self._engine.close(self._session)

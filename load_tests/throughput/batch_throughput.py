@@ -53,7 +53,7 @@ from load_tests.peers.batch_peers import (
     load_pair,
     ours,
 )
-from load_tests.peers.in_process_batch import Crowd, Talk
+from load_tests.peers.in_process_batch import BatchedAnswer, InProcessBatch
 from load_tests.peers.stream_peers import plain_model
 
 PREFIX_LEN, TAIL_LEN = 512, 16
@@ -163,16 +163,16 @@ def differing(answers: Sequence[Sequence[list[int]]], others: Sequence[Sequence[
 def memory_per_session(load_fresh: Callable[[], LocalPair], prompts: Prompts) -> Memory:
     """What sessions that are all under way add to the process, by fresh engines without a prefix cache."""
     pair = load_fresh()
-    crowd = Crowd(pair, SpeculationOptions(Mode.EXACT))
+    batch = InProcessBatch(pair, SpeculationOptions(Mode.EXACT))
     endless = SamplingParams(MEMORY_TOKENS, temperature=0.0, ignore_eos=True)
-    crowd.start(prompts[0], endless)
-    crowd.finish()  # what a first answer takes once and for all
+    batch.start(prompts[0], endless)
+    batch.finish()  # what a first answer takes once and for all
     before = resident_bytes()
-    talks = [crowd.start(prompt, endless) for prompt in prompts]
-    while not any(talk.done for talk in talks):
-        crowd.turn()
+    answers = [batch.start(prompt, endless) for prompt in prompts]
+    while not any(answer.done for answer in answers):
+        batch.turn()
     grown = resident_bytes() - before
-    crowd.finish()
+    batch.finish()
     assert isinstance(pair.target, TorchEngine)
     assert isinstance(pair.draft, TorchEngine)
     full = pair.target.cache.bytes_per_slot + pair.draft.cache.bytes_per_slot
@@ -197,16 +197,16 @@ def first_tokens(pair: LocalPair, modes: Sequence[Mode], num_runs: int, seed: in
 
     found = []
     for mode in modes:
-        crowd = Crowd(pair, SpeculationOptions(mode))
+        batch = InProcessBatch(pair, SpeculationOptions(mode))
         shared = text(PREFIX_LEN)
         seconds: dict[bool, list[float]] = {False: [], True: []}
         for run in range(num_runs + 1):
             for cached in (False, True):
                 prompt = (shared if cached else text(PREFIX_LEN)) + text(TAIL_LEN)
-                talk = crowd.start(prompt, SamplingParams(2, temperature=0.0, ignore_eos=True))
-                crowd.finish()
+                answer = batch.start(prompt, SamplingParams(2, temperature=0.0, ignore_eos=True))
+                batch.finish()
                 if run:  # the first one fills the cache
-                    seconds[cached].append(talk.first_token_s)
+                    seconds[cached].append(answer.first_token_s)
         found.append(
             FirstToken(mode, *(1e3 * statistics.median(seconds[cached]) for cached in (False, True)))
         )
@@ -227,27 +227,27 @@ def gaps(
     long_len = pair.target.max_context - 8
     running = SamplingParams(num_tokens, temperature=0.0, ignore_eos=True)
 
-    quiet = Crowd(pair, SpeculationOptions(mode))
-    talks = [quiet.start(prompt, running) for prompt in prompts]
+    quiet = InProcessBatch(pair, SpeculationOptions(mode))
+    answers = [quiet.start(prompt, running) for prompt in prompts]
     quiet.finish()
-    undisturbed = [gap_s for talk in talks for gap_s in talk.gaps_s]
+    undisturbed = [gap_s for answer in answers for gap_s in answer.gaps_s]
 
-    crowd = Crowd(pair, SpeculationOptions(mode))
-    talks = [crowd.start(prompt, running) for prompt in prompts]
-    while not all(talk.chunks_s for talk in talks):
-        crowd.turn()
-    long: list[Talk] = []
-    while not any(talk.done for talk in talks):
+    batch = InProcessBatch(pair, SpeculationOptions(mode))
+    answers = [batch.start(prompt, running) for prompt in prompts]
+    while not all(answer.chunks_s for answer in answers):
+        batch.turn()
+    long: list[BatchedAnswer] = []
+    while not any(answer.done for answer in answers):
         if (not long or long[-1].done) and len(long) < num_long:
             prompt = [chance.randrange(pair.target.vocab_size) for _ in range(long_len)]
-            long.append(crowd.start(prompt, SamplingParams(1, temperature=0.0)))
-        crowd.turn()
-    crowd.finish()
+            long.append(batch.start(prompt, SamplingParams(1, temperature=0.0)))
+        batch.turn()
+    batch.finish()
     spans = [(one.began_s, one.chunks_s[0]) for one in long]
     disturbed = [
         later - sooner
-        for talk in talks
-        for sooner, later in zip(talk.chunks_s, talk.chunks_s[1:], strict=False)
+        for answer in answers
+        for sooner, later in zip(answer.chunks_s, answer.chunks_s[1:], strict=False)
         if any(began_s <= sooner < ended_s for began_s, ended_s in spans)
     ]
     return Gaps(

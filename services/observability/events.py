@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from adasd.errors import AdasdError, Code
 from adasd.requests import GenerationRequest, Mode
 from adasd.results import Chunk, Complete, FinishReason
-from adasd.rounds import RoundCompleted
+from adasd.rounds import BlockLate, RoundCompleted, SlotGranted, SlotLost
 
 log = logging.getLogger(__name__)
 
@@ -23,28 +23,6 @@ class RequestStarted:
     num_prompt_tokens: int
     at_s: float
     request: GenerationRequest | None = None  # for observers that want to know more of it
-
-
-@dataclass(frozen=True, slots=True)
-class SlotGranted:
-    """A session got a slot of this role after ``waited_s`` seconds."""
-
-    request_id: str
-    role: str  # draft | target
-    waited_s: float
-    at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class SlotLost:
-    """A slot was lost: its replica died, hangs, or was cut off."""
-
-    role: str
-
-
-@dataclass(frozen=True, slots=True)
-class BlockLate:
-    """A block was not there in time; its round goes on without it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from adasd.requests import Mode
 from adasd.results import Chunk, FinishReason, SpeculationReport, TokenKind
-from adasd.rounds import RoundCompleted
+from adasd.rounds import BlockLate, RoundCompleted, SlotGranted, SlotLost
 from services.observability.buckets import (
     MILLISECONDS,
     REQUEST_SECONDS,
@@ -24,14 +24,11 @@ from services.observability.buckets import (
 from services.observability.events import (
     AnswerAudited,
     AuditEnded,
-    BlockLate,
     ChunkMade,
     Event,
     RequestEnded,
     RequestRefused,
     RequestStarted,
-    SlotGranted,
-    SlotLost,
 )
 
 TIERS = ("draft", "target")
@@ -188,7 +185,7 @@ class VllmSeries:
         """Count a verdict on a block; bonus tokens are not counted, as in vLLM."""
         if not done.num_drafted:
             return
-        num_accepted = done.verdict.num_accepted
+        num_accepted = done.num_accepted
         self.drafts.inc()
         self.draft_tokens.inc(done.num_drafted)
         self.accepted.inc(num_accepted)

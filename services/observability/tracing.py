@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from adasd.requests import GenerationRequest
 from adasd.results import Complete, FinishReason
-from adasd.rounds import DraftBlock, DraftCall, OpenCall, RoundCompleted, Verdict, VerifyCall
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, RoundCompleted, SlotGranted, Verdict, VerifyCall
 from services.config import TracesConfig
-from services.observability.events import ChunkMade, Event, RequestEnded, RequestStarted, SlotGranted, code_of
+from services.observability.events import ChunkMade, Event, RequestEnded, RequestStarted, code_of
 from services.trace_context import INCOMING
 
 if TYPE_CHECKING:

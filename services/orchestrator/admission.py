@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from adasd.errors import Overloaded
+from adasd.ports import Drafter, Placement, Verifier
 from adasd.rounds import OpenCall
-from adasd.session.runner import Attachment, Placement
 
 GRACE_S = 0.05
 """Seconds that a free slot may take to be leased; after that the request counts as queued."""
@@ -54,7 +54,7 @@ class AdmissionQueue:
 
 
 class AdmittedPlacement:
-    """The placement of one request (adasd.session.runner.Placement): it queues for its first target.
+    """The placement of one request (adasd.ports.Placement): it queues for its first target.
 
     A request that was admitted once does not queue again when its target is lost.
     """
@@ -66,7 +66,7 @@ class AdmittedPlacement:
     def draft_names(self) -> tuple[str, ...]:
         return self._inner.draft_names
 
-    async def attach_target(self, call: OpenCall) -> Attachment:
+    async def attach_target(self, call: OpenCall) -> Verifier:
         """As the inner one; Overloaded at once or after the grace if nothing is free and the queue is full."""
         if self._admitted:
             return await self._inner.attach_target(call)
@@ -81,5 +81,5 @@ class AdmittedPlacement:
         self._admitted = True
         return slot
 
-    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Attachment:
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Drafter:
         return await self._inner.attach_draft(call, name)

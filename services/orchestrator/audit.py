@@ -24,10 +24,10 @@ from itertools import count
 import numpy as np
 
 from adasd.errors import AdasdError
+from adasd.ports import Placement, Verifier
 from adasd.requests import GenerationRequest, Mode, SamplingParams
 from adasd.rounds import AcceptRule, DraftDistributions, OpenCall, VerifyCall
 from adasd.session.opening import transform_of
-from adasd.session.runner import Attachment, Placement
 from services.observability.events import (
     AnswerAudited,
     AuditEnded,
@@ -50,7 +50,7 @@ POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AuditedAnswer:
     """What is scored again."""
 
     prompt: tuple[int, ...]
@@ -93,7 +93,7 @@ class Auditor:
         self._placement, self._eos_ids, self._share = placement, eos_ids, share
         self._is_idle, self._tell, self._chance = is_idle, tell, chance or random.Random()
         self._running: dict[str, _Running] = {}
-        self._waiting: asyncio.Queue[Answer] = asyncio.Queue(MAX_WAITING)
+        self._waiting: asyncio.Queue[AuditedAnswer] = asyncio.Queue(MAX_WAITING)
         self._names = (f"audit-{number}" for number in count())
         self._task: asyncio.Task[None] | None = None
 
@@ -124,7 +124,7 @@ class Auditor:
             return  # a cut answer says nothing that a whole one doesn't
         request = running.request
         try:
-            self._waiting.put_nowait(Answer(request.prompt, tuple(running.tokens), request.sampling))
+            self._waiting.put_nowait(AuditedAnswer(request.prompt, tuple(running.tokens), request.sampling))
         except asyncio.QueueFull:
             self._tell(AuditEnded("left_out"))
 
@@ -135,7 +135,7 @@ class Auditor:
                 await asyncio.sleep(POLL_S)
             self._tell(AuditEnded(await self._audit(answer)))
 
-    async def _audit(self, answer: Answer) -> str:
+    async def _audit(self, answer: AuditedAnswer) -> str:
         """How it ended: done | given_up | failed."""
         try:
             num_different = await self.audit(answer)
@@ -150,7 +150,7 @@ class Auditor:
         self._tell(AnswerAudited(answer.law, len(answer.tokens), num_different))
         return "done"
 
-    async def audit(self, answer: Answer) -> int:
+    async def audit(self, answer: AuditedAnswer) -> int:
         """Tokens of the answer in whose place the exact rule would have written another one.
 
         Raises NotIdle, TimeoutError (no slot), or what the target raises. The slot is given back on every path.
@@ -165,7 +165,7 @@ class Auditor:
         finally:
             await asyncio.shield(slot.release())
 
-    async def _count(self, answer: Answer, slot: Attachment, name: str) -> int:
+    async def _count(self, answer: AuditedAnswer, slot: Verifier, name: str) -> int:
         text = (*answer.prompt, *answer.tokens)
         known, cached, num_different = (
             len(answer.prompt),

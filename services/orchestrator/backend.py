@@ -12,18 +12,15 @@ from adasd.control.controller import Controller
 from adasd.control.draft_sources import offered
 from adasd.drafters.lookups import Lookups
 from adasd.errors import InvalidRequest, Overloaded
+from adasd.ports import Placement
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
-from adasd.rounds import RoundCompleted
-from adasd.session.opening import check_length, open_call
-from adasd.session.runner import Limits, Placement, Runner
-from adasd.session.state import Terms
+from adasd.session.runner import Observation, Runner, RunnerSettings, SharedParts
 from adasd.text.tokenizer import Tokenizer
 from services.config import ServeConfig
 from services.gateway.backend import Readiness, ServedModel
 from services.naming import shown
 from services.orchestrator.admission import AdmissionQueue, AdmittedPlacement
-from services.orchestrator.draft_sources import SourcedPlacement
 from services.orchestrator.readiness import Readings
 
 
@@ -37,12 +34,21 @@ class OrchestratorBackend:
         context_len: int,
         placement: Placement,
         readings: Readings,
-        on_round: Callable[[RoundCompleted], None] = lambda _: None,
+        tell: Callable[[Observation], None] = lambda _: None,
     ) -> None:
         self.config, self._tokenizer, self._context_len = config, tokenizer, context_len
-        self.placement, self.readings, self.on_round = placement, readings, on_round
+        """``tell`` hears of every answer's rounds and slots."""
+        self.placement, self.readings, self.tell = placement, readings, tell
         self.controller = Controller(config.speculation, config.draft_sources)
         self.lookups = Lookups(config.speculation.recent_tokens)
+        self.shared = SharedParts(
+            self.controller,
+            self.lookups,
+            tokenizer.eos_ids,
+            tokenizer.decode,
+            context_len,
+            RunnerSettings(config.request_timeout_s, config.draft_timeout_s, config.reattach_s),
+        )
         self.started_s = int(time.time())
         self.runners: dict[str, Runner] = {}
         self.queue = AdmissionQueue(config.max_queued_requests)
@@ -89,16 +95,12 @@ class OrchestratorBackend:
             raise Overloaded(f"{limit} requests are running or waiting already, the limit of this replica")
         if request.request_id in self.runners:
             raise InvalidRequest(f"a request with id {request.request_id!r} is running already", "request_id")
-        runner = self.runner(request)
+        placement = AdmittedPlacement(self.placement, self.queue)
+        runner = Runner(request, self.shared, placement, self.tell)
         self.runners[request.request_id] = runner
         events = runner.run()
-        answer: list[int] = []
         try:
             async for event in events:
-                if isinstance(event, Chunk):
-                    answer += (token.id for token in event.tokens)
-                else:
-                    self.lookups.remember(answer)
                 yield event
         finally:
             del self.runners[request.request_id]
@@ -111,28 +113,3 @@ class OrchestratorBackend:
             return False
         runner.cancel()
         return True
-
-    def runner(self, request: GenerationRequest) -> Runner:
-        """Everything one answer needs, put together. Raises InvalidRequest."""
-        prompt, sampling, config = request.prompt, request.sampling, self.config
-        if not prompt:
-            raise InvalidRequest("the prompt has no tokens", "prompt")
-        check_length(len(prompt), sampling.max_tokens, self.context_len)
-        eos_ids = self._tokenizer.eos_ids
-        opening = open_call(request.request_id, sampling, len(prompt), eos_ids)
-        effective = self.controller.effective(request.speculation, opening.transform)
-        controller = self.controller.session(effective, opening.transform, prompt)
-        admitted = AdmittedPlacement(self.placement, self.queue)
-        return Runner(
-            Terms(request.request_id, prompt, sampling, eos_ids, self._tokenizer.decode),
-            opening,
-            effective,
-            controller,
-            SourcedPlacement(admitted, self.lookups, controller),
-            Limits(
-                request_timeout_s=request.timeout_s or config.request_timeout_s,
-                draft_timeout_s=config.draft_timeout_s,
-                reattach_s=config.reattach_s,
-            ),
-            self.on_round,
-        )

@@ -29,7 +29,7 @@ from services.observability.metrics import ServiceMetrics
 from services.observability.process import ProcessCollector
 from services.observability.reporter import HandleLink, Reporter
 from services.observability.tracing import RequestTraces, provider
-from services.observability.watched import WatchedBackend, WatchedPlacement
+from services.observability.watched import WatchedBackend
 from services.orchestrator.audit import Auditor
 from services.orchestrator.backend import OrchestratorBackend
 from services.orchestrator.peers import OrchestratorPeers
@@ -119,8 +119,7 @@ class Orchestrator:
             self.auditor.start()
             observers.append(self.auditor)
         self.tell = to_all(*observers)
-        watched = WatchedPlacement(placement, self.tell, config.draft_timeout_s)
-        backend = OrchestratorBackend(config, tokenizer, context_len, watched, readings, on_round=self.tell)
+        backend = OrchestratorBackend(config, tokenizer, context_len, placement, readings, self.tell)
         self.orchestrator, self.backend = backend, WatchedBackend(backend, self.tell)
         link = HandleLink(board) if board else None
         self.reporter = Reporter(registry, replica_name(), "orchestrator", link)

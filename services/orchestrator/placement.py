@@ -54,7 +54,7 @@ class Tier:
 
 
 class LeasedSlot:
-    """A slot on a worker (adasd.session.runner.Attachment). ``opening`` may still be under way."""
+    """A slot on a worker (adasd.ports.Verifier). ``opening`` may still be under way."""
 
     def __init__(
         self, lease_id: str, stream: LeaseStream, line: RoundsLine, opening: asyncio.Future[None]
@@ -117,7 +117,7 @@ def is_being_cancelled(error: BaseException) -> bool:
 
 
 class LeasePlacement:
-    """Leases slots for runners (adasd.session.runner.Placement)."""
+    """Leases slots for runners (adasd.ports.Placement)."""
 
     def __init__(
         self,

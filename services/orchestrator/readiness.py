@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from adasd.errors import AdasdError, Overloaded
-from adasd.ports import Clock
+from adasd.ports import Clock, Drafter, Placement
 from adasd.rounds import DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
-from adasd.session.runner import Attachment, Placement
 from services.gateway.backend import Readiness
 
 log = logging.getLogger(__name__)
@@ -120,6 +119,6 @@ class Prober:
                 await release(slot)
 
 
-async def release(slot: Attachment) -> None:
+async def release(slot: Drafter) -> None:
     """Give the slot back even while the prober is being cancelled."""
     await asyncio.shield(slot.release())

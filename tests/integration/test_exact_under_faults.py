@@ -16,17 +16,16 @@ from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
 from adasd.drafters.lookups import Lookups
 from adasd.ports import Engine
-from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
+from adasd.requests import GenerationRequest, Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk
-from adasd.rounds import DraftBlock, DraftCall, OpenCall, SamplingTransform, Verdict, VerifyCall
-from adasd.session.runner import Limits, Runner
-from adasd.session.state import Terms
+from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
+from adasd.session.opening import transform_of
+from adasd.session.runner import Runner, RunnerSettings, SharedParts
 from adasd.testing import loops
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.faulty_port import FaultyPort, LinkFaults
 from adasd.testing.letters import letter_grammars
 from adasd.testing.table_model import TableModel
-from services.orchestrator.draft_sources import SourcedPlacement
 from services.worker.host import EngineHost
 
 TARGET = TableModel.random(16, seed=3)
@@ -49,20 +48,21 @@ FAR = {
 }
 GRAMMARS = letter_grammars(16)
 DIGITS = Grammar(GrammarKind.REGEX, "((!#)+[%$]|'+)+")
-SHAPED = SamplingTransform(
+EOS_IDS = frozenset({15})
+FREE = SamplingParams(NUM_TOKENS, ignore_eos=True)
+SHAPED = replace(
+    FREE,
     seed=8,
     frequency_penalty=0.4,
     presence_penalty=-0.3,
     repetition_penalty=1.2,
-    answer_from=len(PROMPT),
     grammar=DIGITS,
-    eos_ids=(15,),
-    eos_from=10_000,
+    min_tokens=10_000,
 )
-WARPS = {
-    "greedy": SamplingTransform(temperature=0.0),
-    "seeded": SamplingTransform(seed=11),
-    "seeded top-p": SamplingTransform(seed=5, top_p=0.9),
+SAMPLINGS = {
+    "greedy": replace(FREE, temperature=0.0),
+    "seeded": replace(FREE, seed=11),
+    "seeded top-p": replace(FREE, seed=5, top_p=0.9),
     "penalties and a grammar": SHAPED,
     "greedy penalties": replace(SHAPED, temperature=0.0, grammar=None),
 }
@@ -91,7 +91,7 @@ class HostPort:
 
 @dataclass
 class Slot:
-    """adasd.session.runner.Attachment over a faulty link."""
+    """adasd.ports.Verifier over a faulty link."""
 
     inner: HostPort
     port: FaultyPort
@@ -120,8 +120,9 @@ def fake_engines(draft: TableModel = DRAFT) -> dict[str, Engine]:
     }
 
 
-def plain_answer(transform: SamplingTransform) -> list[int]:
+def plain_answer(sampling: SamplingParams) -> list[int]:
     """What the target alone answers."""
+    transform = transform_of(sampling, len(PROMPT), EOS_IDS)
     return loops.plain(FakeEngine(TARGET, max_context=256, grammars=GRAMMARS), PROMPT, NUM_TOKENS, transform)
 
 
@@ -167,25 +168,23 @@ class Workers:
 async def answer(
     workers: Workers,
     session: str,
-    transform: SamplingTransform,
+    sampling: SamplingParams,
     *,
     ahead: bool = False,
     mode: Mode = Mode.EXACT,
     source: str | None = None,
     controller: Controller | None = None,
 ) -> tuple[list[int], object]:
-    controller = controller or Controller(SpeculationConfig(draft_ahead=ahead))
-    effective = controller.effective(SpeculationOptions(mode=mode, draft=source))
-    plans = controller.session(effective, transform, PROMPT)
-    sampling = SamplingParams(NUM_TOKENS, transform.temperature, top_p=transform.top_p, seed=transform.seed)
-    runner = Runner(
-        Terms(session, PROMPT, sampling, frozenset(), lambda token_ids: "." * len(token_ids)),
-        OpenCall(session, transform, len(PROMPT) + NUM_TOKENS),
-        effective,
-        plans,
-        SourcedPlacement(workers, Lookups(recent_tokens=1000), plans),
-        Limits(request_timeout_s=60.0, draft_timeout_s=0.03, reattach_s=0.005, max_target_losses=1000),
+    request = GenerationRequest(session, PROMPT, sampling, SpeculationOptions(mode=mode, draft=source))
+    shared = SharedParts(
+        controller or Controller(SpeculationConfig(draft_ahead=ahead)),
+        Lookups(recent_tokens=1000),
+        EOS_IDS,
+        lambda token_ids: "." * len(token_ids),
+        256,
+        RunnerSettings(60.0, draft_timeout_s=0.03, reattach_s=0.005, max_target_losses=1000),
     )
+    runner = Runner(request, shared, workers)
     tokens: list[int] = []
     async for event in runner.run():
         if isinstance(event, Chunk):
@@ -196,12 +195,12 @@ async def answer(
 
 
 @pytest.mark.parametrize("ahead", [True, False], ids=["pipelined", "in turn"])
-@pytest.mark.parametrize("transform", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
 @pytest.mark.parametrize("faults", LINKS.values(), ids=LINKS.keys())
-async def test_output_is_the_targets_own(faults, transform, ahead):
-    expected = plain_answer(transform)
+async def test_output_is_the_targets_own(faults, sampling, ahead):
+    expected = plain_answer(sampling)
     async with Workers(faults, seed=7 + ahead) as workers:
-        answers = await asyncio.gather(*(answer(workers, f"s{i}", transform, ahead=ahead) for i in range(4)))
+        answers = await asyncio.gather(*(answer(workers, f"s{i}", sampling, ahead=ahead) for i in range(4)))
         for tokens, report in answers:
             assert tokens == expected
             assert ahead or report.num_ahead == 0
@@ -211,14 +210,12 @@ async def test_output_is_the_targets_own(faults, transform, ahead):
     assert faults is not CALM or sum(report.num_draft_rounds for _, report in answers) > 0
 
 
-@pytest.mark.parametrize("transform", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
 @pytest.mark.parametrize("faults", (LINKS | FAR).values(), ids=(LINKS | FAR).keys())
-async def test_a_target_that_decodes_on_before_its_verdict_arrives_changes_nothing(faults, transform):
-    expected = plain_answer(transform)
+async def test_a_target_that_decodes_on_before_its_verdict_arrives_changes_nothing(faults, sampling):
+    expected = plain_answer(sampling)
     async with Workers(faults, seed=5) as workers:
-        answers = await asyncio.gather(
-            *(answer(workers, f"s{i}", transform, mode=Mode.OFF) for i in range(4))
-        )
+        answers = await asyncio.gather(*(answer(workers, f"s{i}", sampling, mode=Mode.OFF) for i in range(4)))
         assert all(tokens == expected for tokens, _ in answers)
         for engine in workers.engines.values():
             assert engine.num_free_slots == engine.num_slots
@@ -229,18 +226,18 @@ async def test_a_target_that_decodes_on_before_its_verdict_arrives_changes_nothi
 
 
 @pytest.mark.parametrize("source", ["ngram", "suffix", "auto"])
-@pytest.mark.parametrize("transform", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
 @pytest.mark.parametrize("faults", [CALM, LINKS["lossy"]], ids=["calm", "lossy"])
-async def test_no_source_changes_the_output(faults, transform, source):
+async def test_no_source_changes_the_output(faults, sampling, source):
     """A draft link that loses calls makes ``auto`` change its source in the middle of an answer."""
-    expected = plain_answer(transform)
+    expected = plain_answer(sampling)
     controller = Controller(SpeculationConfig(bypass=False))
     used, wanted = set[str](), {"model", "suffix"} if source == "auto" else {source}
     async with Workers(faults, seed=3) as workers:
         for number in range(MANY):
             names = [f"s{number}.{i}" for i in range(1 if faults is CALM else 4)]
             options = {"ahead": True, "source": source, "controller": controller}
-            answers = await asyncio.gather(*(answer(workers, name, transform, **options) for name in names))
+            answers = await asyncio.gather(*(answer(workers, name, sampling, **options) for name in names))
             for tokens, report in answers:
                 assert tokens == expected
                 assert report.effective.draft == source
@@ -257,37 +254,37 @@ async def test_no_source_changes_the_output(faults, transform, source):
 async def test_on_a_calm_link_blocks_drafted_ahead_are_used():
     async with Workers(CALM, seed=0) as workers:
         for number in range(MANY):
-            _, report = await answer(workers, f"s{number}", SamplingTransform(temperature=0.0), ahead=True)
+            _, report = await answer(workers, f"s{number}", SAMPLINGS["greedy"], ahead=True)
             if report.num_ahead_used:
                 return
     raise AssertionError(f"none was in {MANY} answers")
 
 
-@pytest.mark.parametrize("transform", WARPS.values(), ids=WARPS.keys())
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
 @pytest.mark.parametrize("faults", FAR.values(), ids=FAR.keys())
-async def test_blocks_that_the_target_was_asked_for_early_change_nothing(faults, transform):
+async def test_blocks_that_the_target_was_asked_for_early_change_nothing(faults, sampling):
     """A target far away, a draft nearby that often agrees: blocks ahead are there before what they assume."""
-    expected = plain_answer(transform)
+    expected = plain_answer(sampling)
     async with Workers(CALM, seed=3, engines=fake_engines(TARGET.disturbed(0.05))) as workers:
         workers.faults_of["target"] = faults
         for number in range(MANY):
             names = [f"s{number}.{i}" for i in range(4)]
-            answers = await asyncio.gather(*(answer(workers, name, transform, ahead=True) for name in names))
+            answers = await asyncio.gather(*(answer(workers, name, sampling, ahead=True) for name in names))
             assert all(tokens == expected for tokens, _ in answers)
             if not faults.in_order or any(port.num_early for port in workers.ports):
                 return
     raise AssertionError(f"nothing was asked for early in {MANY} times {len(names)} answers")
 
 
-@pytest.mark.parametrize("transform", ["greedy", "seeded"])
+@pytest.mark.parametrize("sampling", ["greedy", "seeded"])
 @pytest.mark.parametrize("faults", FAR.values(), ids=FAR.keys())
-async def test_rejections_that_the_draft_foresaw_change_nothing(faults, transform):
+async def test_rejections_that_the_draft_foresaw_change_nothing(faults, sampling):
     """One draft after the other, until one foresaw a rejection that the target was asked for early."""
-    expected = plain_answer(WARPS[transform])
+    expected = plain_answer(SAMPLINGS[sampling])
     for seed in range(MANY):
         async with Workers(CALM, seed=3, engines=fake_engines(TARGET.disturbed(0.3, seed))) as workers:
             workers.faults_of["target"] = faults
-            sessions = (answer(workers, f"s{i}", WARPS[transform], ahead=True) for i in range(4))
+            sessions = (answer(workers, f"s{i}", SAMPLINGS[sampling], ahead=True) for i in range(4))
             assert all(tokens == expected for tokens, _ in await asyncio.gather(*sessions))
             if not faults.in_order or any(port.num_foreseen for port in workers.ports):
                 return

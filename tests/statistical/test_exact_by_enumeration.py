@@ -204,7 +204,7 @@ def largest_error(
 @pytest.fixture(autouse=True)
 def a_clock_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Policies by the clock decide by what they were taught, the same on every path."""
-    monkeypatch.setattr("adasd.local.time.perf_counter", lambda: 0.0)
+    monkeypatch.setattr("adasd.session.runner.time.perf_counter", lambda: 0.0)
 
 
 @pytest.mark.parametrize("drafting", POLICIES)

@@ -9,7 +9,7 @@ fails for 1 seed in 10,000, and seeds are fixed. Two tests show that the compari
 from __future__ import annotations
 
 import itertools
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -27,33 +27,15 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from adasd.config import EngineConfig, SpeculationConfig
-from adasd.control.controller import Controller, SessionController
+from adasd.config import EngineConfig
 from adasd.engine.engine import TorchEngine
+from adasd.local import LocalPair
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.results import EmittedToken, TokenKind
-from adasd.rounds import DraftBlock, OpenCall, Verdict
-from adasd.session.events import (
-    Action,
-    AskDraft,
-    AskPlan,
-    AskVerify,
-    AttachTarget,
-    DraftAnswered,
-    DraftAttached,
-    Emit,
-    Event,
-    Finish,
-    Learn,
-    Planned,
-    TargetAnswered,
-    TargetAttached,
-)
 from adasd.session.opening import transform_of
-from adasd.session.protocol import begin, step
-from adasd.session.state import Terms
 from adasd.specdec.penalties import TokenCounts
 from adasd.specdec.verify_reference import masked
+from load_tests.peers.in_process_batch import BatchedAnswer, InProcessBatch
 
 V = 5
 PROMPT = (1, 3, 0)
@@ -103,61 +85,7 @@ def engines() -> tuple[TorchEngine, TorchEngine]:
 # --------------------------------------------------------------------------- many sessions at once
 
 
-class Talk:
-    """One session on shared engines; answers what can be answered at once and submits the rest."""
-
-    def __init__(
-        self, terms: Terms, target: TorchEngine, draft: TorchEngine, control: SessionController
-    ) -> None:
-        self._target, self._draft, self._control = target, draft, control
-        self._open = OpenCall(
-            terms.session,
-            transform_of(terms.sampling, len(terms.prompt), terms.eos_ids),
-            len(terms.prompt) + terms.sampling.max_tokens,
-        )
-        self._draft.open(self._open)
-        self.tokens: list[EmittedToken] = []
-        self.finished = False
-        self._session, actions = begin(terms)
-        self._events: deque[Event] = deque([DraftAttached()])
-        self._go_on(actions)
-
-    def take(self, event: Event) -> None:
-        self._events.append(event)
-        self._go_on(())
-
-    def _go_on(self, actions: Iterable[Action]) -> None:
-        for action in actions:
-            self._act(action)
-        while self._events:
-            self._session, actions = step(self._session, self._events.popleft())
-            for action in actions:
-                self._act(action)
-
-    def _act(self, action: Action) -> None:
-        match action:
-            case Emit(chunk):
-                self.tokens += chunk.tokens
-            case AskDraft(call):
-                self._draft.submit(call)
-            case AskVerify(call):
-                self._target.submit(call)
-            case AskPlan(remaining, num_emitted, num_relaxed):
-                plan = self._control.plan(remaining, num_emitted, num_relaxed)
-                self._events.append(Planned(plan.draft, plan.accept))
-            case AttachTarget():
-                self._target.open(self._open)
-                self._events.append(TargetAttached())
-            case Learn(done):
-                if not done.prefill:
-                    self._control.learn(done)
-            case Finish():
-                self.finished = True
-                self._target.close(self._open.session)
-                self._draft.close(self._open.session)
-
-
-def talk(
+def answers_of(
     engines: tuple[TorchEngine, TorchEngine],
     options: SpeculationOptions,
     sampling: SamplingParams,
@@ -165,28 +93,17 @@ def talk(
 ) -> list[list[EmittedToken]]:
     """One answer per seed; as many at a time as there are slots."""
     target, draft = engines
-    controller = Controller(SpeculationConfig())
-    effective = controller.effective(options)
-    waiting = deque(enumerate(seeds))
-    running: dict[str, Talk] = {}
-    answers: dict[int, list[EmittedToken]] = {}
-    while waiting or running:
-        while waiting and target.num_free_slots and draft.num_free_slots:
-            number, seed = waiting.popleft()
-            own = replace(sampling, seed=seed)
-            terms = Terms(str(number), PROMPT, own, frozenset(), lambda ids: "." * len(ids))
-            control = controller.session(effective, transform_of(own, len(PROMPT), frozenset()))
-            running[terms.session] = Talk(terms, target, draft, control)
-        for answer in [*draft.step(), *target.step()]:
-            assert isinstance(answer, DraftBlock | Verdict), answer
-            event = DraftAnswered(answer) if isinstance(answer, DraftBlock) else TargetAnswered(answer)
-            running[answer.session].take(event)
-        for name in [name for name, one in running.items() if one.finished]:
-            answers[int(name)] = running.pop(name).tokens
+    pair = LocalPair(target, draft, lambda ids: "." * len(ids), frozenset())
+    batch, answers = InProcessBatch(pair, options), list[BatchedAnswer]()
+    for seed in seeds:
+        while not (target.num_free_slots and draft.num_free_slots):
+            batch.turn()
+        answers.append(batch.start(PROMPT, replace(sampling, seed=seed)))
+    batch.finish()
     for one in engines:
         assert one.num_free_slots == one.num_slots
         one.check_integrity()
-    return [answers[number] for number in sorted(answers)]
+    return [answer.tokens for answer in answers]
 
 
 # --------------------------------------------------------------------------- laws and counts
@@ -274,7 +191,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_first_tokens_follow_the_target(engines: tuple[TorchEngine, TorchEngine], name: str):
     sampling, options = CASES[name]
-    answers = talk(engines, options, sampling, [None] * NUM_SESSIONS)
+    answers = answers_of(engines, options, sampling, [None] * NUM_SESSIONS)
     kinds = kinds_of_block_tokens(answers)
     assert kinds[TokenKind.EXACT] > NUM_SESSIONS / 10, "drafted tokens must have been judged"
     assert kinds[TokenKind.CORRECTION] > NUM_SESSIONS / 10, "and rejected"
@@ -282,7 +199,7 @@ def test_the_first_tokens_follow_the_target(engines: tuple[TorchEngine, TorchEng
 
 
 def test_over_many_seeds_the_first_tokens_follow_the_target(engines: tuple[TorchEngine, TorchEngine]):
-    answers = talk(engines, EXACT, SAMPLING, range(NUM_SESSIONS))
+    answers = answers_of(engines, EXACT, SAMPLING, range(NUM_SESSIONS))
     kinds = kinds_of_block_tokens(answers)
     assert kinds[TokenKind.EXACT] > NUM_SESSIONS / 10
     assert kinds[TokenKind.CORRECTION] > NUM_SESSIONS / 10
@@ -290,7 +207,7 @@ def test_over_many_seeds_the_first_tokens_follow_the_target(engines: tuple[Torch
 
 
 def test_a_slightly_warmer_law_is_noticed(engines: tuple[TorchEngine, TorchEngine]):
-    answers = talk(engines, EXACT, replace(SAMPLING, temperature=1.2), [None] * NUM_SESSIONS)
+    answers = answers_of(engines, EXACT, replace(SAMPLING, temperature=1.2), [None] * NUM_SESSIONS)
     assert rejects(answers, law_of_three_tokens(SAMPLING))
 
 
@@ -300,7 +217,7 @@ def test_penalties_that_do_not_see_the_block_are_noticed(
     ahead = TokenCounts.ahead
     blind = lambda self, tokens, at, rows: ahead(self, tokens[: len(tokens) - rows + 1], at, rows)  # noqa: E731
     monkeypatch.setattr(TokenCounts, "ahead", blind)
-    answers = talk(engines, EXACT, PENALISED, [None] * NUM_SESSIONS)
+    answers = answers_of(engines, EXACT, PENALISED, [None] * NUM_SESSIONS)
     assert rejects(answers, law_of_three_tokens(PENALISED))
 
 
@@ -308,6 +225,6 @@ def test_relaxation_changes_the_law(engines: tuple[TorchEngine, TorchEngine]):
     options = SpeculationOptions(
         Mode.ADAPTIVE, drafting="static", acceptance="threshold-mean-all", max_relaxed_fraction=1.0
     )
-    answers = talk(engines, options, SAMPLING, [None] * NUM_SESSIONS)
+    answers = answers_of(engines, options, SAMPLING, [None] * NUM_SESSIONS)
     assert kinds_of_block_tokens(answers)[TokenKind.RELAXED] > NUM_SESSIONS / 10
     assert rejects(answers, law_of_three_tokens(SAMPLING))

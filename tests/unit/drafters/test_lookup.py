@@ -54,13 +54,13 @@ def test_more_than_is_held_cannot_be_kept():
 def test_however_a_text_was_read_the_block_is_that_of_reading_it_at_once(name, seed):
     """Roll-backs, blocks accepted in part, and optimistic calls that assumed what did not come."""
     rng = random.Random(seed)
-    line, text = Lookups().line(name), [rng.randrange(3)]
+    line, text = Lookups().lookup(name), [rng.randrange(3)]
     cached = 0
     for _ in range(60):
         if rng.random() < 0.2:  # ahead of a verdict that goes against it
             line.draft(call(cached, [*text[cached:], *(rng.randrange(3) for _ in range(3))]))
         drafted = line.draft(call(cached, text[cached:]))
-        assert drafted.tokens == Lookups().line(name).draft(call(0, text)).tokens
+        assert drafted.tokens == Lookups().lookup(name).draft(call(0, text)).tokens
         num_accepted = rng.randint(0, len(drafted.tokens))
         cached = len(text) + max(0, min(num_accepted, len(drafted.tokens) - 1))
         text += [*drafted.tokens[:num_accepted], rng.randrange(3)]
@@ -71,4 +71,4 @@ def test_answers_are_remembered_only_where_that_is_switched_on_and_never_by_who_
     for recent_tokens, alone, expected in ((0, False, ()), (100, True, ()), (100, False, (4, 5, 6))):
         lookups = Lookups(recent_tokens)
         lookups.remember([1, 2, 3, 4, 5, 6, 7])
-        assert lookups.line("suffix", alone=alone).draft(asked).tokens == expected
+        assert lookups.lookup("suffix", alone=alone).draft(asked).tokens == expected

@@ -9,17 +9,14 @@ from prometheus_client import CollectorRegistry
 
 from adasd.requests import Mode, SpeculationOptions
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
-from adasd.rounds import DraftBlock, RoundCompleted, Verdict
+from adasd.rounds import BlockLate, DraftBlock, RoundCompleted, SlotGranted, SlotLost, Verdict
 from services.observability.events import (
     AnswerAudited,
     AuditEnded,
-    BlockLate,
     ChunkMade,
     RequestEnded,
     RequestRefused,
     RequestStarted,
-    SlotGranted,
-    SlotLost,
 )
 from services.observability.metrics import ServiceMetrics
 from services.observability.process import ProcessCollector

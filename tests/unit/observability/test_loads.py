@@ -5,9 +5,9 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from adasd.requests import Mode
-from adasd.rounds import PrefixStats
+from adasd.rounds import PrefixStats, SlotGranted
 from services.observability.board import BoardDeployment
-from services.observability.events import RequestStarted, SlotGranted
+from services.observability.events import RequestStarted
 from services.observability.loads import loads_of
 from services.observability.metrics import ServiceMetrics
 from services.observability.reporter import Reporter

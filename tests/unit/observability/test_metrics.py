@@ -18,7 +18,7 @@ from services.config import ServeConfig, TierConfig
 from services.observability.events import RequestEnded, RequestRefused, RequestStarted, to_all
 from services.observability.metrics import ServiceMetrics
 from services.observability.reporter import Reporter
-from services.observability.watched import WatchedBackend, WatchedPlacement
+from services.observability.watched import WatchedBackend
 from services.orchestrator.backend import OrchestratorBackend
 from services.orchestrator.readiness import Readings
 from tests.unit.orchestrator.fakes import EOS, FakePlacement, Faults, decode, ids
@@ -55,9 +55,8 @@ class Service:
         self.metrics = ServiceMetrics(registry, "pair", 512, max_draft_tokens=6)
         self.reporter = Reporter(registry, "o1", "orchestrator")
         tell = to_all(self.metrics)
-        placement = WatchedPlacement(self.placement, tell, config.draft_timeout_s)
         readings = Readings(has_draft=True)
-        inner = OrchestratorBackend(config, Letters(), 512, placement, readings, on_round=tell)
+        inner = OrchestratorBackend(config, Letters(), 512, self.placement, readings, tell)
         self.backend = WatchedBackend(inner, tell)
 
     async def answer(self, name, max_tokens=40, mode=Mode.EXACT):

@@ -8,8 +8,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from adasd.control.controller import Controller
+from adasd.drafters.lookups import Lookups
 from adasd.errors import AdasdError, Overloaded, StaleCache, Superseded, WorkerLost
 from adasd.rounds import Assumption, DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
+from adasd.session.runner import RunnerSettings, SharedParts
 
 EOS = 0
 
@@ -20,6 +23,11 @@ def decode(token_ids: Sequence[int]) -> str:
 
 def ids(text: str) -> tuple[int, ...]:
     return tuple(ord(letter) for letter in text)
+
+
+def shared(controller: Controller, settings: RunnerSettings, lookups: Lookups | None = None) -> SharedParts:
+    """What the answers of a pair share whose tokens are letters."""
+    return SharedParts(controller, lookups or Lookups(), frozenset({EOS}), decode, 50_000, settings)
 
 
 @dataclass

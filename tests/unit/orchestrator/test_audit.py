@@ -8,15 +8,15 @@ import random
 import pytest
 
 from adasd import LocalPair
-from adasd.local import run_call
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete, TokenKind
 from adasd.rounds import OpenCall, Verdict, VerifyCall
+from adasd.testing import loops
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.table_model import TableModel
 from services.observability.events import AnswerAudited, AuditEnded, ChunkMade, RequestEnded, RequestStarted
 from services.orchestrator import audit as auditing
-from services.orchestrator.audit import Answer, Auditor, NotIdle
+from services.orchestrator.audit import AuditedAnswer, Auditor, NotIdle
 
 TARGET = TableModel.random(16, seed=3)
 PROMPT = (1, 2, 3)
@@ -24,7 +24,7 @@ ADAPTIVE = SpeculationOptions(mode=Mode.ADAPTIVE, acceptance="typical", max_rela
 
 
 class EngineSlot:
-    """A target slot over an engine in this process (adasd.session.runner.Attachment)."""
+    """A target slot over an engine in this process (adasd.ports.Verifier)."""
 
     def __init__(self, engine: FakeEngine, call: OpenCall) -> None:
         engine.open(call)
@@ -33,9 +33,7 @@ class EngineSlot:
 
     async def verify(self, call: VerifyCall) -> Verdict:
         await asyncio.sleep(0)
-        answer = run_call(self.engine, call)
-        assert isinstance(answer, Verdict)
-        return answer
+        return loops.verify(self.engine, call)
 
     async def release(self) -> None:
         self.engine.close(self.session)
@@ -64,8 +62,8 @@ def generated(
     return chunks, end
 
 
-def answer_of(chunks: list[Chunk], sampling: SamplingParams) -> Answer:
-    return Answer(PROMPT, tuple(token.id for chunk in chunks for token in chunk.tokens), sampling)
+def answer_of(chunks: list[Chunk], sampling: SamplingParams) -> AuditedAnswer:
+    return AuditedAnswer(PROMPT, tuple(token.id for chunk in chunks for token in chunk.tokens), sampling)
 
 
 def auditor(engine: FakeEngine, told: list, *, is_idle=lambda: True, share=1.0, hangs=False) -> Auditor:
@@ -97,7 +95,7 @@ async def test_an_exact_answer_has_none_and_a_changed_token_is_found(temperature
     answer, audited = answer_of(chunks, sampling), auditor(FakeEngine(TARGET), [])
     assert await audited.audit(answer) == 0
     first, *rest = answer.tokens
-    planted = Answer(PROMPT, ((first + 1) % 16, *rest), sampling)
+    planted = AuditedAnswer(PROMPT, ((first + 1) % 16, *rest), sampling)
     assert await audited.audit(planted) >= 1
 
 
@@ -117,7 +115,7 @@ async def test_an_unseeded_answer_differs_as_often_as_another_one_of_the_target_
     assert mean > 4 * deviation
 
 
-def probability(answer: Answer, place: int) -> float:
+def probability(answer: AuditedAnswer, place: int) -> float:
     from adasd.specdec.verify_reference import softmax
 
     return softmax(TARGET.logits([*answer.prompt, *answer.tokens[:place]]))[answer.tokens[place]]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adasd.requests import SamplingParams
+from adasd.requests import GenerationRequest, SamplingParams
 from adasd.rounds import AcceptRule, DraftBlock, DraftCall, StopRule, Verdict, VerifyCall
 from adasd.session.events import Event, Planned, TargetAnswered
 from adasd.session.protocol import Step, begin, step
-from adasd.session.state import Session, Terms
+from adasd.session.state import Session
 
 EOS = 0
 
@@ -21,9 +21,9 @@ def ids(text: str) -> tuple[int, ...]:
     return tuple(ord(letter) for letter in text)
 
 
-def terms(prompt: str = "hello", **sampling: object) -> Terms:
+def start(prompt: str = "hello", **sampling: object) -> Step:
     params = SamplingParams(**({"max_tokens": 50} | sampling))  # type: ignore[arg-type]
-    return Terms("s", ids(prompt), params, frozenset({EOS}), decode)
+    return begin(GenerationRequest("s", ids(prompt), params), frozenset({EOS}), decode)
 
 
 def play(session: Session, *events: Event) -> Step:
@@ -40,7 +40,7 @@ def only(actions: tuple, kind: type):
 
 
 def begun(**sampling: object) -> Session:
-    return begin(terms(**sampling))[0]
+    return start(**sampling)[0]
 
 
 def verdict(call: VerifyCall, num_accepted: int, next_token: int | str, **extra: object) -> TargetAnswered:
@@ -56,5 +56,5 @@ def block(call: DraftCall, text: str) -> DraftBlock:
     return DraftBlock(call.session, call.epoch, base_len, ids(text), (0.5,) * len(text))
 
 
-def planned(max_tokens: int, *, ahead: bool = False, decodes_on: bool = False) -> Planned:
-    return Planned(StopRule(max_tokens, want_runner_ups=ahead), AcceptRule(), ahead, ahead, decodes_on)
+def planned(max_tokens: int, *, ahead: bool = False, early: bool = False) -> Planned:
+    return Planned(StopRule(max_tokens, want_runner_ups=ahead), AcceptRule(), ahead, ahead, early)

@@ -21,7 +21,7 @@ from adasd.session.protocol import step
 from adasd.session.state import Phase, Session
 from tests.unit.session.helpers import EOS, begun, block, ids, only, planned, verdict
 
-ON = planned(0, decodes_on=True)
+ON = planned(0, early=True)
 
 
 def asks(actions: tuple) -> list:
@@ -84,17 +84,17 @@ def test_drafting_waits_for_the_token_that_the_target_is_at():
     session, actions = step(session, DraftAttached())
     session, _ = step(session, DraftAnswered(block(only(actions, AskDraft).call, "")))
     session, _ = step(session, says(first, "b"))
-    session, actions = step(session, planned(4, decodes_on=True))
+    session, actions = step(session, planned(4, early=True))
     assert (session.phase, session.epoch, actions) == (Phase.VERIFYING, second.epoch, ())
     session, _ = step(session, says(second, "c"))
-    session, actions = step(session, planned(4, decodes_on=True))
+    session, actions = step(session, planned(4, early=True))
     assert only(actions, AskDraft).call.feed == ids("bc")  # it has read the rest
 
 
 def test_without_a_draft_the_target_decodes_on_whatever_is_planned():
     session, actions = step(begun(), TargetAttached())
     session, _ = step(session, verdict(only(actions, AskVerify).call, 0, "a"))
-    _, actions = step(session, planned(4, decodes_on=True))
+    _, actions = step(session, planned(4, early=True))
     assert len(asks(actions)) == 2
 
 

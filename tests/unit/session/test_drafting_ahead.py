@@ -20,7 +20,7 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
-from adasd.session.lookahead import behind_guess, guess_is_right, rule_ahead
+from adasd.session.lookahead import Branch, full_acceptance
 from adasd.session.protocol import step
 from adasd.session.state import Phase, Session
 from tests.unit.session.helpers import begun, block, ids, only, planned, verdict
@@ -32,7 +32,7 @@ def judging(drafted: str = "bc") -> tuple[Session, AskVerify, AskDraft]:
     session, _ = step(session, DraftAnswered(block(only(actions, AskDraft).call, "")))
     session, actions = step(session, TargetAttached())
     session, _ = step(session, verdict(only(actions, AskVerify).call, 0, "a"))
-    session, actions = step(session, planned(4, ahead=True))
+    session, actions = step(session, planned(4, ahead=True, early=True))
     session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, drafted)))
     return session, only(actions, AskVerify), only(actions, AskDraft)
 
@@ -51,7 +51,7 @@ def test_a_right_guess_is_the_next_block(verdict_first):
     says, drafts = verdict(ask.call, 2, "d"), DraftAnswered(block(ahead.call, "def"))
     if verdict_first:
         session, _ = step(session, says)
-        session, actions = step(session, planned(4, ahead=True))
+        session, actions = step(session, planned(4, ahead=True, early=True))
         assert (session.phase, actions) == (Phase.DRAFTING, ())
         session, actions = step(session, drafts)
         early = only(actions, AskVerify).call
@@ -60,12 +60,12 @@ def test_a_right_guess_is_the_next_block(verdict_first):
         early = only(actions, AskVerify).call
         assert early.assuming == Assumption(ask.call.epoch, ord("d"))
         session, _ = step(session, says)
-        session, actions = step(session, planned(4, ahead=True))
+        session, actions = step(session, planned(4, ahead=True, early=True))
         assert (session.phase, session.epoch) == (Phase.VERIFYING, early.epoch)
         assert not [action for action in actions if isinstance(action, AskVerify)]
     assert (early.keep_len, early.feed, early.block) == (8, ids("d"), ids("ef"))
     assert (only(actions, AskDraft).call.keep_len, only(actions, AskDraft).call.feed) == (10, ids("f"))
-    assert (session.tally.num_ahead, session.tally.num_ahead_used) == (2, 1)
+    assert (session.counts.num_ahead, session.counts.num_ahead_used) == (2, 1)
 
 
 @pytest.mark.parametrize(("drops_last", "judged"), [(False, "ef"), (True, "e")])
@@ -75,7 +75,7 @@ def test_a_block_drafted_ahead_has_the_rule_it_was_drafted_by(drops_last, judged
     session, actions = step(session, TargetAttached())
     session, _ = step(session, verdict(only(actions, AskVerify).call, 0, "a"))
     rule = StopRule(4, entropy_ceiling=1.0, drops_last=drops_last)
-    session, actions = step(session, Planned(rule, AcceptRule(), ahead=True))
+    session, actions = step(session, Planned(rule, AcceptRule(), drafts_ahead=True, asks_early=True))
     session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, "bc")))
     says, ahead = verdict(only(actions, AskVerify).call, 2, "d"), only(actions, AskDraft)
     drafted = replace(block(ahead.call, "def"), entropies=(0.5, 0.5, 1.2))
@@ -83,7 +83,7 @@ def test_a_block_drafted_ahead_has_the_rule_it_was_drafted_by(drops_last, judged
     early = only(actions, AskVerify).call
     assert early.block == ids(judged)
     session, _ = step(session, says)
-    session, _ = step(session, planned(1, ahead=True))  # another rule by now
+    session, _ = step(session, planned(1, ahead=True, early=True))  # another rule by now
     _, actions = step(session, verdict(early, len(judged), "x"))
     assert only(actions, Learn).round.rule == rule
 
@@ -94,20 +94,20 @@ def test_a_wrong_guess_is_forgotten_and_the_block_stays_cached(verdict_first):
     says, drafts = verdict(ask.call, 2, "x"), DraftAnswered(block(ahead.call, "def"))
     if verdict_first:
         session, _ = step(session, says)
-        session, _ = step(session, planned(4, ahead=True))
+        session, _ = step(session, planned(4, ahead=True, early=True))
         session, actions = step(session, drafts)
     else:
         session, _ = step(session, drafts)
         session, _ = step(session, says)
-        session, actions = step(session, planned(4, ahead=True))
+        session, actions = step(session, planned(4, ahead=True, early=True))
     assert (only(actions, AskDraft).call.keep_len, only(actions, AskDraft).call.feed) == (8, ids("x"))
-    assert session.tally.num_ahead_used == 0
+    assert session.counts.num_ahead_used == 0
 
 
 def test_a_rejection_overtakes_what_is_on_its_way():
     session, ask, ahead = judging("bc")
     session, _ = step(session, verdict(ask.call, 1, "x"))
-    session, actions = step(session, planned(4, ahead=True))
+    session, actions = step(session, planned(4, ahead=True, early=True))
     call = only(actions, AskDraft).call
     assert (call.keep_len, call.feed) == (7, ids("x"))
     assert step(session, DraftAnswered(block(ahead.call, "def"))) == (session, ())  # too late
@@ -123,7 +123,7 @@ def early() -> tuple[Session, AskVerify, AskVerify]:
 def test_what_was_asked_early_and_did_not_come_true_is_forgotten():
     session, ask, asked = early()
     session, _ = step(session, verdict(ask.call, 1, "x"))
-    session, _ = step(session, planned(4, ahead=True))
+    session, _ = step(session, planned(4, ahead=True, early=True))
     assert session.epoch > asked.call.epoch
     after = session
     assert step(session, TargetDeclined(asked.call.epoch)) == (after, ())
@@ -135,7 +135,7 @@ def test_a_refusal_that_comes_before_the_verdict_makes_the_round_ask_again():
     session, actions = step(session, TargetDeclined(asked.call.epoch))
     assert actions == ()
     session, _ = step(session, verdict(ask.call, 2, "d"))
-    session, actions = step(session, planned(4, ahead=True))
+    session, actions = step(session, planned(4, ahead=True, early=True))
     again = only(actions, AskVerify).call
     assert (again.keep_len, again.feed, again.block, again.assuming) == (8, ids("d"), ids("ef"), None)
 
@@ -143,7 +143,7 @@ def test_a_refusal_that_comes_before_the_verdict_makes_the_round_ask_again():
 def test_a_refusal_of_what_the_round_counts_on_is_asked_again_and_the_draft_goes_on():
     session, ask, asked = early()
     session, _ = step(session, verdict(ask.call, 2, "d"))
-    session, actions = step(session, planned(4, ahead=True))
+    session, actions = step(session, planned(4, ahead=True, early=True))
     behind = only(actions, AskDraft).call
     session, actions = step(session, TargetDeclined(asked.call.epoch))
     again = only(actions, AskVerify).call
@@ -156,22 +156,20 @@ def test_a_refusal_of_what_the_round_counts_on_is_asked_again_and_the_draft_goes
 def test_what_was_asked_early_behind_a_refused_ask_is_asked_again_too():
     session, ask, asked = early()
     session, _ = step(session, verdict(ask.call, 2, "d"))
-    session, actions = step(session, planned(4, ahead=True))
+    session, actions = step(session, planned(4, ahead=True, early=True))
     session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, "gh")))
     behind = only(actions, AskVerify).call
     session, actions = step(session, TargetDeclined(asked.call.epoch))
     again = only(actions, AskVerify).call
     session, _ = step(session, verdict(behind, 1, "i"))  # of a copy, whose epoch is over
     session, _ = step(session, verdict(again, 2, "g"))
-    session, actions = step(session, planned(4, ahead=True))
+    session, actions = step(session, planned(4, ahead=True, early=True))
     assert (only(actions, AskVerify).call.feed, only(actions, AskVerify).call.block) == (ids("g"), ids("h"))
 
 
 def test_a_rule_that_the_verdict_may_change_is_not_asked_for_early():
     session, _, ahead = judging("bc")
-    session = session._replace(
-        plan=Planned(StopRule(4), AcceptRule(RelaxBelow(0.1), relax_budget=1), ahead=True)
-    )
+    session = session._replace(plan=replace(session.plan, accept=AcceptRule(RelaxBelow(0.1), relax_budget=1)))
     _, actions = step(session, DraftAnswered(block(ahead.call, "def")))
     assert actions == ()
 
@@ -180,14 +178,14 @@ def test_a_late_block_ahead_is_not_waited_for():
     session, ask, ahead = judging("bc")
     session, _ = step(session, DraftLate(ahead.call.epoch))
     session, _ = step(session, verdict(ask.call, 2, "d"))
-    session, actions = step(session, planned(4, ahead=True))
+    session, actions = step(session, planned(4, ahead=True, early=True))
     assert only(actions, AskDraft).call.feed == ids("cd")
 
 
 def test_lateness_while_the_round_waits_makes_it_plain():
     session, ask, ahead = judging("bc")
     session, _ = step(session, verdict(ask.call, 2, "d"))
-    session, _ = step(session, planned(4, ahead=True))
+    session, _ = step(session, planned(4, ahead=True, early=True))
     session, actions = step(session, DraftLate(ahead.call.epoch))
     assert only(actions, AskVerify).call.block == ()
     session, _ = step(session, DraftAnswered(block(ahead.call, "def")))
@@ -202,7 +200,7 @@ def test_a_plain_plan_drops_what_was_drafted_ahead():
     session, _ = step(session, verdict(ask.call, 2, "d"))
     session, actions = step(session, planned(0))
     assert only(actions, AskVerify).call.block == ()
-    assert session.ahead is None
+    assert session.branches == ()
 
 
 def test_a_plain_plan_takes_what_the_target_is_at_and_drafts_no_further():
@@ -226,19 +224,27 @@ def test_a_lost_target_drops_what_was_drafted_ahead():
     assert (only(actions, AskDraft).call.keep_len, only(actions, AskDraft).call.feed) == (6, ids("b"))
 
 
-def test_the_rule_leaves_room_for_the_verdicts_own_tokens():
-    assert rule_ahead(StopRule(4), num_judged=3, remaining_tokens=20).max_tokens == 5
-    assert rule_ahead(StopRule(4), num_judged=3, remaining_tokens=7).max_tokens == 3  # 3 + 1 + block of 2 + 1
-    assert rule_ahead(StopRule(4), num_judged=3, remaining_tokens=5) is None
+@pytest.mark.parametrize(("remaining", "expected"), [(20, 5), (7, 3), (5, None)])
+def test_the_rule_leaves_room_for_the_verdicts_own_tokens(remaining, expected):
+    """Seven: three are judged, one is the target's own, then a block of two, and the next verdict's own."""
+    drafted = DraftBlock("s", 1, 10, (7, 8, 9), (0.1, 0.2, 0.3))
+    found = full_acceptance(drafted, StopRule(4), remaining)
+    assert (found and found[2].max_tokens) == expected
 
 
-def test_the_block_behind_the_guess_keeps_its_laws():
+def test_the_block_behind_the_guess_keeps_its_distributions():
     rows = DraftDistributions(np.arange(6, dtype=np.int32).reshape(3, 2), np.zeros((3, 2), np.float32))
     drafted = DraftBlock("s", 1, 10, (7, 8, 9), (0.1, 0.2, 0.3), rows, runner_ups=(4, 5, 6))
-    rest = behind_guess(drafted)
+    ahead = Branch(10, rule=StopRule(2), draft_epoch=1)
+    assert ahead.on_its_way
+    assert ahead.matches(10, 7)
+    found = ahead.drafted(drafted, 1.0)
+    rest = found.block
     assert (rest.base_len, rest.tokens, rest.entropies, rest.runner_ups) == (11, (8, 9), (0.2, 0.3), (5, 6))
     assert rest.distributions.ids.tolist() == [[2, 3], [4, 5]]
-    assert behind_guess(DraftBlock("s", 1, 10, (7,), (0.1,))) is None
-    assert guess_is_right(drafted, 7)
-    assert not guess_is_right(drafted, 8)
-    assert not guess_is_right(DraftBlock("s", 1, 10, (), ()), 7)
+    assert found.matches(10, 7)
+    assert not found.matches(10, 8)
+    assert not found.matches(11, 7)
+    only_guess = ahead.drafted(DraftBlock("s", 1, 10, (7,), (0.1,)), 1.0)
+    assert (only_guess.block, only_guess.matches(10, 7)) == (None, True)
+    assert not ahead.drafted(DraftBlock("s", 1, 10, (), ()), 1.0).matches(10, 7)

@@ -18,12 +18,12 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
-from adasd.session.lookahead import doubt, rule_instead
+from adasd.session.lookahead import Rejection, likeliest_rejection, rejection
 from adasd.session.protocol import step
 from adasd.session.state import Phase, Session
 from tests.unit.session.helpers import begun, block, ids, only, planned, verdict
 
-PLAN = planned(4, ahead=True)
+PLAN = planned(4, ahead=True, early=True)
 
 
 def doubtful(drafted: DraftBlock, others: str, confidences: tuple[float, ...]) -> DraftBlock:
@@ -54,18 +54,19 @@ def prepared(*, relaxes: bool = False) -> tuple[Session, AskVerify, AskDraft, tu
 
 def test_the_likeliest_rejection():
     drafted = DraftBlock("s", 1, 0, ids("bcd"), (1.0,) * 3)
-    assert doubt(drafted) is None
-    at = doubt(doubtful(drafted, "BCD", (0.9, 0.6, 0.5)))
+    assert likeliest_rejection(drafted) is None
+    at = likeliest_rejection(doubtful(drafted, "BCD", (0.9, 0.6, 0.5)))
     assert at is not None
     assert (at.place, at.token, at.likelihood) == (1, ord("C"), pytest.approx(0.9 * 0.4))
-    assert doubt(doubtful(drafted, "BcD", (0.9, 0.6, 0.9))) is None  # it had no choice there
+    assert likeliest_rejection(doubtful(drafted, "BcD", (0.9, 0.6, 0.9))) is None  # it had no choice there
 
 
 @pytest.mark.parametrize(("remaining", "expected"), [(50, 4), (6, 3), (4, 1), (3, None)])
 def test_no_more_is_drafted_than_the_answer_has_room_for(remaining, expected):
     """One token stands, one takes the second choice's place, the last is the next verdict's own."""
-    rule = rule_instead(PLAN.draft, 1, remaining)
-    assert (rule and rule.max_tokens) == expected
+    drafted = DraftBlock("s", 1, 0, ids("bcd"), (1.0,) * 3)
+    found = rejection(drafted, Rejection(1, ord("C"), 0.5), PLAN.draft, remaining)
+    assert (found and found[2].max_tokens) == expected
 
 
 def test_the_second_outcome_is_prepared_behind_the_first():
@@ -166,7 +167,7 @@ def test_a_refusal_is_asked_again():
 def test_losses_forget_both_outcomes(ends):
     session, _, instead, _ = prepared()
     session, _ = step(session, ends)
-    assert (session.ahead, session.instead) == (None, None)
+    assert session.branches == ()
     late, actions = step(session, DraftAnswered(block(instead.call, "xyz")))
     assert (late, actions) == (session, ())
 
@@ -174,7 +175,8 @@ def test_losses_forget_both_outcomes(ends):
 def test_lateness_costs_the_second_outcome_alone():
     session, ask, instead, _ = prepared()
     session, actions = step(session, DraftLate(instead.call.epoch))
-    assert (session.instead, session.draft.ready, actions) == (None, True, ())
+    assert [branch.num_accepted for branch in session.branches] == [None]
+    assert (session.draft.ready, actions) == (True, ())
     session, _ = step(session, verdict(ask.call, 1, "C"))
     session, actions = step(session, PLAN)
     assert only(actions, AskDraft).call.feed == ids("C")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adasd.requests import Grammar, GrammarKind, SamplingParams
+from adasd.requests import GenerationRequest, Grammar, GrammarKind, SamplingParams
 from adasd.results import FinishReason, TokenLogprob
 from adasd.session.events import (
     AskDraft,
@@ -17,9 +17,9 @@ from adasd.session.events import (
     TargetLost,
 )
 from adasd.session.opening import open_call
-from adasd.session.protocol import begin, step
+from adasd.session.protocol import step
 from adasd.session.state import Phase, Session
-from tests.unit.session.helpers import EOS, begun, block, planned, terms, verdict
+from tests.unit.session.helpers import EOS, begun, block, planned, start, verdict
 from tests.unit.session.test_protocol import only
 
 GRAMMAR = Grammar(GrammarKind.REGEX, "ab*")
@@ -76,7 +76,7 @@ def test_a_target_lost_before_its_first_verdict_costs_no_prompt_logprobs():
 
 
 def test_a_prompt_can_be_looked_at_without_an_answer():
-    session, actions = begin(terms(max_tokens=0, prompt_logprobs=2))
+    session, actions = start(max_tokens=0, prompt_logprobs=2)
     assert session.phase is Phase.ATTACHING
     session, actions = step(session, TargetAttached())
     call = only(actions, AskVerify).call
@@ -106,7 +106,7 @@ def test_every_option_that_shapes_the_law_reaches_both_workers():
         logprobs=4,
         prompt_logprobs=5,
     )
-    call = open_call("s", sampling, 3, frozenset({EOS}))
+    call = open_call(GenerationRequest("s", (1, 2, 3), sampling), frozenset({EOS}))
     transform = call.transform
     assert (call.max_len, call.logprobs, call.prompt_logprobs) == (10, 4, 5)
     assert (transform.presence_penalty, transform.frequency_penalty, transform.repetition_penalty) == (

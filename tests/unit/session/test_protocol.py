@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -21,6 +22,7 @@ from adasd.session.events import (
     DraftLeft,
     DraftLost,
     Emit,
+    Event,
     Fail,
     Finish,
     Learn,
@@ -29,9 +31,9 @@ from adasd.session.events import (
     TargetAttached,
     TargetLost,
 )
-from adasd.session.protocol import begin, step
+from adasd.session.protocol import TRANSITIONS, ignore, refuse, step
 from adasd.session.state import Phase, Session
-from tests.unit.session.helpers import EOS, begun, block, ids, only, planned, play, terms, verdict
+from tests.unit.session.helpers import EOS, begun, block, ids, only, planned, play, start, verdict
 
 
 def prefilled(*, with_draft: bool = True, **sampling: object) -> Session:
@@ -53,7 +55,7 @@ def in_round(drafted: str, session: Session | None = None) -> tuple[Session, Ask
 
 
 def test_an_answer_begins_with_a_prefill_of_the_whole_prompt():
-    session, actions = begin(terms("hello"))
+    session, actions = start("hello")
     assert actions == (AttachTarget(),)
     session, actions = step(session, TargetAttached())
     call = only(actions, AskVerify).call
@@ -66,7 +68,7 @@ def test_an_answer_begins_with_a_prefill_of_the_whole_prompt():
 
 
 def test_an_answer_of_no_tokens_takes_no_slot():
-    session, actions = begin(terms(max_tokens=0))
+    session, actions = start(max_tokens=0)
     assert actions == (Finish(FinishReason.LENGTH),)
     assert session.phase is Phase.FINISHED
 
@@ -127,7 +129,7 @@ def test_a_missing_block_makes_the_round_plain(event):
     session, actions = step(session, DraftLate(call.epoch) if event == "late" else event)
     ask = only(actions, AskVerify)
     assert ask.call.block == ()
-    assert session.tally.draft_lost == 1
+    assert session.counts.draft_lost == 1
     session, actions = step(session, DraftAnswered(block(call, "bcd")))  # comes after all
     assert actions == ()
     session, actions = step(session, verdict(ask.call, 0, "b"))
@@ -149,7 +151,7 @@ def test_a_draft_exchanged_for_another_is_no_loss(in_a_block):
         assert actions == ()
     session, actions = step(session, DraftAttached())
     assert only(actions, AskDraft).call.feed == ids("helloa")
-    assert session.tally.draft_lost == 0
+    assert session.counts.draft_lost == 0
 
 
 def test_a_late_draft_is_not_asked_again_before_it_has_answered():
@@ -185,7 +187,7 @@ def test_a_lost_target_is_replaced_and_prefilled_with_what_was_committed():
     assert (call.keep_len, call.feed, call.block) == (0, ids("helloa"), ())
     session, actions = step(session, verdict(call, 0, "b"))
     assert only(actions, Emit).chunk.text == "b"
-    assert session.tally.target_lost == 1
+    assert session.counts.target_lost == 1
 
 
 def test_a_target_lost_while_drafting_drops_the_block():
@@ -383,3 +385,38 @@ def test_draft_rules_reach_the_draft_unchanged():
     rule = StopRule(7, entropy_ceiling=1.5, row_len=9)
     _, actions = step(prefilled(), Planned(rule, AcceptRule()))
     assert only(actions, AskDraft).call.rule == rule
+
+
+def test_the_table_says_what_is_done_about_every_event_in_every_phase():
+    assert set(TRANSITIONS) == set(Phase)
+    assert all(set(row) == set(get_args(Event)) for row in TRANSITIONS.values())
+    assert set(TRANSITIONS[Phase.FINISHED].values()) == {ignore}
+    refused = {(phase, event) for phase, row in TRANSITIONS.items() for event in row if row[event] is refuse}
+    begun_rounds = {Phase.PREFILLING, Phase.PLANNING, Phase.DRAFTING, Phase.VERIFYING}
+    assert refused == {
+        *((phase, TargetAttached) for phase in begun_rounds),
+        *((phase, Planned) for phase in {Phase.ATTACHING, *begun_rounds} - {Phase.PLANNING}),
+        (Phase.ATTACHING, TargetLost),
+    }
+
+
+@pytest.mark.parametrize(
+    ("sampling", "emitted"),
+    [
+        ({"stop": ("c",)}, "bc"),
+        ({"stop_token_ids": (ord("b"),)}, "b"),
+        ({"max_tokens": 3}, "bc"),
+        ({}, "bcde"),
+    ],
+    ids=str,
+)
+def test_tokens_behind_the_end_of_the_answer_count_nowhere(sampling, emitted):
+    session, ask = in_round("bcd", prefilled(**sampling))
+    session, actions = step(session, verdict(ask.call, 3, "e"))
+    num_accepted = min(3, len(emitted))
+    assert "".join(chr(token.id) for token in only(actions, Emit).chunk.tokens) == emitted
+    assert learned(actions).num_accepted == num_accepted
+    assert learned(actions).verdict.num_accepted == 3  # what was learned about the draft holds
+    assert session.counts.accepted_per_round == (num_accepted,)
+    assert session.counts.of_kind(TokenKind.EXACT) == num_accepted
+    assert sum(session.counts.by_kind) == session.num_emitted

@@ -31,8 +31,8 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
-from adasd.session.protocol import begin, step
-from tests.unit.session.helpers import ids, planned, terms
+from adasd.session.protocol import step
+from tests.unit.session.helpers import ids, planned, start
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs away into the deep dark wood"
 
@@ -130,16 +130,16 @@ def overtake(world: World) -> None:
             world.mailbox.remove(event)
 
 
-def plan(rng: random.Random, *, ahead: bool, on: bool) -> Planned:
+def plan(rng: random.Random, *, ahead: bool, early: bool) -> Planned:
     """Often a plain round, so that plain rounds follow each other."""
-    return planned(rng.choice([0, rng.randint(1, 6)]), ahead=ahead, decodes_on=on)
+    return planned(rng.choice([0, rng.randint(1, 6)]), ahead=ahead, early=early)
 
 
-def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool, on: bool) -> tuple[str, World, bool]:
+def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool, early: bool) -> tuple[str, World, bool]:
     rng = random.Random(seed)
     prompt = "say: "
     world = World(rng, (*ids(prompt + TEXT), 0, *ids("x" * 40)))
-    session, actions = begin(terms(prompt, max_tokens=200))
+    session, actions = start(prompt, max_tokens=200)
     shown, finished, late = "", False, []
     draft_is_dead = target_is_dead = False
     world.draft.open()
@@ -172,7 +172,7 @@ def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool, on: bool) -> t
                         else:
                             world.mailbox.append(answer)
                 case AskPlan():
-                    world.mailbox.insert(0, plan(rng, ahead=ahead, on=on))
+                    world.mailbox.insert(0, plan(rng, ahead=ahead, early=early))
                 case Emit(chunk):
                     shown += chunk.text
                 case Finish():
@@ -199,8 +199,8 @@ def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool, on: bool) -> t
 
 @settings(max_examples=250)
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.4]), st.booleans(), st.booleans(), st.booleans())
-def test_whatever_happens_the_text_is_right_and_the_slots_are_free(seed, trouble, cancel, ahead, on):
-    shown, world, finished = walk(seed, trouble=trouble, cancel=cancel, ahead=ahead, on=on)
+def test_whatever_happens_the_text_is_right_and_the_slots_are_free(seed, trouble, cancel, ahead, early):
+    shown, world, finished = walk(seed, trouble=trouble, cancel=cancel, ahead=ahead, early=early)
     assert finished
     assert world.target.cache is None
     assert world.draft.cache is None

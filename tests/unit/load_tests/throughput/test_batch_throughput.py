@@ -17,7 +17,7 @@ from load_tests.peers.batch_peers import (
     ours,
     until_end,
 )
-from load_tests.peers.in_process_batch import Crowd
+from load_tests.peers.in_process_batch import InProcessBatch
 from load_tests.peers.stream_peers import plain_model
 from load_tests.throughput import batch_throughput
 from load_tests.throughput.batch_throughput import (
@@ -55,22 +55,22 @@ def test_all_ways_to_answer_agree(folders):
         assert engine.num_free_slots == 4
 
 
-def test_a_crowd_answers_each_as_if_alone_and_notes_when(folders):
+def test_a_batch_answers_each_as_if_alone_and_notes_when(folders):
     pair = load_pair(*folders, 1, 4, prefix_cache=True)
     for mode in (Mode.OFF, Mode.EXACT):
         ticks = count()
-        crowd = Crowd(pair, SpeculationOptions(mode), clock=lambda ticks=ticks: float(next(ticks)))
-        talks = [crowd.start(p, SamplingParams(10, temperature=0.0, ignore_eos=True)) for p in PROMPTS]
-        assert crowd.num_running == 4
-        crowd.finish()
-        assert crowd.num_running == 0
-        for prompt, talk in zip(PROMPTS, talks, strict=True):
+        batch = InProcessBatch(pair, SpeculationOptions(mode), clock=lambda ticks=ticks: float(next(ticks)))
+        answers = [batch.start(p, SamplingParams(10, temperature=0.0, ignore_eos=True)) for p in PROMPTS]
+        assert batch.num_running == 4
+        batch.finish()
+        assert batch.num_running == 0
+        for prompt, answer in zip(PROMPTS, answers, strict=True):
             alone = pair.generate(
                 prompt, sampling=SamplingParams(10, temperature=0.0, ignore_eos=True), mode="off"
             )
-            assert talk.tokens == list(alone.token_ids)
-            assert talk.first_token_s > 0
-            assert min(talk.gaps_s) > 0
+            assert answer.token_ids == list(alone.token_ids)
+            assert answer.first_token_s > 0
+            assert min(answer.gaps_s) > 0
 
 
 def test_rates_count_all_tokens_and_the_warm_up_is_not_measured():

@@ -10,13 +10,12 @@ from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
 from adasd.control.draft_choice import OWN_ROUNDS
 from adasd.drafters.lookups import Lookups
-from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.drafters.sources import DraftSources
+from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete
 from adasd.rounds import OpenCall, SamplingTransform
-from adasd.session.runner import Limits, Runner
-from adasd.session.state import Terms
-from services.orchestrator.draft_sources import SourcedPlacement
-from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, decode, ids
+from adasd.session.runner import Runner, RunnerSettings
+from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, ids, shared
 
 PROMPT = "the cat sat on the mat and the dog sat on the rug; again: "
 TEXT = "the cat sat on the mat and the dog sat on the rug"
@@ -37,17 +36,9 @@ class Tiers(FakePlacement):
 
 def runner(placement: Tiers, draft: str | None, controller: Controller | None = None) -> Runner:
     controller = controller or Controller(SpeculationConfig(bypass=False), placement.draft_names)
-    effective = controller.effective(SpeculationOptions(Mode.EXACT, draft=draft))
-    transform, prompt = SamplingTransform(temperature=0.0), ids(PROMPT)
-    session = controller.session(effective, transform, prompt)
-    return Runner(
-        Terms("s", prompt, SamplingParams(100), frozenset({EOS}), decode),
-        OpenCall("s", transform, len(prompt) + 100),
-        effective,
-        session,
-        SourcedPlacement(placement, Lookups(), session),
-        Limits(20.0, 0.1, 0.005),
-    )
+    options = SpeculationOptions(Mode.EXACT, draft=draft)
+    request = GenerationRequest("s", ids(PROMPT), SamplingParams(100, temperature=0.0), options)
+    return Runner(request, shared(controller, RunnerSettings(20.0, 0.1, 0.005)), placement)
 
 
 async def answer(running: Runner) -> Complete:
@@ -59,7 +50,7 @@ async def answer(running: Runner) -> Complete:
             end = event
     assert text == TEXT
     assert isinstance(end, Complete)
-    assert running.placement._inner.open_slots == []  # type: ignore[attr-defined]
+    assert running.placement.inner.open_slots == []  # type: ignore[attr-defined]
     assert len(asyncio.all_tasks()) == 1
     return end
 
@@ -126,7 +117,7 @@ async def test_a_long_prompt_is_read_without_holding_up_the_loop():
     session = controller.session(
         controller.effective(SpeculationOptions(draft="suffix")), SamplingTransform(), text
     )
-    placement = SourcedPlacement(Tiers(()), Lookups(), session)
+    placement = DraftSources(Tiers(()), Lookups(), session)
     slot = await placement.attach_draft(OpenCall("s", SamplingTransform(), 10))
     from adasd.rounds import DraftCall, StopRule
 

@@ -1,6 +1,6 @@
 """Where one answer's blocks come from: the source that it asks for, or the one that its controller chooses.
 
-Look-ups run right here; models are leased from the tiers below. A source that cannot be had or is lost is
+Look-ups run right here; models are attached through the placement below. A source that cannot be had or is lost is
 reported to the controller, which may name another one for the next attempt.
 """
 
@@ -9,43 +9,41 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from adasd.control.controller import SessionController
 from adasd.control.draft_sources import LOOKUPS, SELF
 from adasd.drafters.lookup import Lookup
 from adasd.drafters.lookups import Lookups, nothing_drafted
 from adasd.errors import WorkerLost
-from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
-from adasd.session.runner import Attachment, Placement
+from adasd.ports import Drafter, Placement, Verifier
+from adasd.rounds import DraftBlock, DraftCall, OpenCall
 
 
-class LookupSlot:
-    """A look-up as the runner holds it (adasd.session.runner.Attachment). It is never lost."""
+class LookupDrafter:
+    """A look-up as a Drafter. It is never lost."""
 
-    def __init__(self, line: Lookup) -> None:
-        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._line, self._turn = line, asyncio.Lock()
+    def __init__(self, lookup: Lookup) -> None:
+        self.lost: Future[str] = Future()
+        self._lookup, self._turn = lookup, asyncio.Lock()
 
     async def draft(self, call: DraftCall) -> DraftBlock:
         """A long text is read in pieces, between which the loop serves others."""
         async with self._turn:
             began_s = time.perf_counter()
-            for _ in self._line.read(call):
+            for _ in self._lookup.read(call):
                 await asyncio.sleep(0)
-            return self._line.answer(call, began_s)
-
-    async def verify(self, call: VerifyCall) -> Verdict:
-        raise AssertionError("a look-up judges nothing")
+            return self._lookup.answer(call, began_s)
 
     async def release(self) -> None:
         self.lost.cancel()
 
 
-class SelfSlot:
-    """The target as its own draft: draft calls on the slot of its verdicts, whichever target holds it now."""
+class SelfDrafter:
+    """The target's own first layers as a Drafter: calls on the slot of its verdicts, whichever target holds it now."""
 
-    def __init__(self, target: Callable[[], Attachment | None]) -> None:
-        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    def __init__(self, target: Callable[[], Verifier | None]) -> None:
+        self.lost: Future[str] = Future()
         self._target = target
 
     async def draft(self, call: DraftCall) -> DraftBlock:
@@ -57,31 +55,33 @@ class SelfSlot:
             raise WorkerLost("target", "the session has none at the moment")
         return await target.draft(call)
 
-    async def verify(self, call: VerifyCall) -> Verdict:
-        raise AssertionError("verdicts go to the target's own attachment")
-
     async def release(self) -> None:
         self.lost.cancel()
 
 
-class SourcedPlacement:
-    """The placement of one request (adasd.session.runner.Placement)."""
+def is_leased(slot: Drafter | Verifier) -> bool:
+    """Is it a slot on a worker?"""
+    return not isinstance(slot, LookupDrafter | SelfDrafter)
+
+
+class DraftSources:
+    """The Placement of one answer: its drafts may be of any source."""
 
     def __init__(self, inner: Placement, lookups: Lookups, controller: SessionController) -> None:
-        self._inner, self._lookups, self._controller = inner, lookups, controller
+        self.inner, self._lookups, self._controller = inner, lookups, controller
         self._next, self._attached = controller.source, ""
-        self._target: Attachment | None = None
+        self._target: Verifier | None = None
 
     @property
     def draft_names(self) -> tuple[str, ...]:
-        return self._inner.draft_names
+        return self.inner.draft_names
 
-    async def attach_target(self, call: OpenCall) -> Attachment:
+    async def attach_target(self, call: OpenCall) -> Verifier:
         self._target = None
-        self._target = await self._inner.attach_target(call)
+        self._target = await self.inner.attach_target(call)
         return self._target
 
-    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Attachment:
+    async def attach_draft(self, call: OpenCall, name: str | None = None) -> Drafter:
         """The source of that name; without one, that which the controller wants."""
         if name is None and self._attached:  # asked for again: what was attached is gone
             self._fail(self._attached)
@@ -100,9 +100,9 @@ class SourcedPlacement:
     def _fail(self, source: str) -> None:
         self._attached, self._next = "", self._controller.source_failed(source)
 
-    async def _attach(self, source: str, call: OpenCall) -> Attachment:
+    async def _attach(self, source: str, call: OpenCall) -> Drafter:
         if source in LOOKUPS:
-            return LookupSlot(self._lookups.line(source, alone=self._controller.alone))
+            return LookupDrafter(self._lookups.lookup(source, alone=self._controller.alone))
         if source == SELF:
-            return SelfSlot(lambda: self._target)
-        return await self._inner.attach_draft(call, source)
+            return SelfDrafter(lambda: self._target)
+        return await self.inner.attach_draft(call, source)

@@ -1,0 +1,193 @@
+"""What goes out: which tokens of a verdict are emitted, where the answer ends, and the counts of both."""
+
+from __future__ import annotations
+
+from adasd.control.controller import SessionController
+from adasd.errors import IllegalEvent
+from adasd.requests import SpeculationOptions
+from adasd.results import (
+    Chunk,
+    Complete,
+    EmittedToken,
+    FinishReason,
+    SpeculationReport,
+    TokenKind,
+    Usage,
+)
+from adasd.rounds import DraftBlock, RoundCompleted, Verdict
+from adasd.session.lookahead import foreseen, judged_part
+from adasd.session.state import KINDS, Counts, Phase, Session
+from adasd.text import stop_strings
+from adasd.text.stop_strings import TextState
+
+KIND_INDEX = {kind: index for index, kind in enumerate(KINDS)}
+
+
+def emit(session: Session, verdict: Verdict, elapsed_ms: float) -> tuple[Session, RoundCompleted, Chunk]:
+    """Commit the tokens of a verdict up to the first that ends the answer, and count the round.
+
+    The session is over if it has a finish reason afterwards. Raises IllegalEvent for a verdict that does not fit.
+    """
+    base_len, whole = len(session.committed), session.block
+    block = judged_part(whole, verdict.block_len)
+    num_drafted = len(block.tokens) if block else 0
+    if verdict.base_len != base_len or not 0 <= verdict.num_accepted <= num_drafted:
+        raise IllegalEvent(
+            f"a verdict of {verdict.num_accepted} accepted from {verdict.base_len} on does not fit a block of "
+            f"{num_drafted} from {base_len} on"
+        )
+    is_first = session.num_emitted == 0
+    session, shown, tokens = commit(session, provenance(block, verdict))
+    done = RoundCompleted(
+        drafted=block,
+        verdict=verdict,
+        draft_ms=session.block_ms if whole else 0.0,
+        verify_ms=elapsed_ms,
+        prefill=session.phase is Phase.PREFILLING,
+        rule=session.block_rule,
+        foreseen=foreseen(whole, verdict),
+        num_emitted=len(tokens),
+    )
+    wants_prompt = session.request.sampling.prompt_logprobs is not None and is_first
+    prompt_logprobs = verdict.prompt_logprobs if wants_prompt else ()  # not again from another target
+    session = session._replace(
+        target_cached=base_len + verdict.num_accepted,
+        block=None,
+        phase=Phase.PLANNING if session.finish_reason is None else Phase.FINISHED,
+        counts=counted(session.counts, done, tokens),
+    )
+    return session, done, Chunk(shown, tokens, session.finish_reason, prompt_logprobs)
+
+
+def provenance(block: DraftBlock | None, verdict: Verdict) -> tuple[EmittedToken, ...]:
+    """The verdict's tokens, each with where it came from."""
+    drafted = block.tokens if block else ()
+    relaxed = verdict.relaxed or (False,) * verdict.num_accepted
+    logprobs = verdict.logprobs or (None,) * (verdict.num_accepted + 1)
+    accepted = tuple(
+        EmittedToken(token, TokenKind.RELAXED if is_relaxed else TokenKind.EXACT, logprob)
+        for token, is_relaxed, logprob in zip(
+            drafted[: verdict.num_accepted], relaxed, logprobs[:-1], strict=True
+        )
+    )
+    if not drafted:
+        last = TokenKind.TARGET
+    elif verdict.num_accepted == len(drafted):
+        last = TokenKind.BONUS
+    else:
+        last = TokenKind.CORRECTION
+    return (*accepted, EmittedToken(verdict.next_token, last, logprobs[-1]))
+
+
+def commit(
+    session: Session, tokens: tuple[EmittedToken, ...]
+) -> tuple[Session, str, tuple[EmittedToken, ...]]:
+    """Append tokens up to the first that ends the answer; the text stops before a stop string.
+
+    The session, the text to show, and the tokens that were emitted.
+    """
+    num_kept, reason, match = end_by_token(session, tokens)
+    ends_silently = reason is FinishReason.STOP  # the token that ends the answer is no part of its text
+    text, shown, num_read, stop = read_text(session, tokens[: num_kept - ends_silently])
+    if stop is not None:
+        num_kept, reason, match = num_read, FinishReason.STOP, stop
+    elif reason is not None:
+        shown += stop_strings.flush(text, session.decode)
+    kept = tokens[:num_kept]
+    committed = (*session.committed, *(token.id for token in kept))
+    session = session._replace(committed=committed, text=text, finish_reason=reason, stop_match=match)
+    return session, shown, kept
+
+
+def end_by_token(
+    session: Session, tokens: tuple[EmittedToken, ...]
+) -> tuple[int, FinishReason | None, str | int | None]:
+    """How many tokens stand, why the answer ends with them if it does, and the stop token that did it.
+
+    An answer that follows a grammar ends with the end-of-sequence token whatever else was asked for: the grammar
+    says where that is allowed, and nothing can follow.
+    """
+    sampling, num_before = session.request.sampling, session.num_emitted
+    if sampling.max_tokens == 0:
+        return 0, FinishReason.LENGTH, None
+    for num, token in enumerate(tokens, 1):
+        may_stop = num_before + num > sampling.min_tokens
+        if token.id in session.eos_ids and (
+            sampling.grammar is not None or (may_stop and not sampling.ignore_eos)
+        ):
+            return num, FinishReason.STOP, None
+        if may_stop and token.id in sampling.stop_token_ids:
+            return num, FinishReason.STOP, token.id
+        if num_before + num >= sampling.max_tokens:
+            return num, FinishReason.LENGTH, None
+    return len(tokens), None, None
+
+
+def read_text(session: Session, tokens: tuple[EmittedToken, ...]) -> tuple[TextState, str, int, str | None]:
+    """Read up to the first stop string: the text's state, what may be shown, tokens read, the stop string."""
+    sampling, decode, text, shown = session.request.sampling, session.decode, session.text, ""
+    if not sampling.stop:  # in one piece
+        text, shown, _ = stop_strings.push(text, [token.id for token in tokens], (), decode)
+        return text, shown, len(tokens), None
+    for num, token in enumerate(tokens, 1):
+        stops = sampling.stop if session.num_emitted + num > sampling.min_tokens else ()
+        text, piece, stop = stop_strings.push(text, (token.id,), stops, decode)
+        shown += piece
+        if stop is not None:
+            return text, shown, num, stop
+    return text, shown, len(tokens), None
+
+
+# --------------------------------------------------------------------------- counts
+
+
+def counted(counts: Counts, done: RoundCompleted, tokens: tuple[EmittedToken, ...]) -> Counts:
+    """Add a round and the tokens that were emitted in it."""
+    drafted, verdict = done.drafted, done.verdict
+    draft_ms = drafted.compute_ms if drafted else 0.0
+    waited_ms = max(0.0, done.draft_ms - draft_ms) + max(0.0, done.verify_ms - verdict.compute_ms)
+    by_kind = list(counts.by_kind)
+    for token in tokens:
+        by_kind[KIND_INDEX[token.kind]] += 1
+    with_block = done.num_drafted > 0
+    return counts._replace(
+        num_rounds=counts.num_rounds + (not done.prefill),
+        cached_tokens=counts.cached_tokens + verdict.cached_tokens,
+        accepted_per_round=(*counts.accepted_per_round, *(done.num_accepted,) * with_block),
+        drafted_per_round=(*counts.drafted_per_round, *(done.num_drafted,) * with_block),
+        by_kind=tuple(by_kind),
+        draft_ms=counts.draft_ms + draft_ms,
+        verify_ms=counts.verify_ms + verdict.compute_ms,
+        network_ms=counts.network_ms + waited_ms,
+    )
+
+
+def complete(session: Session, effective: SpeculationOptions, learned: SessionController) -> Complete:
+    """The last event of an answer that did not fail."""
+    counts = session.counts
+    return Complete(
+        finish_reason=session.finish_reason or FinishReason.ERROR,
+        usage=Usage(len(session.request.prompt), session.num_emitted, counts.cached_tokens),
+        speculation=SpeculationReport(
+            effective=effective,
+            num_rounds=counts.num_rounds,
+            num_draft_rounds=len(counts.drafted_per_round),
+            num_draft_tokens=sum(counts.drafted_per_round),
+            num_accepted_tokens=sum(counts.accepted_per_round),
+            accepted_per_round=counts.accepted_per_round,
+            drafted_per_round=counts.drafted_per_round,
+            kinds=tuple((kind, count) for kind, count in zip(KINDS, counts.by_kind, strict=True)),
+            generation_threshold=learned.generation_threshold,
+            acceptance_threshold=learned.acceptance_threshold,
+            distortion=learned.distortion,
+            draft_ms=counts.draft_ms,
+            verify_ms=counts.verify_ms,
+            network_ms=counts.network_ms,
+            draft_lost=counts.draft_lost,
+            target_lost=counts.target_lost,
+            num_ahead=counts.num_ahead,
+            num_ahead_used=counts.num_ahead_used,
+            drafts_used=learned.sources_used,
+        ),
+        stop_match=session.stop_match,
+    )
