@@ -122,12 +122,12 @@ def test_greedy_is_token_identical_to_generate_on_every_prompt(lab: Lab, draft: 
     for prompt in lab.prompts:
         answer = lab.pairs[draft].generate(prompt, sampling=GREEDY, speculation=exact())
         assert answer.token_ids == lab.generated(prompt)
-        num_drafted += answer.report.num_draft_tokens
-        num_accepted += answer.report.num_accepted_tokens
+        # the last block may reach beyond the end of the answer, where nothing counts as accepted
+        num_drafted += sum(answer.report.drafted_per_round[:-1])
+        num_accepted += sum(answer.report.accepted_per_round[:-1])
     assert num_drafted > 0
     if draft == "target itself":
-        # the last block may reach beyond the end of the answer, where nothing counts as accepted
-        assert num_accepted > 0.9 * num_drafted
+        assert num_accepted > 0.99 * num_drafted
     else:
         assert num_accepted < num_drafted, "without a rejection this test shows nothing"
 
