@@ -15,7 +15,8 @@ from adasd.results import (
     Usage,
 )
 from adasd.rounds import DraftBlock, RoundCompleted, Verdict
-from adasd.session.lookahead import foreseen, judged_part
+from adasd.session.calls import judged_part
+from adasd.session.lookahead import foreseen
 from adasd.session.state import KINDS, Counts, Phase, Session
 from adasd.text import stop_strings
 from adasd.text.stop_strings import TextState

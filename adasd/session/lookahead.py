@@ -20,59 +20,121 @@ from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
-from adasd.rounds import AcceptRule, Assumption, DraftBlock, DraftDistributions, StopRule, Verdict, VerifyCall
-from adasd.session.events import Planned
+from adasd.rounds import Assumption, DraftBlock, StopRule, Verdict
+from adasd.session.calls import Step, call_draft, call_verify, part, without_tripping
+from adasd.session.events import Action, DraftLate, Planned
+from adasd.session.state import Branch, Branches, Phase, Session
 
 
-class Branch(NamedTuple):
-    """One assumption about the verdict under way, and what is prepared in case it comes true."""
-
-    base_len: int  # position of the target's own token
-    num_accepted: int | None = None  # tokens of the block before it; None: all of the block
-    token: int | None = None  # the target's own token; None: not known yet, or whichever it is
-    rule: StopRule | None = None  # of the block behind that token; None: nothing is drafted
-    draft_epoch: int | None = None  # of the draft call
-    is_drafted: bool = False  # that call was answered
-    block: DraftBlock | None = None  # the next block; None: not drafted yet, or empty
-    elapsed_ms: float = 0.0  # from the draft call to its answer
-    verify_epoch: int | None = None  # of the verify call, if the target was asked early
-
-    @property
-    def on_its_way(self) -> bool:
-        """Is the draft still working on it?"""
-        return self.draft_epoch is not None and not self.is_drafted
-
-    def matches(self, base_len: int, token: int) -> bool:
-        """Does the target's own token ``token`` at ``base_len`` bear the assumption out, as far as it is known?"""
-        if base_len != self.base_len:
-            return False
-        return token == self.token or (self.token is None and not self.is_drafted)
-
-    def drafted(self, drafted: DraftBlock, elapsed_ms: float) -> Branch:
-        """The branch with the draft's answer. Behind a full acceptance its first token is the guess."""
-        guesses = self.num_accepted is None
-        assert self.rule is not None
-        drafted = without_tripping(drafted, self.rule, num_kept=2 if guesses else 1)
-        token, block = self.token, drafted
-        if guesses and drafted.tokens:
-            token, block = drafted.tokens[0], part(drafted, slice(1, None))
-            block = replace(block, base_len=drafted.base_len + 1)
-        return self._replace(
-            token=token, is_drafted=True, block=block if block.tokens else None, elapsed_ms=elapsed_ms
-        )
-
-    def early_call(self, session: str, epoch: int, judged_epoch: int, rule: AcceptRule) -> VerifyCall | None:
-        """The verify call that would follow the verdict of ``judged_epoch`` if the branch comes true; None for none.
-
-        Nothing depends on whether it is asked early; hence only under a rule that this verdict cannot change.
-        """
-        if rule.relax or rule.want_distances or self.block is None or self.token is None:
-            return None
-        assuming = Assumption(judged_epoch, self.token, self.num_accepted)
-        return verify_call(session, epoch, self.base_len, (self.token,), self.block, rule, assuming)
+def look_ahead(session: Session) -> Step:
+    """Prepare for what the verdict under way may be: the draft for one outcome at a time, or the target itself."""
+    plan, block = session.plan, session.block
+    if session.phase is not Phase.VERIFYING:
+        return session, ()
+    if block is None:
+        return decode_on(session)
+    if not session.draft.ready:
+        return session, ()
+    found = next_branch(session.branches, block, plan, session.remaining_tokens)
+    if found is None:
+        return session, ()
+    branch, behind, rule = found
+    session, ask = call_draft(session, behind, rule, optimistic=True)
+    counts = session.counts._replace(num_ahead=session.counts.num_ahead + 1)
+    branches = (*session.branches, branch._replace(draft_epoch=session.last_epoch))
+    return session._replace(branches=branches, counts=counts), (ask,)
 
 
-Branches = tuple[Branch, ...]
+def decode_on(session: Session) -> Step:
+    """If nothing will be drafted, ask the target for the token behind the one that it is at, whichever that becomes.
+
+    The call is the one that would follow anyway, so the hop between two tokens is hidden. Where the answer ends
+    unforeseen, a forward pass for one token was for nothing.
+    """
+    plan = session.plan
+    drafts = plan.draft.max_tokens > 0 and session.draft.attached
+    if drafts or not plan.asks_early or session.remaining_tokens < 2:
+        return session, ()
+    base_len = len(session.committed)
+    session, ask = call_verify(session, base_len, (), None, Assumption(session.epoch, None))
+    return session._replace(branches=(Branch(base_len, verify_epoch=session.last_epoch),)), (ask,)
+
+
+def ask_early(session: Session, branch: Branch) -> tuple[Session, Branch, tuple[Action, ...]]:
+    """Ask the target now for the verdict that would follow if the branch comes true, so that no hop lies between.
+
+    Nothing depends on whether it is asked early; hence only under a rule that the verdict under way cannot change.
+    """
+    rule = session.plan.accept
+    if (
+        not session.plan.asks_early
+        or session.phase is not Phase.VERIFYING
+        or rule.relax
+        or rule.want_distances
+    ):
+        return session, branch, ()
+    if branch.block is None or branch.token is None:
+        return session, branch, ()
+    assuming = Assumption(session.epoch, branch.token, branch.num_accepted)
+    session, ask = call_verify(session, branch.base_len, (branch.token,), branch.block, assuming)
+    return session, branch._replace(verify_epoch=session.last_epoch), (ask,)
+
+
+def keep(session: Session, branch: Branch) -> Step:
+    """A block came for a branch that is still open: ask the target for it early, and prepare the next branch."""
+    session, branch, asks = ask_early(session, branch)
+    branches = tuple(branch if each.draft_epoch == branch.draft_epoch else each for each in session.branches)
+    session, more = look_ahead(session._replace(branches=branches))
+    return session, (*asks, *more)
+
+
+def settle_branches(session: Session, verdict: Verdict) -> Session:
+    """Keep the branch that came true; forget the others."""
+    came_true = resolve(session.branches, verdict)
+    for branch in session.branches:
+        if branch is not came_true and branch.on_its_way:
+            session = session._replace(draft=session.draft.given_up())  # the next call takes its place
+    session = session._replace(branches=() if came_true is None else (came_true,))
+    return count_used(session) if came_true is not None and came_true.is_drafted else session
+
+
+def count_used(session: Session) -> Session:
+    return session._replace(counts=session.counts._replace(num_ahead_used=session.counts.num_ahead_used + 1))
+
+
+def drop_late(session: Session, late: DraftLate) -> Step:
+    """Do not count on a branch whose block is late."""
+    kept = tuple(
+        each for each in session.branches if not (each.on_its_way and each.draft_epoch == late.epoch)
+    )
+    if len(kept) < len(session.branches):
+        session = session._replace(branches=kept, draft=session.draft.given_up())
+    return session, ()
+
+
+def forget_refused(branches: Branches, epoch: int | None) -> Branches:
+    """The branches when the target will not do the early call of ``epoch`` (None: none of them)."""
+    branches = tuple(
+        branch._replace(verify_epoch=None) if epoch in (None, branch.verify_epoch) else branch
+        for branch in branches
+    )
+    return tuple(branch for branch in branches if branch.draft_epoch or branch.verify_epoch)
+
+
+# --------------------------------------------------------------------------- branches
+
+
+def with_block(branch: Branch, drafted: DraftBlock, elapsed_ms: float) -> Branch:
+    """The branch with the draft's answer. Behind a full acceptance its first token is the guess."""
+    guesses = branch.num_accepted is None
+    assert branch.rule is not None
+    drafted = without_tripping(drafted, branch.rule, num_kept=2 if guesses else 1)
+    token, block = branch.token, drafted
+    if guesses and drafted.tokens:
+        token, block = drafted.tokens[0], part(drafted, slice(1, None))
+        block = replace(block, base_len=drafted.base_len + 1)
+    block_or_none = block if block.tokens else None
+    return branch._replace(token=token, is_drafted=True, block=block_or_none, elapsed_ms=elapsed_ms)
 
 
 def resolve(branches: Branches, verdict: Verdict) -> Branch | None:
@@ -155,54 +217,3 @@ def foreseen(block: DraftBlock | None, verdict: Verdict) -> bool | None:
     """Was the block rejected where the draft expected it, for its runner-up? None if the draft expected nothing."""
     at = likeliest_rejection(block) if block is not None else None
     return None if at is None else (verdict.num_accepted, verdict.next_token) == (at.place, at.token)
-
-
-# --------------------------------------------------------------------------- calls and parts of blocks
-
-
-def verify_call(
-    session: str,
-    epoch: int,
-    keep_len: int,
-    feed: tuple[int, ...],
-    block: DraftBlock | None,
-    rule: AcceptRule,
-    assuming: Assumption | None = None,
-) -> VerifyCall:
-    """A call for a verdict on a block (None: plain decoding)."""
-    if block is None:
-        return VerifyCall(session, epoch, keep_len, feed, rule=rule, assuming=assuming)
-    return VerifyCall(
-        session, epoch, keep_len, feed, block.tokens, block.distributions, rule, block.confidences, assuming
-    )
-
-
-def without_tripping(drafted: DraftBlock, rule: StopRule, num_kept: int) -> DraftBlock:
-    """The block without the token that passed the ceiling, if the rule asks for that; ``num_kept`` always stay.
-
-    What decides is the distribution that the token was drawn from, never the token, so the exact tests stay exact.
-    """
-    entropies = drafted.entropies
-    if not rule.drops_last or len(drafted.tokens) <= num_kept or len(entropies) != len(drafted.tokens):
-        return drafted
-    return part(drafted, slice(-1)) if entropies[-1] > rule.entropy_ceiling else drafted
-
-
-def judged_part(block: DraftBlock | None, length: int | None) -> DraftBlock | None:
-    """What was judged of a block that the target cut to ``length`` tokens (None: it did not); None for nothing."""
-    if block is None or length is None or length >= len(block.tokens):
-        return block
-    return part(block, slice(length)) if length else None
-
-
-def part(drafted: DraftBlock, which: slice) -> DraftBlock:
-    """Some of a block's tokens with what belongs to them."""
-    rows = drafted.distributions
-    return replace(
-        drafted,
-        tokens=drafted.tokens[which],
-        entropies=drafted.entropies[which],
-        distributions=None if rows is None else DraftDistributions(rows.ids[which], rows.logprobs[which]),
-        confidences=drafted.confidences[which],
-        runner_ups=drafted.runner_ups[which],
-    )

@@ -23,13 +23,11 @@ from adasd.errors import IllegalEvent
 from adasd.ports import Decode
 from adasd.requests import GenerationRequest
 from adasd.results import FinishReason, TokenKind
-from adasd.rounds import Assumption, DraftBlock, DraftCall, StopRule, Verdict
+from adasd.rounds import DraftBlock, StopRule
+from adasd.session.calls import Step, call_draft, verify, without_tripping
 from adasd.session.emission import emit
 from adasd.session.events import (
-    Action,
-    AskDraft,
     AskPlan,
-    AskVerify,
     AttachTarget,
     Cancel,
     DraftAnswered,
@@ -48,10 +46,16 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
-from adasd.session.lookahead import Branch, next_branch, resolve, verify_call, without_tripping
-from adasd.session.state import DraftSide, Phase, Session
-
-Step = tuple[Session, tuple[Action, ...]]
+from adasd.session.lookahead import (
+    count_used,
+    drop_late,
+    forget_refused,
+    keep,
+    look_ahead,
+    settle_branches,
+    with_block,
+)
+from adasd.session.state import Branch, DraftSide, Phase, Session
 
 
 def begin(request: GenerationRequest, eos_ids: frozenset[int], decode: Decode) -> Step:
@@ -125,7 +129,7 @@ def take_block(session: Session, answered: DraftAnswered) -> Step:
     session = session._replace(draft=session.draft.answered(drafted))
     for branch in session.branches:
         if branch.draft_epoch == drafted.epoch:
-            arrived = branch.drafted(drafted, elapsed_ms)
+            arrived = with_block(branch, drafted, elapsed_ms)
             return settle(session, arrived) if is_awaited else keep(session, arrived)
     if not is_awaited:
         return session, ()
@@ -159,72 +163,6 @@ def take_stale_verdict(session: Session, answered: TargetAnswered) -> Step:
     return session, ()
 
 
-# --------------------------------------------------------------------------- lookahead
-
-
-def look_ahead(session: Session) -> Step:
-    """Prepare for what the verdict under way may be: the draft for one outcome at a time, or the target itself."""
-    plan, block = session.plan, session.block
-    if session.phase is not Phase.VERIFYING:
-        return session, ()
-    if block is None:
-        return decode_on(session)
-    if not session.draft.ready:
-        return session, ()
-    found = next_branch(session.branches, block, plan, session.remaining_tokens)
-    if found is None:
-        return session, ()
-    branch, behind, rule = found
-    session, ask = call_draft(session, behind, rule, optimistic=True)
-    counts = session.counts._replace(num_ahead=session.counts.num_ahead + 1)
-    branches = (*session.branches, branch._replace(draft_epoch=session.last_epoch))
-    return session._replace(branches=branches, counts=counts), (ask,)
-
-
-def decode_on(session: Session) -> Step:
-    """If nothing will be drafted, ask the target for the token behind the one that it is at, whichever that becomes.
-
-    The call is the one that would follow anyway, so the hop between two tokens is hidden. Where the answer ends
-    unforeseen, a forward pass for one token was for nothing.
-    """
-    plan = session.plan
-    drafts = plan.draft.max_tokens > 0 and session.draft.attached
-    if drafts or not plan.asks_early or session.remaining_tokens < 2:
-        return session, ()
-    base_len, epoch = len(session.committed), session.last_epoch + 1
-    assuming = Assumption(session.epoch, None)
-    call = verify_call(session.request.request_id, epoch, base_len, (), None, plan.accept, assuming)
-    branch = Branch(base_len, verify_epoch=epoch)
-    return session._replace(last_epoch=epoch, branches=(branch,)), (AskVerify(call),)
-
-
-def keep(session: Session, branch: Branch) -> Step:
-    """A block for a branch that is still open: ask the target for it early, and prepare the next branch.
-
-    So the target goes on without a hop between two verdicts.
-    """
-    asks: tuple[Action, ...] = ()
-    if session.phase is Phase.VERIFYING and session.plan.asks_early:
-        epoch = session.last_epoch + 1
-        call = branch.early_call(session.request.request_id, epoch, session.epoch, session.plan.accept)
-        if call is not None:
-            session, branch = session._replace(last_epoch=epoch), branch._replace(verify_epoch=epoch)
-            asks = (AskVerify(call),)
-    branches = tuple(branch if each.draft_epoch == branch.draft_epoch else each for each in session.branches)
-    session, more = look_ahead(session._replace(branches=branches))
-    return session, (*asks, *more)
-
-
-def settle_branches(session: Session, verdict: Verdict) -> Session:
-    """Keep the branch that came true; forget the others."""
-    came_true = resolve(session.branches, verdict)
-    for branch in session.branches:
-        if branch is not came_true and branch.on_its_way:
-            session = session._replace(draft=session.draft.given_up())  # the next call takes its place
-    session = session._replace(branches=() if came_true is None else (came_true,))
-    return count_used(session) if came_true is not None and came_true.is_drafted else session
-
-
 def settle(session: Session, branch: Branch) -> Step:
     """The verdict came before the block of its branch, and the round waits for it: does the block fit?"""
     if branch.token != session.committed[-1]:
@@ -235,62 +173,13 @@ def settle(session: Session, branch: Branch) -> Step:
     return judge(session, branch.block, branch.elapsed_ms, branch.rule)
 
 
-def count_used(session: Session) -> Session:
-    return session._replace(counts=session.counts._replace(num_ahead_used=session.counts.num_ahead_used + 1))
-
-
 def take_refusal(session: Session, declined: TargetDeclined) -> Step:
     """What was asked early will not be judged: ask again if the round counts on it."""
-    epoch = declined.epoch
-    asks: tuple[Action, ...] = ()
-    all_of_them = session.phase is Phase.VERIFYING and session.epoch == epoch
-    if all_of_them:  # what was asked early behind it assumed the verdict that will not come
-        kept = session.branches
-        session, asks = verify(session, session.block, session.block_ms, session.block_rule)
-        session = session._replace(branches=kept)
-    branches = (
-        branch._replace(verify_epoch=None) if all_of_them or branch.verify_epoch == epoch else branch
-        for branch in session.branches
-    )
-    is_worth_keeping = (branch for branch in branches if branch.draft_epoch or branch.verify_epoch)
-    return session._replace(branches=tuple(is_worth_keeping)), asks
-
-
-# --------------------------------------------------------------------------- calls
-
-
-def verify(
-    session: Session,
-    block: DraftBlock | None = None,
-    block_ms: float = 0.0,
-    rule: StopRule | None = None,
-    *,
-    phase: Phase = Phase.VERIFYING,
-) -> Step:
-    """Ask for a verdict on a block drafted by ``rule`` (None: plain decoding); opens a new epoch, without branches."""
-    epoch, keep_len = session.last_epoch + 1, session.target_cached
-    feed = session.committed[keep_len:]
-    call = verify_call(session.request.request_id, epoch, keep_len, feed, block, session.plan.accept)
-    session = session._replace(
-        phase=phase,
-        epoch=epoch,
-        last_epoch=epoch,
-        block=block,
-        block_ms=block_ms,
-        block_rule=rule,
-        branches=(),
-    )
-    return session, (AskVerify(call),)
-
-
-def call_draft(
-    session: Session, behind: tuple[int, ...], rule: StopRule, *, optimistic: bool = False
-) -> tuple[Session, AskDraft]:
-    """Feed the draft what it lacks of the committed text and of what is assumed ``behind`` it, and have it draft."""
-    epoch = session.last_epoch + 1
-    side = session.draft.asked(epoch, session.committed, behind)
-    call = DraftCall(session.request.request_id, epoch, side.keep_len, side.feeding, rule, optimistic)
-    return session._replace(last_epoch=epoch, draft=side), AskDraft(call)
+    if session.phase is not Phase.VERIFYING or session.epoch != declined.epoch:
+        return session._replace(branches=forget_refused(session.branches, declined.epoch)), ()
+    kept = forget_refused(session.branches, None)  # they assumed the verdict that will not come
+    session, asks = verify(session, session.block, session.block_ms, session.block_rule)
+    return session._replace(branches=kept), asks
 
 
 # --------------------------------------------------------------------------- comings and goings
@@ -307,16 +196,6 @@ def warm_draft(session: Session, event: DraftAttached) -> Step:
 def be_late(session: Session, late: DraftLate) -> Step:
     """Go on without a block that the round waits for; a late draft stays busy until its answer comes."""
     return judge(count_lost(session)) if late.epoch == session.epoch else drop_late(session, late)
-
-
-def drop_late(session: Session, late: DraftLate) -> Step:
-    """Do not count on a branch whose block is late."""
-    kept = tuple(
-        each for each in session.branches if not (each.on_its_way and each.draft_epoch == late.epoch)
-    )
-    if len(kept) < len(session.branches):
-        session = session._replace(branches=kept, draft=session.draft.given_up())
-    return session, ()
 
 
 def lose_draft(session: Session, _: DraftLost) -> Step:

@@ -13,7 +13,6 @@ from adasd.requests import GenerationRequest
 from adasd.results import FinishReason, TokenKind
 from adasd.rounds import AcceptRule, DraftBlock, StopRule
 from adasd.session.events import Planned
-from adasd.session.lookahead import Branches
 from adasd.text.stop_strings import TextState
 
 PLAIN = Planned(StopRule(0), AcceptRule())
@@ -77,6 +76,34 @@ def common_len(some: tuple[int, ...], others: tuple[int, ...]) -> int:
     if some[:shorter] == others[:shorter]:
         return shorter
     return next(i for i in range(shorter) if some[i] != others[i])
+
+
+class Branch(NamedTuple):
+    """One assumption about the verdict under way, and what is prepared in case it comes true."""
+
+    base_len: int  # position of the target's own token
+    num_accepted: int | None = None  # tokens of the block before it; None: all of the block
+    token: int | None = None  # the target's own token; None: not known yet, or whichever it is
+    rule: StopRule | None = None  # of the block behind that token; None: nothing is drafted
+    draft_epoch: int | None = None  # of the draft call
+    is_drafted: bool = False  # that call was answered
+    block: DraftBlock | None = None  # the next block; None: not drafted yet, or empty
+    elapsed_ms: float = 0.0  # from the draft call to its answer
+    verify_epoch: int | None = None  # of the verify call, if the target was asked early
+
+    @property
+    def on_its_way(self) -> bool:
+        """Is the draft still working on it?"""
+        return self.draft_epoch is not None and not self.is_drafted
+
+    def matches(self, base_len: int, token: int) -> bool:
+        """Does the target's own token ``token`` at ``base_len`` bear the assumption out, as far as it is known?"""
+        if base_len != self.base_len:
+            return False
+        return token == self.token or (self.token is None and not self.is_drafted)
+
+
+Branches = tuple[Branch, ...]
 
 
 KINDS = tuple(TokenKind)

@@ -25,8 +25,8 @@ class LinkFaults:
     timeout_s: float = 0.2  # then an answer counts as lost, as on a real line
 
 
-class BothPorts(Protocol):
-    """DraftPort and TargetPort in one."""
+class Calls(Protocol):
+    """The calls of a Drafter and a Verifier."""
 
     async def draft(self, call: DraftCall) -> DraftBlock: ...
     async def verify(self, call: VerifyCall) -> Verdict: ...
@@ -35,7 +35,7 @@ class BothPorts(Protocol):
 class FaultyPort:
     """Wraps a port; raises WorkerLost when an answer does not come. ``close`` ends what is still on its way."""
 
-    def __init__(self, port: BothPorts, role: str, faults: LinkFaults, rng: random.Random) -> None:
+    def __init__(self, port: Calls, role: str, faults: LinkFaults, rng: random.Random) -> None:
         self.port, self.role, self.faults, self.rng = port, role, faults, rng
         self._copies: set[asyncio.Task[object]] = set()
         self._newest_s = {"out": 0.0, "back": 0.0}  # when what was sent last arrives, by the loop's clock

@@ -1,4 +1,4 @@
-"""A session's line to one worker: DraftPort and TargetPort over one Rounds stream.
+"""A session's line to one worker: draft and verify calls over one Rounds stream.
 
 One task reads the stream and hands every answer to the call with its ``seq``. A caller that stopped waiting
 (its deadline passed, or it was cancelled) is simply not there any more: its answer is dropped, and the line
@@ -35,7 +35,7 @@ class WorkerAddress:
 
 
 class RoundsLine:
-    """One stream to one worker for one session; satisfies DraftPort and TargetPort.
+    """One stream to one worker for one session; has the calls of a Drafter and a Verifier.
 
     Use: ``line = RoundsLine(pool, worker, session, timeout_s)``, ``await line.open(call)``, calls, and on
     every path ``await line.close()``. Once a call raised anything but the call's own failure

@@ -1,6 +1,6 @@
 """Mode exact changes nothing: greedy against ``transformers`` itself, sampled against mode off.
 
-On the demo pair in float32, through ``LocalPair``: session machine, controller and engines are the service's.
+On the demo pair in float32, through ``LocalPair``: runner, session, controller and engines are the service's.
 """
 
 from __future__ import annotations

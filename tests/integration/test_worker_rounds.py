@@ -27,7 +27,6 @@ from adasd.errors import (
     UnknownSession,
     WorkerLost,
 )
-from adasd.ports import DraftPort, TargetPort
 from adasd.requests import Grammar, GrammarKind
 from adasd.rounds import (
     AcceptRule,
@@ -40,6 +39,7 @@ from adasd.rounds import (
     VerifyCall,
 )
 from adasd.testing.fake_engine import FakeEngine
+from adasd.testing.faulty_port import Calls
 from adasd.testing.letters import letter_grammars
 from adasd.testing.loops import draft, verify
 from adasd.testing.table_model import TableModel
@@ -143,7 +143,7 @@ async def start():
 async def test_rounds_go_through_and_close_frees_the_slot(start):
     replica = await start()
     line = await replica.opened()
-    ports: tuple[DraftPort, TargetPort] = (line, line)
+    ports: tuple[Calls, Calls] = (line, line)
     drafted = await ports[0].draft(drafting())
     assert (drafted.session, drafted.base_len, drafted.tokens) == ("a", 1, (6, 7, 8))
     verdict = await ports[1].verify(VerifyCall("a", 2, 0, (5,), drafted.tokens))

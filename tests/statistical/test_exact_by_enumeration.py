@@ -1,6 +1,6 @@
 """Mode exact, proved without chance: every branch of whole answers is walked with its exact probability.
 
-The session machine, the controller and its policies, the accept rules and the slow twin run as they are; only
+The session, its runner, the controller and its policies, the accept rules and the slow twin run as they are; only
 their draws are replaced by a book that tries every outcome in turn. The joint law of an answer of four tokens over
 three words is compared with the target's own, for every drafting policy, with blocks cut by entropy and by
 confidence, token by token and by whole blocks. Planted bugs turn it red.

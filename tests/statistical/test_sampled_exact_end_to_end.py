@@ -1,4 +1,4 @@
-"""The law of what whole sessions emit: session machine, controller and two torch engines, many at a time.
+"""The law of what whole sessions emit: runner, session, controller and two torch engines, many at a time.
 
 A tiny random target over a small vocabulary; the draft is the target with noise on its weights. The joint law
 of the first three tokens (the prefill's and two that blocks were judged for) is computed from the target by

@@ -1,4 +1,4 @@
-"""The in-process pair over table models: no torch model, the real session machine."""
+"""The in-process pair over table models: no torch model, the service's runner and session."""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from adasd.requests import GenerationRequest, SamplingParams
 from adasd.rounds import AcceptRule, DraftBlock, DraftCall, StopRule, Verdict, VerifyCall
+from adasd.session.calls import Step
 from adasd.session.events import Event, Planned, TargetAnswered
-from adasd.session.protocol import Step, begin, step
+from adasd.session.protocol import begin, step
 from adasd.session.state import Session
 
 EOS = 0

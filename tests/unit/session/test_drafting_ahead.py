@@ -20,9 +20,9 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
-from adasd.session.lookahead import Branch, full_acceptance
+from adasd.session.lookahead import full_acceptance, with_block
 from adasd.session.protocol import step
-from adasd.session.state import Phase, Session
+from adasd.session.state import Branch, Phase, Session
 from tests.unit.session.helpers import begun, block, ids, only, planned, verdict
 
 
@@ -238,13 +238,13 @@ def test_the_block_behind_the_guess_keeps_its_distributions():
     ahead = Branch(10, rule=StopRule(2), draft_epoch=1)
     assert ahead.on_its_way
     assert ahead.matches(10, 7)
-    found = ahead.drafted(drafted, 1.0)
+    found = with_block(ahead, drafted, 1.0)
     rest = found.block
     assert (rest.base_len, rest.tokens, rest.entropies, rest.runner_ups) == (11, (8, 9), (0.2, 0.3), (5, 6))
     assert rest.distributions.ids.tolist() == [[2, 3], [4, 5]]
     assert found.matches(10, 7)
     assert not found.matches(10, 8)
     assert not found.matches(11, 7)
-    only_guess = ahead.drafted(DraftBlock("s", 1, 10, (7,), (0.1,)), 1.0)
+    only_guess = with_block(ahead, DraftBlock("s", 1, 10, (7,), (0.1,)), 1.0)
     assert (only_guess.block, only_guess.matches(10, 7)) == (None, True)
-    assert not ahead.drafted(DraftBlock("s", 1, 10, (), ()), 1.0).matches(10, 7)
+    assert not with_block(ahead, DraftBlock("s", 1, 10, (), ()), 1.0).matches(10, 7)

@@ -1,0 +1,97 @@
+"""What a session sends: draft and verify calls with what each side has cached, and the parts of blocks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from adasd.rounds import Assumption, DraftBlock, DraftCall, DraftDistributions, StopRule, VerifyCall
+from adasd.session.events import Action, AskDraft, AskVerify
+from adasd.session.state import Phase, Session
+
+Step = tuple[Session, tuple[Action, ...]]
+
+
+def verify(
+    session: Session,
+    block: DraftBlock | None = None,
+    block_ms: float = 0.0,
+    rule: StopRule | None = None,
+    *,
+    phase: Phase = Phase.VERIFYING,
+) -> Step:
+    """Ask for a verdict on a block drafted by ``rule`` (None: plain decoding); opens a new epoch, without branches."""
+    keep_len = session.target_cached
+    session, ask = call_verify(session, keep_len, session.committed[keep_len:], block)
+    session = session._replace(
+        phase=phase,
+        epoch=session.last_epoch,
+        block=block,
+        block_ms=block_ms,
+        block_rule=rule,
+        branches=(),
+    )
+    return session, (ask,)
+
+
+def call_verify(
+    session: Session,
+    keep_len: int,
+    feed: tuple[int, ...],
+    block: DraftBlock | None,
+    assuming: Assumption | None = None,
+) -> tuple[Session, AskVerify]:
+    """A call for a verdict on a block (None: plain decoding), in an epoch of its own."""
+    epoch = session.last_epoch + 1
+    call = VerifyCall(
+        session.request.request_id,
+        epoch,
+        keep_len,
+        feed,
+        block=block.tokens if block else (),
+        distributions=block.distributions if block else None,
+        rule=session.plan.accept,
+        confidences=block.confidences if block else (),
+        assuming=assuming,
+    )
+    return session._replace(last_epoch=epoch), AskVerify(call)
+
+
+def call_draft(
+    session: Session, behind: tuple[int, ...], rule: StopRule, *, optimistic: bool = False
+) -> tuple[Session, AskDraft]:
+    """Feed the draft what it lacks of the committed text and of what is assumed ``behind`` it, and have it draft."""
+    epoch = session.last_epoch + 1
+    side = session.draft.asked(epoch, session.committed, behind)
+    call = DraftCall(session.request.request_id, epoch, side.keep_len, side.feeding, rule, optimistic)
+    return session._replace(last_epoch=epoch, draft=side), AskDraft(call)
+
+
+def without_tripping(drafted: DraftBlock, rule: StopRule, num_kept: int) -> DraftBlock:
+    """The block without the token that passed the ceiling, if the rule asks for that; ``num_kept`` always stay.
+
+    What decides is the distribution that the token was drawn from, never the token, so the exact tests stay exact.
+    """
+    entropies = drafted.entropies
+    if not rule.drops_last or len(drafted.tokens) <= num_kept or len(entropies) != len(drafted.tokens):
+        return drafted
+    return part(drafted, slice(-1)) if entropies[-1] > rule.entropy_ceiling else drafted
+
+
+def judged_part(block: DraftBlock | None, length: int | None) -> DraftBlock | None:
+    """What was judged of a block that the target cut to ``length`` tokens (None: it did not); None for nothing."""
+    if block is None or length is None or length >= len(block.tokens):
+        return block
+    return part(block, slice(length)) if length else None
+
+
+def part(drafted: DraftBlock, which: slice) -> DraftBlock:
+    """Some of a block's tokens with what belongs to them."""
+    rows = drafted.distributions
+    return replace(
+        drafted,
+        tokens=drafted.tokens[which],
+        entropies=drafted.entropies[which],
+        distributions=None if rows is None else DraftDistributions(rows.ids[which], rows.logprobs[which]),
+        confidences=drafted.confidences[which],
+        runner_ups=drafted.runner_ups[which],
+    )
