@@ -143,10 +143,10 @@ async def start():
 async def test_rounds_go_through_and_close_frees_the_slot(start):
     replica = await start()
     line = await replica.opened()
-    ports: tuple[Calls, Calls] = (line, line)
-    drafted = await ports[0].draft(drafting())
+    calls: Calls = line
+    drafted = await calls.draft(drafting())
     assert (drafted.session, drafted.base_len, drafted.tokens) == ("a", 1, (6, 7, 8))
-    verdict = await ports[1].verify(VerifyCall("a", 2, 0, (5,), drafted.tokens))
+    verdict = await calls.verify(VerifyCall("a", 2, 0, (5,), drafted.tokens))
     assert (verdict.num_accepted, verdict.next_token) == (3, 9)
     await line.close()
     assert replica.engine.num_free_slots == replica.engine.num_slots
