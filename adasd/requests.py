@@ -145,7 +145,7 @@ class SpeculationOptions:
     )
     drafting: str | None = option(None, "name of a drafting method", max_chars=64)
     acceptance: str | None = option(
-        None, "name of an acceptance rule; in mode `exact` it is `token` or `block`", max_chars=64
+        None, "name of an acceptance method; in mode `exact` it is `token` or `block`", max_chars=64
     )
     max_draft_tokens: int | None = option(
         None, "tokens per block at most, up to the deployment's own limit", at_least=1, at_most=WHAT_FITS

@@ -29,7 +29,7 @@ def documented(text: str) -> str:
 
 def table(*kinds: type) -> str:
     """One line for each option: its name over HTTP and gRPC, what it does, its range."""
-    lines = ["| Option | | Range |", "|---|---|---|"]
+    lines = ["| Option | Meaning | Range |", "|---|---|---|"]
     for kind in kinds:
         options = options_of(kind)
         lines += [_line(one.name, options[one.name]) for one in fields(kind) if one.name in options]
