@@ -46,7 +46,7 @@ DRAFT_CALL_TIMEOUT_S = 20.0
 """A draft that has not answered one call by then is lost, not late."""
 
 
-class LeaseClient:
+class ServeLeaseClient:
     """Opens leases on one tier's Serve handle, over Serve's gRPC transport (see placement)."""
 
     def __init__(self, handle: Handle) -> None:
@@ -95,9 +95,9 @@ class Orchestrator:
         self.channels = WorkerChannelPool(tls=config.worker_tls)
         self.traces = request_traces(config)
         placement = LeasePlacement(
-            Tier("target", LeaseClient(target), config.verify_timeout_s),
+            Tier("target", ServeLeaseClient(target), config.verify_timeout_s),
             {
-                name: Tier("draft", LeaseClient(handle), DRAFT_CALL_TIMEOUT_S)
+                name: Tier("draft", ServeLeaseClient(handle), DRAFT_CALL_TIMEOUT_S)
                 for name, handle in drafts.items()
             },
             self.channels,

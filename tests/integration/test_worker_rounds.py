@@ -195,7 +195,7 @@ async def test_the_wire_changes_no_answer(start, transform):
 
 def bare(answer):
     """An answer without what no two runs share: times, and arrays, which compare by identity."""
-    rows = {"rows": None} if isinstance(answer, DraftBlock) else {}
+    rows = {"distributions": None} if isinstance(answer, DraftBlock) else {}
     return replace(answer, compute_ms=0.0, queue_ms=0.0, **rows)
 
 
@@ -284,7 +284,7 @@ async def test_rows_that_do_not_fit_are_an_invalid_argument_and_free_the_slot(st
         stream = WorkerStub(channel).Rounds()
         who = {"session": "a", "incarnation": INCARNATION}
         await stream.write(
-            pb.RoundRequest(**who, seq=1, open=pb.OpenRequest(transform=pb.Warp(top_p=1.0), max_len=8))
+            pb.RoundRequest(**who, seq=1, open=pb.OpenRequest(warp=pb.Warp(top_p=1.0), max_len=8))
         )
         assert (await stream.read()).HasField("opened")
         await stream.write(pb.RoundRequest(**who, seq=2, verify=pb.VerifyRequest(feed=b"123")))
