@@ -10,6 +10,7 @@ import importlib.util
 import io
 import re
 import subprocess
+import textwrap
 from functools import cache
 from pathlib import Path
 
@@ -171,4 +172,4 @@ def test_every_document_is_reached_from_the_readme(name: str) -> None:
 @pytest.mark.parametrize("name", LIVING)
 def test_every_python_example_parses(name: str) -> None:
     for block in re.findall(r"^```python\n(.*?)^```", read(name), re.DOTALL | re.MULTILINE):
-        ast.parse(block)
+        ast.parse(textwrap.dedent(block))

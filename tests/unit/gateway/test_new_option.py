@@ -4,6 +4,7 @@ and everything that reads, checks, carries, echoes or documents options knows th
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,19 @@ import pytest
 from services.transport.generate import main as generate
 
 ROOT = Path(__file__).resolve().parents[3]
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+FIELD, LINE = (
+    re.findall(rf"^## Add a request field\n.*?^```{language}\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)[0]
+    for language in ("python", "proto")
+)
+"""The worked example of CONTRIBUTING.md."""
 FIELDS = {
     "adasd/requests.py": {
-        "    grammar: Grammar | None = option(": "    warmth: float = option(0.5, 'how warm', at_least=0, at_most=1)\n",
+        "    grammar: Grammar | None = option(": FIELD,
         "    max_distortion: float | None = option(": "    haste: int | None = option(None, 'how fast', at_least=1)\n",
     },
     "protos/adasd/v1/generation.proto": {
-        "  optional uint32 max_tokens = 1;": "  optional double warmth = 900;\n",
+        "  optional uint32 max_tokens = 1;": LINE,
         "  optional string mode = 1; ": "  optional uint32 haste = 900;\n",
     },
 }
