@@ -1,0 +1,130 @@
+"""Replaying exact drafting methods over traces: production's own controller and stop rules, modelled times.
+
+A method's blocks are cut from the trace as its rule asks, its rounds cost what ``Costs`` says, and its controller
+learns from them as in service. Nothing is sampled again, so methods differ by what they do and by nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adasd.config import SpeculationConfig
+from adasd.control.controller import Controller, SessionController
+from adasd.errors import InvalidRequest
+from adasd.evaluate.methods import Method
+from adasd.evaluate.traces import Signal, Trace
+from adasd.requests import Mode
+from adasd.rounds import DraftBlock, RoundCompleted, SamplingTransform, StopRule, Verdict
+from adasd.specdec.stop_rule import stops
+
+NUM_RESAMPLES = 2000
+"""Bootstrap resamples of an interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Modelled milliseconds. A plain round takes ``verify_ms``."""
+
+    draft_ms: float  # per drafted token
+    verify_ms: float = 1.0  # a pass over one token
+    verify_ms_per_token: float = 0.0  # that each token of a block adds to it
+    hop_ms: float = 0.0  # of a round with a block, beside both models
+
+    def round_ms(self, num_drafted: int) -> float:
+        if not num_drafted:
+            return self.verify_ms
+        per_token = self.draft_ms + self.verify_ms_per_token
+        return self.verify_ms + self.hop_ms + num_drafted * per_token
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """One answer under one method."""
+
+    group: str
+    num_tokens: int
+    num_rounds: int
+    num_drafted: int
+    ms: float
+
+
+def replay(traces: Sequence[Trace], method: Method, costs: Costs) -> list[Replayed]:
+    """Every trace in turn, by one controller that begins with nothing learned; InvalidRequest for a lossy method."""
+    if method.options.mode is Mode.ADAPTIVE or method.options.draft is not None:
+        raise InvalidRequest(
+            f"{method.name!r} changes the text or its drafts; only exact methods can be replayed"
+        )
+    controller = Controller(SpeculationConfig())
+    answers = []
+    for trace in traces:
+        transform = SamplingTransform(temperature=trace.temperature)
+        session = controller.session(controller.effective(method.options, transform), transform)
+        answers.append(_answer(trace, session, costs))
+    return answers
+
+
+def _answer(trace: Trace, session: SessionController, costs: Costs) -> Replayed:
+    """The answer's tokens from the second on; the first comes with the prefill."""
+    position, num_rounds, num_drafted, ms = 1, 0, 0, 0.0
+    while position < trace.num_tokens:
+        plan = session.plan(trace.max_tokens - position, position, 0)
+        signals, num_accepted = _draft(trace, position, plan.draft)
+        took_ms = costs.round_ms(len(signals))
+        session.learn(_completed(signals, num_accepted, position, costs))
+        position += num_accepted + 1
+        num_rounds, num_drafted, ms = num_rounds + 1, num_drafted + len(signals), ms + took_ms
+    return Replayed(trace.group, trace.num_tokens - 1, num_rounds, num_drafted, ms)
+
+
+def _draft(trace: Trace, position: int, rule: StopRule) -> tuple[list[Signal], int]:
+    """The signals of the block that the rule drafts at this position, and how many of its tokens stand."""
+    signals: list[Signal] = []
+    num_accepted = 0
+    off_path: tuple[Signal, ...] = ()
+    while len(signals) < rule.max_tokens:
+        at = position + num_accepted
+        if off_path:
+            signals.append(off_path[len(signals) - num_accepted - 1])
+        else:
+            signals.append(trace.signals[at])
+            if trace.accepted[at]:
+                num_accepted += 1
+            else:
+                off_path = trace.off_path[at]
+        if stops(rule, len(signals), *signals[-1]):
+            break
+    return signals, num_accepted
+
+
+def _completed(signals: Sequence[Signal], num_accepted: int, position: int, costs: Costs) -> RoundCompleted:
+    num = len(signals)
+    draft_ms, verify_ms = num * costs.draft_ms, costs.verify_ms + num * costs.verify_ms_per_token
+    block = None
+    if num:
+        entropies, confidences = zip(*signals, strict=True)
+        block = DraftBlock("replay", 0, position, (0,) * num, entropies, None, draft_ms, 0.0, confidences)
+    num_judged = min(num_accepted + 1, num)
+    exact_ok = tuple(i < num_accepted for i in range(num_judged))
+    verdict = Verdict(
+        "replay", 0, position, num_accepted, 0, (False,) * num_accepted, exact_ok, compute_ms=verify_ms
+    )
+    hop_ms = costs.hop_ms if num else 0.0
+    return RoundCompleted(block, verdict, draft_ms + hop_ms, verify_ms)
+
+
+def speed_ratio(
+    ours: Sequence[Replayed], theirs: Sequence[Replayed], *, seed: int = 0
+) -> tuple[float, float, float]:
+    """(ratio of tokens per millisecond, low, high): 95 % by bootstrap over prompts, the same prompts on both sides."""
+
+    def ratio(of: Sequence[int]) -> float:
+        rates = (sum(side[i].num_tokens for i in of) / sum(side[i].ms for i in of) for side in (ours, theirs))
+        our, their = rates
+        return our / their
+
+    num, chance = len(ours), random.Random(seed)
+    found = sorted(ratio([chance.randrange(num) for _ in range(num)]) for _ in range(NUM_RESAMPLES))
+    low, high = found[int(0.025 * NUM_RESAMPLES)], found[int(0.975 * NUM_RESAMPLES) - 1]
+    return ratio(range(num)), low, high

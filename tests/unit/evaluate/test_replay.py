@@ -1,0 +1,89 @@
+"""Replaying traces: the same rounds as end to end, and figures that follow from them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from adasd.errors import ConfigError, InvalidRequest
+from adasd.evaluate.methods import method
+from adasd.evaluate.replay import Costs, replay, speed_ratio
+from adasd.evaluate.traces import Trace, load, save
+
+SURE, UNSURE = (0.01, 0.99), (2.0, 0.3)
+
+
+def trace(accepted: str, signals=None) -> Trace:
+    """``+`` for a position whose proposal stands, ``-`` for a rejected one."""
+    stands = tuple(letter == "+" for letter in accepted)
+    rejected = {at: (UNSURE,) * 16 for at, ok in enumerate(stands) if not ok}
+    return Trace(
+        "words", 0.0, len(stands), len(stands), stands, tuple(signals or [SURE] * len(stands)), rejected
+    )
+
+
+def rounds(text: str, name: str) -> tuple[int, int, int]:
+    (answer,) = replay([trace(text)], method(name), Costs(0.1))
+    return answer.num_tokens, answer.num_rounds, answer.num_drafted
+
+
+def test_a_block_stands_up_to_its_first_rejection_and_the_targets_token_follows():
+    assert rounds("++++++++", "static-3") == (
+        7,
+        2,
+        5,
+    )  # 3 + 1, then 2 + 1: the target's own token needs its place
+    assert rounds("++-+++++", "static-3") == (
+        7,
+        3,
+        6,
+    )  # 1 and a correction, 3 and a bonus, nothing and the last
+    assert rounds("--------", "off") == (7, 7, 0)
+
+
+def test_what_is_drafted_after_a_rejection_costs_time():
+    (answer,) = replay([trace("+-++")], method("static-2"), Costs(0.25, hop_ms=0.5))
+    assert (answer.num_rounds, answer.num_drafted) == (2, 3)
+    assert answer.ms == pytest.approx(2 * 1.5 + 3 * 0.25)
+
+
+def test_a_stop_rule_sees_the_signals_of_the_text_and_of_what_follows_a_rejection():
+    signals = [SURE, SURE, SURE, UNSURE, SURE, SURE, SURE, SURE]
+    (answer,) = replay([trace("++++++++", signals)], method("confidence"), Costs(0.1))
+    assert answer.num_rounds == 2  # the first block ends with the token of which the draft was unsure
+    (cut,) = replay([trace("+-++++++")], method("confidence"), Costs(0.1))
+    assert cut.num_drafted < 16 + 6  # after the rejection it stops at the first unsure token
+
+
+def test_past_the_end_of_a_text_the_draft_goes_on_until_the_verdict():
+    ended = replace(trace("+++++-" + "-" * 14, [SURE] * 5 + [UNSURE] * 15), num_tokens=4, max_tokens=40)
+    (blind,), (careful,) = (replay([ended], method(name), Costs(0.1)) for name in ("static-8", "confidence"))
+    assert (blind.num_tokens, blind.num_rounds, blind.num_drafted) == (3, 1, 8)
+    assert careful.num_drafted == 5  # it stopped at the second token past the end
+
+
+def test_lossy_methods_are_refused():
+    with pytest.raises(InvalidRequest, match="changes the text"):
+        replay([trace("+++")], method("adasd+collision"), Costs(0.1))
+
+
+def test_the_ratio_of_a_method_to_itself_is_one_and_its_interval_is_a_point():
+    answers = replay([trace("+++-++++")] * 5, method("static-3"), Costs(0.1))
+    assert speed_ratio(answers, answers) == (1.0, 1.0, 1.0)
+
+
+def test_the_interval_holds_the_ratio_and_widens_with_the_spread():
+    texts = [trace("+" * n + "-" * (20 - n)) for n in range(2, 20)]
+    fast, plain = (replay(texts, method(name), Costs(0.05)) for name in ("static-5", "off"))
+    ratio, low, high = speed_ratio(fast, plain)
+    assert low < ratio < high
+    assert high - low > 0.1
+
+
+def test_traces_survive_their_file_and_a_broken_line_is_named(tmp_path):
+    path = tmp_path / "traces.jsonl"
+    save(path, [trace("+-+")])
+    assert load(path) == [trace("+-+")]
+    path.write_text(path.read_text() + json.dumps({"group": "words"}) + "\n")
+    with pytest.raises(ConfigError, match="line 2"):
+        load(path)
