@@ -61,12 +61,31 @@ class OpenCall:
     prompt_logprobs: int | None = None  # the first verdict reports them for the prompt, too
 
 
+ENTROPY_EDGES = (0.01, 0.03, 0.1, 0.25, 0.5, 0.9, 1.4, 2.2)
+"""Nats: entropy H lies in bin b iff edge b - 1 <= H < edge b. There is one bin more than edges."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChanceTable:
+    """Acceptance by the entropy of drafted tokens: drafting stops where the next token is not worth its price.
+
+    After a token of bin b the next one is accepted with chance S * ``next_chances[b]``, S being the product of
+    ``chances`` over the bins of the block so far.
+    """
+
+    chances: tuple[float, ...]  # per bin: that a token is accepted if those before it are
+    next_chances: tuple[
+        float, ...
+    ]  # per bin: that the token after one of this bin is accepted if that one is
+    price: float  # the chance that the next token has to exceed
+
+
 @dataclass(frozen=True, slots=True)
 class StopRule:
     """When drafting stops; evaluated beside the logits at every drafted token.
 
-    The token at which the law's entropy passes the ceiling (or its largest probability falls below the
-    floor) stays in the block. Every published stop rule compiles to one of the two.
+    The token that trips the rule stays in the block. Every published stop rule compiles to a ceiling, a floor or a
+    table.
     """
 
     max_tokens: int  # hard cap, >= 0; 0 only feeds the cache
@@ -75,6 +94,7 @@ class StopRule:
     row_len: int = 0  # entries R of the truncated law to send per token; 0 sends none
     drops_last: bool = False  # the session leaves out the token past the ceiling, unless it is the only one
     want_runner_ups: bool = False  # report DraftBlock.runner_ups
+    table: ChanceTable | None = None  # stop once the next token's chance is at most its price
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,6 +311,8 @@ class SessionController:
             cost=self._estimates.cost,
             wait_ms=self._estimates.wait_ms.value or 0.0,
             queue_ms=self._estimates.queue_ms.value,
+            plain_ms=self._estimates.plain_ms,
+            exposed=1.0 if self._estimates.exposed.value is None else self._estimates.exposed.value,
         )
 
     def _any_outlook(self) -> RoundOutlook:

@@ -127,12 +127,23 @@ class Estimates:
     batch_size: Ema = field(default_factory=Ema)  # sessions in the pass of a verdict
     wait_ms: Ema = field(default_factory=Ema)  # wall time of a verdict beyond its passes
     queue_ms: Ema = field(default_factory=Ema)  # of it, waiting in the worker
+    pass_ms: Line = field(default_factory=Line)  # the target's passes over the tokens of this pair's block
+    plain_extra_ms: EmaOfTimes = field(
+        default_factory=EmaOfTimes
+    )  # of a plain round, beyond its pass and its wait
+    exposed: Ema = field(default_factory=Ema)  # share of a block's drafting that its round waited for
 
     @property
     def plain_ms(self) -> float | None:
-        """Wall time of a verdict without a block; None until there is something to go by."""
-        fitted = self.verify_ms.fit()
-        return fitted[0] if fitted else None
+        """Wall time of a token that is decoded plainly; None until there is something to go by.
+
+        The target decodes on while its verdicts travel, so such a token takes no hop: a pass over one token, the wait
+        for the pass, and what plain rounds were seen to take beyond both.
+        """
+        fitted = self.pass_ms.fit()
+        return (
+            fitted[0] + (self.queue_ms.value or 0.0) + (self.plain_extra_ms.value or 0.0) if fitted else None
+        )
 
     def learn(self, round: RoundCompleted) -> Estimates:
         drafted, verdict = round.drafted, round.verdict
@@ -141,7 +152,11 @@ class Estimates:
             verify_ms=self.verify_ms.add(round.num_drafted, round.verify_ms),
             wait_ms=self.wait_ms.add(max(0.0, round.verify_ms - verdict.compute_ms)),
             queue_ms=self.queue_ms.add(verdict.queue_ms),
+            pass_ms=self.pass_ms.add(round.num_drafted, verdict.compute_ms),
         )
+        if not round.num_drafted:
+            extra_ms = round.verify_ms - verdict.compute_ms - verdict.queue_ms
+            known = replace(known, plain_extra_ms=self.plain_extra_ms.add(max(0.0, extra_ms)))
         if verdict.batch_tokens:
             known = replace(
                 known,
@@ -155,6 +170,7 @@ class Estimates:
             survival=self.survival.add(verdict.num_accepted, round.num_drafted),
             draft_ms=self.draft_ms.add(drafted.compute_ms / round.num_drafted),
             hop_ms=self.hop_ms.add(max(0.0, round.draft_ms - drafted.compute_ms)),
+            exposed=self.exposed.add(min(1.0, round.draft_ms / max(drafted.compute_ms, 1e-6))),
             full=self.full.add(float(verdict.num_accepted == round.num_drafted)),
             length=self.length.add(float(round.num_drafted)),
             foreseen=self.foreseen if round.foreseen is None else self.foreseen.add(float(round.foreseen)),

@@ -74,7 +74,9 @@ def point_masses(tokens: Sequence[int]) -> DraftDistributions:
 
 
 def _until_it_stops(call: DraftCall, guesses: Iterator[Guess]) -> Iterator[Guess]:
-    for number, guess in enumerate(islice(guesses, call.rule.max_tokens), 1):
+    entropies = []
+    for guess in islice(guesses, call.rule.max_tokens):
         yield guess
-        if stops(call.rule, number, guess.entropy, guess.max_prob):
+        entropies.append(guess.entropy)
+        if stops(call.rule, entropies, guess.max_prob):
             return

@@ -93,7 +93,7 @@ def _draft(trace: Trace, position: int, rule: StopRule) -> tuple[list[Signal], i
                 num_accepted += 1
             else:
                 off_path = trace.off_path[at]
-        if stops(rule, len(signals), *signals[-1]):
+        if stops(rule, [entropy for entropy, _ in signals], signals[-1][1]):
             break
     return signals, num_accepted
 

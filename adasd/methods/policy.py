@@ -40,6 +40,8 @@ class RoundOutlook:
     cost: CostTable = field(default_factory=CostTable)  # milliseconds of its passes by their tokens
     wait_ms: float = 0.0  # target wall time of a round beyond its passes: links and queue
     queue_ms: float | None = None  # of it, waiting for a pass
+    plain_ms: float | None = None  # wall time of a token that is decoded plainly
+    exposed: float = 1.0  # share of a block's drafting time that its round waits for
 
     @property
     def is_shared(self) -> bool:

@@ -18,6 +18,7 @@ from adasd.methods.drafting.adaedl import Adaedl
 from adasd.methods.drafting.adasd import Adasd, AdasdOptions
 from adasd.methods.drafting.adasd_goodput import AdasdGoodput
 from adasd.methods.drafting.assisted import Heuristic
+from adasd.methods.drafting.calibrated import Calibrated
 from adasd.methods.drafting.confidence import Confidence, DynamicConfidence
 from adasd.methods.drafting.goodput import Goodput
 from adasd.methods.drafting.on_the_fly import OnTheFly, OnTheFlyCached, OnTheFlyFsm
@@ -39,6 +40,7 @@ DRAFTING: tuple[DraftingPolicy[Any], ...] = (
     ),
     AdasdGoodput(),
     Adaedl(),
+    Calibrated(),
     Confidence(),
     DynamicConfidence(),
     Goodput(),

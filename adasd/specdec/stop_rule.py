@@ -1,12 +1,34 @@
-"""When a draft stops, as the target's rule says; for whoever drafts token by token, with a model or without."""
+"""When a draft stops: the host's evaluation of a StopRule, and the slow twin of every drafting loop."""
 
 from __future__ import annotations
 
-from adasd.rounds import StopRule
+from bisect import bisect_right
+from collections.abc import Sequence
+from math import prod
+
+from adasd.rounds import ENTROPY_EDGES, ChanceTable, StopRule
 
 
-def stops(rule: StopRule, num_drafted: int, entropy: float, max_prob: float) -> bool:
-    """Whether drafting ends with the token just drafted (which stays in the block)."""
+def stops(rule: StopRule, entropies: Sequence[float], max_prob: float) -> bool:
+    """Whether drafting ends with the newest token (which stays in the block).
+
+    ``entropies`` of the block so far, nats; ``max_prob``, the largest probability of the newest token's distribution.
+    """
+    entropy = entropies[-1]
     return (
-        num_drafted >= rule.max_tokens or entropy > rule.entropy_ceiling or max_prob < rule.confidence_floor
+        len(entropies) >= rule.max_tokens
+        or entropy > rule.entropy_ceiling
+        or max_prob < rule.confidence_floor
+        or (rule.table is not None and next_chance(rule.table, entropies) <= rule.table.price)
     )
+
+
+def entropy_bin(entropy: float) -> int:
+    """The bin of ``ENTROPY_EDGES`` that an entropy (nats) lies in; NaN lies in the last one."""
+    return bisect_right(ENTROPY_EDGES, entropy) if entropy == entropy else len(ENTROPY_EDGES)
+
+
+def next_chance(table: ChanceTable, entropies: Sequence[float]) -> float:
+    """The chance that the token after these is accepted, with all before it."""
+    bins = [entropy_bin(entropy) for entropy in entropies]
+    return prod(table.chances[bin] for bin in bins) * table.next_chances[bins[-1]]

@@ -15,9 +15,11 @@ from adasd.errors import AdasdError, InvalidRequest
 from adasd.requests import Grammar, GrammarKind
 from adasd.results import TokenLogprob
 from adasd.rounds import (
+    ENTROPY_EDGES,
     NUM_DISTANCE_BINS,
     AcceptRule,
     Assumption,
+    ChanceTable,
     DraftBlock,
     DraftCall,
     DraftDistributions,
@@ -207,6 +209,7 @@ def _grammar_from_wire(wire: pb.Grammar) -> Grammar:
 
 
 def _draft_to_wire(call: DraftCall) -> pb.DraftRequest:
+    table = call.rule.table
     return pb.DraftRequest(
         epoch=call.epoch,
         keep_len=call.keep_len,
@@ -217,6 +220,9 @@ def _draft_to_wire(call: DraftCall) -> pb.DraftRequest:
         row_len=call.rule.row_len,
         optimistic=call.optimistic,
         want_others=call.rule.want_runner_ups,
+        table=None
+        if table is None
+        else pb.ChanceTable(chances=table.chances, next_chances=table.next_chances, price=table.price),
     )
 
 
@@ -227,8 +233,19 @@ def _draft_from_wire(session: str, wire: pb.DraftRequest) -> DraftCall:
         wire.confidence_floor,
         wire.row_len,
         want_runner_ups=wire.want_others,
+        table=_table_from_wire(wire.table) if wire.HasField("table") else None,
     )
     return DraftCall(session, wire.epoch, wire.keep_len, unpack_ids(wire.feed), rule, wire.optimistic)
+
+
+def _table_from_wire(wire: pb.ChanceTable) -> ChanceTable:
+    num_bins = len(ENTROPY_EDGES) + 1
+    if not len(wire.chances) == len(wire.next_chances) == num_bins:
+        raise InvalidRequest(
+            f"a chance table has {len(wire.chances)} and {len(wire.next_chances)} entries; both must be {num_bins}",
+            "table",
+        )
+    return ChanceTable(tuple(wire.chances), tuple(wire.next_chances), wire.price)
 
 
 def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:

@@ -90,7 +90,7 @@ class Grammar(_message.Message):
     def __init__(self, kind: _Optional[_Union[Grammar.Kind, str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class DraftRequest(_message.Message):
-    __slots__ = ("epoch", "keep_len", "feed", "max_tokens", "entropy_ceiling", "confidence_floor", "row_len", "optimistic", "want_others")
+    __slots__ = ("epoch", "keep_len", "feed", "max_tokens", "entropy_ceiling", "confidence_floor", "row_len", "optimistic", "want_others", "table")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     KEEP_LEN_FIELD_NUMBER: _ClassVar[int]
     FEED_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class DraftRequest(_message.Message):
     ROW_LEN_FIELD_NUMBER: _ClassVar[int]
     OPTIMISTIC_FIELD_NUMBER: _ClassVar[int]
     WANT_OTHERS_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     keep_len: int
     feed: bytes
@@ -109,7 +110,18 @@ class DraftRequest(_message.Message):
     row_len: int
     optimistic: bool
     want_others: bool
-    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., max_tokens: _Optional[int] = ..., entropy_ceiling: _Optional[float] = ..., confidence_floor: _Optional[float] = ..., row_len: _Optional[int] = ..., optimistic: _Optional[bool] = ..., want_others: _Optional[bool] = ...) -> None: ...
+    table: ChanceTable
+    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., max_tokens: _Optional[int] = ..., entropy_ceiling: _Optional[float] = ..., confidence_floor: _Optional[float] = ..., row_len: _Optional[int] = ..., optimistic: _Optional[bool] = ..., want_others: _Optional[bool] = ..., table: _Optional[_Union[ChanceTable, _Mapping]] = ...) -> None: ...
+
+class ChanceTable(_message.Message):
+    __slots__ = ("chances", "next_chances", "price")
+    CHANCES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_CHANCES_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
+    chances: _containers.RepeatedScalarFieldContainer[float]
+    next_chances: _containers.RepeatedScalarFieldContainer[float]
+    price: float
+    def __init__(self, chances: _Optional[_Iterable[float]] = ..., next_chances: _Optional[_Iterable[float]] = ..., price: _Optional[float] = ...) -> None: ...
 
 class Rows(_message.Message):
     __slots__ = ("row_len", "ids", "logprobs")

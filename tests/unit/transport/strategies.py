@@ -21,9 +21,11 @@ from adasd.results import (
     Usage,
 )
 from adasd.rounds import (
+    ENTROPY_EDGES,
     NUM_DISTANCE_BINS,
     AcceptRule,
     Assumption,
+    ChanceTable,
     DraftBlock,
     DraftCall,
     DraftDistributions,
@@ -85,7 +87,16 @@ transforms = st.builds(
     answer_from=counts,
     grammar=st.none() | st.builds(Grammar, st.sampled_from(GrammarKind), names),
 )
-draft_rules = st.builds(StopRule, counts, reals, shares, counts, want_runner_ups=st.booleans())
+chances = st.lists(shares, min_size=len(ENTROPY_EDGES) + 1, max_size=len(ENTROPY_EDGES) + 1).map(tuple)
+draft_rules = st.builds(
+    StopRule,
+    counts,
+    reals,
+    shares,
+    counts,
+    want_runner_ups=st.booleans(),
+    table=st.none() | st.builds(ChanceTable, chances, chances, shares),
+)
 relaxations = (
     st.none()
     | st.builds(RelaxBelow, shares)

@@ -95,6 +95,10 @@ def test_a_damaged_frame_is_a_frame_or_an_invalid_request(data):
     [
         (pb.RoundRequest(draft=pb.DraftRequest(feed=b"123")), "whole number of entries"),
         (
+            pb.RoundRequest(draft=pb.DraftRequest(table=pb.ChanceTable(chances=[0.5]))),
+            "a chance table has 1 and 0 entries",
+        ),
+        (
             pb.RoundRequest(verify=pb.VerifyRequest(block=b"1234", rows=pb.Rows(row_len=0))),
             "rows of 0 entries",
         ),

@@ -1,0 +1,179 @@
+"""``calibrated``: draft one more token while its expected gain is above its price.
+
+Ours. What a drafted token is worth is the chance that it is accepted, and that chance is read off the draft's entropy.
+Entropies fall into bins b (``ENTROPY_EDGES``). Two things are counted on judged tokens: a_b, the share that was
+accepted in bin b, and M, how often a token of bin b was followed by one of bin c. With S_k, the product of a over the k
+tokens drafted so far, the next one is accepted with chance S_k (M a)_b, and drafting goes on while
+
+    S_k (M a)_b > price.
+
+The price is chosen, too: for each price of a grid, M and a say how many tokens a round would bring and draft; measured
+times say how long it would take; the price with the most tokens per millisecond is taken. If even that is less than
+plain decoding yields, the round drafts nothing; one token is then tried now and then, for 1 % of the time.
+
+If the entropy says nothing, this is the fixed length of most goodput (SmartSpec, arXiv:2406.14066); if it says all,
+it is AdaSD's and AdaEDL's ceiling with a price. It reads the draft's distributions, never a drafted token, so the exact
+tests stay exact. Shape letters: B bins, C = B + 1 rows of M (the last: the first token of a block), G prices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adasd.methods.policy import RoundOutlook
+from adasd.rounds import ENTROPY_EDGES, ChanceTable, RoundCompleted, StopRule
+from adasd.specdec.stop_rule import entropy_bin
+
+Array = NDArray[np.float64]
+
+NUM_BINS = len(ENTROPY_EDGES) + 1
+FIRST = NUM_BINS  # row of M: what a block begins with
+PRICES: Array = np.geomspace(0.02, 0.98, 24)
+MARGIN = 0.03
+"""Drafting goes on unless plain decoding is expected to yield more by this share: estimates are noisy."""
+LONGEST = 16
+"""Tokens of a block that forecasts look at."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forecast:
+    """What the counts say: chances by bin, and what a round under each price would bring."""
+
+    chance_B: Array  # of a token of this bin, if those before it stand
+    next_chance_C: Array  # of the token after one of this bin
+    gain_G: Array  # accepted tokens per round
+    drafted_G: Array  # drafted tokens per round
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CalibratedState:
+    """Faded counts of judged tokens, and where trials stand."""
+
+    accepted_B: Array
+    judged_B: Array
+    moves_CB: Array
+    forecast: Forecast
+    num_new: float = 0.0  # judged tokens that the forecast has not seen
+    waited: int = 0  # plain rounds since the last block
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """The policy; parameters are counts and shares, none of them is tuned to a pair."""
+
+    initial: int = 4  # tokens per block until times are measured
+    fade: float = 0.995  # of all counts, per round with a block: a memory of 200 rounds
+    start_chance: float = 0.7  # assumed before any verdict ...
+    start_weight: float = 2.0  # ... as so many judged tokens
+    pool_weight: float = 4.0  # the mean over all bins counts as so many judged tokens of each bin
+    move_weight: float = 2.0  # the mean over all rows of M counts as so many moves of each row
+    refresh: float = 0.1  # new tokens, as a share of all counted, after which the forecast is made anew
+    probing: float = 0.01  # share of the time that trials may take while drafting does not pay
+    enough: float = 8.0  # judged tokens from which on their verdict is believed
+    longest_wait: float = 256.0  # plain rounds
+    default_block: int | None = None
+    name: str = "calibrated"
+    summary: str = "drafts on while the next token's chance, by the draft's entropy, is above its price"
+    source: str = "this project, docs/calibrated.md"
+
+    def start(self, shared: CalibratedState | None) -> CalibratedState:
+        return shared or self._refreshed(CalibratedState(*_zeros(), forecast=Forecast(*(np.zeros(0),) * 4)))
+
+    def decide(self, state: CalibratedState, outlook: RoundOutlook) -> StopRule:
+        cap = outlook.max_draft_tokens
+        if not outlook.has_times:
+            return StopRule(min(self.initial, cap))
+        best, pays = self._best(state.forecast, outlook)
+        if not pays:
+            return StopRule(
+                int(state.waited >= self._wait(state, outlook))
+            )  # one token tells if it pays again
+        forecast = state.forecast
+        table = ChanceTable(
+            tuple(forecast.chance_B.tolist()),
+            tuple(forecast.next_chance_C[:FIRST].tolist()),
+            float(PRICES[best]),
+        )
+        return StopRule(cap, table=table)
+
+    @staticmethod
+    def _best(forecast: Forecast, outlook: RoundOutlook) -> tuple[int, bool]:
+        """The price with the most tokens per millisecond, and whether plain decoding yields no more than that."""
+        draft_ms, hop_ms, verify_ms = outlook.draft_ms or 0.0, outlook.hop_ms or 0.0, outlook.verify_ms or 0.0
+        token_ms = outlook.exposed * draft_ms + outlook.verify_ms_per_token
+        ms_G = verify_ms + hop_ms + forecast.drafted_G * token_ms
+        rate_G = (1 + forecast.gain_G) / np.maximum(ms_G, 1e-6)
+        best = int(rate_G.argmax())
+        return best, bool(rate_G[best] * (outlook.plain_ms or verify_ms) > 1 - MARGIN)
+
+    def learn(self, state: CalibratedState, round: RoundCompleted) -> CalibratedState:
+        drafted, verdict = round.drafted, round.verdict
+        if not round.num_drafted:
+            return replace(state, waited=state.waited + 1)
+        if drafted is None or len(drafted.entropies) != round.num_drafted:
+            return state  # of a source that has no distribution
+        num_judged = min(verdict.num_accepted + 1, round.num_drafted)
+        bins = [entropy_bin(entropy) for entropy in drafted.entropies[:num_judged]]
+        accepted_B, judged_B = self.fade * state.accepted_B, self.fade * state.judged_B
+        moves_CB = self.fade * state.moves_CB
+        for i, (before, bin) in enumerate(zip([FIRST, *bins], bins, strict=False)):
+            accepted_B[bin] += i < verdict.num_accepted
+            judged_B[bin] += 1
+            moves_CB[before, bin] += 1
+        learned = replace(
+            state,
+            accepted_B=accepted_B,
+            judged_B=judged_B,
+            moves_CB=moves_CB,
+            num_new=state.num_new + num_judged,
+            waited=0,
+        )
+        return self._refreshed(learned) if learned.num_new >= self.refresh * judged_B.sum() else learned
+
+    def _wait(self, state: CalibratedState, outlook: RoundOutlook) -> float:
+        """Plain rounds between two trials: a share ``probing`` of the time is theirs, more while evidence is scant."""
+        lost_ms = (outlook.draft_ms or 0.0) + outlook.verify_ms_per_token + (outlook.hop_ms or 0.0)
+        rounds = lost_ms / (self.probing * max(outlook.plain_ms or 0.0, 1e-6))
+        return min(rounds, self.longest_wait) * min(1.0, float(state.judged_B.sum()) / self.enough)
+
+    def _refreshed(self, state: CalibratedState) -> CalibratedState:
+        return replace(state, forecast=self._forecast(state), num_new=0.0)
+
+    def _forecast(self, state: CalibratedState) -> Forecast:
+        mean = (state.accepted_B.sum() + self.start_chance * self.start_weight) / (
+            state.judged_B.sum() + self.start_weight
+        )
+        chance_B = (state.accepted_B + self.pool_weight * mean) / (state.judged_B + self.pool_weight)
+        share_B = state.moves_CB.sum(axis=0) + 1 / NUM_BINS
+        share_B = share_B / share_B.sum()
+        moves_CB = state.moves_CB + self.move_weight * share_B
+        moves_CB /= moves_CB.sum(axis=1, keepdims=True)
+        next_chance_C = moves_CB @ chance_B
+        gain_G, drafted_G = _rounds(chance_B, next_chance_C, moves_CB)
+        return Forecast(chance_B, next_chance_C, gain_G, drafted_G)
+
+
+def _zeros() -> tuple[Array, Array, Array]:
+    return np.zeros(NUM_BINS), np.zeros(NUM_BINS), np.zeros((NUM_BINS + 1, NUM_BINS))
+
+
+def _rounds(chance_B: Array, next_chance_C: Array, moves_CB: Array) -> tuple[Array, Array]:
+    """Accepted and drafted tokens per round under every price, by following the chain of bins; at least one is drafted.
+
+    ``reach_GB`` is the chance that a block has a k-th token and it is of bin b, ``stand_GB`` the chance that it also
+    stands with all before it. S_k of those blocks is taken as their mean.
+    """
+    reach_GB = np.repeat(moves_CB[FIRST][None], len(PRICES), axis=0)
+    stand_GB = reach_GB * chance_B
+    gain_G, drafted_G = stand_GB.sum(axis=1), np.ones(len(PRICES))
+    inner_BB, next_B = moves_CB[:FIRST], next_chance_C[:FIRST]
+    for _ in range(1, LONGEST):
+        goes_on_GB = stand_GB * next_B > PRICES[:, None] * reach_GB
+        reach_GB, stand_GB = reach_GB * goes_on_GB, stand_GB * goes_on_GB
+        drafted_G += reach_GB.sum(axis=1)
+        gain_G += stand_GB @ next_B
+        reach_GB, stand_GB = reach_GB @ inner_BB, (stand_GB @ inner_BB) * chance_B
+    return gain_G, drafted_G
