@@ -146,6 +146,11 @@ class DraftWork(_Work):
         self.tokens = list(self.call.feed)
 
     @property
+    def entropies(self) -> tuple[float, ...]:
+        """Of the tokens drafted so far, nats."""
+        return tuple(one.entropy for one in self.proposed)
+
+    @property
     def base_len(self) -> int:
         return self.call.keep_len + len(self.call.feed)
 
@@ -160,7 +165,7 @@ class DraftWork(_Work):
         """Append a drafted token; unless it ends the block it is fed next (and if it does, never)."""
         assert isinstance(new, Proposed), new
         self.proposed.append(new)
-        if not stops(self.call.rule, len(self.proposed), new.entropy, new.max_prob):
+        if not stops(self.call.rule, self.entropies, new.max_prob):
             self.tokens.append(new.token)
 
     def cut(self) -> None:
@@ -181,7 +186,7 @@ class DraftWork(_Work):
             epoch=self.call.epoch,
             base_len=self.base_len,
             tokens=tuple(p.token for p in drafted),
-            entropies=tuple(p.entropy for p in drafted),
+            entropies=self.entropies,
             distributions=rows,
             compute_ms=compute_ms,
             queue_ms=queue_ms,
@@ -219,7 +224,7 @@ class EarlyExitWork(DraftWork):
         DraftWork.take(self, new)
         drafted = self.proposed[-1]
         surely = len(self.proposed) < self.leave.length and drafted.max_prob >= self.leave.confidence_floor
-        if not surely and not stops(self.call.rule, len(self.proposed), drafted.entropy, drafted.max_prob):
+        if not surely and not stops(self.call.rule, self.entropies, drafted.max_prob):
             self.tokens.pop()  # never fed
 
     def done_with(self) -> None:

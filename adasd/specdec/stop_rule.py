@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from math import prod
+from dataclasses import replace
+from math import prod, ulp
 
 from adasd.rounds import ENTROPY_EDGES, ChanceTable, StopRule
+
+NO_TABLE = ChanceTable((1.0,) * (len(ENTROPY_EDGES) + 1), (1.0,) * (len(ENTROPY_EDGES) + 1), -1.0)
+"""A table that never stops a block."""
 
 
 def stops(rule: StopRule, entropies: Sequence[float], max_prob: float) -> bool:
@@ -30,5 +34,14 @@ def entropy_bin(entropy: float) -> int:
 
 def next_chance(table: ChanceTable, entropies: Sequence[float]) -> float:
     """The chance that the token after these is accepted, with all before it."""
-    bins = [entropy_bin(entropy) for entropy in entropies]
-    return prod(table.chances[bin] for bin in bins) * table.next_chances[bins[-1]]
+    return survival(table, entropies) * table.next_chances[entropy_bin(entropies[-1])]
+
+
+def survival(table: ChanceTable, entropies: Sequence[float]) -> float:
+    """The chance that all of these tokens are accepted."""
+    return prod(table.chances[entropy_bin(entropy)] for entropy in entropies)
+
+
+def rest_of(table: ChanceTable, entropies: Sequence[float]) -> ChanceTable:
+    """The table for the rest of a block that holds these tokens already: its first token counts from 1 again."""
+    return replace(table, price=table.price / max(survival(table, entropies), ulp(0.0)))

@@ -22,7 +22,9 @@ from adasd.errors import (
 from adasd.ports import Engine
 from adasd.requests import Grammar, GrammarKind
 from adasd.rounds import (
+    ENTROPY_EDGES,
     AcceptRule,
+    ChanceTable,
     DraftBlock,
     DraftCall,
     OpenCall,
@@ -135,9 +137,12 @@ def a_block_leaves_all_but_its_last_token_in_the_cache(engine: Engine) -> None:
     assert floor.distributions is not None
     assert floor.distributions.ids.shape == floor.distributions.logprobs.shape == (1, 3)
     assert int(floor.distributions.ids[0, 0]) == expected[2]
-    nothing = draft(engine, DraftCall("s", 6, 7, (expected[2],), StopRule(0)))
+    dear = ChanceTable((0.5,) * (len(ENTROPY_EDGES) + 1), (0.5,) * (len(ENTROPY_EDGES) + 1), price=0.2)
+    two = draft(engine, DraftCall("s", 6, 6, (expected[1],), StopRule(9, table=dear)))
+    assert list(two.tokens) == expected[2:4], "0.5 ** 2 is above the price, 0.5 ** 3 is not"
+    nothing = draft(engine, DraftCall("s", 7, 7, (expected[2],), StopRule(0)))
     assert (nothing.tokens, nothing.base_len, engine.cached_len("s")) == ((), 8, 8)
-    back = draft(engine, DraftCall("s", 7, 2, (), StopRule(0)))
+    back = draft(engine, DraftCall("s", 8, 2, (), StopRule(0)))
     assert (back.tokens, back.base_len, engine.cached_len("s")) == ((), 2, 2)
     engine.close("s")
 

@@ -108,7 +108,8 @@ def _traces(options: argparse.Namespace, console: Console) -> list[Trace]:
     if options.traces is not None and options.traces.exists():
         return load(options.traces)
     from adasd.config import EngineConfig
-    from adasd.engine.loading import check_vocabularies, load_model
+    from adasd.engine.loading.model import load_model
+    from adasd.engine.loading.vocabulary import check_vocabularies
     from adasd.text.tokenizer import Tokenizer
 
     if options.traces is not None and not options.traces.resolve().parent.is_dir():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from adasd.config import EngineConfig, SpeculationConfig
-from adasd.engine.loading import load_model
+from adasd.engine.loading.model import load_model
 from adasd.evaluate.measure import load_pair
 from adasd.evaluate.methods import method
 from adasd.evaluate.replay import Costs, replay

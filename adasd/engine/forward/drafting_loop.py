@@ -18,9 +18,10 @@ from adasd.engine.forward.padded import Padded
 from adasd.engine.sampling.multi_step_draft import rule_from_here
 from adasd.engine.scheduler import LONGEST_DRAFT
 from adasd.engine.work import DraftWork, Proposed, StepInput, wants_runner_ups
-from adasd.rounds import SamplingTransform
+from adasd.rounds import ENTROPY_EDGES, SamplingTransform
 from adasd.specdec.distributions import TransformBatch, masked_logits
 from adasd.specdec.draft_step import Proposal, propose
+from adasd.specdec.stop_rule import NO_TABLE
 
 _NUM_SIGNALS = 5  # token, second choice, entropy, largest probability, whether the row was still drafting
 
@@ -35,6 +36,11 @@ class DraftingLoop:
         self._alive_R = torch.zeros(num, dtype=torch.bool, device=device)
         # in double precision, as the host's own decision in ``stops``
         self._rules_3R = torch.zeros(3, num, dtype=torch.float64, device=device)
+        self._edges = torch.tensor(ENTROPY_EDGES, dtype=torch.float64, device=device)
+        num_bins = len(ENTROPY_EDGES) + 1
+        self._tables_2RB = torch.zeros(2, num, num_bins, dtype=torch.float64, device=device)
+        self._price_R = torch.zeros(num, dtype=torch.float64, device=device)
+        self._survival_R = torch.ones(num, dtype=torch.float64, device=device)
         self._base_R = torch.zeros(num, dtype=torch.long, device=device)
         self._signals = torch.zeros(LONGEST_DRAFT, num, _NUM_SIGNALS, dtype=torch.float64, device=device)
         self._greedy = TransformBatch.build([SamplingTransform(temperature=0.0)] * num, [0] * num, device)
@@ -54,6 +60,15 @@ class DraftingLoop:
         padded = torch.tensor([[*numbers, *[0] * idle] for numbers in given], dtype=torch.float64)
         padded = padded.to(self._base_R.device, non_blocking=True)
         self._rules_3R.copy_(padded[:3])
+        tables = [rule.table or NO_TABLE for rule in rules] + [NO_TABLE] * idle
+        packed = torch.tensor(
+            [[(*table.chances, *table.next_chances, table.price) for table in tables]], dtype=torch.float64
+        )[0].to(self._base_R.device, non_blocking=True)
+        num_bins = self._tables_2RB.shape[-1]
+        self._tables_2RB[0].copy_(packed[:, :num_bins])
+        self._tables_2RB[1].copy_(packed[:, num_bins:-1])
+        self._price_R.copy_(packed[:, -1])
+        self._survival_R.fill_(1.0)
         self._base_R.copy_(padded[3])
         self._alive_R.copy_(torch.arange(num, device=self._alive_R.device) < len(inputs))
         self._turn_1.zero_()
@@ -79,6 +94,7 @@ class DraftingLoop:
         self._signals.index_copy_(0, self._turn_1, signals[None])
         max_tokens_R, ceiling_R, floor_R = self._rules_3R
         stops_R = (self._turn_1 + 1 >= max_tokens_R) | (entropy_R > ceiling_R) | (max_prob_R < floor_R)
+        stops_R |= self._next_chance(entropy_R) <= self._price_R
         self._alive_R &= ~(stops_R | broken_R)
         idle_R = ~self._alive_R
         position_R = self._base_R + self._turn_1
@@ -87,6 +103,12 @@ class DraftingLoop:
         self.step.positions_T.copy_(position_R.masked_fill(idle_R, 0))
         self.step.where_T.copy_(where_R.masked_fill(idle_R, self.step.scratch))
         self._turn_1 += 1
+
+    def _next_chance(self, entropy_R: Tensor) -> Tensor:
+        """``stop_rule.next_chance`` after one token more."""
+        bin_R1 = torch.bucketize(entropy_R, self._edges, right=True)[:, None]
+        self._survival_R *= self._tables_2RB[0].gather(1, bin_R1)[:, 0]
+        return self._survival_R * self._tables_2RB[1].gather(1, bin_R1)[:, 0]
 
     def drafted(
         self, num_turns: int, num_sessions: int, sampler: TurnSampler | None

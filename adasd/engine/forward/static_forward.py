@@ -179,7 +179,9 @@ class StaticForward(ForwardOver):
         """
         rules = [rule_from_here(work) for work in works]
         limit = min(limit, max(rule.max_tokens for rule in rules))
-        if any(math.isfinite(rule.entropy_ceiling) or rule.confidence_floor > 0 for rule in rules):
+        if any(
+            math.isfinite(rule.entropy_ceiling) or rule.confidence_floor > 0 or rule.table for rule in rules
+        ):
             limit = min(limit, SHARED_DRAFT)
         first_NV = self(batch, cache)[:, :vocab_size]
         longest = min(cache.layout.max_context, max(one.end for one in batch.inputs) + limit)

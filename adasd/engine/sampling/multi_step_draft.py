@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from adasd.engine.work import DraftWork
 from adasd.rounds import StopRule
+from adasd.specdec.stop_rule import rest_of
 
 
 def takes_largest(work: DraftWork) -> bool:
@@ -19,4 +20,5 @@ def takes_largest(work: DraftWork) -> bool:
 def rule_from_here(work: DraftWork) -> StopRule:
     """The call's rule, without the tokens that it has drafted already."""
     rule = work.call.rule
-    return replace(rule, max_tokens=rule.max_tokens - len(work.proposed))
+    table = rule.table and rest_of(rule.table, work.entropies)
+    return replace(rule, max_tokens=rule.max_tokens - len(work.proposed), table=table)

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
+from adasd.rounds import CallFailed, ChanceTable, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY, draft, run_until_idle
 from tests.unit.engine.models import VOCAB_SIZE, engine, prompts
 
 CEILING, FLOOR = 2.0, 0.3
+TABLE = ChanceTable((0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 0.9, 0.8, 0.6), (0.95,) * 7 + (0.8, 0.6), 0.3)
 
 
 def drafted(e, texts, rule, transform=GREEDY):
@@ -36,6 +37,7 @@ def step_by_step(*args, **settings):
         StopRule(40, want_runner_ups=True),
         StopRule(30, entropy_ceiling=CEILING),
         StopRule(30, confidence_floor=FLOOR, want_runner_ups=True),
+        StopRule(30, table=TABLE),
     ],
 )
 @pytest.mark.parametrize("lengths", [(3,), (1, 30, 9, 55)])
@@ -50,6 +52,8 @@ def test_blocks_are_those_of_single_steps(rule, lengths):
         assert len(one.runner_ups) == (len(one.tokens) if rule.want_runner_ups else 0)
         assert one.entropies == pytest.approx(other.entropies, abs=1e-4)
         assert quick.cached_len(str(i)) == held.cached_len(str(i)) == one.base_len + len(one.tokens) - 1
+    if rule.table:
+        assert any(1 < len(one.tokens) < rule.max_tokens for one in found)
     if rule.entropy_ceiling == CEILING:
         assert all(h <= CEILING for one in found for h in one.entropies[:-1])
         assert any(one.entropies[-1] > CEILING for one in found)

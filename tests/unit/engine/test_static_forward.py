@@ -24,7 +24,7 @@ from adasd.engine.forward.selection import choose_forward
 from adasd.engine.forward.static_forward import StaticForward
 from adasd.engine.work import StepInput
 from adasd.errors import ConfigError
-from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
+from adasd.rounds import CallFailed, ChanceTable, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.contracts import CLAIMS
 from adasd.testing.loops import GREEDY, plain, plain_batch, run_until_idle, speculative
 from tests.unit.engine.models import GRAMMARS, VOCAB_SIZE, generate, original, prompts
@@ -192,11 +192,13 @@ def test_an_engine_records_at_its_start_and_warm_up_leaves_every_slot_free():
 
 SAMPLED = SamplingTransform(temperature=0.9, top_p=0.95)
 ENDED = SamplingTransform(temperature=0.0, eos_ids=(3, 4, 5, 6), eos_from=20)
+TABLE = ChanceTable((0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 0.9, 0.8, 0.6), (0.95,) * 7 + (0.8, 0.6), 0.3)
 RULES = [
     StopRule(1, row_len=6),
     StopRule(40, row_len=6, want_runner_ups=True),
     StopRule(30, entropy_ceiling=2.0, row_len=6),
     StopRule(30, confidence_floor=0.3, row_len=6),
+    StopRule(30, table=TABLE, row_len=6),
 ]
 
 

@@ -26,6 +26,8 @@ from adasd.engine.forward.native import library
 from adasd.engine.forward.protocol import Forward
 from adasd.engine.sampling import multi_step_draft
 from adasd.engine.work import DraftWork, Proposed, wants_runner_ups
+from adasd.rounds import ENTROPY_EDGES
+from adasd.specdec.stop_rule import NO_TABLE
 
 LARGEST_HEAD = 256
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -61,7 +63,11 @@ class _Pass(ctypes.Structure):
 
 
 class _Rules(ctypes.Structure):
-    _fields_ = [(name, _POINTER) for name in ("max_tokens", "entropy_ceilings", "confidence_floors")]
+    _fields_ = [
+        *((name, _POINTER) for name in ("max_tokens", "entropy_ceilings", "confidence_floors")),
+        ("num_edges", _WHOLE),
+        *((name, _POINTER) for name in ("edges", "chances", "next_chances", "prices", "survivals")),
+    ]
 
 
 class _Drafts(ctypes.Structure):
@@ -173,7 +179,19 @@ class NativeLlama(Forward):
         floors = (ctypes.c_double * num)(*(rule.confidence_floor for rule in rules))
         tokens, following = (ctypes.c_int32 * (limit * num))(), (ctypes.c_int32 * (4 * num))()
         entropies, max_probs = (_REAL * (limit * num))(), (_REAL * (limit * num))()
-        when = _Rules(*(ctypes.addressof(each) for each in (max_tokens, ceilings, floors)))
+        tables = [rule.table or NO_TABLE for rule in rules]
+        num_edges = len(ENTROPY_EDGES)
+        doubles = ctypes.c_double * (num * (num_edges + 1))
+        edges = (ctypes.c_double * num_edges)(*ENTROPY_EDGES)
+        chances = doubles(*(chance for table in tables for chance in table.chances))
+        next_chances = doubles(*(chance for table in tables for chance in table.next_chances))
+        prices = (ctypes.c_double * num)(*(table.price for table in tables))
+        survivals = (ctypes.c_double * num)(*[1.0] * num)
+        when = _Rules(
+            *(ctypes.addressof(each) for each in (max_tokens, ceilings, floors)),
+            num_edges,
+            *(ctypes.addressof(each) for each in (edges, chances, next_chances, prices, survivals)),
+        )
         others = (ctypes.c_int32 * (limit * num))() if wants_runner_ups(works) else None
         found = _Drafts(
             ctypes.addressof(tokens),

@@ -55,6 +55,11 @@ typedef struct {
 typedef struct { /* when drafting stops, per session; as in adasd.rounds.StopRule */
   const int32_t *max_tokens;
   const double *entropy_ceilings, *confidence_floors;
+  int64_t num_edges;
+  const double *edges;                  /* [num_edges], rising */
+  const double *chances, *next_chances; /* [sessions, num_edges + 1] */
+  const double *prices;
+  double *survivals; /* chance that the block so far stands; 1 at the start */
 } Rules;
 
 typedef struct { /* [limit, sessions] */
@@ -387,6 +392,15 @@ static void signals(const float *logits, int64_t num, int32_t *token, float *ent
   *max_prob = 1.0f / total;
 }
 
+/* Whether the token after one of this entropy is not worth its price; as adasd.specdec.stop_rule.next_chance. */
+static int too_dear(const Rules *rules, int64_t session, double entropy) {
+  int64_t bin = 0;
+  while (bin < rules->num_edges && entropy >= rules->edges[bin]) bin++;
+  int64_t at = session * (rules->num_edges + 1) + bin;
+  rules->survivals[session] *= rules->chances[at];
+  return rules->survivals[session] * rules->next_chances[at] <= rules->prices[session];
+}
+
 /* Greedy drafting for the sessions whose wanted tokens are in ``pass``, one token per pass, until the first of them is
  * to stop (or its logits are broken), at most ``limit`` passes, of which the number is returned. ``next`` holds 4 * sessions. */
 int64_t adasd_draft(const Model *m, const Cache *cache, const Pass *pass, const Rules *rules, int64_t limit,
@@ -409,6 +423,7 @@ int64_t adasd_draft(const Model *m, const Cache *cache, const Pass *pass, const 
       if (drafts->others) drafts->others[at] = second_choice(logits + s * m->vocab, vocab, drafts->tokens[at]);
       stops |= done + 1 >= rules->max_tokens[s] || (double)*entropy > rules->entropy_ceilings[s] ||
                (double)*max_prob < rules->confidence_floors[s] || !isfinite(*entropy);
+      stops |= too_dear(rules, s, *entropy);
       ids[s] = drafts->tokens[at];
       positions[s]++;
     }
