@@ -5,7 +5,7 @@ None of them knows a policy; all forget, so that a change of traffic shows withi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import mul
 
@@ -146,32 +146,28 @@ class Estimates:
         )
 
     def learn(self, round: RoundCompleted) -> Estimates:
-        drafted, verdict = round.drafted, round.verdict
-        known = replace(
-            self,
-            verify_ms=self.verify_ms.add(round.num_drafted, round.verify_ms),
-            wait_ms=self.wait_ms.add(max(0.0, round.verify_ms - verdict.compute_ms)),
-            queue_ms=self.queue_ms.add(verdict.queue_ms),
-            pass_ms=self.pass_ms.add(round.num_drafted, verdict.compute_ms),
-        )
-        if not round.num_drafted:
-            extra_ms = round.verify_ms - verdict.compute_ms - verdict.queue_ms
-            known = replace(known, plain_extra_ms=self.plain_extra_ms.add(max(0.0, extra_ms)))
-        if verdict.batch_tokens:
-            known = replace(
-                known,
-                cost=self.cost.add(verdict.batch_tokens, verdict.compute_ms),
-                batch_size=self.batch_size.add(float(verdict.batch_size)),
-            )
-        if drafted is None or not drafted.tokens:
-            return known
-        return replace(
-            known,
-            survival=self.survival.add(verdict.num_accepted, round.num_drafted),
-            draft_ms=self.draft_ms.add(drafted.compute_ms / round.num_drafted),
-            hop_ms=self.hop_ms.add(max(0.0, round.draft_ms - drafted.compute_ms)),
-            exposed=self.exposed.add(min(1.0, round.draft_ms / max(drafted.compute_ms, 1e-6))),
-            full=self.full.add(float(verdict.num_accepted == round.num_drafted)),
-            length=self.length.add(float(round.num_drafted)),
+        """With one round more; built in one go, since every round passes here."""
+        drafted, verdict, num = round.drafted, round.verdict, round.num_drafted
+        wait_ms = max(0.0, round.verify_ms - verdict.compute_ms)
+        plain, tells_batch, has_block = num == 0, verdict.batch_tokens > 0, drafted is not None and num > 0
+        draft_ms = drafted.compute_ms if drafted is not None else 0.0
+        return Estimates(
+            survival=self.survival.add(verdict.num_accepted, num) if has_block else self.survival,
+            draft_ms=self.draft_ms.add(draft_ms / num) if has_block else self.draft_ms,
+            hop_ms=self.hop_ms.add(max(0.0, round.draft_ms - draft_ms)) if has_block else self.hop_ms,
+            verify_ms=self.verify_ms.add(num, round.verify_ms),
+            full=self.full.add(float(verdict.num_accepted == num)) if has_block else self.full,
             foreseen=self.foreseen if round.foreseen is None else self.foreseen.add(float(round.foreseen)),
+            length=self.length.add(float(num)) if has_block else self.length,
+            cost=self.cost.add(verdict.batch_tokens, verdict.compute_ms) if tells_batch else self.cost,
+            batch_size=self.batch_size.add(float(verdict.batch_size)) if tells_batch else self.batch_size,
+            wait_ms=self.wait_ms.add(wait_ms),
+            queue_ms=self.queue_ms.add(verdict.queue_ms),
+            pass_ms=self.pass_ms.add(num, verdict.compute_ms),
+            plain_extra_ms=self.plain_extra_ms.add(max(0.0, wait_ms - verdict.queue_ms))
+            if plain
+            else self.plain_extra_ms,
+            exposed=self.exposed.add(min(1.0, round.draft_ms / max(draft_ms, 1e-6)))
+            if has_block
+            else self.exposed,
         )

@@ -18,7 +18,9 @@ tests stay exact. Shape letters: B bins, C = B + 1 rows of M (the last: the firs
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +33,8 @@ Array = NDArray[np.float64]
 
 NUM_BINS = len(ENTROPY_EDGES) + 1
 FIRST = NUM_BINS  # row of M: what a block begins with
-PRICES: Array = np.geomspace(0.02, 0.98, 24)
+PRICES: tuple[float, ...] = tuple(np.geomspace(0.02, 0.98, 24).tolist())
+_PRICES_G1: Array = np.array(PRICES)[:, None]
 MARGIN = 0.03
 """Drafting goes on unless plain decoding is expected to yield more by this share: estimates are noisy."""
 LONGEST = 16
@@ -40,23 +43,72 @@ LONGEST = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forecast:
-    """What the counts say: chances by bin, and what a round under each price would bring."""
+    """Chances by bin (a ChanceTable without its price), and what a round under each price would bring."""
 
-    chance_B: Array  # of a token of this bin, if those before it stand
-    next_chance_C: Array  # of the token after one of this bin
+    chances: tuple[float, ...]
+    next_chances: tuple[float, ...]
     gain_G: Array  # accepted tokens per round
     drafted_G: Array  # drafted tokens per round
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CalibratedState:
-    """Faded counts of judged tokens, and where trials stand."""
+@dataclass(frozen=True, slots=True)
+class Priors:
+    """What is assumed before there are verdicts."""
+
+    chance: float = 0.7  # of acceptance ...
+    weight: float = 2.0  # ... as so many judged tokens
+    pool_weight: float = 4.0  # the mean over all bins counts as so many judged tokens of each bin
+    move_weight: float = 2.0  # the mean over all rows of M counts as so many moves of each row
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Faded counts of judged tokens. What follows from them is computed when it is first wanted."""
 
     accepted_B: Array
     judged_B: Array
     moves_CB: Array
-    forecast: Forecast
-    num_new: float = 0.0  # judged tokens that the forecast has not seen
+    priors: Priors
+
+    @classmethod
+    def none(cls, priors: Priors) -> Counts:
+        return cls(np.zeros(NUM_BINS), np.zeros(NUM_BINS), np.zeros((NUM_BINS + 1, NUM_BINS)), priors)
+
+    @cached_property
+    def total(self) -> float:
+        return float(self.judged_B.sum())
+
+    def plus(self, bins: Sequence[int], num_accepted: int, fade: float) -> Counts:
+        """With a verdict on these tokens, of which the first ``num_accepted`` stand."""
+        accepted_B, judged_B, moves_CB = fade * self.accepted_B, fade * self.judged_B, fade * self.moves_CB
+        before = FIRST
+        for i, bin in enumerate(bins):
+            accepted_B[bin] += i < num_accepted
+            judged_B[bin] += 1
+            moves_CB[before, bin] += 1
+            before = bin
+        return Counts(accepted_B, judged_B, moves_CB, self.priors)
+
+    @cached_property
+    def forecast(self) -> Forecast:
+        priors = self.priors
+        mean = (self.accepted_B.sum() + priors.chance * priors.weight) / (self.total + priors.weight)
+        chance_B = (self.accepted_B + priors.pool_weight * mean) / (self.judged_B + priors.pool_weight)
+        share_B = self.moves_CB.sum(axis=0) + 1 / NUM_BINS
+        moves_CB = self.moves_CB + priors.move_weight * share_B / share_B.sum()
+        moves_CB /= moves_CB.sum(axis=1, keepdims=True)
+        next_chance_C = moves_CB @ chance_B
+        gain_G, drafted_G = _rounds(chance_B, next_chance_C, moves_CB)
+        return Forecast(tuple(chance_B.tolist()), tuple(next_chance_C[:FIRST].tolist()), gain_G, drafted_G)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CalibratedState:
+    """What was counted, and the counts that forecasts are made of."""
+
+    counts: Counts
+    believed: Counts
+    num_new: int = 0  # judged tokens that ``believed`` lacks
     waited: int = 0  # plain rounds since the last block
 
 
@@ -66,11 +118,8 @@ class Calibrated:
 
     initial: int = 4  # tokens per block until times are measured
     fade: float = 0.995  # of all counts, per round with a block: a memory of 200 rounds
-    start_chance: float = 0.7  # assumed before any verdict ...
-    start_weight: float = 2.0  # ... as so many judged tokens
-    pool_weight: float = 4.0  # the mean over all bins counts as so many judged tokens of each bin
-    move_weight: float = 2.0  # the mean over all rows of M counts as so many moves of each row
-    refresh: float = 0.1  # new tokens, as a share of all counted, after which the forecast is made anew
+    priors: Priors = field(default_factory=Priors)
+    refresh: float = 0.1  # new tokens, as a share of all counted, from which on forecasts are made anew
     probing: float = 0.01  # share of the time that trials may take while drafting does not pay
     enough: float = 8.0  # judged tokens from which on their verdict is believed
     longest_wait: float = 256.0  # plain rounds
@@ -80,24 +129,19 @@ class Calibrated:
     source: str = "this project, docs/calibrated.md"
 
     def start(self, shared: CalibratedState | None) -> CalibratedState:
-        return shared or self._refreshed(CalibratedState(*_zeros(), forecast=Forecast(*(np.zeros(0),) * 4)))
+        return shared or CalibratedState(none := Counts.none(self.priors), none)
 
     def decide(self, state: CalibratedState, outlook: RoundOutlook) -> StopRule:
         cap = outlook.max_draft_tokens
         if not outlook.has_times:
             return StopRule(min(self.initial, cap))
-        best, pays = self._best(state.forecast, outlook)
+        forecast = state.believed.forecast
+        best, pays = self._best(forecast, outlook)
         if not pays:
             return StopRule(
                 int(state.waited >= self._wait(state, outlook))
             )  # one token tells if it pays again
-        forecast = state.forecast
-        table = ChanceTable(
-            tuple(forecast.chance_B.tolist()),
-            tuple(forecast.next_chance_C[:FIRST].tolist()),
-            float(PRICES[best]),
-        )
-        return StopRule(cap, table=table)
+        return StopRule(cap, table=ChanceTable(forecast.chances, forecast.next_chances, PRICES[best]))
 
     @staticmethod
     def _best(forecast: Forecast, outlook: RoundOutlook) -> tuple[int, bool]:
@@ -117,47 +161,16 @@ class Calibrated:
             return state  # of a source that has no distribution
         num_judged = min(verdict.num_accepted + 1, round.num_drafted)
         bins = [entropy_bin(entropy) for entropy in drafted.entropies[:num_judged]]
-        accepted_B, judged_B = self.fade * state.accepted_B, self.fade * state.judged_B
-        moves_CB = self.fade * state.moves_CB
-        for i, (before, bin) in enumerate(zip([FIRST, *bins], bins, strict=False)):
-            accepted_B[bin] += i < verdict.num_accepted
-            judged_B[bin] += 1
-            moves_CB[before, bin] += 1
-        learned = replace(
-            state,
-            accepted_B=accepted_B,
-            judged_B=judged_B,
-            moves_CB=moves_CB,
-            num_new=state.num_new + num_judged,
-            waited=0,
-        )
-        return self._refreshed(learned) if learned.num_new >= self.refresh * judged_B.sum() else learned
+        counts, num_new = state.counts.plus(bins, verdict.num_accepted, self.fade), state.num_new + num_judged
+        if num_new >= self.refresh * counts.total:
+            return CalibratedState(counts, counts)
+        return CalibratedState(counts, state.believed, num_new)
 
     def _wait(self, state: CalibratedState, outlook: RoundOutlook) -> float:
         """Plain rounds between two trials: a share ``probing`` of the time is theirs, more while evidence is scant."""
         lost_ms = (outlook.draft_ms or 0.0) + outlook.verify_ms_per_token + (outlook.hop_ms or 0.0)
         rounds = lost_ms / (self.probing * max(outlook.plain_ms or 0.0, 1e-6))
-        return min(rounds, self.longest_wait) * min(1.0, float(state.judged_B.sum()) / self.enough)
-
-    def _refreshed(self, state: CalibratedState) -> CalibratedState:
-        return replace(state, forecast=self._forecast(state), num_new=0.0)
-
-    def _forecast(self, state: CalibratedState) -> Forecast:
-        mean = (state.accepted_B.sum() + self.start_chance * self.start_weight) / (
-            state.judged_B.sum() + self.start_weight
-        )
-        chance_B = (state.accepted_B + self.pool_weight * mean) / (state.judged_B + self.pool_weight)
-        share_B = state.moves_CB.sum(axis=0) + 1 / NUM_BINS
-        share_B = share_B / share_B.sum()
-        moves_CB = state.moves_CB + self.move_weight * share_B
-        moves_CB /= moves_CB.sum(axis=1, keepdims=True)
-        next_chance_C = moves_CB @ chance_B
-        gain_G, drafted_G = _rounds(chance_B, next_chance_C, moves_CB)
-        return Forecast(chance_B, next_chance_C, gain_G, drafted_G)
-
-
-def _zeros() -> tuple[Array, Array, Array]:
-    return np.zeros(NUM_BINS), np.zeros(NUM_BINS), np.zeros((NUM_BINS + 1, NUM_BINS))
+        return min(rounds, self.longest_wait) * min(1.0, state.counts.total / self.enough)
 
 
 def _rounds(chance_B: Array, next_chance_C: Array, moves_CB: Array) -> tuple[Array, Array]:
@@ -171,7 +184,9 @@ def _rounds(chance_B: Array, next_chance_C: Array, moves_CB: Array) -> tuple[Arr
     gain_G, drafted_G = stand_GB.sum(axis=1), np.ones(len(PRICES))
     inner_BB, next_B = moves_CB[:FIRST], next_chance_C[:FIRST]
     for _ in range(1, LONGEST):
-        goes_on_GB = stand_GB * next_B > PRICES[:, None] * reach_GB
+        goes_on_GB = stand_GB * next_B > _PRICES_G1 * reach_GB
+        if not goes_on_GB.any():
+            break
         reach_GB, stand_GB = reach_GB * goes_on_GB, stand_GB * goes_on_GB
         drafted_G += reach_GB.sum(axis=1)
         gain_G += stand_GB @ next_B
