@@ -103,7 +103,10 @@ class SpeculationConfig:
     mode: Mode = setting(
         Mode.EXACT, "off: plain decoding; exact: the target's own law; adaptive: relaxed, faster"
     )
-    drafting: str = setting("adasd", "policy that decides when drafting stops")
+    drafting: str | None = setting(
+        None,
+        "method that decides when drafting stops; none is calibrated in mode exact and adasd in mode adaptive",
+    )
     acceptance: str = setting("collision", "policy that relaxes acceptance in mode adaptive")
     draft: str | None = setting(
         None,

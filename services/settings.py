@@ -478,8 +478,9 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
         if origin != "*" and not ORIGIN.fullmatch(origin):
             yield f"cors_origins names {origin!r:.80}; an origin is http(s)://host or http(s)://host:port, or *"
     for name, find in (("drafting", drafting_policy), ("acceptance", acceptance_policy)):
+        chosen = getattr(config.speculation, name)
         try:
-            find(getattr(config.speculation, name))
+            chosen is None or find(chosen)
         except InvalidRequest as error:
             yield f"speculation.{name}: {error}"
     if config.target.engine.early_exit and config.draft_tiers:

@@ -21,7 +21,7 @@ from adasd.config import SpeculationConfig
 from adasd.control import draft_sources
 from adasd.control.bypass import Bypass
 from adasd.control.draft_choice import NOTHING, OWN_ROUNDS, Selector, task_of
-from adasd.control.estimators import Estimates, Line
+from adasd.control.estimators import Estimates
 from adasd.control.load_cap import under_load
 from adasd.control.lookahead import drafting_ahead_pays, preparing_for_rejection_pays
 from adasd.control.options import EffectiveSpeculation, check_config, check_transform, resolve
@@ -54,10 +54,10 @@ class Controller:
         check_config(config)
         self.config, self.tiers = config, tuple(tiers)
         self.selector = Selector((*self.tiers, draft_sources.SUFFIX), guests=(draft_sources.NGRAM,))
-        self._verify_ms = Line()
+        self._target = Estimates()  # what verdicts take is the same for all sources
         self._estimates: dict[str, Estimates] = {}
         self._bypasses: dict[str, Bypass] = {}
-        self._drafting: dict[tuple[str, str, Mode], Any] = {}
+        self._drafting: dict[tuple[str, str, Mode, float], Any] = {}
         self._acceptance: dict[tuple[str, str, float], Any] = {}
 
     def effective(
@@ -78,12 +78,15 @@ class Controller:
 
     def estimates(self, source: str) -> Estimates:
         """What all requests' rounds say about the target and one draft source."""
-        return replace(self._estimates.get(source, Estimates()), verify_ms=self._verify_ms)
+        return self._estimates.get(source, Estimates()).with_target(self._target)
 
-    def drafting_state(self, source: str, effective: EffectiveSpeculation) -> Any:
-        """The process's state of the request's drafting policy."""
+    def drafting_state(
+        self, source: str, effective: EffectiveSpeculation, transform: SamplingTransform
+    ) -> Any:
+        """The process's state of the request's drafting policy, for requests that sample alike."""
         start = drafting_policy(effective.drafting).start
-        return self._drafting.setdefault((source, effective.drafting, effective.mode), start(None))
+        key = source, effective.drafting, effective.mode, _bucket(transform)
+        return self._drafting.setdefault(key, start(None))
 
     def acceptance_state(self, source: str, name: str, transform: SamplingTransform) -> Any:
         """The process's state of the acceptance policy of that name."""
@@ -107,12 +110,12 @@ class Controller:
         if effective.may_bypass:
             self._bypasses[source] = self.bypass(source).learn(round, estimates.plain_ms)
         self._estimates[source] = estimates = estimates.learn(round)
-        self._verify_ms = estimates.verify_ms
+        self._target = estimates
         if effective.mode is Mode.OFF:
             return
         drafting = drafting_policy(effective.drafting)
-        state = drafting.learn(self.drafting_state(source, effective), round)
-        self._drafting[source, effective.drafting, effective.mode] = state
+        state = drafting.learn(self.drafting_state(source, effective, transform), round)
+        self._drafting[source, effective.drafting, effective.mode, _bucket(transform)] = state
         if effective.relaxation is None or (transform.seed is not None and not transform.greedy):
             return  # shared noise passes other tokens than rejection sampling: labels of another kind
         acceptance = acceptance_policy(effective.relaxation)
@@ -157,7 +160,7 @@ class SessionController:
         self._own_rounds = 0
         self._bypass = controller.bypass(source) if effective.may_bypass and not alone else None
         self._estimates = Estimates() if alone else controller.estimates(source)
-        shared = None if alone else controller.drafting_state(source, effective)
+        shared = None if alone else controller.drafting_state(source, effective, self._transform)
         self._drafting_state = self._drafting.start(shared)
         self._acceptance_state = None
         if self._acceptance is not None:

@@ -5,7 +5,7 @@ None of them knows a policy; all forget, so that a change of traffic shows withi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import mul
 
@@ -132,6 +132,12 @@ class Estimates:
         default_factory=EmaOfTimes
     )  # of a plain round, beyond its pass and its wait
     exposed: Ema = field(default_factory=Ema)  # share of a block's drafting that its round waited for
+
+    def with_target(self, other: Estimates) -> Estimates:
+        """These, with what ``other`` knows of the target's times."""
+        return replace(
+            self, verify_ms=other.verify_ms, pass_ms=other.pass_ms, plain_extra_ms=other.plain_extra_ms
+        )
 
     @property
     def plain_ms(self) -> float | None:

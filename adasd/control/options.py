@@ -9,7 +9,14 @@ from dataclasses import dataclass, fields, replace
 from adasd.config import SpeculationConfig
 from adasd.control import draft_sources
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.methods.registry import ACCEPTANCE, EXACT_RULES, acceptance_policy, drafting_policy, exact_rule
+from adasd.methods.registry import (
+    ACCEPTANCE,
+    DEFAULT_DRAFTING,
+    EXACT_RULES,
+    acceptance_policy,
+    drafting_policy,
+    exact_rule,
+)
 from adasd.requests import Mode, SpeculationOptions
 from adasd.rounds import SamplingTransform
 
@@ -55,7 +62,7 @@ def resolve(
     """
     mode = _mode(options, config, tiers)
     draft = _draft(options, config, tiers)
-    policy = drafting_policy(options.drafting or config.drafting)
+    policy = drafting_policy(options.drafting or config.drafting or DEFAULT_DRAFTING[mode])
     cap = config.max_draft_tokens
     block = options.max_draft_tokens
     if block is None:

@@ -24,6 +24,7 @@ from adasd.methods.drafting.goodput import Goodput
 from adasd.methods.drafting.on_the_fly import OnTheFly, OnTheFlyCached, OnTheFlyFsm
 from adasd.methods.drafting.static import Static
 from adasd.methods.policy import AcceptancePolicy, DraftingPolicy
+from adasd.requests import Mode
 from adasd.rounds import RelaxBelow, RelaxDivergence, RelaxOwnLaw, RelaxTolerance, Yardstick
 
 FSD_DISTANCE = math.sqrt(0.4 / 2.95 / math.log(2))
@@ -141,6 +142,10 @@ EXACT_RULES: tuple[ExactRule, ...] = (
         "block verification, Sun et al., arXiv:2403.10444",
     ),
 )
+
+
+DEFAULT_DRAFTING = {Mode.OFF: "calibrated", Mode.EXACT: "calibrated", Mode.ADAPTIVE: "adasd"}
+"""Where neither the request nor the deployment names a drafting policy."""
 
 
 def drafting_policy(name: str) -> DraftingPolicy[Any]:

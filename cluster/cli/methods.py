@@ -11,7 +11,8 @@ from rich.table import Table
 from adasd.config import SpeculationConfig
 from adasd.control.draft_sources import KNOWN, MODEL
 from adasd.methods.policy import Described
-from adasd.methods.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
+from adasd.methods.registry import ACCEPTANCE, DEFAULT_DRAFTING, DRAFTING, EXACT_RULES
+from adasd.requests import Mode
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,7 +20,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="adasd methods", description=__doc__)
     parser.parse_args(argv)
     defaults, console = SpeculationConfig(), Console()
-    console.print(table("drafting: when the draft stops", DRAFTING, defaults.drafting))
+    console.print(
+        table("drafting: when the draft stops", DRAFTING, defaults.drafting or DEFAULT_DRAFTING[Mode.EXACT])
+    )
     console.print(table("acceptance in mode exact: the target's own law", EXACT_RULES, defaults.verification))
     console.print(table("acceptance in mode adaptive: what is relaxed", ACCEPTANCE, defaults.acceptance))
     console.print(table("draft sources: where blocks come from", KNOWN, MODEL))
