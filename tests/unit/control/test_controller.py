@@ -22,7 +22,9 @@ from adasd.rounds import (
 from tests.unit.methods.rounds import a_round, judged
 
 GREEDY, SAMPLED, SEEDED = SamplingTransform(temperature=0.0), SamplingTransform(), SamplingTransform(seed=1)
-PUBLISHED = SpeculationConfig(acceptance="posterior")  # it learns; the default rule has nothing to learn
+PUBLISHED = SpeculationConfig(
+    drafting="adasd", acceptance="posterior"
+)  # it learns; the default rule has nothing to learn
 
 
 def begun(controller=None, transform=GREEDY, **options):
@@ -303,7 +305,7 @@ def test_a_seeded_adaptive_request_depends_on_itself_alone(transform):
 
 
 def test_a_seeded_exact_request_takes_what_the_process_knows():
-    controller = taught(Mode.EXACT)
+    controller = taught(Mode.EXACT, transform=SAMPLED)
     assert begun(controller, SEEDED, mode=Mode.EXACT).generation_threshold == pytest.approx(1.0)
 
 

@@ -35,7 +35,9 @@ class Tiers(FakePlacement):
 
 
 def runner(placement: Tiers, draft: str | None, controller: Controller | None = None) -> Runner:
-    controller = controller or Controller(SpeculationConfig(bypass=False), placement.draft_names)
+    controller = controller or Controller(
+        SpeculationConfig(bypass=False, drafting="adasd"), placement.draft_names
+    )
     options = SpeculationOptions(Mode.EXACT, draft=draft)
     request = GenerationRequest("s", ids(PROMPT), SamplingParams(100, temperature=0.0), options)
     return Runner(request, shared(controller, RunnerSettings(20.0, 0.1, 0.005)), placement)
@@ -98,7 +100,7 @@ async def test_auto_goes_on_with_another_source_when_one_dies(seed):
 
 async def test_auto_changes_to_what_is_better_and_loses_nothing_by_it():
     placement = Tiers(("model",), draft_wrong=0.97, delay_s=0.001)
-    controller = Controller(SpeculationConfig(bypass=False), placement.draft_names)
+    controller = Controller(SpeculationConfig(bypass=False, drafting="adasd"), placement.draft_names)
     running = runner(placement, "auto", controller)
     task = running.controller._task
     for _ in range(30):

@@ -42,7 +42,9 @@ def test_prompt_and_answer_may_fill_the_context_and_not_a_token_more(pair, mode,
     if mode != "adaptive":
         assert list(answer.token_ids) == (generate("llama", prompt, room) if room else [])
     assert answer.finish_reason is FinishReason.LENGTH
-    with pytest.raises(ContextTooLong, match=f"{CONTEXT - room} tokens and {room + 1} .* holds {CONTEXT}"):
+    with pytest.raises(
+        ContextTooLong, match=rf"length is {CONTEXT} tokens.*\({CONTEXT - room} in the prompt, {room + 1} "
+    ):
         pair.generate(prompt, max_tokens=room + 1, mode=mode)
 
 

@@ -59,9 +59,9 @@ class Service:
         inner = OrchestratorBackend(config, Letters(), 512, self.placement, readings, tell)
         self.backend = WatchedBackend(inner, tell)
 
-    async def answer(self, name, max_tokens=40, mode=Mode.EXACT):
+    async def answer(self, name, max_tokens=40, mode=Mode.EXACT, drafting=None):
         request = GenerationRequest(
-            name, PROMPT, SamplingParams(max_tokens, temperature=0.0), SpeculationOptions(mode)
+            name, PROMPT, SamplingParams(max_tokens, temperature=0.0), SpeculationOptions(mode, drafting)
         )
         async with aclosing(self.backend.generate(request)) as events:
             return [event async for event in events]
@@ -197,7 +197,7 @@ async def test_late_blocks_are_counted():
 
 async def test_thresholds_are_what_the_newest_answer_reports():
     service = Service(draft_wrong=0.3)
-    end = (await service.answer("r", 120))[-1]
+    end = (await service.answer("r", 120, drafting="adasd"))[-1]
     sums = await service.figures()
     assert end.speculation.generation_threshold is not None
     learned = pytest.approx(end.speculation.generation_threshold)
