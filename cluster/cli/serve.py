@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
     add("--address", metavar="HOST:PORT", help="join this Ray cluster (auto finds a local one)")
     add("--dashboard", action="store_true", help="start Ray's dashboard too")
     add("--start-timeout-s", type=float, default=600.0, metavar="S", help="seconds until ready [600]")
+    add("--restart", action="store_true", help="start again when Ray or the application goes down by itself")
     arguments = parse(parser, argv)
     try:
         config = read_config(arguments)
@@ -30,5 +31,7 @@ def main(argv: Sequence[str]) -> int:
         for sentence in str(error).splitlines():
             print(f"adasd serve: {sentence}", file=sys.stderr)
         return 2
-    options = ServeOptions(arguments.address, arguments.dashboard, arguments.start_timeout_s)
+    options = ServeOptions(
+        arguments.address, arguments.dashboard, arguments.start_timeout_s, arguments.restart
+    )
     return serve(config, options, Console())

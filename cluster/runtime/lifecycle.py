@@ -20,17 +20,21 @@ from rich.markup import escape
 
 from adasd.errors import AdasdError, ConfigError
 from cluster import topology
+from cluster.runtime.deadline import within
 from cluster.runtime.preflight import absent_folders, problems
-from cluster.runtime.ray_cluster import nodes, ray_cluster
+from cluster.runtime.ray_cluster import RayLost, StartFailed, lost_helpers, nodes, ray_cluster
 from cluster.runtime.steps import Steps
+from cluster.runtime.supervisor import LOST, in_child, supervise
 from services.config import ServeConfig
 
 APP_NAME = "adasd"
 POLL_S = 0.3
-
-
-class StartFailed(AdasdError):
-    """The service could not be brought up, or went down by itself."""
+WATCH_S = 1.0
+STATE_TIMEOUT_S = 10.0
+"""How long Serve may take to say what it runs; one that cannot be reached never answers."""
+NUM_TRIES = 5
+TAKE_DOWN_S = 30.0
+"""On top of the longest answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class ServeOptions:
     address: str | None = None  # of a running Ray cluster; None: one of our own
     dashboard: bool = False
     start_timeout_s: float = 600.0
+    restart: bool = False  # when the service goes down by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,15 @@ class AppState:
 
 def serve(config: ServeConfig, options: ServeOptions, console: Console) -> int:
     """Serve until told to stop; 0 then, 1 if it could not start or broke down, 2 if the configuration is wrong."""
+    if not options.restart:
+        status = serve_once(config, options, console)
+        return 1 if status == LOST else status
+    with stop_on_signals():
+        return supervise(lambda: in_child(lambda: serve_once(config, options, console)), console.print)
+
+
+def serve_once(config: ServeConfig, options: ServeOptions, console: Console) -> int:
+    """As ``serve``, without another try; LOST if the service went down after it had served."""
     try:
         with stop_on_signals():
             bring_up_and_watch(config, options, console)
@@ -72,7 +86,7 @@ def serve(config: ServeConfig, options: ServeOptions, console: Console) -> int:
         stderr = Console(stderr=True)
         for sentence in str(error).splitlines():
             stderr.print(f"[red]adasd serve:[/red] {escape(sentence)}", soft_wrap=True, highlight=False)
-        return 2 if isinstance(error, ConfigError) else 1
+        return 2 if isinstance(error, ConfigError) else LOST if isinstance(error, RayLost) else 1
     return 0
 
 
@@ -90,16 +104,18 @@ def bring_up_and_watch(config: ServeConfig, options: ServeOptions, console: Cons
             if checked is not None and (found := checked.result()):
                 raise ConfigError("\n".join(found))
             try:
-                deploy(config, options, steps)
-                wait_until_ready(config, options, steps, read_state, lambda: probe(config))
+                within(options.start_timeout_s, lambda: deploy(config, options, steps))
+                wait_until_ready(config, options, steps, state_in_time, lambda: probe(config), lost_helpers)
                 steps.__exit__(None, None, None)
                 console.print(welcome(config), soft_wrap=True, highlight=False)
-                watch(console, read_state)
+                watch(console, state_in_time, lost_helpers)
+            except TimeoutError as error:
+                raise StartFailed(f"Ray does not answer: {error}{where_logs_are(folder)}") from error
             except StartFailed as error:
                 raise StartFailed(f"{error}{where_logs_are(folder)}") from error
             finally:
                 if options.address is not None:
-                    take_down(console)
+                    take_down(config, console)
 
 
 # --------------------------------------------------------------------------- before
@@ -165,6 +181,7 @@ def wait_until_ready(
     steps: Steps,
     state: Callable[[], AppState | None],
     ready: Callable[[], tuple[bool, str]],
+    lost: Callable[[], list[str]] = list,
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -174,7 +191,12 @@ def wait_until_ready(
     """
     deadline = now() + options.start_timeout_s
     while True:
-        seen = state()
+        if helpers := lost():
+            raise StartFailed(f"Ray went down: {', '.join(helpers)} ended by itself")
+        try:
+            seen = state()
+        except TimeoutError:  # a busy machine; the start has a deadline of its own
+            seen = None
         if seen is not None:
             show_deployments(config, seen, steps)
             if seen.status in ("DEPLOY_FAILED", "UNHEALTHY"):
@@ -217,6 +239,11 @@ def why_failed(seen: AppState) -> str:
             errors = [line for line in lines if "Error" in line or "Exception" in line]
             return f"{name} did not start: {(errors or lines)[-1]}"
     return seen.message or f"the application is {seen.status}"
+
+
+def state_in_time() -> AppState | None:
+    """What Serve says; TimeoutError if it says nothing."""
+    return within(STATE_TIMEOUT_S, read_state)
 
 
 def read_state() -> AppState | None:
@@ -272,23 +299,28 @@ def url(config: ServeConfig) -> str:
 
 
 def watch(
-    console: Console, state: Callable[[], AppState | None], sleep: Callable[[float], None] = time.sleep
+    console: Console,
+    state: Callable[[], AppState | None],
+    lost: Callable[[], list[str]],
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Report replicas that come and go; StartFailed once Ray or the application is gone for good."""
+    """Report replicas that come and go; RayLost once Ray or the application is gone for good."""
     before: dict[str, int] = {}
     num_failures = 0
     while True:
-        sleep(2.0)
+        sleep(WATCH_S)
+        if helpers := lost():
+            raise RayLost(f"Ray went down: {', '.join(helpers)} ended by itself")
         try:
             seen = state()
         except Exception as error:  # Ray raises its own, many kinds of them
             num_failures += 1
-            if num_failures >= 5:
-                raise StartFailed(f"Ray does not answer any more: {error}") from error
+            if num_failures >= NUM_TRIES:
+                raise RayLost(f"Ray does not answer any more: {error}") from error
             continue
         num_failures = 0
         if seen is None:
-            raise StartFailed("somebody deleted the application")
+            raise RayLost("somebody deleted the application")
         now = {name: deployment.running for name, deployment in seen.deployments.items()}
         for name, running in now.items():
             if running != before.get(name, running):
@@ -299,13 +331,15 @@ def watch(
         before = now
 
 
-def take_down(console: Console) -> None:
-    """Take the application from a cluster that goes on without it."""
+def take_down(config: ServeConfig, console: Console) -> None:
+    """Take the application from a cluster that goes on without it; running answers may finish."""
     from ray import serve as ray_serve
 
     console.print("Letting running answers finish; Ctrl-C again cuts them.")
     try:
-        ray_serve.delete(APP_NAME)
+        within(config.request_timeout_s + TAKE_DOWN_S, lambda: ray_serve.delete(APP_NAME))
+    except TimeoutError:
+        console.print("The cluster does not say that the application is gone.")
     except KeyboardInterrupt:
         console.print("Left; the cluster finishes the removal by itself.")
 

@@ -1,8 +1,9 @@
 """Ray beneath the service: one of our own for as long as it is needed, or one that runs already.
 
-Our own cluster lives in a temporary folder, listens on free ports, keeps its access token in that folder
-(Ray's default would write it below the user's home) and ends with this process. A cluster that we joined is
-left running; only the application is taken from it.
+Our own cluster lives in a temporary folder, listens on free ports of the loopback address, keeps its access token in
+that folder (Ray's default would write it below the user's home) and ends with this process. The folder is readable
+for its owner alone; Ray opens its own folder to every user, so that is one below. A cluster that we joined is left
+running; only the application is taken from it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from adasd.errors import ConfigError
+from adasd.errors import AdasdError, ConfigError
+from cluster.runtime.deadline import within
 from cluster.topology import Node
 
 SERVE_ENVIRONMENT = {
@@ -38,8 +42,23 @@ POD_ENVIRONMENT = {
 }
 """Of every process of a Ray cluster that outlives its nodes. A server of our own rather says soon what is wrong."""
 
+OWN_ENVIRONMENT = {
+    # Ray's switch for systems without clusters: the node's address is 127.0.0.1 then, and Ray's servers bind to it.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+"""Of a cluster of our own, which has one node."""
+
 CONNECT_TIMEOUT_S = 5.0
+SHUTDOWN_TIMEOUT_S = 20.0
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # nothing of ours goes through it
+
+
+class StartFailed(AdasdError):
+    """The service could not be brought up."""
+
+
+class RayLost(AdasdError):
+    """Ray or the application on it went down by itself while it was serving."""
 
 
 @contextmanager
@@ -54,10 +73,10 @@ def ray_cluster(address: str | None, num_cpus: float, dashboard: bool) -> Iterat
     folder = Path(tempfile.mkdtemp(prefix="adasd-"))  # short: socket paths hold 107 bytes
     kept = False
     try:
-        with _own(folder, num_cpus, dashboard):
-            yield folder
+        with _own(folder, num_cpus, dashboard) as ray_folder:
+            yield ray_folder
     except BaseException as error:
-        kept = not isinstance(error, KeyboardInterrupt | SystemExit)
+        kept = not isinstance(error, KeyboardInterrupt | SystemExit | RayLost)
         raise
     finally:
         if not kept:
@@ -91,26 +110,55 @@ def _joined(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _own(folder: Path, num_cpus: float, dashboard: bool) -> Iterator[None]:
+def _own(folder: Path, num_cpus: float, dashboard: bool) -> Iterator[Path]:
     _keep_token_in(folder)
+    for name, value in OWN_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    ray_folder = folder / "ray"
     import ray
 
-    ray.init(
-        address="local",
-        namespace="adasd",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
-        include_dashboard=dashboard,
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(folder),
-        _node_ip_address="127.0.0.1",  # Ray's own ports stay on this machine
-    )
     try:
-        yield
+        try:
+            ray.init(
+                address="local",
+                namespace="adasd",
+                num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
+                include_dashboard=dashboard,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(ray_folder),
+                _node_ip_address="127.0.0.1",
+            )
+        except Exception as error:  # Ray raises the plainest of all
+            raise StartFailed(
+                f"Ray does not start: {error}\nLogs are in {ray_folder}/session_latest/logs"
+            ) from error
+        yield ray_folder
     finally:
         with suppress(Exception):
-            ray.shutdown()
+            within(SHUTDOWN_TIMEOUT_S, ray.shutdown)
+        _kill_what_is_left(folder)
+
+
+def lost_helpers() -> list[str]:
+    """Processes of a cluster of our own that it cannot do without and that ended by themselves, with their status."""
+    from ray._private import worker
+    from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET
+
+    node = worker._global_node
+    vital = (PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET)
+    dead: list[tuple[str, Any]] = node.dead_processes() if node is not None else []
+    return [f"{kind} (status {process.returncode})" for kind, process in dead if kind in vital]
+
+
+def _kill_what_is_left(folder: Path) -> None:
+    """Workers outlive a raylet that was killed for a while; they carry the folder in their environment (Linux)."""
+    mark = str(folder).encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile, or belongs to somebody else
+            if int(entry.name) != os.getpid() and mark in (entry / "environ").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _keep_token_in(folder: Path) -> None:

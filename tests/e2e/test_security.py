@@ -124,8 +124,8 @@ def test_the_grpc_door_asks_for_the_same_keys(locked: Locked):
 # --------------------------------------------------------------------------- the workers' own ports
 
 
-def listening_ports(pid: int) -> list[int]:
-    """TCP ports on which a process listens."""
+def listening_ports(pid: int, addresses: set[str] | None = None) -> list[int]:
+    """TCP ports on which a process listens; on these addresses (as in /proc/net/tcp), if any are given."""
     inodes = {
         target.removeprefix("socket:[").removesuffix("]")
         for link in Path(f"/proc/{pid}/fd").iterdir()
@@ -136,7 +136,8 @@ def listening_ports(pid: int) -> list[int]:
         for table in ("tcp", "tcp6")
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
     ]
-    return sorted({int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes})
+    local = [row[1].split(":") for row in rows if row[3] == "0A" and row[9] in inodes]
+    return sorted({int(port, 16) for address, port in local if addresses is None or address in addresses})
 
 
 def _read_link(link: Path) -> str:

@@ -6,6 +6,9 @@ import io
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from rich.console import Console
 
 from adasd.config import EngineConfig
 from cluster.runtime import lifecycle
+from cluster.runtime.deadline import within
 from cluster.runtime.lifecycle import (
     AppState,
     DeploymentState,
@@ -26,7 +30,9 @@ from cluster.runtime.lifecycle import (
     watch,
     welcome,
 )
+from cluster.runtime.ray_cluster import RayLost
 from cluster.runtime.steps import Steps
+from cluster.runtime.supervisor import LOST, supervise
 from services.config import DoorTlsConfig, ServeConfig, TierConfig
 
 CONFIG = ServeConfig(target=TierConfig(EngineConfig("big")), draft=TierConfig(EngineConfig("small")))
@@ -60,6 +66,7 @@ def follow(states, answers=((True, "ready"),), timeout_s: float = 60.0) -> str:
         steps,
         lambda: states.pop(0) if len(states) > 1 else states[0],
         lambda: answers.pop(0) if len(answers) > 1 else answers[0],
+        list,
         time.sleep,
         time,
     )
@@ -107,8 +114,8 @@ def test_a_warm_up_that_never_ends_is_given_up():
 def test_watching_tells_of_replicas_that_come_and_go_and_ends_with_the_application():
     out = io.StringIO()
     states = [app("RUNNING", draft=(1, 0, "")), app("RUNNING", draft=(0, 1, "")), None]
-    with pytest.raises(StartFailed, match="deleted"):
-        watch(Console(file=out), lambda: states.pop(0), lambda _: None)
+    with pytest.raises(RayLost, match="deleted"):
+        watch(Console(file=out), lambda: states.pop(0), list, lambda _: None)
     assert "draft: 1 -> 0 replicas" in out.getvalue()
 
 
@@ -116,8 +123,45 @@ def test_watching_ends_when_ray_is_gone():
     def gone() -> AppState:
         raise RuntimeError("no controller")
 
-    with pytest.raises(StartFailed, match="Ray does not answer any more: no controller"):
-        watch(Console(file=io.StringIO()), gone, lambda _: None)
+    with pytest.raises(RayLost, match="Ray does not answer any more: no controller"):
+        watch(Console(file=io.StringIO()), gone, list, lambda _: None)
+
+
+def test_watching_ends_when_a_helper_of_ray_died_and_does_not_ask_serve_any_more():
+    def hangs() -> AppState:
+        raise AssertionError("asked")
+
+    with pytest.raises(RayLost, match=r"raylet \(status -9\) ended by itself"):
+        watch(Console(file=io.StringIO()), hangs, lambda: ["raylet (status -9)"], lambda _: None)
+
+
+def test_a_service_that_was_lost_is_status_1_with_the_reason_on_the_last_line(monkeypatch, capsys):
+    def lost(*_: object) -> None:
+        raise RayLost("Ray went down: raylet (status -9) ended by itself")
+
+    monkeypatch.setattr(lifecycle, "bring_up_and_watch", lost)
+    assert lifecycle.serve(CONFIG, ServeOptions(), Console(file=io.StringIO())) == 1
+    assert capsys.readouterr().err == "adasd serve: Ray went down: raylet (status -9) ended by itself\n"
+
+
+def test_with_restart_a_lost_service_is_started_again_and_a_stopped_one_is_not(monkeypatch):
+    statuses, told, time = [LOST, LOST, 0], [], FakeTime()
+    assert supervise(lambda: statuses.pop(0), told.append, time.sleep, time) == 0
+    assert told == ["Starting again in 1 s.", "Starting again in 2 s."]
+    assert supervise(lambda: 1, told.append) == 1
+
+
+def test_the_child_s_status_is_the_parent_s():
+    command = "from cluster.runtime.supervisor import in_child; raise SystemExit(in_child(lambda: 3))"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == LOST == 3
+
+
+def test_a_call_that_hangs_has_a_deadline_and_one_that_raises_raises():
+    assert within(60.0, lambda: 3) == 3
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.01 s"):
+        within(0.01, threading.Event().wait)
+    with pytest.raises(ZeroDivisionError):
+        within(60.0, lambda: 1 // 0)
 
 
 def test_a_port_in_use_is_named_before_anything_starts():

@@ -1,0 +1,56 @@
+"""``adasd serve --restart``: the service in a child process, started again whenever it is lost.
+
+The child is forked before Ray is imported, so a broken Ray leaves nothing behind in the process that starts the next.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+LOST = 3
+"""The child's exit status when the service went down by itself after it had served."""
+STABLE_S = 600.0
+"""Who served that long is started again at once; otherwise pauses double, up to LONGEST_PAUSE_S."""
+LONGEST_PAUSE_S = 60.0
+
+
+def supervise(
+    run: Callable[[], int],
+    tell: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.monotonic,
+) -> int:
+    """Run until the status is another one than LOST; that status."""
+    pause_s = 1.0
+    while True:
+        begun_s = now()
+        status = run()
+        if status != LOST:
+            return status
+        if now() - begun_s > STABLE_S:
+            pause_s = 1.0
+        tell(f"Starting again in {pause_s:g} s.")
+        sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def in_child(serve: Callable[[], int]) -> int:
+    """Exit status of ``serve`` in a forked process. SIGTERM and SIGINT, here KeyboardInterrupt, end the child first."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)  # Ctrl-C comes to the child once, through the parent
+        status = serve()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    while True:
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        except KeyboardInterrupt:
+            os.kill(child, signal.SIGTERM)
