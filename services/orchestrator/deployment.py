@@ -126,7 +126,7 @@ class Orchestrator:
         self.reporter.start()
         self.keys = KeyRing(shares(config.api_keys, config.orchestrator.replicas))
         may_sleep = any(tier.min_replicas == 0 for tier in config.draft_tiers.values())
-        prober = Prober(placement, readings, may_sleep=may_sleep)
+        prober = Prober(placement, readings, may_sleep=may_sleep, holds_draft=lambda: placement.holds_draft)
         self.prober = asyncio.get_running_loop().create_task(prober.run())
         self.grpc: GrpcDoor | None = None
         if config.grpc_port:

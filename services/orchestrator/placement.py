@@ -131,6 +131,12 @@ class LeasePlacement:
         self.target, self.drafts, self.channels = target, dict(drafts), channels
         self.admission_timeout_s, self._headers = admission_timeout_s, headers
         self._attempts = count()
+        self._draft_slots: set[LeasedSlot] = set()  # leased and not lost
+
+    @property
+    def holds_draft(self) -> bool:
+        """Whether a draft slot is leased here whose replica lives."""
+        return bool(self._draft_slots)
 
     @property
     def draft_names(self) -> tuple[str, ...]:
@@ -188,4 +194,8 @@ class LeasePlacement:
         except BaseException:
             stream.cancel()
             raise
-        return LeasedSlot(lease_id, stream, line, opening)
+        slot = LeasedSlot(lease_id, stream, line, opening)
+        if tier.role == "draft":
+            self._draft_slots.add(slot)
+            slot.lost.add_done_callback(lambda _: self._draft_slots.discard(slot))
+        return slot

@@ -1,6 +1,7 @@
 """Can the service serve? Asked by doing: a lease, a slot and one token on each tier, again and again.
 
-A tier that is merely full is alive: its last reading stands.
+A tier that is merely full is alive: its last reading stands. A draft tier without a free slot is full only as long as
+this orchestrator holds a draft slot itself; otherwise the drafts are gone, and the service says so within 5 s.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ log = logging.getLogger(__name__)
 STARTING_S = 0.3
 """Seconds between probes until everything has answered once."""
 RUNNING_S = 5.0
-"""Seconds between probes afterwards."""
+"""Seconds between probes of the target afterwards."""
+RUNNING_DRAFT_S = 1.5
+"""Seconds between probes of the drafts afterwards."""
+DRAFT_PROBE_S = 3.0
+"""How long a probe of drafts that have answered before may take."""
 DRAFT_GRACE_S = 60.0
 """How long a serving target waits for a draft's first answer before the service counts as ready without."""
 GREEDY = SamplingTransform(temperature=0.0)
@@ -37,11 +42,6 @@ class Readings:
     draft: str | None = "the draft has not answered its warm-up yet"
     answered: set[str] = field(default_factory=set)  # tiers that have answered at least once
     draft_overdue: bool = False  # the target serves and has waited long enough for the draft's first answer
-
-    @property
-    def settled(self) -> bool:
-        """Everything that is configured has answered."""
-        return self.target is None and (self.draft is None or not self.has_draft)
 
     def readiness(self) -> Readiness:
         """Ready once both tiers have answered a warm-up; a draft lost later (or overdue) only degrades."""
@@ -65,18 +65,30 @@ class Prober:
         readings: Readings,
         clock: Clock = time.monotonic,
         may_sleep: bool = False,
+        holds_draft: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``holds_draft``: whether a session of this orchestrator has a draft slot whose replica lives."""
         self.placement, self.readings, self.clock, self.may_sleep = placement, readings, clock, may_sleep
+        self.holds_draft = holds_draft
         self.target_since_s: float | None = None
         self._names = (f"probe-{number}" for number in count())
 
     async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:  # a full target must not keep the drafts' reading back
+            tasks.create_task(self.watch_target())
+            if self.readings.has_draft:
+                tasks.create_task(self.watch_draft())
+
+    async def watch_target(self) -> None:
         while True:
             self.readings.target = await self.read("target", self.probe_target, self.readings.target)
-            if self.readings.has_draft and not (self.may_sleep and "draft" in self.readings.answered):
-                self.readings.draft = await self.read("draft", self.probe_draft, self.readings.draft)
-                self.readings.draft_overdue = self.waited_long_enough()
-            await asyncio.sleep(RUNNING_S if self.readings.settled else STARTING_S)
+            await asyncio.sleep(RUNNING_S if self.readings.target is None else STARTING_S)
+
+    async def watch_draft(self) -> None:
+        while not (self.may_sleep and "draft" in self.readings.answered):
+            self.readings.draft = await self.read("draft", self.probe_drafts, self.readings.draft)
+            self.readings.draft_overdue = self.waited_long_enough()
+            await asyncio.sleep(RUNNING_DRAFT_S if self.readings.draft is None else STARTING_S)
 
     def waited_long_enough(self) -> bool:
         """The target has been serving for DRAFT_GRACE_S without a word from any draft."""
@@ -91,7 +103,9 @@ class Prober:
         try:
             await probe()
         except Overloaded as error:
-            return before if role in self.readings.answered else f"the {role} cannot serve yet: {error}"
+            if role not in self.readings.answered:
+                return f"the {role} cannot serve yet: {error}"
+            return before if role == "target" or self.holds_draft() else f"the {role} cannot serve: {error}"
         except AdasdError as error:
             return f"the {role} cannot serve: {error}"
         except Exception as error:  # whatever it is, the next probe comes
@@ -108,15 +122,25 @@ class Prober:
         finally:
             await release(slot)
 
-    async def probe_draft(self) -> None:
-        """Every draft tier, one after the other; the first that fails is the reading."""
-        for tier in self.placement.draft_names:
-            name = next(self._names)
-            slot = await self.placement.attach_draft(OpenCall(name, GREEDY, max_len=2), tier)
-            try:
-                await slot.draft(DraftCall(name, 1, 0, (0,), StopRule(max_tokens=1)))
-            finally:
-                await release(slot)
+    async def probe_drafts(self) -> None:
+        """Every draft tier at once; what the first in order raises is raised. Overloaded if it takes too long."""
+        probes = [self.probe_draft(tier) for tier in self.placement.draft_names]
+        try:
+            async with asyncio.timeout(DRAFT_PROBE_S if "draft" in self.readings.answered else None):
+                results = await asyncio.gather(*probes, return_exceptions=True)
+        except TimeoutError:
+            raise Overloaded(f"no draft answered within {DRAFT_PROBE_S:g} s") from None
+        for result in results:
+            if result is not None:
+                raise result
+
+    async def probe_draft(self, tier: str) -> None:
+        name = next(self._names)
+        slot = await self.placement.attach_draft(OpenCall(name, GREEDY, max_len=2), tier)
+        try:
+            await slot.draft(DraftCall(name, 1, 0, (0,), StopRule(max_tokens=1)))
+        finally:
+            await release(slot)
 
 
 async def release(slot: Drafter) -> None:

@@ -68,6 +68,25 @@ def test_a_draft_killed_in_the_middle_of_an_answer_changes_nothing(server: Serve
     wait_for(lambda: is_drafted(client), 60.0)
 
 
+@pytest.mark.timeout(300)
+def test_the_service_says_within_seconds_that_every_draft_is_gone(server: Server, client: httpx.Client):
+    def is_degraded() -> bool:
+        ready = client.get("/ready")
+        assert ready.status_code == 200  # the target serves on
+        return bool(ready.json()["degraded"])
+
+    wait_for(lambda: not is_degraded(), 60.0)
+    (draft_pid,) = server.replicas("draft")
+    os.kill(draft_pid, signal.SIGSTOP)
+    try:
+        assert wait_for(is_degraded, 30.0) < 8.0  # 5 s on a machine that is not busy
+        assert drafted(ask(client, max_tokens=16)) == 0
+    finally:
+        os.kill(draft_pid, signal.SIGKILL)
+    wait_for(lambda: not is_degraded(), 120.0)
+    wait_for(lambda: is_drafted(client), 60.0)
+
+
 def killing(draft_pid: int, client: httpx.Client, sampling: dict) -> tuple[list[int], dict]:
     """Tokens and last chunk of a stream whose draft is killed once a token of its own is shown."""
     asked = body(max_tokens=LONG, ignore_eos=True, stream=True, speculation={"mode": "exact"}, **sampling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,7 +60,8 @@ class Rig:
         )
         self.pool = WorkerChannelPool()
         tier = Tier("target", lambda session: Stream(self.worker.lease(session)), 10.0)  # type: ignore[arg-type]
-        self.placement = LeasePlacement(tier, {}, self.pool, admission_timeout_s=20.0)
+        drafts = {"model": replace(tier, role="draft")}
+        self.placement = LeasePlacement(tier, drafts, self.pool, admission_timeout_s=20.0)
         engine_open = self.engine.open
 
         def open(call: OpenCall) -> None:
@@ -144,3 +146,13 @@ async def test_a_grammar_is_compiled_before_anything_is_asked(rig: Rig):
     assert not attaching.done()
     rig.may_open.set()
     await (await attaching).release()
+
+
+async def test_a_draft_slot_is_held_until_it_is_released_or_lost(rig: Rig):
+    call = OpenCall("s", SamplingTransform(), LENGTH)
+    kept, dies = await rig.placement.attach_draft(call), await rig.placement.attach_draft(call)
+    await kept.release()
+    assert rig.placement.holds_draft
+    dies.stream.cancel()  # as Serve ends it when the replica dies
+    await soon(lambda: not rig.placement.holds_draft)
+    await dies.release()

@@ -7,7 +7,10 @@ import contextlib
 
 import pytest
 
+from adasd.rounds import OpenCall
+from services.gateway.backend import Readiness
 from services.orchestrator import readiness
+from services.orchestrator.placement import DRAFT_LEASE_TIMEOUT_S
 from services.orchestrator.readiness import Prober, Readings
 from tests.unit.orchestrator.fakes import FakePlacement, Faults
 
@@ -15,11 +18,13 @@ from tests.unit.orchestrator.fakes import FakePlacement, Faults
 async def probed(may_sleep: bool, monkeypatch: pytest.MonkeyPatch) -> FakePlacement:
     """A placement after many probes."""
     monkeypatch.setattr(readiness, "RUNNING_S", 0.001)
+    monkeypatch.setattr(readiness, "RUNNING_DRAFT_S", 0.001)
     placement = FakePlacement((0,) * 8, Faults(draft_wrong=0.0))
     readings = Readings(has_draft=True)
     probing = asyncio.create_task(Prober(placement, readings, may_sleep=may_sleep).run())
     async with asyncio.timeout(10.0):
-        while placement.num_attached["target"] < 5:  # noqa: ASYNC110
+        least_drafts = 1 if may_sleep else 5
+        while placement.num_attached["target"] < 5 or placement.num_attached["draft"] < least_drafts:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     probing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -35,3 +40,54 @@ async def test_both_tiers_are_probed_again_and_again(monkeypatch: pytest.MonkeyP
 
 async def test_drafts_that_may_sleep_are_not_woken_by_probes(monkeypatch: pytest.MonkeyPatch):
     assert (await probed(True, monkeypatch)).num_attached["draft"] == 1
+
+
+@pytest.mark.parametrize(
+    ("holds_draft", "degraded"),
+    [(True, False), (False, True)],
+    ids=["full", "gone"],
+)
+async def test_drafts_without_a_free_slot_are_full_if_one_is_in_use_and_gone_otherwise(
+    holds_draft: bool, degraded: bool
+):
+    placement, readings = FakePlacement((0,) * 8, Faults(draft_wrong=0.0)), Readings(has_draft=True)
+    prober = Prober(placement, readings, holds_draft=lambda: holds_draft)
+    readings.target = await prober.read("target", prober.probe_target, readings.target)
+    readings.draft = await prober.read("draft", prober.probe_drafts, readings.draft)
+    assert readings.readiness() == Readiness(True, degraded=False, reasons=())
+    placement.faults = Faults(no_draft_slots=True)
+    readings.draft = await prober.read("draft", prober.probe_drafts, readings.draft)
+    assert readings.readiness().degraded is degraded
+
+
+async def test_drafts_that_hang_are_gone_in_seconds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(readiness, "DRAFT_PROBE_S", 0.01)
+    placement, readings = FakePlacement((0,) * 8, Faults(draft_wrong=0.0)), Readings(has_draft=True)
+    prober = Prober(placement, readings)
+    assert await prober.read("draft", prober.probe_drafts, None) is None
+    hangs = asyncio.Event()
+    monkeypatch.setattr(placement, "dawdle", lambda role: hangs.wait())
+    assert "no draft answered within" in str(await prober.read("draft", prober.probe_drafts, None))
+
+
+async def test_a_full_target_does_not_keep_the_drafts_reading_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(readiness, "RUNNING_DRAFT_S", 0.001)
+    placement, readings = FakePlacement((0,) * 8, Faults(draft_wrong=0.0)), Readings(has_draft=True)
+    waits = asyncio.Event()
+
+    async def attach_target(call: OpenCall) -> None:
+        await waits.wait()
+
+    monkeypatch.setattr(placement, "attach_target", attach_target)
+    probing = asyncio.create_task(Prober(placement, readings).run())
+    async with asyncio.timeout(10.0):
+        while placement.num_attached["draft"] < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    probing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await probing
+
+
+def test_the_word_about_lost_drafts_comes_within_five_seconds():
+    """A pause between probes, then a probe of which the lease is the first part."""
+    assert readiness.RUNNING_DRAFT_S + max(readiness.DRAFT_PROBE_S, DRAFT_LEASE_TIMEOUT_S) < 5.0
