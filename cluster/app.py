@@ -22,8 +22,11 @@ from services.observability.board import BoardDeployment
 from services.orchestrator.deployment import Orchestrator
 from services.worker.deployment import Worker
 
-PROBES = 32
-"""Requests beside generations that one orchestrator replica takes: health, models, refusals."""
+ANSWERED_AT_ONCE = 2000
+"""Requests beside generations that one orchestrator replica takes: health, models, refusals. The replica itself refuses
+what is too much, in milliseconds; so Serve's queue in front of it stays empty and health never waits behind a crowd."""
+BACKLOG = 500
+"""Requests that may wait in Serve for a replica that takes no more; Serve answers 503 to further ones at once."""
 
 
 def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
@@ -38,7 +41,8 @@ def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
         name="orchestrator",
         num_replicas=config.orchestrator.replicas,
         ray_actor_options=topology.gateway_options(config, topology.ORCHESTRATOR_CPUS),
-        max_ongoing_requests=config.max_ongoing_requests + config.max_queued_requests + PROBES,
+        max_ongoing_requests=config.max_ongoing_requests + config.max_queued_requests + ANSWERED_AT_ONCE,
+        max_queued_requests=BACKLOG,
         graceful_shutdown_timeout_s=config.request_timeout_s,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=5,

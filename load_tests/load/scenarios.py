@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 
 from adasd.errors import ConfigError
@@ -11,6 +11,7 @@ from adasd.requests import Mode
 from load_tests.load import arrivals, request_mix
 from load_tests.load.answers import Ask
 from load_tests.load.knee import find_knee
+from load_tests.load.overload import OVERLOAD, asking_health, judge
 from load_tests.load.stage import Stage
 
 MODES = (Mode.OFF, Mode.EXACT, Mode.ADAPTIVE)
@@ -80,6 +81,20 @@ async def burst(stage: Stage) -> None:
     await stage.generator.open_loop("burst", times_s, request_mix.whole(), rate + size / 10.0)
     await stage.settle()
     stage.expect_no_failure("requests", stage.of("burst"))
+
+
+async def overload(stage: Stage) -> None:
+    """Ten times a rate that holds (--rate): each request has an answer, refusals and /health come at once."""
+    rate_per_s, seconds = stage.options.rate_per_s or 8.0, stage.options.seconds or 20.0
+    for name, factor in (("below the knee", 1.0), (OVERLOAD, 10.0)):
+        times_s = arrivals.poisson(factor * rate_per_s, seconds, stage.options.seed)
+        async with asking_health(stage.server.url) as health_s:
+            await stage.generator.open_loop(name, times_s, request_mix.whole(), factor * rate_per_s)
+        await stage.settle()
+    judged = judge(stage.of("below the knee"), stage.of(OVERLOAD), health_s)
+    stage.found["overload"] = asdict(judged)
+    stage.notes.append(str(judged))
+    stage.problems.extend(judged.problems())
 
 
 async def long_prompts(stage: Stage) -> None:
@@ -156,6 +171,7 @@ SCENARIOS = {
         Scenario("steady", _about(steady), steady, judge_objective=True),
         Scenario("ramp", _about(ramp), ramp),
         Scenario("burst", _about(burst), burst),
+        Scenario("overload", _about(overload), overload),
         Scenario("long-prompts", _about(long_prompts), long_prompts),
         Scenario("mixed", _about(mixed), mixed, judge_objective=True),
         Scenario("cancellations", _about(cancellations), cancellations),

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from adasd.errors import Overloaded
 from adasd.methods.policy import Described
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
@@ -93,6 +94,10 @@ class Backend(Protocol):
         Raises an AdasdError before the first event if the request is refused (Overloaded, InvalidRequest), later
         if the answer failed. Closing or cancelling the iterator cancels the request and frees its slots.
         """
+        ...
+
+    def refusal(self) -> Overloaded | None:
+        """Why a request that comes now is refused, whatever it asks for; None if it may run or wait."""
         ...
 
     def abort(self, request_id: str) -> bool:

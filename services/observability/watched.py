@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from adasd.errors import Overloaded
 from adasd.ports import Clock
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
@@ -38,6 +39,9 @@ class WatchedBackend:
                 raise
             finally:
                 self._tell(RequestEnded(name, self._clock(), complete, failure))
+
+    def refusal(self) -> Overloaded | None:
+        return self._inner.refusal()
 
     def abort(self, request_id: str) -> bool:
         return self._inner.abort(request_id)

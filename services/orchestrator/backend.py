@@ -90,9 +90,8 @@ class OrchestratorBackend:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
         """Chunks, one per verdict, then Complete; closing it gives both slots back."""
-        limit = self.config.max_ongoing_requests + self.config.max_queued_requests
-        if len(self.runners) >= limit:
-            raise Overloaded(f"{limit} requests are running or waiting already, the limit of this replica")
+        if (refusal := self.refusal()) is not None:
+            raise refusal
         if request.request_id in self.runners:
             raise InvalidRequest(f"a request with id {request.request_id!r} is running already", "request_id")
         placement = AdmittedPlacement(self.placement, self.queue)
@@ -105,6 +104,13 @@ class OrchestratorBackend:
         finally:
             del self.runners[request.request_id]
             await events.aclose()
+
+    def refusal(self) -> Overloaded | None:
+        """Of a request that comes now, if as many run or wait as may."""
+        limit = self.config.max_ongoing_requests + self.config.max_queued_requests
+        if len(self.runners) >= limit:
+            return Overloaded(f"{limit} requests are running or waiting already, the limit of this replica")
+        return self.queue.refusal() if self.queue.max_queued and self.queue.is_full else None
 
     def abort(self, request_id: str) -> bool:
         """End a running answer; False if there is none of that id."""

@@ -174,6 +174,8 @@ async def _respond(
     read: Reader[BodyT],
     shape: Shape,
 ) -> Response:
+    if (refusal := backend.refusal()) is not None:  # before the body costs anything
+        raise refusal
     raw = await read_body(request, limits.max_body_bytes)
     answer_id = f"{shape.id_prefix}{request_id_of(request.scope)}"
     session = f"{answer_id}.{uuid.uuid4().hex[:8]}"  # clients may use an id of their own twice

@@ -57,6 +57,7 @@ class FakeBackend:
         self.idle.set()
         self.may_give_back = asyncio.Event()  # clear it, and slots take until it is set to be given back
         self.may_give_back.set()
+        self.is_full = False
         self.aborted = {}  # running request id -> whether it was aborted
         self.config = SpeculationConfig(max_draft_tokens=8)
 
@@ -68,6 +69,9 @@ class FakeBackend:
 
     def models(self):
         return [ServedModel(MODEL, self.context_len, 1_700_000_000, "target", "draft")]
+
+    def refusal(self):
+        return Overloaded("too many wait already", 2.5) if self.is_full else None
 
     def abort(self, request_id):
         running = request_id in self.aborted

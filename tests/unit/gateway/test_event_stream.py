@@ -100,6 +100,13 @@ async def test_a_refusal_before_the_first_event_has_its_own_status(door):
     assert response.json()["error"]["code"] == "overloaded"
 
 
+async def test_a_full_server_refuses_before_it_reads_the_body(door):
+    door.backend.is_full = True
+    response = await door.post("/v1/chat/completions", {"messages": "not even valid"})
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "3")
+    assert (await door.client.get(f"{door.address}/health")).status_code == 200
+
+
 @pytest.mark.parametrize(("word", "code"), [("break", "worker_lost"), ("crash", None)])
 async def test_a_failure_after_the_status_is_an_event_and_then_done(door, word, code, caplog):
     chunks = await door.chunks("/v1/completions", prompt=f"{word} the cat sat on the mat and the dog")

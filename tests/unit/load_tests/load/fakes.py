@@ -52,6 +52,9 @@ class FakeServer:
         self.scrambled: Iterator[str] | None = None  # what it says instead
         self.num_left = self.num_told = 0  # clients that left, and that heard all
 
+    async def health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
     async def ready(self, _: web.Request) -> web.Response:
         body = {"ready": self.is_ready, "reasons": [] if self.is_ready else ["the target loads"]}
         return web.json_response(body, status=200 if self.is_ready else 503)
@@ -94,6 +97,7 @@ async def serving() -> AsyncIterator[tuple[FakeServer, web.AppRunner]]:
     app = web.Application()
     app.add_routes(
         [
+            web.get("/health", fake.health),
             web.get("/ready", fake.ready),
             web.get("/metrics", fake.metrics),
             web.post("/v1/chat/completions", fake.chat),

@@ -1,0 +1,104 @@
+"""What has to hold when far more is asked than can be served: everybody gets a status, and soon."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from load_tests.load.answers import Outcome, Reply
+from load_tests.load.generator import percentile
+
+OVERLOAD = "overload"
+ASK_HEALTH_EVERY_S = 0.1
+HEALTH_TIMEOUT_S = 30.0
+REFUSED_WITHIN_S = 0.2
+HEALTH_WITHIN_S = 0.1
+FIRST_TOKEN_RATIO = 1.5
+"""Of those that are admitted, to that below the knee."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverloadFigures:
+    """99th percentiles in seconds; None of nothing."""
+
+    num_answered: int
+    num_refused: int
+    num_without_status: int  # failed, or cut at the end
+    refused_p99_s: float | None
+    health_p99_s: float | None
+    first_token_p99_s: float | None  # of the admitted
+    first_token_below_p99_s: float | None  # below the knee
+
+    def problems(self) -> Iterator[str]:
+        """What must not be, one sentence each."""
+        if self.num_without_status:
+            yield f"{self.num_without_status} requests ended without a whole answer and without a refusal"
+        if not self.num_answered:
+            yield "nothing was answered under overload"
+        if (self.refused_p99_s or 0.0) > REFUSED_WITHIN_S:
+            yield f"refusals took {1e3 * (self.refused_p99_s or 0):.0f} ms (p99), the limit is 200 ms"
+        if self.health_p99_s is None or self.health_p99_s > HEALTH_WITHIN_S:
+            yield f"/health took {1e3 * (self.health_p99_s or 0):.0f} ms (p99), the limit is 100 ms"
+        now_s, below_s = self.first_token_p99_s, self.first_token_below_p99_s
+        if now_s and below_s and now_s > FIRST_TOKEN_RATIO * below_s:
+            yield f"admitted requests waited {now_s / below_s:.1f} times as long for the first token as below the knee"
+
+    def __str__(self) -> str:
+        return (
+            f"overload: {self.num_answered} answered, {self.num_refused} refused ({_ms(self.refused_p99_s)} p99), "
+            f"{self.num_without_status} without a status; first token {_ms(self.first_token_p99_s)} p99, "
+            f"below the knee {_ms(self.first_token_below_p99_s)}; /health {_ms(self.health_p99_s)} p99"
+        )
+
+
+def judge(below: Sequence[Reply], over: Sequence[Reply], health_s: Sequence[float]) -> OverloadFigures:
+    """Figures of the load beyond the knee, beside the first token's time below it."""
+    refused = [reply for reply in over if reply.outcome is Outcome.OVERLOADED]
+    done = [reply for reply in over if reply.outcome is Outcome.DONE]
+    return OverloadFigures(
+        num_answered=len(done),
+        num_refused=len(refused),
+        num_without_status=len(over) - len(done) - len(refused),
+        refused_p99_s=_p99([reply.total_s for reply in refused]),
+        health_p99_s=_p99(health_s),
+        first_token_p99_s=_p99([reply.first_token_s for reply in done]),
+        first_token_below_p99_s=_p99([reply.first_token_s for reply in below]),
+    )
+
+
+@asynccontextmanager
+async def asking_health(url: str) -> AsyncIterator[list[float]]:
+    """Seconds that ``/health`` took, asked again and again meanwhile; HEALTH_TIMEOUT_S for one that failed."""
+    took_s: list[float] = []
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=HEALTH_TIMEOUT_S) as client:
+            while True:
+                began_s = time.monotonic()
+                try:
+                    is_well = (await client.get("/health")).status_code == 200
+                except httpx.HTTPError:
+                    is_well = False
+                took_s.append(time.monotonic() - began_s if is_well else HEALTH_TIMEOUT_S)
+                await asyncio.sleep(ASK_HEALTH_EVERY_S)
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield took_s
+    finally:
+        asking.cancel()
+        await asyncio.wait([asking])
+
+
+def _p99(seconds: Sequence[float | None]) -> float | None:
+    known = sorted(value for value in seconds if value is not None)
+    return percentile(known, 0.99) if known else None
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1e3 * seconds:.0f} ms"
