@@ -10,8 +10,8 @@ Shape letters: K drafted tokens, R entries of a top-k distribution, V vocabulary
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,80 +97,33 @@ class StopRule:
     table: ChanceTable | None = None  # stop once the next token's chance is at most its price
 
 
-@dataclass(frozen=True, slots=True)
-class RelaxBelow:
-    """Accept a token that failed the exact test iff d_JS(p, q) <= ``max_distance`` (base 2, in [0, 1])."""
+Params = Mapping[str, float | tuple[float, ...]]
+"""What an acceptance method decided for one round, by name: numbers and tables of numbers."""
 
-    max_distance: float
-
-
-@dataclass(frozen=True, slots=True)
-class RelaxTable:
-    """Accept with probability ``accept_prob[floor(d * NUM_DISTANCE_BINS)]`` (last bin for d = 1)."""
-
-    accept_prob: tuple[float, ...]  # NUM_DISTANCE_BINS values in [0, 1]
-
-
-class Yardstick(StrEnum):
-    """What the target's probability of a drafted token is measured against; of its law p after masks at T = 1."""
-
-    COLLISION = "collision"  # sum p^2, the probability that the target expects to give its own sample
-    ENTROPY = "entropy"  # exp(-H(p)), the probability of each of exp(H) equally likely tokens
-    LARGEST = "largest"  # max p
+TOKEN, BLOCK = "token", "block"
+"""The exact tests: token by token, and the block as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
-class RelaxOwnLaw:
-    """Accept a token that failed the exact test iff p(x) >= min(``ceiling``, ``min_ratio`` * yardstick(p)).
+class AcceptanceRule:
+    """What the target accepts: what passes an exact test, or an acceptance method as well, within its budgets.
 
-    Needs nothing of the draft's law.
+    ``name`` is ``token``, ``block`` (sampling without a seed only) or that of an acceptance method (adasd.methods),
+    which is asked where the exact test fails, token by token. The exact test follows from the session's
+    SamplingTransform: greedy match, shared noise under a seed, rejection sampling otherwise. A token that the
+    transform forbids is never accepted.
     """
 
-    min_ratio: float  # > 0
-    yardstick: Yardstick = Yardstick.COLLISION
-    ceiling: float = 1.0  # probability that is always enough, (0, 1]
-
-
-@dataclass(frozen=True, slots=True)
-class RelaxTolerance:
-    """Accept a token that failed rejection sampling iff (u - ``tolerance`` (1 - max p)) q(x) < p(x); u is the same.
-
-    Only for sampling without a seed: elsewhere there is no u.
-    """
-
-    tolerance: float  # in [0, 1]
-
-
-@dataclass(frozen=True, slots=True)
-class RelaxDivergence:
-    """Sample from the law pi with the most overlap with q among those with KL(p || pi) <= ``max_divergence``.
-
-    pi = min(max(q, p / b), p / a) with a <= 1 <= b. Only for sampling without a seed: it also moves the law
-    that a rejected token is replaced from.
-    """
-
-    max_divergence: float  # nats, >= 0
-
-
-Relax = RelaxBelow | RelaxTable | RelaxOwnLaw | RelaxTolerance | RelaxDivergence
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptRule:
-    """What the target accepts: the exact test first, then ``relax`` within its budgets.
-
-    The exact test follows from the session's SamplingTransform: greedy match, shared noise under a seed, rejection
-    sampling otherwise. A token that the transform forbids is never accepted. Where the distance decides ``alone``,
-    a refused token is replaced by the target's own sample.
-    """
-
-    relax: Relax | None = None
-    relax_budget: int = 0  # at most so many relaxed tokens in this verdict
-    want_distances: bool = False  # report d_JS of every judged position (needs rows)
-    whole_block: bool = False  # block verification instead of token by token, where sampled; no ``relax``
+    name: str = TOKEN
+    params: Params = field(default_factory=dict)  # of the acceptance method
+    relax_budget: int = 0  # tokens that this verdict may accept by relaxation at most
+    want_distances: bool = False  # report d_JS of every judged position (needs the draft's distributions)
     max_distortion: float = math.inf  # total variation that relaxation may cost in this verdict
-    processed: bool = False  # distances of the transformed laws instead of those after masks at temperature 1
-    alone: bool = False  # the distance decides in place of the exact test, as far as the budgets go
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing is relaxed."""
+        return self.name in (TOKEN, BLOCK)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,7 +190,7 @@ class VerifyCall:
     feed: tuple[int, ...]
     block: tuple[int, ...] = ()
     distributions: DraftDistributions | None = None
-    rule: AcceptRule = field(default_factory=AcceptRule)
+    rule: AcceptanceRule = field(default_factory=AcceptanceRule)
     confidences: tuple[float, ...] = ()  # the draft's, of the block; without them it is never cut
     assuming: Assumption | None = None
 

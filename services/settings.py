@@ -26,7 +26,7 @@ import yaml
 
 from adasd.control import draft_sources
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.methods.registry import acceptance_policy, drafting_policy
+from adasd.methods.registry import acceptance_method, drafting_method
 from services import api_keys, otel_environment
 from services.config import ServeConfig, TierConfig
 from services.naming import served_as
@@ -477,7 +477,7 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
     for origin in config.cors_origins:
         if origin != "*" and not ORIGIN.fullmatch(origin):
             yield f"cors_origins names {origin!r:.80}; an origin is http(s)://host or http(s)://host:port, or *"
-    for name, find in (("drafting", drafting_policy), ("acceptance", acceptance_policy)):
+    for name, find in (("drafting", drafting_method), ("acceptance", acceptance_method)):
         chosen = getattr(config.speculation, name)
         try:
             chosen is None or find(chosen)

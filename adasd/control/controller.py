@@ -13,7 +13,7 @@ the same for all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil, floor, isfinite
 from typing import Any
 
@@ -25,27 +25,31 @@ from adasd.control.estimators import Estimates
 from adasd.control.load_cap import under_load
 from adasd.control.lookahead import drafting_ahead_pays, preparing_for_rejection_pays
 from adasd.control.options import EffectiveSpeculation, check_config, check_transform, resolve
-from adasd.methods.policy import PLAIN, Plan, RoundOutlook
-from adasd.methods.registry import acceptance_policy, drafting_policy
+from adasd.methods.policy import RoundOutlook
+from adasd.methods.registry import acceptance_method, drafting_method
 from adasd.requests import Mode, SpeculationOptions
-from adasd.rounds import (
-    NUM_DISTANCE_BINS,
-    AcceptRule,
-    Relax,
-    RelaxBelow,
-    RelaxTable,
-    RoundCompleted,
-    SamplingTransform,
-    StopRule,
-)
+from adasd.rounds import BLOCK, TOKEN, AcceptanceRule, Params, RoundCompleted, SamplingTransform, StopRule
 
-__all__ = ["Controller", "EffectiveSpeculation", "SessionController"]
+__all__ = ["PLAIN", "Controller", "EffectiveSpeculation", "Plan", "SessionController"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The rules of one round; ``draft.max_tokens == 0`` means that it is a plain one."""
+
+    draft: StopRule
+    accept: AcceptanceRule
+    ahead: bool = False  # the draft may go on behind the block while the target judges it
+    instead: bool = False  # it may prepare for the block's rejection meanwhile
+
+
+PLAIN = Plan(StopRule(0), AcceptanceRule())
 
 
 class Controller:
     """What all requests of one pair of models share.
 
-    Learned states are kept per source, per policy and per circumstance under which it means the same: drafting
+    Learned states are kept per source, per method and per circumstance under which they mean the same: drafting
     by mode (relaxation moves T_G), acceptance by a bucket of temperature (it changes who passes the exact test).
     ``tiers`` are the names of the draft models, the preferred one first.
     """
@@ -84,14 +88,14 @@ class Controller:
         self, source: str, effective: EffectiveSpeculation, transform: SamplingTransform
     ) -> Any:
         """The process's state of the request's drafting policy, for requests that sample alike."""
-        start = drafting_policy(effective.drafting).start
+        start = drafting_method(effective.drafting).start
         key = source, effective.drafting, effective.mode, _bucket(transform)
         return self._drafting.setdefault(key, start(None))
 
     def acceptance_state(self, source: str, name: str, transform: SamplingTransform) -> Any:
         """The process's state of the acceptance policy of that name."""
         return self._acceptance.setdefault(
-            (source, name, _bucket(transform)), acceptance_policy(name).start(None)
+            (source, name, _bucket(transform)), acceptance_method(name).start(None)
         )
 
     def bypass(self, source: str) -> Bypass:
@@ -113,12 +117,12 @@ class Controller:
         self._target = estimates
         if effective.mode is Mode.OFF:
             return
-        drafting = drafting_policy(effective.drafting)
+        drafting = drafting_method(effective.drafting)
         state = drafting.learn(self.drafting_state(source, effective, transform), round)
         self._drafting[source, effective.drafting, effective.mode, _bucket(transform)] = state
         if effective.relaxation is None or (transform.seed is not None and not transform.greedy):
             return  # shared noise passes other tokens than rejection sampling: labels of another kind
-        acceptance = acceptance_policy(effective.relaxation)
+        acceptance = acceptance_method(effective.relaxation)
         state = acceptance.learn(self.acceptance_state(source, effective.relaxation, transform), round)
         self._acceptance[source, effective.relaxation, _bucket(transform)] = state
 
@@ -142,11 +146,11 @@ class SessionController:
         self._controller = controller
         self._transform = transform
         self._row_len = controller.config.row_len if self._needs_rows(effective, transform) else 0
-        self.alone = effective.mode is Mode.ADAPTIVE and transform.seed is not None
+        self.isolated = effective.mode is Mode.ADAPTIVE and transform.seed is not None
         self._num_rounds = 0
-        self._drafting = drafting_policy(effective.drafting)
+        self._drafting = drafting_method(effective.drafting)
         self._distortion = 0.0
-        self._acceptance = acceptance_policy(effective.relaxation) if effective.relaxation else None
+        self._acceptance = acceptance_method(effective.relaxation) if effective.relaxation else None
         self._task = task_of(prompt)
         self._failed: set[str] = set()
         self._planned = False  # was the round under way to draft?
@@ -155,7 +159,7 @@ class SessionController:
 
     def _begin(self, source: str) -> None:
         """Start from what is known of a source; alone, from nothing (it must not follow the clock either)."""
-        controller, effective, alone = self._controller, self.effective, self.alone
+        controller, effective, alone = self._controller, self.effective, self.isolated
         self.source, self._own = source, NOTHING
         self._own_rounds = 0
         self._bypass = controller.bypass(source) if effective.may_bypass and not alone else None
@@ -165,7 +169,9 @@ class SessionController:
         self._acceptance_state = None
         if self._acceptance is not None:
             shared = (
-                None if alone else controller.acceptance_state(source, self._acceptance.name, self._transform)
+                None
+                if alone
+                else controller.acceptance_state(source, effective.relaxation or "", self._transform)
             )
             self._acceptance_state = self._acceptance.start(shared)
 
@@ -180,11 +186,11 @@ class SessionController:
         selector = self._controller.selector
         if not self.chooses:
             return self.effective.draft or selector.candidates[0]
-        return selector.candidates[0] if self.alone else selector.first(self._task)
+        return selector.candidates[0] if self.isolated else selector.first(self._task)
 
     def another_source(self, remaining_tokens: int) -> str | None:
         """A source that would serve the rest of the answer clearly better; None to stay."""
-        if not self.chooses or self.alone or self._own_rounds < OWN_ROUNDS:
+        if not self.chooses or self.isolated or self._own_rounds < OWN_ROUNDS:
             return None
         self._own_rounds = 0  # asked again after as many
         return self._controller.selector.better(
@@ -200,7 +206,7 @@ class SessionController:
     def source_failed(self, source: str) -> str:
         """The source that is to be tried next: another one if this request leaves the choice."""
         self._failed.add(source)
-        if not self.chooses or self.alone:
+        if not self.chooses or self.isolated:
             return source
         if self._failed.issuperset(self._controller.selector.candidates):
             self._failed = {source}
@@ -217,7 +223,7 @@ class SessionController:
     @staticmethod
     def _needs_rows(effective: EffectiveSpeculation, transform: SamplingTransform) -> bool:
         """Distances and rejection sampling need the draft's law; greedy match and shared noise do not."""
-        by_distance = effective.relaxation and acceptance_policy(effective.relaxation).needs_distances
+        by_distance = effective.relaxation and acceptance_method(effective.relaxation).needs_distances
         return bool(by_distance) or (not transform.greedy and transform.seed is None)
 
     def plan(self, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> Plan:
@@ -282,13 +288,10 @@ class SessionController:
     @property
     def acceptance_threshold(self) -> float | None:
         """Largest distance accepted with at least even odds now; None: nothing is relaxed by distance."""
-        relax = self._relaxation(self._any_outlook())
-        if isinstance(relax, RelaxBelow):
-            return relax.max_distance
-        if not isinstance(relax, RelaxTable):
+        if self._acceptance is None:
             return None
-        accepted = [i for i, chance in enumerate(relax.accept_prob) if chance >= 0.5]
-        return (accepted[-1] + 1) / NUM_DISTANCE_BINS if accepted else None
+        params = self._decision(self._any_outlook())
+        return None if params is None else self._acceptance.largest_distance(params)
 
     @property
     def distortion(self) -> float:
@@ -323,21 +326,18 @@ class SessionController:
         cap = self.effective.max_draft_tokens
         return self._outlook(cap, cap + 1, 0, 0)
 
-    def _relaxation(self, outlook: RoundOutlook) -> Relax | None:
+    def _decision(self, outlook: RoundOutlook) -> Params | None:
         return self._acceptance.decide(self._acceptance_state, outlook) if self._acceptance else None
 
-    def _accept(self, draft: StopRule, outlook: RoundOutlook) -> AcceptRule:
+    def _accept(self, draft: StopRule, outlook: RoundOutlook) -> AcceptanceRule:
         """Exact, or relaxed within the share of the answer that the request allows."""
         if self._acceptance is None:
-            return AcceptRule(whole_block=self.effective.whole_block)
+            return AcceptanceRule(BLOCK if self.effective.whole_block else TOKEN)
+        wants = self._acceptance.needs_distances
+        params = self._decision(outlook)
+        if params is None:
+            return AcceptanceRule(want_distances=wants)
         allowed = floor(self.effective.max_relaxed_fraction * (outlook.num_emitted + draft.max_tokens))
-        budget = max(0, allowed - outlook.num_relaxed)
-        relax = self._relaxation(outlook)
-        return AcceptRule(
-            relax,
-            budget if relax else 0,
-            self._acceptance.needs_distances,
-            max_distortion=max(0.0, self.effective.max_distortion - self._distortion),
-            processed=self._acceptance.processed,
-            alone=self._acceptance.alone,
-        )
+        left = max(0, allowed - outlook.num_relaxed)
+        distortion = max(0.0, self.effective.max_distortion - self._distortion)
+        return AcceptanceRule(self._acceptance.name, params, left, wants, distortion)

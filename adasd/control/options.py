@@ -10,12 +10,13 @@ from adasd.config import SpeculationConfig
 from adasd.control import draft_sources
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.methods.registry import (
-    ACCEPTANCE,
     DEFAULT_DRAFTING,
-    EXACT_RULES,
-    acceptance_policy,
-    drafting_policy,
-    exact_rule,
+    EXACT_TESTS,
+    acceptance_method,
+    acceptance_methods,
+    drafting_method,
+    exact_test,
+    spelled,
 )
 from adasd.requests import Mode, SpeculationOptions
 from adasd.rounds import SamplingTransform
@@ -44,7 +45,7 @@ class EffectiveSpeculation:
 
     @property
     def relaxation(self) -> str | None:
-        """The acceptance policy that relaxes; None: nothing is relaxed."""
+        """The acceptance method that relaxes; None: nothing is relaxed."""
         return self.acceptance if self.mode is Mode.ADAPTIVE else None
 
     @property
@@ -62,11 +63,11 @@ def resolve(
     """
     mode = _mode(options, config, tiers)
     draft = _draft(options, config, tiers)
-    policy = drafting_policy(options.drafting or config.drafting or DEFAULT_DRAFTING[mode])
+    method = drafting_method(options.drafting or config.drafting or DEFAULT_DRAFTING[mode])
     cap = config.max_draft_tokens
     block = options.max_draft_tokens
     if block is None:
-        block = min(policy.default_block or cap, cap)
+        block = min(method.default_block or cap, cap)
     if not 1 <= block <= cap:
         raise InvalidRequest(
             f"max_draft_tokens is {block}, but this deployment drafts 1 to {cap} tokens per block; "
@@ -91,9 +92,11 @@ def resolve(
     if mode is not Mode.ADAPTIVE:
         rule = _exact_acceptance(options, config, mode)
         source = None if mode is Mode.OFF else draft
-        return EffectiveSpeculation(mode, policy.name, rule, block, 0.0, may_bypass, source, 0.0)
-    acceptance = acceptance_policy(options.acceptance or config.acceptance).name
-    return EffectiveSpeculation(mode, policy.name, acceptance, block, fraction, may_bypass, draft, distortion)
+        return EffectiveSpeculation(mode, spelled(method), rule, block, 0.0, may_bypass, source, 0.0)
+    acceptance = spelled(acceptance_method(options.acceptance or config.acceptance))
+    return EffectiveSpeculation(
+        mode, spelled(method), acceptance, block, fraction, may_bypass, draft, distortion
+    )
 
 
 def check_transform(
@@ -101,12 +104,10 @@ def check_transform(
 ) -> EffectiveSpeculation:
     """What holds for a request that samples so.
 
-    Rules that act on rejection sampling have nothing to do where tokens are matched (greedy, seeded): named by
-    the request they are refused, as the deployment's default they give way to the plain exact test.
+    Block verification acts on rejection sampling and has nothing to do where tokens are matched (greedy, seeded):
+    named by the request it is refused, as the deployment's default it gives way to the test token by token.
     """
-    if effective.acceptance is None or not (transform.greedy or transform.seed is not None):
-        return effective
-    if effective.mode is Mode.ADAPTIVE and not acceptance_policy(effective.acceptance).only_sampled:
+    if not effective.whole_block or not (transform.greedy or transform.seed is not None):
         return effective
     if options.acceptance is not None:
         kind = "greedy decoding" if transform.greedy else "a seed"
@@ -115,7 +116,7 @@ def check_transform(
             "matched instead; sample without a seed, or leave it out",
             "speculation.acceptance",
         )
-    return replace(effective, mode=Mode.EXACT, acceptance=None, max_relaxed_fraction=0.0, max_distortion=0.0)
+    return replace(effective, acceptance=None)
 
 
 def check_config(config: SpeculationConfig) -> None:
@@ -149,15 +150,15 @@ def _draft(options: SpeculationOptions, config: SpeculationConfig, tiers: Sequen
 
 def _exact_acceptance(options: SpeculationOptions, config: SpeculationConfig, mode: Mode) -> str | None:
     """Which exact rule; None is token by token, the rule that serves every request."""
-    names = [rule.name for rule in EXACT_RULES]
+    names = [test.name for test in EXACT_TESTS]
     name = options.acceptance
     if mode is Mode.OFF or (name is not None and name not in names):
         if name is None:
             return None
         raise InvalidRequest(
             f"acceptance {name!r} does not go with mode {mode.value!r}; mode 'exact' knows {', '.join(names)}, "
-            f"mode 'adaptive' {', '.join(sorted(policy.name for policy in ACCEPTANCE))}",
+            f"mode 'adaptive' {', '.join(method.name for method in acceptance_methods())}",
             "speculation.acceptance",
         )
-    chosen = exact_rule(name or config.verification).name
+    chosen = exact_test(name or config.verification).name
     return None if chosen == "token" else chosen

@@ -18,7 +18,7 @@ from adasd.drafters.index import Guess, Index
 from adasd.errors import StaleCache
 from adasd.ports import Clock
 from adasd.rounds import DraftBlock, DraftCall, DraftDistributions
-from adasd.specdec.stop_rule import stops
+from adasd.stop_rule import stops
 
 PIECE = 512
 """Tokens that are indexed at once: under a millisecond or so, however long the prompt."""

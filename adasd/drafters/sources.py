@@ -102,7 +102,7 @@ class DraftSources:
 
     async def _attach(self, source: str, call: OpenCall) -> Drafter:
         if source in LOOKUPS:
-            return LookupDrafter(self._lookups.lookup(source, alone=self._controller.alone))
+            return LookupDrafter(self._lookups.lookup(source, alone=self._controller.isolated))
         if source == SELF:
             return SelfDrafter(lambda: self._target)
         return await self.inner.attach_draft(call, source)

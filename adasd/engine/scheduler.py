@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from adasd.config import EngineConfig
 from adasd.cost_table import CostTable
 from adasd.engine.work import SHORT_FEED, DraftWork, StepInput, VerifyWork, Work
-from adasd.specdec.budget import share, share_by_cost
+from adasd.specdec.verification_budget import share, share_by_cost
 
 CROWDED_SHARE = 4
 """Optimistic drafting yields while more than one in so many slots has committed work waiting."""

@@ -15,7 +15,7 @@ from adasd.engine.cache.slots import Slot
 from adasd.errors import StaleCache
 from adasd.results import TokenLogprob
 from adasd.rounds import DraftBlock, DraftCall, DraftDistributions, SamplingTransform, Verdict, VerifyCall
-from adasd.specdec.stop_rule import stops
+from adasd.stop_rule import stops
 
 SHORT_FEED = 32
 """A call that needs at most so many tokens beside its block counts as running, not as a prompt to be chunked."""

@@ -11,7 +11,7 @@ from adasd.evaluate.methods import method
 from adasd.evaluate.plots import COLOURS, Line, Point, chart, scatter
 from adasd.evaluate.report import Report
 from adasd.evaluate.table import COLUMNS, cells, known
-from adasd.methods.registry import acceptance_policy
+from adasd.methods.registry import acceptance_method
 from adasd.requests import Mode
 
 STYLE = """
@@ -33,11 +33,10 @@ FAMILIES = {
     "plain decoding": COLOURS[5],
     "static, exact": COLOURS[5],
     "adaptive drafting, exact": COLOURS[0],
-    "relaxed by the distance of the laws": COLOURS[1],
-    "relaxed by the target's own law": COLOURS[2],
-    "rejection sampling made lenient": COLOURS[3],
+    "relaxed by the distance": COLOURS[1],
+    "relaxed by the target's probability": COLOURS[2],
 }
-SHOWN = ("static-16", "adasd", "adaedl", "adasd+posterior", "adasd+collision", "adaedl+collision")
+SHOWN = ("static-16", "adasd", "adaedl", "adasd+adasd", "adasd+collision", "adaedl+collision")
 """Methods of the line plots, as far as they were run."""
 
 
@@ -59,11 +58,8 @@ def family(name: str) -> str:
         return "plain decoding"
     if options.mode is Mode.EXACT:
         return "static, exact" if options.drafting == "static" else "adaptive drafting, exact"
-    policy = acceptance_policy(options.acceptance or "")
-    if policy.only_sampled:
-        return "rejection sampling made lenient"
-    by_distance = policy.needs_distances
-    return "relaxed by the distance of the laws" if by_distance else "relaxed by the target's own law"
+    by_distance = acceptance_method(options.acceptance or "").needs_distances
+    return "relaxed by the distance" if by_distance else "relaxed by the target's probability"
 
 
 def front(rows: Sequence[Figures], ratio_index: int) -> set[str]:

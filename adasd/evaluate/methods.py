@@ -1,4 +1,4 @@
-"""Methods by name: ``off``, a drafting policy (``adasd``, ``static-8``), or one with ``+acceptance`` or ``+block``.
+"""Methods by name: ``off``, a drafting method (``adasd``, ``static-8``), or one with ``+acceptance`` or ``+block``.
 
 Behind each may stand where blocks come from: ``adasd@suffix``, ``static-5@tiny``, ``adasd+collision@auto``.
 """
@@ -9,18 +9,19 @@ from dataclasses import dataclass, replace
 
 from adasd.errors import InvalidRequest
 from adasd.methods.registry import (
-    ACCEPTANCE,
-    DRAFTING,
-    EXACT_RULES,
-    acceptance_policy,
-    drafting_policy,
-    exact_rule,
+    EXACT_TESTS,
+    acceptance_method,
+    acceptance_methods,
+    drafting_method,
+    drafting_methods,
+    exact_test,
+    spelled,
 )
 from adasd.requests import Mode, SpeculationOptions
+from adasd.rounds import TOKEN
 
 STATIC_LENGTHS = (2, 3, 4, 5, 7, 8, 16)
 PLAIN = "off"
-TOKEN = "token"  # the exact rule that serves every kind of sampling
 BY_THE_CLOCK = ("goodput", "on-the-fly", "adasd-goodput")
 
 
@@ -44,9 +45,7 @@ class Method:
         acceptance = self.options.acceptance
         if temperature > 0 or acceptance is None:
             return True
-        if self.options.mode is Mode.EXACT:
-            return exact_rule(acceptance).name == TOKEN
-        return not acceptance_policy(acceptance).only_sampled
+        return self.options.mode is not Mode.EXACT or exact_test(acceptance).name == TOKEN
 
 
 def method(name: str, max_relaxed_fraction: float | None = None) -> Method:
@@ -71,29 +70,29 @@ def method(name: str, max_relaxed_fraction: float | None = None) -> Method:
                 f"{name!r} is no static length; write static-1 to static-{max(STATIC_LENGTHS)}", "methods"
             )
         drafting, length = "static", int(number)
-    policy = drafting_policy(drafting).name
+    method_name = spelled(drafting_method(drafting))
     if not plus:
-        return Method(name, SpeculationOptions(Mode.EXACT, policy, None, length))
-    if acceptance in (rule.name for rule in EXACT_RULES):
-        return Method(name, SpeculationOptions(Mode.EXACT, policy, acceptance, length))
-    relaxed = acceptance_policy(acceptance).name
-    return Method(name, SpeculationOptions(Mode.ADAPTIVE, policy, relaxed, length, max_relaxed_fraction))
+        return Method(name, SpeculationOptions(Mode.EXACT, method_name, None, length))
+    if acceptance in (test.name for test in EXACT_TESTS):
+        return Method(name, SpeculationOptions(Mode.EXACT, method_name, acceptance, length))
+    relaxed = spelled(acceptance_method(acceptance))
+    return Method(name, SpeculationOptions(Mode.ADAPTIVE, method_name, relaxed, length, max_relaxed_fraction))
 
 
 def all_names() -> list[str]:
-    """Plain decoding, the static baselines, every drafting policy, every acceptance rule under ``adasd``.
+    """Plain decoding, the static baselines, every drafting method, every acceptance method under ``adasd``.
 
     What follows the clock comes last: under sampling each method draws on from the one before.
     """
-    drafting = [policy.name for policy in DRAFTING if policy.name not in ("static", *BY_THE_CLOCK)]
+    drafting = [one.name for one in drafting_methods() if one.name not in ("static", *BY_THE_CLOCK)]
     return [
         PLAIN,
         *(f"static-{length}" for length in STATIC_LENGTHS),
         *drafting,
-        *(f"adasd+{policy.name}" for policy in ACCEPTANCE),
+        *(f"adasd+{one.name}" for one in acceptance_methods()),
         "static-8+block",
         "adasd+block",
-        "static-5+posterior",
+        "static-5+adasd",
         "static-5+collision",
         "adaedl+collision",
         *BY_THE_CLOCK,

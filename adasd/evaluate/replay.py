@@ -17,7 +17,7 @@ from adasd.evaluate.methods import Method
 from adasd.evaluate.traces import Signal, Trace
 from adasd.requests import Mode
 from adasd.rounds import DraftBlock, RoundCompleted, SamplingTransform, StopRule, Verdict
-from adasd.specdec.stop_rule import stops
+from adasd.stop_rule import stops
 
 NUM_RESAMPLES = 2000
 """Bootstrap resamples of an interval."""

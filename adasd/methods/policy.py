@@ -1,18 +1,27 @@
-"""What a policy is: a frozen, stateless object that answers questions about a state that it is handed.
+"""What a method is: a frozen, stateless object that answers questions about a state that it is handed.
 
 ``start`` makes a request's state, ``decide`` reads it, ``learn`` returns the next one. The state that all
-requests share is a state of the same policy, fed with every request's rounds; ``start(shared)`` says what a
-new request takes over from it, ``start(None)`` starts from nothing (process start, or a request whose rule
-may depend on nothing but itself).
+requests share is a state of the same method, fed with every request's rounds; ``start(shared)`` says what a
+new request takes over from it, ``start(None)`` starts from nothing (process start, or a request whose answer
+may depend on nothing but itself). A method's fields are its parameters; their defaults are the published ones
+where there are any.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from adasd.cost_table import CostTable
-from adasd.rounds import AcceptRule, Relax, RoundCompleted, StopRule
+from adasd.rounds import Params, RoundCompleted, StopRule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from adasd.specdec.relaxation import RelaxationBatch
+    from adasd.specdec.verify_reference import ReferenceBlock
 
 State = TypeVar("State")
 
@@ -22,7 +31,7 @@ SHARED_FROM = 1.5
 
 @dataclass(frozen=True, slots=True)
 class RoundOutlook:
-    """Everything that a policy may know about a request before a round; times are None until measured."""
+    """Everything that a method may know about a request before a round; times are None until measured."""
 
     max_draft_tokens: int  # tokens that this round may draft, >= 1
     remaining_tokens: int  # tokens that the answer may still get, >= max_draft_tokens + 1
@@ -54,19 +63,6 @@ class RoundOutlook:
         return None not in (self.verify_ms, self.draft_ms, self.hop_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The rules of one round; ``draft.max_tokens == 0`` means that it is a plain one."""
-
-    draft: StopRule
-    accept: AcceptRule
-    ahead: bool = False  # the draft may go on behind the block while the target judges it
-    instead: bool = False  # it may prepare for the block's rejection meanwhile
-
-
-PLAIN = Plan(StopRule(0), AcceptRule())
-
-
 class Described(Protocol):
     """What a method says about itself."""
 
@@ -84,50 +80,86 @@ class Described(Protocol):
         ...
 
 
-class DraftingPolicy(Described, Protocol[State]):
+class DraftingMethod(ABC, Generic[State]):
     """Decides when drafting stops."""
 
-    @property
-    def default_block(self) -> int | None:
-        """Cap in tokens for requests that name none; None takes the deployment's cap."""
-        ...
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    default_block: ClassVar[int | None] = None
+    """Tokens per block for requests that name no maximum; None takes the deployment's."""
 
+    @abstractmethod
     def start(self, shared: State | None) -> State: ...
 
+    @abstractmethod
     def decide(self, state: State, outlook: RoundOutlook) -> StopRule:
         """At most ``outlook.max_draft_tokens`` tokens; 0 for a plain round."""
-        ...
 
+    @abstractmethod
     def learn(self, state: State, round: RoundCompleted) -> State: ...
 
 
-class AcceptancePolicy(Described, Protocol[State]):
-    """Decides which tokens that failed the exact test are accepted all the same."""
+class Bounds(NamedTuple):
+    """The closed range of a parameter on the wire, and its length if it is a table."""
 
-    @property
-    def needs_distances(self) -> bool:
-        """Whether verdicts must report d_JS, which takes the draft's law along with every token."""
-        ...
+    low: float
+    high: float
+    length: int | None = None
 
-    @property
-    def processed(self) -> bool:
-        """Whether d_JS is that of the laws as sampled, rather than after masks at temperature 1."""
-        ...
 
-    @property
-    def alone(self) -> bool:
-        """Whether the distance decides in place of the exact test."""
-        ...
+class AcceptanceMethod(ABC, Generic[State]):
+    """Decides which tokens that failed the exact test are accepted all the same.
 
-    @property
-    def only_sampled(self) -> bool:
-        """Whether it acts on rejection sampling: it serves requests that sample, and without a seed."""
-        ...
+    ``decide`` runs beside the session and sends parameters to the target; ``chance`` evaluates them there, over a
+    batch of sessions, and depends on nothing else. ``reference_chance`` is its slow twin. What a rule costs (the
+    expected total variation to the target's distribution) follows from ``chance``.
+    """
 
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    rule_params: ClassVar[Mapping[str, Bounds]]
+    """The parameters that ``decide`` sends and ``chance`` reads."""
+    needs_distances: ClassVar[bool] = False
+    """Whether it reads the Jensen-Shannon distance, which takes the draft's distributions along with every token."""
+    costs_whole_tokens: ClassVar[bool] = False
+    """Whether each relaxed token costs 1 of ``max_distortion``: where chances depend on tokens behind it."""
+
+    @abstractmethod
     def start(self, shared: State | None) -> State: ...
 
-    def decide(self, state: State, outlook: RoundOutlook) -> Relax | None:
-        """None: exact (nothing is relaxed)."""
-        ...
+    @abstractmethod
+    def decide(self, state: State, outlook: RoundOutlook) -> Params | None:
+        """Parameters of the next round; None: nothing is relaxed."""
 
+    @abstractmethod
     def learn(self, state: State, round: RoundCompleted) -> State: ...
+
+    @staticmethod
+    @abstractmethod
+    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+        """The chance with which each of these tokens is accepted if it fails the exact test: [G, K, N] or [G, K, 1].
+
+        ``ids_GKN`` are N token ids per drafted position of G sessions (the first is the drafted token itself).
+        """
+
+    @staticmethod
+    @abstractmethod
+    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+        """The same for one token at position i of one session's block."""
+
+    @staticmethod
+    def largest_distance(params: Params) -> float | None:
+        """The largest distance at which a token is accepted with at least even odds; None: not by distance."""
+        return None
+
+
+class Stateless:
+    """A method that learns nothing."""
+
+    def start(self, shared: None) -> None:
+        return None
+
+    def learn(self, state: None, round: RoundCompleted) -> None:
+        return None

@@ -1,178 +1,237 @@
-"""Policies by name, each with its published defaults."""
+"""Methods by name: those of this package, of installed packages (entry points ``adasd.methods``), and of ``register``.
+
+A method is chosen by its name, with parameters behind colons where they differ from the defaults:
+``adaedl``, ``adaedl:gamma=0.3``, ``on-the-fly:variant=fsm:initial=3``. An entry point names a module that registers
+its methods when it is imported, so that every process of a deployment has them.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from enum import StrEnum
+from functools import cache, lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, TypeVar, get_type_hints
 
 from adasd.errors import InvalidRequest
-from adasd.methods.acceptance.adasd import Decision, Posterior, PosteriorOptions
-from adasd.methods.acceptance.adasd_v1 import Form, Threshold, ThresholdOptions
-from adasd.methods.acceptance.collision import Collision
-from adasd.methods.acceptance.fixed import Fixed
-from adasd.methods.distance import Laws, Order
-from adasd.methods.drafting.adaedl import Adaedl
-from adasd.methods.drafting.adasd import Adasd, AdasdOptions
-from adasd.methods.drafting.adasd_goodput import AdasdGoodput
-from adasd.methods.drafting.assisted import Heuristic
-from adasd.methods.drafting.calibrated import Calibrated
-from adasd.methods.drafting.confidence import Confidence, DynamicConfidence
-from adasd.methods.drafting.goodput import Goodput
-from adasd.methods.drafting.on_the_fly import OnTheFly, OnTheFlyCached, OnTheFlyFsm
-from adasd.methods.drafting.static import Static
-from adasd.methods.policy import AcceptancePolicy, DraftingPolicy
+from adasd.methods.policy import AcceptanceMethod, DraftingMethod
 from adasd.requests import Mode
-from adasd.rounds import RelaxBelow, RelaxDivergence, RelaxOwnLaw, RelaxTolerance, Yardstick
+from adasd.rounds import BLOCK, TOKEN, AcceptanceRule, Params
 
-FSD_DISTANCE = math.sqrt(0.4 / 2.95 / math.log(2))
-"""FSD's published bound of 0.4 as a distance (base 2). Its code sums the two divergences the wrong way round, which
-is 2.95 times the true value in the median over random laws and has no upper end; the bound is divided by that."""
+ENTRY_POINTS = "adasd.methods"
+PACKAGES = ("adasd.methods.drafting", "adasd.methods.acceptance")
 
-# A registry mixes policies of different states; each state meets only the policy that made it.
-DRAFTING: tuple[DraftingPolicy[Any], ...] = (
-    Adasd(),
-    Adasd(
-        AdasdOptions(drops_last=True),
-        name="adasd-discard",
-        summary="adasd without the token that passes the ceiling, so that its entropy never enters the mean",
-    ),
-    AdasdGoodput(),
-    Adaedl(),
-    Calibrated(),
-    Confidence(),
-    DynamicConfidence(),
-    Goodput(),
-    Heuristic(),
-    OnTheFly(),
-    OnTheFlyFsm(),
-    OnTheFlyCached(),
-    Static(),
-)
-ACCEPTANCE: tuple[AcceptancePolicy[Any], ...] = (
-    Posterior(),
-    Posterior(
-        PosteriorOptions(decision=Decision.STOCHASTIC),
-        name="posterior-stochastic",
-        summary="accepts with the learned posterior probability of acceptance given the distance",
-    ),
-    Posterior(
-        PosteriorOptions(order=Order.ALONE),
-        name="posterior-alone",
-        summary="the posterior in place of the exact test; what it refuses the target samples itself",
-    ),
-    Posterior(
-        PosteriorOptions(laws=Laws.PROCESSED),
-        name="posterior-processed",
-        summary="the posterior by distances after temperature, top-k, top-p and min-p; greedy: exact",
-    ),
-    Threshold(),
-    Threshold(
-        ThresholdOptions(form=Form.MEAN_ALL),
-        name="threshold-mean-all",
-        summary="accepts below the mean distance of all judged tokens",
-    ),
-    Threshold(
-        ThresholdOptions(form=Form.MEAN_REJECTED),
-        name="threshold-mean-rejected",
-        summary="accepts below the mean distance of rejected tokens",
-    ),
-    Threshold(
-        ThresholdOptions(form=Form.CROSSING),
-        name="threshold-crossing",
-        summary="accepts below the distance at which rejection becomes likelier than acceptance",
-    ),
-    Collision(),
-    Fixed(
-        RelaxOwnLaw(0.09, Yardstick.ENTROPY, 0.3),
-        name="typical",
-        summary="accepts where p(x) >= min(0.3, 0.09 exp(-H(p)))",
-        source="typical acceptance, Medusa, arXiv:2401.10774",
-    ),
-    Fixed(
-        RelaxOwnLaw(0.5, Yardstick.LARGEST),
-        name="regret",
-        summary="accepts where the target's first choice is at most twice as likely (regret log 2)",
-        source="regret bound of SGLang's ASD/HEDGE, constant per token, without its weight by position",
-    ),
-    Fixed(
-        RelaxBelow(FSD_DISTANCE),
-        name="fsd",
-        summary="accepts where the laws' Jensen-Shannon divergence is at most 0.136 nats",
-        source="FSD, Holsman et al. 2025, with the divergence as defined",
-        needs_distances=True,
-    ),
-    Fixed(
-        RelaxTolerance(0.3),
-        name="ears",
-        summary="rejects with a tolerance of 0.3 (1 - max p); sampling without a seed only",
-        source="EARS, arXiv:2512.13194",
-        only_sampled=True,
-    ),
-    Fixed(
-        RelaxDivergence(0.1),
-        name="mentored",
-        summary="samples the law nearest to the draft's within 0.1 nats of the target's; without a seed only",
-        source="mentored decoding, Tran-Thien",
-        only_sampled=True,
-    ),
-)
+ALIASES: Mapping[str, Mapping[str, str]] = {
+    "drafting": {
+        "adasd-discard": "adasd:drops_last=true",
+        "confidence-dynamic": "confidence:schedule=dynamic",
+        "heuristic": "assisted:schedule=heuristic",
+        "on-the-fly-cached": "on-the-fly:variant=cached",
+        "on-the-fly-fsm": "on-the-fly:variant=fsm",
+    },
+    "acceptance": {
+        "posterior": "adasd",
+        "posterior-stochastic": "adasd:decision=stochastic",
+        "threshold": "adasd-v1",
+    },
+}
+"""Names of earlier versions, which configurations and clients may hold."""
+
+DEFAULT_DRAFTING = {Mode.OFF: "calibrated", Mode.EXACT: "calibrated", Mode.ADAPTIVE: "adasd"}
+"""Where neither the request nor the deployment names a drafting method."""
+
+Method = DraftingMethod[Any] | AcceptanceMethod[Any]
+Drafting = TypeVar("Drafting", bound=type[DraftingMethod[Any]])
+Acceptance = TypeVar("Acceptance", bound=type[AcceptanceMethod[Any]])
+
+_drafting: dict[str, type[DraftingMethod[Any]]] = {}
+_acceptance: dict[str, type[AcceptanceMethod[Any]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class ExactRule:
-    """How mode exact accepts; every one of them keeps the target's law."""
+class ExactTest:
+    """How mode exact accepts; every one of them keeps the target's distribution."""
 
     name: str
     summary: str
     source: str
 
 
-EXACT_RULES: tuple[ExactRule, ...] = (
-    ExactRule(
-        "token",
+EXACT_TESTS: tuple[ExactTest, ...] = (
+    ExactTest(
+        TOKEN,
         "token by token: greedy match, shared noise under a seed, else rejection sampling",
         "Leviathan et al., arXiv:2211.17192; Daliri et al., arXiv:2408.07978",
     ),
-    ExactRule(
-        "block",
+    ExactTest(
+        BLOCK,
         "the block as a whole, never fewer tokens; sampling without a seed only",
         "block verification, Sun et al., arXiv:2403.10444",
     ),
 )
 
 
-DEFAULT_DRAFTING = {Mode.OFF: "calibrated", Mode.EXACT: "calibrated", Mode.ADAPTIVE: "adasd"}
-"""Where neither the request nor the deployment names a drafting policy."""
+def register_drafting(method: Drafting) -> Drafting:
+    """Class decorator: the method can be chosen by its name from now on."""
+    _drafting[method.name] = method
+    drafting_method.cache_clear()
+    return method
 
 
-def drafting_policy(name: str) -> DraftingPolicy[Any]:
-    """The drafting policy of that name; InvalidRequest with all names if there is none."""
-    return _find(name, DRAFTING, "drafting")
+def register_acceptance(method: Acceptance) -> Acceptance:
+    """As ``register_drafting``."""
+    _acceptance[method.name] = method
+    acceptance_method.cache_clear()
+    return method
 
 
-def acceptance_policy(name: str) -> AcceptancePolicy[Any]:
-    """The acceptance policy of that name; InvalidRequest with all names if there is none."""
-    return _find(name, ACCEPTANCE, "acceptance")
+@cache
+def load() -> None:
+    """Import this package's methods and those of installed packages, once."""
+    for package in PACKAGES:
+        for module in pkgutil.iter_modules(import_module(package).__path__):
+            import_module(f"{package}.{module.name}")
+    for entry in entry_points(group=ENTRY_POINTS):
+        entry.load()
 
 
-def exact_rule(name: str) -> ExactRule:
-    """The exact rule of that name; InvalidRequest with all names if there is none."""
-    return _find(name, EXACT_RULES, "exact acceptance")
+def drafting_methods() -> tuple[DraftingMethod[Any], ...]:
+    """All of them with their default parameters, by name."""
+    load()
+    return tuple(_drafting[name]() for name in sorted(_drafting))
 
 
-Policy = TypeVar("Policy", DraftingPolicy[Any], AcceptancePolicy[Any], ExactRule)
+def acceptance_methods() -> tuple[AcceptanceMethod[Any], ...]:
+    """As ``drafting_methods``."""
+    load()
+    return tuple(_acceptance[name]() for name in sorted(_acceptance))
 
 
-def _find(name: str, policies: Sequence[Policy], kind: str) -> Policy:
-    by_name = {policy.name: policy for policy in policies}
-    if name in by_name:
-        return by_name[name]
-    near = difflib.get_close_matches(name, by_name, n=1)
+@lru_cache(maxsize=256)
+def drafting_method(text: str) -> DraftingMethod[Any]:
+    """The method of that name and parameters; InvalidRequest with what is possible if there is none."""
+    load()
+    return _made(text, _drafting, "drafting")
+
+
+@lru_cache(maxsize=256)
+def acceptance_method(text: str) -> AcceptanceMethod[Any]:
+    """As ``drafting_method``."""
+    load()
+    return _made(text, _acceptance, "acceptance")
+
+
+def exact_test(name: str) -> ExactTest:
+    """The exact test of that name; InvalidRequest with all names if there is none."""
+    by_name = {test.name: test for test in EXACT_TESTS}
+    if name not in by_name:
+        raise _unknown(name, by_name, "exact acceptance")
+    return by_name[name]
+
+
+def spelled(method: Method) -> str:
+    """The shortest text that stands for the method: its name, and the parameters that are not the defaults."""
+    values = [
+        (field.name, getattr(method, field.name), _default(field)) for field in parameters(type(method))
+    ]
+    return ":".join(
+        [method.name, *(f"{name}={_text(value)}" for name, value, usual in values if value != usual)]
+    )
+
+
+def parameters(method: type[Method]) -> tuple[Field[Any], ...]:
+    """A method's parameters, as fields of its dataclass."""
+    return fields(method)  # type: ignore[arg-type]
+
+
+def needs_distances(rule: AcceptanceRule) -> bool:
+    """Whether the rule asks for d_JS, which takes the draft's distributions."""
+    return rule.want_distances or (not rule.is_exact and acceptance_method(rule.name).needs_distances)
+
+
+def check_params(method: AcceptanceMethod[Any], params: Params) -> None:
+    """Raise InvalidRequest unless ``params`` are those that the method's ``chance`` reads, and in range."""
+    wanted = method.rule_params
+    if set(params) != set(wanted):
+        raise InvalidRequest(
+            f"acceptance method {method.name!r} takes the parameters {sorted(wanted)}, not {sorted(params)}",
+            "rule",
+        )
+    for name, (low, high, length) in wanted.items():
+        value = params[name]
+        numbers = value if isinstance(value, tuple) else (value,)
+        if isinstance(value, tuple) != (length is not None) or len(numbers) != (length or 1):
+            raise InvalidRequest(
+                f"{name} of acceptance method {method.name!r} has {len(numbers)} entries; it takes {length or 1}",
+                "rule",
+            )
+        if not all(low <= number <= high for number in numbers):
+            raise InvalidRequest(
+                f"{name} of acceptance method {method.name!r} is not within {low:g} to {high:g}: {numbers[:4]}",
+                "rule",
+            )
+
+
+Any_ = TypeVar("Any_", DraftingMethod[Any], AcceptanceMethod[Any])
+
+
+def _made(text: str, known: Mapping[str, type[Any_]], kind: str) -> Any_:
+    name, *pairs = text.split(":")
+    name, *before = ALIASES[kind].get(name, name).split(":")
+    if name not in known:
+        raise _unknown(name, known, kind)
+    wanted = {field.name: field for field in parameters(known[name])}
+    types, values = get_type_hints(known[name]), {}
+    for pair in (*before, *pairs):
+        parameter, _, value = pair.partition("=")
+        if parameter not in wanted:
+            takes = f"it takes {', '.join(wanted)}" if wanted else "it takes none"
+            raise InvalidRequest(
+                f"{kind} method {name!r} has no parameter {parameter!r}; {takes}", f"speculation.{kind}"
+            )
+        values[parameter] = _parsed(value, types[parameter], wanted[parameter], f"speculation.{kind}")
+    return known[name](**values)
+
+
+def _parsed(text: str, kind: type, field: Field[Any], where: str) -> Any:
+    """A parameter's value; InvalidRequest if it is none of its type or out of its range."""
+    choices: Sequence[str] = field.metadata.get("choices", ())
+    if issubclass(kind, StrEnum):
+        choices = [str(member) for member in kind]
+    elif kind is bool:
+        choices = ("false", "true")
+    if choices and text not in choices:
+        raise InvalidRequest(f"{field.name} is {text!r}; it is one of {', '.join(choices)}", where)
+    if kind is bool:
+        return text == "true"
+    try:
+        value = kind(text)
+    except ValueError:
+        raise InvalidRequest(f"{field.name} is {text!r}, which is no {kind.__name__}", where) from None
+    low, high = field.metadata.get("low"), field.metadata.get("high")
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if isinstance(value, int | float) and not low <= value <= high:
+        raise InvalidRequest(f"{field.name} is {text}; it lies within {low:g} to {high:g}", where)
+    return value
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default is not MISSING else None
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _unknown(name: str, known: Mapping[str, object], kind: str) -> InvalidRequest:
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise InvalidRequest(
-        f"there is no {kind} policy {name!r}{hint}; known: {', '.join(sorted(by_name))}",
+    return InvalidRequest(
+        f"there is no {kind} method {name!r}{hint}; known: {', '.join(sorted(known))}",
         f"speculation.{kind.split()[-1]}",
     )

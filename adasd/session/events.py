@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from adasd.errors import AdasdError
 from adasd.results import Chunk, FinishReason
-from adasd.rounds import AcceptRule, DraftBlock, DraftCall, RoundCompleted, StopRule, Verdict, VerifyCall
+from adasd.rounds import AcceptanceRule, DraftBlock, DraftCall, RoundCompleted, StopRule, Verdict, VerifyCall
 
 # --------------------------------------------------------------------------- events: what happened
 
@@ -74,7 +74,7 @@ class Planned:
     """
 
     draft: StopRule
-    accept: AcceptRule
+    accept: AcceptanceRule
     drafts_ahead: bool = False  # the draft goes on behind the block, for a full acceptance
     drafts_for_rejection: bool = False  # and prepares for the likeliest rejection
     asks_early: bool = False  # the target takes calls that assume a verdict, and so decodes on

@@ -69,7 +69,7 @@ def ask_early(session: Session, branch: Branch) -> tuple[Session, Branch, tuple[
     if (
         not session.plan.asks_early
         or session.phase is not Phase.VERIFYING
-        or rule.relax
+        or not rule.is_exact
         or rule.want_distances
     ):
         return session, branch, ()

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from adasd.ports import Decode
 from adasd.requests import GenerationRequest
 from adasd.results import FinishReason, TokenKind
-from adasd.rounds import AcceptRule, DraftBlock, StopRule
+from adasd.rounds import AcceptanceRule, DraftBlock, StopRule
 from adasd.session.events import Planned
 from adasd.text.stop_strings import TextState
 
-PLAIN = Planned(StopRule(0), AcceptRule())
+PLAIN = Planned(StopRule(0), AcceptanceRule())
 
 
 class Phase(StrEnum):

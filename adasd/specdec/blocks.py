@@ -1,7 +1,6 @@
-"""Blocks and acceptance rules of several sessions as padded tensors, ready to be judged together.
+"""Blocks of several sessions as padded tensors, ready to be judged together.
 
-Shape letters: B sessions, K drafted tokens (the longest block), R row entries (the longest row), T bins of
-an acceptance table.
+Shape letters: B sessions, K drafted tokens (the longest block), R entries of a top-k distribution (the longest one).
 """
 
 from __future__ import annotations
@@ -14,17 +13,8 @@ import torch
 from torch import Tensor
 
 from adasd.errors import InvalidRequest
-from adasd.rounds import (
-    NUM_DISTANCE_BINS,
-    AcceptRule,
-    DraftDistributions,
-    RelaxBelow,
-    RelaxDivergence,
-    RelaxOwnLaw,
-    RelaxTable,
-    RelaxTolerance,
-    SamplingTransform,
-)
+from adasd.methods.registry import acceptance_method, check_params, needs_distances
+from adasd.rounds import BLOCK, AcceptanceRule, DraftDistributions, SamplingTransform
 from adasd.specdec.distributions import Kind, kind_of
 
 
@@ -69,73 +59,35 @@ class BlockBatch:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RuleBatch:
-    """Acceptance rules of B sessions."""
-
-    rules: tuple[AcceptRule, ...]
-    max_distance_B: Tensor  # float32; -1 where the rule is no RelaxBelow
-    accept_prob_BT: Tensor  # float32; 0 where the rule is no RelaxTable; T is 0 without any table
-    min_ratio_B: Tensor  # float32; inf where the rule is no RelaxOwnLaw
-    ceiling_B: Tensor  # float32; inf where the rule is no RelaxOwnLaw
-    budget_B: Tensor  # int64; 0 without relaxation
-    alone_B: Tensor  # bool: the distance decides in place of the exact test
-
-    @classmethod
-    def pack(cls, rules: Sequence[AcceptRule], device: torch.device | str = "cpu") -> RuleBatch:
-        """Rules in session order."""
-        below = [r.relax.max_distance if isinstance(r.relax, RelaxBelow) else -1.0 for r in rules]
-        tables = [r.relax.accept_prob if isinstance(r.relax, RelaxTable) else None for r in rules]
-        num_bins = NUM_DISTANCE_BINS if any(tables) else 0
-        owns = [r.relax if isinstance(r.relax, RelaxOwnLaw) else None for r in rules]
-        probs = [table or (0.0,) * num_bins for table in tables]
-        return cls(
-            tuple(rules),
-            torch.tensor(below, dtype=torch.float32, device=device),
-            torch.tensor(probs, dtype=torch.float32, device=device).reshape(len(rules), num_bins),
-            torch.tensor([own.min_ratio if own else np.inf for own in owns], device=device),
-            torch.tensor([own.ceiling if own else np.inf for own in owns], device=device),
-            torch.tensor([r.relax_budget if r.relax else 0 for r in rules], device=device),
-            torch.tensor([r.alone for r in rules], dtype=torch.bool, device=device),
-        )
-
-    @property
-    def draws(self) -> bool:
-        """Whether any rule is a table, which takes a random number per token."""
-        return self.accept_prob_BT.shape[1] > 0
-
-
-def needs_distance(rule: AcceptRule) -> bool:
-    """Whether the rule asks for d_JS, which takes the draft's rows."""
-    return rule.want_distances or isinstance(rule.relax, RelaxBelow | RelaxTable)
-
-
 def check_block(
     transform: SamplingTransform,
     block: Sequence[int],
     rows: DraftDistributions | None,
-    rule: AcceptRule,
+    rule: AcceptanceRule,
     vocab_size: int,
 ) -> None:
-    """Raise InvalidRequest if the block cannot be judged: an id out of range, rows missing or misshapen."""
+    """Raise InvalidRequest if the block cannot be judged.
+
+    An id is out of range, the rule or its parameters are unknown, or distributions are missing or misshapen.
+    """
     for token in block:
         if not 0 <= token < vocab_size:
             raise InvalidRequest(f"drafted token {token} is outside the target's {vocab_size} ids", "block")
-    if isinstance(rule.relax, RelaxTable) and len(rule.relax.accept_prob) != NUM_DISTANCE_BINS:
-        num_bins = len(rule.relax.accept_prob)
-        raise InvalidRequest(f"an acceptance table has {NUM_DISTANCE_BINS} bins, not {num_bins}", "rule")
-    if isinstance(rule.relax, RelaxOwnLaw) and not (rule.relax.min_ratio > 0 and 0 < rule.relax.ceiling <= 1):
+    sampled = kind_of(transform) is Kind.SAMPLED
+    if rule.name == BLOCK and not sampled:
         raise InvalidRequest(
-            f"relaxation by the target's own law has min_ratio {rule.relax.min_ratio} and ceiling "
-            f"{rule.relax.ceiling}; the first must be above 0, the second in (0, 1]",
+            "block verification acts on rejection sampling, which a greedy or seeded session does not do; use another "
+            "rule, or sample without a seed",
             "rule",
         )
-    sampled = kind_of(transform) is Kind.SAMPLED
-    _check_rule(rule, sampled)
+    if not rule.is_exact:
+        check_params(acceptance_method(rule.name), rule.params)
+    if not rule.max_distortion >= 0:
+        raise InvalidRequest(f"max_distortion is {rule.max_distortion}; it must be 0 or more", "rule")
     if not block:
         return
     if rows is None:
-        if sampled or needs_distance(rule):
+        if sampled or needs_distances(rule):
             raise InvalidRequest(
                 f"a block of {len(block)} tokens came without draft rows, which sampling without a seed, "
                 "relaxation by distance and distances need; set StopRule.row_len",
@@ -143,32 +95,6 @@ def check_block(
             )
         return
     _check_rows(block, rows, sampled, vocab_size)
-
-
-def _check_rule(rule: AcceptRule, sampled: bool) -> None:
-    """Raise InvalidRequest for a rule that this kind of session, or nobody, can follow."""
-    needs_sampling = rule.whole_block or isinstance(rule.relax, RelaxTolerance | RelaxDivergence)
-    if needs_sampling and not sampled:
-        raise InvalidRequest(
-            "block verification, tolerance and mentored decoding act on rejection sampling, which a greedy or "
-            "seeded session does not do; use another rule, or sample without a seed",
-            "rule",
-        )
-    if rule.whole_block and (rule.relax is not None or rule.alone):
-        raise InvalidRequest("block verification is exact and goes with no relaxation; choose one", "rule")
-    if rule.alone and not isinstance(rule.relax, RelaxBelow | RelaxTable | None):
-        raise InvalidRequest(
-            "only a rule by distance can decide in place of the exact test; leave out alone, or relax by distance",
-            "rule",
-        )
-    if not rule.max_distortion >= 0:
-        raise InvalidRequest(f"max_distortion is {rule.max_distortion}; it must be 0 or more", "rule")
-    if isinstance(rule.relax, RelaxTolerance) and not 0 <= rule.relax.tolerance <= 1:
-        raise InvalidRequest(f"the tolerance is {rule.relax.tolerance}; it lies in [0, 1]", "rule")
-    if isinstance(rule.relax, RelaxDivergence) and not 0 <= rule.relax.max_divergence < np.inf:
-        raise InvalidRequest(
-            f"the divergence allowed is {rule.relax.max_divergence} nats; it must be 0 or more", "rule"
-        )
 
 
 def _check_rows(block: Sequence[int], rows: DraftDistributions, sampled: bool, vocab_size: int) -> None:

@@ -91,7 +91,7 @@ class TransformBatch:
         step = torch.arange(num_positions, device=self.position_N.device).repeat(num_rows)
         return replace(each, position_N=each.position_N + step)
 
-    def rows_of(self, *kinds: Kind) -> list[int]:
+    def indices_of(self, *kinds: Kind) -> list[int]:
         """Indices of the rows of these kinds."""
         return [row for row, kind in enumerate(self.kinds) if kind in kinds]
 
@@ -153,7 +153,7 @@ def transformed_probs(masked_logits_NV: Tensor, batch: TransformBatch) -> Tensor
     As transformers' TopK-, TopP- and MinPLogitsWarper, except that logits equal to the smallest one that
     top-p keeps stay too (as in top-k). A row's law does not depend on the other rows.
     """
-    greedy = batch.rows_of(Kind.GREEDY)
+    greedy = batch.indices_of(Kind.GREEDY)
     if len(greedy) == len(batch.transforms):
         return _point_mass(masked_logits_NV)
     vocab_size = masked_logits_NV.shape[-1]

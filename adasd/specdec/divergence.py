@@ -18,11 +18,6 @@ def entropy(probs: Tensor) -> Tensor:
     return terms.sum(-1)
 
 
-def entropy_from_logits(logits: Tensor) -> Tensor:
-    """Entropy in nats of ``softmax(logits)``: [..., V] -> [...]; minus infinity is a forbidden token."""
-    return entropy(torch.softmax(_wide(logits), dim=-1))
-
-
 def js_distance(target_probs: Tensor, draft_probs: Tensor) -> Tensor:
     """Jensen-Shannon distance, base 2, in [0, 1]: two [..., V] -> [...].
 

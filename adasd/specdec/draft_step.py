@@ -63,12 +63,12 @@ def propose(
     plain_probs_NV = torch.softmax(masked_logits_NV, dim=-1)
     rows = _truncated(masked_logits_NV, row_lens)
     tokens_N = masked_logits_NV.argmax(dim=-1)
-    if coupled := batch.rows_of(Kind.COUPLED):
+    if coupled := batch.indices_of(Kind.COUPLED):
         some = batch.select(coupled)
         probs = transformed_probs(_rows(masked_logits_NV, coupled), some)
         race = coupled_race(probs, some.seed_N, some.position_N)
         _put(tokens_N, coupled, race.argmin(dim=-1))
-    if rows is not None and (sampled := batch.rows_of(Kind.SAMPLED)):
+    if rows is not None and (sampled := batch.indices_of(Kind.SAMPLED)):
         ids, logprobs = _rows(rows[0], sampled), _rows(rows[1], sampled)
         entry = draw(row_law(logprobs, batch.select(sampled)), generator)
         _put(tokens_N, sampled, ids.gather(-1, entry[:, None])[:, 0].long())

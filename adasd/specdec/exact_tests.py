@@ -1,7 +1,7 @@
 """The exact tests, one per kind of session, and the target's token that follows each.
 
-Shape letters: B sessions, K drafted tokens (longest block), J = K + 1 target laws per session, N = rows of a
-flattened block, V vocabulary, R entries of a draft row, F those sessions of the B that are sampled without a
+Shape letters: B sessions, K drafted tokens (longest block), J = K + 1 positions of the target, N = positions of a
+flattened block, V vocabulary, R entries of a top-k distribution, F those sessions of the B that are sampled without a
 seed.
 """
 
@@ -36,32 +36,35 @@ class ExactTest:
         """
         drafted_BK1 = blocks.tokens_BK[..., None]
         choice_BJ = torch.zeros_like(masked_logits_BJV[..., 0], dtype=torch.int64)
-        if batch.rows_of(Kind.GREEDY):
+        if batch.indices_of(Kind.GREEDY):
             choice_BJ = masked_logits_BJV.argmax(dim=-1)
         allowed_BK = masked_logits_BJV[:, :-1].gather(-1, drafted_BK1)[..., 0] > -torch.inf
-        if coupled := batch.rows_of(Kind.COUPLED):
+        if coupled := batch.indices_of(Kind.COUPLED):
             choice_BJ[coupled], probs = _coupled_choice(masked_logits_BJV[coupled], batch.select(coupled))
             allowed_BK[coupled] = probs[:, :-1].gather(-1, drafted_BK1[coupled])[..., 0] > 0
         ok_BK = choice_BJ[:, :-1] == blocks.tokens_BK
         rejection = RejectionSampling.of(masked_logits_BJV, blocks, batch)
         if rejection is not None:
-            ok_BK[rejection.rows] = rejection.accepts(accept_FK)
-            allowed_BK[rejection.rows] = rejection.target_prob_FK > 0
+            ok_BK[rejection.indices] = rejection.accepts(accept_FK)
+            allowed_BK[rejection.indices] = rejection.target_prob_FK > 0
         return cls(ok_BK, allowed_BK, choice_BJ, rejection)
 
-    def next_token(
-        self, num_accepted_B: Tensor, expo_FV: Tensor, scale_FK: Tensor | None, alone_BK: Tensor
-    ) -> Tensor:
+    def next_token(self, num_accepted_B: Tensor, expo_FV: Tensor, scale_FK: Tensor | None) -> Tensor:
         """The target's token after ``num_accepted_B`` tokens, [B]: its own choice, or a draw.
 
-        ``scale_FK``: factor of the target's law where a rejected token is replaced; None is 1. ``alone_BK``: where
-        the token was not rejected by the exact test, so that it is replaced from the target's law itself.
+        ``scale_FK``: factor of the target's probabilities where a rejected token is replaced; None is 1.
         """
         token_B = self.choice_BJ.gather(1, num_accepted_B[:, None])[:, 0]
         if self.rejection is not None:
-            rows = self.rejection.rows
-            token_B[rows] = self.rejection.next_token(num_accepted_B[rows], expo_FV, scale_FK, alone_BK[rows])
+            indices = self.rejection.indices
+            token_B[indices] = self.rejection.next_token(num_accepted_B[indices], expo_FV, scale_FK)
         return token_B
+
+    def offered_nothing(self) -> Tensor:
+        """Zeros for every entry of the sampled sessions' top-k distributions, [F, K, R]."""
+        if self.rejection is None:
+            return self.ok_BK.new_zeros((0, 0, 0), dtype=torch.float32)
+        return torch.zeros_like(self.rejection.row_probs_FKR)
 
 
 def _coupled_choice(masked_logits_BJV: Tensor, batch: TransformBatch) -> tuple[Tensor, Tensor]:
@@ -76,7 +79,7 @@ def _coupled_choice(masked_logits_BJV: Tensor, batch: TransformBatch) -> tuple[T
 class RejectionSampling:
     """Leviathan et al., arXiv:2211.17192, Algorithm 1; the proposal law is the transform of the row sent."""
 
-    rows: list[int]  # which of the B sessions
+    indices: list[int]  # which of the B sessions
     lens_F: Tensor  # drafted tokens
     target_probs_FJV: Tensor
     row_ids_FKR: Tensor
@@ -89,22 +92,22 @@ class RejectionSampling:
         cls, masked_logits_BJV: Tensor, blocks: BlockBatch, batch: TransformBatch
     ) -> RejectionSampling | None:
         """Laws of both models for the sampled sessions; None if there are no such sessions."""
-        rows = batch.rows_of(Kind.SAMPLED)
-        if not rows:
+        indices = batch.indices_of(Kind.SAMPLED)
+        if not indices:
             return None
-        if any(blocks.lens[row] and not blocks.has_rows[row] for row in rows):
+        if any(blocks.lens[b] and not blocks.has_rows[b] for b in indices):
             raise ValueError("a sampled session's block came without draft rows; see blocks.check_block")
-        logits_FJV, some = masked_logits_BJV[rows], batch.select(rows)
+        logits_FJV, some = masked_logits_BJV[indices], batch.select(indices)
         target_probs_NV = transformed_probs(logits_FJV.flatten(0, 1), some.expand(logits_FJV.shape[1]))
         target_probs_FJV = target_probs_NV.view(logits_FJV.shape)
-        row_probs_FKR = row_logprobs_FKR = blocks.row_logprobs_BKR[rows]
+        row_probs_FKR = row_logprobs_FKR = blocks.row_logprobs_BKR[indices]
         if row_logprobs_FKR.numel():
             row_probs_FKR = row_law(row_logprobs_FKR.flatten(0, 1), some.expand(row_logprobs_FKR.shape[1]))
             row_probs_FKR = row_probs_FKR.view(row_logprobs_FKR.shape)
-        row_ids_FKR, drafted_FK1 = blocks.row_ids_BKR[rows], blocks.tokens_BK[rows][..., None]
+        row_ids_FKR, drafted_FK1 = blocks.row_ids_BKR[indices], blocks.tokens_BK[indices][..., None]
         return cls(
-            rows,
-            blocks.lens_B[rows],
+            indices,
+            blocks.lens_B[indices],
             target_probs_FJV,
             row_ids_FKR,
             row_probs_FKR,
@@ -125,41 +128,22 @@ class RejectionSampling:
         target_FKR = self.target_row_probs()
         return (self.row_probs_FKR - target_FKR).clamp_min(0.0) * (target_FKR > 0)
 
-    def excess_alone(self) -> Tensor:
-        """As ``excess`` where no exact test comes first: what the target may not emit is replaced from all of p."""
-        target_FKR = self.target_row_probs()
-        allowed_FKR = self.row_probs_FKR * (target_FKR > 0)
-        mass_FK1 = allowed_FKR.sum(dim=-1, keepdim=True)
-        return (allowed_FKR - mass_FK1 * target_FKR).clamp_min(0.0)
-
-    def next_token(
-        self,
-        num_accepted_F: Tensor,
-        expo_FV: Tensor,
-        scale_FK: Tensor | None = None,
-        alone_FK: Tensor | None = None,
-    ) -> Tensor:
+    def next_token(self, num_accepted_F: Tensor, expo_FV: Tensor, scale_FK: Tensor | None = None) -> Tensor:
         """A draw from ``weights`` by the race ``argmax weight / E`` with Exp(1) noise, [F]."""
         expo_FV = expo_FV.clamp_min(torch.finfo(expo_FV.dtype).tiny)
-        return (self.weights(num_accepted_F, scale_FK, alone_FK) / expo_FV).argmax(dim=-1)
+        return (self.weights(num_accepted_F, scale_FK) / expo_FV).argmax(dim=-1)
 
-    def weights(
-        self, num_accepted_F: Tensor, scale_FK: Tensor | None = None, alone_FK: Tensor | None = None
-    ) -> Tensor:
-        """After a rejection by the exact test ``max(0, scale target - draft)``, else the target's law; [F, V].
+    def weights(self, num_accepted_F: Tensor, scale_FK: Tensor | None = None) -> Tensor:
+        """After a rejection ``max(0, scale target - draft)``, else the target's probabilities; [F, V].
 
-        Not normalised. ``alone_FK``: where it was no exact test that rejected.
+        Not normalised.
         """
-        index_F = torch.arange(len(self.rows), device=num_accepted_F.device)
+        index_F = torch.arange(len(self.indices), device=num_accepted_F.device)
         target_FV = self.target_probs_FJV[index_F, num_accepted_F]
         if scale_FK is not None and scale_FK.shape[1]:
             at_F = num_accepted_F.clamp_max(scale_FK.shape[1] - 1)
             target_FV = target_FV * self._where_rejected(num_accepted_F, scale_FK[index_F, at_F])[:, None]
-        rejected_FV = self._rejected_law(num_accepted_F, target_FV)
-        if alone_FK is not None and alone_FK.shape[1]:
-            at_F1 = num_accepted_F.clamp_max(alone_FK.shape[1] - 1)[:, None]
-            rejected_FV = rejected_FV.masked_fill(alone_FK.gather(1, at_F1), 0.0)
-        residual_FV = (target_FV - rejected_FV).clamp_min(0.0)
+        residual_FV = (target_FV - self._rejected_probs(num_accepted_F, target_FV)).clamp_min(0.0)
         empty_F1 = residual_FV.sum(dim=-1, keepdim=True) == 0  # possible only by rounding
         return torch.where(empty_F1, target_FV, residual_FV)
 
@@ -167,13 +151,13 @@ class RejectionSampling:
         """``scale_F`` where a token was rejected, 1 where all stand."""
         return torch.where(num_accepted_F < self.lens_F, scale_F, torch.ones_like(scale_F))
 
-    def _rejected_law(self, num_accepted_F: Tensor, target_FV: Tensor) -> Tensor:
-        """The draft's law [F, V] at the rejected position; zeros where every token was accepted."""
-        law_FV = torch.zeros_like(target_FV)
+    def _rejected_probs(self, num_accepted_F: Tensor, target_FV: Tensor) -> Tensor:
+        """The draft's probabilities [F, V] at the rejected position; zeros where every token was accepted."""
+        probs_FV = torch.zeros_like(target_FV)
         if self.row_ids_FKR.numel() == 0:
-            return law_FV
+            return probs_FV
         all_stand_F1 = (num_accepted_F >= self.lens_F)[:, None]
-        index_F = torch.arange(len(self.rows), device=num_accepted_F.device)
+        index_F = torch.arange(len(self.indices), device=num_accepted_F.device)
         at_F = num_accepted_F.clamp_max(self.row_ids_FKR.shape[1] - 1)
         probs_FR = self.row_probs_FKR[index_F, at_F].masked_fill(all_stand_F1, 0.0)
-        return law_FV.scatter_add_(-1, self.row_ids_FKR[index_F, at_F], probs_FR)
+        return probs_FV.scatter_add_(-1, self.row_ids_FKR[index_F, at_F], probs_FR)

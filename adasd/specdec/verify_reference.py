@@ -7,23 +7,14 @@ hold the two against each other, and the fake engine (adasd.testing) judges with
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from adasd.rounds import (
-    AcceptRule,
-    RelaxBelow,
-    RelaxDivergence,
-    RelaxOwnLaw,
-    RelaxTable,
-    RelaxTolerance,
-    SamplingTransform,
-    Yardstick,
-)
-from adasd.specdec.dice import Dice
+from adasd.methods.registry import acceptance_method
+from adasd.rounds import BLOCK, AcceptanceRule, Params, SamplingTransform
+from adasd.specdec.random_source import RandomSource
 
-Law = list[float]
+Probs = list[float]
 """Probabilities by token id."""
 
 
@@ -35,30 +26,68 @@ class ReferenceJudgement:
     next_token: int
     relaxed: tuple[bool, ...]
     exact_ok: tuple[bool, ...]
-    distances: tuple[float, ...]  # empty if the session sent no rows
+    distances: tuple[float, ...]  # empty if the session sent no distributions
     distortion: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One drafted token in front of both laws."""
+    """One drafted token in front of both distributions."""
 
     token: int
     logits: Sequence[float]  # the target's, masked
-    target: Law  # what the target would sample from
-    draft: Law | None  # what the draft sampled from; None without rows
-    distance: float  # nan without rows
+    target: Probs  # what the target would sample from
+    draft: Probs | None  # what the draft sampled from; None if it was not sent
+    distance: float  # nan without the draft's
 
     @property
-    def plain(self) -> Law:
-        """The target's law after masks at temperature 1."""
-        return softmax(self.logits)
-
-    @property
-    def excess(self) -> Law:
+    def excess(self) -> Probs:
         """(q - p)+ of what the target may emit."""
         assert self.draft is not None
         return [max(0.0, q - p) if p > 0 else 0.0 for p, q in zip(self.target, self.draft, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceBlock:
+    """One session's block; everything that an acceptance method may look at (``RelaxationBatch``)."""
+
+    places: Sequence[Place]
+    params: Params
+    exact_ok: Callable[[int], bool]  # whether the token at a position passes the exact test
+
+    @property
+    def tokens(self) -> list[int]:
+        return [place.token for place in self.places]
+
+    @property
+    def logits(self) -> list[Sequence[float]]:
+        return [place.logits for place in self.places]
+
+    def plain(self, i: int) -> Probs:
+        """The target's probabilities after masks at temperature 1."""
+        return softmax(self.places[i].logits)
+
+    def entropy(self, i: int) -> float:
+        """Their entropy in nats."""
+        return -sum(p * math.log(p) for p in self.plain(i) if p > 0)
+
+    def likely(self, i: int, token: int, min_ratio: float) -> bool:
+        """Whether a token has at least this share of the largest probability."""
+        probs = self.plain(i)
+        return probs[token] >= min_ratio * max(probs)
+
+    def distance(self, i: int) -> float:
+        return self.places[i].distance
+
+    def number(self, name: str) -> float:
+        value = self.params[name]
+        assert not isinstance(value, tuple)
+        return value
+
+    def table(self, name: str) -> tuple[float, ...]:
+        value = self.params[name]
+        assert isinstance(value, tuple)
+        return value
 
 
 def judge_one(
@@ -68,59 +97,65 @@ def judge_one(
     row_logprobs: Sequence[Sequence[float]] | None,
     transform: SamplingTransform,
     base_len: int,
-    rule: AcceptRule,
-    dice: Dice,
+    rule: AcceptanceRule,
+    source: RandomSource,
 ) -> ReferenceJudgement:
-    """Judge one block token by token; ``masked_logits`` has one row more than ``block`` has tokens."""
+    """Judge one block token by token; ``masked_logits`` has one entry more than ``block`` has tokens."""
     places = []
     for i, token in enumerate(block):
         distance, draft = math.nan, None
         if row_ids is not None and row_logprobs is not None:
-            draft = spread(row_ids[i], law(row_logprobs[i], transform), len(masked_logits[i]))
-            distance = (
-                whole_distance(law(masked_logits[i], transform), draft)
-                if rule.processed
-                else bucket_distance(softmax(masked_logits[i]), row_ids[i], row_logprobs[i])
-            )
-        places.append(Place(token, masked_logits[i], law(masked_logits[i], transform), draft, distance))
-    behind = law(masked_logits[-1], transform)
-    if rule.whole_block:
-        return judge_whole(places, behind, dice)
+            draft = spread(row_ids[i], sampling_probs(row_logprobs[i], transform), len(masked_logits[i]))
+            distance = bucket_distance(softmax(masked_logits[i]), row_ids[i], row_logprobs[i])
+        places.append(
+            Place(token, masked_logits[i], sampling_probs(masked_logits[i], transform), draft, distance)
+        )
+    behind = sampling_probs(masked_logits[-1], transform)
+    if rule.name == BLOCK:
+        return judge_whole(places, behind, source)
+    sampled = not transform.greedy and transform.seed is None
 
     def after(at: int) -> int:
         """The target's own token behind ``at`` accepted ones."""
         if transform.greedy:
             return first_max(masked_logits[at])
         if transform.seed is not None:
-            return coupled_choice(law(masked_logits[at], transform), transform.seed, base_len + at)
-        return dice.pick(behind)
+            return coupled_choice(sampling_probs(masked_logits[at], transform), transform.seed, base_len + at)
+        return source.pick(behind)
 
+    def passes(at: int) -> bool:
+        """The exact test."""
+        place = places[at]
+        if not sampled:
+            return place.token == after(at)
+        assert place.draft is not None
+        return source.below(at, ratio(place.target[place.token], place.draft[place.token]))
+
+    method = None if rule.is_exact else acceptance_method(rule.name)
+    whole = ReferenceBlock(places, rule.params, passes)
     relaxed: list[bool] = []
     exact_ok: list[bool] = []
     distortion, tv_left = 0.0, rule.max_distortion
     for i, place in enumerate(places):
-        sampled = not transform.greedy and transform.seed is None
-        if sampled:
-            assert place.draft is not None
-            ok = dice.below(i, ratio(place.target[place.token], place.draft[place.token]))
-        else:
-            ok = place.token == after(i)
-        allowed = place.logits[place.token] > -math.inf if transform.greedy else place.target[place.token] > 0
-        wills = (rule.alone or not ok) and allowed and willing(rule, place, i, dice)
-        would = wills and not ok
-        cost = offer_cost(rule, place) if sampled else float(would)
-        offered = rule.relax is not None and sum(relaxed) < rule.relax_budget and cost <= tv_left
-        distortion, tv_left = distortion + cost * offered, tv_left - cost * offered
+        ok, would, cost = passes(i), False, 0.0
+        if method is not None and sum(relaxed) < rule.relax_budget:
+            allowed = (
+                place.logits[place.token] > -math.inf if transform.greedy else place.target[place.token] > 0
+            )
+            would = (
+                not ok and allowed and source.relax_below(i, method.reference_chance(whole, i, place.token))
+            )
+            cost = float(would)
+            if sampled and not method.costs_whole_tokens:
+                chances = (method.reference_chance(whole, i, token) for token in range(len(place.target)))
+                cost = sum(excess * chance for excess, chance in zip(place.excess, chances, strict=True))
+            would = would and cost <= tv_left
+            cost = cost if cost <= tv_left else 0.0
+        distortion, tv_left = distortion + cost, tv_left - cost
         exact_ok.append(ok)
-        relaxed.append(would and offered)
-        alone = rule.alone and offered
-        if not (wills if alone else ok or relaxed[-1]):
-            if not sampled:
-                next_token = after(i)
-            elif alone:
-                next_token = dice.pick(place.target)
-            else:
-                next_token = dice.pick(residual(rule if offered else AcceptRule(), place))
+        relaxed.append(would)
+        if not (ok or would):
+            next_token = source.pick(residual_of(1.0, place)) if sampled else after(i)
             return ReferenceJudgement(
                 i, next_token, tuple(relaxed[:-1]), tuple(exact_ok), distances(places[: i + 1]), distortion
             )
@@ -129,7 +164,7 @@ def judge_one(
     )
 
 
-def judge_whole(places: Sequence[Place], behind: Law, dice: Dice) -> ReferenceJudgement:
+def judge_whole(places: Sequence[Place], behind: Probs, source: RandomSource) -> ReferenceJudgement:
     """Block verification (arXiv:2403.10444): every prefix has its chance, the longest that stands is kept."""
     weights = [1.0]
     for place in places:
@@ -142,32 +177,24 @@ def judge_whole(places: Sequence[Place], behind: Law, dice: Dice) -> ReferenceJu
             excess = sum(excess_of(weights[i], places[i]))
             total = excess + 1 - weights[i]
             chance = excess / total if total > 0 else 1.0
-        if dice.below(i - 1, chance):
+        if source.below(i - 1, chance):
             kept = i
     exact_ok = (True,) * kept + (False,) * (kept < len(places))
     weighed = residual_of(weights[kept], places[kept]) if kept < len(places) else behind
-    next_token = dice.pick(weighed)
+    next_token = source.pick(weighed)
     return ReferenceJudgement(kept, next_token, (False,) * kept, exact_ok, distances(places[: kept + 1]))
 
 
-def excess_of(weight: float, place: Place) -> Law:
+def excess_of(weight: float, place: Place) -> Probs:
     """max(0, weight p - q)."""
     assert place.draft is not None
     return [max(0.0, weight * p - q) for p, q in zip(place.target, place.draft, strict=True)]
 
 
-def residual_of(weight: float, place: Place) -> Law:
+def residual_of(weight: float, place: Place) -> Probs:
     """What a rejected token is replaced from; p itself if rounding leaves nothing."""
     left = excess_of(weight, place)
     return left if sum(left) > 0 else place.target
-
-
-def residual(rule: AcceptRule, place: Place) -> Law:
-    """What a rejected token is replaced from, not normalised."""
-    if isinstance(rule.relax, RelaxDivergence):
-        assert place.draft is not None
-        return residual_of(1 / mentor(place.target, place.draft, rule.relax.max_divergence)[1], place)
-    return residual_of(1.0, place)
 
 
 def ratio(target: float, draft: float) -> float:
@@ -178,109 +205,6 @@ def ratio(target: float, draft: float) -> float:
 def distances(places: Sequence[Place]) -> tuple[float, ...]:
     """Of those that have rows."""
     return tuple(place.distance for place in places if place.draft is not None)
-
-
-def willing(rule: AcceptRule, place: Place, i: int, dice: Dice) -> bool:
-    """Whether the rule accepts a token that failed the exact test."""
-    match rule.relax:
-        case RelaxTolerance(tolerance):
-            assert place.draft is not None
-            room = tolerance * (1 - max(place.target))
-            return dice.below(i, ratio(place.target[place.token], place.draft[place.token]) + room)
-        case RelaxDivergence(limit):
-            assert place.draft is not None
-            lower, _ = mentor(place.target, place.draft, limit)
-            return dice.below(i, ratio(place.target[place.token], lower * place.draft[place.token]))
-        case RelaxTable(chances) if not math.isnan(place.distance):
-            return dice.relax_below(i, table_chance(chances, place.distance))
-    return relaxes(rule, place.distance, place.plain, place.token)
-
-
-def offer_cost(rule: AcceptRule, place: Place) -> float:
-    """Total variation that the rule's offer costs a sampled session here."""
-    match rule.relax:
-        case RelaxBelow(limit):
-            return sum(excess_offered(rule, place)) * (place.distance <= limit)
-        case RelaxTable(chances):
-            return sum(excess_offered(rule, place)) * table_chance(chances, place.distance)
-        case RelaxOwnLaw():
-            liked = [relaxes(rule, place.distance, place.plain, token) for token in range(len(place.target))]
-            return sum(excess for excess, good in zip(place.excess, liked, strict=True) if good)
-        case RelaxTolerance(tolerance):
-            assert place.draft is not None
-            room = tolerance * (1 - max(place.target))
-            return sum(min(room * q, excess) for q, excess in zip(place.draft, place.excess, strict=True))
-        case RelaxDivergence(limit):
-            assert place.draft is not None
-            lower, _ = mentor(place.target, place.draft, limit)
-            pairs = list(zip(place.target, place.draft, strict=True))
-            return sum(min(p / lower, q) - min(p, q) for p, q in pairs)
-    return 0.0
-
-
-def excess_offered(rule: AcceptRule, place: Place) -> Law:
-    """What a rule by distance puts above p when it accepts; alone, forbidden tokens are replaced from all of p."""
-    if not rule.alone:
-        return place.excess
-    assert place.draft is not None
-    allowed = [q if p > 0 else 0.0 for p, q in zip(place.target, place.draft, strict=True)]
-    mass = sum(allowed)
-    return [max(0.0, q - mass * p) for p, q in zip(place.target, allowed, strict=True)]
-
-
-def mentor(target: Law, draft: Law, limit: float) -> tuple[float, float]:
-    """(a, b) of mentored decoding; remembered, since three questions about a token ask for it."""
-    return _mentor(tuple(target), tuple(draft), limit)
-
-
-@lru_cache(maxsize=64)
-def _mentor(target: tuple[float, ...], draft: tuple[float, ...], limit: float) -> tuple[float, float]:
-    """By two bisections, one inside the other."""
-
-    def upper(lower: float) -> float:
-        low, high = 0.0, 50.0  # logarithms of b
-        for _ in range(45):
-            middle = (low + high) / 2
-            mass = sum(
-                min(max(q, p / math.exp(middle)), p / lower) for p, q in zip(target, draft, strict=True)
-            )
-            low, high = (middle, high) if mass > 1 else (low, middle)
-        return math.exp(high)
-
-    def divergence(lower: float) -> float:
-        b = upper(lower)
-        pairs = [(p, q) for p, q in zip(target, draft, strict=True) if p > 0]
-        return sum(p * math.log(p / min(max(q, p / b), p / lower)) for p, q in pairs)
-
-    low, high = -30.0, 0.0  # logarithms of a
-    for _ in range(45):
-        middle = (low + high) / 2
-        low, high = (middle, high) if divergence(math.exp(middle)) > limit else (low, middle)
-    return math.exp(high), upper(math.exp(high))
-
-
-def relaxes(rule: AcceptRule, distance: float, target: Law, token: int) -> bool:
-    """Whether a rule without chance accepts; ``target`` is p at temperature 1."""
-    if isinstance(rule.relax, RelaxOwnLaw):
-        yardstick = own_yardstick(target, rule.relax.yardstick)
-        return target[token] >= min(rule.relax.ceiling, rule.relax.min_ratio * yardstick)
-    if isinstance(rule.relax, RelaxBelow):
-        return distance <= rule.relax.max_distance
-    return False
-
-
-def table_chance(chances: Sequence[float], distance: float) -> float:
-    """An acceptance table's entry; the last bin holds distance 1."""
-    return chances[min(len(chances) - 1, int(distance * len(chances)))]
-
-
-def own_yardstick(target: Law, yardstick: Yardstick) -> float:
-    """Sum of squares, exp(-H) or maximum."""
-    if yardstick is Yardstick.COLLISION:
-        return sum(p * p for p in target)
-    if yardstick is Yardstick.ENTROPY:
-        return math.exp(sum(p * math.log(p) for p in target if p > 0))
-    return max(target)
 
 
 def masked(
@@ -314,7 +238,7 @@ def masked(
     return out
 
 
-def law(logits: Sequence[float], transform: SamplingTransform) -> Law:
+def sampling_probs(logits: Sequence[float], transform: SamplingTransform) -> Probs:
     """Temperature, top-k, top-p, min-p, one after the other; temperature 0 is a point mass."""
     if transform.greedy:
         return [1.0 if token == first_max(logits) else 0.0 for token in range(len(logits))]
@@ -337,8 +261,8 @@ def law(logits: Sequence[float], transform: SamplingTransform) -> Law:
     return softmax(kept)
 
 
-def softmax(logits: Sequence[float]) -> Law:
-    """The law at temperature 1."""
+def softmax(logits: Sequence[float]) -> Probs:
+    """The probabilities at temperature 1."""
     largest = max(logits)
     weights = [math.exp(z - largest) for z in logits]
     return [weight / sum(weights) for weight in weights]
@@ -349,15 +273,15 @@ def first_max(values: Sequence[float]) -> int:
     return max(range(len(values)), key=lambda i: (values[i], -i))
 
 
-def spread(ids: Sequence[int], probs: Law, vocab_size: int) -> Law:
-    """A law over a row's entries as a law over the vocabulary."""
+def spread(ids: Sequence[int], probs: Probs, vocab_size: int) -> Probs:
+    """Probabilities of a top-k distribution as those of the vocabulary."""
     full = [0.0] * vocab_size
     for token, prob in zip(ids, probs, strict=True):
         full[token] += prob
     return full
 
 
-def bucket_distance(target: Law, ids: Sequence[int], logprobs: Sequence[float]) -> float:
+def bucket_distance(target: Probs, ids: Sequence[int], logprobs: Sequence[float]) -> float:
     """Jensen-Shannon distance, base 2, with everything outside the row as one bucket."""
     inside = {token: math.exp(lp) for token, lp in zip(ids, logprobs, strict=True) if lp > -math.inf}
     pairs = [(target[token], prob) for token, prob in inside.items()]
@@ -365,11 +289,6 @@ def bucket_distance(target: Law, ids: Sequence[int], logprobs: Sequence[float]) 
         (sum(p for t, p in enumerate(target) if t not in inside), max(0.0, 1 - sum(inside.values())))
     )
     return pair_distance(pairs)
-
-
-def whole_distance(target: Law, draft: Law) -> float:
-    """The same of two laws that are known in full."""
-    return pair_distance(list(zip(target, draft, strict=True)))
 
 
 def pair_distance(pairs: Sequence[tuple[float, float]]) -> float:
@@ -381,7 +300,7 @@ def pair_distance(pairs: Sequence[tuple[float, float]]) -> float:
     return math.sqrt(min(1.0, max(0.0, bits)))
 
 
-def coupled_choice(target: Law, seed: int, position: int) -> int:
+def coupled_choice(target: Probs, seed: int, position: int) -> int:
     """The winner argmin E / p of the shared exponential race, stream 0; ties: lowest id."""
     races = []
     for token, prob in enumerate(target):

@@ -23,13 +23,11 @@ from adasd.ports import Engine
 from adasd.requests import Grammar, GrammarKind
 from adasd.rounds import (
     ENTROPY_EDGES,
-    AcceptRule,
+    AcceptanceRule,
     ChanceTable,
     DraftBlock,
     DraftCall,
     OpenCall,
-    RelaxBelow,
-    RelaxOwnLaw,
     SamplingTransform,
     StopRule,
     VerifyCall,
@@ -87,7 +85,7 @@ def what_cannot_be_run_is_refused_and_changes_nothing(engine: Engine) -> None:
         VerifyCall("s", 0, 5, ()),  # no logits to judge from
         VerifyCall("s", 0, 5, (1,), (vocab_size,)),
         VerifyCall("s", 0, 5, (-1,)),
-        VerifyCall("s", 0, 5, (1,), (2,), None, AcceptRule(RelaxBelow(0.5), 1)),  # no rows
+        VerifyCall("s", 0, 5, (1,), (2,), None, AcceptanceRule("fsd", {"max_distance": 0.5}, 1)),  # no rows
         DraftCall("s", 0, 5, (1, 2), StopRule(3)),  # 9 tokens, the last one not fed
         DraftCall("s", 0, 5, (), StopRule(1)),
     ):
@@ -202,7 +200,7 @@ def sampling_without_a_seed_goes_by_rows(engine: Engine) -> None:
     drafted = draft(engine, DraftCall("s", 0, 0, PROMPT, StopRule(3, row_len=engine.vocab_size)))
     assert drafted.distributions is not None
     assert drafted.distributions.ids.shape == (3, engine.vocab_size)
-    rule = AcceptRule(want_distances=True)
+    rule = AcceptanceRule(want_distances=True)
     verdict = verify(engine, VerifyCall("s", 1, 4, PROMPT[4:], drafted.tokens, drafted.distributions, rule))
     assert verdict.num_accepted == 3, "a draft whose law is the target's is never rejected"
     assert len(verdict.distances) == 3
@@ -346,7 +344,7 @@ def grammars_are_followed_and_end_the_answer(engine: Engine) -> None:
     assert drafted.runner_ups[:4] == drafted.tokens[:4] == (0, 2, 0, 2), "where nothing else is possible"
     assert {drafted.runner_ups[4], drafted.tokens[4]} == {4, end}
     verify(engine, VerifyCall("s", 0, 0, PROMPT))
-    relaxed = AcceptRule(RelaxOwnLaw(1e-9), 3)
+    relaxed = AcceptanceRule("collision", {"ratio": 1e-9}, 3)
     astray = verify(engine, VerifyCall("s", 1, 5, (0,), (2, 1, 2), None, relaxed))
     assert (astray.num_accepted, astray.next_token) == (1, 0), "relaxation cannot lead out of a grammar"
     assert verify(engine, VerifyCall("s", 2, 7, (0,))).next_token == 2

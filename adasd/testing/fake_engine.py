@@ -19,6 +19,7 @@ from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.cache.slots import SlotTable
 from adasd.engine.work import DraftWork, Judged, Proposed, StepInput, VerifyWork, Work
 from adasd.errors import AdasdError, IllegalEvent, InvalidRequest
+from adasd.methods.registry import acceptance_method, check_params, needs_distances
 from adasd.ports import Clock
 from adasd.results import TokenLogprob
 from adasd.rounds import (
@@ -28,14 +29,19 @@ from adasd.rounds import (
     DraftDistributions,
     OpenCall,
     PrefixStats,
-    RelaxBelow,
-    RelaxTable,
     SamplingTransform,
     Verdict,
     VerifyCall,
 )
-from adasd.specdec.dice import Dice, GivenNumbers
-from adasd.specdec.verify_reference import coupled_choice, first_max, judge_one, law, masked, softmax
+from adasd.specdec.random_source import GivenNumbers, RandomSource
+from adasd.specdec.verify_reference import (
+    coupled_choice,
+    first_max,
+    judge_one,
+    masked,
+    sampling_probs,
+    softmax,
+)
 from adasd.testing.table_model import TableModel
 from adasd.text.grammar import GrammarCompiler
 
@@ -191,9 +197,9 @@ class FakeEngine:
         if work.transform.greedy:
             token = first_max(logits)
         elif work.transform.seed is not None:
-            token = coupled_choice(law(logits, work.transform), work.transform.seed, len(tokens))
+            token = coupled_choice(sampling_probs(logits, work.transform), work.transform.seed, len(tokens))
         else:
-            token = self._draw(row_ids, law(row_logprobs, work.transform))
+            token = self._draw(row_ids, sampling_probs(row_logprobs, work.transform))
         other = (
             second_choice(logits, work.transform, len(tokens), token)
             if work.call.rule.want_runner_ups
@@ -215,7 +221,7 @@ class FakeEngine:
             work.transform,
             base_len,
             call.rule,
-            self._dice(num_drafted),
+            self._random_source(num_drafted),
         )
         distances = verdict.distances if call.rule.want_distances else ()
         judged = Judged(
@@ -256,7 +262,7 @@ class FakeEngine:
             allowed = matcher.masks()[0].tolist()
         return masked(self.model.logits(tokens), tokens, transform, allowed)
 
-    def _dice(self, num_drafted: int) -> Dice:
+    def _random_source(self, num_drafted: int) -> RandomSource:
         """Chance for one block; a proof puts its own here."""
         return GivenNumbers(
             [self._random.random() for _ in range(num_drafted)],
@@ -281,15 +287,14 @@ class FakeEngine:
             fed = call.feed + call.block
             refuse(not call.feed, "a verify call must feed at least one token")
             if call.block:
-                by_distance = isinstance(call.rule.relax, RelaxBelow | RelaxTable)
-                rows_needed = _sampled(transform) or by_distance or call.rule.want_distances
+                rows_needed = _sampled(transform) or needs_distances(call.rule)
                 refuse(call.distributions is None and rows_needed, "the block needs its draft rows")
                 refuse(
                     _misshapen(call.distributions, len(call.block), self.vocab_size),
                     "the rows do not fit the block",
                 )
-            relax = call.rule.relax
-            refuse(isinstance(relax, RelaxTable) and len(relax.accept_prob) != 256, "a table has 256 bins")
+            if not call.rule.is_exact:
+                check_params(acceptance_method(call.rule.name), call.rule.params)
         refuse(num_cached > max_len, f"{num_cached} tokens do not fit in a slot of {max_len}")
         refuse(any(not 0 <= t < self.vocab_size for t in fed), f"a token id is not in [0, {self.vocab_size})")
 
@@ -300,7 +305,7 @@ def second_choice(logits: Sequence[float], transform: SamplingTransform, positio
     if max(rest) == -math.inf:
         return token
     if not transform.greedy and transform.seed is not None:
-        probs = [0.0 if t == token else prob for t, prob in enumerate(law(logits, transform))]
+        probs = [0.0 if t == token else prob for t, prob in enumerate(sampling_probs(logits, transform))]
         if any(probs):
             return coupled_choice(probs, transform.seed, position)
     return first_max(rest)

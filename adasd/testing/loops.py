@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from adasd.ports import Engine
 from adasd.rounds import (
-    AcceptRule,
+    AcceptanceRule,
     DraftBlock,
     DraftCall,
     OpenCall,
@@ -83,7 +83,7 @@ def speculative(
     num_tokens: int,
     rule: StopRule,
     transform: SamplingTransform = GREEDY,
-    accept: AcceptRule | None = None,
+    accept: AcceptanceRule | None = None,
 ) -> tuple[list[int], list[int]]:
     """Draft and verify in turns: the answer's tokens, and how many drafted tokens stood in every round.
 
@@ -110,7 +110,7 @@ def speculative(
                 tuple(tokens[keep:]),
                 drafted.tokens,
                 drafted.distributions,
-                accept or AcceptRule(),
+                accept or AcceptanceRule(),
             ),
         )
         accepted.append(verdict.num_accepted)

@@ -11,7 +11,7 @@ from rich.table import Table
 from adasd.config import SpeculationConfig
 from adasd.control.draft_sources import KNOWN, MODEL
 from adasd.methods.policy import Described
-from adasd.methods.registry import ACCEPTANCE, DEFAULT_DRAFTING, DRAFTING, EXACT_RULES
+from adasd.methods.registry import DEFAULT_DRAFTING, EXACT_TESTS, acceptance_methods, drafting_methods
 from adasd.requests import Mode
 
 
@@ -20,11 +20,14 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="adasd methods", description=__doc__)
     parser.parse_args(argv)
     defaults, console = SpeculationConfig(), Console()
+    drafting = defaults.drafting or DEFAULT_DRAFTING[Mode.EXACT]
+    console.print(table("drafting: when the draft stops", drafting_methods(), drafting))
     console.print(
-        table("drafting: when the draft stops", DRAFTING, defaults.drafting or DEFAULT_DRAFTING[Mode.EXACT])
+        table("acceptance in mode exact: the target's own distribution", EXACT_TESTS, defaults.verification)
     )
-    console.print(table("acceptance in mode exact: the target's own law", EXACT_RULES, defaults.verification))
-    console.print(table("acceptance in mode adaptive: what is relaxed", ACCEPTANCE, defaults.acceptance))
+    console.print(
+        table("acceptance in mode adaptive: what is relaxed", acceptance_methods(), defaults.acceptance)
+    )
     console.print(table("draft sources: where blocks come from", KNOWN, MODEL))
     console.print("further draft models (drafts in the configuration) are sources by their names")
     console.print(

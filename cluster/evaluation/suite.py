@@ -22,7 +22,7 @@ from adasd.evaluate.table import known
 from cluster.data import DEMO
 
 CHOSEN = (
-    "static-2,static-3,static-5,static-8,static-16,adasd,adaedl,adasd+posterior,adasd+collision,"
+    "static-2,static-3,static-5,static-8,static-16,adasd,adaedl,adasd+adasd,adasd+collision,"
     "adaedl+collision,adasd+typical,goodput,adasd-goodput"
 )
 

@@ -31,11 +31,10 @@ import uvloop
 from rich.table import Table
 
 from adasd.config import SpeculationConfig
-from adasd.control.controller import Controller, SessionController
+from adasd.control.controller import PLAIN, Controller, Plan, SessionController
 from adasd.control.lookahead import preparing_for_rejection_pays
 from adasd.control.options import EffectiveSpeculation
 from adasd.drafters.lookups import Lookups
-from adasd.methods.policy import PLAIN, Plan
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.rounds import (
     DraftBlock,

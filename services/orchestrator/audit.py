@@ -26,7 +26,7 @@ import numpy as np
 from adasd.errors import AdasdError
 from adasd.ports import Placement, Verifier
 from adasd.requests import GenerationRequest, Mode, SamplingParams
-from adasd.rounds import AcceptRule, DraftDistributions, OpenCall, VerifyCall
+from adasd.rounds import AcceptanceRule, DraftDistributions, OpenCall, VerifyCall
 from adasd.session.opening import transform_of
 from services.observability.events import (
     AnswerAudited,
@@ -180,7 +180,7 @@ class Auditor:
             keep = min(cached, known - 1)
             block = text[known : known + BLOCK_LEN]
             rows = point_masses(block) if answer.law == "unseeded" else None
-            call = VerifyCall(name, epoch, keep, text[keep:known], block, rows, AcceptRule())
+            call = VerifyCall(name, epoch, keep, text[keep:known], block, rows, AcceptanceRule())
             verdict = await slot.verify(call)
             cached = known + verdict.num_accepted
             known = cached

@@ -16,25 +16,18 @@ from adasd.requests import Grammar, GrammarKind
 from adasd.results import TokenLogprob
 from adasd.rounds import (
     ENTROPY_EDGES,
-    NUM_DISTANCE_BINS,
-    AcceptRule,
+    TOKEN,
+    AcceptanceRule,
     Assumption,
     ChanceTable,
     DraftBlock,
     DraftCall,
     DraftDistributions,
     OpenCall,
-    Relax,
-    RelaxBelow,
-    RelaxDivergence,
-    RelaxOwnLaw,
-    RelaxTable,
-    RelaxTolerance,
     SamplingTransform,
     StopRule,
     Verdict,
     VerifyCall,
-    Yardstick,
 )
 from protos.adasd.v1 import worker_pb2 as pb
 from services.transport.arrays import (
@@ -255,57 +248,17 @@ def _verify_to_wire(call: VerifyCall) -> pb.VerifyRequest:
         feed=pack_ids(call.feed),
         block=pack_ids(call.block),
         rows=_rows_to_wire(call.distributions),
-        relax_budget=call.rule.relax_budget,
-        want_distances=call.rule.want_distances,
-        whole_block=call.rule.whole_block,
+        rule=_rule_to_wire(call.rule),
         confidences=pack_reals(call.confidences),
-        max_distortion=call.rule.max_distortion if isfinite(call.rule.max_distortion) else None,
-        processed=call.rule.processed,
-        alone=call.rule.alone,
     )
-    match call.rule.relax:
-        case RelaxBelow(max_distance):
-            message.relax_below = max_distance
-        case RelaxTable(accept_prob):
-            message.relax_table = pack_reals(accept_prob)
-        case RelaxTolerance(tolerance):
-            message.relax_tolerance = tolerance
-        case RelaxDivergence(max_divergence):
-            message.relax_divergence = max_divergence
-        case RelaxOwnLaw(min_ratio, yardstick, ceiling):
-            number = pb.OwnLaw.Yardstick.Value(yardstick.name)
-            message.relax_own_law.CopyFrom(pb.OwnLaw(min_ratio=min_ratio, yardstick=number, ceiling=ceiling))
     if call.assuming is not None:
         message.assuming.CopyFrom(_assumption_to_wire(call.assuming))
     return message
 
 
 def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
-    relax: Relax | None = None
-    match wire.WhichOneof("relax"):
-        case "relax_below":
-            relax = RelaxBelow(wire.relax_below)
-        case "relax_table":
-            relax = RelaxTable(unpack_reals(wire.relax_table))
-            _expect_len("bins of the acceptance table", len(relax.accept_prob), NUM_DISTANCE_BINS)
-        case "relax_tolerance":
-            relax = RelaxTolerance(wire.relax_tolerance)
-        case "relax_divergence":
-            relax = RelaxDivergence(wire.relax_divergence)
-        case "relax_own_law":
-            relax = _own_law_from_wire(wire.relax_own_law)
     block = unpack_ids(wire.block)
     rows = _rows_from_wire(wire.rows, len(block)) if wire.HasField("rows") else None
-    max_distortion = wire.max_distortion if wire.HasField("max_distortion") else inf
-    rule = AcceptRule(
-        relax,
-        wire.relax_budget,
-        wire.want_distances,
-        wire.whole_block,
-        max_distortion,
-        wire.processed,
-        wire.alone,
-    )
     return VerifyCall(
         session,
         wire.epoch,
@@ -313,7 +266,7 @@ def _verify_from_wire(session: str, wire: pb.VerifyRequest) -> VerifyCall:
         unpack_ids(wire.feed),
         block,
         rows,
-        rule,
+        _rule_from_wire(wire.rule),
         unpack_reals(wire.confidences),
         _assumption_from_wire(wire.assuming) if wire.HasField("assuming") else None,
     )
@@ -329,11 +282,29 @@ def _assumption_from_wire(wire: pb.Assumption) -> Assumption:
     return Assumption(wire.epoch, token, wire.num_accepted if wire.HasField("num_accepted") else None)
 
 
-def _own_law_from_wire(wire: pb.OwnLaw) -> RelaxOwnLaw:
-    names = {value: name for name, value in pb.OwnLaw.Yardstick.items()}
-    if wire.yardstick not in names:
-        raise InvalidRequest(f"there is no yardstick {wire.yardstick}; known: {sorted(names)}", "yardstick")
-    return RelaxOwnLaw(wire.min_ratio, Yardstick[names[wire.yardstick]], wire.ceiling)
+def _rule_to_wire(rule: AcceptanceRule) -> pb.AcceptanceRule:
+    """The name as it is: whoever judges looks it up."""
+    numbers = {name: value for name, value in rule.params.items() if not isinstance(value, tuple)}
+    tables = {name: pack_reals(value) for name, value in rule.params.items() if isinstance(value, tuple)}
+    return pb.AcceptanceRule(
+        name=rule.name,
+        numbers=numbers,
+        tables=tables,
+        relax_budget=rule.relax_budget,
+        want_distances=rule.want_distances,
+        max_distortion=rule.max_distortion if isfinite(rule.max_distortion) else None,
+    )
+
+
+def _rule_from_wire(wire: pb.AcceptanceRule) -> AcceptanceRule:
+    tables = {name: unpack_reals(packed) for name, packed in wire.tables.items()}
+    return AcceptanceRule(
+        wire.name or TOKEN,
+        {**wire.numbers, **tables},
+        wire.relax_budget,
+        wire.want_distances,
+        wire.max_distortion if wire.HasField("max_distortion") else inf,
+    )
 
 
 # --------------------------------------------------------------------------- answers

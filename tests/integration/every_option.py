@@ -15,7 +15,7 @@ from adasd.engine.engine import TorchEngine
 from adasd.local import Answer, LocalPair
 from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
 from adasd.session.opening import transform_of
-from adasd.specdec.verify_reference import coupled_choice, first_max, law, masked
+from adasd.specdec.verify_reference import coupled_choice, first_max, masked, sampling_probs
 from adasd.text.grammar import GrammarCompiler
 from adasd.text.tokenizer import Tokenizer
 from tests.unit.text.tokenizers_for_tests import byte_level
@@ -174,7 +174,7 @@ def by_hand(prompt: tuple[int, ...], sampling: SamplingParams) -> tuple[tuple[in
             token = first_max(logits)
         else:
             assert sampling.seed is not None
-            token = coupled_choice(law(logits, transform), sampling.seed, len(text))
+            token = coupled_choice(sampling_probs(logits, transform), sampling.seed, len(text))
         logprobs.append(float(raw.log_softmax(-1)[token]))
         text.append(token)
         may_stop = len(text) - len(prompt) > sampling.min_tokens

@@ -19,7 +19,7 @@ from adasd.config import EngineConfig
 from adasd.demo.tasks import Task, heldout
 from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
-from adasd.methods.registry import DRAFTING
+from adasd.methods.registry import drafting_methods
 from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
 from adasd.results import FinishReason
 from adasd.text.tokenizer import Tokenizer
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
 DRAFTS = ("demo", "random", "target itself")
-POLICIES = tuple(policy.name for policy in DRAFTING)
+POLICIES = tuple(method.name for method in drafting_methods())
 SOURCES = ("model", "random", "ngram", "suffix", "auto")
 BLOCKS = (1, 5, 16)
 MAX_TOKENS = 96

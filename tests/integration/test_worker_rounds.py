@@ -29,11 +29,10 @@ from adasd.errors import (
 )
 from adasd.requests import Grammar, GrammarKind
 from adasd.rounds import (
-    AcceptRule,
+    AcceptanceRule,
     DraftBlock,
     DraftCall,
     OpenCall,
-    RelaxBelow,
     SamplingTransform,
     StopRule,
     VerifyCall,
@@ -181,7 +180,7 @@ async def test_the_wire_changes_no_answer(start, transform):
     line, call = replica.line("a"), OpenCall("a", transform, 64)
     await line.open(call)
     direct.open(call)
-    accept = AcceptRule(RelaxBelow(0.4), relax_budget=2, want_distances=True)
+    accept = AcceptanceRule("fsd", {"max_distance": 0.4}, 2, want_distances=True)
     asked = DraftCall("a", 1, 0, (1, 5, 2), StopRule(6, entropy_ceiling=2.5, row_len=16))
     drafted, expected = await line.draft(asked), draft(direct, asked)
     assert np.array_equal(drafted.distributions.ids, expected.distributions.ids)

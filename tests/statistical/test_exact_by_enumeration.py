@@ -19,7 +19,7 @@ import pytest
 from adasd.config import SpeculationConfig
 from adasd.engine.work import DraftWork, VerifyWork
 from adasd.local import LocalPair
-from adasd.methods.registry import DRAFTING
+from adasd.methods.registry import drafting_methods
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.rounds import (
     DraftBlock,
@@ -31,8 +31,8 @@ from adasd.rounds import (
     VerifyCall,
 )
 from adasd.specdec import verify_reference
-from adasd.specdec.budget import share
-from adasd.specdec.verify_reference import law, masked
+from adasd.specdec.verification_budget import share
+from adasd.specdec.verify_reference import masked, sampling_probs
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.table_model import TableModel
 
@@ -40,7 +40,14 @@ V, LENGTH = 3, 4
 PROMPT = (1, 2)
 TARGET = TableModel.random(V, seed=5, sharpness=0.8)
 DRAFT = TARGET.disturbed(0.7, seed=6)
-POLICIES = [policy.name for policy in DRAFTING]
+METHODS = [
+    *(method.name for method in drafting_methods()),
+    "adasd:drops_last=true",
+    "assisted:schedule=constant",
+    "confidence:schedule=dynamic",
+    "on-the-fly:variant=cached",
+    "on-the-fly:variant=fsm",
+]
 
 
 class Book:
@@ -73,8 +80,8 @@ class Book:
 
 
 @dataclass
-class BookDice:
-    """``Dice`` of one block: a token's uniform number is known by the interval that answers have left of it."""
+class BookSource:
+    """``RandomSource`` of one block: a token's uniform number is known by the interval that answers have left of it."""
 
     book: Book
     known: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
@@ -111,8 +118,8 @@ class BookEngine(FakeEngine):
             assert isinstance(work, VerifyWork)
             work.cut_block(share(self.num_judged, [self.score(call), self.neighbour])[0])
 
-    def _dice(self, num_drafted: int) -> BookDice:
-        return BookDice(self.book)
+    def _random_source(self, num_drafted: int) -> BookSource:
+        return BookSource(self.book)
 
     def _draw(self, ids: Sequence[int], probs: Sequence[float]) -> int:
         return ids[self.book.choose(probs)]
@@ -170,7 +177,7 @@ def target_law(transform: dict[str, Any]) -> dict[tuple[int, ...], float]:
     for answer in itertools.product(range(V), repeat=LENGTH):
         chance, text = 1.0, list(PROMPT)
         for token in answer:
-            chance *= law(masked(TARGET.logits(text), text, whole), whole)[token]
+            chance *= sampling_probs(masked(TARGET.logits(text), text, whole), whole)[token]
             text.append(token)
         made[answer] = chance
     return made
@@ -207,14 +214,14 @@ def a_clock_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adasd.session.runner.time.perf_counter", lambda: 0.0)
 
 
-@pytest.mark.parametrize("drafting", POLICIES)
+@pytest.mark.parametrize("drafting", METHODS)
 @pytest.mark.parametrize("past", PASTS)
 def test_the_law_of_whole_answers_is_the_targets_under_every_policy(drafting: str, past: str):
     error, _ = largest_error(drafting, past)
     assert error < 1e-9
 
 
-@pytest.mark.parametrize("drafting", ["static", "adasd", "adaedl", "on-the-fly-fsm"])
+@pytest.mark.parametrize("drafting", ["static", "adasd", "adaedl", "on-the-fly:variant=fsm"])
 def test_so_it_is_by_whole_blocks(drafting: str):
     error, _ = largest_error(drafting, "low ceiling", "block")
     assert error < 1e-9

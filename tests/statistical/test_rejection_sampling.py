@@ -12,8 +12,8 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from adasd.rounds import AcceptRule, RelaxBelow, RelaxOwnLaw, SamplingTransform
-from adasd.specdec.blocks import BlockBatch, RuleBatch
+from adasd.rounds import AcceptanceRule, SamplingTransform
+from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import TransformBatch, row_law, transformed_probs, truncate_row
 from adasd.specdec.draft_step import propose
 from adasd.specdec.exact_tests import RejectionSampling
@@ -62,7 +62,7 @@ def target_laws(transform: SamplingTransform) -> Tensor:
 
 
 def one_round(
-    transform: SamplingTransform, num_drafted: int, row_len: int, seed: int, rule: AcceptRule
+    transform: SamplingTransform, num_drafted: int, row_len: int, seed: int, rule: AcceptanceRule
 ) -> tuple[Tensor, Judgement]:
     """DRAWS independent sessions after token 0: the emitted tokens, [DRAWS, K + 1], -1 behind the end."""
     generator = torch.Generator().manual_seed(seed)
@@ -82,7 +82,7 @@ def one_round(
         lens, (True,) * DRAWS, tokens_BK, torch.tensor(lens), torch.stack(ids, 1), torch.stack(logprobs, 1)
     )
     before_BJ = torch.cat([torch.zeros(DRAWS, 1, dtype=torch.int64), tokens_BK], dim=1)
-    rules = RuleBatch.pack([rule] * DRAWS)
+    rules = [rule] * DRAWS
     chance = draw_chance(batch, rules, num_drafted, V, generator)
     judgement = judge(TARGET.after(before_BJ), blocks, batch, rules, chance)
     accepted_B1 = judgement.num_accepted_B[:, None]
@@ -94,7 +94,7 @@ def one_round(
 @pytest.mark.parametrize("row_len", [1, 3, V])
 @pytest.mark.parametrize("transform", WARPS)
 def test_the_first_token_follows_the_target(transform, row_len):
-    emitted, _ = one_round(transform, 1, row_len, seed=row_len, rule=AcceptRule())
+    emitted, _ = one_round(transform, 1, row_len, seed=row_len, rule=AcceptanceRule())
     assert not rejects(
         torch.bincount(emitted[:, 0], minlength=V).double(), target_laws(transform)[0].double()
     )
@@ -103,7 +103,7 @@ def test_the_first_token_follows_the_target(transform, row_len):
 @pytest.mark.parametrize("transform", WARPS)
 def test_the_first_two_tokens_follow_the_target_jointly(transform):
     # a session that stopped after one token is completed by the target itself
-    emitted, judgement = one_round(transform, 2, 4, seed=7, rule=AcceptRule())
+    emitted, judgement = one_round(transform, 2, 4, seed=7, rule=AcceptanceRule())
     laws = target_laws(transform)
     generator = torch.Generator().manual_seed(8)
     completion = torch.multinomial(laws[emitted[:, 0]], 1, generator=generator)[:, 0]
@@ -115,7 +115,7 @@ def test_the_first_two_tokens_follow_the_target_jointly(transform):
 
 
 def test_the_bonus_token_follows_the_target():
-    emitted, judgement = one_round(SamplingTransform(), 1, V, seed=9, rule=AcceptRule())
+    emitted, judgement = one_round(SamplingTransform(), 1, V, seed=9, rule=AcceptanceRule())
     laws = target_laws(SamplingTransform())
     for last in range(V):
         after = emitted[(judgement.num_accepted_B == 1) & (emitted[:, 0] == last), 1]
@@ -123,7 +123,7 @@ def test_the_bonus_token_follows_the_target():
 
 
 def test_acceptance_is_one_minus_the_total_variation():
-    _, judgement = one_round(SamplingTransform(), 1, V, seed=10, rule=AcceptRule())
+    _, judgement = one_round(SamplingTransform(), 1, V, seed=10, rule=AcceptanceRule())
     expected = (
         torch.minimum(target_laws(SamplingTransform())[0], torch.softmax(DRAFT.logits_VV[0], -1)).sum().item()
     )
@@ -133,7 +133,7 @@ def test_acceptance_is_one_minus_the_total_variation():
 
 
 def test_a_wrong_law_is_noticed():
-    emitted, _ = one_round(SamplingTransform(), 1, V, seed=11, rule=AcceptRule())
+    emitted, _ = one_round(SamplingTransform(), 1, V, seed=11, rule=AcceptanceRule())
     counts = torch.bincount(emitted[:, 0], minlength=V).double()
     slightly_off = target_laws(SamplingTransform(temperature=0.9))[0].double()
     assert rejects(counts, slightly_off)
@@ -146,7 +146,9 @@ def test_relaxing_everything_moves_mass_only_where_the_target_has_some(monkeypat
     draft = Bigrams(torch.tensor([[0.2, 0.3, 0.3, 0.2, *pad]] * V).log())
     monkeypatch.setitem(globals(), "TARGET", target)
     monkeypatch.setitem(globals(), "DRAFT", draft)
-    emitted, judgement = one_round(SamplingTransform(), 1, V, 12, AcceptRule(RelaxBelow(1.0), 1))
+    emitted, judgement = one_round(
+        SamplingTransform(), 1, V, 12, AcceptanceRule("fsd", {"max_distance": 1.0}, 1)
+    )
     counts = torch.bincount(emitted[:, 0], minlength=V).double()
     assert not rejects(counts, torch.tensor([0.4, 0.3, 0.3, 0.0, 0.0, 0.0]).double())
     assert abs(judgement.num_accepted_B.float().mean().item() - 0.8) < 3.9 * (0.16 / DRAWS) ** 0.5
@@ -173,7 +175,9 @@ def test_the_law_under_the_collision_rule_is_the_derived_one(ratio, num_liked, m
     excess, lack = (q - p).clamp_min(0), (p - q).clamp_min(0)
     kept = (excess * ~liked).sum()
     law = torch.minimum(p, q) + excess * liked + kept * lack / lack.sum()
-    emitted, judgement = one_round(SamplingTransform(), 1, V, 13, AcceptRule(RelaxOwnLaw(ratio), 1))
+    emitted, judgement = one_round(
+        SamplingTransform(), 1, V, 13, AcceptanceRule("collision", {"ratio": ratio}, 1)
+    )
     assert not rejects(torch.bincount(emitted[:, 0], minlength=V).double(), law)
     distortion = (law - p).abs().sum().item() / 2
     expected = torch.minimum(p, q).sum().item() + distortion
@@ -184,7 +188,9 @@ def test_the_law_under_the_collision_rule_is_the_derived_one(ratio, num_liked, m
 def test_the_collision_rule_distorts_where_it_relaxes(monkeypatch):
     # the test above could not fail if nothing were relaxed
     p, _ = five_tokens(monkeypatch)
-    emitted, judgement = one_round(SamplingTransform(), 1, V, 14, AcceptRule(RelaxOwnLaw(0.5), 1))
+    emitted, judgement = one_round(
+        SamplingTransform(), 1, V, 14, AcceptanceRule("collision", {"ratio": 0.5}, 1)
+    )
     assert judgement.relaxed_BK.any()
     assert rejects(torch.bincount(emitted[:, 0], minlength=V).double(), p)
 

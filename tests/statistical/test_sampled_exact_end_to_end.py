@@ -223,7 +223,7 @@ def test_penalties_that_do_not_see_the_block_are_noticed(
 
 def test_relaxation_changes_the_law(engines: tuple[TorchEngine, TorchEngine]):
     options = SpeculationOptions(
-        Mode.ADAPTIVE, drafting="static", acceptance="threshold-mean-all", max_relaxed_fraction=1.0
+        Mode.ADAPTIVE, drafting="static", acceptance="fsd:max_divergence=0.3", max_relaxed_fraction=1.0
     )
     answers = answers_of(engines, options, SAMPLING, [None] * NUM_SESSIONS)
     assert kinds_of_block_tokens(answers)[TokenKind.RELAXED] > NUM_SESSIONS / 10

@@ -180,7 +180,7 @@ def test_mappings_are_read_from_text_and_from_yaml(tmp_path):
         ({"draft.device": "cpu", "draft.num_gpus": "1"}, "draft.num_gpus reserves 1 GPUs"),
         ({"target.device": "cuda"}, "Ray hides every GPU"),
         ({"speculation.drafting": "adads"}, "speculation.drafting: .*adasd"),
-        ({"speculation.acceptance": "magic"}, "speculation.acceptance: .*posterior"),
+        ({"speculation.acceptance": "magic"}, "speculation.acceptance: .*adasd-v1"),
         ({"draft.model": "none", "draft.dtype": "float16"}, "there is no draft"),
         ({"tls.certificate": "/a.pem"}, "tls takes both certificate and key"),
         ({"target": "Qwen/Qwen3-8B", "model_roots": "/models,hf:meta/"}, "lies in none of model_roots"),

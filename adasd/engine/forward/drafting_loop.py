@@ -2,7 +2,7 @@
 
 State lies in tensors of fixed shape, so that a turn of plain greedy drafting can be one CUDA graph. A row that is to
 stop goes on as padding. The oracle is drafting one token per engine step (``sampler.propose_next``
-and ``adasd.specdec.stop_rule.stops``).
+and ``adasd.stop_rule.stops``).
 Shape letters: R rows, V vocabulary, E entries of the longest truncated row.
 """
 
@@ -21,7 +21,7 @@ from adasd.engine.work import DraftWork, Proposed, StepInput, wants_runner_ups
 from adasd.rounds import ENTROPY_EDGES, SamplingTransform
 from adasd.specdec.distributions import TransformBatch, masked_logits
 from adasd.specdec.draft_step import Proposal, propose
-from adasd.specdec.stop_rule import NO_TABLE
+from adasd.stop_rule import NO_TABLE
 
 _NUM_SIGNALS = 5  # token, second choice, entropy, largest probability, whether the row was still drafting
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from adasd.engine.work import DraftWork
 from adasd.rounds import StopRule
-from adasd.specdec.stop_rule import rest_of
+from adasd.stop_rule import rest_of
 
 
 def takes_largest(work: DraftWork) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from adasd.engine.sampling.to_host import to_host
 from adasd.engine.work import DraftWork, Judged, Proposed, VerifyWork, wants_runner_ups
 from adasd.rounds import SamplingTransform
-from adasd.specdec.blocks import BlockBatch, RuleBatch
+from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import TransformBatch, masked_block_logits, masked_logits
 from adasd.specdec.divergence import entropy
 from adasd.specdec.draft_step import propose, runner_up
@@ -102,7 +102,7 @@ def choose_greedily(works: Sequence[VerifyWork], logits_NV: Tensor) -> list[Judg
 def is_plainly_greedy(work: VerifyWork) -> bool:
     """Whether ``choose_greedily`` may judge this call."""
     rule = work.call.rule
-    return work.transform.greedy and rule.relax is None and not rule.want_distances
+    return work.transform.greedy and rule.is_exact and not rule.want_distances
 
 
 def judge_blocks(works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator) -> list[Judged]:
@@ -119,7 +119,7 @@ def judge_generally(works: Sequence[VerifyWork], logits: Tensor, generator: torc
     blocks = BlockBatch.pack(
         [work.call.block for work in works], [work.call.distributions for work in works], logits.device
     )
-    rules = RuleBatch.pack([work.call.rule for work in works], logits.device)
+    rules = [work.call.rule for work in works]
     batch = TransformBatch.build(transforms, base_lens, logits.device)
     logits_BJV = masked_block_logits(_padded(logits, blocks.lens), transforms, base_lens)
     num_drafted, vocab_size = logits_BJV.shape[1] - 1, logits_BJV.shape[2]

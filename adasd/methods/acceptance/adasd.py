@@ -2,124 +2,153 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adasd.methods.distance import Laws, Order
-from adasd.methods.distance_histograms import DistanceHistograms, HistogramOptions
-from adasd.methods.isotonic import never_rising_pava, running_minimum, without_gaps
+from adasd.config import setting
+from adasd.methods.distance_histograms import (
+    MEMORY,
+    WARM_LABELS,
+    DistanceHistograms,
+    Histories,
+    Label,
+    Scope,
+)
 from adasd.methods.kernel_density import Bandwidth, bandwidth, density
-from adasd.methods.policy import RoundOutlook
-from adasd.methods.scope import AcceptanceScope
-from adasd.rounds import RelaxTable, RoundCompleted
+from adasd.methods.policy import AcceptanceMethod, Bounds, RoundOutlook
+from adasd.methods.registry import register_acceptance
+from adasd.rounds import NUM_DISTANCE_BINS, Params, RoundCompleted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from adasd.specdec.relaxation import RelaxationBatch
+    from adasd.specdec.verify_reference import ReferenceBlock
+
+REFRESH_LABELS = 32
+"""New labels between two fits."""
 
 
 class Priors(StrEnum):
-    """pi_A and pi_R of Bayes' rule."""
+    """P(A) and P(R) of Bayes' rule; not published."""
 
     COUNTS = "counts"  # the shares of the two classes
     EQUAL = "equal"
 
 
-class Monotone(StrEnum):
-    """How the posterior is made to never rise with the distance."""
-
-    RUNNING_MINIMUM = "running-minimum"
-    PAVA = "pava"  # least-squares isotonic fit, weighted by the density of the distances
-
-
 class Decision(StrEnum):
-    """What becomes of P(A | d) (the two readings of the paper, docs/algorithm.md)."""
+    """What becomes of P(A | d); not published."""
 
     MAP = "map"  # accept iff P >= 1/2
     STOCHASTIC = "stochastic"  # accept with probability P
 
 
 @dataclass(frozen=True, slots=True)
-class PosteriorOptions:
-    """What the published text of component 2 leaves open (docs/algorithm.md); the defaults need no tuning."""
-
-    decision: Decision = Decision.MAP
-    priors: Priors = Priors.COUNTS
-    bandwidth: Bandwidth = Bandwidth.SILVERMAN
-    monotone: Monotone = Monotone.RUNNING_MINIMUM
-    order: Order = Order.EXACT_FIRST
-    laws: Laws = Laws.RAW
-    scope: AcceptanceScope = AcceptanceScope.FROZEN
-    refresh_labels: int = 32  # new labels between two fits
-    evidence: HistogramOptions = field(default_factory=HistogramOptions)
-
-
-@dataclass(frozen=True, slots=True)
 class PosteriorState:
-    evidence: DistanceHistograms = field(default_factory=DistanceHistograms)
-    table: RelaxTable | None = None  # None: exact
+    histories: Histories = field(default_factory=Histories)
+    table: tuple[float, ...] | None = None  # P(A | d) or the decision by bin; None: exact
     fitted_labels: int = 0  # labels that were known at the last fit
-    frozen: bool = False
 
 
-def posterior(evidence: DistanceHistograms, options: PosteriorOptions) -> NDArray[np.float64]:
-    """P(A | d) at each bin's centre, never rising with d; 0 behind the last bin with any density.
-
-    P = pi_A f_A / (pi_A f_A + pi_R f_R), f by kernel density. Needs warm evidence.
-    """
-    prior = evidence.weights.sum(axis=1) if options.priors is Priors.COUNTS else np.ones(2)
-    joint_R, joint_A = (
-        share * density(weights, bandwidth(weights, options.bandwidth))
-        for share, weights in zip(prior / prior.sum(), evidence.weights, strict=True)
-    )
-    total = joint_R + joint_A
-    known = total > 1e-9
-    ratio = without_gaps(np.divide(joint_A, total, out=np.zeros_like(total), where=known), known)
-    if options.monotone is Monotone.PAVA:
-        return never_rising_pava(ratio, total + 1e-9)
-    return running_minimum(ratio)
-
-
-def fit(evidence: DistanceHistograms, options: PosteriorOptions) -> RelaxTable | None:
-    """The table that travels to the target; None where nothing would be accepted by it."""
-    if not evidence.warm(options.evidence):
-        return None
-    chance = posterior(evidence, options)
-    if options.decision is Decision.MAP:
-        chance = (chance >= 0.5).astype(np.float64)
-    return RelaxTable(tuple(chance.tolist())) if chance.any() else None
-
-
+@register_acceptance
 @dataclass(frozen=True, slots=True)
-class Posterior:
-    """Accepts a token that failed the exact test where tokens at its distance mostly pass it."""
+class Adasd(AcceptanceMethod[PosteriorState]):
+    """Accept where P(A | d) = p(d | A) P(A) / (p(d | A) P(A) + p(d | R) P(R)) says so.
 
-    options: PosteriorOptions = field(default_factory=PosteriorOptions)
-    name: str = "posterior"
-    summary: str = "accepts where the learned posterior of acceptance given the distance is at least 1/2"
-    source: str = "AdaSD v2, arXiv:2512.11280v2"
-    needs_distances: bool = True
-    only_sampled: bool = False
+    p(d | A) and p(d | R) are Gaussian kernel densities (Silverman 1986) over the distances of tokens that were
+    accepted and rejected; distances of exactly 0 and 1 stay out of them. Ours: the posterior never rises with d, the
+    exact test comes first (which leaves the distribution of the output as it is and accepts more), and the guard
+    ``min_ratio``. Table of what is published and what is not: docs/algorithm.md.
+    """
 
-    @property
-    def processed(self) -> bool:
-        return self.options.laws is Laws.PROCESSED
-
-    @property
-    def alone(self) -> bool:
-        return self.options.order is Order.ALONE
+    decision: Decision = setting(Decision.MAP, "accept iff P >= 1/2, or with probability P; not published")
+    priors: Priors = setting(Priors.COUNTS, "P(A): the classes' shares, or equal; not published")
+    bandwidth: Bandwidth = setting(Bandwidth.SILVERMAN, "rule of thumb for the kernel's width; not published")
+    labels: Label = setting(Label.OUTCOME, "what makes a judged token an accepted one")
+    scope: Scope = setting(Scope.PROCESS, "whose verdicts make the densities; not published")
+    memory: float = setting(MEMORY, "labels after which the oldest fade; the paper keeps all", low=1)
+    warm_labels: float = setting(
+        WARM_LABELS, "labels per class from which tokens are relaxed; not published", low=2
+    )
+    min_ratio: float = setting(0.0, "least p(x) / max p of a relaxed token; 0 as published", low=0, high=1)
+    name: ClassVar[str] = "adasd"
+    summary: ClassVar[str] = (
+        "accepts where the learned posterior of acceptance given the distance is at least 1/2"
+    )
+    source: ClassVar[str] = "AdaSD v2, arXiv:2512.11280v2"
+    rule_params: ClassVar[Mapping[str, Bounds]] = {
+        "chances": Bounds(0, 1, NUM_DISTANCE_BINS),
+        "min_ratio": Bounds(0, 1),
+    }
+    needs_distances: ClassVar[bool] = True
 
     def start(self, shared: PosteriorState | None) -> PosteriorState:
-        if shared is None or self.options.scope is AcceptanceScope.REQUEST:
-            return PosteriorState()
-        return replace(shared, frozen=self.options.scope is AcceptanceScope.FROZEN)
+        begun = PosteriorState(Histories.start(shared.histories if shared else None, self.scope))
+        if shared is None or self.scope is Scope.REQUEST:
+            return begun
+        return replace(begun, table=shared.table, fitted_labels=shared.fitted_labels)
 
-    def decide(self, state: PosteriorState, outlook: RoundOutlook) -> RelaxTable | None:
-        return state.table
+    def decide(self, state: PosteriorState, outlook: RoundOutlook) -> Params | None:
+        return None if state.table is None else {"chances": state.table, "min_ratio": self.min_ratio}
 
     def learn(self, state: PosteriorState, round: RoundCompleted) -> PosteriorState:
-        if state.frozen:
-            return state
-        evidence = state.evidence.add(round, self.options.evidence)
-        if evidence.num_labels - state.fitted_labels < self.options.refresh_labels:
-            return replace(state, evidence=evidence)
-        return PosteriorState(evidence, fit(evidence, self.options), evidence.num_labels)
+        histories = state.histories.learn(round, self.labels, self.memory)
+        num_labels = histories.histograms.num_labels
+        if num_labels - state.fitted_labels < REFRESH_LABELS:
+            return replace(state, histories=histories)
+        return PosteriorState(histories, self.fit(histories.histograms), num_labels)
+
+    def fit(self, histograms: DistanceHistograms) -> tuple[float, ...] | None:
+        """The table that travels to the target; None where nothing would be accepted by it."""
+        if not histograms.is_warm(self.warm_labels):
+            return None
+        chance = self.posterior(histograms)
+        if self.decision is Decision.MAP:
+            chance = (chance >= 0.5).astype(np.float64)
+        return tuple(chance.tolist()) if chance.any() else None
+
+    def posterior(self, histograms: DistanceHistograms) -> NDArray[np.float64]:
+        """P(A | d) at each bin's centre, never rising with d; 0 behind the last bin with any density."""
+        prior = histograms.weights.sum(axis=1) if self.priors is Priors.COUNTS else np.ones(2)
+        joint_R, joint_A = (
+            share * density(weights, bandwidth(weights, self.bandwidth))
+            for share, weights in zip(prior / prior.sum(), histograms.weights, strict=True)
+        )
+        total = joint_R + joint_A
+        known = total > 1e-9
+        ratio = np.divide(joint_A, total, out=np.zeros_like(total), where=known)
+        return np.minimum.accumulate(without_gaps(ratio, known))
+
+    @staticmethod
+    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+        chances_GT = at.table("chances")
+        num_bins = chances_GT.shape[1]
+        bin_GK = (at.distance_GK1[..., 0].nan_to_num(0.0) * num_bins).long().clamp(0, num_bins - 1)
+        chance_GK1 = chances_GT.gather(1, bin_GK)[..., None].masked_fill(at.distance_GK1.isnan(), 0.0)
+        return chance_GK1 * at.likely(ids_GKN, at.number("min_ratio"))
+
+    @staticmethod
+    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+        if not block.likely(i, token, block.number("min_ratio")):
+            return 0.0
+        chances = block.table("chances")
+        return chances[min(len(chances) - 1, int(block.distance(i) * len(chances)))]
+
+    @staticmethod
+    def largest_distance(params: Params) -> float | None:
+        chances = params["chances"]
+        assert isinstance(chances, tuple)
+        accepted = [i for i, chance in enumerate(chances) if chance >= 0.5]
+        return (accepted[-1] + 1) / len(chances) if accepted else None
+
+
+def without_gaps(curve: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Unknown entries become their lower bound: the next known value behind them, 0 at the end."""
+    filled = np.append(np.where(known, curve, 0.0), 0.0)
+    source = np.where(known, np.arange(len(curve)), len(curve))
+    return np.asarray(filled[np.minimum.accumulate(source[::-1])[::-1]])

@@ -1,100 +1,82 @@
-"""AdaSD's acceptance as in the paper's first version: a threshold on the distance of the two laws."""
+"""AdaSD's acceptance as in the paper's first version: a threshold on the distance of the two distributions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
+from adasd.config import setting
+from adasd.methods.distance_histograms import (
+    CENTRES,
+    MEMORY,
+    WARM_LABELS,
+    Histories,
+    Label,
+    Scope,
+)
+from adasd.methods.policy import AcceptanceMethod, Bounds, RoundOutlook
+from adasd.methods.registry import register_acceptance
+from adasd.rounds import Params, RoundCompleted
 
-from adasd.methods.distance import Laws, Order
-from adasd.methods.distance_histograms import CENTRES, DistanceHistograms, HistogramOptions
-from adasd.methods.kernel_density import Bandwidth, bandwidth, density
-from adasd.methods.policy import RoundOutlook
-from adasd.methods.scope import AcceptanceScope
-from adasd.rounds import RelaxBelow, RoundCompleted
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from adasd.specdec.relaxation import RelaxationBatch
+    from adasd.specdec.verify_reference import ReferenceBlock
 
 
-class Form(StrEnum):
-    """Readings of T_V (the paper's own is not known to us; docs/algorithm.md)."""
-
-    MIDPOINT = "midpoint"  # half way between the means of the two classes
-    MEAN_ALL = "mean-all"  # mean of all distances, the paper's simple baseline
-    MEAN_REJECTED = "mean-rejected"  # as T_G is made
-    CROSSING = "crossing"  # where the weighted densities of the two classes first cross
-
-
+@register_acceptance
 @dataclass(frozen=True, slots=True)
-class ThresholdOptions:
-    form: Form = Form.MIDPOINT
-    order: Order = Order.EXACT_FIRST
-    laws: Laws = Laws.RAW
-    scope: AcceptanceScope = AcceptanceScope.FROZEN
-    evidence: HistogramOptions = field(default_factory=HistogramOptions)
+class AdasdV1(AcceptanceMethod[Histories]):
+    """Accept iff d < T_V = (mean d of accepted tokens + mean d of rejected ones) / 2.
 
+    Exact while either class is small or the means stand the wrong way round. The exact test comes first, which leaves
+    the distribution of the output as it is and accepts more. The guard ``min_ratio`` is ours.
+    """
 
-@dataclass(frozen=True, slots=True)
-class ThresholdState:
-    evidence: DistanceHistograms = field(default_factory=DistanceHistograms)
-    frozen: bool = False
+    labels: Label = setting(Label.OUTCOME, "what makes a judged token an accepted one")
+    scope: Scope = setting(Scope.PROCESS, "whose verdicts make the threshold; not published")
+    memory: float = setting(MEMORY, "labels after which the oldest fade; the paper keeps all", low=1)
+    warm_labels: float = setting(
+        WARM_LABELS, "labels per class from which tokens are relaxed; not published", low=2
+    )
+    min_ratio: float = setting(0.0, "least p(x) / max p of a relaxed token; 0 as published", low=0, high=1)
+    name: ClassVar[str] = "adasd-v1"
+    summary: ClassVar[str] = (
+        "accepts below the midpoint of the mean distances of accepted and rejected tokens"
+    )
+    source: ClassVar[str] = "AdaSD v1, arXiv:2512.11280v1"
+    rule_params: ClassVar[Mapping[str, Bounds]] = {"max_distance": Bounds(0, 1), "min_ratio": Bounds(0, 1)}
+    needs_distances: ClassVar[bool] = True
 
+    def start(self, shared: Histories | None) -> Histories:
+        return Histories.start(shared, self.scope)
 
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """Accepts below T_V; exact while either class is small or the means stand the wrong way round."""
-
-    options: ThresholdOptions = field(default_factory=ThresholdOptions)
-    name: str = "threshold"
-    summary: str = "accepts below the midpoint of the mean distances of accepted and rejected tokens"
-    source: str = "AdaSD v1, arXiv:2512.11280v1"
-    needs_distances: bool = True
-    only_sampled: bool = False
-
-    @property
-    def processed(self) -> bool:
-        return self.options.laws is Laws.PROCESSED
-
-    @property
-    def alone(self) -> bool:
-        return self.options.order is Order.ALONE
-
-    def start(self, shared: ThresholdState | None) -> ThresholdState:
-        if shared is None or self.options.scope is AcceptanceScope.REQUEST:
-            return ThresholdState()
-        return ThresholdState(shared.evidence, frozen=self.options.scope is AcceptanceScope.FROZEN)
-
-    def decide(self, state: ThresholdState, outlook: RoundOutlook) -> RelaxBelow | None:
-        if not state.evidence.warm(self.options.evidence):
+    def decide(self, state: Histories, outlook: RoundOutlook) -> Params | None:
+        histograms = state.histograms
+        if not histograms.is_warm(self.warm_labels):
             return None
-        rejected, accepted = state.evidence.weights @ CENTRES / state.evidence.weights.sum(axis=1)
+        rejected, accepted = histograms.weights @ CENTRES / histograms.weights.sum(axis=1)
         if accepted >= rejected:
             return None  # the distance says nothing about acceptance here
-        match self.options.form:
-            case Form.MIDPOINT:
-                return RelaxBelow(float(accepted + rejected) / 2)
-            case Form.MEAN_ALL:
-                return RelaxBelow(
-                    float((state.evidence.weights @ CENTRES).sum() / state.evidence.weights.sum())
-                )
-            case Form.MEAN_REJECTED:
-                return RelaxBelow(float(rejected))
-            case Form.CROSSING:
-                return _below_crossing(state.evidence)
+        return {"max_distance": float(accepted + rejected) / 2, "min_ratio": self.min_ratio}
 
-    def learn(self, state: ThresholdState, round: RoundCompleted) -> ThresholdState:
-        if state.frozen:
-            return state
-        return ThresholdState(state.evidence.add(round, self.options.evidence))
+    def learn(self, state: Histories, round: RoundCompleted) -> Histories:
+        return state.learn(round, self.labels, self.memory)
 
+    @staticmethod
+    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+        is_near_GK1 = at.distance_GK1 < at.number("max_distance")
+        return (is_near_GK1 & at.likely(ids_GKN, at.number("min_ratio"))).float()
 
-def _below_crossing(evidence: DistanceHistograms) -> RelaxBelow | None:
-    """Up to the first distance, from the accepted tokens' mean on, at which rejected ones are denser."""
-    rejected, accepted = (
-        weights.sum() * density(weights, bandwidth(weights, Bandwidth.SILVERMAN))
-        for weights in evidence.weights
-    )
-    start = int(np.average(CENTRES, weights=evidence.accepted) * len(CENTRES))
-    denser = np.flatnonzero(rejected[start:] > accepted[start:])
-    if not len(denser):
-        return RelaxBelow(1.0)
-    return RelaxBelow(float((start + denser[0]) / len(CENTRES))) if denser[0] else None
+    @staticmethod
+    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+        is_near = block.distance(i) < block.number("max_distance")
+        return float(is_near and block.likely(i, token, block.number("min_ratio")))
+
+    @staticmethod
+    def largest_distance(params: Params) -> float | None:
+        bound = params["max_distance"]
+        return bound if isinstance(bound, float) else math.nan

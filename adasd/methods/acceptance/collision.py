@@ -1,42 +1,56 @@
-"""Acceptance by what the target itself thinks of the drafted token: our own rule."""
+"""Acceptance by the target's own probability of the drafted token: our own rule."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from adasd.methods.policy import RoundOutlook
-from adasd.rounds import RelaxOwnLaw, RoundCompleted
+from adasd.config import setting
+from adasd.methods.policy import AcceptanceMethod, Bounds, RoundOutlook, Stateless
+from adasd.methods.registry import register_acceptance
+from adasd.rounds import Params
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from adasd.specdec.relaxation import RelaxationBatch
+    from adasd.specdec.verify_reference import ReferenceBlock
 
 
+@register_acceptance
 @dataclass(frozen=True, slots=True)
-class Collision:
+class Collision(Stateless, AcceptanceMethod[None]):
     """Accept iff p(x) >= c * sum p^2: at most log(1/c) nats more surprising than the target's own sample.
 
     ``sum p^2`` is the probability that the target expects to give its own sample, so c = 1 asks for a token
-    that is as likely as those which the target itself would have chosen, on average. c is no number to tune:
-    it stands at 1/2 (one bit) while the request has spent less than half of what it allows to be relaxed, and
-    follows the spent share from there up to 1, so that what is left of the budget goes to the likeliest
-    tokens. It depends on the request's own tokens and on nothing else. Derivation: docs/collision.md.
+    that is as likely as those which the target itself would have chosen, on average (the set that p-less sampling
+    keeps, arXiv:2509.23234). c stands at 1/2 (one bit) while the request has spent less than half of what it allows
+    to be relaxed, and follows the spent share from there up to 1, so that what is left of the budget goes to the
+    likeliest tokens. It depends on the request's own tokens and on nothing else. Derivation: docs/collision.md.
     """
 
-    start_ratio: float = 0.5  # c of a fresh budget
-    name: str = "collision"
-    summary: str = "accepts what the target likes at least half as much as its own samples, stricter with use"
-    source: str = "this project, docs/collision.md"
-    needs_distances: bool = False
-    only_sampled: bool = False
-    processed: bool = False
-    alone: bool = False
+    start_ratio: float = setting(0.5, "c of a fresh budget", low=0.001, high=1)
+    name: ClassVar[str] = "collision"
+    summary: ClassVar[str] = (
+        "accepts what the target likes at least half as much as its own samples, stricter with use"
+    )
+    source: ClassVar[str] = "this project, docs/collision.md"
+    rule_params: ClassVar[Mapping[str, Bounds]] = {"ratio": Bounds(0, math.inf)}
 
-    def start(self, shared: None) -> None:
-        return None
-
-    def decide(self, state: None, outlook: RoundOutlook) -> RelaxOwnLaw | None:
+    def decide(self, state: None, outlook: RoundOutlook) -> Params | None:
         allowed = outlook.max_relaxed_fraction * (outlook.num_emitted + outlook.max_draft_tokens)
         if allowed == 0:
             return None
-        spent = min(1.0, outlook.num_relaxed / allowed)
-        return RelaxOwnLaw(max(self.start_ratio, spent))
+        return {"ratio": max(self.start_ratio, min(1.0, outlook.num_relaxed / allowed))}
 
-    def learn(self, state: None, round: RoundCompleted) -> None:
-        return None
+    @staticmethod
+    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+        collision_GK1 = at.probs_GKV.square().sum(-1, keepdim=True)
+        return (at.probs_of(ids_GKN) >= at.number("ratio") * collision_GK1).float()
+
+    @staticmethod
+    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+        probs = block.plain(i)
+        return float(probs[token] >= block.number("ratio") * sum(p * p for p in probs))

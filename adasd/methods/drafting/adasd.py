@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import ClassVar
 
-from adasd.methods.policy import RoundOutlook
+from adasd.config import setting
+from adasd.methods.policy import DraftingMethod, RoundOutlook
+from adasd.methods.registry import register_drafting
 from adasd.rounds import RoundCompleted, StopRule
 
 
@@ -30,18 +33,6 @@ class CeilingScope(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class AdasdOptions:
-    """What the published text of component 1 leaves open (docs/algorithm.md); the defaults need no tuning."""
-
-    initial_ceiling: float = math.inf  # nats; until the first rejection
-    scope: CeilingScope = CeilingScope.REQUEST
-    shrinkage: int = 8  # kappa: the process's mean counts as at most so many rejections of the request
-    patience: int = 8  # full acceptances past the ceiling in a row before it rises
-    memory: int = 1024  # rejections after which the oldest fade
-    drops_last: bool = False  # the token that passes the ceiling is left out of the block
-
-
-@dataclass(frozen=True, slots=True)
 class CeilingState:
     """Rejections of one request (or of the process) and what is known from before."""
 
@@ -52,8 +43,9 @@ class CeilingState:
     floor: float = 0.0  # nats; the ceiling is at least this, until the next rejection
 
 
+@register_drafting
 @dataclass(frozen=True, slots=True)
-class Adasd:
+class Adasd(DraftingMethod[CeilingState]):
     """T_G = mean entropy of each round's first rejected token (AdaSD, arXiv:2512.11280).
 
     The mean alone has two traps. At 0 nothing is rejected, so it would stay there: we start without a
@@ -62,26 +54,32 @@ class Adasd:
     entropy that ended one of them, and hold the ceiling there until the next rejection.
     """
 
-    options: AdasdOptions = field(default_factory=AdasdOptions)
-    default_block: int | None = None
-    name: str = "adasd"
-    summary: str = "stops at the mean entropy of rejected tokens, learned online"
-    source: str = "AdaSD, arXiv:2512.11280"
+    initial_ceiling: float = setting(math.inf, "nats; until the first rejection", low=0)
+    scope: CeilingScope = setting(CeilingScope.REQUEST, "whose rejections make the ceiling")
+    shrinkage: int = setting(
+        8, "kappa: rejections that the process's mean counts as at most, scope request", low=0
+    )
+    patience: int = setting(8, "blocks in a row accepted in full past the ceiling before it rises", low=1)
+    memory: int = setting(1024, "rejections after which the oldest fade", low=1)
+    drops_last: bool = setting(False, "the token that passes the ceiling is left out of the block")
+    name: ClassVar[str] = "adasd"
+    summary: ClassVar[str] = "stops at the mean entropy of rejected tokens, learned online"
+    source: ClassVar[str] = "AdaSD, arXiv:2512.11280"
 
     def start(self, shared: CeilingState | None) -> CeilingState:
         return CeilingState(prior=shared.own) if shared else CeilingState()
 
     def decide(self, state: CeilingState, outlook: RoundOutlook) -> StopRule:
-        cap, drops = outlook.max_draft_tokens, self.options.drops_last
+        cap, drops = outlook.max_draft_tokens, self.drops_last
         return StopRule(cap, entropy_ceiling=self.ceiling(state), drops_last=drops)
 
     def ceiling(self, state: CeilingState) -> float:
         """T_G = (n_R T_req + kappa T_glob) / (n_R + kappa), in nats."""
         own, prior = state.own, state.prior
-        by_process = self.options.scope is CeilingScope.PROCESS
-        weight = prior.count if by_process else min(prior.count, self.options.shrinkage)
+        by_process = self.scope is CeilingScope.PROCESS
+        weight = prior.count if by_process else min(prior.count, self.shrinkage)
         total = own.count + weight
-        mean = (own.count * own.mean + weight * prior.mean) / total if total else self.options.initial_ceiling
+        mean = (own.count * own.mean + weight * prior.mean) / total if total else self.initial_ceiling
         return max(mean, state.floor)
 
     def learn(self, state: CeilingState, round: RoundCompleted) -> CeilingState:
@@ -99,12 +97,12 @@ class Adasd:
     def _rejected(self, state: CeilingState, entropy: float) -> CeilingState:
         if not math.isfinite(entropy):
             return state
-        return CeilingState(own=state.own.add(entropy, self.options.memory), prior=state.prior)
+        return CeilingState(own=state.own.add(entropy, self.memory), prior=state.prior)
 
     def _accepted(self, state: CeilingState, last_entropy: float) -> CeilingState:
         if not self.ceiling(state) < last_entropy < math.inf:
             return state  # the cap ended the block: no evidence about the ceiling
         streak, largest = state.streak + 1, max(state.streak_max, last_entropy)
-        if streak < self.options.patience:
+        if streak < self.patience:
             return replace(state, streak=streak, streak_max=largest)
-        return CeilingState(own=state.own.add(largest, self.options.memory), prior=state.prior, floor=largest)
+        return CeilingState(own=state.own.add(largest, self.memory), prior=state.prior, floor=largest)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from adasd.methods.block_replay import Block, Course, menu
 from adasd.methods.drafting.goodput import round_ms
-from adasd.methods.policy import RoundOutlook
+from adasd.methods.policy import DraftingMethod, RoundOutlook
+from adasd.methods.registry import register_drafting
 from adasd.rounds import RoundCompleted, StopRule
 
 
@@ -28,8 +30,9 @@ class MenuState:
         return len(self.blocks[0].entropies) if self.blocks else 0
 
 
+@register_drafting
 @dataclass(frozen=True, slots=True)
-class AdasdGoodput:
+class AdasdGoodput(DraftingMethod[MenuState]):
     """The best course of a menu of ceilings and lengths (``menu``), by measured times.
 
     AdaSD's mean entropy of rejected tokens knows nothing of what a draft pass costs: where sampling is warm and most
@@ -43,12 +46,13 @@ class AdasdGoodput:
     refresh: int = 8  # of them between two menus
     fade: float = 0.99  # of sums, per round with a block
     longest_round: float = 4.0  # times the mean one
-    default_block: int | None = None
-    name: str = "adasd-goodput"
-    summary: str = (
+    name: ClassVar[str] = "adasd-goodput"
+    summary: ClassVar[str] = (
         "the entropy ceiling or the length with the most tokens per millisecond, by replaying blocks"
     )
-    source: str = "this project: AdaSD's ceiling (arXiv:2512.11280) priced by goodput, docs/algorithm.md"
+    source: ClassVar[str] = (
+        "this project: AdaSD's ceiling (arXiv:2512.11280) priced by goodput, docs/algorithm.md"
+    )
 
     def start(self, shared: MenuState | None) -> MenuState:
         return shared or MenuState()

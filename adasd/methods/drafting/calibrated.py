@@ -19,15 +19,18 @@ tests stay exact. Shape letters: B bins, C = B + 1 rows of M (the last: the firs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adasd.methods.policy import RoundOutlook
+from adasd.config import setting
+from adasd.methods.policy import DraftingMethod, RoundOutlook
+from adasd.methods.registry import register_drafting
 from adasd.rounds import ENTROPY_EDGES, ChanceTable, RoundCompleted, StopRule
-from adasd.specdec.stop_rule import entropy_bin
+from adasd.stop_rule import entropy_bin
 
 Array = NDArray[np.float64]
 
@@ -112,24 +115,31 @@ class CalibratedState:
     waited: int = 0  # plain rounds since the last block
 
 
+@register_drafting
 @dataclass(frozen=True, slots=True)
-class Calibrated:
-    """The policy; parameters are counts and shares, none of them is tuned to a pair."""
+class Calibrated(DraftingMethod[CalibratedState]):
+    """Parameters are counts and shares, none of them is tuned to a pair."""
 
-    initial: int = 4  # tokens per block until times are measured
-    fade: float = 0.995  # of all counts, per round with a block: a memory of 200 rounds
-    priors: Priors = field(default_factory=Priors)
-    refresh: float = 0.1  # new tokens, as a share of all counted, from which on forecasts are made anew
-    probing: float = 0.01  # share of the time that trials may take while drafting does not pay
-    enough: float = 8.0  # judged tokens from which on their verdict is believed
-    longest_wait: float = 256.0  # plain rounds
-    default_block: int | None = None
-    name: str = "calibrated"
-    summary: str = "drafts on while the next token's chance, by the draft's entropy, is above its price"
-    source: str = "this project, docs/calibrated.md"
+    initial: int = setting(4, "tokens per block until times are measured", low=1)
+    fade: float = setting(
+        0.995, "of all counts, per round with a block: a memory of 200 rounds", low=0, high=1
+    )
+    refresh: float = setting(
+        0.1, "new tokens, as a share of all counted, from which on forecasts are anew", low=0
+    )
+    probing: float = setting(
+        0.01, "share of the time that trials may take while drafting does not pay", low=0.0001
+    )
+    enough: float = setting(8.0, "judged tokens from which on their verdict is believed", low=1)
+    longest_wait: float = setting(256.0, "plain rounds between two trials", low=1)
+    name: ClassVar[str] = "calibrated"
+    summary: ClassVar[str] = (
+        "drafts on while the next token's chance, by the draft's entropy, is above its price"
+    )
+    source: ClassVar[str] = "this project, docs/calibrated.md"
 
     def start(self, shared: CalibratedState | None) -> CalibratedState:
-        return shared or CalibratedState(none := Counts.none(self.priors), none)
+        return shared or CalibratedState(none := Counts.none(Priors()), none)
 
     def decide(self, state: CalibratedState, outlook: RoundOutlook) -> StopRule:
         cap = outlook.max_draft_tokens

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
 
-from adasd.methods.adaptive_threshold import Drift, DriftState
-from adasd.methods.policy import RoundOutlook
+from adasd.config import setting
+from adasd.methods.adaptive_threshold import ThresholdState, learned, started
+from adasd.methods.policy import DraftingMethod, RoundOutlook
+from adasd.methods.registry import register_drafting
 from adasd.rounds import RoundCompleted, StopRule
 
 
+class FloorSchedule(StrEnum):
+    """How the floor moves."""
+
+    CONSTANT = "constant"  # as in transformers (``assistant_confidence_threshold``)
+    DYNAMIC = "dynamic"  # as AdaEDL's lambda: its rival "max-conf"
+
+
+@register_drafting
 @dataclass(frozen=True, slots=True)
-class Confidence:
-    """Stops iff max q < floor, a constant; 0.4 as in transformers (``assistant_confidence_threshold``)."""
+class Confidence(DraftingMethod[ThresholdState]):
+    """Stops iff max q < floor."""
 
-    floor: float = 0.4  # probability
-    default_block: int | None = None
-    name: str = "confidence"
-    summary: str = "stops once the draft's largest probability is below 0.4"
-    source: str = "Hugging Face transformers, assistant_confidence_threshold"
+    floor: float = setting(0.4, "probability; of schedule dynamic the first one", low=0, high=1)
+    schedule: FloorSchedule = setting(FloorSchedule.CONSTANT, "constant, or moved to keep 90 % accepted")
+    name: ClassVar[str] = "confidence"
+    summary: ClassVar[str] = "stops once the draft's largest probability is below a floor, 0.4"
+    source: ClassVar[str] = (
+        "Hugging Face transformers; schedule dynamic: max-conf in AdaEDL, arXiv:2410.18351"
+    )
 
-    def start(self, shared: None) -> None:
-        return None
+    def start(self, shared: ThresholdState | None) -> ThresholdState:
+        return started(shared, self.floor)
 
-    def decide(self, state: None, outlook: RoundOutlook) -> StopRule:
-        return StopRule(outlook.max_draft_tokens, confidence_floor=self.floor)
+    def decide(self, state: ThresholdState, outlook: RoundOutlook) -> StopRule:
+        return StopRule(outlook.max_draft_tokens, confidence_floor=state.threshold)
 
-    def learn(self, state: None, round: RoundCompleted) -> None:
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class DynamicConfidence:
-    """Stops iff max q < lambda, moved as in AdaEDL: the rival "max-conf" of arXiv:2410.18351."""
-
-    drift: Drift = field(default_factory=Drift)
-    default_block: int | None = None
-    name: str = "confidence-dynamic"
-    summary: str = "a probability floor that moves to keep 90 % accepted"
-    source: str = "max-conf in AdaEDL, arXiv:2410.18351"
-
-    def start(self, shared: DriftState | None) -> DriftState:
-        return self.drift.start(shared)
-
-    def decide(self, state: DriftState, outlook: RoundOutlook) -> StopRule:
-        return StopRule(outlook.max_draft_tokens, confidence_floor=state.bound)
-
-    def learn(self, state: DriftState, round: RoundCompleted) -> DriftState:
-        return self.drift.learn(state, round)
+    def learn(self, state: ThresholdState, round: RoundCompleted) -> ThresholdState:
+        return state if self.schedule is FloorSchedule.CONSTANT else learned(state, round)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import ClassVar
 
-from adasd.methods.policy import RoundOutlook
+from adasd.methods.policy import DraftingMethod, RoundOutlook
+from adasd.methods.registry import register_drafting
 from adasd.rounds import RoundCompleted, StopRule
 
 
@@ -52,8 +54,9 @@ class GoodputState:
     block_ms: float = math.inf  # wall time of the last round that drafted
 
 
+@register_drafting
 @dataclass(frozen=True, slots=True)
-class Goodput:
+class Goodput(DraftingMethod[GoodputState]):
     """argmax of ``rates``; another length must win by ``margin``, and 0 is left for a probe now and then.
 
     Its lengths follow measured times, so it is the one policy whose blocks differ from run to run.
@@ -64,10 +67,11 @@ class Goodput:
     probe_after: float = 50.0  # times what the last drafted round took, without drafting, then one probe
     probe_after_ms: float = 1000.0  # at the latest
     probe_length: int = 1  # tokens
-    default_block: int | None = None
-    name: str = "goodput"
-    summary: str = "the length with the most expected tokens per millisecond; 0 if drafting does not pay"
-    source: str = "SmartSpec, arXiv:2406.14066, with acceptance by position and measured batches"
+    name: ClassVar[str] = "goodput"
+    summary: ClassVar[str] = (
+        "the length with the most expected tokens per millisecond; 0 if drafting does not pay"
+    )
+    source: ClassVar[str] = "SmartSpec, arXiv:2406.14066, with acceptance by position and measured batches"
 
     def start(self, shared: GoodputState | None) -> GoodputState:
         return shared or GoodputState()

@@ -6,18 +6,33 @@ We know the paper's abstract and the names of its parts; the estimators are our 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from types import MappingProxyType
+from typing import ClassVar
 
+from adasd.config import setting
 from adasd.methods.drafting.goodput import rates
-from adasd.methods.policy import RoundOutlook
+from adasd.methods.policy import DraftingMethod, RoundOutlook
+from adasd.methods.registry import register_drafting
 from adasd.rounds import RoundCompleted, StopRule
 
 
+class Variant(StrEnum):
+    """How the next length follows from the rounds before."""
+
+    GOODPUT = "goodput"  # the length of most tokens per millisecond; follows measured times
+    FSM = "fsm"  # one token more after a full acceptance, else one less
+    CACHED = "cached"  # the same machine with one state per token that a block follows
+
+
 @dataclass(frozen=True, slots=True)
-class WindowState:
-    """The newest rounds with a block, as (accepted, drafted)."""
+class LengthState:
+    """The newest rounds with a block as (accepted, drafted), and the lengths that worked by the token before."""
 
     rounds: tuple[tuple[int, int], ...] = ()
+    length: int | None = None  # the machine's next one; None before the first round with a block
+    lengths: MappingProxyType[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    behind: int | None = None  # token that the next block follows; None: the prompt's last, which is not told
 
     @property
     def acceptance(self) -> float | None:
@@ -32,104 +47,69 @@ class WindowState:
         return accepted / (accepted + rejections) if self.rounds else None
 
 
+@register_drafting
 @dataclass(frozen=True, slots=True)
-class OnTheFly:
-    """argmax over k >= 1 of (1 - alpha^(k+1)) / ((1 - alpha) (verify + k draft)), by measured times.
+class OnTheFly(DraftingMethod[LengthState]):
+    """argmax over k >= 1 of (1 - alpha^(k+1)) / ((1 - alpha) (verify + k draft)), or a finite-state machine.
 
-    Its lengths follow measured times, so its blocks differ from run to run.
+    Where a text is predictable is often a matter of the last token (after a keyword, after a comma), so what the
+    cached machine learned behind a token serves when that token comes again.
     """
 
-    initial: int = 5  # tokens, until something is measured
-    window: int = 64  # rounds; 16 are too few: the estimate's deviation at 0.8 is 0.057 there and 0.028 here
-    default_block: int | None = None
-    name: str = "on-the-fly"
-    summary: str = "the length of most goodput by the windowed acceptance estimate and measured times"
-    source: str = "Liu et al., On-the-Fly Adaptive Draft Window, ACL 2025"
+    variant: Variant = setting(Variant.GOODPUT, "goodput, or a finite-state machine without or with a cache")
+    initial: int = setting(5, "tokens, until something is known", low=1)
+    # 16 rounds are too few: the estimate's deviation at 0.8 is 0.057 there and 0.028 with 64
+    window: int = setting(64, "rounds that goodput looks back", low=1)
+    memory: int = setting(
+        1024, "tokens that the cache tells apart; the one longest unused is forgotten", low=1
+    )
+    name: ClassVar[str] = "on-the-fly"
+    summary: ClassVar[str] = "the length of most goodput by windowed acceptance and measured times"
+    source: ClassVar[str] = "Liu et al., On-the-Fly Adaptive Draft Window, ACL 2025"
 
-    def start(self, shared: WindowState | None) -> WindowState:
-        return shared or WindowState()
+    def start(self, shared: LengthState | None) -> LengthState:
+        return replace(shared, behind=None) if shared else LengthState()
 
-    def decide(self, state: WindowState, outlook: RoundOutlook) -> StopRule:
+    def decide(self, state: LengthState, outlook: RoundOutlook) -> StopRule:
+        return StopRule(min(self._length(state, outlook), outlook.max_draft_tokens))
+
+    def _length(self, state: LengthState, outlook: RoundOutlook) -> int:
+        if self.variant is not Variant.GOODPUT:
+            length = state.length or self.initial
+            return length if state.behind is None else state.lengths.get(state.behind, length)
         acceptance = state.acceptance
         if acceptance is None or not outlook.has_times:
-            return StopRule(min(self.initial, outlook.max_draft_tokens))
+            return self.initial
         survival = tuple(acceptance**k for k in range(1, outlook.max_draft_tokens + 1))
         rate = rates(replace(outlook, survival=survival))
-        return StopRule(max(range(1, len(rate)), key=rate.__getitem__))
+        return max(range(1, len(rate)), key=rate.__getitem__)
 
-    def learn(self, state: WindowState, round: RoundCompleted) -> WindowState:
+    def learn(self, state: LengthState, round: RoundCompleted) -> LengthState:
+        behind = round.verdict.next_token
         if not round.num_drafted:
-            return state
-        newest = (round.verdict.num_accepted, round.num_drafted)
-        return WindowState((*state.rounds, newest)[-self.window :])
+            return replace(state, behind=behind)
+        num_accepted, num_drafted = round.verdict.num_accepted, round.num_drafted
+        match self.variant:
+            case Variant.GOODPUT:
+                return LengthState((*state.rounds, (num_accepted, num_drafted))[-self.window :])
+            case Variant.FSM:
+                return LengthState(length=next_length(round))
+            case Variant.CACHED:
+                return LengthState(
+                    (), next_length(round), self._remembered(state, next_length(round)), behind
+                )
+
+    def _remembered(self, state: LengthState, length: int) -> MappingProxyType[int, int]:
+        if state.behind is None:
+            return state.lengths
+        lengths = {token: known for token, known in state.lengths.items() if token != state.behind}
+        lengths[state.behind] = length
+        if len(lengths) > self.memory:
+            del lengths[next(iter(lengths))]
+        return MappingProxyType(lengths)
 
 
 def next_length(round: RoundCompleted) -> int:
     """The finite-state machine: one more token after a full acceptance, else one less, at least 1."""
     full = round.verdict.num_accepted == round.num_drafted
     return round.num_drafted + 1 if full else max(1, round.num_drafted - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class OnTheFlyFsm:
-    """State: the next length in tokens."""
-
-    initial: int = 5
-    default_block: int | None = None
-    name: str = "on-the-fly-fsm"
-    summary: str = "length + 1 after a full acceptance, - 1 otherwise"
-    source: str = "finite-state variant of On-the-Fly, ACL 2025"
-
-    def start(self, shared: int | None) -> int:
-        return shared or self.initial
-
-    def decide(self, state: int, outlook: RoundOutlook) -> StopRule:
-        return StopRule(min(state, outlook.max_draft_tokens))
-
-    def learn(self, state: int, round: RoundCompleted) -> int:
-        return next_length(round) if round.num_drafted else state
-
-
-@dataclass(frozen=True, slots=True)
-class CachedState:
-    """Lengths that worked, by the token that they followed."""
-
-    lengths: MappingProxyType[int, int] = field(default_factory=lambda: MappingProxyType({}))
-    length: int = 5  # of the plain machine, for tokens never seen
-    behind: int | None = None  # token that the next block follows; None: the prompt's last, which is not told
-
-
-@dataclass(frozen=True, slots=True)
-class OnTheFlyCached:
-    """The finite-state machine with one state per token that a block follows.
-
-    Where a text is predictable is often a matter of the last token (after a keyword, after a comma), so what
-    the machine learned behind a token serves when that token comes again.
-    """
-
-    initial: int = 5
-    memory: int = 1024  # tokens; the one that was used longest ago is forgotten first
-    default_block: int | None = None
-    name: str = "on-the-fly-cached"
-    summary: str = "on-the-fly-fsm with the length remembered by the token that a block follows"
-    source: str = "cache-enabled finite-state variant of On-the-Fly, ACL 2025"
-
-    def start(self, shared: CachedState | None) -> CachedState:
-        return replace(shared, behind=None) if shared else CachedState(length=self.initial)
-
-    def decide(self, state: CachedState, outlook: RoundOutlook) -> StopRule:
-        length = state.length if state.behind is None else state.lengths.get(state.behind, state.length)
-        return StopRule(min(length, outlook.max_draft_tokens))
-
-    def learn(self, state: CachedState, round: RoundCompleted) -> CachedState:
-        behind = round.verdict.next_token
-        if not round.num_drafted:
-            return replace(state, behind=behind)
-        length = next_length(round)
-        if state.behind is None:
-            return replace(state, length=length, behind=behind)
-        lengths = {token: known for token, known in state.lengths.items() if token != state.behind}
-        lengths[state.behind] = length
-        if len(lengths) > self.memory:
-            del lengths[next(iter(lengths))]
-        return CachedState(MappingProxyType(lengths), length, behind)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from adasd.methods.policy import RoundOutlook
-from adasd.rounds import RoundCompleted, StopRule
+from adasd.methods.policy import DraftingMethod, RoundOutlook, Stateless
+from adasd.methods.registry import register_drafting
+from adasd.rounds import StopRule
 
 
+@register_drafting
 @dataclass(frozen=True, slots=True)
-class Static:
+class Static(Stateless, DraftingMethod[None]):
     """Always drafts as many tokens as the request allows: 5 unless it says otherwise."""
 
-    default_block: int | None = 5
-    name: str = "static"
-    summary: str = "fixed length: max_draft_tokens of the request, 5 if it names none"
-    source: str = "Leviathan et al., arXiv:2211.17192"
-
-    def start(self, shared: None) -> None:
-        return None
+    default_block: ClassVar[int | None] = 5
+    name: ClassVar[str] = "static"
+    summary: ClassVar[str] = "fixed length: max_draft_tokens of the request, 5 if it names none"
+    source: ClassVar[str] = "Leviathan et al., arXiv:2211.17192"
 
     def decide(self, state: None, outlook: RoundOutlook) -> StopRule:
         return StopRule(outlook.max_draft_tokens)
-
-    def learn(self, state: None, round: RoundCompleted) -> None:
-        return None

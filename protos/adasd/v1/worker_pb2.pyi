@@ -134,44 +134,24 @@ class Rows(_message.Message):
     def __init__(self, row_len: _Optional[int] = ..., ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("epoch", "keep_len", "feed", "block", "rows", "relax_below", "relax_table", "relax_tolerance", "relax_divergence", "relax_own_law", "relax_budget", "want_distances", "whole_block", "confidences", "max_distortion", "processed", "alone", "assuming")
+    __slots__ = ("epoch", "keep_len", "feed", "block", "rows", "rule", "confidences", "assuming")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     KEEP_LEN_FIELD_NUMBER: _ClassVar[int]
     FEED_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
-    RELAX_BELOW_FIELD_NUMBER: _ClassVar[int]
-    RELAX_TABLE_FIELD_NUMBER: _ClassVar[int]
-    RELAX_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
-    RELAX_DIVERGENCE_FIELD_NUMBER: _ClassVar[int]
-    RELAX_OWN_LAW_FIELD_NUMBER: _ClassVar[int]
-    RELAX_BUDGET_FIELD_NUMBER: _ClassVar[int]
-    WANT_DISTANCES_FIELD_NUMBER: _ClassVar[int]
-    WHOLE_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
-    MAX_DISTORTION_FIELD_NUMBER: _ClassVar[int]
-    PROCESSED_FIELD_NUMBER: _ClassVar[int]
-    ALONE_FIELD_NUMBER: _ClassVar[int]
     ASSUMING_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     keep_len: int
     feed: bytes
     block: bytes
     rows: Rows
-    relax_below: float
-    relax_table: bytes
-    relax_tolerance: float
-    relax_divergence: float
-    relax_own_law: OwnLaw
-    relax_budget: int
-    want_distances: bool
-    whole_block: bool
+    rule: AcceptanceRule
     confidences: bytes
-    max_distortion: float
-    processed: bool
-    alone: bool
     assuming: Assumption
-    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., block: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., relax_below: _Optional[float] = ..., relax_table: _Optional[bytes] = ..., relax_tolerance: _Optional[float] = ..., relax_divergence: _Optional[float] = ..., relax_own_law: _Optional[_Union[OwnLaw, _Mapping]] = ..., relax_budget: _Optional[int] = ..., want_distances: _Optional[bool] = ..., whole_block: _Optional[bool] = ..., confidences: _Optional[bytes] = ..., max_distortion: _Optional[float] = ..., processed: _Optional[bool] = ..., alone: _Optional[bool] = ..., assuming: _Optional[_Union[Assumption, _Mapping]] = ...) -> None: ...
+    def __init__(self, epoch: _Optional[int] = ..., keep_len: _Optional[int] = ..., feed: _Optional[bytes] = ..., block: _Optional[bytes] = ..., rows: _Optional[_Union[Rows, _Mapping]] = ..., rule: _Optional[_Union[AcceptanceRule, _Mapping]] = ..., confidences: _Optional[bytes] = ..., assuming: _Optional[_Union[Assumption, _Mapping]] = ...) -> None: ...
 
 class Assumption(_message.Message):
     __slots__ = ("epoch", "next_token", "num_accepted")
@@ -183,23 +163,35 @@ class Assumption(_message.Message):
     num_accepted: int
     def __init__(self, epoch: _Optional[int] = ..., next_token: _Optional[int] = ..., num_accepted: _Optional[int] = ...) -> None: ...
 
-class OwnLaw(_message.Message):
-    __slots__ = ("min_ratio", "yardstick", "ceiling")
-    class Yardstick(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = ()
-        COLLISION: _ClassVar[OwnLaw.Yardstick]
-        ENTROPY: _ClassVar[OwnLaw.Yardstick]
-        LARGEST: _ClassVar[OwnLaw.Yardstick]
-    COLLISION: OwnLaw.Yardstick
-    ENTROPY: OwnLaw.Yardstick
-    LARGEST: OwnLaw.Yardstick
-    MIN_RATIO_FIELD_NUMBER: _ClassVar[int]
-    YARDSTICK_FIELD_NUMBER: _ClassVar[int]
-    CEILING_FIELD_NUMBER: _ClassVar[int]
-    min_ratio: float
-    yardstick: OwnLaw.Yardstick
-    ceiling: float
-    def __init__(self, min_ratio: _Optional[float] = ..., yardstick: _Optional[_Union[OwnLaw.Yardstick, str]] = ..., ceiling: _Optional[float] = ...) -> None: ...
+class AcceptanceRule(_message.Message):
+    __slots__ = ("name", "numbers", "tables", "relax_budget", "want_distances", "max_distortion")
+    class NumbersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class TablesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    RELAX_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    WANT_DISTANCES_FIELD_NUMBER: _ClassVar[int]
+    MAX_DISTORTION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    numbers: _containers.ScalarMap[str, float]
+    tables: _containers.ScalarMap[str, bytes]
+    relax_budget: int
+    want_distances: bool
+    max_distortion: float
+    def __init__(self, name: _Optional[str] = ..., numbers: _Optional[_Mapping[str, float]] = ..., tables: _Optional[_Mapping[str, bytes]] = ..., relax_budget: _Optional[int] = ..., want_distances: _Optional[bool] = ..., max_distortion: _Optional[float] = ...) -> None: ...
 
 class RoundReply(_message.Message):
     __slots__ = ("seq", "opened", "drafted", "verdict", "failed")

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import asdict
 
 from adasd.errors import InvalidRequest, UnknownModel
-from adasd.methods.registry import ACCEPTANCE, DRAFTING
+from adasd.methods.registry import acceptance_methods, drafting_methods
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
 from services.gateway.backend import Backend
@@ -101,8 +101,8 @@ class GatewayService:
             max_context=served[name].context_len,
             vocab_size=self._backend.tokenizer.vocab_size,
             defaults=self._backend.effective(SpeculationOptions()),
-            drafting=tuple(policy.name for policy in DRAFTING),
-            acceptance=tuple(policy.name for policy in ACCEPTANCE),
+            drafting=tuple(method.name for method in drafting_methods()),
+            acceptance=tuple(method.name for method in acceptance_methods()),
             drafts=tuple(source.name for source in served[name].drafts),
         )
 

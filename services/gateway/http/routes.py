@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from adasd.errors import AdasdError, Code, UnknownModel
 from adasd.methods.policy import Described
-from adasd.methods.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
+from adasd.methods.registry import EXACT_TESTS, acceptance_methods, drafting_methods
 from services.gateway.auth.key_ring import KeyRing
 from services.gateway.backend import Backend, ServedModel
 from services.gateway.http.connection import read_body, until_disconnect
@@ -225,9 +225,9 @@ def _model_json(model: ServedModel) -> dict[str, Any]:
             "target": model.target,
             "draft": model.draft or None,
             "drafts": _methods_json(model.drafts),
-            "drafting": _methods_json(DRAFTING),
-            "acceptance": _methods_json(ACCEPTANCE),
-            "exact": _methods_json(EXACT_RULES),
+            "drafting": _methods_json(drafting_methods()),
+            "acceptance": _methods_json(acceptance_methods()),
+            "exact": _methods_json(EXACT_TESTS),
         },
     }
 

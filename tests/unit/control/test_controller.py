@@ -8,12 +8,17 @@ import pytest
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller, EffectiveSpeculation
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.methods.registry import ACCEPTANCE, DRAFTING, acceptance_policy, drafting_policy
+from adasd.methods.registry import (
+    acceptance_method,
+    acceptance_methods,
+    drafting_method,
+    drafting_methods,
+    spelled,
+)
 from adasd.requests import Mode, SpeculationOptions
 from adasd.rounds import (
-    AcceptRule,
+    AcceptanceRule,
     DraftBlock,
-    RelaxTable,
     RoundCompleted,
     SamplingTransform,
     StopRule,
@@ -45,19 +50,20 @@ def taught(mode=Mode.ADAPTIVE, transform=GREEDY):
 # --------------------------------------------------------------------------- registry
 
 
-def test_every_policy_is_found_by_its_name_and_describes_itself():
-    for policies, find in ((DRAFTING, drafting_policy), (ACCEPTANCE, acceptance_policy)):
-        assert len({policy.name for policy in policies}) == len(policies)
-        for policy in policies:
-            assert find(policy.name) is policy
-            assert policy.summary
-            assert "\n" not in policy.summary
-            assert policy.source
+def test_every_method_is_found_by_its_name_and_describes_itself():
+    for methods, find in ((drafting_methods(), drafting_method), (acceptance_methods(), acceptance_method)):
+        assert len({method.name for method in methods}) == len(methods)
+        for method in methods:
+            assert find(method.name) == method
+            assert spelled(method) == method.name
+            assert method.summary
+            assert "\n" not in method.summary
+            assert method.source
 
 
-def test_every_drafting_policy_plans_and_learns():
-    for policy in DRAFTING:
-        session = begun(drafting=policy.name)
+def test_every_drafting_method_plans_and_learns():
+    for method in drafting_methods():
+        session = begun(drafting=method.name)
         for _ in range(3):
             plan = session.plan(50, 10, 0)
             assert 1 <= plan.draft.max_tokens <= 16
@@ -69,7 +75,7 @@ def test_every_drafting_policy_plans_and_learns():
     [
         ("drafting", "adaSD", "adasd"),
         ("drafting", "statc", "static"),
-        ("acceptance", "posteriro", "posterior"),
+        ("acceptance", "colision", "collision"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest_known_one(kind, name, near):
@@ -78,7 +84,7 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(kind, name, near):
         controller.effective(SpeculationOptions(**{kind: name}))
     assert caught.value.param == f"speculation.{kind}"
     assert f"did you mean {near!r}" in str(caught.value)
-    known = [policy.name for policy in (DRAFTING if kind == "drafting" else ACCEPTANCE)]
+    known = [one.name for one in (drafting_methods() if kind == "drafting" else acceptance_methods())]
     assert all(name in str(caught.value) for name in known)
 
 
@@ -107,7 +113,7 @@ def test_defaults_come_from_the_deployment():
         Mode.EXACT, "adasd", None, 16, 0.0, may_bypass=True, draft="model", max_distortion=0.0
     )
     assert controller.effective(SpeculationOptions(mode=Mode.ADAPTIVE)) == EffectiveSpeculation(
-        Mode.ADAPTIVE, "adasd", "posterior", 16, 0.3, may_bypass=True, draft="model"
+        Mode.ADAPTIVE, "adasd", "adasd", 16, 0.3, may_bypass=True, draft="model"
     )
 
 
@@ -167,7 +173,7 @@ def test_without_a_draft_everything_is_plain_and_asking_for_more_is_refused():
 def test_mode_off_is_plain():
     session = begun(mode=Mode.OFF)
     assert session.plan(100, 0, 0).draft == StopRule(0)
-    assert session.plan(100, 0, 0).accept == AcceptRule()
+    assert session.plan(100, 0, 0).accept == AcceptanceRule()
     assert (session.generation_threshold, session.acceptance_threshold) == (None, None)
 
 
@@ -205,33 +211,55 @@ def test_rows_travel_where_a_rule_needs_them(mode, transform, row_len):
 def test_budget_is_a_share_of_the_answer(fraction, num_emitted, num_relaxed, budget):
     session = begun(taught(), mode=Mode.ADAPTIVE, max_relaxed_fraction=fraction)
     accept = session.plan(500, num_emitted, num_relaxed).accept
-    assert isinstance(accept.relax, RelaxTable)
+    assert accept.name == "adasd"
     assert accept.relax_budget == budget
 
 
 def test_adaptive_is_exact_until_it_is_warm():
     session = begun(mode=Mode.ADAPTIVE)
-    assert session.plan(100, 0, 0).accept == AcceptRule(None, 0, want_distances=True)
+    assert session.plan(100, 0, 0).accept == AcceptanceRule(want_distances=True)
     assert session.acceptance_threshold is None
 
 
 @pytest.mark.parametrize(
-    ("acceptance", "alone", "processed"),
-    [("posterior", False, False), ("posterior-alone", True, False), ("posterior-processed", False, True)],
+    ("asked", "made"),
+    [
+        ({"drafting": "on-the-fly:variant=fsm"}, "on-the-fly:variant=fsm"),
+        ({"drafting": "on-the-fly-fsm"}, "on-the-fly:variant=fsm"),
+        ({"drafting": "on-the-fly:initial=5"}, "on-the-fly"),
+        ({"drafting": "heuristic"}, "assisted"),
+        ({"acceptance": "posterior"}, "adasd"),
+        ({"acceptance": "threshold:min_ratio=0.5"}, "adasd-v1:min_ratio=0.5"),
+        ({"acceptance": "typical:delta=0.2:epsilon=0.1"}, "typical:epsilon=0.1:delta=0.2"),
+    ],
 )
-def test_the_switches_of_the_distance_reach_the_target_and_none_is_on_by_default(
-    acceptance, alone, processed
-):
-    """Chosen by name, per request as per deployment; before it is warm, too, since distances are labels."""
-    asked = begun(mode=Mode.ADAPTIVE, acceptance=acceptance)
-    deployed = begun(Controller(SpeculationConfig(acceptance=acceptance)), mode=Mode.ADAPTIVE)
-    for session in (asked, deployed):
-        expected = AcceptRule(None, 0, want_distances=True, processed=processed, alone=alone)
-        assert session.plan(100, 0, 0).accept == expected
+def test_methods_are_chosen_with_parameters_and_by_earlier_names(asked, made):
+    """By a request as by the deployment, and echoed in one spelling."""
+    (kind,) = asked
+    by_request = Controller(PUBLISHED).effective(SpeculationOptions(Mode.ADAPTIVE, **asked))
+    by_config = Controller(SpeculationConfig(**asked)).effective(SpeculationOptions(Mode.ADAPTIVE))
+    assert getattr(by_request, kind) == getattr(by_config, kind) == made
+
+
+@pytest.mark.parametrize(
+    ("drafting", "words"),
+    [
+        ("adaedl:gama=0.3", "no parameter 'gama'; it takes gamma, initial"),
+        ("adaedl:gamma=much", "no float"),
+        ("adaedl:gamma=-1", "within 0.001 to 100"),
+        ("on-the-fly:variant=slow", "goodput, fsm, cached"),
+        ("adasd:drops_last=yes", "false, true"),
+        ("static:length=5", "takes none"),
+    ],
+)
+def test_parameters_that_a_method_lacks_are_refused(drafting, words):
+    with pytest.raises(InvalidRequest, match=words) as caught:
+        Controller(PUBLISHED).effective(SpeculationOptions(drafting=drafting))
+    assert caught.value.param == "speculation.drafting"
 
 
 def test_exact_mode_never_relaxes_whatever_was_learned():
-    assert begun(taught(), mode=Mode.EXACT).plan(100, 0, 0).accept == AcceptRule()
+    assert begun(taught(), mode=Mode.EXACT).plan(100, 0, 0).accept == AcceptanceRule()
 
 
 # --------------------------------------------------------------------------- learning and sharing
@@ -244,7 +272,7 @@ def test_thresholds_are_reported_as_they_are_in_force():
     assert session.generation_threshold == pytest.approx(1.25)
     assert session.plan(100, 1, 0).draft.entropy_ceiling == pytest.approx(1.25)
     relaxed = begun(taught(), mode=Mode.ADAPTIVE)
-    table = relaxed.plan(100, 0, 0).accept.relax.accept_prob
+    table = relaxed.plan(100, 0, 0).accept.params["chances"]
     assert relaxed.acceptance_threshold == pytest.approx(sum(table) / 256)
     assert 0.2 < relaxed.acceptance_threshold < 0.6  # the classes' densities cross near .4
 
@@ -258,7 +286,7 @@ def test_threshold_policies_report_their_threshold():
     assert session.acceptance_threshold is None
     late = begun(controller, mode=Mode.ADAPTIVE)
     assert late.acceptance_threshold == pytest.approx(0.4, abs=1 / 256)
-    assert late.plan(100, 0, 0).accept.relax.max_distance == late.acceptance_threshold
+    assert late.plan(100, 0, 0).accept.params["max_distance"] == late.acceptance_threshold
 
 
 def test_a_new_request_starts_from_what_others_learned_and_running_ones_keep_their_rule():
@@ -300,8 +328,20 @@ def test_a_seeded_adaptive_request_depends_on_itself_alone(transform):
 
     fresh = plans(Controller(PUBLISHED))
     assert plans(taught()) == fresh
-    assert fresh[0].accept.relax is None
-    assert fresh[-1].accept.relax is not None  # it learns from its own verdicts
+    assert fresh[0].accept.is_exact
+    assert not fresh[-1].accept.is_exact  # it learns from its own verdicts
+
+
+def test_methods_with_parameters_learn_apart_from_those_without():
+    controller = Controller(PUBLISHED)
+    for name in ("adasd:min_ratio=0.25", "adasd"):
+        session = begun(controller, mode=Mode.ADAPTIVE, acceptance=name)
+        assert session.plan(100, 0, 0).accept.is_exact
+        rng = np.random.default_rng(0)
+        for accepted, rejected in zip(rng.beta(2, 8, 64), rng.beta(5, 5, 64), strict=True):
+            session.learn(a_round(1, 2, [0.1, 1.0], [accepted, rejected], [True, False]))
+        rule = begun(controller, mode=Mode.ADAPTIVE, acceptance=name).plan(100, 0, 0).accept
+        assert (rule.name, rule.params["min_ratio"]) == ("adasd", 0.25 if ":" in name else 0.0)
 
 
 def test_a_seeded_exact_request_takes_what_the_process_knows():

@@ -1,4 +1,4 @@
-"""The wrapper for load, around every drafting policy."""
+"""The wrapper for load, around every drafting method."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from adasd.control.controller import Controller
 from adasd.control.load_cap import survival_needed, under_load
 from adasd.cost_table import CostTable
 from adasd.methods.policy import RoundOutlook
-from adasd.methods.registry import DRAFTING
+from adasd.methods.registry import drafting_methods
 from adasd.requests import Mode, SpeculationOptions
 from adasd.rounds import SamplingTransform, StopRule
 from tests.unit.methods.rounds import a_round
@@ -64,7 +64,7 @@ def test_one_token_is_left_so_that_the_gate_can_judge_drafting():
     assert under_load(StopRule(0), loaded(256.0, 50.0)).max_tokens == 0
 
 
-@pytest.mark.parametrize("drafting", [policy.name for policy in DRAFTING])
+@pytest.mark.parametrize("drafting", [method.name for method in drafting_methods()])
 def test_every_policy_is_capped_under_load_and_free_without(drafting):
     def longest(load_aware: bool) -> int:
         controller = Controller(SpeculationConfig(load_aware=load_aware, bypass=False))

@@ -6,9 +6,9 @@ from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
 from adasd.control.options import EffectiveSpeculation
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.methods.registry import ACCEPTANCE, EXACT_RULES
+from adasd.methods.registry import EXACT_TESTS, acceptance_methods
 from adasd.requests import Mode, SpeculationOptions
-from adasd.rounds import RelaxDivergence, RelaxTolerance, SamplingTransform
+from adasd.rounds import BLOCK, SamplingTransform
 from tests.unit.methods.rounds import a_round
 
 SAMPLED, GREEDY, SEEDED = SamplingTransform(), SamplingTransform(temperature=0.0), SamplingTransform(seed=7)
@@ -32,18 +32,14 @@ def test_block_verification_is_asked_for_by_name_or_by_the_deployment():
     controller = Controller(SpeculationConfig())
     effective = controller.effective(asks(Mode.EXACT, "block"), SAMPLED)
     rule = controller.session(effective, SAMPLED).plan(50, 0, 0).accept
-    assert (rule.whole_block, rule.relax) == (True, None)
+    assert (rule.name, rule.is_exact) == (BLOCK, True)
 
 
 @pytest.mark.parametrize("transform", [GREEDY, SEEDED])
-@pytest.mark.parametrize(
-    ("mode", "name"), [(Mode.EXACT, "block"), (Mode.ADAPTIVE, "ears"), (Mode.ADAPTIVE, "mentored")]
-)
-def test_what_acts_on_rejection_sampling_is_refused_elsewhere_or_gives_way(transform, mode, name):
+def test_whole_blocks_are_refused_where_tokens_are_matched_or_give_way(transform):
     with pytest.raises(InvalidRequest, match="rejection sampling"):
-        chosen(asks(mode, name), transform)
-    defaults = {"verification": name} if mode is Mode.EXACT else {"acceptance": name, "mode": mode}
-    effective = chosen(asks(mode, None), transform, **defaults)
+        chosen(asks(Mode.EXACT, "block"), transform)
+    effective = chosen(asks(Mode.EXACT, None), transform, verification="block")
     assert (effective.mode, effective.acceptance) == (Mode.EXACT, None)
 
 
@@ -58,10 +54,10 @@ def test_names_of_the_other_mode_are_refused_with_what_is_possible():
         Controller(SpeculationConfig(verification="blok"))
 
 
-@pytest.mark.parametrize("policy", ACCEPTANCE, ids=lambda policy: policy.name)
-def test_every_relaxed_rule_keeps_both_budgets(policy):
+@pytest.mark.parametrize("name", ["collision", "typical", "fsd", "fly", "regret"])
+def test_every_relaxed_rule_keeps_both_budgets(name):
     controller = Controller(SpeculationConfig())
-    options = SpeculationOptions(Mode.ADAPTIVE, "static", policy.name, max_distortion=1.0)
+    options = SpeculationOptions(Mode.ADAPTIVE, "static", name, max_distortion=1.0)
     session = controller.session(controller.effective(options, SAMPLED), SAMPLED)
     done = a_round(2, 3)
     object.__setattr__(done.verdict, "distortion", 0.75)
@@ -80,9 +76,6 @@ def test_a_distortion_out_of_range_is_refused(value):
         chosen(SpeculationOptions(Mode.ADAPTIVE, max_distortion=value))
 
 
-def test_the_sampling_rules_compile_to_their_published_constants():
-    made = {policy.name: policy for policy in ACCEPTANCE}
-    assert made["ears"].decide(None, None) == RelaxTolerance(0.3)
-    assert made["mentored"].decide(None, None) == RelaxDivergence(0.1)
-    assert made["fsd"].decide(None, None).max_distance == pytest.approx(0.442, abs=0.001)
-    assert {"token", "block"} == {rule.name for rule in EXACT_RULES}
+def test_exact_tests_are_named():
+    assert {"token", "block"} == {test.name for test in EXACT_TESTS}
+    assert all(method.name not in ("token", "block") for method in acceptance_methods())

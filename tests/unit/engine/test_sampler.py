@@ -13,10 +13,10 @@ from adasd.engine.sampling.sampler import (
     propose_next,
 )
 from adasd.engine.work import DraftWork, VerifyWork
-from adasd.rounds import AcceptRule, DraftCall, RelaxBelow, SamplingTransform, StopRule, VerifyCall
+from adasd.rounds import AcceptanceRule, DraftCall, SamplingTransform, StopRule, VerifyCall
 
 
-def work(block, transform, rule=AcceptRule()):  # noqa: B008 (frozen)
+def work(block, transform, rule=AcceptanceRule()):  # noqa: B008 (frozen)
     call = VerifyCall("s", 0, 0, (1, 2, 3), tuple(block), None, rule)
     return VerifyWork(Slot("s", 50), transform, 0.0, call=call)
 
@@ -71,5 +71,5 @@ def test_only_greedy_calls_without_relaxation_take_the_quick_way():
     greedy = SamplingTransform(temperature=0.0)
     assert is_plainly_greedy(work([], greedy))
     assert not is_plainly_greedy(work([], SamplingTransform(temperature=1.0)))
-    assert not is_plainly_greedy(work([], greedy, AcceptRule(RelaxBelow(0.1), 1)))
-    assert not is_plainly_greedy(work([], greedy, AcceptRule(want_distances=True)))
+    assert not is_plainly_greedy(work([], greedy, AcceptanceRule("fsd", {"max_distance": 0.1}, 1)))
+    assert not is_plainly_greedy(work([], greedy, AcceptanceRule(want_distances=True)))

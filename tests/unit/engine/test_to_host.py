@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adasd.engine.sampling import to_host
-from adasd.rounds import AcceptRule, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
+from adasd.rounds import AcceptanceRule, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY, run_until_idle
 from tests.unit.engine.models import prompts
 from tests.unit.engine.test_static_forward import static
@@ -96,7 +96,7 @@ def test_a_burst_brings_its_tokens_with_one_copy(waits, transform):
 
 
 @pytest.mark.parametrize("transform", [GREEDY, SEEDED, SamplingTransform(temperature=0.9, top_p=0.9)])
-@pytest.mark.parametrize("rule", [AcceptRule(), AcceptRule(want_distances=True)])
+@pytest.mark.parametrize("rule", [AcceptanceRule(), AcceptanceRule(want_distances=True)])
 def test_a_verdict_takes_two_copies_whether_the_logits_are_finite_and_what_was_decided(
     waits, transform, rule
 ):

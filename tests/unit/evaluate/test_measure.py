@@ -106,12 +106,15 @@ def test_methods_are_listed_with_their_sources(capsys):
 
 
 def test_methods_that_need_sampling_are_left_out_where_there_is_none(folders):
-    done = list(run(load_pair(*folders), ITEMS, parse("adasd+ears,static-3+block"), [0.0, 1.0], max_tokens=6))
+    done = list(
+        run(load_pair(*folders), ITEMS, parse("static-3+block,adasd+collision"), [0.0, 1.0], max_tokens=6)
+    )
     assert [(one.method.name, one.temperature) for one in done] == [
         ("off", 0.0),
+        ("adasd+collision", 0.0),
         ("off", 1.0),
-        ("adasd+ears", 1.0),
         ("static-3+block", 1.0),
+        ("adasd+collision", 1.0),
     ]
 
 

@@ -64,8 +64,8 @@ def test_the_front_holds_what_nothing_beats():
         ("off", "plain decoding"),
         ("static-5", "static, exact"),
         ("adaedl", "adaptive drafting, exact"),
-        ("static-5+posterior", "relaxed by the distance of the laws"),
-        ("adasd+typical", "relaxed by the target's own law"),
+        ("static-5+posterior", "relaxed by the distance"),
+        ("adasd+typical", "relaxed by the target's probability"),
     ],
 )
 def test_methods_fall_into_families(method, expected):

@@ -210,7 +210,7 @@ async def test_what_is_served_is_told(grpc_door):
     assert (info.model, info.target, info.draft, info.max_context) == ("fake-model", "target", "draft", 256)
     assert info.defaults.mode is Mode.EXACT
     assert "adasd" in info.drafting
-    assert "posterior" in info.acceptance
+    assert "adasd-v1" in info.acceptance
     with pytest.raises(UnknownModel):
         await client.model_info("other")
     state = await client.server_info()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adasd.methods.registry import ACCEPTANCE, DRAFTING, EXACT_RULES
+from adasd.methods.registry import EXACT_TESTS, acceptance_methods, drafting_methods
 from services.config import LogConfig
 from services.gateway.http.routes import GatewaySettings, create_app
 from services.observability import logs
@@ -194,7 +194,11 @@ async def test_a_listed_origin_is_allowed_and_no_other():
 
 async def test_every_method_is_listed_with_its_source(door):
     (model,) = (await door.client.get("/v1/models")).json()["data"]
-    for kind, methods in (("drafting", DRAFTING), ("acceptance", ACCEPTANCE), ("exact", EXACT_RULES)):
+    for kind, methods in (
+        ("drafting", drafting_methods()),
+        ("acceptance", acceptance_methods()),
+        ("exact", EXACT_TESTS),
+    ):
         listed = model["adasd"][kind]
         assert [one["name"] for one in listed] == [method.name for method in methods]
         assert all(one["summary"] and one["source"] for one in listed)

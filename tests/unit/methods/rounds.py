@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from adasd.methods.policy import DraftingPolicy, RoundOutlook
+from adasd.methods.policy import DraftingMethod, RoundOutlook
 from adasd.rounds import DraftBlock, RoundCompleted, Verdict
 
 
@@ -37,7 +37,7 @@ def judged(accepted: Sequence[float] = (), rejected: float | None = None) -> Rou
 
 
 def simulate(
-    policy: DraftingPolicy[Any],
+    policy: DraftingMethod[Any],
     state: Any,
     num_rounds: int,
     chance: Callable[[float], float],

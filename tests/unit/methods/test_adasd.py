@@ -5,9 +5,9 @@ from statistics import mean
 
 import pytest
 
-from adasd.methods.drafting.adasd import Adasd, AdasdOptions, CeilingScope, CeilingState, RunningMean
+from adasd.methods.drafting.adasd import Adasd, CeilingScope, CeilingState, RunningMean
 from adasd.methods.policy import RoundOutlook
-from adasd.methods.registry import drafting_policy
+from adasd.methods.registry import drafting_method
 from adasd.rounds import StopRule
 from tests.unit.methods.rounds import a_round, simulate
 
@@ -73,7 +73,7 @@ def test_a_request_is_shrunk_towards_the_process(num_global, expected):
 
 
 def test_process_scope_counts_every_rejection_alike():
-    policy = Adasd(AdasdOptions(scope=CeilingScope.PROCESS))
+    policy = Adasd(scope=CeilingScope.PROCESS)
     begun = policy.start(CeilingState(own=RunningMean(1.0, 98)))
     _, state = after(a_round(0, 1, [2.0]), a_round(0, 1, [1.0]), policy=policy, state=begun)
     assert policy.ceiling(state) == pytest.approx(1.01)  # (98 * 1.0 + 3.0) / 100
@@ -110,7 +110,7 @@ def test_a_rejection_breaks_the_streak():
 
 @pytest.mark.parametrize("initial", [0.0, 0.5, math.inf])
 def test_a_draft_that_is_never_rejected_ends_up_at_the_cap(initial):
-    policy = Adasd(AdasdOptions(initial_ceiling=initial))
+    policy = Adasd(initial_ceiling=initial)
     _, drafted, _ = simulate(policy, policy.start(None), 200, lambda entropy: 1.0)
     assert mean(drafted[-50:]) > 15
 
@@ -153,7 +153,7 @@ def test_the_ceiling_does_not_ratchet_down():
 def test_discarding_is_a_choice_of_its_own():
     state, done = CeilingState(), a_round(1, 3, [0.2, 1.5, 0.4])
     for name, drops in (("adasd", False), ("adasd-discard", True)):
-        policy = drafting_policy(name)
+        policy = drafting_method(name)
         assert policy.decide(policy.learn(state, done), OUTLOOK) == StopRule(
             OUTLOOK.max_draft_tokens, entropy_ceiling=1.5, drops_last=drops
         )

@@ -10,7 +10,7 @@ from adasd.evaluate.traces import Trace
 from adasd.methods.drafting.calibrated import Calibrated
 from adasd.methods.policy import RoundOutlook
 from adasd.rounds import ENTROPY_EDGES, ChanceTable, StopRule
-from adasd.specdec.stop_rule import entropy_bin, next_chance, stops
+from adasd.stop_rule import entropy_bin, next_chance, stops
 
 FLAT = ChanceTable((0.5,) * 9, (0.5,) * 9, 0.2)
 TIMED = RoundOutlook(16, 100, draft_ms=0.1, hop_ms=0.0, verify_ms=1.0, plain_ms=1.0)

@@ -5,7 +5,7 @@ import pytest
 
 from adasd.cost_table import CostTable
 from adasd.methods.drafting.goodput import Goodput, GoodputState
-from adasd.methods.drafting.on_the_fly import CachedState, OnTheFly, OnTheFlyCached, OnTheFlyFsm, WindowState
+from adasd.methods.drafting.on_the_fly import LengthState, OnTheFly, Variant
 from adasd.methods.policy import RoundOutlook
 from tests.unit.methods.rounds import a_round
 
@@ -14,8 +14,8 @@ def outlook(cap: int = 16, draft_ms: float | None = 1.0, **known: object) -> Rou
     return RoundOutlook(cap, 100, draft_ms=draft_ms, hop_ms=0.0, verify_ms=10.0, **known)  # type: ignore[arg-type]
 
 
-def window(*rounds: tuple[int, int]) -> WindowState:
-    state = WindowState()
+def window(*rounds: tuple[int, int]) -> LengthState:
+    state = LengthState()
     for num_accepted, num_drafted in rounds:
         state = OnTheFly().learn(state, a_round(num_accepted, num_drafted))
     return state
@@ -34,7 +34,7 @@ def test_the_estimate_is_consistent_and_accepted_over_drafted_is_not(alpha, leng
     rng = np.random.default_rng(0)
     fails = rng.random((20_000, length)) >= alpha
     accepted = np.where(fails.any(axis=1), fails.argmax(axis=1), length)
-    state = WindowState(tuple((int(v), length) for v in accepted))
+    state = LengthState(tuple((int(v), length) for v in accepted))
     assert state.acceptance == pytest.approx(alpha, abs=0.01)  # five standard deviations
     assert accepted.mean() / length < alpha - 0.02
 
@@ -43,7 +43,7 @@ def test_the_estimate_is_consistent_and_accepted_over_drafted_is_not(alpha, leng
 def test_the_length_is_that_of_the_table_at_a_tenth(alpha, length):
     """Best lengths for i.i.d. acceptance and c = .1 (arXiv:2211.17192)."""
     share = round(100 * alpha)
-    state = WindowState(((1, 1),) * share + ((0, 1),) * (100 - share))
+    state = LengthState(((1, 1),) * share + ((0, 1),) * (100 - share))
     assert OnTheFly().decide(state, outlook()).max_tokens == length
 
 
@@ -57,26 +57,25 @@ def test_without_times_or_verdicts_it_starts_at_five_and_never_passes_the_cap():
 
 def test_old_rounds_leave_the_window():
     policy = OnTheFly(window=2)
-    state = WindowState()
+    state = LengthState()
     for num_accepted in (0, 0, 3, 3):
         state = policy.learn(state, a_round(num_accepted, 3))
     assert state.acceptance == 1.0
 
 
 def test_the_machine_takes_one_step_at_a_time_and_stays_above_zero():
-    policy, state, lengths = OnTheFlyFsm(), 5, []
+    policy, lengths = OnTheFly(Variant.FSM), []
+    state = policy.start(None)
+    assert policy.decide(state, outlook()).max_tokens == 5
     for num_accepted, num_drafted in [(5, 5), (6, 6), (3, 7), (0, 0), (0, 1), (1, 1)]:
         state = policy.learn(state, a_round(num_accepted, num_drafted))
-        lengths.append(state)
+        lengths.append(state.length)
     assert lengths == [6, 7, 6, 6, 1, 2]
-    assert policy.start(None) == 5
-    assert policy.start(9) == 9
-    assert policy.decide(9, outlook(cap=4)).max_tokens == 4
+    assert policy.decide(policy.start(LengthState(length=9)), outlook()).max_tokens == 9
+    assert policy.decide(LengthState(length=9), outlook(cap=4)).max_tokens == 4
 
 
-def cached(
-    policy: OnTheFlyCached, state: CachedState, behind: int, accepted: int, drafted: int
-) -> CachedState:
+def cached(policy: OnTheFly, state: LengthState, behind: int, accepted: int, drafted: int) -> LengthState:
     """One round that ends with the token ``behind``."""
     done = a_round(accepted, drafted)
     object.__setattr__(done.verdict, "next_token", behind)
@@ -84,7 +83,7 @@ def cached(
 
 
 def test_the_cache_remembers_a_length_per_token():
-    policy = OnTheFlyCached()
+    policy = OnTheFly(Variant.CACHED)
     state = cached(policy, policy.start(None), 7, 5, 5)  # the prompt's end: only the machine moves
     assert (state.length, dict(state.lengths)) == (6, {})
     state = cached(policy, state, 8, 2, 6)  # behind 7: 6 was too long
@@ -95,7 +94,7 @@ def test_the_cache_remembers_a_length_per_token():
 
 
 def test_the_cache_forgets_what_was_used_longest_ago():
-    policy = OnTheFlyCached(memory=2)
+    policy = OnTheFly(Variant.CACHED, memory=2)
     state = policy.start(None)
     for behind in (1, 2, 1, 3, 4):
         state = cached(policy, state, behind, 1, 2)

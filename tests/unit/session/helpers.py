@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adasd.requests import GenerationRequest, SamplingParams
-from adasd.rounds import AcceptRule, DraftBlock, DraftCall, StopRule, Verdict, VerifyCall
+from adasd.rounds import AcceptanceRule, DraftBlock, DraftCall, StopRule, Verdict, VerifyCall
 from adasd.session.calls import Step
 from adasd.session.events import Event, Planned, TargetAnswered
 from adasd.session.protocol import begin, step
@@ -58,4 +58,4 @@ def block(call: DraftCall, text: str) -> DraftBlock:
 
 
 def planned(max_tokens: int, *, ahead: bool = False, early: bool = False) -> Planned:
-    return Planned(StopRule(max_tokens, want_runner_ups=ahead), AcceptRule(), ahead, ahead, early)
+    return Planned(StopRule(max_tokens, want_runner_ups=ahead), AcceptanceRule(), ahead, ahead, early)

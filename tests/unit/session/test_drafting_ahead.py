@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adasd.rounds import AcceptRule, Assumption, DraftBlock, DraftDistributions, RelaxBelow, StopRule
+from adasd.rounds import AcceptanceRule, Assumption, DraftBlock, DraftDistributions, StopRule
 from adasd.session.events import (
     AskDraft,
     AskVerify,
@@ -75,7 +75,7 @@ def test_a_block_drafted_ahead_has_the_rule_it_was_drafted_by(drops_last, judged
     session, actions = step(session, TargetAttached())
     session, _ = step(session, verdict(only(actions, AskVerify).call, 0, "a"))
     rule = StopRule(4, entropy_ceiling=1.0, drops_last=drops_last)
-    session, actions = step(session, Planned(rule, AcceptRule(), drafts_ahead=True, asks_early=True))
+    session, actions = step(session, Planned(rule, AcceptanceRule(), drafts_ahead=True, asks_early=True))
     session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, "bc")))
     says, ahead = verdict(only(actions, AskVerify).call, 2, "d"), only(actions, AskDraft)
     drafted = replace(block(ahead.call, "def"), entropies=(0.5, 0.5, 1.2))
@@ -169,7 +169,9 @@ def test_what_was_asked_early_behind_a_refused_ask_is_asked_again_too():
 
 def test_a_rule_that_the_verdict_may_change_is_not_asked_for_early():
     session, _, ahead = judging("bc")
-    session = session._replace(plan=replace(session.plan, accept=AcceptRule(RelaxBelow(0.1), relax_budget=1)))
+    session = session._replace(
+        plan=replace(session.plan, accept=AcceptanceRule("collision", {"ratio": 0.5}, 1))
+    )
     _, actions = step(session, DraftAnswered(block(ahead.call, "def")))
     assert actions == ()
 
@@ -195,7 +197,7 @@ def test_lateness_while_the_round_waits_makes_it_plain():
 
 def test_a_plain_plan_drops_what_was_drafted_ahead():
     session, ask, ahead = judging("bc")
-    session = session._replace(plan=replace(session.plan, accept=AcceptRule(RelaxBelow(0.1))))
+    session = session._replace(plan=replace(session.plan, accept=AcceptanceRule("collision", {"ratio": 0.5})))
     session, _ = step(session, DraftAnswered(block(ahead.call, "def")))
     session, _ = step(session, verdict(ask.call, 2, "d"))
     session, actions = step(session, planned(0))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from adasd.rounds import AcceptRule, Assumption, DraftBlock, RelaxBelow
+from adasd.rounds import AcceptanceRule, Assumption, DraftBlock
 from adasd.session.events import (
     AskDraft,
     AskVerify,
@@ -38,7 +38,7 @@ def judging(
     session, _ = step(session, DraftAnswered(block(only(actions, AskDraft).call, "")))
     session, actions = step(session, TargetAttached())
     session, _ = step(session, verdict(only(actions, AskVerify).call, 0, "a"))
-    plan = replace(PLAN, accept=AcceptRule(RelaxBelow(0.1))) if relaxes else PLAN
+    plan = replace(PLAN, accept=AcceptanceRule("collision", {"ratio": 0.5})) if relaxes else PLAN
     session, actions = step(session, plan)
     drafted = doubtful(block(only(actions, AskDraft).call, "bcd"), others, confidences)
     session, actions = step(session, DraftAnswered(drafted))

@@ -9,7 +9,7 @@ import pytest
 
 from adasd.errors import DeadlineExceeded, IllegalEvent
 from adasd.results import FinishReason, TokenKind
-from adasd.rounds import AcceptRule, RoundCompleted, StopRule
+from adasd.rounds import AcceptanceRule, RoundCompleted, StopRule
 from adasd.session.events import (
     AskDraft,
     AskPlan,
@@ -349,7 +349,7 @@ def learned(actions: tuple) -> RoundCompleted:
 
 def test_a_round_tells_the_rule_that_its_block_was_drafted_by():
     rule = StopRule(3, entropy_ceiling=1.5)
-    session, actions = step(prefilled(), Planned(rule, AcceptRule()))
+    session, actions = step(prefilled(), Planned(rule, AcceptanceRule()))
     session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, "bc")))
     session, actions = step(session, verdict(only(actions, AskVerify).call, 0, "x"))
     assert learned(actions).rule == rule
@@ -369,7 +369,7 @@ def test_a_round_tells_the_rule_that_its_block_was_drafted_by():
 )
 def test_the_token_that_passes_the_ceiling_is_left_out_if_asked(entropies, drops_last, judged):
     rule = StopRule(3, entropy_ceiling=1.5, drops_last=drops_last)
-    session, actions = step(prefilled(), Planned(rule, AcceptRule()))
+    session, actions = step(prefilled(), Planned(rule, AcceptanceRule()))
     drafted = replace(block(only(actions, AskDraft).call, "bcd"[: len(entropies)]), entropies=entropies)
     session, actions = step(session, DraftAnswered(drafted))
     call = only(actions, AskVerify).call
@@ -383,7 +383,7 @@ def test_the_token_that_passes_the_ceiling_is_left_out_if_asked(entropies, drops
 
 def test_draft_rules_reach_the_draft_unchanged():
     rule = StopRule(7, entropy_ceiling=1.5, row_len=9)
-    _, actions = step(prefilled(), Planned(rule, AcceptRule()))
+    _, actions = step(prefilled(), Planned(rule, AcceptanceRule()))
     assert only(actions, AskDraft).call.rule == rule
 
 

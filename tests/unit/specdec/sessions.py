@@ -10,22 +10,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from adasd.rounds import (
-    NUM_DISTANCE_BINS,
-    AcceptRule,
-    DraftDistributions,
-    RelaxBelow,
-    RelaxDivergence,
-    RelaxOwnLaw,
-    RelaxTable,
-    RelaxTolerance,
-    SamplingTransform,
-    Yardstick,
-)
-from adasd.specdec.blocks import BlockBatch, RuleBatch, needs_distance
-from adasd.specdec.dice import GivenNumbers
+from adasd.methods.policy import Bounds
+from adasd.methods.registry import acceptance_methods, needs_distances
+from adasd.rounds import BLOCK, AcceptanceRule, DraftDistributions, SamplingTransform
+from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import TransformBatch, masked_block_logits, masked_logits
 from adasd.specdec.draft_step import propose
+from adasd.specdec.random_source import GivenNumbers
 from adasd.specdec.verify import Chance, Judgement, draw_chance, judge
 from adasd.specdec.verify_reference import ReferenceJudgement, judge_one
 
@@ -39,7 +30,7 @@ class Session:
     distributions: DraftDistributions | None = None
     transform: SamplingTransform = field(default_factory=SamplingTransform)
     base_len: int = 5
-    rule: AcceptRule = field(default_factory=AcceptRule)
+    rule: AcceptanceRule = field(default_factory=AcceptanceRule)
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ def run(sessions: Sequence[Session], generator: torch.Generator | None = None) -
     transforms, bases = [s.transform for s in sessions], [s.base_len for s in sessions]
     masked_BJV = masked_block_logits(logits_BJV, transforms, bases)
     batch = TransformBatch.build(transforms, bases)
-    rules = RuleBatch.pack([s.rule for s in sessions])
+    rules = [s.rule for s in sessions]
     chance = draw_chance(batch, rules, longest, vocab_size, generator)
     blocks = BlockBatch.pack([s.block for s in sessions], [s.distributions for s in sessions])
     return Judged(judge(masked_BJV, blocks, batch, rules, chance), chance, masked_BJV)
@@ -109,8 +100,8 @@ def random_session(rng: random.Random, generator: torch.Generator, vocab_size: i
     noise = torch.randn(num_drafted, vocab_size, generator=generator)
     draft = target[:-1] + rng.choice([0.05, 0.5, 2.0]) * noise
     unseeded = not transform.greedy and transform.seed is None
-    rule = random_sampling_rule(rng) if unseeded and rng.random() < 0.5 else random_rule(rng)
-    row_len = rng.choice([4, 8, vocab_size]) if unseeded or needs_distance(rule) or rng.random() < 0.5 else 0
+    rule = AcceptanceRule(BLOCK) if unseeded and rng.random() < 0.2 else random_rule(rng)
+    row_len = rng.choice([4, 8, vocab_size]) if unseeded or needs_distances(rule) or rng.random() < 0.5 else 0
     block, rows = draft_block(draft, transform, base_len, row_len, generator)
     return Session(target, block, rows, transform, base_len, replace(rule, want_distances=rows is not None))
 
@@ -129,25 +120,21 @@ def random_transform(rng: random.Random, base_len: int, vocab_size: int) -> Samp
     )
 
 
-def random_rule(rng: random.Random) -> AcceptRule:
-    """No relaxation, a bound on the distance, a falling table, or the target's own law; with budgets."""
+def random_rule(rng: random.Random) -> AcceptanceRule:
+    """No relaxation, or a method with random parameters and budgets."""
+    if rng.random() < 0.15:
+        return AcceptanceRule()
+    method = rng.choice(acceptance_methods())
+    params = {name: random_param(rng, name, bounds) for name, bounds in method.rule_params.items()}
     budget, most = rng.choice([0, 1, 2, 9]), rng.choice([math.inf, math.inf, 0.1, 1.0])
-    table = tuple(1.0 - i / NUM_DISTANCE_BINS for i in range(NUM_DISTANCE_BINS))
-    own = RelaxOwnLaw(0.05 + rng.random(), rng.choice(list(Yardstick)), rng.choice([0.1, 0.3, 1.0]))
-    relax = rng.choice([None, RelaxBelow(rng.random()), RelaxTable(table), own, own])
-    alone = not isinstance(relax, RelaxOwnLaw) and rng.random() < 0.4
-    processed = rng.random() < 0.3
-    return AcceptRule(relax, budget, max_distortion=most, processed=processed, alone=alone)
+    return AcceptanceRule(method.name, params, budget, max_distortion=most)
 
 
-def random_sampling_rule(rng: random.Random) -> AcceptRule:
-    """What only sampling without a seed can use: the whole block, a tolerance, a nearby law."""
-    if rng.random() < 0.4:
-        return AcceptRule(whole_block=True)
-    budget, most = rng.choice([0, 1, 2, 9]), rng.choice([math.inf, math.inf, 0.1, 1.0])
-    tolerance = RelaxTolerance(rng.random())
-    relax = rng.choice([tolerance, tolerance, RelaxDivergence(rng.choice([0.0, 0.05, 0.3]))])
-    return AcceptRule(relax=relax, relax_budget=budget, max_distortion=most)
+def random_param(rng: random.Random, name: str, bounds: Bounds) -> float | tuple[float, ...]:
+    """A falling table, or a number in the lower part of its range."""
+    if bounds.length is not None:
+        return tuple(1.0 - i / bounds.length for i in range(bounds.length))
+    return float(rng.randrange(3)) if name == "window" else rng.random() * min(bounds.high, 1.5)
 
 
 def draft_block(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adasd.errors import InvalidRequest
-from adasd.rounds import AcceptRule, RelaxBelow, SamplingTransform
+from adasd.rounds import BLOCK, AcceptanceRule, SamplingTransform
 from adasd.specdec import block_verification
 from adasd.specdec.block_verification import num_kept, prefix_weights
 from adasd.specdec.blocks import check_block
@@ -136,9 +136,4 @@ def test_the_look_alike_with_products_of_uniform_numbers_is_another_law():
 @pytest.mark.parametrize("transform", [SamplingTransform(temperature=0.0), SamplingTransform(seed=3)])
 def test_it_is_refused_where_tokens_are_matched(transform):
     with pytest.raises(InvalidRequest, match="rejection sampling"):
-        check_block(transform, (1,), None, AcceptRule(whole_block=True), 5)
-
-
-def test_it_goes_with_no_relaxation():
-    with pytest.raises(InvalidRequest, match="exact"):
-        check_block(SamplingTransform(), (1,), None, AcceptRule(RelaxBelow(0.2), 1, whole_block=True), 5)
+        check_block(transform, (1,), None, AcceptanceRule(BLOCK), 5)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from adasd.errors import InvalidRequest
-from adasd.rounds import AcceptRule, DraftDistributions, RelaxBelow, RelaxTable, SamplingTransform
-from adasd.specdec.blocks import BlockBatch, RuleBatch, check_block
+from adasd.rounds import BLOCK, AcceptanceRule, DraftDistributions, SamplingTransform
+from adasd.specdec.blocks import BlockBatch, check_block
 
 SAMPLED, SEEDED, GREEDY = SamplingTransform(), SamplingTransform(seed=1), SamplingTransform(temperature=0.0)
-RELAXED = AcceptRule(relax=RelaxBelow(0.3), relax_budget=1)
+RELAXED = AcceptanceRule("fsd", {"max_distance": 0.3}, 1)
 
 
 def rows(ids, probs):
@@ -35,26 +35,14 @@ def test_empty_blocks_pack_to_nothing():
     assert batch.row_ids_BKR.shape == (2, 0, 0)
 
 
-def test_rules_pack_without_a_budget_where_nothing_is_relaxed():
-    table = RelaxTable((1.0,) * 256)
-    batch = RuleBatch.pack(
-        [AcceptRule(relax_budget=5), RELAXED, AcceptRule(relax=table, relax_budget=2)], "cpu"
-    )
-    assert batch.budget_B.tolist() == [0, 1, 2]
-    assert batch.max_distance_B.tolist() == pytest.approx([-1.0, 0.3, -1.0])
-    assert batch.accept_prob_BT.sum(1).tolist() == [0.0, 0.0, 256.0]
-    assert batch.draws
-    assert not RuleBatch.pack([RELAXED]).draws
-
-
 @pytest.mark.parametrize(
     ("transform", "block", "laws", "rule"),
     [
         (SAMPLED, (4, 1), TWO, RELAXED),
         (SAMPLED, (), None, RELAXED),
-        (SEEDED, (4, 9), TWO, AcceptRule()),
-        (SEEDED, (4, 9), None, AcceptRule()),
-        (GREEDY, (4, 9), None, AcceptRule()),
+        (SEEDED, (4, 9), TWO, AcceptanceRule()),
+        (SEEDED, (4, 9), None, AcceptanceRule()),
+        (GREEDY, (4, 9), None, AcceptanceRule()),
     ],
 )
 def test_sound_blocks_pass(transform, block, laws, rule):
@@ -64,18 +52,27 @@ def test_sound_blocks_pass(transform, block, laws, rule):
 @pytest.mark.parametrize(
     ("transform", "block", "laws", "rule", "message"),
     [
-        (GREEDY, (4, 10), None, AcceptRule(), "token 10 is outside the target's 10 ids"),
-        (GREEDY, (-1,), None, AcceptRule(), "token -1"),
-        (SAMPLED, (4,), None, AcceptRule(), "without draft rows"),
+        (GREEDY, (4, 10), None, AcceptanceRule(), "token 10 is outside the target's 10 ids"),
+        (GREEDY, (-1,), None, AcceptanceRule(), "token -1"),
+        (SAMPLED, (4,), None, AcceptanceRule(), "without draft rows"),
         (GREEDY, (4,), None, RELAXED, "without draft rows"),
-        (SEEDED, (4,), None, AcceptRule(want_distances=True), "without draft rows"),
-        (GREEDY, (4,), TWO, AcceptRule(), "do not fit a block of 1"),
-        (GREEDY, (4,), rows([[]], [[]]), AcceptRule(), "do not fit"),
-        (GREEDY, (4,), rows([[10]], [[1.0]]), AcceptRule(), "outside the target's"),
-        (GREEDY, (4,), rows([[3]], [[1.5]]), AcceptRule(), "positive or no number"),
-        (GREEDY, (4,), rows([[3]], [[np.nan]]), AcceptRule(), "positive or no number"),
-        (SAMPLED, (4, 9), TWO, AcceptRule(), "missing from its own row"),
-        (GREEDY, (), None, AcceptRule(relax=RelaxTable((0.5,))), "256 bins, not 1"),
+        (SEEDED, (4,), None, AcceptanceRule(want_distances=True), "without draft rows"),
+        (GREEDY, (4,), TWO, AcceptanceRule(), "do not fit a block of 1"),
+        (GREEDY, (4,), rows([[]], [[]]), AcceptanceRule(), "do not fit"),
+        (GREEDY, (4,), rows([[10]], [[1.0]]), AcceptanceRule(), "outside the target's"),
+        (GREEDY, (4,), rows([[3]], [[1.5]]), AcceptanceRule(), "positive or no number"),
+        (GREEDY, (4,), rows([[3]], [[np.nan]]), AcceptanceRule(), "positive or no number"),
+        (SAMPLED, (4, 9), TWO, AcceptanceRule(), "missing from its own row"),
+        (GREEDY, (), None, AcceptanceRule(BLOCK), "rejection sampling"),
+        (GREEDY, (), None, AcceptanceRule("adasd", {"chances": (0.5,), "min_ratio": 0.0}), "has 1 entries"),
+        (GREEDY, (), None, AcceptanceRule("adasd", {"chances": 0.5, "min_ratio": 0.0}), "has 1 entries"),
+        (GREEDY, (), None, AcceptanceRule("collision", {"ratio": (0.5, 0.5)}), "has 2 entries"),
+        (GREEDY, (), None, AcceptanceRule("collision", {"ratio": -0.5}), "not within 0 to inf"),
+        (GREEDY, (), None, AcceptanceRule("collision", {"ratio": np.nan}), "not within 0 to inf"),
+        (GREEDY, (), None, AcceptanceRule("collision", {"ratios": 0.5}), r"takes the parameters \['ratio'\]"),
+        (GREEDY, (), None, AcceptanceRule("colision", {"ratio": 0.5}), "known: adasd, adasd-v1, collision"),
+        (GREEDY, (), None, AcceptanceRule(max_distortion=-1.0), "max_distortion"),
+        (GREEDY, (), None, AcceptanceRule(max_distortion=np.nan), "max_distortion"),
     ],
 )
 def test_unsound_blocks_are_refused(transform, block, laws, rule, message):

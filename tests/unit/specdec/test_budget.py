@@ -8,7 +8,7 @@ from operator import mul
 
 import pytest
 
-from adasd.specdec.budget import share, share_by_cost
+from adasd.specdec.verification_budget import share, share_by_cost
 
 
 def test_the_likeliest_prefixes_are_taken_by_hand():

@@ -170,7 +170,7 @@ def test_kinds_and_seeds():
     batch = TransformBatch.build(transforms, [5, 6, 7, 8, 9])
     assert batch.kinds == (Kind.COUPLED, Kind.GREEDY, Kind.SAMPLED, Kind.COUPLED, Kind.COUPLED)
     assert batch.seed_N.tolist() == [-1, 3, 0, 0, -1]
-    assert batch.rows_of(Kind.COUPLED, Kind.SAMPLED) == [0, 2, 3, 4]
+    assert batch.indices_of(Kind.COUPLED, Kind.SAMPLED) == [0, 2, 3, 4]
     assert batch.select([3, 0]).position_N.tolist() == [8, 5]
     assert batch.select([1]).expand(3).position_N.tolist() == [6, 7, 8]
     assert batch.expand(2).kinds[:4] == (Kind.COUPLED, Kind.COUPLED, Kind.GREEDY, Kind.GREEDY)

@@ -77,7 +77,7 @@ def second_by_definition(masked, transform, position, row_len, token):
     if not transform.greedy:
         ids, logprobs = truncate_row(masked[None], row_len or len(masked))
         probs = verify_reference.spread(
-            ids[0].tolist(), verify_reference.law(logprobs[0].tolist(), transform), len(masked)
+            ids[0].tolist(), verify_reference.sampling_probs(logprobs[0].tolist(), transform), len(masked)
         )
         probs[token] = 0.0
         if transform.seed is not None and any(probs):

@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from adasd.rounds import (
-    NUM_DISTANCE_BINS,
-    AcceptRule,
-    DraftDistributions,
-    RelaxBelow,
-    RelaxTable,
-    SamplingTransform,
-)
-from adasd.specdec.blocks import BlockBatch, RuleBatch
+from adasd.rounds import NUM_DISTANCE_BINS, AcceptanceRule, DraftDistributions, SamplingTransform
+from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import Kind, TransformBatch, kind_of, transformed_probs
 from adasd.specdec.verify import Chance, judge
 from tests.unit.specdec.sessions import Session, draft_block, of_batch, random_session, run, seeded, twin
@@ -23,12 +16,22 @@ from tests.unit.specdec.sessions import Session, draft_block, of_batch, random_s
 GREEDY = SamplingTransform(temperature=0.0)
 
 
+def within(distance: float, budget: int = 9, **more) -> AcceptanceRule:
+    """Accepts up to this distance."""
+    return AcceptanceRule("fsd", {"max_distance": distance}, budget, **more)
+
+
+def by_table(chances: tuple[float, ...], budget: int = 9) -> AcceptanceRule:
+    """Accepts with a chance that the distance decides on."""
+    return AcceptanceRule("adasd", {"chances": chances, "min_ratio": 0.0}, budget)
+
+
 def logits_of(*choices: int, vocab_size: int = 6) -> torch.Tensor:
     """One row per choice, whose largest logit it is; 1 above the rest."""
     return torch.eye(vocab_size)[list(choices)]
 
 
-def rows_of(*probs: list[float]) -> DraftDistributions:
+def distributions_of(*probs: list[float]) -> DraftDistributions:
     ids = np.tile(np.arange(len(probs[0]), dtype=np.int32), (len(probs), 1))
     with np.errstate(divide="ignore"):
         return DraftDistributions(ids, np.log(np.array(probs, np.float32)))
@@ -48,17 +51,17 @@ def test_greedy_accepts_up_to_the_first_mismatch_and_emits_the_targets_token(blo
     assert outcome.exact_ok == (True,) * accepted + (False,) * (accepted < len(block))
 
 
-def relaxed_session(budget: int, relax=None, masked: tuple[int, ...] = ()) -> Session:
-    """Greedy; the target wants 1, the draft wrote 2 three times; both laws are equal there."""
+def relaxed_session(rule: AcceptanceRule, masked: tuple[int, ...] = ()) -> Session:
+    """Greedy; the target wants 1, the draft wrote 2 three times; both distributions are equal there."""
     transform = SamplingTransform(temperature=0.0, logit_bias=tuple((token, -math.inf) for token in masked))
     target = torch.tensor([[0.1, 0.3, 0.2, 0.2, 0.1, 0.1]] * 4).log()
-    rows = rows_of(*[[0.1, 0.3, 0.2, 0.2, 0.1, 0.1]] * 3)
-    return Session(target, (2, 2, 2), rows, transform, rule=AcceptRule(relax or RelaxBelow(0.1), budget))
+    rows = distributions_of(*[[0.1, 0.3, 0.2, 0.2, 0.1, 0.1]] * 3)
+    return Session(target, (2, 2, 2), rows, transform, rule=rule)
 
 
 @pytest.mark.parametrize("budget", [0, 1, 2, 3, 4])
 def test_relaxation_stops_at_its_budget(budget):
-    session = relaxed_session(budget)
+    session = relaxed_session(within(0.1, budget))
     outcome = of_batch(run([session]).judgement, 0, session)
     assert outcome.num_accepted == min(budget, 3)
     assert outcome.relaxed == (True,) * min(budget, 3)
@@ -67,7 +70,7 @@ def test_relaxation_stops_at_its_budget(budget):
 
 
 def test_tokens_after_a_relaxed_one_meet_the_exact_test_first_and_cost_no_budget():
-    session = relaxed_session(1)
+    session = relaxed_session(within(0.1, 1))
     target = session.target_logits.clone()
     target[1] = torch.tensor([0.1, 0.2, 0.3, 0.2, 0.1, 0.1]).log()
     session = Session(target, session.block, session.distributions, session.transform, rule=session.rule)
@@ -79,9 +82,9 @@ def test_tokens_after_a_relaxed_one_meet_the_exact_test_first_and_cost_no_budget
 
 def test_relaxation_never_accepts_what_the_request_forbids():
     # an end-of-sequence id and a token with bias -inf, at a distance that the rule would accept
-    session = relaxed_session(9, RelaxBelow(1.0), masked=(2,))
+    session = relaxed_session(within(1.0), masked=(2,))
     assert of_batch(run([session]).judgement, 0, session).num_accepted == 0
-    base = relaxed_session(9, RelaxBelow(1.0))
+    base = relaxed_session(within(1.0))
     transform = SamplingTransform(temperature=0.0, eos_ids=(2,), eos_from=7)
     early = Session(base.target_logits, base.block, base.distributions, transform, base_len=5, rule=base.rule)
     late = Session(base.target_logits, base.block, base.distributions, transform, base_len=7, rule=base.rule)
@@ -98,11 +101,11 @@ def test_relaxation_never_accepts_what_the_request_forbids():
         SamplingTransform(min_p=0.8),
     ],
 )
-def test_relaxation_never_accepts_what_the_warp_cuts_off(transform):
+def test_relaxation_never_accepts_what_the_transform_cuts_off(transform):
     # token 3 fails top-k 2, the nucleus of 0.6 and min-p 0.8; raw distances are 0
     law = [0.5, 0.41, 0.05, 0.04]
     target = torch.tensor([law] * 2).log()
-    session = Session(target, (3,), rows_of(law), transform, rule=AcceptRule(RelaxBelow(1.0), 9))
+    session = Session(target, (3,), distributions_of(law), transform, rule=within(1.0))
     assert run([session], seeded(0)).judgement.num_accepted_B.tolist() == [0]
 
 
@@ -111,60 +114,32 @@ def test_distance_decides_by_the_bound():
     target = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]).clamp_min(1e-12).log()
     distance = math.sqrt(0.311278)  # a point mass against a coin, test_divergence
     for bound, accepted in ((distance - 0.001, 0), (distance + 0.001, 1)):
-        rule = AcceptRule(RelaxBelow(bound), 1, want_distances=True)
-        session = Session(target, (1,), rows_of(draft), GREEDY, rule=rule)
+        rule = within(bound, 1, want_distances=True)
+        session = Session(target, (1,), distributions_of(draft), GREEDY, rule=rule)
         judgement = run([session]).judgement
         assert judgement.num_accepted_B.tolist() == [accepted]
         assert judgement.distance_BK.item() == pytest.approx(distance, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("transform", "distance"),
-    [
-        (SamplingTransform(top_k=1), 0.0),  # both laws are the first token
-        (SamplingTransform(top_p=0.5), 0.0),
-        (SamplingTransform(temperature=0.0), 0.0),
-        (SamplingTransform(temperature=0.5), 0.154716),  # (.36, .16) / .52 against (.49, .09) / .58
-        (SamplingTransform(temperature=0.5, seed=4), 0.154716),
-        (SamplingTransform(), 0.089148),  # (.6, .4) against (.7, .3), as raw
-    ],
-)
-def test_processed_distances_are_of_the_laws_that_are_sampled(transform, distance):
-    target = torch.tensor([[0.6, 0.4]] * 2).log()
-    for processed, expected in ((True, distance), (False, 0.089148)):
-        rule = AcceptRule(want_distances=True, processed=processed)
-        session = Session(target, (0,), rows_of([0.7, 0.3]), transform, rule=rule)
-        (found,) = run([session], seeded(1)).judgement.distance_BK.tolist()
-        assert found == pytest.approx([expected], abs=1e-4)
-
-
-def test_greedy_laws_that_disagree_are_processed_into_the_largest_distance():
-    rule = AcceptRule(RelaxBelow(0.99), 9, want_distances=True, processed=True)
-    session = Session(torch.tensor([[0.6, 0.4]] * 2).log(), (1,), rows_of([0.4, 0.6]), GREEDY, rule=rule)
-    judgement = run([session]).judgement
-    assert (judgement.distance_BK.item(), judgement.num_accepted_B.item()) == (1.0, 0)
-
-
 def test_a_table_is_read_at_the_distance_and_its_last_bin_holds_one():
-    def table(*bins: int) -> RelaxTable:
-        return RelaxTable(tuple(float(i in bins) for i in range(NUM_DISTANCE_BINS)))
+    def table(*bins: int) -> AcceptanceRule:
+        return by_table(tuple(float(i in bins) for i in range(NUM_DISTANCE_BINS)))
 
-    equal = relaxed_session(9, table(0))
+    equal = relaxed_session(table(0))
     assert run([equal]).judgement.num_accepted_B.tolist() == [3]
-    assert run([relaxed_session(9, table(1))]).judgement.num_accepted_B.tolist() == [0]
+    assert run([relaxed_session(table(1))]).judgement.num_accepted_B.tolist() == [0]
     disjoint = Session(
         torch.tensor([[0.0, -80.0, -200.0], [0.0, -80.0, -200.0]]),
         (1,),
-        rows_of([0.0, 0.0, 1.0]),
+        distributions_of([0.0, 0.0, 1.0]),
         GREEDY,
-        rule=AcceptRule(table(NUM_DISTANCE_BINS - 1), 1),
+        rule=table(NUM_DISTANCE_BINS - 1),
     )
     assert run([disjoint]).judgement.num_accepted_B.tolist() == [1]
 
 
 def test_a_table_draws_with_its_probability_under_a_seed_reproducibly():
-    half = RelaxTable((0.5,) * NUM_DISTANCE_BINS)
-    base = relaxed_session(9, half)
+    base = relaxed_session(by_table((0.5,) * NUM_DISTANCE_BINS))
     sessions = [
         Session(
             base.target_logits,
@@ -182,7 +157,7 @@ def test_a_table_draws_with_its_probability_under_a_seed_reproducibly():
 
 
 def test_without_rows_nothing_is_relaxed():
-    base = relaxed_session(9, RelaxBelow(1.0))
+    base = relaxed_session(within(1.0))
     session = Session(base.target_logits, base.block, None, GREEDY, rule=base.rule)
     assert run([session]).judgement.num_accepted_B.tolist() == [0]
 
@@ -196,14 +171,14 @@ def test_a_sampled_block_without_rows_is_refused():
 
 
 def judge_by_hand(target, draft, block, uniforms, expo) -> tuple[int, int]:
-    session_rows = rows_of(*draft)
+    session_rows = distributions_of(*draft)
     blocks = BlockBatch.pack([block], [session_rows])
     chance = Chance(torch.tensor([uniforms]), torch.tensor([expo]), torch.zeros(1, len(block)))
     outcome = judge(
         torch.tensor([target]).log(),
         blocks,
         TransformBatch.build([SamplingTransform()], [3]),
-        RuleBatch.pack([AcceptRule()]),
+        [AcceptanceRule()],
         chance,
     )
     return int(outcome.num_accepted_B), int(outcome.next_token_B)
@@ -276,7 +251,7 @@ def test_a_greedy_or_seeded_session_is_judged_alone_as_in_a_batch():
     sessions = [random_session(rng, generator) for _ in range(120)]
     judgement = run(sessions, generator).judgement
     for b, session in enumerate(sessions):
-        drawn = isinstance(session.rule.relax, RelaxTable) and session.transform.seed is None
+        drawn = session.rule.name == "adasd" and session.transform.seed is None
         if kind_of(session.transform) is not Kind.SAMPLED and not drawn:
             alone, together = of_batch(run([session]).judgement, 0, session), of_batch(judgement, b, session)
             assert alone.num_accepted == together.num_accepted
@@ -301,7 +276,7 @@ def test_nothing_is_emitted_that_the_target_could_not_emit_itself(seed):
 
 
 def test_flags_and_distances_are_blank_where_nothing_was_judged():
-    session = relaxed_session(1)
+    session = relaxed_session(within(0.1, 1))
     judgement = run([session]).judgement
     assert judgement.relaxed_BK.tolist() == [[True, False, False]]
     assert judgement.distance_BK.isnan().tolist() == [[False, False, True]]

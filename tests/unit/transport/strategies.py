@@ -22,24 +22,17 @@ from adasd.results import (
 )
 from adasd.rounds import (
     ENTROPY_EDGES,
-    NUM_DISTANCE_BINS,
-    AcceptRule,
+    AcceptanceRule,
     Assumption,
     ChanceTable,
     DraftBlock,
     DraftCall,
     DraftDistributions,
     OpenCall,
-    RelaxBelow,
-    RelaxDivergence,
-    RelaxOwnLaw,
-    RelaxTable,
-    RelaxTolerance,
     SamplingTransform,
     StopRule,
     Verdict,
     VerifyCall,
-    Yardstick,
 )
 from services.transport.generation_messages import (
     ChatMessage,
@@ -97,25 +90,14 @@ draft_rules = st.builds(
     want_runner_ups=st.booleans(),
     table=st.none() | st.builds(ChanceTable, chances, chances, shares),
 )
-relaxations = (
-    st.none()
-    | st.builds(RelaxBelow, shares)
-    | st.builds(
-        RelaxTable, st.lists(shares, min_size=NUM_DISTANCE_BINS, max_size=NUM_DISTANCE_BINS).map(tuple)
-    )
-    | st.builds(RelaxTolerance, shares)
-    | st.builds(RelaxDivergence, reals)
-    | st.builds(RelaxOwnLaw, reals, st.sampled_from(Yardstick), shares)
-)
+parameters = st.dictionaries(names, reals | st.lists(reals, max_size=9).map(tuple), max_size=3)
 accept_rules = st.builds(
-    AcceptRule,
-    relaxations,
+    AcceptanceRule,
+    st.text(min_size=1, max_size=12),
+    parameters,
     counts,
     st.booleans(),
-    st.booleans(),
     st.just(math.inf) | reals,
-    st.booleans(),
-    st.booleans(),
 )
 
 

@@ -118,7 +118,10 @@ def test_a_damaged_frame_is_a_frame_or_an_invalid_request(data):
             ),
             "row logprobs",
         ),
-        (pb.RoundRequest(verify=pb.VerifyRequest(relax_table=b"8" * 8)), "bins of the acceptance table"),
+        (
+            pb.RoundRequest(verify=pb.VerifyRequest(rule=pb.AcceptanceRule(tables={"chances": b"8" * 7}))),
+            "7 bytes are no whole number",
+        ),
         (
             pb.RoundRequest(open=pb.OpenRequest(warp=pb.Warp(bias_ids=b"1234"))),
             "logit bias: got 0, expected 1",

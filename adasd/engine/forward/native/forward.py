@@ -27,7 +27,7 @@ from adasd.engine.forward.protocol import Forward
 from adasd.engine.sampling import multi_step_draft
 from adasd.engine.work import DraftWork, Proposed, wants_runner_ups
 from adasd.rounds import ENTROPY_EDGES
-from adasd.specdec.stop_rule import NO_TABLE
+from adasd.stop_rule import NO_TABLE
 
 LARGEST_HEAD = 256
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float

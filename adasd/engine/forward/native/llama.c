@@ -392,7 +392,7 @@ static void signals(const float *logits, int64_t num, int32_t *token, float *ent
   *max_prob = 1.0f / total;
 }
 
-/* Whether the token after one of this entropy is not worth its price; as adasd.specdec.stop_rule.next_chance. */
+/* Whether the token after one of this entropy is not worth its price; as adasd.stop_rule.next_chance. */
 static int too_dear(const Rules *rules, int64_t session, double entropy) {
   int64_t bin = 0;
   while (bin < rules->num_edges && entropy >= rules->edges[bin]) bin++;

@@ -1,15 +1,19 @@
-"""The drafting policies other than AdaSD's own."""
+"""The drafting methods other than AdaSD's own."""
+
+from dataclasses import replace
 
 import pytest
 
 from adasd.control.estimators import Estimates
-from adasd.methods.adaptive_threshold import Drift, DriftOptions, DriftState
+from adasd.methods import adaptive_threshold
+from adasd.methods.adaptive_threshold import ThresholdState, learned
 from adasd.methods.drafting.adaedl import Adaedl
-from adasd.methods.drafting.assisted import Heuristic
-from adasd.methods.drafting.confidence import Confidence, DynamicConfidence
+from adasd.methods.drafting.assisted import Assisted, Schedule, best_threshold
+from adasd.methods.drafting.confidence import Confidence, FloorSchedule
 from adasd.methods.drafting.goodput import Goodput, GoodputState, rates
 from adasd.methods.drafting.static import Static
 from adasd.methods.policy import RoundOutlook
+from adasd.rounds import StopRule
 from tests.unit.methods.rounds import a_round
 
 OUTLOOK = RoundOutlook(max_draft_tokens=16, remaining_tokens=100)
@@ -20,51 +24,85 @@ def test_static_drafts_what_the_request_allows():
     assert Static().decide(None, RoundOutlook(5, 100)).max_tokens == 5
 
 
-def test_heuristic_adds_two_or_takes_one():
-    policy, length, lengths = Heuristic(), 5, []
+def test_assisted_adds_two_or_takes_one():
+    method = Assisted()
+    state, lengths = method.start(None), []
     for num_accepted, num_drafted in [(5, 5), (7, 7), (8, 9), (0, 8), (0, 0), (0, 1), (0, 1)]:
-        length = policy.learn(length, a_round(num_accepted, num_drafted))
-        lengths.append(length)
+        state = method.learn(state, a_round(num_accepted, num_drafted))
+        lengths.append(state.length)
     assert lengths == [7, 9, 8, 7, 7, 1, 1]
-    assert policy.decide(40, OUTLOOK).max_tokens == 16
+    assert method.decide(replace(state, length=40), OUTLOOK).max_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("judged", "threshold"),
+    [
+        # at .7: no false positive, two of four misses: 0 + 3 * .5; at .3: one of two, none: .5; at .2: 1
+        ([(0.9, True), (0.7, True), (0.5, False), (0.4, True), (0.3, True), (0.2, False)], 0.3),
+        ([(0.9, True), (0.8, True), (0.7, True), (0.3, False), (0.2, False), (0.1, False)], 0.7),
+        ([(0.5, True), (0.5, False)] * 3, 0.5),  # one threshold for equal probabilities
+        ([(0.9, True), (0.1, False)] * 2, 0.4),  # too few
+        ([(0.9, True)] * 9, 0.4),  # one kind alone
+    ],
+)
+def test_the_roc_threshold_by_hand(judged, threshold):
+    assert best_threshold(tuple(judged), 0.4) == threshold
+
+
+def test_assisted_by_confidence_drafts_one_length_and_learns_from_judged_tokens():
+    method = Assisted(schedule=Schedule.CONSTANT)
+    state = method.start(None)
+    assert method.decide(state, RoundOutlook(32, 100)) == StopRule(20, confidence_floor=0.4)
+    done = a_round(3, 5)
+    done = replace(done, drafted=replace(done.drafted, confidences=(0.9, 0.8, 0.7, 0.3, 0.2)))
+    state = method.learn(method.learn(state, done), done)
+    assert (
+        state.judged == ((0.9, True), (0.8, True), (0.7, True), (0.3, False)) * 2
+    )  # the fifth was not judged
+    assert method.decide(state, OUTLOOK) == StopRule(16, confidence_floor=0.7)
+    assert method.start(state).threshold == 0.4
 
 
 @pytest.mark.parametrize(("bound", "ceiling"), [(0.1, 4.05), (0.4, 1.8), (0.5, 1.25), (0.8, 0.2), (1.0, 0.0)])
 def test_adaedl_ceilings_of_the_table(bound, ceiling):
     """arXiv:2410.18351, gamma = .2."""
-    assert Adaedl().decide(DriftState(bound), OUTLOOK).entropy_ceiling == pytest.approx(ceiling)
+    assert Adaedl().decide(ThresholdState(bound), OUTLOOK).entropy_ceiling == pytest.approx(ceiling)
 
 
-def test_bound_moves_by_a_thousandth_as_published():
-    drift, state = Drift(), DriftState(0.4)
-    state = drift.learn(state, a_round(2, 4))  # rate .5 < .9: up
-    assert state == DriftState(pytest.approx(0.401), 0.5, 4)
-    state = drift.learn(state, a_round(4, 4))  # mean .75 < .9: up
-    assert state == DriftState(pytest.approx(0.402), 0.75, 4)
-    state = drift.learn(DriftState(0.402, 1.0, 4), a_round(4, 4))  # fine, and all of the longest block: stays
-    assert state == DriftState(pytest.approx(0.402), 1.0, 4)
-    state = drift.learn(state, a_round(2, 2))  # fine, but the block was cut short: down
-    assert state == DriftState(pytest.approx(0.401), 1.0, 4)
-    assert drift.learn(state, a_round(0, 0)) == state
+def test_threshold_moves_by_a_thousandth_as_published():
+    state = ThresholdState(0.4)
+    state = learned(state, a_round(2, 4))  # rate .5 < .9: up
+    assert state == ThresholdState(pytest.approx(0.401), 0.5, 4)
+    state = learned(state, a_round(4, 4))  # mean .75 < .9: up
+    assert state == ThresholdState(pytest.approx(0.402), 0.75, 4)
+    state = learned(ThresholdState(0.402, 1.0, 4), a_round(4, 4))  # fine, and all of the longest block: stays
+    assert state == ThresholdState(pytest.approx(0.402), 1.0, 4)
+    state = learned(state, a_round(2, 2))  # fine, but the block was cut short: down
+    assert state == ThresholdState(pytest.approx(0.401), 1.0, 4)
+    assert learned(state, a_round(0, 0)) == state
 
 
 @pytest.mark.parametrize(("num_accepted", "end"), [(0, 1.0), (1, 0.0)])
-def test_bound_stays_between_zero_and_one(num_accepted, end):
-    drift = Drift(DriftOptions(step=0.5))
-    state = DriftState(0.5, longest=8)
+def test_threshold_stays_between_zero_and_one(num_accepted, end, monkeypatch):
+    monkeypatch.setattr(adaptive_threshold, "STEP", 0.5)
+    state = ThresholdState(0.5, longest=8)
     for _ in range(100):
-        state = drift.learn(state, a_round(num_accepted, 1))
-    assert state.bound == pytest.approx(end)
+        state = learned(state, a_round(num_accepted, 1))
+    assert state.threshold == pytest.approx(end)
 
 
-def test_requests_go_on_at_the_process_bound():
-    assert Adaedl().start(DriftState(0.7)).bound == 0.7
-    assert Adaedl().start(None).bound == 0.4
+def test_requests_go_on_at_the_process_threshold():
+    assert Adaedl().start(ThresholdState(0.7)).threshold == 0.7
+    assert Adaedl().start(None).threshold == 0.4
 
 
 def test_confidence_compiles_to_a_floor():
-    assert Confidence().decide(None, OUTLOOK).confidence_floor == 0.4
-    assert DynamicConfidence().decide(DriftState(0.6), OUTLOOK).confidence_floor == 0.6
+    assert Confidence().decide(Confidence().start(None), OUTLOOK).confidence_floor == 0.4
+    assert Confidence().decide(ThresholdState(0.6), OUTLOOK).confidence_floor == 0.6
+    assert Confidence().learn(ThresholdState(0.4), a_round(0, 4)) == ThresholdState(0.4)
+    assert (
+        Confidence(schedule=FloorSchedule.DYNAMIC).learn(ThresholdState(0.4), a_round(0, 4)).threshold > 0.4
+    )
 
 
 # --------------------------------------------------------------------------- goodput

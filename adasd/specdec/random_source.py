@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-class Dice(Protocol):
+class RandomSource(Protocol):
     """Decisions about one block."""
 
     def below(self, i: int, threshold: float) -> bool:
@@ -20,7 +20,7 @@ class Dice(Protocol):
         ...
 
     def relax_below(self, i: int, threshold: float) -> bool:
-        """The same of token i's second uniform number, for the draw of an acceptance table."""
+        """The same of token i's second uniform number, for acceptance methods."""
         ...
 
     def pick(self, weights: Sequence[float]) -> int:

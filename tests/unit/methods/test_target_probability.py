@@ -1,4 +1,4 @@
-"""Acceptance by the target's own law: hand-worked cases, the bounds of docs/collision.md, planted bugs."""
+"""Acceptance by the target's own probability: hand-worked cases, the bounds of docs/collision.md, planted bugs."""
 
 import math
 import random
@@ -9,18 +9,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adasd.errors import InvalidRequest
-from adasd.rounds import AcceptRule, RelaxOwnLaw, SamplingTransform, Yardstick
-from adasd.specdec import opinion
+from adasd.methods.acceptance.collision import Collision
+from adasd.rounds import AcceptanceRule, SamplingTransform
 from adasd.specdec.blocks import check_block
+from adasd.specdec.relaxation import RelaxationBatch
 from tests.unit.specdec.sessions import Session, draft_block, of_batch, run, seeded, twin
 
 GREEDY = SamplingTransform(temperature=0.0)
 COIN = [0.55, 0.25, 0.2]  # sum p^2 = .3025 + .0625 + .04 = .405 ; exp(-H) = .3685
 
 
-def session(law, token, rule, transform=GREEDY, budget=9) -> Session:
-    """One drafted token, no draft rows, in front of a target of that law."""
-    return Session(torch.tensor([law, law]).log(), (token,), None, transform, rule=AcceptRule(rule, budget))
+def collision(ratio, budget=9) -> AcceptanceRule:
+    return AcceptanceRule("collision", {"ratio": ratio}, budget)
+
+
+def typical(epsilon, delta, budget=9) -> AcceptanceRule:
+    return AcceptanceRule("typical", {"epsilon": epsilon, "delta": delta}, budget)
+
+
+def regret(most, block=9.0, budget=9) -> AcceptanceRule:
+    return AcceptanceRule("regret", {"max_regret": most, "block_budget": block}, budget)
+
+
+def session(probs, token, rule, transform=GREEDY) -> Session:
+    """One drafted token, without the draft's distribution, in front of a target of these probabilities."""
+    return Session(torch.tensor([probs, probs]).log(), (token,), None, transform, rule=rule)
 
 
 def accepted(*sessions: Session) -> list[int]:
@@ -28,32 +41,26 @@ def accepted(*sessions: Session) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("yardstick", "value"),
-    [(Yardstick.COLLISION, 0.405), (Yardstick.ENTROPY, math.exp(-0.99727)), (Yardstick.LARGEST, 0.55)],
-)
-def test_yardsticks_by_hand(yardstick, value):
-    assert opinion.measure(torch.tensor(COIN), yardstick).item() == pytest.approx(value, abs=1e-4)
-
-
-@pytest.mark.parametrize(
     ("rule", "stands"),
     [
-        (RelaxOwnLaw(0.61), [True, True, False]),  # .61 * .405 = .247
-        (RelaxOwnLaw(0.49), [True, True, True]),  # .198
-        (RelaxOwnLaw(0.62), [True, False, False]),  # .251
-        (RelaxOwnLaw(0.6, Yardstick.ENTROPY), [True, True, False]),  # .6 * .3689 = .221
-        (RelaxOwnLaw(0.4, Yardstick.LARGEST), [True, True, False]),  # .22
-        (RelaxOwnLaw(0.9, ceiling=0.21), [True, True, False]),  # .9 * .405 is above the ceiling
+        (collision(0.61), [True, True, False]),  # .61 * .405 = .247
+        (collision(0.49), [True, True, True]),  # .198
+        (collision(0.62), [True, False, False]),  # .251
+        (typical(1.0, 0.6), [True, True, False]),  # .6 * .3689 = .221
+        (typical(0.19, 0.6), [True, True, True]),  # .19 is always enough
+        (typical(0.2, 0.6), [True, True, False]),  # more than .2 is asked for
+        (regret(-math.log(0.4)), [True, True, False]),  # .4 * .55 = .22
+        (regret(-math.log(0.4), block=0.5), [True, False, False]),  # log(.55 / .25) = .79 nats
     ],
 )
-def test_the_bound_by_hand_without_any_draft_row(rule, stands):
+def test_the_bound_by_hand_without_the_drafts_distribution(rule, stands):
     assert accepted(*(session(COIN, token, rule) for token in range(3))) == [int(ok) for ok in stands]
 
 
 def test_where_the_target_is_sure_one_half_relaxes_nothing():
     """max p > sqrt(3) - 1: what is left to all other tokens is below half of (max p)^2 (docs/collision.md)."""
     sure, unsure = math.sqrt(3) - 1 + 0.001, math.sqrt(3) - 1 - 0.001
-    rule = RelaxOwnLaw(0.5)
+    rule = collision(0.5)
     assert accepted(session([sure, 1 - sure], 1, rule)) == [0]
     # all that is left on one token: sum p^2 = m^2 + (1 - m)^2 still asks for more
     assert accepted(session([unsure, 1 - unsure], 1, rule)) == [0]
@@ -61,20 +68,20 @@ def test_where_the_target_is_sure_one_half_relaxes_nothing():
     assert accepted(session([0.71, 0.29], 1, rule)) == [0]  # .5 * .5882 = .2941
 
 
-def test_the_law_is_taken_at_temperature_one_after_masks():
-    law, rule = [0.4, 0.3, 0.3], RelaxOwnLaw(0.9)  # .9 * .34 = .306
-    assert accepted(session(law, 1, rule)) == [0]
+def test_probabilities_are_taken_at_temperature_one_after_masks():
+    probs, rule = [0.4, 0.3, 0.3], collision(0.9)  # .9 * .34 = .306
+    assert accepted(session(probs, 1, rule)) == [0]
     masked = SamplingTransform(temperature=0.0, logit_bias=((2, -math.inf),))  # (4/7, 3/7): .9 * .5102 = .459
-    assert accepted(session(law, 1, rule, masked)) == [0]
+    assert accepted(session(probs, 1, rule, masked)) == [0]
     boosted = SamplingTransform(
         temperature=0.0, logit_bias=((0, math.log(0.75)), (1, -0.01))
     )  # equal but for a hair
-    assert accepted(session(law, 1, rule, boosted)) == [1]
-    assert accepted(session(law, 2, RelaxOwnLaw(0.01), masked)) == [0]  # forbidden: never
+    assert accepted(session(probs, 1, rule, boosted)) == [1]
+    assert accepted(session(probs, 2, collision(0.01), masked)) == [0]  # forbidden: never
     hot = SamplingTransform(
         temperature=0.1, seed=4
-    )  # the sampling law is all but a point mass; the rule looks at T = 1
-    assert accepted(session(law, 1, RelaxOwnLaw(0.8), hot)) == [1]
+    )  # the sampling distribution is all but a point mass; the rule looks at T = 1
+    assert accepted(session(probs, 1, collision(0.8), hot)) == [1]
 
 
 @pytest.mark.parametrize(
@@ -85,31 +92,25 @@ def test_the_law_is_taken_at_temperature_one_after_masks():
         SamplingTransform(min_p=0.9, seed=3),
     ],
 )
-def test_what_the_warp_cuts_off_is_never_accepted(transform):
-    assert accepted(session([0.4, 0.3, 0.3], 1, RelaxOwnLaw(0.1), transform)) == [0]
+def test_what_the_transform_cuts_off_is_never_accepted(transform):
+    assert accepted(session([0.4, 0.3, 0.3], 1, collision(0.1), transform)) == [0]
 
 
 @pytest.mark.parametrize("budget", [0, 1, 2, 5])
 def test_it_keeps_to_the_budget(budget):
     law = torch.tensor([COIN] * 4).log()
-    three = Session(law, (1, 1, 1), None, GREEDY, rule=AcceptRule(RelaxOwnLaw(0.1), budget))
+    three = Session(law, (1, 1, 1), None, GREEDY, rule=collision(0.1, budget))
     assert accepted(three) == [min(budget, 3)]
 
 
 def test_sessions_of_all_rules_share_a_batch():
-    rules = [RelaxOwnLaw(0.61, yardstick) for yardstick in Yardstick]
-    sessions = [session(COIN, 1, rule) for rule in (*rules, None, *rules)]
+    rules = [collision(0.61), typical(1.0, 0.6), regret(0.9)]
+    sessions = [session(COIN, 1, rule) for rule in (*rules, AcceptanceRule(), *rules)]
     assert accepted(*sessions) == [accepted(one)[0] for one in sessions]
 
 
-@pytest.mark.parametrize("rule", [RelaxOwnLaw(0.0), RelaxOwnLaw(-1), RelaxOwnLaw(0.5, ceiling=0.0)])
-def test_numbers_out_of_range_are_refused(rule):
-    with pytest.raises(InvalidRequest, match="min_ratio"):
-        check_block(GREEDY, (1,), None, AcceptRule(rule, 1), 3)
-
-
 def test_no_rows_are_asked_for_unless_the_exact_test_needs_them():
-    rule = AcceptRule(RelaxOwnLaw(0.5), 1)
+    rule = collision(0.5, 1)
     check_block(GREEDY, (1,), None, rule, 3)
     check_block(SamplingTransform(seed=1), (1,), None, rule, 3)
     with pytest.raises(InvalidRequest, match="without draft rows"):
@@ -126,7 +127,7 @@ laws = st.lists(st.floats(1e-4, 1.0), min_size=2, max_size=12).map(
 @settings(max_examples=300)
 @given(laws, st.floats(0.05, 1.0))
 def test_bounds_on_what_the_rule_can_accept(law, ratio):
-    collision = opinion.measure(law, Yardstick.COLLISION)
+    collision = law.square().sum()
     entropy = -(law * law.log()).sum()
     liked = law >= ratio * collision
     assert liked[law.argmax()]  # the target's first choice always passes, so greedy law stays in reach
@@ -154,8 +155,10 @@ def mismatches(seed: int = 0) -> int:
         transform = SamplingTransform(temperature=0.0, logit_bias=((3, 2.0), (5, -100.0)))
         draft = target[:-1] + 1.0 * torch.randn(3, 12, generator=generator)
         block, _ = draft_block(draft, transform, 5, 0, generator)
-        rule = RelaxOwnLaw(rng.uniform(0.2, 1.0), rng.choice(list(Yardstick)), rng.choice([0.2, 1.0]))
-        sessions.append(Session(target, block, None, transform, rule=AcceptRule(rule, 3)))
+        rule = rng.choice(
+            [collision(rng.uniform(0.2, 1.0)), typical(0.2, rng.random()), regret(rng.random(), 1.0)]
+        )
+        sessions.append(Session(target, block, None, transform, rule=rule))
     judged = run(sessions, generator)
     pairs = [(of_batch(judged.judgement, b, s), twin(judged, b, None, s)) for b, s in enumerate(sessions)]
     return sum((a.num_accepted, a.relaxed) != (b.num_accepted, b.relaxed) for a, b in pairs)
@@ -165,24 +168,24 @@ def test_the_twin_agrees():
     assert mismatches() == 0
 
 
-@pytest.mark.parametrize(
-    "bug",
-    [
-        lambda probs, yardstick: probs.sum(-1),  # not squared
-        lambda probs, yardstick: probs.square().sum(-1).sqrt(),  # a norm
-        lambda probs, yardstick: probs.amax(-1),  # always the largest
-        lambda probs, yardstick: probs.square().mean(-1),  # depends on the vocabulary
-    ],
-)
-def test_a_wrong_yardstick_is_noticed(bug, monkeypatch):
-    monkeypatch.setattr(opinion, "measure", bug)
+def collision_of(power: float):
+    """The rule with another power than 2 of each probability."""
+
+    def chance(at, ids_GKN):
+        return (
+            at.probs_of(ids_GKN) >= at.number("ratio") * at.probs_GKV.pow(power).sum(-1, keepdim=True)
+        ).float()
+
+    return staticmethod(chance)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 3.0])
+def test_a_wrong_sum_is_noticed(power, monkeypatch):
+    monkeypatch.setattr(Collision, "chance", collision_of(power))
     assert mismatches() > 0
 
 
 def test_a_shifted_position_is_noticed(monkeypatch):
-    honest = opinion.bars
-    monkeypatch.setattr(
-        "adasd.specdec.relaxation.bars",
-        lambda logits, blocks, rules: honest(logits.roll(1, dims=1), blocks, rules),
-    )
+    honest = RelaxationBatch.probs_of
+    monkeypatch.setattr(RelaxationBatch, "probs_of", lambda at, ids: honest(at, ids).roll(1, dims=1))
     assert mismatches() > 0

@@ -6,9 +6,9 @@ from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
 from adasd.methods.acceptance.collision import Collision
 from adasd.methods.policy import RoundOutlook
-from adasd.methods.registry import acceptance_policy
+from adasd.methods.registry import acceptance_method
 from adasd.requests import Mode, SpeculationOptions
-from adasd.rounds import RelaxOwnLaw, SamplingTransform, Yardstick
+from adasd.rounds import SamplingTransform
 from tests.unit.methods.rounds import a_round
 
 GREEDY, SAMPLED, SEEDED = SamplingTransform(temperature=0.0), SamplingTransform(), SamplingTransform(seed=1)
@@ -34,7 +34,7 @@ def begun(transform=GREEDY, **options):
 )
 def test_the_ratio_is_the_spent_share_of_the_budget_from_one_half_on(num_emitted, num_relaxed, ratio):
     outlook = RoundOutlook(16, 100, num_emitted, num_relaxed, max_relaxed_fraction=0.25)
-    assert Collision().decide(None, outlook) == RelaxOwnLaw(pytest.approx(ratio))
+    assert Collision().decide(None, outlook) == {"ratio": pytest.approx(ratio)}
 
 
 def test_no_budget_is_exact():
@@ -44,7 +44,7 @@ def test_no_budget_is_exact():
 def test_the_request_s_fraction_reaches_the_rule():
     # 0.125 * (16 + 16) = 4, and 3 are spent
     rule = begun(max_relaxed_fraction=0.125).plan(100, 16, 3).accept
-    assert rule.relax == RelaxOwnLaw(0.75)
+    assert (rule.name, rule.params) == ("collision", {"ratio": 0.75})
     assert rule.relax_budget == 1
     assert not rule.want_distances
 
@@ -62,11 +62,12 @@ def test_it_depends_on_the_request_alone():
     assert session.plan(100, 10, 1).accept == before
 
 
-def test_the_published_rules_on_the_target_s_own_law():
+def test_the_published_constants():
     outlook = RoundOutlook(16, 100)
-    typical, regret = acceptance_policy("typical"), acceptance_policy("regret")
-    assert typical.decide(None, outlook) == RelaxOwnLaw(0.09, Yardstick.ENTROPY, 0.3)
-    assert regret.decide(None, outlook) == RelaxOwnLaw(0.5, Yardstick.LARGEST)
+    typical, fsd, fly = (acceptance_method(name) for name in ("typical", "fsd", "fly"))
+    assert typical.decide(None, outlook) == {"epsilon": 0.09, "delta": 0.3}
+    assert fsd.decide(None, outlook) == {"max_distance": pytest.approx(0.442, abs=0.001)}
+    assert fly.decide(None, outlook)["window"] == 6
     assert typical.learn(typical.start(None), a_round(1, 2)) is None
 
 
