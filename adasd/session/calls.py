@@ -20,29 +20,30 @@ def verify(
     phase: Phase = Phase.VERIFYING,
 ) -> Step:
     """Ask for a verdict on a block drafted by ``rule`` (None: plain decoding); opens a new epoch, without branches."""
-    keep_len = session.target_cached
-    session, ask = call_verify(session, keep_len, session.committed[keep_len:], block)
+    epoch, keep_len = session.last_epoch + 1, session.target_cached
+    call = verify_call(session, epoch, keep_len, session.committed[keep_len:], block)
     session = session._replace(
         phase=phase,
-        epoch=session.last_epoch,
+        epoch=epoch,
+        last_epoch=epoch,
         block=block,
         block_ms=block_ms,
         block_rule=rule,
         branches=(),
     )
-    return session, (ask,)
+    return session, (AskVerify(call),)
 
 
-def call_verify(
+def verify_call(
     session: Session,
+    epoch: int,
     keep_len: int,
     feed: tuple[int, ...],
     block: DraftBlock | None,
     assuming: Assumption | None = None,
-) -> tuple[Session, AskVerify]:
-    """A call for a verdict on a block (None: plain decoding), in an epoch of its own."""
-    epoch = session.last_epoch + 1
-    call = VerifyCall(
+) -> VerifyCall:
+    """A call for a verdict on a block (None: plain decoding) by the plan of the round under way."""
+    return VerifyCall(
         session.request.request_id,
         epoch,
         keep_len,
@@ -53,7 +54,6 @@ def call_verify(
         confidences=block.confidences if block else (),
         assuming=assuming,
     )
-    return session._replace(last_epoch=epoch), AskVerify(call)
 
 
 def call_draft(

@@ -21,8 +21,8 @@ from math import prod
 from typing import NamedTuple
 
 from adasd.rounds import Assumption, DraftBlock, StopRule, Verdict
-from adasd.session.calls import Step, call_draft, call_verify, part, without_tripping
-from adasd.session.events import Action, DraftLate, Planned
+from adasd.session.calls import Step, call_draft, part, verify_call, without_tripping
+from adasd.session.events import Action, AskVerify, DraftLate, Planned
 from adasd.session.state import Branch, Branches, Phase, Session
 
 
@@ -55,9 +55,10 @@ def decode_on(session: Session) -> Step:
     drafts = plan.draft.max_tokens > 0 and session.draft.attached
     if drafts or not plan.asks_early or session.remaining_tokens < 2:
         return session, ()
-    base_len = len(session.committed)
-    session, ask = call_verify(session, base_len, (), None, Assumption(session.epoch, None))
-    return session._replace(branches=(Branch(base_len, verify_epoch=session.last_epoch),)), (ask,)
+    base_len, epoch = len(session.committed), session.last_epoch + 1
+    call = verify_call(session, epoch, base_len, (), None, Assumption(session.epoch, None))
+    branch = Branch(base_len, verify_epoch=epoch)
+    return session._replace(last_epoch=epoch, branches=(branch,)), (AskVerify(call),)
 
 
 def ask_early(session: Session, branch: Branch) -> tuple[Session, Branch, tuple[Action, ...]]:
@@ -75,9 +76,10 @@ def ask_early(session: Session, branch: Branch) -> tuple[Session, Branch, tuple[
         return session, branch, ()
     if branch.block is None or branch.token is None:
         return session, branch, ()
+    epoch = session.last_epoch + 1
     assuming = Assumption(session.epoch, branch.token, branch.num_accepted)
-    session, ask = call_verify(session, branch.base_len, (branch.token,), branch.block, assuming)
-    return session, branch._replace(verify_epoch=session.last_epoch), (ask,)
+    call = verify_call(session, epoch, branch.base_len, (branch.token,), branch.block, assuming)
+    return session._replace(last_epoch=epoch), branch._replace(verify_epoch=epoch), (AskVerify(call),)
 
 
 def keep(session: Session, branch: Branch) -> Step:
@@ -90,6 +92,8 @@ def keep(session: Session, branch: Branch) -> Step:
 
 def settle_branches(session: Session, verdict: Verdict) -> Session:
     """Keep the branch that came true; forget the others."""
+    if not session.branches:
+        return session
     came_true = resolve(session.branches, verdict)
     for branch in session.branches:
         if branch is not came_true and branch.on_its_way:
