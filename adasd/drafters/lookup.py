@@ -1,9 +1,8 @@
 """One session's look-up: answers draft calls as a draft worker does (adasd.ports.Drafter).
 
-What is looked up is certain: the law of every proposal is a point mass on its token. Greedy match and shared noise
-ask no more; for rejection sampling the rows say so (one entry of probability 1), and acceptance with chance p(x)
-and the residual p without x give the target's law exactly. The entropies are the index's own doubt, for the rule
-that stops drafting.
+What is looked up is certain: every proposal has probability 1. Greedy match and shared noise ask no more; rejection
+sampling is told so by draft distributions of one entry, and acceptance with probability p(x) and the residual p without
+x give the target's distribution exactly. The entropies are the index's own doubt, for the rule that stops drafting.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Lookup:
 
 
 def point_masses(tokens: Sequence[int]) -> DraftDistributions:
-    """The laws of proposals that could not have been others."""
+    """Distributions of proposals that could not have been others: each has probability 1."""
     ids = np.asarray(tokens, np.int32)[:, None]
     return DraftDistributions(ids, np.zeros(ids.shape, np.float32))
 

@@ -86,12 +86,12 @@ def judged_part(block: DraftBlock | None, length: int | None) -> DraftBlock | No
 
 def part(drafted: DraftBlock, which: slice) -> DraftBlock:
     """Some of a block's tokens with what belongs to them."""
-    rows = drafted.distributions
+    full = drafted.distributions
     return replace(
         drafted,
         tokens=drafted.tokens[which],
         entropies=drafted.entropies[which],
-        distributions=None if rows is None else DraftDistributions(rows.ids[which], rows.logprobs[which]),
+        distributions=None if full is None else DraftDistributions(full.ids[which], full.logprobs[which]),
         confidences=drafted.confidences[which],
         runner_ups=drafted.runner_ups[which],
     )

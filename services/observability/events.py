@@ -63,7 +63,7 @@ class RequestRefused:
 class AnswerAudited:
     """An adaptive answer was scored again by the exact rule (services.orchestrator.audit)."""
 
-    law: str  # greedy | seeded | unseeded
+    choice: str  # how the exact rule chooses: greedy | seeded | unseeded
     num_tokens: int
     num_different: int  # the exact rule would have written another token there
 

@@ -270,8 +270,8 @@ class OwnSeries:
                 self.tokens.labels(kind.value, mode.value)
 
     def add_audit(self, audit: AnswerAudited) -> None:
-        self.audited.labels(audit.law).inc(audit.num_tokens)
-        self.different.labels(audit.law).inc(audit.num_different)
+        self.audited.labels(audit.choice).inc(audit.num_tokens)
+        self.different.labels(audit.choice).inc(audit.num_different)
 
     def add_chunk(self, mode: Mode, chunk: Chunk) -> None:
         for token in chunk.tokens:

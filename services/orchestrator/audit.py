@@ -5,7 +5,7 @@ rule rejects a token it would have written another one in its place; the audit c
 answer's own token, so every position is judged given the same prefix as it was written behind.
 
 * greedy, seeded: the exact rule's token is one token (argmax, the shared noise's choice). The share of tokens that
-  differ bounds the mean total-variation distance between the two rules' laws from above, as of any coupling.
+  differ bounds the mean total-variation distance between the two rules' distributions from above, as of any coupling.
 * unseeded: the exact rule writes an answer's token again with the target's probability of it, so the count
   estimates how often an independent exact answer would differ; that is above 0 for exact answers, too.
 
@@ -21,12 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-import numpy as np
-
+from adasd.drafters.lookup import point_masses
 from adasd.errors import AdasdError
 from adasd.ports import Placement, Verifier
 from adasd.requests import GenerationRequest, Mode, SamplingParams
-from adasd.rounds import AcceptanceRule, DraftDistributions, OpenCall, VerifyCall
+from adasd.rounds import AcceptanceRule, OpenCall, VerifyCall
 from adasd.session.opening import transform_of
 from services.observability.events import (
     AnswerAudited,
@@ -58,7 +57,7 @@ class AuditedAnswer:
     sampling: SamplingParams
 
     @property
-    def law(self) -> str:
+    def choice(self) -> str:
         """How the exact rule chooses: greedy | seeded | unseeded."""
         if self.sampling.temperature == 0.0:
             return "greedy"
@@ -147,7 +146,7 @@ class Auditor:
         except Exception:
             log.exception("an audit failed for an unforeseen reason")
             return "failed"
-        self._tell(AnswerAudited(answer.law, len(answer.tokens), num_different))
+        self._tell(AnswerAudited(answer.choice, len(answer.tokens), num_different))
         return "done"
 
     async def audit(self, answer: AuditedAnswer) -> int:
@@ -167,11 +166,7 @@ class Auditor:
 
     async def _count(self, answer: AuditedAnswer, slot: Verifier, name: str) -> int:
         text = (*answer.prompt, *answer.tokens)
-        known, cached, num_different = (
-            len(answer.prompt),
-            0,
-            0,
-        )  # tokens judged or given; in the target's cache
+        known, cached, num_different = len(answer.prompt), 0, 0  # tokens given or judged, in the cache, other
         for epoch in count(1):
             if known == len(text):
                 return num_different
@@ -179,8 +174,8 @@ class Auditor:
                 raise NotIdle
             keep = min(cached, known - 1)
             block = text[known : known + BLOCK_LEN]
-            rows = point_masses(block) if answer.law == "unseeded" else None
-            call = VerifyCall(name, epoch, keep, text[keep:known], block, rows, AcceptanceRule())
+            proposals = point_masses(block) if answer.choice == "unseeded" else None
+            call = VerifyCall(name, epoch, keep, text[keep:known], block, proposals, AcceptanceRule())
             verdict = await slot.verify(call)
             cached = known + verdict.num_accepted
             known = cached
@@ -188,9 +183,3 @@ class Auditor:
                 num_different += 1
                 known += 1  # on behind the answer's own token
         raise AssertionError("unreachable")
-
-
-def point_masses(block: tuple[int, ...]) -> DraftDistributions:
-    """Rows of a draft that proposes these tokens with certainty: each stands with the target's probability of it."""
-    ids = np.array(block, dtype=np.int32)[:, None]
-    return DraftDistributions(ids, np.zeros_like(ids, dtype=np.float32))
