@@ -26,7 +26,8 @@ from adasd.ports import Decode, Engine
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenLogprob, Usage
 from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, RoundCompleted, Verdict, VerifyCall
-from adasd.session.runner import Observation, Runner, RunnerSettings, SharedParts
+from adasd.session.runner import Runner, SharedParts
+from adasd.session.slots import Observation, RunnerSettings
 from adasd.session.tasks import InPlaceTasks, finished, others_first
 from adasd.text.tokenizer import Tokenizer
 

@@ -29,7 +29,8 @@ from adasd.drafters.lookups import Lookups
 from adasd.engine.engine import TorchEngine
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk
-from adasd.session.runner import Runner, RunnerSettings, SharedParts
+from adasd.session.runner import Runner, SharedParts
+from adasd.session.slots import RunnerSettings
 from adasd.text.tokenizer import Tokenizer
 from load_tests import record
 from load_tests.demo_pair import DEMO, enlarged

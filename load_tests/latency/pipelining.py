@@ -46,7 +46,8 @@ from adasd.rounds import (
     Verdict,
     VerifyCall,
 )
-from adasd.session.runner import Observation, Runner, RunnerSettings, SharedParts
+from adasd.session.runner import Runner, SharedParts
+from adasd.session.slots import Observation, RunnerSettings
 from load_tests import record
 from load_tests.latency.round_trip import worker
 from load_tests.latency.timed_engine import Costs, TimedEngine

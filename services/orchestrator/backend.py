@@ -15,7 +15,8 @@ from adasd.errors import InvalidRequest, Overloaded
 from adasd.ports import Placement
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
-from adasd.session.runner import Observation, Runner, RunnerSettings, SharedParts
+from adasd.session.runner import Runner, SharedParts
+from adasd.session.slots import Observation, RunnerSettings
 from adasd.text.tokenizer import Tokenizer
 from services.config import ServeConfig
 from services.gateway.backend import Readiness, ServedModel

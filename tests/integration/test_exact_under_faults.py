@@ -20,7 +20,8 @@ from adasd.requests import GenerationRequest, Grammar, GrammarKind, Mode, Sampli
 from adasd.results import Chunk
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from adasd.session.opening import transform_of
-from adasd.session.runner import Runner, RunnerSettings, SharedParts
+from adasd.session.runner import Runner, SharedParts
+from adasd.session.slots import RunnerSettings
 from adasd.testing import loops
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.faulty_port import FaultyPort, LinkFaults

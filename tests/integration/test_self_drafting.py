@@ -14,7 +14,8 @@ from adasd.requests import GenerationRequest, SamplingParams
 from adasd.results import Chunk
 from adasd.rounds import OpenCall
 from adasd.session.opening import transform_of
-from adasd.session.runner import Runner, RunnerSettings, SharedParts
+from adasd.session.runner import Runner, SharedParts
+from adasd.session.slots import RunnerSettings
 from adasd.testing.faulty_port import LinkFaults
 from adasd.testing.loops import plain
 from tests.integration.test_exact_under_faults import CALM, Slot, Workers

@@ -25,7 +25,8 @@ def pair(*, with_draft: bool = True, noise: float = 1.0, lookahead: bool = False
 
 def test_exact_answers_are_the_targets_own_and_both_slots_are_free_after():
     made = pair()
-    answer = made.generate((1, 2, 3), max_tokens=40)
+    static = SpeculationOptions(drafting="static")
+    answer = made.generate((1, 2, 3), sampling=SamplingParams(40, temperature=0.0), speculation=static)
     assert list(answer.token_ids) == TARGET.greedy([1, 2, 3], 40)
     assert answer.report.num_accepted_tokens > 0
     assert made.target.num_free_slots == made.target.num_slots
@@ -56,7 +57,9 @@ def test_looking_ahead_in_a_thread_changes_no_answer(noise, seed):
     plain = pair(with_draft=False).generate((1, 2, 3), sampling=sampling)
     num_used = 0
     for _ in range(20):
-        answer = made.generate((1, 2, 3), sampling=sampling)
+        answer = made.generate(
+            (1, 2, 3), sampling=sampling, speculation=SpeculationOptions(drafting="static")
+        )
         assert answer.token_ids == plain.token_ids
         num_used += answer.report.num_ahead_used
     assert num_used > 0

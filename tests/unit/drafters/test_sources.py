@@ -14,7 +14,8 @@ from adasd.drafters.sources import DraftSources
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete
 from adasd.rounds import OpenCall, SamplingTransform
-from adasd.session.runner import Runner, RunnerSettings
+from adasd.session.runner import Runner
+from adasd.session.slots import RunnerSettings
 from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, ids, shared
 
 PROMPT = "the cat sat on the mat and the dog sat on the rug; again: "
@@ -52,7 +53,7 @@ async def answer(running: Runner) -> Complete:
             end = event
     assert text == TEXT
     assert isinstance(end, Complete)
-    assert running.placement.inner.open_slots == []  # type: ignore[attr-defined]
+    assert running.slots._placement.inner.open_slots == []  # type: ignore[attr-defined]
     assert len(asyncio.all_tasks()) == 1
     return end
 

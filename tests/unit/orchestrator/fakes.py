@@ -12,7 +12,8 @@ from adasd.control.controller import Controller
 from adasd.drafters.lookups import Lookups
 from adasd.errors import AdasdError, Overloaded, StaleCache, Superseded, WorkerLost
 from adasd.rounds import Assumption, DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
-from adasd.session.runner import RunnerSettings, SharedParts
+from adasd.session.runner import SharedParts
+from adasd.session.slots import RunnerSettings
 
 EOS = 0
 

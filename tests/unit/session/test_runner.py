@@ -12,7 +12,8 @@ from adasd.errors import DeadlineExceeded, Overloaded, WorkerLost
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete, FinishReason, TokenKind
 from adasd.rounds import Verdict, VerifyCall
-from adasd.session.runner import Runner, RunnerSettings
+from adasd.session.runner import Runner
+from adasd.session.slots import RunnerSettings
 from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, ids, shared
 
 PROMPT = "say: "
@@ -108,7 +109,7 @@ async def test_the_second_loss_of_a_target_and_those_behind_it_wait_longer_and_l
         slept.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("adasd.session.runner.asyncio.sleep", note)
+    monkeypatch.setattr("adasd.session.slots.asyncio.sleep", note)
     with pytest.raises(WorkerLost):
         await text_and_end(runner(placement, reattach_s=0.5))
     assert [seconds for seconds in slept if seconds] == [0.08, 0.16, 0.32, 0.5]

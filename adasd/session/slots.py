@@ -1,0 +1,182 @@
+"""The slots of one answer: attached, watched, exchanged for others, replaced when they are lost, and given back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from adasd.drafters.sources import is_leased
+from adasd.errors import AdasdError, WorkerLost
+from adasd.ports import Drafter, Placement, Verifier
+from adasd.rounds import BlockLate, OpenCall, RoundCompleted, SlotGranted, SlotLost
+from adasd.session.events import DraftAttached, DraftLeft, DraftLost, Fail, TargetAttached, TargetLost
+from adasd.session.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+TARGET_RETRY_S = 0.02
+"""Doubled with every target that an answer loses, from the second one on; at most RunnerSettings.reattach_s."""
+
+Observation = RoundCompleted | SlotGranted | SlotLost | BlockLate
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """Deadlines and retries of one answer (times in seconds), and what its targets can do."""
+
+    request_timeout_s: float
+    draft_timeout_s: float  # a block that takes longer is late
+    reattach_s: float  # between attempts to attach a draft
+    max_target_losses: int = 5
+    replaces_lost: bool = True  # False: the error of a slot ends the answer
+    asks_early: bool = True  # targets take calls that assume a verdict
+
+
+class SessionSlots:
+    """The slots that a runner's calls go to. What happens to them is posted to the runner and told to observers."""
+
+    def __init__(
+        self,
+        call: OpenCall,
+        placement: Placement,
+        settings: RunnerSettings,
+        tasks: Tasks,
+        tell: Callable[[Observation], object],
+        *,
+        wants_draft: bool,
+    ) -> None:
+        self._call, self._placement, self._settings = call, placement, settings
+        self._tasks, self._tell, self._wants_draft = tasks, tell, wants_draft
+        self.target: Verifier | None = None
+        self.draft: Drafter | None = None
+        self._next_draft: Drafter | None = None  # attached, to be used once the session knows
+        self._num_target_losses = 0
+        self._is_over = False  # slots that are attached from now on are given back at once
+
+    def prompt_was_read(self) -> None:
+        """Another target need not go through the prompt's tokens again for their logprobs."""
+        self._call = replace(self._call, prompt_logprobs=None)
+
+    async def attach_target(self) -> None:
+        """Attach a target; at once after a first loss, then with longer and longer pauses."""
+        if self._num_target_losses > 1:
+            pause_s = TARGET_RETRY_S * 2.0 ** min(self._num_target_losses, 10)
+            await asyncio.sleep(min(self._settings.reattach_s, pause_s))
+        began_s = time.monotonic()
+        try:
+            target = await self._placement.attach_target(self._call)
+        except AdasdError as error:
+            self._tasks.post(Fail(error))
+            return
+        if self._is_over:
+            return await target.release()
+        self.target = target
+        self._watch(target, "target", began_s)
+        self._tasks.post(TargetAttached())
+        if self._wants_draft:
+            self._wants_draft = False  # whoever waits for its first target holds nothing else
+            self._tasks.spawn(self._attach_draft())
+
+    async def _attach_draft(self) -> None:
+        """Attach a draft, later if not now: it is never worth an answer."""
+        draft = await self._new_draft(None)
+        if draft is None:
+            self._attach_draft_later()
+            return
+        self.draft = draft
+        self._tasks.post(DraftAttached())
+
+    async def change_draft(self, source: str, before: Drafter) -> None:
+        """Attach another source first, then give the one in use back; without success nothing changes."""
+        draft = await self._new_draft(source)
+        if draft is None:
+            return
+        if self.draft is not before:  # lost meanwhile: its successor is on its way
+            self._release(draft)
+            return
+        self._next_draft = draft
+        self._tasks.post(DraftLeft())
+        self._tasks.post(DraftAttached())
+
+    async def _new_draft(self, source: str | None) -> Drafter | None:
+        """A draft of that source, or of the one that is due; None if there is none to be had, or no use for it."""
+        began_s = time.monotonic()
+        try:
+            draft = await self._placement.attach_draft(self._call, source)
+        except Exception as error:
+            if not self._settings.replaces_lost:
+                raise
+            log.info("session %s gets no draft: %r", self._call.session, error)
+            return None
+        if self._is_over:
+            await draft.release()
+            return None
+        self._watch(draft, "draft", began_s)
+        return draft
+
+    def _attach_draft_later(self) -> None:
+        def attach() -> None:
+            if not self._is_over:
+                self._tasks.spawn(self._attach_draft())
+
+        self._tasks.call_later(self._settings.reattach_s, attach)
+
+    def adopt_draft(self) -> None:
+        """Exchange the draft at the moment in which the session forgets the old one's cache."""
+        before, self.draft, self._next_draft = self.draft, self._next_draft, None
+        if before is not None:
+            self._release(before)
+
+    def _watch(self, slot: Drafter | Verifier, role: str, began_s: float) -> None:
+        """Hear of the end of its lease."""
+        if is_leased(slot):
+            now_s = time.monotonic()
+            self._tell(SlotGranted(self._call.session, role, now_s - began_s, now_s))
+        slot.lost.add_done_callback(partial(self._lease_ended, slot))
+
+    def _lease_ended(self, slot: Drafter | Verifier, lost: Any) -> None:
+        if not lost.cancelled():  # a release cancels it
+            self.lose(slot, str(lost.result()))
+
+    def lose(self, slot: Drafter | Verifier, error: Exception | str) -> None:
+        """Give a slot up once, however many signs of its loss there are."""
+        if slot is not self.target and slot is not self.draft:
+            return
+        if isinstance(error, Exception) and not self._settings.replaces_lost:
+            raise error
+        role = "target" if slot is self.target else "draft"
+        if slot is self.target:
+            self.target = None
+            log.warning("session %s lost its target: %s", self._call.session, error)
+            self._num_target_losses += 1
+            if self._num_target_losses <= self._settings.max_target_losses:
+                self._tasks.post(TargetLost())
+            else:
+                why = f"{error} (for the {self._num_target_losses}th time)"
+                self._tasks.post(Fail(WorkerLost("target", why)))
+        elif self._next_draft is not None:
+            return  # it is being exchanged anyway
+        else:
+            self.draft = None
+            log.warning("session %s lost its draft: %s", self._call.session, error)
+            self._tasks.post(DraftLost())
+            self._attach_draft_later()
+        if is_leased(slot):
+            self._tell(SlotLost(role))
+        self._release(slot)
+
+    def _release(self, slot: Drafter | Verifier) -> None:
+        self._tasks.spawn(slot.release(), to_its_end=True)
+
+    def give_back(self) -> None:
+        """Release all slots. A task may miss its cancellation (libraries swallow some); then ``_is_over`` ends it."""
+        self._is_over = True
+        for slot in (self.target, self.draft, self._next_draft):
+            if slot is not None:
+                self._release(slot)
+        self.target = self.draft = self._next_draft = None
