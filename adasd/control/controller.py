@@ -39,8 +39,8 @@ class Plan:
 
     draft: StopRule
     accept: AcceptanceRule
-    ahead: bool = False  # the draft may go on behind the block while the target judges it
-    instead: bool = False  # it may prepare for the block's rejection meanwhile
+    drafts_ahead: bool = False  # the draft may go on behind the block while the target judges it
+    drafts_for_rejection: bool = False  # it may prepare for the block's rejection meanwhile
 
 
 PLAIN = Plan(StopRule(0), AcceptanceRule())
@@ -243,9 +243,12 @@ class SessionController:
         may = self._may_run_ahead
         rule = replace(rule, max_tokens=min(rule.max_tokens, cap), row_len=self._row_len, want_runner_ups=may)
         self._planned = True
-        ahead = may and drafting_ahead_pays(self._estimates)
-        instead = may and preparing_for_rejection_pays(self._estimates)
-        return Plan(rule, self._accept(rule, outlook), ahead, instead)
+        return Plan(
+            rule,
+            self._accept(rule, outlook),
+            drafts_ahead=may and drafting_ahead_pays(self._estimates),
+            drafts_for_rejection=may and preparing_for_rejection_pays(self._estimates),
+        )
 
     @property
     def _may_run_ahead(self) -> bool:

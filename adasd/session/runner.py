@@ -191,7 +191,9 @@ class Runner:
         if other is not None and self.slots.draft is not None:
             self.tasks.spawn(self.slots.change_draft(other, self.slots.draft))
         plan = self.controller.plan(ask.remaining_tokens, ask.num_emitted, ask.num_relaxed)
-        return Planned(plan.draft, plan.accept, plan.ahead, plan.instead, self.settings.asks_early)
+        return Planned(
+            plan.draft, plan.accept, plan.drafts_ahead, plan.drafts_for_rejection, self.settings.asks_early
+        )
 
     async def ask_draft(self, call: DraftCall, draft: Drafter) -> None:
         self.newest_draft_call = call.epoch
