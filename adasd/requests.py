@@ -18,7 +18,7 @@ MAX_TOKEN_ID = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class RequestOption:
     """What is said about one option of a request. Bounds hold for a number, or for each one of several."""
 
     sentence: str
@@ -31,11 +31,11 @@ class Option:
 
 
 def option(default: Any, sentence: str, **bounds: Any) -> Any:
-    """A field with its ``Option``."""
-    return field(default=default, metadata={"option": Option(sentence, **bounds)})
+    """A field with its ``RequestOption``."""
+    return field(default=default, metadata={"option": RequestOption(sentence, **bounds)})
 
 
-def options_of(kind: type) -> Mapping[str, Option]:
+def options_of(kind: type) -> Mapping[str, RequestOption]:
     """The options among a dataclass's fields."""
     return {one.name: one.metadata["option"] for one in fields(kind) if "option" in one.metadata}
 
@@ -143,9 +143,9 @@ class SpeculationOptions:
         None,
         "`off`, `exact` (the target's distribution) or `adaptive` (tokens may be accepted by relaxation)",
     )
-    drafting: str | None = option(None, "name of a drafting method", max_chars=64)
+    drafting: str | None = option(None, "name of a drafting method", max_chars=256)
     acceptance: str | None = option(
-        None, "name of an acceptance method; in mode `exact` it is `token` or `block`", max_chars=64
+        None, "name of an acceptance method; in mode `exact` it is `token` or `block`", max_chars=256
     )
     max_draft_tokens: int | None = option(
         None, "tokens per block at most, up to the deployment's own limit", at_least=1, at_most=WHAT_FITS

@@ -149,6 +149,9 @@ class ServeConfig:
     key_max_concurrent: int | None = setting(
         None, "requests at once of an API key that names no limit of its own", low=1
     )
+    control_tokens_in_content: bool = setting(
+        False, "the text of a control token in a message is that token; otherwise it is text like any other"
+    )
     cors_origins: tuple[str, ...] = setting(
         (), "web origins whose pages may call, for example https://chat.example.org; * is any"
     )

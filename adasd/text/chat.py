@@ -16,12 +16,28 @@ def plain_messages(messages: Sequence[Any], with_tools: bool = False) -> list[di
     """``[{role, content, name?}]`` with text contents; raises InvalidRequest naming the part that is wrong.
 
     Content may be a text or a list of ``{"type": "text", "text": ...}`` parts, joined by line breaks.
-    ``developer`` becomes ``system``, the name that templates know. ``with_tools`` says that the template knows
-    calls and their results: then there may be ``tool`` messages and ``tool_calls``, whose arguments become objects.
+    ``developer`` becomes ``system``, the name that templates know. ``with_tools`` says that the template knows calls
+    and their results: then there may be ``tool`` messages and ``tool_calls``, whose arguments become objects; those of
+    a call that was cut stay text.
     """
     if not messages:
         raise InvalidRequest("messages is empty; send at least one message", "messages")
     return [_plain_message(message, f"messages.{i}", with_tools) for i, message in enumerate(messages)]
+
+
+def with_whole_arguments(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Plain messages in which calls that were cut have no arguments."""
+    whole = [dict(message) for message in messages]
+    for message in whole:
+        if "tool_calls" in message:
+            message["tool_calls"] = [_whole_call(call) for call in message["tool_calls"]]
+    return whole
+
+
+def _whole_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    arguments = {} if isinstance(function["arguments"], str) else function["arguments"]
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def check_text(text: str, param: str | None) -> str:
@@ -81,20 +97,24 @@ def _plain_call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
         raise InvalidRequest(f"{where} must be an object with id, type and function", where)
-    arguments = function.get("arguments")
-    try:
-        parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        parsed = None
-    if not isinstance(parsed, Mapping):
-        raise InvalidRequest(
-            f"{where}.function.arguments must be the text of a JSON object", f"{where}.function.arguments"
-        )
+    arguments = _plain_arguments(function.get("arguments"), f"{where}.function.arguments")
     name = _plain_text(function.get("name"), f"{where}.function.name")
-    plain: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": parsed}}
+    plain: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": arguments}}
     if call.get("id") is not None:
         plain["id"] = _plain_text(call["id"], f"{where}.id")
     return plain
+
+
+def _plain_arguments(arguments: Any, where: str) -> Mapping[str, Any] | str:
+    """An object; text only where a call was cut, by ``max_tokens`` or a stop text."""
+    if isinstance(arguments, str | None):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            return check_text(str(arguments), where)
+    if not isinstance(arguments, Mapping):
+        raise InvalidRequest(f"{where} must be the text of a JSON object", where)
+    return arguments
 
 
 def _plain_text(value: Any, where: str) -> str:

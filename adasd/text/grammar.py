@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from adasd.errors import InvalidRequest
 from adasd.requests import Grammar, GrammarKind
 from adasd.text.tokenizer import Tokenizer
+from adasd.text.tools import BLANKS
 
 Mask = NDArray[np.bool_]
 """Which token ids may come, [V] with V the ids that the tokenizer knows."""
 
 MAX_GRAMMAR_CHARS = 256 * 1024
-_BLANKS = r"[\x20\x0A\x0D\x09]{1,32}"  # of JSON between two tokens: a model that loves blanks comes to an end
 _LIMITS = LLParserLimits(verbose_errors=False)
 
 
@@ -190,7 +190,7 @@ def _source(grammar: Grammar) -> str:
     match grammar.kind:
         case GrammarKind.JSON_SCHEMA:
             try:
-                return str(LLMatcher.grammar_from_json_schema(grammar.text, {"whitespace_pattern": _BLANKS}))
+                return str(LLMatcher.grammar_from_json_schema(grammar.text, {"whitespace_pattern": BLANKS}))
             except ValueError as error:
                 raise _refusal(grammar, str(error)) from error
         case GrammarKind.REGEX:

@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, TokenizersBackend
 from transformers.utils.hub import cached_file
 
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.text.chat import check_text, plain_messages
+from adasd.text.chat import check_text, plain_messages, with_whole_arguments
+from adasd.text.control_tokens import ControlTokens, split_at, unused_mark
 from adasd.text.files import remedy
 from adasd.text.spelling import Spelling
 from adasd.text.tools import ToolForm, form_of, knows_tools, variables
@@ -32,23 +33,31 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 class Tokenizer:
     """One model's tokenizer. ``inner`` is any Hugging Face tokenizer with a Rust backend."""
 
-    def __init__(self, inner: Any, eos_ids: Sequence[int] = ()) -> None:
-        self._inner = inner
+    def __init__(
+        self, inner: Any, eos_ids: Sequence[int] = (), *, control_tokens_in_content: bool = False
+    ) -> None:
+        self._inner, self._content_is_text = inner, not control_tokens_in_content
         own_eos = [] if inner.eos_token_id is None else [int(inner.eos_token_id)]
         self._eos_ids = frozenset([*own_eos, *eos_ids])
         self._spelling = Spelling(inner)
         self._decode = _decode_of(inner)
 
     @classmethod
-    def load(cls, model: str, *, trust_remote_code: bool = False) -> Tokenizer:
-        """Load from a folder or a Hugging Face id; raises ConfigError if there is no tokenizer."""
+    def load(
+        cls, model: str, *, trust_remote_code: bool = False, control_tokens_in_content: bool = False
+    ) -> Tokenizer:
+        """Load from a folder or a Hugging Face id; raises ConfigError if there is no tokenizer.
+
+        ``control_tokens_in_content``: the text of a control token in a message is that token, not text.
+        """
         try:
             inner = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().split("\n")[0].rstrip(": ")
             todo = remedy(model, "tokenizer.json")
             raise ConfigError(f"no tokenizer could be loaded from {model!r}: {reason}{todo}") from error
-        return cls(inner, [*_eos_of(model, "generation_config.json"), *_eos_of(model, "config.json")])
+        eos_ids = [*_eos_of(model, "generation_config.json"), *_eos_of(model, "config.json")]
+        return cls(inner, eos_ids, control_tokens_in_content=control_tokens_in_content)
 
     @property
     def inner(self) -> Any:
@@ -106,7 +115,12 @@ class Tokenizer:
         ``tools`` are OpenAI's tool objects, for a template that knows them; ``options`` are among
         ``template_options``.
         """
-        return self._ids(self.render_chat(messages, tools, options), add_special_tokens=False)
+        plain = self._plain(messages, options)
+        mark = unused_mark(plain, tools)
+        if self._content_is_text:
+            plain, tools = self._control_tokens.broken(plain, mark), self._control_tokens.broken(tools, mark)
+        parts = split_at(self._rendered(plain, tools, options), mark)
+        return tuple(token for part in parts for token in self._ids(part, add_special_tokens=False))
 
     def render_chat(
         self,
@@ -115,6 +129,15 @@ class Tokenizer:
         options: Mapping[str, Any] = NO_OPTIONS,
     ) -> str:
         """The conversation as the model's chat template writes it; raises InvalidRequest if it refuses."""
+        return self._rendered(self._plain(messages, options), tools, options)
+
+    @cached_property
+    def _control_tokens(self) -> ControlTokens:
+        added = self._inner.added_tokens_decoder.values()
+        return ControlTokens([str(token) for token in added if token.special])
+
+    def _plain(self, messages: Sequence[Any], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The messages as the template takes them. Raises InvalidRequest."""
         for name in options:
             if name not in self.template_options:
                 known = ", ".join(sorted(self.template_options)) or "none"
@@ -125,10 +148,26 @@ class Tokenizer:
         if not self.has_chat_template:
             plain_messages(messages)
             raise InvalidRequest("this model has no chat template; use /v1/completions", "messages")
-        plain = plain_messages(messages, with_tools=self.knows_tools)
+        return plain_messages(messages, with_tools=self.knows_tools)
+
+    def _rendered(
+        self, plain: Sequence[dict[str, Any]], tools: Sequence[Any], options: Mapping[str, Any]
+    ) -> str:
+        """Some templates cannot write a call whose arguments were cut: then it has none."""
+        try:
+            return self._render(plain, tools, options)
+        except InvalidRequest:
+            whole = with_whole_arguments(plain)
+            if whole == plain:
+                raise
+            return self._render(whole, tools, options)
+
+    def _render(
+        self, plain: Sequence[dict[str, Any]], tools: Sequence[Any], options: Mapping[str, Any]
+    ) -> str:
         try:
             text = self._inner.apply_chat_template(
-                plain, tools=list(tools) or None, tokenize=False, add_generation_prompt=True, **options
+                list(plain), tools=list(tools) or None, tokenize=False, add_generation_prompt=True, **options
             )
         except (jinja2.TemplateError, TypeError, AttributeError, LookupError, ValueError) as error:
             raise InvalidRequest(

@@ -57,6 +57,11 @@ class CallParser(Protocol):
         """What is left at the end of the answer."""
         ...
 
+    @property
+    def in_call(self) -> bool:
+        """Whether a call has begun and is not complete."""
+        ...
+
 
 def parser_of(form: ToolForm, names: Iterable[str]) -> CallParser:
     """A parser of one answer; ``names`` are the functions that there are."""
@@ -169,6 +174,10 @@ class _Tagged:
         self._call, self._waiting = None, ""
         return found
 
+    @property
+    def in_call(self) -> bool:
+        return self._call is not None and not self._call.complete
+
     def _outside(self, text: str, found: list[Found]) -> str:
         waiting = self._waiting + text
         start = waiting.find(OPENING)
@@ -240,6 +249,10 @@ class _Bare:
         if not self._is_text and not (self._call and self._call.begun):
             self._give_up(found)
         return _joined(found)
+
+    @property
+    def in_call(self) -> bool:
+        return self._call is not None
 
     def _between(self, text: str, found: list[Found]) -> str:
         for position, character in enumerate(text):

@@ -8,6 +8,7 @@ MISTRAL  [{"name": "f", "arguments": {...}}, ...]                       Mistral;
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,9 +23,16 @@ from jinja2.parser import Parser
 from adasd.requests import Grammar, GrammarKind
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
-ANY_ARGUMENTS: dict[str, Any] = {"type": "object"}
+NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+BLANKS = r"[\x20\x0A\x0D\x09]{1,32}"
+"""Of JSON between two tokens: a model that loves blanks comes to an end."""
 _AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON as Python writes it, which is what templates show to models."""
+_NAMED_SCHEMAS = frozenset({"properties", "$defs", "definitions", "patternProperties", "dependentSchemas"})
+_NO_SCHEMAS = frozenset({"const", "enum", "default", "example", "examples", "required", "allOf"})
+_SAYS_WHETHER_CLOSED = frozenset(
+    {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf"}
+)
 
 
 class ToolForm(StrEnum):
@@ -41,7 +49,7 @@ class Function:
 
     name: str
     parameters: Mapping[str, Any] = field(
-        default_factory=lambda: ANY_ARGUMENTS
+        default_factory=lambda: NO_ARGUMENTS
     )  # JSON Schema of its arguments
 
 
@@ -72,12 +80,24 @@ def form_of(template: str) -> ToolForm | None:
 
 def forced_calls(form: ToolForm, functions: Sequence[Function], parallel: bool) -> Grammar:
     """Calls and nothing else: one, or with ``parallel`` one or more where the form knows that."""
-    start = {
-        ToolForm.HERMES: 'start: tagged ("\\n" tagged)*' if parallel else "start: tagged",
-        ToolForm.LLAMA: "start: call",
-        ToolForm.MISTRAL: 'start: "[" call (", " call)* "]"' if parallel else 'start: "[" call "]"',
-    }[form]
-    return _grammar([start, _tagged(), *_calls(form, functions)])
+    return _grammar([f"start: {_sequence(form, parallel)}", _tagged(), *_calls(form, functions)])
+
+
+def calls_or_format(
+    form: ToolForm, functions: Sequence[Function], parallel: bool, answer: Grammar
+) -> Grammar:
+    """Either calls and nothing else, or an answer that follows a JSON Schema or a regular expression.
+
+    Not for LLAMA and a schema: the lexer cannot tell one object from the other.
+    """
+    if answer.kind is GrammarKind.JSON_SCHEMA:
+        schema = {**json.loads(answer.text), "x-guidance": {"whitespace_pattern": BLANKS}}
+        rule = f"%json {json.dumps(schema)}"
+    else:
+        assert answer.kind is GrammarKind.REGEX
+        rule = "/" + re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", answer.text) + "/"
+    start = ["start: calls | answer", f"calls: {_sequence(form, parallel)}", f"answer: {rule}"]
+    return _grammar([*start, _tagged(), *_calls(form, functions)])
 
 
 def valid_calls(functions: Sequence[Function]) -> Grammar:
@@ -94,6 +114,38 @@ def valid_calls(functions: Sequence[Function]) -> Grammar:
     )
 
 
+def closed(schema: Any) -> Any:
+    """The schema with every object closed that does not say otherwise, as OpenAI's ``strict`` wants it.
+
+    Parts of ``allOf`` stay open: closed, they would exclude each other.
+    """
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    made: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _NAMED_SCHEMAS and isinstance(value, Mapping):
+            made[key] = {name: closed(one) for name, one in value.items()}
+        else:
+            made[key] = value if key in _NO_SCHEMAS else closed(value)
+    kind = schema.get("type")
+    if ("properties" in schema or kind == "object" or (isinstance(kind, list) and "object" in kind)) and (
+        _SAYS_WHETHER_CLOSED.isdisjoint(schema)
+    ):
+        made["additionalProperties"] = False
+    return made
+
+
+def _sequence(form: ToolForm, parallel: bool) -> str:
+    """Calls as the right-hand side of a rule."""
+    return {
+        ToolForm.HERMES: 'tagged ("\\n" tagged)*' if parallel else "tagged",
+        ToolForm.LLAMA: "call",
+        ToolForm.MISTRAL: '"[" call (", " call)* "]"' if parallel else '"[" call "]"',
+    }[form]
+
+
 def _tagged() -> str:
     return f"tagged: {_quoted(OPENING + chr(10))} call {_quoted(chr(10) + CLOSING)}"
 
@@ -104,7 +156,7 @@ def _calls(form: ToolForm, functions: Sequence[Function]) -> list[str]:
     lines = ["call: " + " | ".join(f"call_{i}" for i in range(len(functions)))]
     for i, function in enumerate(functions):
         head = f'{{"name": {json.dumps(function.name)}, "{key}": '
-        schema = {**(function.parameters or ANY_ARGUMENTS), "x-guidance": _AS_TRAINED}
+        schema = {**function.parameters, "x-guidance": _AS_TRAINED}
         lines += [
             f'call_{i}: {_quoted(head)} arguments_{i} "}}"',
             f"arguments_{i}: %json {json.dumps(schema)}",

@@ -29,6 +29,7 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # the default transport leaks a stream whose holder is killed
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "0.5",  # a busy machine is not a dead replica
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),  # by default answers beyond 4 MB are a 500
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a killed proxy is back in seconds, not in half a minute
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
     "RAY_USAGE_STATS_ENABLED": "0",

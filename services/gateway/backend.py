@@ -57,6 +57,11 @@ class Text(Protocol):
         """How the model writes calls; None if its template shows none of the known forms."""
         ...
 
+    @property
+    def template_options(self) -> frozenset[str]:
+        """Switches of the model's own chat template."""
+        ...
+
     def apply_chat_template(
         self, messages: Sequence[Any], tools: Sequence[Any] = (), options: Mapping[str, Any] = ...
     ) -> tuple[int, ...]:

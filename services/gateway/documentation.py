@@ -11,7 +11,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from adasd.requests import GenerationRequest, Option, SamplingParams, SpeculationOptions, options_of
+from adasd.requests import GenerationRequest, RequestOption, SamplingParams, SpeculationOptions, options_of
 from services.gateway.validation import range_of
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "api.md"
@@ -36,7 +36,7 @@ def table(*kinds: type) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(name: str, option: Option) -> str:
+def _line(name: str, option: RequestOption) -> str:
     shown = f"`{name}`" if option.http is None else f"{option.http} (gRPC: `{name}`)"
     bounds = [range_of(option)]
     if option.max_chars is not None:

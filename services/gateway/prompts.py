@@ -23,11 +23,11 @@ class Prompt:
     least_tokens: int = 0  # of an answer to it
 
 
-def text_prompt(text: str, backend: Backend, where: str) -> Prompt:
-    """Raises InvalidRequest, ContextTooLong."""
+def text_prompt(text: str, backend: Backend, where: str, special: bool = True) -> Prompt:
+    """``special``: with the special tokens that the model wants in front. Raises InvalidRequest, ContextTooLong."""
     check_text(text, where)
     check_chars(len(text), backend, where)
-    return _filled(Prompt(backend.tokenizer.encode(text), where, text))
+    return _filled(Prompt(backend.tokenizer.encode(text, special), where, text))
 
 
 def ids_prompt(ids: Sequence[int], text: Text, where: str) -> Prompt:

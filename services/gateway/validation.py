@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from adasd.errors import InvalidRequest, UnknownModel
-from adasd.requests import WHAT_FITS, GenerationRequest, Grammar, Option, SamplingParams, options_of
+from adasd.requests import WHAT_FITS, GenerationRequest, Grammar, RequestOption, SamplingParams, options_of
 from adasd.text.chat import check_text
 from adasd.text.grammar import check_grammar
 from services.gateway.backend import Backend
@@ -90,7 +90,7 @@ def check_options(value: Any, names: Mapping[str, str] = OWN_NAMES, prefix: str 
             _check(content, options[one.name], prefix + names.get(one.name, one.name))
 
 
-def range_of(option: Option) -> str:
+def range_of(option: RequestOption) -> str:
     """The range of one value in words; empty without bounds."""
     low, high = option.at_least, option.at_most
     if high == WHAT_FITS:
@@ -102,7 +102,7 @@ def range_of(option: Option) -> str:
     return f"at least {low:g}" if low is not None else ""
 
 
-def _check(content: Any, option: Option, where: str) -> None:
+def _check(content: Any, option: RequestOption, where: str) -> None:
     if not isinstance(content, tuple):
         _check_one(content, option, where)
         return
@@ -115,7 +115,7 @@ def _check(content: Any, option: Option, where: str) -> None:
             _check_one(entry, option, f"{where}.{i}")
 
 
-def _check_one(value: Any, option: Option, where: str) -> None:
+def _check_one(value: Any, option: RequestOption, where: str) -> None:
     if isinstance(value, str) and option.max_chars is not None:
         if not 1 <= len(value) <= option.max_chars:
             raise InvalidRequest(

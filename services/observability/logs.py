@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from contextvars import ContextVar
@@ -22,6 +23,7 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 PACKAGES = ("adasd", "services")
 TEXT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
+PLAIN = re.compile(r"[\w./:;,@%+~?&*()-]*", re.ASCII)
 FIELDS = "fields"
 """Name in ``extra`` of a record's own figures: ``log.info("answered", extra={FIELDS: {...}})``."""
 
@@ -60,10 +62,11 @@ def log_answer(event: Event) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """One line, its figures as name=value behind the message."""
+    """One line, its figures as name=value behind the message. What callers chose cannot look like another line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        figures = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        figures = "".join(f" {name}={_quoted(value)}" for name, value in _fields(record).items())
+        record.message = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in record.message)
         return super().formatMessage(record) + figures
 
 
@@ -86,8 +89,14 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+def _quoted(value: Any) -> str:
+    """As it is if it is one plain word, else as a JSON text in ASCII."""
+    text = str(value)
+    return text if PLAIN.fullmatch(text) else json.dumps(text)
+
+
 def _with_request_id(record: logging.LogRecord) -> bool:
-    record.request_id = REQUEST_ID.get()
+    record.request_id = REQUEST_ID.get()  # printable: both doors see to that
     return True
 
 

@@ -89,7 +89,10 @@ class Orchestrator:
         self.config = config
         model = config.target.engine
         tokenizer = await asyncio.to_thread(
-            Tokenizer.load, model.model, trust_remote_code=model.trust_remote_code
+            Tokenizer.load,
+            model.model,
+            trust_remote_code=model.trust_remote_code,
+            control_tokens_in_content=config.control_tokens_in_content,
         )
         model_config = await asyncio.to_thread(load_config, model.model, model.trust_remote_code)
         self.channels = WorkerChannelPool(tls=config.worker_tls)

@@ -29,7 +29,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ReplyFrame:
     """The answer to the frame with the same ``seq``; an error leaves the stream usable."""
 
     seq: int

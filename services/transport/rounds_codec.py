@@ -41,7 +41,7 @@ from services.transport.arrays import (
     unpack_ids_array,
     unpack_reals,
 )
-from services.transport.envelope import Close, Frame, Opened, Reply
+from services.transport.envelope import Close, Frame, Opened, ReplyFrame
 from services.transport.error_codec import error_from_failed, failed_from_error
 
 ANY_TOKEN = -1
@@ -89,7 +89,7 @@ def decode_frame(data: bytes) -> Frame:
     return Frame(message.session, message.incarnation, message.seq, call)
 
 
-def encode_reply(reply: Reply) -> bytes:
+def encode_reply(reply: ReplyFrame) -> bytes:
     """Bytes of a RoundReply."""
     message = pb.RoundReply(seq=reply.seq)
     match reply.answer:
@@ -105,7 +105,7 @@ def encode_reply(reply: Reply) -> bytes:
     return data
 
 
-def decode_reply(data: bytes, session: str) -> Reply:
+def decode_reply(data: bytes, session: str) -> ReplyFrame:
     """The inverse of encode_reply on the stream of ``session``."""
     message = pb.RoundReply()
     try:
@@ -124,7 +124,7 @@ def decode_reply(data: bytes, session: str) -> Reply:
             answer = error_from_failed(message.failed)
         case _:
             raise InvalidRequest("a RoundReply must hold one of opened, drafted, verdict, failed", "answer")
-    return Reply(message.seq, answer)
+    return ReplyFrame(message.seq, answer)
 
 
 # --------------------------------------------------------------------------- requests

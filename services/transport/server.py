@@ -14,7 +14,7 @@ import grpc
 
 from adasd.errors import AdasdError, ConfigError
 from services.config import DoorTlsConfig, TlsConfig
-from services.transport.envelope import Frame, Reply
+from services.transport.envelope import Frame, ReplyFrame
 from services.transport.options import ROUNDS_METHOD, SERVER_OPTIONS
 from services.transport.rounds_codec import decode_frame, encode_reply
 from services.transport.status import abort
@@ -31,7 +31,7 @@ class RoundsStream(Protocol):
         """The next frame; None once the client has sent its last. InvalidRequest if it is not understood."""
         ...
 
-    async def write(self, reply: Reply) -> None: ...
+    async def write(self, reply: ReplyFrame) -> None: ...
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -57,7 +57,7 @@ class GrpcRoundsStream:
         data = await self._context.read()
         return None if data is grpc.aio.EOF else decode_frame(data)
 
-    async def write(self, reply: Reply) -> None:
+    async def write(self, reply: ReplyFrame) -> None:
         await self._context.write(encode_reply(reply))
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 from adasd.errors import AdasdError, Cancelled, InvalidRequest, StaleIncarnation, UnknownSession
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from services.observability.tracing import CallTraces
-from services.transport.envelope import Close, Frame, Opened, Reply
+from services.transport.envelope import Close, Frame, Opened, ReplyFrame
 from services.transport.server import RoundsStream
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
@@ -99,7 +99,7 @@ class WorkerService:
 
     async def _reply(self, speaker: _Speaker, seq: int, call: OpenCall | DraftCall | VerifyCall) -> None:
         """Answer one frame. What cannot be written ends the stream: its client must not wait for ever."""
-        reply = Reply(seq, await self._traced(speaker, call))
+        reply = ReplyFrame(seq, await self._traced(speaker, call))
         try:
             async with speaker.writing:
                 await speaker.stream.write(reply)

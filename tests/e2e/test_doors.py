@@ -236,6 +236,18 @@ def test_what_is_wrong_is_named(client: openai.OpenAI):
         assert refused.value.param == param
 
 
+def test_an_answer_beyond_4_mb_arrives(service: Server, authority: Authority):
+    """More than Serve lets its replicas send, unless it is told otherwise."""
+    trusted = ssl.create_default_context(cafile=str(authority.file))
+    prompt = "a key, " * 400_000
+    url = f"https://localhost:{service.port}/tokenize"
+    response = httpx.post(
+        url, json={"prompt": prompt, "return_token_strs": True}, verify=trusted, timeout=120
+    )
+    assert response.status_code == 200
+    assert len(response.content) > 4 * 1024 * 1024
+
+
 # --------------------------------------------------------------------------- gRPC
 
 

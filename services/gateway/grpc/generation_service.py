@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -16,6 +15,7 @@ from adasd.results import Chunk, Complete
 from services.gateway.backend import Backend
 from services.gateway.peers import Peers
 from services.gateway.prompts import Prompt, chat_prompt, ids_prompt, text_prompt
+from services.gateway.readers import read_aside
 from services.gateway.validation import check_model, checked, fitted
 from services.gateway.version import version
 from services.observability.events import Observer, RequestRefused, code_of, ignore
@@ -66,7 +66,7 @@ class GatewayService:
         own_id = f"grpc-{uuid.uuid4().hex}"
         self._running[request_id] = own_id
         try:
-            request = await asyncio.to_thread(self._read, call, own_id)
+            request = await read_aside(lambda: self._read(call, own_id))
             async with aclosing(self._backend.generate(request)) as events:
                 async for event in events:
                     yield event

@@ -8,6 +8,7 @@ from typing import Any
 
 from adasd.errors import InvalidRequest
 from adasd.requests import Grammar, GrammarKind
+from adasd.text.tools import closed
 from services.gateway.http.schema import GenerationBody, ResponseFormat
 
 JSON_OBJECT = Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}')
@@ -38,7 +39,8 @@ def _response_format(form: ResponseFormat | None) -> list[tuple[str, Grammar]]:
                     "response_format.json_schema",
                 )
             where = "response_format.json_schema.schema"
-            return [(where, _of_schema(form.json_schema.schema_ or {}, where))]
+            schema = form.json_schema.schema_ or {}
+            return [(where, _of_schema(closed(schema) if form.json_schema.strict else schema, where))]
     return []
 
 
@@ -55,8 +57,11 @@ def _structured(body: GenerationBody) -> list[tuple[str, Grammar]]:
 
 
 def _guided(body: GenerationBody) -> list[tuple[str, Grammar]]:
-    named = {kind: getattr(body, f"guided_{kind}") for kind in ("json", "regex", "choice", "grammar")}
-    return [_named(kind, value, f"guided_{kind}") for kind, value in named.items() if value is not None]
+    named = {f"guided_{kind}": kind for kind in ("json", "regex", "choice", "grammar")} | {
+        "json_schema": "json"
+    }
+    sent = {name: getattr(body, name) for name in named}
+    return [_named(named[name], value, name) for name, value in sent.items() if value is not None]
 
 
 def _named(kind: str, value: Any, where: str) -> tuple[str, Grammar]:

@@ -19,7 +19,7 @@ from services.gateway.http.token_lists import ListedToken
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ChoiceDelta:
     """What one step adds; ``listed`` and ``provenance`` are empty unless asked for."""
 
     text: str
@@ -41,7 +41,7 @@ class ChoiceReader:
         self._calls = order.tools.reader() if order.tools else None
         self._offsets = _Offsets(text)
 
-    def read(self, chunk: Chunk) -> Piece:
+    def read(self, chunk: Chunk) -> ChoiceDelta:
         """The next piece; the first one begins with the prompt where the order echoes it."""
         listed: tuple[ListedToken, ...] = ()
         shown = ""
@@ -51,19 +51,19 @@ class ChoiceReader:
         tokens = chunk.tokens
         self.finished = chunk.finish_reason is not None
         if self._order.only_prompt:
-            return Piece(shown, 0, self._reason(chunk), listed)
+            return ChoiceDelta(shown, 0, self._reason(chunk), listed)
         if self._order.logprobs:
             listed = (*listed, *(self._listed(token.id, token.logprob) for token in tokens))
         provenance = self._provenance.listed(chunk) if self._provenance else ()
         text, calls = self._calls.read(chunk.text, self.finished) if self._calls else (chunk.text, ())
-        return Piece(shown + text, len(tokens), self._reason(chunk), listed, tuple(provenance), calls)
+        return ChoiceDelta(shown + text, len(tokens), self._reason(chunk), listed, tuple(provenance), calls)
 
-    def end(self, complete: Complete) -> Piece | None:
+    def end(self, complete: Complete) -> ChoiceDelta | None:
         """The piece of an answer that ended without a last chunk (no tokens, cancelled); None otherwise."""
         return None if self.finished else self.read(Chunk("", (), complete.finish_reason))
 
     def _reason(self, chunk: Chunk) -> str | None:
-        if chunk.finish_reason is FinishReason.STOP and self._calls is not None and self._calls.num_calls:
+        if chunk.finish_reason is FinishReason.STOP and self._calls is not None and self._calls.has_called:
             return "tool_calls"
         return chunk.finish_reason.value if chunk.finish_reason else None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from adasd.errors import Cancelled
+from adasd.errors import Cancelled, InvalidRequest
 from services.gateway.http.error_table import BodyTooLarge
 
 T = TypeVar("T")
@@ -20,6 +21,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise HTTPException(415, f"the content type is {media_type[:100]!r}; send application/json")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip"):
+        raise HTTPException(415, f"the content encoding is {encoding[:100]!r}; send gzip or none")
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and len(announced) < 20 and int(announced) > max_bytes:
         raise BodyTooLarge(max_bytes)
@@ -31,7 +35,20 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
                 raise BodyTooLarge(max_bytes)
     except ClientDisconnect:
         raise Cancelled("the client left before its request was read") from None
-    return bytes(body)
+    return _unzipped(bytes(body), max_bytes) if encoding == "gzip" else bytes(body)
+
+
+def _unzipped(body: bytes, max_bytes: int) -> bytes:
+    unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        content = unzip.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"the body is not gzip, as its content encoding says: {error}") from None
+    if len(content) > max_bytes:
+        raise BodyTooLarge(max_bytes)
+    if not unzip.eof:
+        raise InvalidRequest("the body ends before its gzip stream does")
+    return content
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -24,9 +24,9 @@ from starlette.types import Receive, Scope, Send
 from adasd.errors import AdasdError
 from adasd.results import Chunk, Complete, Usage
 from services.gateway.backend import Text
-from services.gateway.http.choice_stream import ChoiceReader, Piece
+from services.gateway.http.choice_stream import ChoiceDelta, ChoiceReader
 from services.gateway.http.error_table import error_body
-from services.gateway.http.openai_format import Shape, choice
+from services.gateway.http.openai_format import OpenAiFormat, choice
 from services.gateway.http.order import Order
 from services.gateway.http.reports import reports_json, usage_json
 
@@ -84,14 +84,14 @@ async def pieces(
             held += "".join(frame(data) for data in writer.write(*event))
             if writer.is_complete:
                 break
-            if not (isinstance(event[1], Chunk) and event[1].finish_reason):
+            if held:
                 yield held
                 held = ""
             event = await anext(rest)
     except Exception as error:
         if not isinstance(error, AdasdError):
             log.exception("unforeseen error in a stream")
-        held += frame(error_body(error))
+        held += "".join(frame(data) for data in (*writer.left(), error_body(error)))
     yield held + DONE
 
 
@@ -103,11 +103,12 @@ def frame(data: dict[str, Any]) -> str:
 class ChunkWriter:
     """Events of an order's answers to chunk bodies."""
 
-    def __init__(self, order: Order, shape: Shape, head: dict[str, Any], text: Text) -> None:
-        self._order, self._shape, self._text = order, shape, text
-        self._head = {**head, "object": shape.piece}
+    def __init__(self, order: Order, form: OpenAiFormat, head: dict[str, Any], text: Text) -> None:
+        self._order, self._form, self._text = order, form, text
+        self._head = {**head, "object": form.piece}
         self._readers = [ChoiceReader(order, index, text) for index in range(len(order.requests))]
         self._begun: set[int] = set()
+        self._last: dict[int, dict[str, Any]] = {}  # chunks that wait for why the answer ended
         self._ends: dict[int, Complete] = {}
         self._num_tokens = 0
 
@@ -117,19 +118,31 @@ class ChunkWriter:
         return len(self._ends) == len(self._readers)
 
     def write(self, index: int, event: Chunk | Complete) -> list[dict[str, Any]]:
-        """The bodies that this event becomes: one, none, or two where the last answer ends without tokens."""
+        """The bodies that this event becomes: the last chunk of an answer is one with its Complete."""
         if isinstance(event, Chunk):
-            return [self._chunk(index, self._readers[index].read(event))]
-        ending = self._readers[index].end(event)
+            body = self._chunk(index, self._readers[index].read(event))
+            if event.finish_reason is None:
+                return [body]
+            self._last[index] = body
+            return []
+        if (ending := self._readers[index].end(event)) is not None:
+            self._last[index] = self._chunk(index, ending)
         self._ends[index] = event
-        bodies = [self._chunk(index, ending)] if ending else []
+        last = self._last.pop(index)
+        last["choices"][0]["stop_reason"] = event.stop_match
+        last |= self._running_usage()  # others may have gone on meanwhile
+        bodies = [last]
         if self._order.final_report and self.is_complete:
             bodies.append(self._report())
         return bodies
 
-    def _chunk(self, index: int, piece: Piece) -> dict[str, Any]:
-        delta = self._shape.delta(piece, first=index not in self._begun)
-        entry = choice(index, delta, self._shape.logprobs(piece.listed, self._text), piece.finish_reason)
+    def left(self) -> list[dict[str, Any]]:
+        """Last chunks whose Complete did not come."""
+        return list(self._last.values())
+
+    def _chunk(self, index: int, piece: ChoiceDelta) -> dict[str, Any]:
+        delta = self._form.delta(piece, first=index not in self._begun)
+        entry = choice(index, delta, self._form.logprobs(piece.listed, self._text), piece.finish_reason)
         if self._order.provenance:
             entry["adasd"] = {"tokens": list(piece.provenance)}
         self._begun.add(index)

@@ -65,6 +65,26 @@ class RequestIds:
             REQUEST_ID.reset(token)
 
 
+class Tolerance:
+    """A slash at the end of a path changes nothing, and HEAD is answered where GET is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if path_of(scope).endswith("/") and path_of(scope) != "/":
+            scope = {**scope, "path": scope["path"].rstrip("/")}
+        if scope["method"] != "HEAD":
+            return await self.app(scope, receive, send)
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self.app({**scope, "method": "GET"}, receive, send_head)
+
+
 class KeyGuard:
     """Lets nobody without a known key beyond OPEN_PATHS, and counts POST requests against the key's limits."""
 
@@ -72,7 +92,7 @@ class KeyGuard:
         self.app, self.keys, self.tell = app, keys, tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or _path(scope) in OPEN_PATHS:
+        if scope["type"] == "lifespan" or path_of(scope) in OPEN_PATHS:
             return await self.app(scope, receive, send)
         with ExitStack() as stack:
             try:
@@ -113,7 +133,7 @@ def count_answers(scope: Scope, num: int) -> None:
         count(num - 1)
 
 
-def _path(scope: Scope) -> str:
+def path_of(scope: Scope) -> str:
     """The path below the application's own root."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "")) or "/"
@@ -127,7 +147,7 @@ def _incoming(scope: Scope) -> Incoming:
 
 
 def _log_end(scope: Scope, status: int, seconds: float) -> None:
-    if _path(scope) in QUIET_PATHS and status < 500:
+    if path_of(scope) in QUIET_PATHS and status < 500:
         return
     fields: dict[str, Any] = {
         "method": scope["method"],

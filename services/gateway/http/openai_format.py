@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from services.gateway.backend import Text
-from services.gateway.http.choice_stream import Piece
+from services.gateway.http.choice_stream import ChoiceDelta
 from services.gateway.http.token_lists import ListedToken, chat_logprobs, completion_logprobs
 from services.gateway.http.tool_use import whole_calls
 
 
-class Shape(Protocol):
+class OpenAiFormat(Protocol):
     """How one route writes its choices."""
 
     id_prefix: str
     whole: str  # value of `object` of a whole response
     piece: str  # value of `object` of a streamed chunk
 
-    def answer(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def answer(self, pieces: Sequence[ChoiceDelta]) -> dict[str, Any]:
         """The part of a choice that holds a whole answer."""
         ...
 
-    def delta(self, piece: Piece, first: bool) -> dict[str, Any]:
+    def delta(self, piece: ChoiceDelta, first: bool) -> dict[str, Any]:
         """The part of a choice that holds what a chunk adds."""
         ...
 
@@ -31,19 +31,19 @@ class Shape(Protocol):
         ...
 
 
-class ChatShape:
+class ChatFormat:
     """``/v1/chat/completions``."""
 
     id_prefix, whole, piece = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
-    def answer(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def answer(self, pieces: Sequence[ChoiceDelta]) -> dict[str, Any]:
         text, calls = joined(pieces), whole_calls(delta for piece in pieces for delta in piece.calls)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if calls:
             message |= {"content": text or None, "tool_calls": calls}
         return {"message": message}
 
-    def delta(self, piece: Piece, first: bool) -> dict[str, Any]:
+    def delta(self, piece: ChoiceDelta, first: bool) -> dict[str, Any]:
         # The role rides on the first token: benchmark clients count a chunk of its own as a step.
         delta: dict[str, Any] = {"role": "assistant"} if first else {}
         delta["content"] = piece.text
@@ -55,15 +55,15 @@ class ChatShape:
         return chat_logprobs(tokens, text)
 
 
-class CompletionShape:
+class CompletionFormat:
     """``/v1/completions``."""
 
     id_prefix, whole, piece = "cmpl-", "text_completion", "text_completion"
 
-    def answer(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def answer(self, pieces: Sequence[ChoiceDelta]) -> dict[str, Any]:
         return {"text": joined(pieces)}
 
-    def delta(self, piece: Piece, first: bool) -> dict[str, Any]:
+    def delta(self, piece: ChoiceDelta, first: bool) -> dict[str, Any]:
         return {"text": piece.text}
 
     def logprobs(self, tokens: Sequence[ListedToken], text: Text) -> dict[str, Any] | None:
@@ -77,6 +77,6 @@ def choice(
     return {"index": index, **part, "logprobs": logprobs, "finish_reason": reason}
 
 
-def joined(pieces: Sequence[Piece]) -> str:
+def joined(pieces: Sequence[ChoiceDelta]) -> str:
     """The text of a whole answer."""
     return "".join(piece.text for piece in pieces)

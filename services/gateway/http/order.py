@@ -26,11 +26,15 @@ from services.gateway.http.schema import (
     sent_options,
 )
 from services.gateway.http.tool_use import ToolUse, tool_use
-from services.gateway.http.unsupported import refuse_unsupported
+from services.gateway.http.unsupported import TEMPLATE_SWITCHES, refuse_unsupported
 from services.gateway.prompts import Prompt, chat_prompt, ids_prompt, text_prompt
 from services.gateway.validation import check_model, checked, fitted
 
 BodyT = TypeVar("BodyT", bound=Body)
+
+
+SYNONYMS = {"max_tokens": "n_predict", "repetition_penalty": "repeat_penalty"}
+"""Options and llama.cpp's names of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +73,23 @@ def parse(raw: bytes, kind: type[BodyT]) -> BodyT:
 def read_chat(body: ChatBody, backend: Backend, answer_id: str) -> Order:
     """Blocking: tokenises. Raises InvalidRequest, ContextTooLong, UnknownModel."""
     check_model(body.model, backend)
-    ignored = refuse_unsupported(body)
+    switches = [name for name in TEMPLATE_SWITCHES if name in backend.tokenizer.template_options]
+    ignored = refuse_unsupported(body, tuple(switches))
     format_, tools = grammar_of(body), tool_use(body, backend.tokenizer)
-    if format_ is not None and tools is not None:
-        raise InvalidRequest(
-            "an answer cannot both follow a format and call tools; leave one out, or say tool_choice 'none'",
-            "response_format",
-        )
     names = {"logprobs": "top_logprobs"}
     sent: dict[str, Any] = {"logprobs": _chat_logprobs(body)}
     if body.max_completion_tokens is not None:
         sent["max_tokens"], names["max_tokens"] = body.max_completion_tokens, "max_completion_tokens"
     if format_ is not None:
-        names["grammar"], sent["grammar"] = format_
+        where, answer = format_
+        names["grammar"], sent["grammar"] = where, tools.or_format(answer, where) if tools else answer
     elif tools is not None and tools.grammar is not None:
         names["grammar"], sent["grammar"] = "tools", tools.grammar
-    request = checked(_request(body, answer_id, sent), backend, names)
-    shown, options = tools.tools if tools else (), body.chat_template_kwargs or {}
+    request = checked(_request(body, answer_id, sent, names), backend, names)
+    extra = body.model_extra or {}
+    options = {name: extra[name] for name in switches if extra.get(name) is not None}
+    options |= body.chat_template_kwargs or {}
+    shown = tools.tools if tools else ()
     prompt = chat_prompt(body.messages, backend, shown, options)
     order = _order(body, backend, _choices(body, backend, request, (prompt,), names), ignored)
     return replace(order, tools=tools)
@@ -102,12 +106,12 @@ def read_completion(body: CompletionBody, backend: Backend, answer_id: str) -> O
     }
     if (format_ := grammar_of(body)) is not None:
         names["grammar"], sent["grammar"] = format_
-    request = _request(body, answer_id, sent)
+    request = _request(body, answer_id, sent, names)
     only_prompt = request.sampling.max_tokens == 0 and bool(body.echo) and body.logprobs is not None
     if only_prompt:  # the prompt's log-probabilities come with a first token
         request = replace(request, sampling=replace(request.sampling, max_tokens=1))
     request = checked(request, backend, names)
-    prompts = read_prompts(body.prompt, backend)
+    prompts = read_prompts(body.prompt, backend, body.add_special_tokens is not False)
     order = _order(body, backend, _choices(body, backend, request, prompts, names), ignored)
     if not body.echo:
         return order
@@ -118,15 +122,15 @@ def read_completion(body: CompletionBody, backend: Backend, answer_id: str) -> O
     return replace(order, echo=echo, only_prompt=only_prompt)
 
 
-def read_prompts(prompt: Any, backend: Backend) -> tuple[Prompt, ...]:
+def read_prompts(prompt: Any, backend: Backend, special: bool = True) -> tuple[Prompt, ...]:
     """Every prompt in one of OpenAI's four shapes; raises InvalidRequest naming the part that is wrong."""
     if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and _is_int(prompt[0])):
-        return (_read_prompt(prompt, backend, "prompt"),)
+        return (_read_prompt(prompt, backend, "prompt", special),)
     if not isinstance(prompt, list) or not prompt:
         raise InvalidRequest("prompt must be a text, a list of token ids, or a list of either", "prompt")
     if len(prompt) > MAX_PROMPTS:
         raise InvalidRequest(f"prompt holds {len(prompt)} prompts; send at most {MAX_PROMPTS}", "prompt")
-    return tuple(_read_prompt(one, backend, f"prompt.{i}") for i, one in enumerate(prompt))
+    return tuple(_read_prompt(one, backend, f"prompt.{i}", special) for i, one in enumerate(prompt))
 
 
 def seed_of_choice(seed: int | None, number: int) -> int | None:
@@ -137,9 +141,22 @@ def seed_of_choice(seed: int | None, number: int) -> int | None:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def _request(body: GenerationBody, answer_id: str, sent: dict[str, Any]) -> GenerationRequest:
-    """The request without its prompt; ``sent`` goes before what the body says under an option's own name."""
-    sampling = sent_options(body, SamplingParams) | sent
+def _request(
+    body: GenerationBody, answer_id: str, sent: dict[str, Any], names: dict[str, str]
+) -> GenerationRequest:
+    """The request without its prompt; ``sent`` goes before what the body says under an option's own name.
+
+    ``names`` takes up the names that the body has for options.
+    """
+    sampling = sent_options(body, SamplingParams)
+    for name, value in (("max_tokens", body.n_predict), ("repetition_penalty", body.repeat_penalty)):
+        if value is None or (name == "max_tokens" and value == -1):
+            continue
+        synonym = SYNONYMS[name]
+        if name in sampling and sampling[name] != value:
+            raise InvalidRequest(f"{name} and {synonym} say the same, but differ; send one", synonym)
+        sampling[name], names[name] = value, synonym
+    sampling |= sent
     if "logit_bias" in sampling:
         sampling["logit_bias"] = tuple((_token_id(key), bias) for key, bias in sampling["logit_bias"].items())
     speculation = sent_options(body.speculation, SpeculationOptions) if body.speculation else {}
@@ -220,9 +237,9 @@ def _order(
     )
 
 
-def _read_prompt(prompt: Any, backend: Backend, where: str) -> Prompt:
+def _read_prompt(prompt: Any, backend: Backend, where: str, special: bool) -> Prompt:
     if isinstance(prompt, str):
-        return text_prompt(prompt, backend, where)
+        return text_prompt(prompt, backend, where, special)
     if isinstance(prompt, list) and all(_is_int(token_id) for token_id in prompt):
         return ids_prompt(prompt, backend.tokenizer, where)
     raise InvalidRequest(f"{where} must be a text or a list of token ids", where)

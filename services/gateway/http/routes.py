@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
@@ -21,23 +20,27 @@ from adasd.methods.registry import EXACT_TESTS, acceptance_methods, drafting_met
 from services.gateway.auth.key_ring import KeyRing
 from services.gateway.backend import Backend, ServedModel
 from services.gateway.http.connection import read_body, until_disconnect
+from services.gateway.http.elsewhere import not_found
 from services.gateway.http.error_table import error_response, openai_error
 from services.gateway.http.event_stream import ChunkWriter, EventStream, pieces
 from services.gateway.http.middleware import (
     REQUEST_ID_HEADER,
     KeyGuard,
     RequestIds,
+    Tolerance,
     count_answers,
+    path_of,
     request_id_of,
 )
 from services.gateway.http.multiplex import merged
-from services.gateway.http.openai_format import ChatShape, CompletionShape, Shape
+from services.gateway.http.openai_format import ChatFormat, CompletionFormat, OpenAiFormat
 from services.gateway.http.openapi import body_doc, document
 from services.gateway.http.order import Order, parse, read_chat, read_completion
 from services.gateway.http.response import body as whole_body
 from services.gateway.http.response import gather
 from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY, GenerationBody
 from services.gateway.http.tokenize_routes import DetokenizeBody, TokenizeBody, detokenize, tokenize
+from services.gateway.readers import read_aside
 from services.gateway.version import version
 from services.observability.events import Observer, RequestRefused, ignore
 from services.observability.snapshot import CONTENT_TYPE
@@ -46,6 +49,7 @@ BodyT = TypeVar("BodyT", bound=GenerationBody)
 Scrape = Callable[[], Awaitable[bytes]]
 Reader = Callable[[BodyT, Backend, str], Order]
 
+IGNORED_HEADER = "X-Adasd-Ignored-Fields"
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -68,14 +72,14 @@ def create_app(
     tell: Observer = ignore,
     keys: KeyRing | None = None,
 ) -> FastAPI:
-    """The application; every error leaves it in OpenAI's shape.
+    """The application; every error leaves it in OpenAI's format.
 
     ``scrape`` makes the text of ``/metrics`` (404 without), ``tell`` hears of refusals; without ``keys`` everybody
     may call.
     """
     limits = settings or GatewaySettings()
     page = (files("services.gateway.http") / "playground.html").read_text(encoding="utf-8")
-    app = FastAPI(title="AdaSD Serve", docs_url=None, redoc_url=None)
+    app = FastAPI(title="AdaSD Serve", docs_url=None, redoc_url=None, redirect_slashes=False)
     document(app)
 
     @app.exception_handler(AdasdError)
@@ -85,8 +89,10 @@ def create_app(
         return error_response(error)
 
     @app.exception_handler(HTTPException)
-    async def refused_by_http(_: Request, error: HTTPException) -> JSONResponse:
-        problem = openai_error(str(error.detail), "invalid_request_error", None, None)
+    async def refused_by_http(request: Request, error: HTTPException) -> JSONResponse:
+        is_unknown = error.status_code == 404 and error.detail == "Not Found"
+        message = not_found(path_of(request.scope)) if is_unknown else str(error.detail)
+        problem = openai_error(message, "invalid_request_error", None, None)
         return JSONResponse(problem, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
@@ -113,7 +119,7 @@ def create_app(
         body = {"ready": state.ready, "degraded": state.degraded, "reasons": list(state.reasons)}
         return JSONResponse(body, 200 if state.ready else 503, {} if state.ready else {"Retry-After": "1"})
 
-    @app.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
         if scrape is None:
             raise HTTPException(404, "this server keeps no metrics")
@@ -136,32 +142,33 @@ def create_app(
 
     @app.post("/v1/chat/completions", openapi_extra=body_doc(CHAT_BODY))
     async def chat(request: Request) -> Response:
-        return await _respond(request, backend, limits, CHAT_BODY, read_chat, ChatShape())
+        return await _respond(request, backend, limits, CHAT_BODY, read_chat, ChatFormat())
 
     @app.post("/v1/completions", openapi_extra=body_doc(COMPLETION_BODY))
     async def completions(request: Request) -> Response:
-        return await _respond(request, backend, limits, COMPLETION_BODY, read_completion, CompletionShape())
+        return await _respond(request, backend, limits, COMPLETION_BODY, read_completion, CompletionFormat())
 
     @app.post("/tokenize", openapi_extra=body_doc(TokenizeBody))
     async def to_tokens(request: Request) -> dict[str, Any]:
         raw = await read_body(request, limits.max_body_bytes)
-        return await asyncio.to_thread(lambda: tokenize(parse(raw, TokenizeBody), backend))
+        return await read_aside(lambda: tokenize(parse(raw, TokenizeBody), backend))
 
     @app.post("/detokenize", openapi_extra=body_doc(DetokenizeBody))
     async def to_text(request: Request) -> dict[str, Any]:
         raw = await read_body(request, limits.max_body_bytes)
-        return await asyncio.to_thread(lambda: detokenize(parse(raw, DetokenizeBody), backend))
+        return await read_aside(lambda: detokenize(parse(raw, DetokenizeBody), backend))
 
     # The last one added is the outermost.
     app.add_middleware(KeyGuard, keys=keys or KeyRing(), tell=tell)
+    app.add_middleware(Tolerance)
     app.add_middleware(RequestIds, answer=limits.answer_request_ids)
     if limits.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=limits.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
-            expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
+            expose_headers=[REQUEST_ID_HEADER, IGNORED_HEADER, "Retry-After"],
         )
     return app
 
@@ -172,29 +179,29 @@ async def _respond(
     limits: GatewaySettings,
     kind: type[BodyT],
     read: Reader[BodyT],
-    shape: Shape,
+    form: OpenAiFormat,
 ) -> Response:
     if (refusal := backend.refusal()) is not None:  # before the body costs anything
         raise refusal
     raw = await read_body(request, limits.max_body_bytes)
-    answer_id = f"{shape.id_prefix}{request_id_of(request.scope)}"
+    answer_id = f"{form.id_prefix}{request_id_of(request.scope)}"
     session = f"{answer_id}.{uuid.uuid4().hex[:8]}"  # clients may use an id of their own twice
     # Parsing and tokenising megabytes would hold up every running stream.
-    order = await asyncio.to_thread(lambda: read(parse(raw, kind), backend, session))
+    order = await read_aside(lambda: read(parse(raw, kind), backend, session))
     count_answers(request.scope, len(order.requests))
     head = {"id": answer_id, "created": int(time.time()), "model": order.model}
     headers = _ignored_header(order.ignored)
     if order.stream:
-        return await _stream(request, backend, order, shape, head, headers)
+        return await _stream(request, backend, order, form, head, headers)
     answers = await until_disconnect(request, gather(order, backend))
-    return JSONResponse(whole_body(order, shape, head, answers, backend.tokenizer), headers=headers)
+    return JSONResponse(whole_body(order, form, head, answers, backend.tokenizer), headers=headers)
 
 
 async def _stream(
     request: Request,
     backend: Backend,
     order: Order,
-    shape: Shape,
+    form: OpenAiFormat,
     head: dict[str, Any],
     headers: dict[str, str],
 ) -> Response:
@@ -205,7 +212,7 @@ async def _stream(
     except BaseException:
         await events.aclose()
         raise
-    written = pieces(first, events, ChunkWriter(order, shape, head, backend.tokenizer))
+    written = pieces(first, events, ChunkWriter(order, form, head, backend.tokenizer))
 
     async def close() -> None:
         await written.aclose()
@@ -240,4 +247,4 @@ def _methods_json(methods: Iterable[Described]) -> list[dict[str, str]]:
 def _ignored_header(names: tuple[str, ...]) -> dict[str, str]:
     """Names come from the client; only what is safe in a header is repeated."""
     shown = [name for name in names[:32] if len(name) <= 64 and name.isascii() and name.isprintable()]
-    return {"X-Adasd-Ignored-Fields": ", ".join(shown)} if shown else {}
+    return {IGNORED_HEADER: ", ".join(shown)} if shown else {}

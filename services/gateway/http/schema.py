@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from adasd.requests import (
     MAX_TOKEN_ID,
     GenerationRequest,
-    Option,
+    RequestOption,
     SamplingParams,
     SpeculationOptions,
     options_of,
@@ -73,15 +73,24 @@ class Closed(Body):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
+class Known(Body):
+    """An object whose unknown fields have no effect here."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
 class Speculation(Closed):
     """The request extension ``speculation``; unset fields take the deployment's defaults."""
 
 
-class StreamOptions(Body):
+class StreamOptions(Closed):
     """What a stream reports besides text."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = Field(None, description="running usage in every chunk")
+    include_obfuscation: bool | None = Field(
+        None, description="taken, without effect: nothing is padded here"
+    )
 
 
 class JsonSchema(Closed):
@@ -110,7 +119,7 @@ class StructuredOutputs(Closed):
     json_object: bool | None = None
 
 
-class FunctionTool(Closed):
+class FunctionTool(Known):
     """A function that the model may call."""
 
     name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
@@ -119,20 +128,24 @@ class FunctionTool(Closed):
     strict: bool | None = Field(None, description="every call has valid arguments")
 
 
-class Tool(Closed):
+class Tool(Known):
     """OpenAI's tool object; functions are the only kind."""
 
     type: Literal["function"]
     function: FunctionTool
 
+    def sent(self) -> dict[str, Any]:
+        """What the model is told: the fields that were sent and are known."""
+        return {"type": self.type, "function": self.function.model_dump(exclude_unset=True)}
 
-class FunctionName(Closed):
+
+class FunctionName(Known):
     """Names one of ``tools``."""
 
     name: str = Field(max_length=64)
 
 
-class NamedTool(Closed):
+class NamedTool(Known):
     """``tool_choice``: this function has to be called."""
 
     type: Literal["function"]
@@ -157,6 +170,9 @@ class GenerationBody(Body):
     guided_regex: str | None = None
     guided_choice: Choices | None = None
     guided_grammar: str | None = None
+    json_schema: dict[str, Any] | str | None = Field(None, description="llama.cpp's name for the same")
+    repeat_penalty: float | None = Field(None, description="llama.cpp's name for repetition_penalty")
+    n_predict: int | None = Field(None, description="llama.cpp's name for max_tokens; -1: what fits")
     return_prediction_tokens: bool | None = Field(
         None,
         description="count drafted tokens in `usage` under OpenAI's names for predicted outputs; they are not billed "
@@ -190,6 +206,9 @@ class ChatBody(GenerationBody):
 class CompletionBody(GenerationBody):
     """``POST /v1/completions``."""
 
+    add_special_tokens: bool | None = Field(
+        None, description="false: no special tokens in front of a text prompt"
+    )
     echo: bool | None = Field(None, description="show the prompt in front of the answer")
     logprobs: int | None = Field(
         None,
@@ -233,7 +252,7 @@ def sent_options(body: Body, kind: type) -> dict[str, Any]:
     }
 
 
-def _field(kind: Any, option: Option) -> Any:
+def _field(kind: Any, option: RequestOption) -> Any:
     """A pydantic field that is null or unset until it is sent."""
     python = JSON_TYPES.get(kind, kind)
     return (python | None, Field(None, description=option.sentence, json_schema_extra=_bounds(option)))
@@ -247,7 +266,7 @@ JSON_TYPES: dict[Any, Any] = {
 """How JSON writes what a dataclass has as a tuple; texts may also come as one text."""
 
 
-def _bounds(option: Option) -> Any:
+def _bounds(option: RequestOption) -> Any:
     """Puts an option's range where JSON Schema has it."""
     each = {
         "minimum": option.at_least,

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from adasd.errors import InvalidRequest, UnknownModel
+from adasd.errors import InvalidRequest
 from services.gateway.backend import Backend
-from services.gateway.http.schema import Body, TokenId
+from services.gateway.http.schema import MAX_TOOLS, Body, TokenId, Tool
+from services.gateway.validation import check_model
 
 MAX_TOKENS = 1_000_000
-NOT_SUPPORTED = ("chat_template", "chat_template_kwargs", "tools", "mm_processor_kwargs")
 
 
 class TokenizeBody(Body):
@@ -23,6 +23,8 @@ class TokenizeBody(Body):
     add_special_tokens: bool | None = Field(None, description="unset: true for a prompt, false for messages")
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
     return_token_strs: bool | None = Field(None, description="list the tokens as the vocabulary writes them")
 
 
@@ -35,7 +37,7 @@ class DetokenizeBody(Body):
 
 def tokenize(body: TokenizeBody, backend: Backend) -> dict[str, Any]:
     """Blocking. Raises InvalidRequest, UnknownModel."""
-    _check_model(body.model, backend)
+    _check_body(body, backend)
     ids = _tokens(body, backend)
     strings = list(backend.tokenizer.pieces(ids)) if body.return_token_strs else None
     return {
@@ -48,7 +50,7 @@ def tokenize(body: TokenizeBody, backend: Backend) -> dict[str, Any]:
 
 def detokenize(body: DetokenizeBody, backend: Backend) -> dict[str, Any]:
     """Blocking; special tokens are written out. Raises InvalidRequest, UnknownModel."""
-    _check_model(body.model, backend)
+    _check_body(body, backend)
     vocab_size = backend.tokenizer.vocab_size
     for i, token in enumerate(body.tokens):
         if token >= vocab_size:
@@ -61,10 +63,10 @@ def detokenize(body: DetokenizeBody, backend: Backend) -> dict[str, Any]:
 def _tokens(body: TokenizeBody, backend: Backend) -> tuple[int, ...]:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("send either prompt or messages", "prompt")
-    for name in NOT_SUPPORTED:
-        if (body.model_extra or {}).get(name):
-            raise InvalidRequest(f"{name} is not supported by this server; leave it out", name)
     if body.prompt is not None:
+        for name in ("tools", "chat_template_kwargs"):
+            if getattr(body, name):
+                raise InvalidRequest(f"{name} has no meaning for a prompt; send messages", name)
         return backend.tokenizer.encode(body.prompt, body.add_special_tokens is not False)
     for name, value, only in (
         ("add_generation_prompt", body.add_generation_prompt, True),
@@ -74,9 +76,14 @@ def _tokens(body: TokenizeBody, backend: Backend) -> tuple[int, ...]:
         if value is not None and value is not only:
             wanted = str(only).lower()
             raise InvalidRequest(f"{name} can only be {wanted} with messages, as it is for answers", name)
-    return backend.tokenizer.apply_chat_template(body.messages or ())
+    tools = [tool.sent() for tool in body.tools or ()]
+    if tools and not backend.tokenizer.knows_tools:
+        raise InvalidRequest("this model's chat template knows no tools; leave tools out", "tools")
+    return backend.tokenizer.apply_chat_template(body.messages or (), tools, body.chat_template_kwargs or {})
 
 
-def _check_model(model: str | None, backend: Backend) -> None:
-    if model is not None and model != backend.model_name:
-        raise UnknownModel(model, backend.model_name)
+def _check_body(body: TokenizeBody | DetokenizeBody, backend: Backend) -> None:
+    check_model(body.model, backend)
+    for name, value in (body.model_extra or {}).items():
+        if value is not None:
+            raise InvalidRequest(f"{name[:64]} is not supported by this server; leave it out", name[:64])

@@ -8,10 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from adasd.errors import InvalidRequest
-from adasd.requests import Grammar
+from adasd.requests import Grammar, GrammarKind
 from adasd.text.chat import check_text
 from adasd.text.tool_calls import Arguments, CallBegun, CallParser, Found, Said, parser_of
-from adasd.text.tools import ANY_ARGUMENTS, Function, ToolForm, forced_calls, valid_calls
+from adasd.text.tools import (
+    NO_ARGUMENTS,
+    Function,
+    ToolForm,
+    calls_or_format,
+    closed,
+    forced_calls,
+    valid_calls,
+)
 from services.gateway.backend import Text
 from services.gateway.http.schema import ChatBody, FunctionTool, NamedTool
 
@@ -25,10 +33,28 @@ class ToolUse:
     form: ToolForm
     parallel: bool  # more than one call is welcome
     grammar: Grammar | None  # of calls that have to be, or have to be valid
+    only_calls: bool = False  # the answer has to be calls
 
     def reader(self) -> CallReader:
         """For one answer."""
-        return CallReader(parser_of(self.form, (function.name for function in self.functions)), self.parallel)
+        return CallReader(self, parser_of(self.form, (function.name for function in self.functions)))
+
+    def or_format(self, answer: Grammar, where: str) -> Grammar:
+        """What the answer has to look like if it may also be this. Raises InvalidRequest naming the field."""
+        if self.only_calls:
+            assert self.grammar is not None
+            return self.grammar
+        if answer.kind is GrammarKind.LARK:
+            raise InvalidRequest(
+                f"{where} cannot be combined with tools; send a JSON Schema or a regular expression", where
+            )
+        if self.form is ToolForm.LLAMA and answer.kind is GrammarKind.JSON_SCHEMA:
+            raise InvalidRequest(
+                f"this model writes calls as JSON objects, which {where} could not be told from; "
+                "say tool_choice 'required' or 'none'",
+                where,
+            )
+        return calls_or_format(self.form, self.functions, self.parallel, answer)
 
 
 def tool_use(body: ChatBody, text: Text) -> ToolUse | None:
@@ -48,9 +74,7 @@ def tool_use(body: ChatBody, text: Text) -> ToolUse | None:
             "this model's chat template knows no tools; leave tools out, or ask for JSON by response_format",
             "tools",
         )
-    functions = tuple(
-        Function(tool.function.name, tool.function.parameters or ANY_ARGUMENTS) for tool in body.tools
-    )
+    functions = tuple(Function(tool.function.name, _parameters(tool.function)) for tool in body.tools)
     parallel = body.parallel_tool_calls is not False
     if isinstance(choice, NamedTool):
         functions, parallel = _named(functions, choice.function.name), False
@@ -71,8 +95,22 @@ def tool_use(body: ChatBody, text: Text) -> ToolUse | None:
                 "tools.0.function.strict",
             )
         grammar = valid_calls(functions)
-    sent = tuple(tool.model_dump(exclude_unset=True) for tool in body.tools)
-    return ToolUse(sent, functions, form, parallel, grammar)
+    return ToolUse(
+        tuple(tool.sent() for tool in body.tools),
+        functions,
+        form,
+        parallel,
+        grammar,
+        only_calls=choice != "auto",
+    )
+
+
+def _parameters(function: FunctionTool) -> dict[str, Any]:
+    """The schema of a function's arguments; one that names none takes none."""
+    schema = function.parameters
+    if not schema or (schema.get("properties") == {} and "additionalProperties" not in schema):
+        return {**(schema or {}), **NO_ARGUMENTS}
+    return dict(closed(schema)) if function.strict else schema
 
 
 def _check_functions(functions: Sequence[FunctionTool]) -> None:
@@ -98,25 +136,43 @@ def _named(functions: tuple[Function, ...], name: str) -> tuple[Function, ...]:
 class CallReader:
     """One answer's text to what is said and what is called; calls have ids."""
 
-    def __init__(self, parser: CallParser, parallel: bool) -> None:
-        self._parser, self._parallel = parser, parallel
-        self.num_calls = 0
+    def __init__(self, use: ToolUse, parser: CallParser) -> None:
+        self._use, self._parser = use, parser
+        self._num_calls = 0
+        self._is_cut = False
+
+    @property
+    def has_called(self) -> bool:
+        """Whether the answer ends with calls that are complete."""
+        return self._num_calls > 0 and not self._is_cut
 
     def read(self, text: str, last: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
-        """Text that is shown, and OpenAI's ``tool_calls`` deltas."""
-        found = [*self._parser.push(text), *(self._parser.flush() if last else ())]
-        said = "".join(one.text for one in found if isinstance(one, Said))
-        return said, tuple(self._delta(one) for one in self._wanted(found))
+        """Text that is shown, and OpenAI's ``tool_calls`` deltas: one entry for each call.
+
+        What a forced call writes before its name is known is shown to nobody, even if it is cut there.
+        """
+        found = self._parser.push(text)
+        if last:
+            self._is_cut = self._parser.in_call
+            found += self._parser.flush()
+        said = "" if self._use.only_calls else "".join(one.text for one in found if isinstance(one, Said))
+        deltas: dict[int, dict[str, Any]] = {}
+        for one in self._wanted(found):
+            if isinstance(one, Arguments) and one.index in deltas:
+                deltas[one.index]["function"]["arguments"] += one.text
+            else:
+                deltas[one.index] = self._delta(one)
+        return said, tuple(deltas.values())
 
     def _wanted(self, found: Iterable[Found]) -> Iterable[CallBegun | Arguments]:
         for one in found:
-            if not isinstance(one, Said) and (self._parallel or one.index == 0):
+            if not isinstance(one, Said) and (self._use.parallel or one.index == 0):
                 yield one
 
     def _delta(self, one: CallBegun | Arguments) -> dict[str, Any]:
         if isinstance(one, Arguments):
             return {"index": one.index, "function": {"arguments": one.text}}
-        self.num_calls += 1
+        self._num_calls += 1
         function = {"name": one.name, "arguments": ""}
         return {
             "index": one.index,

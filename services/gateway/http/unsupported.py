@@ -1,4 +1,4 @@
-"""Fields that OpenAI clients send beyond ours: refused if honouring them would change the answer, else reported."""
+"""Fields that clients send beyond ours: refused if honouring them would change the answer, else reported."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prompt_logprobs": (),
     "guided_whitespace_pattern": (),
     "length_penalty": (1,),
-    "typical_p": (1,),
     "use_beam_search": (False,),
+    "num_beams": (1,),
+    "no_repeat_ngram_size": (0,),
     "echo": (False,),
     "suffix": ("",),
     "bad_words": ([],),
@@ -26,27 +27,65 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "modalities": (["text"],),
     "web_search_options": (),
+    "verbosity": ("medium",),
+    "documents": ([],),
     "prompt_embeds": (),
     "chat_template": (),
     "chat_template_kwargs": ({},),
+    "reasoning_effort": (),
+    "enable_thinking": (),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
+    "add_special_tokens": (False,),
     "truncate_prompt_tokens": (),
     "skip_special_tokens": (True,),
     "include_stop_str_in_output": (False,),
+    # llama.cpp's, and other servers'
+    "grammar": (),
+    "lora": ([],),
+    "samplers": (),
+    "mirostat": (0,),
+    "typical_p": (1,),
+    "tfs_z": (1,),
+    "top_a": (0,),
+    "top_n_sigma": (-1, 0),
+    "dynatemp_range": (0,),
+    "dry_multiplier": (0,),
+    "xtc_probability": (0,),
+    "repeat_last_n": (-1,),
+    "max_new_tokens": (),
+    "do_sample": (True,),
+    "options": ({},),
 }
 """Field to the values (besides null) that leave the answer as it is; any other value is refused."""
+
+INSTEAD = {
+    "grammar": "send structured_outputs.grammar, in Lark's notation",
+    "max_new_tokens": "send max_tokens",
+    "functions": "send tools",
+    "function_call": "send tool_choice",
+    "do_sample": "send temperature 0",
+    "options": "send its entries as fields of their own",
+    "reasoning_effort": "the model's chat template has no such switch",
+    "enable_thinking": "the model's chat template has no such switch",
+}
+"""What to do about some of them."""
+
+TEMPLATE_SWITCHES = ("reasoning_effort", "enable_thinking")
+"""Fields that are honoured where the model's chat template has a switch of that name."""
 
 SILENT = {"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 """Book-keeping of OpenAI's own service: no effect on an answer, nothing to report."""
 
 
-def refuse_unsupported(body: GenerationBody) -> tuple[str, ...]:
+def refuse_unsupported(body: GenerationBody, honoured: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Names of fields that were ignored; raises InvalidRequest for one that must not be."""
-    for name, value in (body.model_extra or {}).items():
+    extra = {name: value for name, value in (body.model_extra or {}).items() if name not in honoured}
+    for name, value in extra.items():
         if value is not None and name in NEUTRAL and not _is_neutral(value, NEUTRAL[name]):
-            raise InvalidRequest(f"{name} is not supported by this server yet; leave it out", name)
-    return tuple(name for name in body.model_extra or {} if name not in NEUTRAL and name not in SILENT)
+            todo = INSTEAD.get(name, "leave it out")
+            raise InvalidRequest(f"{name} is not supported by this server; {todo}", name)
+    return tuple(name for name in extra if name not in NEUTRAL and name not in SILENT)
 
 
 def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:

@@ -10,6 +10,7 @@ from tests.unit.gateway.fake_backend import TOKENIZER
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 JSON = Grammar(GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA))
+CLOSED = Grammar(GrammarKind.JSON_SCHEMA, json.dumps({**SCHEMA, "additionalProperties": False}))
 OBJECT = Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}')
 LARK = 'start: "a" "b"'
 
@@ -31,6 +32,10 @@ LARK = 'start: "a" "b"'
                     "json_schema": {"name": "x", "strict": True, "description": "d", "schema": SCHEMA},
                 }
             },
+            CLOSED,
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
             JSON,
         ),
         (

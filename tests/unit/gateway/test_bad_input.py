@@ -1,5 +1,6 @@
 """Whatever is sent: a 4xx in OpenAI's shape that names the field, never a 500, and the server goes on."""
 
+import gzip
 import json
 
 import pytest
@@ -106,6 +107,7 @@ async def test_a_body_that_is_no_json_object_in_utf8_is_a_400(door, body):
         ({"best_of": 2}, "best_of"),
         ({"stream": 1}, "stream"),
         ({"stream_options": {"include_usage": "x"}}, "stream_options.include_usage"),
+        ({"stream_options": {"include_usages": True}}, "stream_options.include_usages"),
         ({"speculation": "fast"}, "speculation"),
         ({"speculation": {"mode": "fast"}}, "speculation.mode"),
         ({"speculation": {"drafting": "nonsense"}}, "speculation.drafting"),
@@ -150,6 +152,18 @@ async def test_a_body_that_is_no_json_object_in_utf8_is_a_400(door, body):
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"grammar": 'root ::= "a"'}, "grammar"),
+        ({"mirostat": 2}, "mirostat"),
+        ({"dry_multiplier": 0.8}, "dry_multiplier"),
+        ({"xtc_probability": 0.5}, "xtc_probability"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),  # this model's template has no such switch
+        ({"documents": [{"text": "x"}]}, "documents"),
+        ({"lora": [{"id": 0}]}, "lora"),
+        ({"add_special_tokens": True}, "add_special_tokens"),
+        ({"repeat_penalty": 0}, "repeat_penalty"),
+        ({"n_predict": -2}, "n_predict"),
+        ({"n_predict": 4, "max_tokens": 5}, "n_predict"),
+        ({"json_schema": {"type": "banana"}}, "json_schema"),
         ({"echo": True}, "echo"),
         ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"frequency_penalty": float("nan")}, "frequency_penalty"),
@@ -276,9 +290,11 @@ async def test_other_media_types_paths_and_methods_have_the_same_error_shape(doo
 
 
 async def test_fields_without_effect_are_reported_in_a_header(door):
-    response = await door.chat(user="me", metadata={}, reasoning_effort="low", tools=[], **{"we\r\nird": 1})
+    response = await door.chat(
+        user="me", metadata={}, prediction={"type": "content"}, tools=[], **{"we\r\nird": 1}
+    )
     assert response.status_code == 200
-    assert response.headers["x-adasd-ignored-fields"] == "reasoning_effort"
+    assert response.headers["x-adasd-ignored-fields"] == "prediction"
 
 
 async def test_neutral_values_of_unsupported_fields_are_welcome(door):
@@ -292,10 +308,76 @@ async def test_neutral_values_of_unsupported_fields_are_welcome(door):
         "tools": None,
         "stop": None,
         "temperature": None,
+        "mirostat": 0,
+        "xtc_probability": 0.0,
+        "lora": [],
+        "n_predict": -1,
+        "stream_options": {"include_obfuscation": False},
     }
     response = await door.chat(**neutral)
     assert response.status_code == 200, response.text
     assert "x-adasd-ignored-fields" not in response.headers
+
+
+async def test_llama_cpps_names_are_honoured(door):
+    response = await door.chat(n_predict=3, repeat_penalty=1.25, json_schema={"type": "object"})
+    assert response.status_code == 200, response.text
+    sampling = door.backend.tally.requests[0].sampling
+    assert (sampling.max_tokens, sampling.repetition_penalty) == (3, 1.25)
+    assert sampling.grammar.text == '{"type": "object"}'
+
+
+async def test_a_switch_of_the_template_may_stand_beside_the_messages(door):
+    template = "{% if enable_thinking %}<think>{% endif %}{{ messages[0].content }}"
+    door.backend.tokenizer = Tokenizer(byte_level(template))
+    for value in (True, False):
+        assert (await door.chat("the cat", enable_thinking=value)).status_code == 200
+        prompt = door.backend.tokenizer.decode(door.backend.tally.requests[-1].prompt)
+        assert prompt == ("<think>the cat" if value else "the cat")
+
+
+async def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(door, monkeypatch):
+    def tokenise(*_):
+        raise AssertionError("nobody should tokenise this")
+
+    monkeypatch.setattr(door.backend.tokenizer, "encode", tokenise)
+    monkeypatch.setattr(door.backend.tokenizer, "apply_chat_template", tokenise)
+    for response in (
+        await door.post("/v1/completions", {"prompt": "x" * 90_000}),
+        await door.chat("x" * 90_000),
+    ):
+        error = error_of(response)
+        assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
+        assert error["message"].startswith(
+            "This model's maximum context length is 256 tokens. However, you requested "
+        )
+
+
+async def test_a_body_may_be_gzip(door):
+    body = gzip.compress(json.dumps({"prompt": "the cat"}).encode())
+    zipped = {"content-encoding": "gzip"}
+    assert (await door.post("/v1/completions", body, **zipped)).json()["usage"]["prompt_tokens"] == 2
+    bomb = gzip.compress(b" " * 10_000_000)
+    assert (await door.post("/v1/completions", bomb, **zipped)).status_code == 413
+    for wrong in (b"no gzip", body[:-9]):
+        assert (await door.post("/v1/completions", wrong, **zipped)).status_code == 400
+    assert (await door.post("/v1/completions", body, **{"content-encoding": "br"})).status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/responses", "use /v1/chat/completions"),
+        ("/api/generate", "use /v1/completions"),
+        ("/v1/v1/models", "use /v1/models"),
+        ("/v1/embeddings", "does not offer embeddings"),
+        ("/nothing", "/openapi.json"),
+    ],
+)
+async def test_a_path_that_other_servers_have_says_what_to_use_instead(door, path, said):
+    response = await door.client.get(path)
+    assert response.status_code == 404
+    assert said in error_of(response)["message"]
 
 
 async def test_an_unforeseen_error_is_a_500_without_its_details(door, caplog):

@@ -122,3 +122,13 @@ async def test_frames_are_ascii_so_that_no_client_splits_them_at_unicode_separat
     )
     assert response.content.isascii()
     assert len(response.text.splitlines()) == 2 * (response.text.count("data: "))
+
+
+@pytest.mark.parametrize(("fields", "reason"), [({}, None), ({"stop": ["sat"]}, "sat")])
+async def test_the_last_chunk_of_each_answer_says_what_stopped_it(door, fields, reason):
+    chunks = await door.chunks("/v1/completions", prompt=["the cat sat", "a cat sat on it"], **fields)
+    last = [
+        chunk["choices"][0] for chunk in chunks if chunk["choices"] and chunk["choices"][0]["finish_reason"]
+    ]
+    assert sorted(choice["index"] for choice in last) == [0, 1]
+    assert [choice["stop_reason"] for choice in last] == [reason, reason]

@@ -99,10 +99,11 @@ async def test_options_are_honoured_and_echoed(grpc_door):
         (GenerateCall((10**9,)), InvalidRequest),
         (GenerateCall((ChatMessage("robot", "x"),)), InvalidRequest),
         (GenerateCall("x", request_id="r" * 300), InvalidRequest),
+        (GenerateCall("x", request_id="a\nb"), InvalidRequest),
         (GenerateCall("overload"), Overloaded),
         (GenerateCall("break the cat sat on the mat and the dog"), WorkerLost),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 async def test_errors_arrive_as_what_they_are(grpc_door, call, error):
     _, _, client = grpc_door

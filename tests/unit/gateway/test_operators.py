@@ -260,3 +260,58 @@ async def test_the_document_describes_the_new_routes(door):
     document = (await door.client.get("/openapi.json")).json()
     assert {"/tokenize", "/detokenize", "/version"} <= set(document["paths"])
     assert {"TokenizeBody", "DetokenizeBody"} <= set(document["components"]["schemas"])
+
+
+# --------------------------------------------------------------------------- small courtesies
+
+TOOLS = [{"type": "function", "function": {"name": "weather"}, "cache_control": {}}]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/ready", "/version", "/v1/models", "/v1/models/fake-model"]
+)
+async def test_head_is_answered_where_get_is(door, path):
+    asked, got = await door.client.head(path), await door.client.get(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-length"] == got.headers["content-length"]
+
+
+async def test_a_slash_at_the_end_changes_nothing(door):
+    assert (await door.client.get("/v1/models/")).json()["object"] == "list"
+    assert (await door.client.get("/health/")).status_code == 200
+    assert (await door.post("/v1/completions/", {"prompt": "the cat"})).status_code == 200
+
+
+async def test_pages_may_read_our_headers():
+    app = create_app(FakeBackend(), GatewaySettings(cors_origins=("https://a.example",)))
+    async with client_of(app) as client:
+        response = await client.get("/health", headers={"origin": "https://a.example"})
+    exposed = response.headers["access-control-expose-headers"]
+    assert {"X-Request-Id", "X-Adasd-Ignored-Fields", "Retry-After"} <= set(exposed.split(", "))
+
+
+async def test_a_conversation_is_tokenised_with_its_tools_and_switches(tool_door):
+    messages = [{"role": "user", "content": "the cat"}]
+    counts = [
+        (await tool_door.post("/tokenize", {"messages": messages, **fields})).json()["count"]
+        for fields in ({}, {"tools": TOOLS})
+    ]
+    assert counts[1] > counts[0]
+    await tool_door.chat("the cat", tools=TOOLS)
+    assert len(tool_door.backend.tally.requests[0].prompt) == counts[1]
+
+
+@pytest.mark.parametrize("fields", [{"tools": TOOLS}, {"chat_templat": 1}, {"mm_processor_kwargs": {}}])
+async def test_what_tokenize_does_not_know_is_refused(door, fields):
+    assert (await door.post("/tokenize", {"prompt": "x", **fields})).status_code == 400
+    assert (await door.post("/tokenize", {"prompt": "x", "chat_template": None})).status_code == 200
+
+
+async def test_a_line_of_the_log_cannot_be_forged(door, logged):
+    read = logged(format="text")
+    await door.client.get("/absent%0A2026-01-01%20INFO%20forged%1b[31m status=200")
+    lines = read()
+    assert len(lines) == 1
+    assert "\x1b" not in lines[0]
+    assert lines[0].count(" status=") == 2  # one of them within quotes
+    assert '"/absent\\n2026' in lines[0]

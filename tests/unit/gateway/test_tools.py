@@ -92,6 +92,65 @@ async def test_deltas_of_a_stream_join_to_the_whole_call(tool_door):
     assert deltas[0]["role"] == "assistant"
 
 
+async def test_a_delta_has_one_entry_for_each_call(tool_door):
+    tool_door.backend.says, tool_door.backend.block_len = f"{ROME}\n{STOP}", 200
+    chunks = await tool_door.chunks(messages=[{"role": "user", "content": "weather?"}], tools=TOOLS)
+    entries = [chunk["choices"][0]["delta"].get("tool_calls", []) for chunk in chunks]
+    assert any(len(calls) > 1 for calls in entries)
+    for calls in entries:
+        assert len({call["index"] for call in calls}) == len(calls)
+    assert any("id" in call and call["function"]["arguments"] for calls in entries for call in calls)
+
+
+async def test_an_answer_is_a_call_or_follows_the_format(tool_door):
+    response = await tool_door.chat("weather?", tools=TOOLS, response_format={"type": "json_object"})
+    assert response.status_code == 200, response.text
+    assert admits(tool_door, ROME)
+    assert admits(tool_door, '{"a": 1}')
+    assert not admits(tool_door, "hello")
+    await tool_door.chat("weather?", tools=TOOLS, guided_regex="yes|no", tool_choice="required")
+    assert admits(tool_door, ROME)
+    assert not admits(tool_door, "yes")
+
+
+@pytest.mark.parametrize("num_tokens", [1, 8, 16, 24, 30])
+@pytest.mark.parametrize("choice", ["required", NAMED])
+async def test_a_forced_call_that_is_cut_ends_for_length_and_shows_no_markup(tool_door, num_tokens, choice):
+    entry = await called(tool_door, ROME, tool_choice=choice, max_tokens=num_tokens)
+    assert not entry["message"]["content"]
+    if num_tokens < 30:
+        assert entry["finish_reason"] != "tool_calls"
+
+
+async def test_a_stop_text_inside_a_forced_call_is_no_call(tool_door):
+    entry = await called(tool_door, ROME, tool_choice="required", stop=["Rome"])
+    assert (entry["finish_reason"], entry["stop_reason"]) == ("stop", "Rome")
+    assert not entry["message"]["content"]
+
+
+async def test_a_function_without_parameters_takes_none(tool_door):
+    await called(tool_door, STOP, tool_choice="required")
+    assert admits(tool_door, STOP)
+    assert not admits(tool_door, STOP.replace("{}", '{"a": 1}'))
+
+
+async def test_a_strict_function_takes_nothing_that_it_does_not_name(tool_door):
+    for strict in (True, False):
+        tools = [{"type": "function", "function": {"name": "weather", "parameters": CITY, "strict": strict}}]
+        await tool_door.chat("weather?", tools=tools, tool_choice="required")
+        assert admits(tool_door, ROME)
+        assert admits(tool_door, ROME.replace('"Rome"', '"Rome", "a": 1')) is not strict
+
+
+async def test_further_keys_of_a_tool_are_tolerated_and_kept_from_the_model(tool_door):
+    marked = [{**tool, "cache_control": {"type": "ephemeral"}} for tool in TOOLS]
+    response = await tool_door.chat("weather?", tools=marked)
+    assert response.status_code == 200
+    prompt = tool_door.backend.tokenizer.decode(tool_door.backend.tally.requests[-1].prompt)
+    assert "weather" in prompt
+    assert "cache_control" not in prompt
+
+
 async def test_parallel_calls_can_be_switched_off(tool_door):
     message = (await called(tool_door, f"{ROME}\n{STOP}", parallel_tool_calls=False))["message"]
     assert [call["function"]["name"] for call in message["tool_calls"]] == ["weather"]
@@ -149,7 +208,7 @@ async def test_calls_and_results_go_back_into_the_conversation(tool_door):
             "tool_choice.function.name",
         ),
         ({"tool_choice": "required", "ignore_eos": True}, "ignore_eos"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"guided_grammar": 'start: "a"'}, "guided_grammar"),
         (
             {
                 "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "banana"}}}],

@@ -3,9 +3,19 @@
 import pytest
 
 from adasd.errors import InvalidRequest
+from adasd.requests import Grammar, GrammarKind
 from adasd.text.grammar import GrammarCompiler, check_grammar
 from adasd.text.tokenizer import Tokenizer
-from adasd.text.tools import Function, ToolForm, forced_calls, form_of, knows_tools, valid_calls
+from adasd.text.tools import (
+    Function,
+    ToolForm,
+    calls_or_format,
+    closed,
+    forced_calls,
+    form_of,
+    knows_tools,
+    valid_calls,
+)
 from tests.unit.text.tokenizers_for_tests import CHAT_TEMPLATE, TOOL_TEMPLATE, byte_level
 
 CITY = {
@@ -123,7 +133,7 @@ def test_switches_of_the_template_are_known_and_reach_it():
         ({"role": "assistant", "tool_calls": "x"}, "messages.0.tool_calls"),
         ({"role": "assistant", "tool_calls": [7]}, "messages.0.tool_calls.0"),
         (
-            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]},
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]},
             "messages.0.tool_calls.0.function.arguments",
         ),
         (
@@ -146,3 +156,74 @@ def test_tools_in_the_history_of_a_model_without_them_are_refused():
     for message in ({"role": "tool", "content": "x"}, {"role": "assistant", "tool_calls": [{}]}):
         with pytest.raises(InvalidRequest, match="knows no tools"):
             Tokenizer(byte_level()).render_chat([message])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"), [("", "{}"), (None, "{}"), ('{"city": "Ro', '"{\\"city\\": \\"Ro"')]
+)
+def test_calls_without_or_with_cut_arguments_are_taken_back(arguments, shown):
+    call = {"function": {"name": "weather", "arguments": arguments}}
+    messages = [{"role": "user", "content": "warm?"}, {"role": "assistant", "tool_calls": [call]}]
+    rendered = Tokenizer(byte_level(TOOL_TEMPLATE)).render_chat(messages)
+    assert f"<tool_call>weather:{shown}</tool_call>" in rendered
+
+
+def test_a_template_that_cannot_write_cut_arguments_writes_none():
+    template = TOOL_TEMPLATE.replace("c.function.arguments | tojson", "c.function.arguments.items() | list")
+    call = {"function": {"name": "weather", "arguments": '{"city": "Ro'}}
+    messages = [{"role": "user", "content": "warm?"}, {"role": "assistant", "tool_calls": [call]}]
+    assert "<tool_call>weather:[]</tool_call>" in Tokenizer(byte_level(template)).render_chat(messages)
+
+
+OBJECT = '{"type": "object", "properties": {"a": {"type": "integer"}}}'
+ANSWERS = [
+    (Grammar(GrammarKind.JSON_SCHEMA, OBJECT), '{"a": 1}', "[1]"),
+    (Grammar(GrammarKind.REGEX, r"a/b|c\/d"), "a/b", "c"),
+]
+
+
+@pytest.mark.parametrize("form", [ToolForm.HERMES, ToolForm.MISTRAL])
+@pytest.mark.parametrize(("answer", "good", "bad"), ANSWERS, ids=["schema", "regex"])
+def test_an_answer_is_a_call_or_follows_the_format(form, answer, good, bad):
+    grammar = calls_or_format(form, FUNCTIONS, True, answer)
+    call = next(good for kind, _, (good, *_), _ in CASES if kind is form)
+    assert accepts(grammar, call)
+    assert accepts(grammar, good)
+    assert not accepts(grammar, bad)
+    assert not accepts(grammar, f"{good}{call}")
+
+
+def test_a_function_without_parameters_takes_none():
+    grammar = forced_calls(ToolForm.HERMES, [Function("now")], parallel=False)
+    assert accepts(grammar, tagged('{"name": "now", "arguments": {}}'))
+    assert not accepts(grammar, tagged('{"name": "now", "arguments": {"a": 1}}'))
+
+
+def test_objects_are_closed_wherever_they_stand_unless_they_say_otherwise():
+    inner = {"type": "object", "properties": {"b": {"type": "string"}}}
+    schema = {
+        "type": "object",
+        "properties": {
+            "properties": inner,
+            "list": {"type": "array", "items": inner},
+            "open": {"type": "object", "additionalProperties": True},
+            "const": {"const": {"type": "object"}},
+            "map": {"type": ["object", "null"], "additionalProperties": inner},
+            "both": {"allOf": [inner, inner]},
+        },
+        "$defs": {"d": {"anyOf": [inner, {"type": "null"}]}},
+    }
+    shut = {**inner, "additionalProperties": False}
+    assert closed(schema) == {
+        "type": "object",
+        "properties": {
+            "properties": shut,
+            "list": {"type": "array", "items": shut},
+            "open": {"type": "object", "additionalProperties": True},
+            "const": {"const": {"type": "object"}},
+            "map": {"type": ["object", "null"], "additionalProperties": shut},
+            "both": {"allOf": [inner, inner]},
+        },
+        "$defs": {"d": {"anyOf": [shut, {"type": "null"}]}},
+        "additionalProperties": False,
+    }

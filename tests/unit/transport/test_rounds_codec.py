@@ -22,7 +22,7 @@ from adasd.rounds import (
     VerifyCall,
 )
 from protos.adasd.v1 import worker_pb2 as pb
-from services.transport.envelope import Close, Frame, Opened, Reply
+from services.transport.envelope import Close, Frame, Opened, ReplyFrame
 from services.transport.rounds_codec import decode_frame, decode_reply, encode_frame, encode_reply
 from tests.unit.transport import strategies as some
 
@@ -51,7 +51,7 @@ def test_a_frame_survives_the_wire(data, session, incarnation, seq):
 @given(st.data(), some.names, st.integers(0, 2**64 - 1))
 def test_a_reply_survives_the_wire(data, session, seq):
     answer = data.draw(some.drafted(session) | some.verdicts(session) | st.just(Opened()))
-    reply = decode_reply(encode_reply(Reply(seq, answer)), session)
+    reply = decode_reply(encode_reply(ReplyFrame(seq, answer)), session)
     assert reply.seq == seq
     assert same(reply.answer, answer)
 
@@ -66,7 +66,7 @@ def test_rows_arrive_writable_and_in_native_types():
 
 
 def test_an_error_is_a_reply_like_any_other():
-    error = decode_reply(encode_reply(Reply(4, StaleCache("s", 9, 7))), "s").answer
+    error = decode_reply(encode_reply(ReplyFrame(4, StaleCache("s", 9, 7))), "s").answer
     assert isinstance(error, StaleCache)
     assert (error.session, error.keep_len, error.cached_len) == ("s", 9, 7)
 
@@ -188,6 +188,6 @@ def test_a_number_that_does_not_fit_is_refused_by_the_sender(call):
 def test_a_round_is_small():
     block = tuple(range(8))
     draft = encode_frame(Frame("0" * 32, "1" * 32, 7, DraftCall("0" * 32, 3, 100, (1,), StopRule(8, 1.0))))
-    answer = encode_reply(Reply(7, DraftBlock("0" * 32, 3, 101, block, (0.5,) * 8)))
+    answer = encode_reply(ReplyFrame(7, DraftBlock("0" * 32, 3, 101, block, (0.5,) * 8)))
     assert len(draft) < 120
     assert len(answer) < 130

@@ -10,7 +10,7 @@ import pytest
 from adasd.errors import AdasdError, InvalidRequest, StaleIncarnation, Superseded, UnknownSession
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, SamplingTransform, StopRule, Verdict, VerifyCall
 from load_tests.latency.counting_engine import CountingEngine
-from services.transport.envelope import Close, Frame, Opened, Reply
+from services.transport.envelope import Close, Frame, Opened, ReplyFrame
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
 from services.worker.service import WorkerService
@@ -21,13 +21,13 @@ class MemoryStream:
 
     def __init__(self) -> None:
         self.requests: asyncio.Queue[Frame | None] = asyncio.Queue()
-        self.replies: asyncio.Queue[Reply] = asyncio.Queue()
+        self.replies: asyncio.Queue[ReplyFrame] = asyncio.Queue()
         self.num_sent = 0
 
     async def read(self) -> Frame | None:
         return await self.requests.get()
 
-    async def write(self, reply: Reply) -> None:
+    async def write(self, reply: ReplyFrame) -> None:
         await self.replies.put(reply)
 
     def send(self, call, session: str = "a", incarnation: str = "now") -> None:
