@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from adasd import LocalPair
+from adasd.config import SpeculationConfig
 from adasd.errors import ContextTooLong, InvalidRequest
 from adasd.requests import SamplingParams, SpeculationOptions
 from adasd.results import Chunk
@@ -19,7 +20,12 @@ TARGET = TableModel.random(16, seed=3)
 def pair(*, with_draft: bool = True, noise: float = 1.0, lookahead: bool = False) -> LocalPair:
     draft = FakeEngine(TARGET.disturbed(noise)) if with_draft else None
     return LocalPair(
-        FakeEngine(TARGET), draft, lambda token_ids: "." * len(token_ids), frozenset(), lookahead=lookahead
+        FakeEngine(TARGET),
+        draft,
+        lambda token_ids: "." * len(token_ids),
+        frozenset(),
+        speculation=SpeculationConfig(drafting="static", bypass=False),  # whatever the fakes' times say
+        lookahead=lookahead,
     )
 
 
