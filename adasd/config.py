@@ -50,7 +50,7 @@ class EngineConfig:
     weights: str = setting(
         "full",
         "full: as dtype says; int8: linear layers rounded to one byte per weight, which is another model (exact then "
-        "is the rounded target's law) in less memory, without the compiled kernels",
+        "is the rounded target's distribution) in less memory, without the compiled kernels",
         choices=("full", "int8"),
     )
     device: str = setting("auto", "cpu, cuda, cuda:N or auto")
@@ -101,13 +101,17 @@ class SpeculationConfig:
     """The deployment's defaults; a request may choose otherwise within ``max_draft_tokens``."""
 
     mode: Mode = setting(
-        Mode.EXACT, "off: plain decoding; exact: the target's own law; adaptive: relaxed, faster"
+        Mode.EXACT, "off: plain decoding; exact: the target's own distribution; adaptive: relaxed, faster"
     )
     drafting: str | None = setting(
         None,
         "method that decides when drafting stops; none is calibrated in mode exact and adasd in mode adaptive",
     )
-    acceptance: str = setting("collision", "policy that relaxes acceptance in mode adaptive")
+    acceptance: str = setting(
+        "adasd:min_ratio=0.25",
+        "method that relaxes acceptance in mode adaptive; the default is AdaSD's, for tokens with at least a "
+        "quarter of the target's largest probability",
+    )
     draft: str | None = setting(
         None,
         "where blocks come from: model, ngram, suffix, auto or a tier of drafts; none is the first model",
@@ -135,5 +139,5 @@ class SpeculationConfig:
     )
     draft_ahead: bool = setting(True, "let the draft prepare for what a verdict may say meanwhile")
     row_len: int = setting(
-        128, "entries of the truncated draft law on the wire, where a rule needs it", low=1
+        128, "entries of the draft's top-k distributions on the wire, where a rule needs them", low=1
     )

@@ -25,7 +25,7 @@ NUM_DISTANCE_BINS = 256
 
 @dataclass(frozen=True, slots=True)
 class SamplingTransform:
-    """How logits become the sampling law; the same on both sides (adasd.specdec.distributions.transform).
+    """How logits become the sampling distribution; the same on both sides (adasd.specdec.distributions.transform).
 
     Order: penalties, bias, grammar and forbidden end-of-sequence, temperature, top-k, top-p, min-p.
     """
@@ -46,7 +46,7 @@ class SamplingTransform:
 
     @property
     def greedy(self) -> bool:
-        """Temperature 0: the law is a point mass on the first largest logit."""
+        """Temperature 0: the distribution is a point mass on the first largest logit."""
         return self.temperature == 0.0
 
 
@@ -91,7 +91,7 @@ class StopRule:
     max_tokens: int  # hard cap, >= 0; 0 only feeds the cache
     entropy_ceiling: float = math.inf  # nats; stop once H > ceiling
     confidence_floor: float = 0.0  # probability; stop once max q < floor
-    row_len: int = 0  # entries R of the truncated law to send per token; 0 sends none
+    row_len: int = 0  # entries R of the top-k distribution to send per token; 0 sends none
     drops_last: bool = False  # the session leaves out the token past the ceiling, unless it is the only one
     want_runner_ups: bool = False  # report DraftBlock.runner_ups
     table: ChanceTable | None = None  # stop once the next token's chance is at most its price
@@ -128,14 +128,14 @@ class AcceptanceRule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DraftDistributions:
-    """Truncated draft laws: the R likeliest tokens after bias and masks, at temperature 1.
+    """Top-k distributions of a draft: the R likeliest tokens after bias and masks, at temperature 1.
 
-    The draft *samples from* the transform of exactly this row, so it is the complete proposal law for the exact
-    test; for the Jensen-Shannon distance the missing mass is one tail bucket.
+    The draft *samples from* the transform of exactly these entries, so they are the complete proposal distribution for
+    the exact test; for the Jensen-Shannon distance the missing mass is one tail bucket.
     """
 
     ids: NDArray[np.int32]  # [K, R], by falling probability
-    logprobs: NDArray[np.float32]  # [K, R], natural logarithms of the full law's probabilities
+    logprobs: NDArray[np.float32]  # [K, R], natural logarithms of the full distribution's probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +158,11 @@ class DraftBlock:
     epoch: int
     base_len: int
     tokens: tuple[int, ...]
-    entropies: tuple[float, ...]  # nats, one per token, of the law after masks at temperature 1
+    entropies: tuple[float, ...]  # nats, one per token, of the distribution after masks at temperature 1
     distributions: DraftDistributions | None = None
     compute_ms: float = 0.0  # forward passes that this call took part in
     queue_ms: float = 0.0  # waiting in the worker before
-    confidences: tuple[float, ...] = ()  # one per token: largest probability of that law
+    confidences: tuple[float, ...] = ()  # one per token: largest probability of that distribution
     runner_ups: tuple[int, ...] = ()  # one per token if asked for: the draft's second choice in its place
 
 
@@ -217,7 +217,7 @@ class Verdict:
     compute_ms: float = 0.0
     queue_ms: float = 0.0
     distortion: float = (
-        0.0  # total variation between the law and the target's, expected, over judged positions
+        0.0  # total variation between the distribution and the target's, expected, over judged positions
     )
     block_len: int | None = None  # tokens of the block that were judged; None: all, else the rest was cut off
     batch_size: int = 1  # sessions in the pass that judged

@@ -12,10 +12,11 @@ the same for all.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil, floor, isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from adasd.config import SpeculationConfig
 from adasd.control import draft_sources
@@ -26,7 +27,7 @@ from adasd.control.load_cap import under_load
 from adasd.control.lookahead import drafting_ahead_pays, preparing_for_rejection_pays
 from adasd.control.options import EffectiveSpeculation, check_config, check_transform, resolve
 from adasd.methods.policy import RoundOutlook
-from adasd.methods.registry import acceptance_method, drafting_method
+from adasd.methods.registry import Method, acceptance_method, drafting_method
 from adasd.requests import Mode, SpeculationOptions
 from adasd.rounds import BLOCK, TOKEN, AcceptanceRule, Params, RoundCompleted, SamplingTransform, StopRule
 
@@ -46,11 +47,40 @@ class Plan:
 PLAIN = Plan(StopRule(0), AcceptanceRule())
 
 
+class Circumstance(NamedTuple):
+    """What requests have in common whose rounds mean the same: relaxation and temperature change who is accepted."""
+
+    source: str  # of the drafts
+    mode: Mode
+    temperature: float  # the upper end of a range: 0 (greedy), 0.5, 1, 1.5, ...
+
+
+MAX_METHODS = 64
+"""Methods (with their parameters) per circumstance that are remembered; the one longest unused is forgotten."""
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the requests under one circumstance have taught the process."""
+
+    estimates: Estimates = field(default_factory=Estimates)
+    bypass: Bypass = field(default_factory=Bypass)
+    states: OrderedDict[Method, Any] = field(default_factory=OrderedDict)
+
+    def state(self, method: Method) -> Any:
+        """The state of a method."""
+        if method not in self.states:
+            self.states[method] = method.start(None)
+        self.states.move_to_end(method)
+        if len(self.states) > MAX_METHODS:
+            self.states.popitem(last=False)
+        return self.states[method]
+
+
 class Controller:
     """What all requests of one pair of models share.
 
-    Learned states are kept per source, per method and per circumstance under which they mean the same: drafting
-    by mode (relaxation moves T_G), acceptance by a bucket of temperature (it changes who passes the exact test).
+    What is learned is kept apart by circumstance; what a verdict takes is the same under all.
     ``tiers`` are the names of the draft models, the preferred one first.
     """
 
@@ -58,11 +88,8 @@ class Controller:
         check_config(config)
         self.config, self.tiers = config, tuple(tiers)
         self.selector = Selector((*self.tiers, draft_sources.SUFFIX), guests=(draft_sources.NGRAM,))
-        self._target = Estimates()  # what verdicts take is the same for all sources
-        self._estimates: dict[str, Estimates] = {}
-        self._bypasses: dict[str, Bypass] = {}
-        self._drafting: dict[tuple[str, str, Mode, float], Any] = {}
-        self._acceptance: dict[tuple[str, str, float], Any] = {}
+        self._target = Estimates()  # what verdicts take is the same under all circumstances
+        self._shared: dict[Circumstance, Shared] = {}
 
     def effective(
         self, options: SpeculationOptions, transform: SamplingTransform | None = None
@@ -80,56 +107,22 @@ class Controller:
         """The controller of one request, which begins now."""
         return SessionController(self, effective, transform, prompt)
 
-    def estimates(self, source: str) -> Estimates:
-        """What all requests' rounds say about the target and one draft source."""
-        return self._estimates.get(source, Estimates()).with_target(self._target)
-
-    def drafting_state(
-        self, source: str, effective: EffectiveSpeculation, transform: SamplingTransform
-    ) -> Any:
-        """The process's state of the request's drafting policy, for requests that sample alike."""
-        start = drafting_method(effective.drafting).start
-        key = source, effective.drafting, effective.mode, _bucket(transform)
-        return self._drafting.setdefault(key, start(None))
-
-    def acceptance_state(self, source: str, name: str, transform: SamplingTransform) -> Any:
-        """The process's state of the acceptance policy of that name."""
-        return self._acceptance.setdefault(
-            (source, name, _bucket(transform)), acceptance_method(name).start(None)
-        )
-
-    def bypass(self, source: str) -> Bypass:
-        """What all requests together say of drafting; new requests begin with it."""
-        return self._bypasses.get(source, Bypass())
+    def shared(self, at: Circumstance) -> Shared:
+        """What all requests know under this circumstance."""
+        known = self._shared.setdefault(at, Shared())
+        known.estimates = known.estimates.with_target(self._target)
+        return known
 
     def learn(
-        self,
-        source: str,
-        effective: EffectiveSpeculation,
-        transform: SamplingTransform,
-        round: RoundCompleted,
+        self, at: Circumstance, methods: Sequence[Method], may_bypass: bool, round: RoundCompleted
     ) -> None:
-        """Feed a request's round into what all share."""
-        estimates = self.estimates(source)
-        if effective.may_bypass:
-            self._bypasses[source] = self.bypass(source).learn(round, estimates.plain_ms)
-        self._estimates[source] = estimates = estimates.learn(round)
-        self._target = estimates
-        if effective.mode is Mode.OFF:
-            return
-        drafting = drafting_method(effective.drafting)
-        state = drafting.learn(self.drafting_state(source, effective, transform), round)
-        self._drafting[source, effective.drafting, effective.mode, _bucket(transform)] = state
-        if effective.relaxation is None or (transform.seed is not None and not transform.greedy):
-            return  # shared noise passes other tokens than rejection sampling: labels of another kind
-        acceptance = acceptance_method(effective.relaxation)
-        state = acceptance.learn(self.acceptance_state(source, effective.relaxation, transform), round)
-        self._acceptance[source, effective.relaxation, _bucket(transform)] = state
-
-
-def _bucket(transform: SamplingTransform) -> float:
-    """Upper end of the temperatures that share labels: 0 (greedy), 0.5, 1, 1.5, ..."""
-    return ceil(2 * transform.temperature) / 2
+        """Feed a request's round into what all share; ``methods`` are those that it teaches."""
+        known = self.shared(at)
+        if may_bypass:
+            known.bypass = known.bypass.learn(round, known.estimates.plain_ms)
+        known.estimates = self._target = known.estimates.learn(round)
+        for method in methods:
+            known.states[method] = method.learn(known.state(method), round)
 
 
 class SessionController:
@@ -158,22 +151,32 @@ class SessionController:
         self._begin(self._first_source())
 
     def _begin(self, source: str) -> None:
-        """Start from what is known of a source; alone, from nothing (it must not follow the clock either)."""
-        controller, effective, alone = self._controller, self.effective, self.isolated
+        """Start from what is known of a source; isolated, from nothing (it must not follow the clock either)."""
         self.source, self._own = source, NOTHING
         self._own_rounds = 0
-        self._bypass = controller.bypass(source) if effective.may_bypass and not alone else None
-        self._estimates = Estimates() if alone else controller.estimates(source)
-        shared = None if alone else controller.drafting_state(source, effective, self._transform)
-        self._drafting_state = self._drafting.start(shared)
+        temperature = ceil(2 * self._transform.temperature) / 2
+        self._at = Circumstance(source, self.effective.mode, temperature)
+        known = Shared() if self.isolated else self._controller.shared(self._at)
+        may_bypass = self.effective.may_bypass and not self.isolated
+        self._bypass = known.bypass if may_bypass else None
+        self._estimates = known.estimates
+        self._drafting_state = self._drafting.start(None if self.isolated else known.state(self._drafting))
         self._acceptance_state = None
         if self._acceptance is not None:
-            shared = (
-                None
-                if alone
-                else controller.acceptance_state(source, effective.relaxation or "", self._transform)
-            )
-            self._acceptance_state = self._acceptance.start(shared)
+            state = None if self.isolated else known.state(self._acceptance)
+            self._acceptance_state = self._acceptance.start(state)
+
+    @property
+    def _taught(self) -> tuple[Method, ...]:
+        """The methods whose process-wide state this request's rounds teach.
+
+        Shared noise passes other tokens than rejection sampling: labels of another kind.
+        """
+        if self.effective.mode is Mode.OFF:
+            return ()
+        if self._acceptance is None or (self._transform.seed is not None and not self._transform.greedy):
+            return (self._drafting,)
+        return self._drafting, self._acceptance
 
     # ----------------------------------------------------------------- the source
 
@@ -222,7 +225,7 @@ class SessionController:
 
     @staticmethod
     def _needs_rows(effective: EffectiveSpeculation, transform: SamplingTransform) -> bool:
-        """Distances and rejection sampling need the draft's law; greedy match and shared noise do not."""
+        """Distances and rejection sampling need the draft's distribution; greedy match and shared noise do not."""
         by_distance = effective.relaxation and acceptance_method(effective.relaxation).needs_distances
         return bool(by_distance) or (not transform.greedy and transform.seed is None)
 
@@ -269,7 +272,7 @@ class SessionController:
         self._drafting_state = self._drafting.learn(self._drafting_state, round)
         if self._acceptance:
             self._acceptance_state = self._acceptance.learn(self._acceptance_state, round)
-        self._controller.learn(self.source, self.effective, self._transform, round)
+        self._controller.learn(self._at, self._taught, self.effective.may_bypass, round)
 
     def _rate_source(self, round: RoundCompleted) -> None:
         """What a round that was to draft says of its source."""

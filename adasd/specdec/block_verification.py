@@ -6,7 +6,7 @@
     keep the longest prefix whose h_i exceeds its uniform number; the token behind it has the weights
     max(p_i p - q, 0), or p if the whole block stands
 
-The law is the target's, as token by token, and as many tokens or more are accepted in the mean: a token that p
+The distribution is the target's, as token by token, and as many tokens or more are accepted in the mean: a token that p
 likes better than q makes up for one that it likes less. It stays exact where the drafted prefix decides how long
 the block is. Shape letters: F sessions sampled without a seed, K drafted tokens, V vocabulary, R row entries.
 """
@@ -28,19 +28,19 @@ def prefix_weights(target_prob_FK: Tensor, draft_prob_FK: Tensor) -> Tensor:
 
 def num_kept(
     weights_FL: Tensor,
-    target_row_probs_FKR: Tensor,
-    row_probs_FKR: Tensor,
+    target_top_probs_FKR: Tensor,
+    top_probs_FKR: Tensor,
     lens_F: Tensor,
     uniform_FK: Tensor,
 ) -> Tensor:
     """Tokens of each block that stand, [F] int64.
 
-    ``weights_FL`` are ``prefix_weights`` (L = K + 1); ``target_row_probs_FKR`` is the target's probability of the
-    entries of the draft's rows, whose law is ``row_probs_FKR``.
+    ``weights_FL`` are ``prefix_weights`` (L = K + 1); ``target_top_probs_FKR`` is the target's probability of the
+    entries of the draft's rows, whose distribution is ``top_probs_FKR``.
     """
     num_drafted = uniform_FK.shape[1]
-    inner_FK = weights_FL[:, :num_drafted]  # p_i beside the laws that follow x_i
-    overlap_FK = torch.minimum(inner_FK[..., None] * target_row_probs_FKR, row_probs_FKR).sum(dim=-1)
+    inner_FK = weights_FL[:, :num_drafted]  # p_i beside the distributions that follow x_i
+    overlap_FK = torch.minimum(inner_FK[..., None] * target_top_probs_FKR, top_probs_FKR).sum(dim=-1)
     excess_FK = (inner_FK - overlap_FK).clamp_min(0.0)
     rest_FK = 1.0 - inner_FK
     total_FK = excess_FK + rest_FK

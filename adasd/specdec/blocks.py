@@ -23,11 +23,11 @@ class BlockBatch:
     """DraftBlock blocks of B sessions, padded to the longest; K and R may be 0."""
 
     lens: tuple[int, ...]  # tokens per block
-    has_rows: tuple[bool, ...]  # did the session send its draft laws (and a token)
+    has_distributions: tuple[bool, ...]  # did the session send its draft distributions (and a token)
     tokens_BK: Tensor  # int64, padding 0
     lens_B: Tensor  # int64, as ``lens``
-    row_ids_BKR: Tensor  # int64, padding 0
-    row_logprobs_BKR: Tensor  # float32, padding minus infinity
+    top_ids_BKR: Tensor  # int64, padding 0
+    top_logprobs_BKR: Tensor  # float32, padding minus infinity
 
     @classmethod
     def pack(
@@ -36,22 +36,24 @@ class BlockBatch:
         rows: Sequence[DraftDistributions | None],
         device: torch.device | str = "cpu",
     ) -> BlockBatch:
-        """Blocks and, where there are any, their draft laws; ``check_block`` says if they can be judged."""
+        """Blocks and, where there are any, their draft distributions; ``check_block`` says if they can be judged."""
         lens = tuple(len(block) for block in blocks)
-        sent = [laws if length else None for laws, length in zip(rows, lens, strict=True)]
+        sent = [distributions if length else None for distributions, length in zip(rows, lens, strict=True)]
         longest = max(lens, default=0)
-        row_len = max((laws.ids.shape[1] for laws in sent if laws is not None), default=0)
+        row_len = max(
+            (distributions.ids.shape[1] for distributions in sent if distributions is not None), default=0
+        )
         tokens = np.zeros((len(lens), longest), np.int64)
         row_ids = np.zeros((len(lens), longest, row_len), np.int64)
         row_logprobs = np.full(row_ids.shape, -np.inf, np.float32)
-        for b, (block, laws) in enumerate(zip(blocks, sent, strict=True)):
+        for b, (block, distributions) in enumerate(zip(blocks, sent, strict=True)):
             tokens[b, : len(block)] = block
-            if laws is not None:
-                row_ids[b, : lens[b], : laws.ids.shape[1]] = laws.ids
-                row_logprobs[b, : lens[b], : laws.ids.shape[1]] = laws.logprobs
+            if distributions is not None:
+                row_ids[b, : lens[b], : distributions.ids.shape[1]] = distributions.ids
+                row_logprobs[b, : lens[b], : distributions.ids.shape[1]] = distributions.logprobs
         return cls(
             lens,
-            tuple(laws is not None for laws in sent),
+            tuple(distributions is not None for distributions in sent),
             torch.from_numpy(tokens).to(device),
             torch.tensor(lens, dtype=torch.int64, device=device),
             torch.from_numpy(row_ids).to(device),

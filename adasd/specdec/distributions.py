@@ -1,4 +1,4 @@
-"""The one transform: how logits become the law that both models sample from.
+"""The one transform: how logits become the distribution that both models sample from.
 
 Order: penalties (``penalties``), bias, grammar, forbidden end-of-sequence (``masked_logits``), temperature,
 top-k, top-p, min-p (``transformed_probs``). Entropy and Jensen-Shannon distance are computed after the masks and at
@@ -38,7 +38,7 @@ def kind_of(transform: SamplingTransform) -> Kind:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TransformBatch:
-    """Warps of N rows as tensors [N], and what the host knows about them (so that nothing syncs)."""
+    """Transforms of N rows as tensors [N], and what the host knows about them (so that nothing syncs)."""
 
     transforms: tuple[SamplingTransform, ...]
     kinds: tuple[Kind, ...]
@@ -47,7 +47,7 @@ class TransformBatch:
     min_p_N: Tensor  # float32
     top_k_N: Tensor  # int64, 0 keeps all
     seed_N: Tensor  # int64, the 64 bits of the seed; 0 without one
-    position_N: Tensor  # int64, absolute position of the token that the row's law is for
+    position_N: Tensor  # int64, absolute position of the token that the row's distribution is for
 
     @classmethod
     def build(
@@ -148,10 +148,10 @@ def masked_block_logits(
 
 
 def transformed_probs(masked_logits_NV: Tensor, batch: TransformBatch) -> Tensor:
-    """The law that is sampled from, [N, V] float32, rows summing to 1; greedy: a point mass.
+    """The distribution that is sampled from, [N, V] float32, rows summing to 1; greedy: a point mass.
 
     As transformers' TopK-, TopP- and MinPLogitsWarper, except that logits equal to the smallest one that
-    top-p keeps stay too (as in top-k). A row's law does not depend on the other rows.
+    top-p keeps stay too (as in top-k). A row's distribution does not depend on the other rows.
     """
     greedy = batch.indices_of(Kind.GREEDY)
     if len(greedy) == len(batch.transforms):
@@ -173,7 +173,7 @@ def transformed_probs(masked_logits_NV: Tensor, batch: TransformBatch) -> Tensor
 def truncate_row(masked_logits_NV: Tensor, row_len: int) -> tuple[Tensor, Tensor]:
     """The R = min(row_len, V) likeliest tokens: ids [N, R] int32 and log-probabilities [N, R] float32.
 
-    Log-probabilities are those of the full law at temperature 1, falling; equal ones rank by id.
+    Log-probabilities are those of the full distribution at temperature 1, falling; equal ones rank by id.
     """
     ids_NR = masked_logits_NV.topk(min(row_len, masked_logits_NV.shape[-1]), dim=-1, sorted=False).indices
     ids_NR = ids_NR.sort(dim=-1).values
@@ -182,13 +182,13 @@ def truncate_row(masked_logits_NV: Tensor, row_len: int) -> tuple[Tensor, Tensor
     return ids_NR.gather(-1, order_NR).to(torch.int32), logprobs_NR
 
 
-def row_law(row_logprobs_NR: Tensor, batch: TransformBatch) -> Tensor:
-    """The law [N, R] over the entries of a truncated row: the transform of exactly this row.
+def top_k_probs(top_logprobs_NR: Tensor, batch: TransformBatch) -> Tensor:
+    """The distribution [N, R] over the entries of a truncated row: the transform of exactly this row.
 
-    An unseeded draft samples from it, so it is the complete proposal law for rejection sampling.
+    An unseeded draft samples from it, so it is the complete proposal distribution for rejection sampling.
     Entries at minus infinity (forbidden, padding) get 0.
     """
-    return transformed_probs(row_logprobs_NR, batch)
+    return transformed_probs(top_logprobs_NR, batch)
 
 
 def _signed(seed: int) -> int:

@@ -1,4 +1,4 @@
-"""Entropy and Jensen-Shannon distance of next-token laws; the two signals AdaSD decides on.
+"""Entropy and Jensen-Shannon distance of next-token distributions; the two signals AdaSD decides on.
 
 Shape letters: K rows of a block, R entries of a truncated row, V vocabulary; ``...`` any batch shape.
 Probabilities lie in the last dimension. Work is done in float32, or float64 where that comes in.
@@ -27,7 +27,7 @@ def js_distance(target_probs: Tensor, draft_probs: Tensor) -> Tensor:
 
 
 def js_distance_truncated(target_probs_KV: Tensor, draft_ids_KR: Tensor, draft_logprobs_KR: Tensor) -> Tensor:
-    """Distance to a draft law of which only R entries are known: [K, V], [K, R], [K, R] -> [K].
+    """Distance to a draft distribution of which only R entries are known: [K, V], [K, R], [K, R] -> [K].
 
     The draft's missing mass Q stands against the target's mass P outside the R ids as one tail bucket, so
     this never exceeds the true distance; the divergence falls short by at most ``m * h_b(P / (P + Q))`` bits
@@ -52,7 +52,7 @@ def _wide(values: Tensor) -> Tensor:
 def _js_terms(target: Tensor, draft: Tensor) -> Tensor:
     """Each token's share of the divergence in bits: ``m * (1 - h_b(target / (target + draft)))``.
 
-    With ``skew = (target - draft) / (target + draft)`` it is exactly 0 where both agree, so that equal laws
+    With ``skew = (target - draft) / (target + draft)`` it is exactly 0 where both agree, so that equal distributions
     have distance 0 and not the root of a rounding error.
     """
     both = target + draft

@@ -16,7 +16,7 @@ from adasd.specdec.distributions import (
     Kind,
     TransformBatch,
     kind_of,
-    row_law,
+    top_k_probs,
     transformed_probs,
     truncate_row,
 )
@@ -29,10 +29,10 @@ class Proposal:
     """The next drafted token of every row."""
 
     tokens_N: Tensor  # int64
-    entropies_N: Tensor  # float32, nats, of the masked law at temperature 1
-    max_probs_N: Tensor  # float32, largest probability of that law
-    row_ids_NR: Tensor | None  # int32; None if nobody asked for rows
-    row_logprobs_NR: Tensor | None  # float32; minus infinity from the row's own row_len on
+    entropies_N: Tensor  # float32, nats, of the masked distribution at temperature 1
+    max_probs_N: Tensor  # float32, largest probability of that distribution
+    top_ids_NR: Tensor | None  # int32; None if nobody asked for rows
+    top_logprobs_NR: Tensor | None  # float32; minus infinity from the row's own row_len on
     runner_ups_N: Tensor | None = None  # int64, second choices; None if nobody asked for them
 
 
@@ -50,13 +50,13 @@ def propose(
     *,
     want_runner_ups: bool = False,
 ) -> Proposal:
-    """Draft one token per row; with ``want_runner_ups`` also say what it would be if the drafted one were forbidden.
+    """Draft one token per session; with ``want_runner_ups`` also what it would be if that were forbidden.
 
-    Greedy: the largest logit. Seeded: the coupled choice from the full transformed law. Otherwise: a draw from the
-    law of exactly the row that will be sent. ``row_lens[n]`` entries are wanted for row n (0: none); R is the
-    largest of them. The second choice is the second in the race under a seed, else the likeliest token beside the
-    drafted one (no transform changes the order); the drafted token itself if no other is possible. Raises ValueError as
-    ``check_draft``.
+    Greedy: the largest logit. Seeded: the coupled choice from the full transformed distribution. Otherwise: a draw
+    from exactly the top-k distribution that will be sent. ``row_lens[n]`` entries are wanted for session n (0: none);
+    R is the largest of them. The second choice is the second in the race under a seed, else the likeliest token beside
+    the drafted one (no transform changes the order); the drafted token itself if no other is possible. Raises
+    ValueError as ``check_draft``.
     """
     for kind, row_len in zip(batch.kinds, row_lens, strict=True):
         _require_row(kind, row_len)
@@ -70,15 +70,15 @@ def propose(
         _put(tokens_N, coupled, race.argmin(dim=-1))
     if rows is not None and (sampled := batch.indices_of(Kind.SAMPLED)):
         ids, logprobs = _rows(rows[0], sampled), _rows(rows[1], sampled)
-        entry = draw(row_law(logprobs, batch.select(sampled)), generator)
+        entry = draw(top_k_probs(logprobs, batch.select(sampled)), generator)
         _put(tokens_N, sampled, ids.gather(-1, entry[:, None])[:, 0].long())
     runner_ups_N = runner_up(masked_logits_NV, tokens_N, tokens_N) if want_runner_ups else None
     if runner_ups_N is not None and coupled:
         second = runner_up(-race, _rows(tokens_N, coupled), _rows(runner_ups_N, coupled))
         _put(runner_ups_N, coupled, second)
-    row_ids_NR, row_logprobs_NR = rows or (None, None)
+    top_ids_NR, top_logprobs_NR = rows or (None, None)
     max_probs_N = plain_probs_NV.amax(dim=-1)
-    return Proposal(tokens_N, entropy(plain_probs_NV), max_probs_N, row_ids_NR, row_logprobs_NR, runner_ups_N)
+    return Proposal(tokens_N, entropy(plain_probs_NV), max_probs_N, top_ids_NR, top_logprobs_NR, runner_ups_N)
 
 
 def runner_up(scores_NV: Tensor, chosen_N: Tensor, otherwise_N: Tensor) -> Tensor:

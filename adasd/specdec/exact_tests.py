@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adasd.specdec.blocks import BlockBatch
-from adasd.specdec.distributions import Kind, TransformBatch, row_law, transformed_probs
+from adasd.specdec.distributions import Kind, TransformBatch, top_k_probs, transformed_probs
 from adasd.specdec.noise import coupled_argmax
 
 
@@ -32,7 +32,7 @@ class ExactTest:
     ) -> ExactTest:
         """Greedy and seeded: is the drafted token the target's own choice? Sampled: rejection sampling.
 
-        A greedy law is a point mass, so there the guard asks for a finite logit: not forbidden by a mask.
+        A greedy distribution is a point mass, so there the guard asks for a finite logit: not forbidden by a mask.
         """
         drafted_BK1 = blocks.tokens_BK[..., None]
         choice_BJ = torch.zeros_like(masked_logits_BJV[..., 0], dtype=torch.int64)
@@ -64,26 +64,26 @@ class ExactTest:
         """Zeros for every entry of the sampled sessions' top-k distributions, [F, K, R]."""
         if self.rejection is None:
             return self.ok_BK.new_zeros((0, 0, 0), dtype=torch.float32)
-        return torch.zeros_like(self.rejection.row_probs_FKR)
+        return torch.zeros_like(self.rejection.top_probs_FKR)
 
 
 def _coupled_choice(masked_logits_BJV: Tensor, batch: TransformBatch) -> tuple[Tensor, Tensor]:
-    """The race's winners [B, J] with the shared noise of each position, and its laws [B, J, V]."""
-    laws = batch.expand(masked_logits_BJV.shape[1])
-    probs_NV = transformed_probs(masked_logits_BJV.flatten(0, 1), laws)
-    choice_N = coupled_argmax(probs_NV, laws.seed_N, laws.position_N)
+    """The race's winners [B, J] with the shared noise of each position, and its distributions [B, J, V]."""
+    distributions = batch.expand(masked_logits_BJV.shape[1])
+    probs_NV = transformed_probs(masked_logits_BJV.flatten(0, 1), distributions)
+    choice_N = coupled_argmax(probs_NV, distributions.seed_N, distributions.position_N)
     return choice_N.view(masked_logits_BJV.shape[:2]), probs_NV.view(masked_logits_BJV.shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RejectionSampling:
-    """Leviathan et al., arXiv:2211.17192, Algorithm 1; the proposal law is the transform of the row sent."""
+    """Leviathan et al., arXiv:2211.17192, Algorithm 1; the proposal distribution is the transform of the row sent."""
 
     indices: list[int]  # which of the B sessions
     lens_F: Tensor  # drafted tokens
     target_probs_FJV: Tensor
-    row_ids_FKR: Tensor
-    row_probs_FKR: Tensor  # the draft's law over the row's entries
+    top_ids_FKR: Tensor
+    top_probs_FKR: Tensor  # the draft's distribution over the row's entries
     target_prob_FK: Tensor  # of the drafted token
     draft_prob_FK: Tensor  # of the drafted token
 
@@ -91,42 +91,44 @@ class RejectionSampling:
     def of(
         cls, masked_logits_BJV: Tensor, blocks: BlockBatch, batch: TransformBatch
     ) -> RejectionSampling | None:
-        """Laws of both models for the sampled sessions; None if there are no such sessions."""
+        """Distributions of both models for the sampled sessions; None if there are no such sessions."""
         indices = batch.indices_of(Kind.SAMPLED)
         if not indices:
             return None
-        if any(blocks.lens[b] and not blocks.has_rows[b] for b in indices):
+        if any(blocks.lens[b] and not blocks.has_distributions[b] for b in indices):
             raise ValueError("a sampled session's block came without draft rows; see blocks.check_block")
         logits_FJV, some = masked_logits_BJV[indices], batch.select(indices)
         target_probs_NV = transformed_probs(logits_FJV.flatten(0, 1), some.expand(logits_FJV.shape[1]))
         target_probs_FJV = target_probs_NV.view(logits_FJV.shape)
-        row_probs_FKR = row_logprobs_FKR = blocks.row_logprobs_BKR[indices]
-        if row_logprobs_FKR.numel():
-            row_probs_FKR = row_law(row_logprobs_FKR.flatten(0, 1), some.expand(row_logprobs_FKR.shape[1]))
-            row_probs_FKR = row_probs_FKR.view(row_logprobs_FKR.shape)
-        row_ids_FKR, drafted_FK1 = blocks.row_ids_BKR[indices], blocks.tokens_BK[indices][..., None]
+        top_probs_FKR = top_logprobs_FKR = blocks.top_logprobs_BKR[indices]
+        if top_logprobs_FKR.numel():
+            top_probs_FKR = top_k_probs(
+                top_logprobs_FKR.flatten(0, 1), some.expand(top_logprobs_FKR.shape[1])
+            )
+            top_probs_FKR = top_probs_FKR.view(top_logprobs_FKR.shape)
+        top_ids_FKR, drafted_FK1 = blocks.top_ids_BKR[indices], blocks.tokens_BK[indices][..., None]
         return cls(
             indices,
             blocks.lens_B[indices],
             target_probs_FJV,
-            row_ids_FKR,
-            row_probs_FKR,
+            top_ids_FKR,
+            top_probs_FKR,
             target_probs_FJV[:, :-1].gather(-1, drafted_FK1)[..., 0],
-            (row_probs_FKR * (row_ids_FKR == drafted_FK1)).sum(dim=-1),
+            (top_probs_FKR * (top_ids_FKR == drafted_FK1)).sum(dim=-1),
         )
 
     def accepts(self, uniform_FK: Tensor) -> Tensor:
         """``u < target / draft`` without the division, [F, K] bool."""
         return uniform_FK * self.draft_prob_FK < self.target_prob_FK
 
-    def target_row_probs(self) -> Tensor:
+    def target_top_probs(self) -> Tensor:
         """The target's probability of the entries of the draft's rows, [F, K, R]."""
-        return self.target_probs_FJV[:, :-1].gather(-1, self.row_ids_FKR)
+        return self.target_probs_FJV[:, :-1].gather(-1, self.top_ids_FKR)
 
     def excess(self) -> Tensor:
         """(q - p)+ of the row entries that the target may emit, [F, K, R]: what rejection sampling rejects."""
-        target_FKR = self.target_row_probs()
-        return (self.row_probs_FKR - target_FKR).clamp_min(0.0) * (target_FKR > 0)
+        target_FKR = self.target_top_probs()
+        return (self.top_probs_FKR - target_FKR).clamp_min(0.0) * (target_FKR > 0)
 
     def next_token(self, num_accepted_F: Tensor, expo_FV: Tensor, scale_FK: Tensor | None = None) -> Tensor:
         """A draw from ``weights`` by the race ``argmax weight / E`` with Exp(1) noise, [F]."""
@@ -154,10 +156,10 @@ class RejectionSampling:
     def _rejected_probs(self, num_accepted_F: Tensor, target_FV: Tensor) -> Tensor:
         """The draft's probabilities [F, V] at the rejected position; zeros where every token was accepted."""
         probs_FV = torch.zeros_like(target_FV)
-        if self.row_ids_FKR.numel() == 0:
+        if self.top_ids_FKR.numel() == 0:
             return probs_FV
         all_stand_F1 = (num_accepted_F >= self.lens_F)[:, None]
         index_F = torch.arange(len(self.indices), device=num_accepted_F.device)
-        at_F = num_accepted_F.clamp_max(self.row_ids_FKR.shape[1] - 1)
-        probs_FR = self.row_probs_FKR[index_F, at_F].masked_fill(all_stand_F1, 0.0)
-        return probs_FV.scatter_add_(-1, self.row_ids_FKR[index_F, at_F], probs_FR)
+        at_F = num_accepted_F.clamp_max(self.top_ids_FKR.shape[1] - 1)
+        probs_FR = self.top_probs_FKR[index_F, at_F].masked_fill(all_stand_F1, 0.0)
+        return probs_FV.scatter_add_(-1, self.top_ids_FKR[index_F, at_F], probs_FR)

@@ -1,4 +1,4 @@
-"""What the target thinks of tokens: log-probabilities of its raw law, before penalties, bias, masks, temperature.
+"""What the target thinks of tokens: log-probabilities before penalties, bias, masks and temperature.
 
 Shape letters: N positions, V vocabulary.
 """

@@ -3,7 +3,7 @@
 As vLLM's: repetition over prompt and answer (Keskar et al., arXiv:1909.05858, also transformers'
 RepetitionPenaltyLogitsProcessor), then frequency and presence over the answer (OpenAI's). Only the columns of
 tokens that were seen are touched.
-Shape letters: J positions (one law each), U tokens seen, V vocabulary.
+Shape letters: J positions (one distribution each), U tokens seen, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SeenCounts:
 
 
 def has_penalties(transform: SamplingTransform) -> bool:
-    """Whether the law depends on how often a token was seen."""
+    """Whether the distribution depends on how often a token was seen."""
     return bool(
         transform.presence_penalty or transform.frequency_penalty or transform.repetition_penalty != 1.0
     )
@@ -60,7 +60,7 @@ class TokenCounts:
     def ahead(self, tokens: Sequence[int], at: int, num_rows: int) -> SeenCounts:
         """What was seen before each of the last ``num_rows`` positions once ``tokens`` follow.
 
-        The last row's law is for the position behind all of ``tokens``, the one before for the last of them, ...
+        The last row is for the position behind all of ``tokens``, the one before for the last of them, ...
         """
         steps = self._countable(tokens, at)
         size = len(self._place)

@@ -88,10 +88,13 @@ def relax(
     uniform_BK: Tensor,
 ) -> Relaxation:
     """Ask every session's acceptance method, then keep to the budgets; ``uniform_BK`` are U[0, 1)."""
+    groups = _by_method(rules, blocks)
     willing_BK = torch.zeros_like(exact.ok_BK)
+    if not groups:
+        return Relaxation(willing_BK, willing_BK.float())
     offered_FKR = exact.offered_nothing()
     whole_tokens = []
-    for method, indices in _by_method(rules, blocks):
+    for method, indices in groups:
         at = RelaxationBatch(
             tuple(rules[b].params for b in indices),
             blocks.lens_B[indices],
@@ -99,7 +102,7 @@ def relax(
             exact.ok_BK[indices],
             distance_BK[indices][..., None],
         )
-        ids_GKN = torch.cat([blocks.tokens_BK[indices][..., None], blocks.row_ids_BKR[indices]], dim=-1)
+        ids_GKN = torch.cat([blocks.tokens_BK[indices][..., None], blocks.top_ids_BKR[indices]], dim=-1)
         chance_GKN = method.chance(at, ids_GKN).expand_as(ids_GKN)
         willing_BK[indices] = uniform_BK[indices] < chance_GKN[..., 0]
         if method.costs_whole_tokens:

@@ -5,7 +5,7 @@ blocks the worthiest tokens are taken; since worth falls along a block, what is 
 
 TETRIS scores a prefix by the product of q(x) of its tokens. Under sampling without a seed that is a bias: a token
 that is dropped for being unlikely is one that the target draws again, without the rejection that q(x) would have
-had. Here the factor is max q, which the law settles before the token is drawn (and which is q(x) for a greedy
+had. Here the factor is max q, which the distribution settles before the token is drawn (and which is q(x) for a greedy
 draft). So whether a token is judged depends on the tokens before it and on other sessions, never on itself or on
 what follows it, and a cut block is verified exactly (tests/statistical/test_exact_by_enumeration.py).
 """

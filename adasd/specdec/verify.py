@@ -100,7 +100,7 @@ def _whole_blocks(
     """(which tokens stand, factor of the target's probabilities) where blocks are verified as a whole."""
     weights_FL = prefix_weights(sampling.target_prob_FK, sampling.draft_prob_FK)
     kept_F = num_kept(
-        weights_FL, sampling.target_row_probs(), sampling.row_probs_FKR, sampling.lens_F, uniform_FK
+        weights_FL, sampling.target_top_probs(), sampling.top_probs_FKR, sampling.lens_F, uniform_FK
     )
     some = [f for f, b in enumerate(sampling.indices) if rules[b].name == BLOCK]
     at_K = torch.arange(uniform_FK.shape[1], device=kept_F.device)
@@ -136,12 +136,12 @@ def draw_chance(
 def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: Sequence[AcceptanceRule]) -> Tensor:
     """Distance of the two distributions after masks at temperature 1 where a rule needs it, NaN elsewhere."""
     distance_BK = torch.full_like(blocks.tokens_BK, torch.nan, dtype=torch.float32)
-    wanted = [b for b, sent in enumerate(blocks.has_rows) if sent and needs_distances(rules[b])]
+    wanted = [b for b, sent in enumerate(blocks.has_distributions) if sent and needs_distances(rules[b])]
     if wanted:
         target_probs_NV = torch.softmax(masked_logits_BJV[wanted, :-1].flatten(0, 1), dim=-1)
-        row_ids_NR, row_logprobs_NR = blocks.row_ids_BKR[wanted], blocks.row_logprobs_BKR[wanted]
+        top_ids_NR, top_logprobs_NR = blocks.top_ids_BKR[wanted], blocks.top_logprobs_BKR[wanted]
         distance_N = js_distance_truncated(
-            target_probs_NV, row_ids_NR.flatten(0, 1), row_logprobs_NR.flatten(0, 1)
+            target_probs_NV, top_ids_NR.flatten(0, 1), top_logprobs_NR.flatten(0, 1)
         )
         distance_BK[wanted] = distance_N.view(len(wanted), -1)
     return distance_BK

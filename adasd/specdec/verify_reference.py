@@ -292,7 +292,7 @@ def bucket_distance(target: Probs, ids: Sequence[int], logprobs: Sequence[float]
 
 
 def pair_distance(pairs: Sequence[tuple[float, float]]) -> float:
-    """From both laws' probabilities, pair by pair."""
+    """From both distributions' probabilities, pair by pair."""
     bits = 0.0
     for p, q in pairs:
         mean = (p + q) / 2

@@ -1,4 +1,4 @@
-"""``adasd methods``: list drafting and acceptance methods with their sources."""
+"""``adasd methods``: list drafting and acceptance methods with their sources and parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from rich.table import Table
 from adasd.config import SpeculationConfig
 from adasd.control.draft_sources import KNOWN, MODEL
 from adasd.methods.policy import Described
-from adasd.methods.registry import DEFAULT_DRAFTING, EXACT_TESTS, acceptance_methods, drafting_methods
+from adasd.methods.registry import (
+    DEFAULT_DRAFTING,
+    EXACT_TESTS,
+    acceptance_methods,
+    drafting_methods,
+    parameters,
+)
 from adasd.requests import Mode
 
 
@@ -33,15 +39,22 @@ def main(argv: Sequence[str]) -> int:
     console.print(
         "* default; a request chooses with speculation.drafting, speculation.acceptance and speculation.draft"
     )
+    for kind, methods in (("drafting", drafting_methods()), ("acceptance", acceptance_methods())):
+        console.print(f"parameters of {kind} methods, behind the name, with their defaults")
+        for method in methods:
+            for parameter in parameters(type(method)):
+                console.print(
+                    f"  {method.name}:{parameter.name}={parameter.default}  {parameter.metadata['help']}"
+                )
     return 0
 
 
-def table(title: str, policies: Sequence[Described], default: str) -> Table:
-    """One line per policy."""
+def table(title: str, methods: Sequence[Described], default: str) -> Table:
+    """One line per method; ``default`` may have parameters."""
     made = Table(title=title, title_justify="left")
     for column in ("name", "what it does", "source"):
         made.add_column(column, no_wrap=column == "name", overflow="fold")
-    for policy in policies:
-        mark = "*" if policy.name == default else ""
-        made.add_row(policy.name + mark, policy.summary, policy.source)
+    for method in methods:
+        name = f"{default}*" if method.name == default.partition(":")[0] else method.name
+        made.add_row(name, method.summary, method.source)
     return made

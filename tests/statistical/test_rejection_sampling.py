@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adasd.rounds import AcceptanceRule, SamplingTransform
 from adasd.specdec.blocks import BlockBatch
-from adasd.specdec.distributions import TransformBatch, row_law, transformed_probs, truncate_row
+from adasd.specdec.distributions import TransformBatch, top_k_probs, transformed_probs, truncate_row
 from adasd.specdec.draft_step import propose
 from adasd.specdec.exact_tests import RejectionSampling
 from adasd.specdec.verify import Judgement, draw_chance, judge
@@ -70,12 +70,12 @@ def one_round(
     last, tokens, ids, logprobs = torch.zeros(DRAWS, dtype=torch.int64), [], [], []
     for _ in range(num_drafted):
         step = propose(DRAFT.after(last), batch, [row_len] * DRAWS, generator)
-        assert step.row_ids_NR is not None
-        assert step.row_logprobs_NR is not None
+        assert step.top_ids_NR is not None
+        assert step.top_logprobs_NR is not None
         last = step.tokens_N
         tokens.append(last)
-        ids.append(step.row_ids_NR.long())
-        logprobs.append(step.row_logprobs_NR)
+        ids.append(step.top_ids_NR.long())
+        logprobs.append(step.top_logprobs_NR)
     tokens_BK = torch.stack(tokens, dim=1)
     lens = (num_drafted,) * DRAWS
     blocks = BlockBatch(
@@ -217,7 +217,7 @@ def sampling_of(
         TARGET.logits_VV.double()[None, before], blocks, TransformBatch.build([transform], [0])
     )
     assert sampling is not None
-    drafts = row_law(logprobs, TransformBatch.build([transform] * num_drafted, [0] * num_drafted))
+    drafts = top_k_probs(logprobs, TransformBatch.build([transform] * num_drafted, [0] * num_drafted))
     spread = torch.zeros(num_drafted, V, dtype=torch.float64).scatter(1, ids.long(), drafts)
     return sampling, list(spread)
 

@@ -161,9 +161,9 @@ class TurnSampler:
         proposal = propose(
             masked_RV, self._batch, self.row_lens, self._generator, want_runner_ups=self._want_runner_ups
         )
-        if proposal.row_ids_NR is not None and proposal.row_logprobs_NR is not None:
-            self.ids.append(proposal.row_ids_NR)
-            self.logprobs.append(proposal.row_logprobs_NR)
+        if proposal.top_ids_NR is not None and proposal.top_logprobs_NR is not None:
+            self.ids.append(proposal.top_ids_NR)
+            self.logprobs.append(proposal.top_logprobs_NR)
         self._positions = [position + 1 for position in self._positions]
         self._batch = replace(self._batch, position_N=self._batch.position_N + 1)
         return proposal

@@ -42,9 +42,9 @@ def propose_generally(
     signals = [proposal.tokens_N, proposal.entropies_N, proposal.max_probs_N]
     if proposal.runner_ups_N is not None:
         signals.append(proposal.runner_ups_N)
-    if proposal.row_ids_NR is None or proposal.row_logprobs_NR is None:
+    if proposal.top_ids_NR is None or proposal.top_logprobs_NR is None:
         return _proposed(_lists(*signals))
-    *on_host, row_ids, row_logprobs = to_host(*signals, proposal.row_ids_NR, proposal.row_logprobs_NR)
+    *on_host, row_ids, row_logprobs = to_host(*signals, proposal.top_ids_NR, proposal.top_logprobs_NR)
     ids, logprobs = row_ids.numpy(), row_logprobs.numpy()
     rows = [(ids[n, :row_len].copy(), logprobs[n, :row_len].copy()) for n, row_len in enumerate(row_lens)]
     return _proposed([signal.tolist() for signal in on_host], rows)

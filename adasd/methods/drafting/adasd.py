@@ -46,22 +46,26 @@ class CeilingState:
 @register_drafting
 @dataclass(frozen=True, slots=True)
 class Adasd(DraftingMethod[CeilingState]):
-    """T_G = mean entropy of each round's first rejected token (AdaSD, arXiv:2512.11280).
+    """T_G = mean entropy of the rejected tokens since the start (AdaSD, arXiv:2512.11280), at most 20 tokens a block.
 
-    The mean alone has two traps. At 0 nothing is rejected, so it would stay there: we start without a
-    ceiling. And a low mean ends every block before anything can be rejected: so ``patience`` blocks in a
-    row that ended above the ceiling and were accepted in full count as one observation, at the largest
-    entropy that ended one of them, and hold the ceiling there until the next rejection.
+    Each round has one rejected token at most: what is behind it saw a wrong prefix. What the paper leaves open are
+    parameters. The mean alone has two traps. At 0 nothing is rejected, so it would stay there: we start without a
+    ceiling. And a low mean ends every block before anything can be rejected: so ``patience`` blocks in a row that
+    ended above the ceiling and were accepted in full count as one observation, at the largest entropy that ended one
+    of them, and hold the ceiling there until the next rejection.
     """
 
-    initial_ceiling: float = setting(math.inf, "nats; until the first rejection", low=0)
-    scope: CeilingScope = setting(CeilingScope.REQUEST, "whose rejections make the ceiling")
+    initial_ceiling: float = setting(math.inf, "nats, until the first rejection; not published", low=0)
+    scope: CeilingScope = setting(CeilingScope.REQUEST, "whose rejections make the ceiling; not published")
     shrinkage: int = setting(
         8, "kappa: rejections that the process's mean counts as at most, scope request", low=0
     )
-    patience: int = setting(8, "blocks in a row accepted in full past the ceiling before it rises", low=1)
-    memory: int = setting(1024, "rejections after which the oldest fade", low=1)
+    patience: int = setting(
+        8, "blocks in a row accepted in full past the ceiling before it rises; 0 is never", low=0
+    )
+    memory: int = setting(1024, "rejections after which the oldest fade; the paper keeps all", low=1)
     drops_last: bool = setting(False, "the token that passes the ceiling is left out of the block")
+    default_block: ClassVar[int | None] = 20
     name: ClassVar[str] = "adasd"
     summary: ClassVar[str] = "stops at the mean entropy of rejected tokens, learned online"
     source: ClassVar[str] = "AdaSD, arXiv:2512.11280"
@@ -88,7 +92,7 @@ class Adasd(DraftingMethod[CeilingState]):
             or len(round.drafted.entropies) != round.num_drafted
             or not round.num_drafted
         ):
-            return state  # nothing drafted, or by a source without a law
+            return state  # nothing drafted, or by a source without a distribution
         num_accepted = round.verdict.num_accepted
         if num_accepted < round.num_drafted:
             return self._rejected(state, round.drafted.entropies[num_accepted])
@@ -100,8 +104,8 @@ class Adasd(DraftingMethod[CeilingState]):
         return CeilingState(own=state.own.add(entropy, self.memory), prior=state.prior)
 
     def _accepted(self, state: CeilingState, last_entropy: float) -> CeilingState:
-        if not self.ceiling(state) < last_entropy < math.inf:
-            return state  # the cap ended the block: no evidence about the ceiling
+        if not self.patience or not self.ceiling(state) < last_entropy < math.inf:
+            return state  # the maximum length ended the block: no evidence about the ceiling
         streak, largest = state.streak + 1, max(state.streak_max, last_entropy)
         if streak < self.patience:
             return replace(state, streak=streak, streak_max=largest)

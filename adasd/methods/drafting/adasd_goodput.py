@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from adasd.config import setting
 from adasd.methods.block_replay import Block, Course, menu
 from adasd.methods.drafting.goodput import round_ms
 from adasd.methods.policy import DraftingMethod, RoundOutlook
@@ -41,11 +42,11 @@ class AdasdGoodput(DraftingMethod[MenuState]):
     loss is below ``probing`` of all tokens. They lose nothing where long blocks are right, so it soon knows.
     """
 
-    probing: float = 0.005  # share of tokens that whole blocks may cost
-    memory: int = 64  # whole blocks
-    refresh: int = 8  # of them between two menus
-    fade: float = 0.99  # of sums, per round with a block
-    longest_round: float = 4.0  # times the mean one
+    probing: float = setting(0.005, "share of tokens that whole blocks may cost", low=0)
+    memory: int = setting(64, "whole blocks that are kept", low=1, high=65536)
+    refresh: int = setting(8, "whole blocks between two menus", low=1)
+    fade: float = setting(0.99, "of sums, per round with a block", low=0)
+    longest_round: float = setting(4.0, "times the mean one", low=0)
     name: ClassVar[str] = "adasd-goodput"
     summary: ClassVar[str] = (
         "the entropy ceiling or the length with the most tokens per millisecond, by replaying blocks"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
 
+from adasd.config import setting
 from adasd.methods.policy import DraftingMethod, RoundOutlook
 from adasd.methods.registry import register_drafting
 from adasd.rounds import RoundCompleted, StopRule
@@ -62,11 +63,15 @@ class Goodput(DraftingMethod[GoodputState]):
     Its lengths follow measured times, so it is the one policy whose blocks differ from run to run.
     """
 
-    initial: int = 5  # tokens, until times are measured
-    margin: float = 0.05  # relative gain that a change of length needs
-    probe_after: float = 50.0  # times what the last drafted round took, without drafting, then one probe
-    probe_after_ms: float = 1000.0  # at the latest
-    probe_length: int = 1  # tokens
+    initial: int = setting(5, "tokens, until times are measured", low=0)
+    margin: float = setting(0.05, "relative gain that a change of length needs", low=0)
+    probe_after: float = setting(
+        50.0, "times what the last drafted round took, without drafting, then one probe", low=0
+    )
+    probe_after_ms: float = setting(
+        1000.0, "milliseconds without drafting, then one probe at the latest", low=0
+    )
+    probe_length: int = setting(1, "tokens of a probe", low=1)
     name: ClassVar[str] = "goodput"
     summary: ClassVar[str] = (
         "the length with the most expected tokens per millisecond; 0 if drafting does not pay"

@@ -59,9 +59,9 @@ class OnTheFly(DraftingMethod[LengthState]):
     variant: Variant = setting(Variant.GOODPUT, "goodput, or a finite-state machine without or with a cache")
     initial: int = setting(5, "tokens, until something is known", low=1)
     # 16 rounds are too few: the estimate's deviation at 0.8 is 0.057 there and 0.028 with 64
-    window: int = setting(64, "rounds that goodput looks back", low=1)
+    window: int = setting(64, "rounds that goodput looks back", low=1, high=65536)
     memory: int = setting(
-        1024, "tokens that the cache tells apart; the one longest unused is forgotten", low=1
+        1024, "tokens that the cache tells apart; the one longest unused is forgotten", low=1, high=65536
     )
     name: ClassVar[str] = "on-the-fly"
     summary: ClassVar[str] = "the length of most goodput by windowed acceptance and measured times"

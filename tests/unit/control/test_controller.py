@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adasd.config import SpeculationConfig
-from adasd.control.controller import Controller, EffectiveSpeculation
+from adasd.control.controller import MAX_METHODS, Circumstance, Controller, EffectiveSpeculation
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.methods.registry import (
     acceptance_method,
@@ -287,6 +287,30 @@ def test_threshold_policies_report_their_threshold():
     late = begun(controller, mode=Mode.ADAPTIVE)
     assert late.acceptance_threshold == pytest.approx(0.4, abs=1 / 256)
     assert late.plan(100, 0, 0).accept.params["max_distance"] == late.acceptance_threshold
+
+
+def test_what_relaxation_and_temperature_change_is_learned_apart():
+    controller = Controller(PUBLISHED)
+    relaxed = begun(controller, mode=Mode.ADAPTIVE)
+    for _ in range(40):
+        relaxed.learn(a_round(3, 3, [0.1, 0.1, 0.1], draft_compute_ms=3.0, verify_ms=5.0))
+    full = Circumstance("model", Mode.ADAPTIVE, 0.0)
+    assert controller.shared(full).estimates.survival.curve(1)[0] > 0.9
+    for other in (full._replace(mode=Mode.EXACT), full._replace(temperature=1.0)):
+        known = controller.shared(other).estimates
+        assert known.survival.curve(1)[0] == pytest.approx(0.7)
+        assert (
+            known.verify_ms.fit() == controller.shared(full).estimates.verify_ms.fit()
+        )  # times are the same
+
+
+def test_of_methods_that_requests_make_up_only_some_are_remembered():
+    controller = Controller(PUBLISHED)
+    for n in range(MAX_METHODS + 8):
+        begun(controller, drafting=f"adaedl:gamma={1 + n}").learn(a_round(0, 1, [1.0]))
+    states = controller.shared(Circumstance("model", Mode.EXACT, 0.0)).states
+    assert len(states) == MAX_METHODS
+    assert drafting_method(f"adaedl:gamma={MAX_METHODS + 8}") in states
 
 
 def test_a_new_request_starts_from_what_others_learned_and_running_ones_keep_their_rule():

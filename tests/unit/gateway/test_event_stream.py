@@ -50,7 +50,7 @@ async def test_usage_speculation_and_metrics_follow_in_a_chunk_without_choices(d
         "prompt_tokens_details": {"cached_tokens": 2},
     }
     assert last["speculation"]["mode"] == "adaptive"
-    assert last["speculation"]["acceptance"] == "collision"
+    assert last["speculation"]["acceptance"] == "adasd:min_ratio=0.25"
     assert last["metrics"]["speculative_decoding"]["num_spec_steps"] == 2
 
 

@@ -28,7 +28,7 @@ async def test_a_chat_answer_has_text_usage_effective_speculation_and_metrics(do
         "mode": "adaptive",
         "draft": "model",
         "drafting": "adasd",
-        "acceptance": "collision",
+        "acceptance": "adasd:min_ratio=0.25",
         "max_draft_tokens": 5,
         "max_relaxed_fraction": 0.3,
         "max_distortion": None,

@@ -157,3 +157,15 @@ def test_discarding_is_a_choice_of_its_own():
         assert policy.decide(policy.learn(state, done), OUTLOOK) == StopRule(
             OUTLOOK.max_draft_tokens, entropy_ceiling=1.5, drops_last=drops
         )
+
+
+def test_as_published_the_ceiling_is_the_plain_mean_of_the_process():
+    method = Adasd(scope=CeilingScope.PROCESS, patience=0, memory=10**9)
+    shared = method.start(None)
+    for entropy in (0.5, 1.0, 3.0):
+        shared = method.learn(shared, a_round(0, 1, [entropy]))
+    for _ in range(50):  # accepted in full above the ceiling
+        shared = method.learn(shared, a_round(2, 2, [0.1, 9.0]))
+    begun = method.start(shared)
+    assert method.ceiling(begun) == pytest.approx(1.5)
+    assert method.default_block == 20

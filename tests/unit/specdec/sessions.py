@@ -153,8 +153,8 @@ def draft_block(
     batch = TransformBatch.build([transform] * num_drafted, positions)
     proposal = propose(masked, batch, [row_len] * num_drafted, generator)
     rows = None
-    if proposal.row_ids_NR is not None and proposal.row_logprobs_NR is not None:
-        rows = DraftDistributions(proposal.row_ids_NR.numpy(), proposal.row_logprobs_NR.numpy())
+    if proposal.top_ids_NR is not None and proposal.top_logprobs_NR is not None:
+        rows = DraftDistributions(proposal.top_ids_NR.numpy(), proposal.top_logprobs_NR.numpy())
     return tuple(proposal.tokens_N.tolist()), rows
 
 

@@ -23,16 +23,16 @@ def test_blocks_and_rows_are_padded_to_the_longest():
     batch = BlockBatch.pack([(4, 1), (), (8,), (5,)], [TWO, one, one, None])
     assert batch.tokens_BK.tolist() == [[4, 1], [0, 0], [8, 0], [5, 0]]
     assert batch.lens_B.tolist() == list(batch.lens) == [2, 0, 1, 1]
-    assert batch.has_rows == (True, False, True, False)
-    assert batch.row_ids_BKR[2].tolist() == [[8, 0, 0], [0, 0, 0]]
-    assert batch.row_logprobs_BKR[2].exp().tolist() == [[1, 0, 0], [0, 0, 0]]
-    np.testing.assert_array_equal(batch.row_ids_BKR[0].numpy(), TWO.ids)
+    assert batch.has_distributions == (True, False, True, False)
+    assert batch.top_ids_BKR[2].tolist() == [[8, 0, 0], [0, 0, 0]]
+    assert batch.top_logprobs_BKR[2].exp().tolist() == [[1, 0, 0], [0, 0, 0]]
+    np.testing.assert_array_equal(batch.top_ids_BKR[0].numpy(), TWO.ids)
 
 
 def test_empty_blocks_pack_to_nothing():
     batch = BlockBatch.pack([(), ()], [None, None])
     assert batch.tokens_BK.shape == (2, 0)
-    assert batch.row_ids_BKR.shape == (2, 0, 0)
+    assert batch.top_ids_BKR.shape == (2, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from adasd.specdec.distributions import (
     TransformBatch,
     masked_block_logits,
     masked_logits,
-    row_law,
+    top_k_probs,
     transformed_probs,
     truncate_row,
 )
@@ -148,13 +148,13 @@ def test_the_law_of_a_full_row_is_the_full_law():
     logits = 2 * torch.randn(50, 30, generator=seeded(4))
     batch = TransformBatch.build(transforms, [0] * 50)
     ids, logprobs = truncate_row(logits, 30)
-    spread = torch.zeros(50, 30).scatter(-1, ids.long(), row_law(logprobs, batch))
+    spread = torch.zeros(50, 30).scatter(-1, ids.long(), top_k_probs(logprobs, batch))
     torch.testing.assert_close(spread, transformed_probs(logits, batch))
 
 
 def test_the_law_of_a_row_sums_to_one_and_skips_padding():
     logprobs = torch.tensor([[0.5, 0.25, 0.0, 0.0]]).log()
-    assert row_law(logprobs, TransformBatch.build([SamplingTransform()], [0])).tolist() == [
+    assert top_k_probs(logprobs, TransformBatch.build([SamplingTransform()], [0])).tolist() == [
         pytest.approx([2 / 3, 1 / 3, 0.0, 0.0])
     ]
 

@@ -20,8 +20,8 @@ def test_greedy_drafts_the_largest_logit_without_a_row():
         LOGITS, TransformBatch.build([SamplingTransform(temperature=0.0)] * 6, range(6)), [0] * 6
     )
     assert torch.equal(proposal.tokens_N, LOGITS.argmax(-1))
-    assert proposal.row_ids_NR is None
-    assert proposal.row_logprobs_NR is None
+    assert proposal.top_ids_NR is None
+    assert proposal.top_logprobs_NR is None
 
 
 def test_a_seeded_session_drafts_the_coupled_choice_of_its_full_law():
@@ -38,11 +38,11 @@ def test_an_unseeded_session_draws_from_its_own_row_only():
     for _ in range(50):
         proposal = propose(LOGITS, batch, row_lens, generator)
         for row, row_len in enumerate(row_lens):
-            assert proposal.tokens_N[row] in proposal.row_ids_NR[row, :row_len]
-            assert (proposal.row_logprobs_NR[row, row_len:] == -math.inf).all()
+            assert proposal.tokens_N[row] in proposal.top_ids_NR[row, :row_len]
+            assert (proposal.top_logprobs_NR[row, row_len:] == -math.inf).all()
             ids, logprobs = truncate_row(LOGITS[row, None], row_len)
-            assert torch.equal(proposal.row_ids_NR[row, :row_len], ids[0])
-            torch.testing.assert_close(proposal.row_logprobs_NR[row, :row_len], logprobs[0])
+            assert torch.equal(proposal.top_ids_NR[row, :row_len], ids[0])
+            torch.testing.assert_close(proposal.top_logprobs_NR[row, :row_len], logprobs[0])
 
 
 def test_signals_are_those_of_the_masked_law_at_temperature_one():
@@ -66,7 +66,7 @@ def test_kinds_mix_in_one_batch():
     for row in (0, 1, 3, 4):
         alone = propose(LOGITS[row, None], batch.select([row]), [row_lens[row]])
         assert together.tokens_N[row] == alone.tokens_N[0]
-    assert together.tokens_N[2] in together.row_ids_NR[2]
+    assert together.tokens_N[2] in together.top_ids_NR[2]
 
 
 def second_by_definition(masked, transform, position, row_len, token):
