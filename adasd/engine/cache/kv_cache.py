@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from adasd.engine.cache import cpu_memory
 from adasd.engine.cache.layout import CacheLayout
 from adasd.errors import ConfigError
 
@@ -102,7 +102,7 @@ def cache_bytes_per_token(layers: list[LayerShape], dtype: torch.dtype) -> int:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros; on a CPU untouched pages (``torch.zeros`` writes them, numpy asks for zeroed ones)."""
+    """Zeros; on a CPU untouched pages, which ``torch.zeros`` would write."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
+    return cpu_memory.zeros(prod(shape) * dtype.itemsize).view(dtype).view(shape)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from adasd.engine.cache.cpu_memory import HugePages
 from adasd.engine.cache.kv_cache import KVCache, LayerShape
 from adasd.engine.forward import fast_llama
 from adasd.engine.forward.batch import ForwardBatch
@@ -116,6 +117,7 @@ class NativeLlama(Forward):
         head_dim = fast_llama.head_dim_of(model)
         self.layers = [LayerShape(kv_heads, head_dim)] * len(body.layers)
         self._kept: list[Any] = []  # what the structures point to
+        self._matrices = HugePages()
         self._embedding = body.embed_tokens.weight.detach().contiguous()
         with torch.inference_mode():
             rotation = fast_llama.rotation_table(body.rotary_emb, max(max_context, PROBE_LEN), self.device)
@@ -134,9 +136,10 @@ class NativeLlama(Forward):
                 cos=self._keep(rotation.real),
                 sin=self._keep(rotation.imag),
                 norm=self._keep(body.norm.weight),
-                head=self._keep(self._packed(model.lm_head.weight)),
+                head=self._packed(model.lm_head.weight),
                 layers=ctypes.addressof(layers),
             )
+        self._matrices.collapse()
         self._kept.append(layers)
         self._caches: WeakKeyDictionary[KVCache, tuple[_Cache, Any]] = WeakKeyDictionary()
         self._scratch = torch.empty(0)
@@ -258,7 +261,7 @@ class NativeLlama(Forward):
             "norm2": self._keep(layer.post_attention_layernorm.weight),
         }
         for name, projections in together.items():
-            fields[name] = self._keep(self._packed(torch.cat([one.weight for one in projections])))
+            fields[name] = self._packed(torch.cat([one.weight for one in projections]))
             if projections[0].bias is not None:
                 fields[f"{name}_bias"] = self._keep(torch.cat([one.bias for one in projections]))
             for one in projections:
@@ -270,11 +273,11 @@ class NativeLlama(Forward):
             }
         return _LayerPointers(**fields)
 
-    def _packed(self, weight_NK: Tensor) -> Tensor:
-        """[N, K] -> [ceil(N / P), K, P], padded with zeros."""
+    def _packed(self, weight_NK: Tensor) -> int:
+        """Address of [ceil(N / P), K, P] of [N, K], padded with zeros."""
         num, inner = weight_NK.shape
         padded = F.pad(weight_NK.detach(), (0, 0, 0, -num % self._panel))
-        return padded.view(-1, self._panel, inner).transpose(1, 2)
+        return self._matrices.copy(padded.view(-1, self._panel, inner).transpose(1, 2)).data_ptr()
 
     def _keep(self, tensor: Tensor) -> int:
         """The address of the tensor's numbers, which stay there as long as this object lives."""
