@@ -118,7 +118,7 @@ class _Work:
         self.slot.extend(given.tokens)
 
     def found(self, num_cached: int) -> None:
-        """The first so many tokens lay in the slot's row already."""
+        """The first so many tokens lay in the slot's place of the cache already."""
         self.done = self.num_found = num_cached
 
     def timings_ms(self) -> tuple[float, float]:
@@ -174,9 +174,9 @@ class DraftWork(_Work):
 
     def answer(self) -> DraftBlock:
         drafted = self.proposed
-        rows = None
+        distributions = None
         if drafted and self.call.rule.row_len:
-            rows = DraftDistributions(
+            distributions = DraftDistributions(
                 np.stack([p.row_ids for p in drafted if p.row_ids is not None]),
                 np.stack([p.row_logprobs for p in drafted if p.row_logprobs is not None]),
             )
@@ -187,7 +187,7 @@ class DraftWork(_Work):
             base_len=self.base_len,
             tokens=tuple(p.token for p in drafted),
             entropies=self.entropies,
-            distributions=rows,
+            distributions=distributions,
             compute_ms=compute_ms,
             queue_ms=queue_ms,
             confidences=tuple(p.max_prob for p in drafted),
@@ -262,12 +262,12 @@ class VerifyWork(_Work):
         call = self.call
         if length >= len(call.block):
             return
-        rows = (
+        kept = (
             DraftDistributions(call.distributions.ids[:length], call.distributions.logprobs[:length])
             if call.distributions and length
             else None
         )
-        self.call, self.block_len = replace(call, block=call.block[:length], distributions=rows), length
+        self.call, self.block_len = replace(call, block=call.block[:length], distributions=kept), length
         del self.tokens[len(call.feed) + length :]
 
     @property
@@ -276,7 +276,7 @@ class VerifyWork(_Work):
         return self.slot.prompt_logprobs is not None and self.call.keep_len == 0
 
     def _num_scored(self, num_free: int) -> int:
-        """All the rows before those to be judged, as long as a token of the prompt comes behind the first."""
+        """All the positions before those to be judged, as long as a token of the prompt comes behind the first."""
         return num_free if self.scores_prompt and self.done + 1 < self.transform.answer_from else 0
 
     def scored_tokens(self, given: StepInput) -> Sequence[int]:

@@ -85,7 +85,9 @@ def what_cannot_be_run_is_refused_and_changes_nothing(engine: Engine) -> None:
         VerifyCall("s", 0, 5, ()),  # no logits to judge from
         VerifyCall("s", 0, 5, (1,), (vocab_size,)),
         VerifyCall("s", 0, 5, (-1,)),
-        VerifyCall("s", 0, 5, (1,), (2,), None, AcceptanceRule("fsd", {"max_distance": 0.5}, 1)),  # no rows
+        VerifyCall(
+            "s", 0, 5, (1,), (2,), None, AcceptanceRule("fsd", {"max_distance": 0.5}, 1)
+        ),  # no distributions
         DraftCall("s", 0, 5, (1, 2), StopRule(3)),  # 9 tokens, the last one not fed
         DraftCall("s", 0, 5, (), StopRule(1)),
     ):
@@ -188,12 +190,14 @@ def drafts_and_verdicts_share_steps(engine: Engine) -> None:
 def a_seed_makes_the_answer_independent_of_drafting(engine: Engine) -> None:
     transform = SamplingTransform(temperature=0.8, top_p=0.95, seed=12345)
     expected = plain(engine, PROMPT, 12, transform)
-    assert expected != plain(engine, PROMPT, 12), "the law is flat enough for the test to mean something"
+    assert expected != plain(engine, PROMPT, 12), (
+        "the distribution is flat enough for the test to mean something"
+    )
     for length in (1, 3, 7):
         assert speculative(engine, engine, PROMPT, 12, StopRule(length), transform)[0] == expected
 
 
-def sampling_without_a_seed_goes_by_rows(engine: Engine) -> None:
+def sampling_without_a_seed_needs_draft_distributions(engine: Engine) -> None:
     transform = SamplingTransform(temperature=0.9)
     _open(engine, "s", transform=transform)
     _refuses(InvalidRequest, lambda: engine.submit(DraftCall("s", 0, 0, PROMPT, StopRule(2))))
@@ -202,7 +206,7 @@ def sampling_without_a_seed_goes_by_rows(engine: Engine) -> None:
     assert drafted.distributions.ids.shape == (3, engine.vocab_size)
     rule = AcceptanceRule(want_distances=True)
     verdict = verify(engine, VerifyCall("s", 1, 4, PROMPT[4:], drafted.tokens, drafted.distributions, rule))
-    assert verdict.num_accepted == 3, "a draft whose law is the target's is never rejected"
+    assert verdict.num_accepted == 3, "a draft with the target's probabilities is never rejected"
     assert len(verdict.distances) == 3
     assert max(verdict.distances) < 0.05
     engine.close("s")
@@ -274,7 +278,7 @@ def penalties_see_the_text_and_nothing_that_was_rejected(engine: Engine) -> None
     engine.close("s")
 
 
-def log_probabilities_are_those_of_the_raw_law(engine: Engine) -> None:
+def log_probabilities_are_those_of_the_raw_logits(engine: Engine) -> None:
     _open(engine, "d")
     drafted = draft(engine, DraftCall("d", 0, 0, PROMPT, StopRule(4, row_len=engine.vocab_size)))
     assert drafted.distributions is not None
@@ -288,13 +292,13 @@ def log_probabilities_are_those_of_the_raw_law(engine: Engine) -> None:
     verdict = verify(engine, VerifyCall("s", 1, 5, (first.next_token,), drafted.tokens[1:]))
     decided = [first.next_token, *drafted.tokens[1 : 1 + verdict.num_accepted], verdict.next_token]
     for i, said in enumerate([*first.logprobs, *verdict.logprobs]):
-        row = dict(
+        known = dict(
             zip(
                 drafted.distributions.ids[i].tolist(), drafted.distributions.logprobs[i].tolist(), strict=True
             )
         )
-        assert abs(said.logprob - row[decided[i]]) < 1e-3, (i, said)
-        best = sorted(row.values(), reverse=True)[:2]
+        assert abs(said.logprob - known[decided[i]]) < 1e-3, (i, said)
+        best = sorted(known.values(), reverse=True)[:2]
         assert all(abs(ours - theirs) < 1e-3 for (_, ours), theirs in zip(said.top, best, strict=True)), said
     assert len(verdict.logprobs) == verdict.num_accepted + 1
     engine.close("s")
@@ -364,11 +368,11 @@ CLAIMS = (
     a_text_that_was_there_before_gives_the_same,
     drafts_and_verdicts_share_steps,
     a_seed_makes_the_answer_independent_of_drafting,
-    sampling_without_a_seed_goes_by_rows,
+    sampling_without_a_seed_needs_draft_distributions,
     second_choices_are_what_comes_where_the_drafted_token_may_not,
     forbidden_tokens_never_come,
     penalties_see_the_text_and_nothing_that_was_rejected,
-    log_probabilities_are_those_of_the_raw_law,
+    log_probabilities_are_those_of_the_raw_logits,
     a_prompt_is_scored_once_whatever_is_cached,
     grammars_are_followed_and_end_the_answer,
 )

@@ -1,6 +1,6 @@
 """An engine over a table: the whole contract of ``adasd.ports.Engine`` in plain Python, without torch.
 
-Greedy, seeded and unseeded sampling, truncated rows and relaxed acceptance behave as on the real engine (the
+Greedy, seeded and unseeded sampling, top-k distributions and relaxed acceptance behave as on the real engine (the
 arithmetic is ``adasd.specdec.verify_reference``). A step drafts one token per waiting draft call and answers
 every verify call. Made for tests of sessions, workers and runners: failures can be planned.
 """
@@ -207,8 +207,8 @@ class FakeEngine:
         )
         if not row_len:
             return Proposed(token, entropy, max(probs), other=other)
-        row = np.array(row_ids, np.int32), np.array(row_logprobs, np.float32)
-        return Proposed(token, entropy, max(probs), *row, other)
+        sent = np.array(row_ids, np.int32), np.array(row_logprobs, np.float32)
+        return Proposed(token, entropy, max(probs), *sent, other)
 
     def _judge(self, work: VerifyWork, tokens: list[int]) -> Judged:
         call, base_len = work.call, work.base_len
@@ -287,11 +287,11 @@ class FakeEngine:
             fed = call.feed + call.block
             refuse(not call.feed, "a verify call must feed at least one token")
             if call.block:
-                rows_needed = _sampled(transform) or needs_distances(call.rule)
-                refuse(call.distributions is None and rows_needed, "the block needs its draft rows")
+                needed = _sampled(transform) or needs_distances(call.rule)
+                refuse(call.distributions is None and needed, "the block needs its draft distributions")
                 refuse(
                     _misshapen(call.distributions, len(call.block), self.vocab_size),
-                    "the rows do not fit the block",
+                    "the distributions do not fit the block",
                 )
             if not call.rule.is_exact:
                 check_params(acceptance_method(call.rule.name), call.rule.params)
@@ -300,7 +300,7 @@ class FakeEngine:
 
 
 def second_choice(logits: Sequence[float], transform: SamplingTransform, position: int, token: int) -> int:
-    """What a draft would say in a token's place: of its law, or of the masked logits if that holds nothing else."""
+    """What a draft would say in a token's place: from its distribution, or the masked logits if that holds no other."""
     rest = [-math.inf if t == token else logit for t, logit in enumerate(logits)]
     if max(rest) == -math.inf:
         return token
@@ -321,9 +321,9 @@ def _sampled(transform: SamplingTransform) -> bool:
     return not transform.greedy and transform.seed is None
 
 
-def _misshapen(rows: DraftDistributions | None, block_len: int, vocab_size: int) -> bool:
-    if rows is None:
+def _misshapen(sent: DraftDistributions | None, block_len: int, vocab_size: int) -> bool:
+    if sent is None:
         return False
-    ids = rows.ids
-    fits = ids.ndim == 2 and ids.shape == rows.logprobs.shape and ids.shape[0] == block_len and ids.size > 0
+    ids = sent.ids
+    fits = ids.ndim == 2 and ids.shape == sent.logprobs.shape and ids.shape[0] == block_len and ids.size > 0
     return not fits or bool(ids.min() < 0 or ids.max() >= vocab_size)

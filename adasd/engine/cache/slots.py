@@ -102,9 +102,9 @@ class SlotTable:
         return slot
 
     def place(self, slot: Slot, prompt: Sequence[int]) -> SlotPlacement:
-        """Give a slot without a row one, for a session that begins with ``prompt``.
+        """Give a session's slot its place in the cache, for a session that begins with ``prompt``.
 
-        What the placement finds counts as cached at once; the caller copies it if it lies in another row.
+        What the placement finds counts as cached at once; the caller copies it if it lies in another slot.
         """
         assert not slot.is_placed, slot
         in_use = [(other.index, other.tokens) for other in self._by_session.values() if other.is_placed]
@@ -125,7 +125,7 @@ class SlotTable:
             self.layout.free(slot.index, slot.tokens)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if a row is lost or owned twice, or a length is out of bounds."""
+        """Raise AssertionError if a slot is lost or owned twice, or a length is out of bounds."""
         slots = self._by_session.values()
         owned = [slot.index for slot in slots if slot.is_placed]
         assert sorted([*owned, *self.layout]) == list(range(self.layout.num_slots)), (owned, [*self.layout])
@@ -134,6 +134,6 @@ class SlotTable:
             assert slot.session == session, (slot, session)
             assert slot.cached_len <= slot.max_len <= self.layout.max_context, slot
             assert slot.logits_state is None or len(slot.logits_state) == slot.cached_len, slot
-        for row, tokens in self.layout.held():
-            assert self.layout.reuse, f"row {row} holds something although the prefix cache is off"
-            assert 0 < len(tokens) <= self.layout.max_context, (row, len(tokens))
+        for index, tokens in self.layout.held():
+            assert self.layout.reuse, f"slot {index} holds something although the prefix cache is off"
+            assert 0 < len(tokens) <= self.layout.max_context, (index, len(tokens))

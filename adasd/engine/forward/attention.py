@@ -1,6 +1,6 @@
 """Attention of flat tokens over the slots of the cache, for our own forward and for transformers' modules.
 
-Shape letters: T tokens of all rows, R rows of a group, N its longest row, L its longest cached length, H query
+Shape letters: T tokens of all sequences, R of a group, N its longest one, L the longest cached length, H query
 heads, G key-value heads, F = H / G query heads that share one, D head dimension.
 """
 

@@ -1,8 +1,8 @@
-"""One ragged forward pass: rows of different lengths as flat tokens, and how attention walks over them.
+"""One forward pass: sequences of different lengths as flat tokens, and how attention walks over them.
 
-Rows of similar length share one attention call (a *group*): decode steps need no padding at all, verification
-blocks little, and a long piece of prefill does not pad everybody else's row to its own length.
-Shape letters: T tokens of all rows, R rows of a group, N the group's longest row, L its longest cached length.
+Sequences of similar length share one attention call (a *group*): decode steps need no padding at all, verification
+blocks little, and a long piece of prefill does not pad everybody else's sequence to its own length.
+Shape letters: T tokens of all sequences, R sequences of a group, N its longest one, L its longest cached length.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from adasd.engine.cache.layout import CacheLayout
 from adasd.engine.work import StepInput
 
 CALL_COST = 256
-"""What one more attention call costs on a CPU, in cached tokens of one row that it could read meanwhile."""
+"""What one more attention call costs on a CPU, in cached tokens of one slot that it could read meanwhile."""
 
 _DENSE = 1.5
-"""Where rows are gathered: a range with at most so many rows per row in use is read in place rather than gathered."""
+"""Where slots are gathered: a range with at most so many slots per slot in use is read in place."""
 
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Rows ``[first, last)`` of the flat tokens that are attended to in one call."""
+    """Flat tokens ``[first, last)``, which are attended to in one call."""
 
     first: int
     last: int
-    num_sequences: int  # R, idle rows of a dense range included
+    num_sequences: int  # R, idle slots of a range included
     width: int  # N
     longest: int  # L
-    slots: slice | Tensor  # rows of the cache: in place, or gathered
+    slots: slice | Tensor  # of the cache: read in place, or gathered
     positions_RN: Tensor  # of the queries; padding stands at 0
     pad: Tensor | None  # [R * N] index of the group's tokens for every padded place; None: nothing to pad
     unpad: Tensor | None  # [last - first] where in R * N each token stands
-    exact: bool  # single-token rows which all have L keys: nothing to mask
+    exact: bool  # single tokens which all have L keys: nothing to mask
     masks: dict[tuple[int, int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
 
     def mask(self, fold: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
@@ -132,9 +132,9 @@ class ForwardBatch:
         return tuple(_groups(self.inputs, self.positions_T))
 
 
-def _groups(rows: Sequence[StepInput], positions_T: Tensor) -> Iterable[Group]:
+def _groups(inputs: Sequence[StepInput], positions_T: Tensor) -> Iterable[Group]:
     first = 0
-    for _, members in groupby(rows, key=_group_key):
+    for _, members in groupby(inputs, key=_group_key):
         alike = list(members)
         for neighbours in [alike] if gathers(positions_T.device) else _runs(alike):
             group = _group(neighbours, positions_T, first)
@@ -143,57 +143,57 @@ def _groups(rows: Sequence[StepInput], positions_T: Tensor) -> Iterable[Group]:
 
 
 def gathers(device: torch.device) -> bool:
-    """Whether rows that lie far apart are gathered for one attention call, rather than read in several."""
+    """Whether slots that lie far apart are gathered for one attention call, rather than read in several."""
     return device.type != "cpu"
 
 
-def _runs(rows: list[StepInput]) -> Iterable[list[StepInput]]:
-    """Rows near to each other in the cache and alike in length, for one attention call each.
+def _runs(inputs: list[StepInput]) -> Iterable[list[StepInput]]:
+    """Sequences near to each other in the cache and alike in length, for one attention call each.
 
-    A call reads all rows from its first to its last one up to the longest length; what it reads in vain may
-    cost as much as a further call. (Gathering rows first costs far more on a CPU.)
+    A call reads all slots from its first to its last one up to the longest length; what it reads in vain may
+    cost as much as a further call. (Gathering slots first costs far more on a CPU.)
     """
-    run = rows[:1]
+    run = inputs[:1]
     longest = useful = run[0].end
     wasted = 0
-    for row in rows[1:]:
-        now_longest, now_useful = max(longest, row.end), useful + row.end
-        now_wasted = (row.slot + 1 - run[0].slot) * now_longest - now_useful
+    for one in inputs[1:]:
+        now_longest, now_useful = max(longest, one.end), useful + one.end
+        now_wasted = (one.slot + 1 - run[0].slot) * now_longest - now_useful
         if now_wasted - wasted > CALL_COST:
             yield run
-            run, longest, useful, wasted = [row], row.end, row.end, 0
+            run, longest, useful, wasted = [one], one.end, one.end, 0
         else:
-            run.append(row)
+            run.append(one)
             longest, useful, wasted = now_longest, now_useful, now_wasted
     yield run
 
 
-def _group_key(row: StepInput) -> tuple[int, int]:
-    kind, slot = row.attention_order
+def _group_key(one: StepInput) -> tuple[int, int]:
+    kind, slot = one.attention_order
     return kind, slot if kind > 2 else 0
 
 
-def _group(rows: list[StepInput], positions_T: Tensor, first: int) -> Group:
-    lens = [len(row.tokens) for row in rows]
+def _group(inputs: list[StepInput], positions_T: Tensor, first: int) -> Group:
+    lens = [len(one.tokens) for one in inputs]
     width, last = max(lens), first + sum(lens)
-    longest = max(row.end for row in rows)
-    slots, places, num_sequences = _cache_rows(rows, positions_T.device)
+    longest = max(one.end for one in inputs)
+    slots, places, num_sequences = _slots_to_read(inputs, positions_T.device)
     group_positions = positions_T[first:last]
     pad = unpad = None
-    if num_sequences == len(rows) and min(lens) == width:
+    if num_sequences == len(inputs) and min(lens) == width:
         positions_RN = group_positions.view(num_sequences, width)
     else:
         pad, unpad, positions_RN = _padding(group_positions, lens, places, num_sequences, width)
-    exact = width == 1 and pad is None and all(row.end == longest for row in rows)
+    exact = width == 1 and pad is None and all(one.end == longest for one in inputs)
     return Group(first, last, num_sequences, width, longest, slots, positions_RN, pad, unpad, exact)
 
 
-def _cache_rows(rows: list[StepInput], device: torch.device) -> tuple[slice | Tensor, list[int], int]:
-    """Rows of the cache to read, the place of every row among them, and their number."""
-    low, high = rows[0].slot, rows[-1].slot + 1
-    if not gathers(device) or high - low <= _DENSE * len(rows):
-        return slice(low, high), [row.slot - low for row in rows], high - low
-    return torch.tensor([row.slot for row in rows], device=device), list(range(len(rows))), len(rows)
+def _slots_to_read(inputs: list[StepInput], device: torch.device) -> tuple[slice | Tensor, list[int], int]:
+    """Slots to read, the place of every sequence among them, and their number."""
+    low, high = inputs[0].slot, inputs[-1].slot + 1
+    if not gathers(device) or high - low <= _DENSE * len(inputs):
+        return slice(low, high), [one.slot - low for one in inputs], high - low
+    return torch.tensor([one.slot for one in inputs], device=device), list(range(len(inputs))), len(inputs)
 
 
 def _padding(

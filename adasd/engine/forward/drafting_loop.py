@@ -1,9 +1,9 @@
 """Drafting token after token without the host: what was drafted is fed, judged by the stop rules and noted in place.
 
-State lies in tensors of fixed shape, so that a turn of plain greedy drafting can be one CUDA graph. A row that is to
-stop goes on as padding. The oracle is drafting one token per engine step (``sampler.propose_next``
+State lies in tensors of fixed shape, so that a turn of plain greedy drafting can be one CUDA graph. A
+sequence that is to stop goes on as padding. The oracle is drafting one token per engine step (``sampler.propose_next``
 and ``adasd.stop_rule.stops``).
-Shape letters: R rows, V vocabulary, E entries of the longest truncated row.
+Shape letters: R sequences, V vocabulary, E entries of the longest top-k distribution.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from adasd.specdec.distributions import TransformBatch, masked_logits
 from adasd.specdec.draft_step import Proposal, propose
 from adasd.stop_rule import NO_TABLE
 
-_NUM_SIGNALS = 5  # token, second choice, entropy, largest probability, whether the row was still drafting
+_NUM_SIGNALS = (
+    5  # token, second choice, entropy, largest probability, whether the sequence was still drafting
+)
 
 
 class DraftingLoop:
@@ -74,13 +76,13 @@ class DraftingLoop:
         self._turn_1.zero_()
 
     def decide_greedily(self, logits_RV: Tensor) -> None:
-        """A turn of sessions that take the largest logit and send no rows."""
+        """A turn of sessions that take the largest logit and send no distributions."""
         # second choices at all times: there is one recording for all sessions
         proposal = propose(logits_RV.float(), self._greedy, self._no_rows, want_runner_ups=True)
         self._note(proposal, logits_RV)
 
     def decide(self, logits_RV: Tensor, sampler: TurnSampler) -> None:
-        """A turn of any sessions without a history."""
+        """A turn of any sessions without a logits state."""
         self._note(sampler.propose(logits_RV), logits_RV)
 
     def _note(self, proposal: Proposal, logits_RV: Tensor) -> None:
@@ -116,8 +118,8 @@ class DraftingLoop:
         """Turn by turn what every session drafted, None from its end on: the one copy to the host."""
         found = self._signals[:num_turns, :num_sessions]
         if sampler is not None and sampler.ids:
-            rows = [torch.stack(each)[:, :num_sessions].double() for each in (sampler.ids, sampler.logprobs)]
-            found = torch.cat([found, *rows], -1)
+            sent = [torch.stack(each)[:, :num_sessions].double() for each in (sampler.ids, sampler.logprobs)]
+            found = torch.cat([found, *sent], -1)
         on_host = found.cpu()
         signals = on_host[..., :_NUM_SIGNALS].tolist()
         ids, logprobs = on_host[..., _NUM_SIGNALS:].chunk(2, -1)
@@ -130,14 +132,14 @@ class DraftingLoop:
             if sampler is None or not sampler.ids:
                 return Proposed(int(token), entropy, max_prob, other=int(other))
             own = slice(sampler.row_lens[n])
-            rows = ids_np[turn, n, own].copy(), logprobs_np[turn, n, own].copy()
-            return Proposed(int(token), entropy, max_prob, *rows, int(other))
+            sent = ids_np[turn, n, own].copy(), logprobs_np[turn, n, own].copy()
+            return Proposed(int(token), entropy, max_prob, *sent, int(other))
 
         return [[proposed(turn, n) for n in range(num_sessions)] for turn in range(num_turns)]
 
 
 class TurnSampler:
-    """What sessions of any kind draft by: their transforms, turn after turn, and the rows that they send."""
+    """What sessions of any kind draft by: their transforms, turn after turn, and the distributions that they send."""
 
     def __init__(
         self, works: Sequence[DraftWork], num_sequences: int, device: torch.device, generator: torch.Generator

@@ -124,8 +124,8 @@ class FastLlama(Forward):
         for index, layer in enumerate(self._layers[: depths[-1]]):
             x = self._layer(index, layer, x, rotation, batch, cache)
             if index + 1 in depths:
-                rows = x if batch.wanted is None else x.index_select(0, batch.wanted)
-                found.append(torch.mm(self._normed(rows, self._norm), self._head))
+                wanted = x if batch.wanted is None else x.index_select(0, batch.wanted)
+                found.append(torch.mm(self._normed(wanted, self._norm), self._head))
         return found
 
     def _layer(

@@ -1,8 +1,8 @@
 """Weight-only int8: linear layers keep a byte per weight and a scale per output; activations stay as they are.
 
 Symmetric, rounded to nearest, one scale per row (the vector-wise scales of LLM.int8, arXiv:2208.07339, for the
-weights alone). **That is another model**: mode exact then guarantees the law of the rounded target. The head, the
-embedding and the norms keep their numbers.
+weights alone). **That is another model**: mode exact then guarantees the probabilities of the rounded target. The
+head, the embedding and the norms keep their numbers.
 Shape letters: N outputs and K inputs of a layer, T tokens.
 """
 

@@ -1,8 +1,8 @@
 """Passes of fixed shapes: what a CUDA graph can repeat, with numbers that are exchanged in place.
 
-A pass of R rows of at most N tokens over at most L cached ones is rounded up to a *bucket*. What fills it up writes
-to the cache's one scratch place and attends to the first key of slot 0, so that nothing is divided by zero; nobody
-reads what comes of it.
+A pass of R sequences of at most N tokens over at most L cached ones is rounded up to a *bucket*. What fills it up
+writes to the cache's one scratch place and attends to the first key of slot 0, so that nothing is divided by zero;
+nobody reads what comes of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from adasd.engine.forward.batch import ForwardBatch, Group
 from adasd.engine.work import StepInput
 
 MAX_WIDTH = 32
-"""Tokens of a row: a block of 16 and what was fed before it fit in. Pieces of prompts run as they come."""
+"""Tokens of a sequence: a block of 16 and what was fed before it fit in. Pieces of prompts run as they come."""
 
 MAX_TOKENS = 256
 """Tokens of a bucket; of more than that a pass is bound by arithmetic, and padding costs what it computes."""
@@ -53,8 +53,8 @@ class Bucket:
     def all(cls, cache: KVCache) -> Iterator[Bucket]:
         """Every bucket that passes over this cache fall into, the largest first."""
         found = {
-            cls.of(rows, width, longest, cache)
-            for rows in _powers(1, _power(cache.layout.num_slots, 1))
+            cls.of(num, width, longest, cache)
+            for num in _powers(1, _power(cache.layout.num_slots, 1))
             for width in _powers(1, MAX_WIDTH)
             for longest in _powers(MIN_LONGEST, max(MIN_LONGEST, cache.layout.max_context) * 2 - 1)
         }

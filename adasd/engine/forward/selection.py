@@ -41,7 +41,7 @@ _CONTEXT, _NUM_TIMED = 64, 12
 def choose_forward(
     model: PreTrainedModel, config: EngineConfig, max_context: int, fast: bool | None
 ) -> Forward:
-    """The forward pass of a loaded model, which it takes over; blind to the batch if that is wanted.
+    """The forward pass of a loaded model, which it takes over; batch-invariant if that is wanted.
 
     ``fast``: a hand-written one (True: insist on it, None: where it fits, False: never). ``config.compile``
     says whether that may be the C kernels. Raises ConfigError if what is insisted on cannot be.

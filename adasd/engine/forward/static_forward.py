@@ -174,7 +174,7 @@ class StaticForward(ForwardOver):
     ) -> list[list[Proposed | None]]:
         """Up to ``limit`` tokens of every session; one copy to the host, at the end.
 
-        A session that stops early takes part as padding until the end. So bursts are short where the signals may
+        A session that stops early takes part as padding until the end. So drafts are short where the signals may
         stop all of them.
         """
         rules = [rule_from_here(work) for work in works]

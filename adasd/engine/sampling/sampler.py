@@ -46,12 +46,12 @@ def propose_generally(
         return _proposed(_lists(*signals))
     *on_host, row_ids, row_logprobs = to_host(*signals, proposal.top_ids_NR, proposal.top_logprobs_NR)
     ids, logprobs = row_ids.numpy(), row_logprobs.numpy()
-    rows = [(ids[n, :row_len].copy(), logprobs[n, :row_len].copy()) for n, row_len in enumerate(row_lens)]
-    return _proposed([signal.tolist() for signal in on_host], rows)
+    sent = [(ids[n, :row_len].copy(), logprobs[n, :row_len].copy()) for n, row_len in enumerate(row_lens)]
+    return _proposed([signal.tolist() for signal in on_host], sent)
 
 
 def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> list[Proposed]:
-    """``propose_next`` for greedy sessions that send no rows; the quick twin: nothing is drawn."""
+    """``propose_next`` for greedy sessions that send no distributions; the quick twin: nothing is drawn."""
     masked_NV = masked_logits(logits_NV, *_next_positions(works))
     probs_NV, tokens_N = torch.softmax(masked_NV, dim=-1), masked_NV.argmax(dim=-1)
     others = [runner_up(masked_NV, tokens_N, tokens_N)] if wants_runner_ups(works) else []
@@ -59,14 +59,14 @@ def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> list[Prop
 
 
 def _proposed(
-    signals: list[list[Any]], rows: list[tuple[np.ndarray, np.ndarray]] | None = None
+    signals: list[list[Any]], sent: list[tuple[np.ndarray, np.ndarray]] | None = None
 ) -> list[Proposed]:
-    """From tokens, entropies, largest probabilities and, if asked for, second choices; every session's row."""
-    no_rows = [(None, None)] * len(signals[0])
+    """From tokens, entropies, largest probabilities and, if asked for, second choices; what each session sends."""
+    nothing = [(None, None)] * len(signals[0])
     return [
-        Proposed(token, entropy, max_prob, *row, *other)
-        for (token, entropy, max_prob, *other), row in zip(
-            zip(*signals, strict=True), rows or no_rows, strict=True
+        Proposed(token, entropy, max_prob, *distribution, *other)
+        for (token, entropy, max_prob, *other), distribution in zip(
+            zip(*signals, strict=True), sent or nothing, strict=True
         )
     ]
 
@@ -128,7 +128,7 @@ def judge_generally(works: Sequence[VerifyWork], logits: Tensor, generator: torc
 
 
 def _padded(logits: Tensor, lens: Sequence[int]) -> Tensor:
-    """[sum of (1 + len), V] -> [B, J, V]; short blocks repeat their last row."""
+    """[sum of (1 + len), V] -> [B, J, V]; short blocks repeat their last position."""
     longest = max(lens) + 1
     if all(num + 1 == longest for num in lens):
         return logits.view(len(lens), longest, -1)
@@ -168,5 +168,5 @@ def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[in
 
 
 def not_finite(logits: Tensor) -> list[bool]:
-    """Per row [N, V]: whether the model gave NaN or infinities, as broken weights and overflow do."""
+    """Per position [N, V]: whether the model gave NaN or infinities, as broken weights and overflow do."""
     return [not math.isfinite(total) for total in logits.sum(-1, dtype=torch.float32).tolist()]

@@ -216,8 +216,8 @@ class NativeLlama(Forward):
             ctypes.addressof(following),
             ctypes.addressof(found),
         )
-        rows = repeat(None)
-        signals = (tokens, entropies, max_probs) + (() if others is None else (rows, rows, others))
+        none = repeat(None)
+        signals = (tokens, entropies, max_probs) + (() if others is None else (none, none, others))
         drafted: list[Proposed | None] = list(map(Proposed, *signals))
         return [drafted[i * num : (i + 1) * num] for i in range(num_passes)]
 
