@@ -324,6 +324,7 @@ class SessionController:
             wait_ms=self._estimates.wait_ms.value or 0.0,
             queue_ms=self._estimates.queue_ms.value,
             plain_ms=self._estimates.plain_ms,
+            may_bypass=self._controller.config.bypass,
             exposed=1.0 if self._estimates.exposed.value is None else self._estimates.exposed.value,
         )
 

@@ -50,6 +50,7 @@ class RoundOutlook:
     wait_ms: float = 0.0  # target wall time of a round beyond its passes: links and queue
     queue_ms: float | None = None  # of it, waiting for a pass
     plain_ms: float | None = None  # wall time of a token that is decoded plainly
+    may_bypass: bool = True  # whether a round may draft nothing because drafting does not pay
     exposed: float = 1.0  # share of a block's drafting time that its round waits for
 
     @property

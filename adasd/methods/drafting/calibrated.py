@@ -147,10 +147,9 @@ class Calibrated(DraftingMethod[CalibratedState]):
             return StopRule(min(self.initial, cap))
         forecast = state.believed.forecast
         best, pays = self._best(forecast, outlook)
-        if not pays:
-            return StopRule(
-                int(state.waited >= self._wait(state, outlook))
-            )  # one token tells if it pays again
+        if outlook.may_bypass and not pays:
+            one_token_now = state.waited >= self._wait(state, outlook)  # it tells whether drafting pays again
+            return StopRule(int(one_token_now))
         return StopRule(cap, table=ChanceTable(forecast.chances, forecast.next_chances, PRICES[best]))
 
     @staticmethod

@@ -1,6 +1,7 @@
 """Calibrated stopping, on made-up texts whose best policy is known."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -80,6 +81,16 @@ def test_until_times_are_measured_a_block_is_short():
     assert rule.max_tokens == 16
     assert rule.table is not None
     assert 0 < rule.table.price < 1
+
+
+def test_without_a_bypass_every_round_drafts():
+    policy = Calibrated()
+    state = policy.start(None)
+    dear = RoundOutlook(16, 100, draft_ms=5.0, hop_ms=5.0, verify_ms=1.0, plain_ms=1.0)
+    assert policy.decide(
+        replace(state, counts=replace(state.counts, judged_B=state.counts.judged_B + 9)), dear
+    ) == (StopRule(0))
+    assert policy.decide(state, replace(dear, may_bypass=False)).table is not None
 
 
 def test_dear_tokens_make_the_price_rise():
