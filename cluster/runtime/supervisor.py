@@ -24,12 +24,13 @@ def supervise(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Run until the status is another one than LOST; that status."""
-    pause_s = 1.0
+    """Run again whenever the status is LOST, and from then on also when the start fails (1); else the status."""
+    pause_s, has_served = 1.0, False
     while True:
         begun_s = now()
         status = run()
-        if status != LOST:
+        has_served |= status == LOST
+        if status != LOST and not (has_served and status == 1):
             return status
         if now() - begun_s > STABLE_S:
             pause_s = 1.0

@@ -145,10 +145,10 @@ def test_a_service_that_was_lost_is_status_1_with_the_reason_on_the_last_line(mo
 
 
 def test_with_restart_a_lost_service_is_started_again_and_a_stopped_one_is_not(monkeypatch):
-    statuses, told, time = [LOST, LOST, 0], [], FakeTime()
+    statuses, told, time = [LOST, LOST, 1, 0], [], FakeTime()
     assert supervise(lambda: statuses.pop(0), told.append, time.sleep, time) == 0
-    assert told == ["Starting again in 1 s.", "Starting again in 2 s."]
-    assert supervise(lambda: 1, told.append) == 1
+    assert told == ["Starting again in 1 s.", "Starting again in 2 s.", "Starting again in 4 s."]
+    assert supervise(lambda: 1, told.append) == 1, "what never served has a reason of its own"
 
 
 def test_the_child_s_status_is_the_parent_s():
