@@ -28,7 +28,7 @@ from adasd.results import Chunk, Complete, EmittedToken, FinishReason, Speculati
 from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, RoundCompleted, Verdict, VerifyCall
 from adasd.session.runner import Runner, SharedParts
 from adasd.session.slots import Observation, RunnerSettings
-from adasd.session.tasks import InPlaceTasks, finished, others_first
+from adasd.session.tasks import InPlaceTasks, finished
 from adasd.text.tokenizer import Tokenizer
 
 R = TypeVar("R")
@@ -241,13 +241,15 @@ class EngineSlot:
 
     async def draft(self, call: DraftCall) -> DraftBlock:
         self._newest = call.epoch
-        drafted = await self.do(partial(self._answer, call))
+        if self._thread is None:
+            drafted = self._answer(call)
+        else:
+            drafted = await finished(self._thread.submit(self._answer, call))
         assert isinstance(drafted, DraftBlock)
         return drafted
 
     async def verify(self, call: VerifyCall) -> Verdict:
         self._newest = call.epoch
-        await others_first()  # a draft reads, or works in its thread, meanwhile
         verdict = self._answer(call)
         assert isinstance(verdict, Verdict)
         return verdict

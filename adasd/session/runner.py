@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from adasd.control.controller import Controller
@@ -73,8 +73,8 @@ class PendingEffects:
     """What a step of the session leaves to be done, by when it is done: the plan first, the rest at leisure."""
 
     plan: AskPlan | None = None
-    rounds: list[RoundCompleted] = field(default_factory=list)  # to be told
-    chunks: list[Chunk] = field(default_factory=list)  # to be yielded
+    done: RoundCompleted | None = None  # to be told
+    chunk: Chunk | None = None  # to be yielded
     error: AdasdError | None = None  # why the session ended, if it failed
 
 
@@ -126,16 +126,14 @@ class Runner:
             session, actions = begin(self.request, self.shared.eos_ids, self.shared.decode)
             while True:
                 pending = self.perform(actions)
-                if (
-                    pending.plan is not None
-                ):  # the next calls leave before anybody reads what the verdict said
+                if pending.plan is not None:  # the next calls leave before anybody reads the verdict's chunk
                     session, actions = step(session, self.plan(pending.plan))
                     self.perform(actions)
                     await self.tasks.calls_have_left()
-                for done in pending.rounds:
-                    self.tell(done)
-                for chunk in pending.chunks:
-                    yield chunk
+                if pending.done is not None:
+                    self.tell(pending.done)
+                if pending.chunk is not None:
+                    yield pending.chunk
                 if session.phase is Phase.FINISHED:
                     if pending.error is not None:
                         raise pending.error
@@ -158,17 +156,17 @@ class Runner:
         pending = PendingEffects()
         for action in actions:
             match action:
-                case AskDraft(call):
-                    if (
-                        self.slots.draft is not None
-                    ):  # else the session hears of its loss by an event of its own
-                        self.tasks.spawn(self.ask_draft(call, self.slots.draft))
+                # a call on a slot that is lost meanwhile is not made: the session hears of the loss by its own event
                 case AskVerify(call):
                     if self.slots.target is not None:
                         before, posted = self.verdict_posted, None
                         if self.settings.asks_early:
                             self.verdict_posted = posted = asyncio.Event()
-                        self.tasks.spawn(self.ask_verify(call, self.slots.target, before, posted))
+                        work = self.ask_verify(call, self.slots.target, before, posted)
+                        self.tasks.spawn(work, others_first=True)
+                case AskDraft(call):
+                    if self.slots.draft is not None:
+                        self.tasks.spawn(self.ask_draft(call, self.slots.draft))
                 case AttachTarget():
                     self.tasks.spawn(self.slots.attach_target())
                 case Learn(done):
@@ -176,11 +174,11 @@ class Runner:
                         self.slots.prompt_was_read()
                     else:
                         self.controller.learn(self.shared.as_timed(done))
-                    pending.rounds.append(done)
+                    pending.done = done
                 case AskPlan():
                     pending.plan = action
                 case Emit(chunk):
-                    pending.chunks.append(chunk)
+                    pending.chunk = chunk
                 case Finish(_, error):
                     pending.error = error
         return pending

@@ -36,8 +36,11 @@ class Tasks(Protocol):
         """Wait until something has happened."""
         ...
 
-    def spawn(self, work: Work, *, to_its_end: bool = False) -> None:
-        """Begin work soon. ``close`` cancels it, unless it has to come ``to_its_end``."""
+    def spawn(self, work: Work, *, others_first: bool = False, to_its_end: bool = False) -> None:
+        """Begin work soon. ``close`` cancels it, unless it has to come ``to_its_end``.
+
+        ``others_first``: where work is done one after the other, all other work goes first.
+        """
         ...
 
     async def calls_have_left(self) -> None:
@@ -65,7 +68,7 @@ class AsyncioTasks:
     async def next_event(self) -> Event:
         return await self._events.get()
 
-    def spawn(self, work: Work, *, to_its_end: bool = False) -> None:
+    def spawn(self, work: Work, *, others_first: bool = False, to_its_end: bool = False) -> None:
         task = asyncio.get_running_loop().create_task(work)
         (self._awaited if to_its_end else self._cancelled).add(task)
         task.add_done_callback(self._done)
@@ -123,12 +126,12 @@ class InPlaceTasks:
                 await asyncio.sleep(0)
         return self._events.popleft()
 
-    def spawn(self, work: Work, *, to_its_end: bool = False) -> None:
+    def spawn(self, work: Work, *, others_first: bool = False, to_its_end: bool = False) -> None:
         if to_its_end:
             self._kept.add(work)
             self._go_on(work)
         else:
-            self._ready.append(work)
+            (self._last if others_first else self._ready).append(work)
 
     def wait(self) -> None:
         """Block until something is done that work waits for."""
@@ -146,8 +149,6 @@ class InPlaceTasks:
             return
         if waits_for is None:
             self._ready.append(work)
-        elif waits_for is OTHERS_FIRST:
-            self._last.append(work)
         else:
             self._waiting.add(work)
             waits_for.add_done_callback(lambda _: self._resumed.put(work))
@@ -175,15 +176,6 @@ class _Never:
 
 
 NEVER = _Never()
-
-
-OTHERS_FIRST = object()
-
-
-@coroutine
-def others_first() -> Generator[object, None, None]:
-    """Work in place that awaits this goes on when all other work waits."""
-    yield OTHERS_FIRST
 
 
 @coroutine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from threading import Timer
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from adasd.session.events import DraftAttached, DraftLost, Event, TargetAttached
-from adasd.session.tasks import InPlaceTasks, finished, others_first
+from adasd.session.tasks import InPlaceTasks, finished
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -35,21 +36,21 @@ def test_work_that_lets_others_go_first_goes_on_when_they_have_ended_or_wait():
     tasks, told = InPlaceTasks(), list[str]()
 
     async def polite() -> None:
-        told.append("polite begins")
-        await others_first()
-        told.append("polite ends")
+        told.append("polite")
         tasks.post(TargetAttached())
 
     async def other() -> None:
-        told.append("other")
+        told.append("other begins")
+        await asyncio.sleep(0)
+        told.append("other ends")
         tasks.post(DraftAttached())
 
-    tasks.spawn(polite())
+    tasks.spawn(polite(), others_first=True)
     tasks.spawn(other())
     assert told == []  # work begins when somebody waits for an event
     assert run(tasks.next_event()) == DraftAttached()
     assert run(tasks.next_event()) == TargetAttached()
-    assert told == ["polite begins", "other", "polite ends"]
+    assert told == ["other begins", "other ends", "polite"]
 
 
 def test_what_another_thread_does_is_waited_for():
