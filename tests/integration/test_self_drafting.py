@@ -10,7 +10,7 @@ import pytest
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
 from adasd.drafters.lookups import Lookups
-from adasd.requests import GenerationRequest, SamplingParams
+from adasd.requests import GenerationRequest, SamplingParams, SpeculationOptions
 from adasd.results import Chunk
 from adasd.rounds import OpenCall
 from adasd.session.opening import transform_of
@@ -52,7 +52,8 @@ async def answer(
     controller = Controller(SpeculationConfig(bypass=False), ("self",))
     settings = RunnerSettings(60.0, draft_timeout_s=0.5, reattach_s=0.005, max_target_losses=1000)
     shared = SharedParts(controller, Lookups(), frozenset(), lambda ids: "." * len(ids), 1000, settings)
-    runner = Runner(GenerationRequest(f"s{number}", prompt, sampling), shared, workers)
+    options = SpeculationOptions(drafting="static")  # drafts however slow the links are
+    runner = Runner(GenerationRequest(f"s{number}", prompt, sampling, options), shared, workers)
     tokens: list[int] = []
     async for event in runner.run():
         if isinstance(event, Chunk):
