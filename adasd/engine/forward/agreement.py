@@ -29,8 +29,9 @@ def reference_logits(model: PreTrainedModel) -> Tensor:
 def check_agreement(forward: Forward, reference: Tensor) -> None:
     """Raise ConfigError unless two passes over a cache give the logits that the untouched model gave.
 
-    Guards against architectures that would run here and be silently wrong. Largest difference allowed,
-    relative to the largest logit: 1e-3 in float32, 5 % in 16-bit formats.
+    Guards against architectures that would run here and be silently wrong. Allowed in float32: a largest difference
+    of 1e-3 of the largest logit. In 16-bit formats single logits of a deep model move much further by rounding alone,
+    so that is a root mean square of a fifth of the logits' standard deviation (wrong ones come near to 1 or above).
     """
     cache = KVCache(forward.layers, PrefixCache(2, PROBE_LEN), forward.dtype, forward.device)
     ids = probe_ids(forward.num_embeddings, forward.device).tolist()
@@ -39,8 +40,13 @@ def check_agreement(forward: Forward, reference: Tensor) -> None:
             forward(ForwardBatch([StepInput(1, start, part, len(part))], cache.layout, forward.device), cache)
             for start, part in ((0, ids[:_PROBE_SPLIT]), (_PROBE_SPLIT, ids[_PROBE_SPLIT:]))
         ]
-    difference = float((torch.cat(parts).float() - reference).abs().max())
-    allowed = (1e-3 if forward.dtype == torch.float32 else 0.05) * max(1.0, float(reference.abs().max()))
+    differences = torch.cat(parts).float() - reference
+    if forward.dtype == torch.float32:
+        difference = float(differences.abs().max())
+        allowed = 1e-3 * max(1.0, float(reference.abs().max()))
+    else:
+        difference = float(differences.square().mean().sqrt())
+        allowed = 0.2 * float(reference.std())
     if not difference <= allowed:
         raise ConfigError(
             f"{forward.name} does not compute the same over the engine's cache as by itself (logits differ by "

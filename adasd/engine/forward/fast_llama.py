@@ -26,6 +26,7 @@ from adasd.engine.forward.attention import attend
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.int8 import is_int8
 from adasd.engine.forward.modules import PROBE_LEN, num_embeddings
+from adasd.engine.forward.packed_linear import can_pack, pack, packed_linear
 from adasd.engine.forward.protocol import Forward
 
 _FAMILY = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
@@ -34,7 +35,7 @@ _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """Weights of one layer; those used by ``addmm`` are transposed."""
+    """Weights of one layer as ``_stored``."""
 
     norm1: Tensor | None  # [W]; None: folded into qkv
     qkv: Tensor  # [W, (H + 2 G) * D]
@@ -108,7 +109,7 @@ class FastLlama(Forward):
             self._layers = [self._restack(layer) for layer in body.layers]
             head, norm = model.lm_head.weight.detach(), body.norm.weight.detach()
             self._norm = None if self._fold else norm
-            self._head = self._folded(head, norm).t()
+            self._head = _stored(self._folded(head, norm))
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         return self.logits_at(batch, cache, (len(self._layers),))[0]
@@ -125,7 +126,7 @@ class FastLlama(Forward):
             x = self._layer(index, layer, x, rotation, batch, cache)
             if index + 1 in depths:
                 wanted = x if batch.wanted is None else x.index_select(0, batch.wanted)
-                found.append(torch.mm(self._normed(wanted, self._norm), self._head))
+                found.append(_affine(self._normed(wanted, self._norm), self._head, None))
         return found
 
     def _layer(
@@ -171,18 +172,18 @@ class FastLlama(Forward):
         norm1, norm2 = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
         stacked = _Layer(
             norm1=None if self._fold else norm1,
-            qkv=self._folded(qkv, norm1).t(),
+            qkv=_stored(self._folded(qkv, norm1)),
             qkv_bias=qkv_bias,
             qk_norm=qk_norm,
-            out=attention.o_proj.weight.detach().t(),
+            out=_stored(attention.o_proj.weight.detach()),
             out_bias=_detached(attention.o_proj.bias),
             norm2=None if self._fold else norm2,
-            gate_up=self._folded(gate_up, norm2).t(),
+            gate_up=_stored(self._folded(gate_up, norm2)),
             gate_up_bias=gate_up_bias,
-            down=mlp.down_proj.weight.detach().t(),
+            down=_stored(mlp.down_proj.weight.detach()),
             down_bias=_detached(mlp.down_proj.bias),
         )
-        for emptied in (q, k, v, mlp.gate_proj, mlp.up_proj):
+        for emptied in (q, k, v, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj):
             emptied.weight = nn.Parameter(emptied.weight.new_empty(0), requires_grad=False)
         return stacked
 
@@ -197,12 +198,21 @@ class FastLlama(Forward):
         return heads.transpose(1, 2).reshape(weight.shape)
 
 
+def _stored(weight_NK: Tensor) -> Tensor:
+    """[K, N] as a view; or in oneDNN's own layout, where that is known to be faster."""
+    return pack(weight_NK) if can_pack(weight_NK) else weight_NK.t()
+
+
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if weight.is_mkldnn:
+        return packed_linear(x, weight, bias)
     return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
 
 
 def _residual(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x + y @ weight (+ bias)."""
+    if weight.is_mkldnn:
+        return packed_linear(y, weight, bias).add_(x)
     out = torch.addmm(x, y, weight)
     return out if bias is None else out.add_(bias)
 
