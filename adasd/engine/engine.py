@@ -25,7 +25,7 @@ from adasd.engine.forward.selection import choose_forward
 from adasd.engine.loading.limits import check_architecture, resolve_max_context, resolve_num_slots
 from adasd.engine.loading.model import Progress, load_model, silent
 from adasd.engine.loading.warm_up import warm_up
-from adasd.engine.runner import BROKEN, Runner, StepResult
+from adasd.engine.runner import BROKEN, ModelRunner, StepResult
 from adasd.engine.sampling.logits_state import LogitsState
 from adasd.engine.scheduler import PrefillBudget, Scheduled, Scheduler
 from adasd.engine.work import DraftWork, EarlyExitWork, VerifyWork, Work
@@ -76,7 +76,7 @@ class TorchEngine:
         self.cache = KVCache(forward.layers, layout, forward.dtype, forward.device)
         generator = torch.Generator(forward.device)
         generator.seed() if seed is None else generator.manual_seed(seed)
-        self.runner = Runner(forward, self.cache, vocab_size, generator)
+        self.runner = ModelRunner(forward, self.cache, vocab_size, generator)
         on_cpu = forward.device.type == "cpu"
         prefill = PrefillBudget(
             prefill_budget or config.prefill_chunk * (1 if on_cpu else 8),

@@ -39,7 +39,7 @@ class StepResult:
     scored: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens that the input holds
 
 
-class Runner:
+class ModelRunner:
     """One forward pass over one cache; ids from ``vocab_size`` on are never drafted or accepted."""
 
     def __init__(self, forward: Forward, cache: KVCache, vocab_size: int, generator: torch.Generator) -> None:

@@ -19,8 +19,8 @@ from adasd.session.slots import RunnerSettings
 from adasd.testing.faulty_port import LinkFaults
 from adasd.testing.loops import plain
 from tests.integration.test_exact_under_faults import CALM, Slot, Workers
+from tests.unit.engine.forward.test_early_exit import engine
 from tests.unit.engine.models import prompts
-from tests.unit.engine.test_early_exit import engine
 
 NUM_TOKENS = 30
 FREE = SamplingParams(NUM_TOKENS)

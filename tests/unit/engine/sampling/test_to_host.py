@@ -8,8 +8,8 @@ import torch
 from adasd.engine.sampling import to_host
 from adasd.rounds import AcceptanceRule, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY, run_until_idle
+from tests.unit.engine.forward.test_static_forward import static
 from tests.unit.engine.models import prompts
-from tests.unit.engine.test_static_forward import static
 
 WATCHED = ("item", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index__")
 
