@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,12 @@ from transformers import PreTrainedModel
 
 from adasd.errors import ConfigError
 
-ATTRIBUTE = "adasd_devices"
-"""On a split model: its devices, first to last."""
+_split: WeakSet[PreTrainedModel] = WeakSet()
 
 
 def is_split(model: PreTrainedModel) -> bool:
     """Does it lie on several devices?"""
-    return hasattr(model, ATTRIBUTE)
+    return model in _split
 
 
 def shares(layer_costs: Sequence[float], first_cost: float, last_cost: float, num_devices: int) -> list[int]:
@@ -81,7 +81,7 @@ def split(
     if head is not None:
         _bring_inputs(head, devices[0] if tied else devices[-1])
         head.register_forward_hook(lambda *call: call[-1].to(devices[0]))
-    setattr(model, ATTRIBUTE, tuple(devices))
+    _split.add(model)
     return model
 
 
