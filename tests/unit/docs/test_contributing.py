@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from adasd.methods import registry
 
 TEXT = (Path(__file__).resolve().parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (Add [^\n]*)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
@@ -30,7 +33,21 @@ def imported(name: str, source: str, folder: Path, monkeypatch: pytest.MonkeyPat
     return module
 
 
-@pytest.mark.parametrize("section", ["Add a model family"])
+@pytest.fixture
+def registered_for_one_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Methods that an example registers are gone afterwards."""
+    registry.load()
+    for known in ("_drafting", "_acceptance"):
+        monkeypatch.setattr(registry, known, dict(getattr(registry, known)))
+    yield
+    registry.drafting_method.cache_clear()
+    registry.acceptance_method.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "section", ["Add a drafting method", "Add an acceptance method", "Add a model family"]
+)
+@pytest.mark.usefixtures("registered_for_one_test")
 def test_a_worked_example(section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tests = 0
     for number, source in enumerate(blocks(section)):

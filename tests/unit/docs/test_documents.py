@@ -78,7 +78,7 @@ def test_every_file_exists(name: str) -> None:
             assert known or word in EXAMPLES, f"{name}: {word}"
         for word in re.findall(r"^(\w+)/[\w./-]*$", span):
             path = span.rstrip("/")
-            if word in FOLDERS:
+            if word in FOLDERS and span not in EXAMPLES:
                 assert (ROOT / path).exists() or (ROOT / f"{path}.py").exists(), f"{name}: {span}"
 
 
@@ -91,6 +91,8 @@ EXAMPLES = {
     "A.json",
     "B.json",
     "/openapi.json",
+    "adasd/methods/drafting/patient.py",
+    "adasd/methods/acceptance/top_two.py",
 }
 """Files that a reader makes, and a route."""
 
