@@ -204,21 +204,32 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     number, whole = positive(float), positive(int)
     add("scenario", nargs="?", metavar="SCENARIO", help=", ".join(SCENARIOS))
-    add("--list", action="store_true", help="what each scenario does")
-    add("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="ratios of two results")
-    add("--url", help="a running server, for example http://127.0.0.1:8000")
-    add("--grpc", metavar="HOST:PORT", help="its gRPC door; without it, --url is asked over HTTP alone")
-    add("--api-key", metavar="KEY", help="of that server [$ADASD_API_KEY]")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="setting of the demo server")
+    add("--list", action="store_true", help="list the scenarios and what they do")
+    add(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A.json", "B.json"),
+        help="compare two results: ratios with 95 % intervals",
+    )
+    add("--url", help="a running server instead, for example http://127.0.0.1:8000")
+    add("--grpc", metavar="HOST:PORT", help="gRPC address of that server; without it only HTTP is used")
+    add("--api-key", metavar="KEY", help="API key of that server [$ADASD_API_KEY]")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the demo server")
     add("--rate", type=number, metavar="R", help="requests per second (ramp: the first rate)")
-    add("--seconds", type=number, metavar="S", help="length of the load (ramp: of each step)")
-    add("--requests", type=whole, metavar="N", help="requests of smoke, chaos, soak")
-    add("--clients", type=whole, metavar="N", help="at once, in closed loops; size of a burst")
-    add("--max-tokens", type=whole, metavar="N", help="tokens per answer of soak")
-    add("--trace", type=Path, metavar="FILE", help="recorded arrivals: seconds, one per line")
-    add("--doors", default="http,grpc", metavar="A,B", help="http, grpc or both in turn [http,grpc]")
-    add("--objective", default="", metavar="O", help="ttft=MS,tpot=MS,share=X [ttft=500,tpot=50,share=0.95]")
-    add("--seed", type=int, default=0, help="of arrivals and choices [0]")
-    add("--json", type=Path, metavar="FILE", help=f"the result [{RESULTS}/SCENARIO-TIME.json]")
-    add("--html", type=Path, metavar="FILE", help="the page with plots [beside the JSON file]")
+    add("--seconds", type=number, metavar="S", help="seconds of load (ramp: of each step)")
+    add("--requests", type=whole, metavar="N", help="number of requests (smoke, chaos, soak)")
+    add("--clients", type=whole, metavar="N", help="concurrent clients; size of a burst")
+    add("--max-tokens", type=whole, metavar="N", help="tokens per answer (soak)")
+    add("--trace", type=Path, metavar="FILE", help="file of recorded arrival times: seconds, one per line")
+    add("--doors", default="http,grpc", metavar="A,B", help="http, grpc, or both in turn [http,grpc]")
+    add(
+        "--objective",
+        default="",
+        metavar="O",
+        help="ttft=MS,tpot=MS,share=X: what a good answer is [ttft=500,tpot=50,share=0.95]",
+    )
+    add("--seed", type=int, default=0, help="seed of arrivals and choices [0]")
+    add("--json", type=Path, metavar="FILE", help=f"write the result here [{RESULTS}/SCENARIO-TIME.json]")
+    add("--html", type=Path, metavar="FILE", help="write the page with plots here [beside the JSON file]")
     return parser.parse_args(argv)
