@@ -210,7 +210,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         nargs=2,
         type=Path,
         metavar=("A.json", "B.json"),
-        help="compare two results: ratios with 95 % intervals",
+        help="compare two results: ratios with 95 %% intervals",
     )
     add("--url", help="a running server instead, for example http://127.0.0.1:8000")
     add("--grpc", metavar="HOST:PORT", help="gRPC address of that server; without it only HTTP is used")
