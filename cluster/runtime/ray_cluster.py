@@ -116,30 +116,44 @@ def _own(folder: Path, num_cpus: float, dashboard: bool) -> Iterator[Path]:
     for name, value in OWN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray_folder = folder / "ray"
-    import ray
-
     try:
         try:
-            ray.init(
-                address="local",
-                namespace="adasd",
-                num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
-                include_dashboard=dashboard,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(ray_folder),
-                _node_ip_address="127.0.0.1",
-            )
-        except Exception as error:  # Ray raises the plainest of all
-            raise StartFailed(
-                f"Ray does not start: {error}\nLogs are in {ray_folder}/session_latest/logs"
-            ) from error
+            _start(ray_folder, num_cpus, dashboard)
+        except Exception:  # Ray raises the plainest of all; it gives a busy machine 30 s and no more
+            _end(folder)
+            try:
+                _start(ray_folder, num_cpus, dashboard)
+            except Exception as error:
+                where = f"Logs are in {ray_folder}/session_latest/logs"
+                raise StartFailed(f"Ray does not start: {error}\n{where}") from error
         yield ray_folder
     finally:
-        with suppress(Exception):
-            within(SHUTDOWN_TIMEOUT_S, ray.shutdown)
-        _kill_what_is_left(folder)
+        _end(folder)
+
+
+def _start(ray_folder: Path, num_cpus: float, dashboard: bool) -> None:
+    import ray
+
+    ray.init(
+        address="local",
+        namespace="adasd",
+        num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
+        include_dashboard=dashboard,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(ray_folder),
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def _end(folder: Path) -> None:
+    """Stop Ray, in good order if it still can be."""
+    import ray
+
+    with suppress(Exception):
+        within(SHUTDOWN_TIMEOUT_S, ray.shutdown)
+    _kill_what_is_left(folder)
 
 
 def lost_helpers() -> list[str]:
