@@ -1,8 +1,6 @@
-"""Frozen settings: every field with its default, its unit, its range and a sentence.
+"""Settings of an engine and of speculation: frozen fields, each with a default, a unit, a range and a sentence.
 
-They are read once at the door (services.settings), never from the environment here. The YAML file and the
-command line of ``adasd serve`` use these names: a top-level field is ``port``, a tier's field is
-``target.model`` / ``draft.model`` (on the command line ``--port``, ``--target``, ``--target-dtype``).
+The field names are the option names of ``adasd serve`` (services.settings reads them once, at start).
 """
 
 from __future__ import annotations
@@ -13,15 +11,15 @@ from typing import Any
 from adasd.requests import Mode
 
 SELF = "self"
-"""The draft source that a target with ``early_exit`` is."""
+"""Draft source: the target's own first layers (``target.early_exit``)."""
 MODEL = "model"
-"""The draft source that the tier ``draft`` is; further tiers bring names of their own."""
+"""Draft source: the model of the tier ``draft``. Models under ``drafts`` are sources by their own names."""
 
 
-def says(
+def described(
     sentence: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
 ) -> Any:
-    """Metadata of a field: what it means, the closed range of a number, the possible texts."""
+    """Metadata of a field: its sentence, the closed range of a number, the allowed texts."""
     return {"help": sentence, "low": low, "high": high, "choices": choices}
 
 
@@ -33,111 +31,123 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A field with a default; see ``says``."""
-    return field(default=default, metadata=says(sentence, low, high, choices))
+    """A field with a default; see ``described``."""
+    return field(default=default, metadata=described(sentence, low, high, choices))
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """One model on one device."""
 
-    model: str = field(metadata=says("folder or Hugging Face id of the model"))
+    model: str = field(metadata=described("folder or Hugging Face id of the model"))
     dtype: str = setting(
         "auto",
-        "number format; auto is float32 on CPU and the checkpoint's own on CUDA",
+        "number format of weights and cache; auto: float32 on a CPU, the checkpoint's own on CUDA",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     weights: str = setting(
         "full",
-        "full: as dtype says; int8: linear layers rounded to one byte per weight, which is another model (exact then "
-        "is the rounded target's distribution) in less memory, without the compiled kernels",
+        "full: weights in dtype; int8: linear layers in one byte per weight, which saves memory but changes the "
+        "model (mode exact then reproduces the int8 target) and uses no compiled kernels",
         choices=("full", "int8"),
     )
-    device: str = setting("auto", "cpu, cuda, cuda:N or auto")
-    num_devices: int = setting(
-        1, "GPUs of one node that share the layers of a model which is too large for one", low=1, high=64
+    device: str = setting(
+        "auto", "device of the model: cpu, cuda, cuda:N, or auto for CUDA if there is a GPU"
     )
-    num_threads: int = setting(1, "CPU threads of one forward pass", low=1, high=1024)
+    num_devices: int = setting(
+        1,
+        "GPUs of one node that the model's layers are spread over, for a model too large for one",
+        low=1,
+        high=64,
+    )
+    num_threads: int = setting(1, "CPU threads per forward pass", low=1, high=1024)
     compile: str = setting(
         "auto",
-        "forward passes by kernels built at the start, on CUDA by recorded graphs: auto is where they fit (and on "
-        "a CPU are measured to be faster), on insists, off takes torch's operations",
+        "compiled kernels on a CPU, CUDA graphs on a GPU; auto: where the model supports them (on a CPU only if "
+        "they are measured to be faster), on: fail where it does not, off: plain torch",
         choices=("auto", "on", "off"),
     )
     deterministic: bool = setting(
         False,
-        "no batch changes an answer, not even by rounding; free with the compiled kernels, elsewhere every token "
-        "takes a pass of its own",
+        "batch-invariant: an answer is the same bit for bit in any batch; free with the compiled kernels, elsewhere "
+        "each token is computed in a forward pass of its own",
     )
-    num_slots: int = setting(32, "sessions that one replica holds at once", low=1, high=65536)
+    num_slots: int = setting(32, "concurrent sessions per replica", low=1, high=65536)
     max_context: int | None = setting(
-        None, "tokens of prompt and answer per slot; none is the model's own limit, at most 4096", low=2
+        None, "tokens of prompt and answer per session; none: the model's own limit, at most 4096", low=2
     )
-    prefill_chunk: int = setting(
-        256, "prompt tokens of one session that one forward pass takes at most", low=1
-    )
+    prefill_chunk: int = setting(256, "most prompt tokens of one session per forward pass", low=1)
     verify_budget: int | None = setting(
         None,
-        "drafted tokens that one pass judges of all sessions together, the likeliest to stand first; 0 is as "
-        "many as its measured times make worth it, none is all",
+        "drafted tokens verified per forward pass over all sessions, those most likely to be accepted first; none: "
+        "all of them, 0: as many as the measured pass times make worthwhile",
         low=0,
     )
     prefix_cache: bool = setting(
-        True, "use again what earlier sessions computed for the beginning of a prompt"
+        True, "reuse the KV cache of earlier prompts that begin with the same tokens"
     )
     cache_bytes: int | None = setting(
         None,
-        "bytes of key-value cache per replica; where num_slots full slots take more, there are fewer",
+        "bytes of KV cache per replica; lowers num_slots where full slots would need more; none: no limit",
         low=1,
     )
     early_exit: bool = setting(
-        False, "target only: its first layers draft for it, as the draft source self; takes no draft model"
+        False,
+        "target only: draft with the target's own first layers (draft source self) instead of a draft model",
     )
-    trust_remote_code: bool = setting(False, "run Python code that ships with the model")
+    trust_remote_code: bool = setting(False, "run Python code that comes with the model")
 
 
 @dataclass(frozen=True, slots=True)
 class SpeculationConfig:
-    """The deployment's defaults; a request may choose otherwise within ``max_draft_tokens``."""
+    """Defaults of the deployment. A request may override them, but not exceed ``max_draft_tokens``."""
 
     mode: Mode = setting(
-        Mode.EXACT, "off: plain decoding; exact: the target's own distribution; adaptive: relaxed, faster"
+        Mode.EXACT,
+        "off: plain decoding; exact: the target's own distribution; adaptive: faster, with relaxed acceptance",
     )
     drafting: str | None = setting(
         None,
-        "method that decides when drafting stops; none is calibrated in mode exact and adasd in mode adaptive",
+        "drafting method, which decides when a block ends; none: calibrated in mode exact, adasd in mode adaptive",
     )
     acceptance: str = setting(
         "adasd:min_ratio=0.25",
-        "method that relaxes acceptance in mode adaptive; the default is AdaSD's, for tokens with at least a "
-        "quarter of the target's largest probability",
+        "acceptance method of mode adaptive; the default is AdaSD's, for tokens with at least a quarter of the "
+        "target's largest probability",
     )
     draft: str | None = setting(
         None,
-        "where blocks come from: model, ngram, suffix, auto or a tier of drafts; none is the first model",
+        "draft source: model, ngram, suffix, auto or the name of a model in drafts; none: the first draft model",
     )
     recent_tokens: int = setting(
         0,
-        "tokens of recent answers (0.5 kB each) that suffix drafts look up, too, whoever asked; 0 is none",
+        "tokens of other callers' recent answers that suffix drafting searches too, 0.5 kB each; 0: none",
         low=0,
     )
     verification: str = setting(
         "token",
-        "how mode exact judges blocks that are sampled without a seed",
+        "verification of sampling without a seed in mode exact: token by token, or the block as a whole",
         choices=("token", "block"),
     )
-    max_draft_tokens: int = setting(16, "tokens per block, hard cap", low=1, high=256)
+    max_draft_tokens: int = setting(
+        16, "most draft tokens per block, for every method and request", low=1, high=256
+    )
     max_relaxed_fraction: float = setting(
-        0.3, "share of an answer that may be relaxed, mode adaptive", low=0, high=1
+        0.3, "largest share of an answer's tokens that mode adaptive may accept by relaxation", low=0, high=1
     )
     max_distortion: float | None = setting(
-        None, "total variation that relaxation may cost, summed over an answer; none is no limit", low=0
+        None,
+        "largest total variation distance that relaxation may cost, summed over an answer; none: no limit",
+        low=0,
     )
-    bypass: bool = setting(True, "run rounds plain while drafting does not pay, and try again now and then")
+    bypass: bool = setting(
+        True,
+        "decode plainly while drafting costs more than it gains, and try drafting again from time to time",
+    )
     load_aware: bool = setting(
-        False, "cap blocks at what the target's batch has room for, whatever the drafting policy"
+        False, "shorten blocks as the target's batch fills up, with every drafting method"
     )
-    draft_ahead: bool = setting(True, "let the draft prepare for what a verdict may say meanwhile")
-    row_len: int = setting(
-        128, "entries of the draft's top-k distributions on the wire, where a rule needs them", low=1
+    draft_ahead: bool = setting(True, "draft the next block while the target still verifies the last one")
+    draft_top_k: int = setting(
+        128, "draft probabilities sent per token, the largest first, where verification needs them", low=1
     )

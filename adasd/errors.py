@@ -48,10 +48,9 @@ class Code(StrEnum):
 
 
 class AdasdError(Exception):
-    """Root of the tree. ``retryable`` says whether the same request can succeed later or elsewhere."""
+    """Root of the tree."""
 
     code: Code = Code.INTERNAL
-    retryable: bool = False
 
 
 class InvalidRequest(AdasdError):
@@ -117,7 +116,7 @@ class ConfigError(AdasdError):
 class Overloaded(AdasdError):
     """Nothing is free; ``retry_after_s`` seconds later it may be."""
 
-    code, retryable = Code.OVERLOADED, True
+    code = Code.OVERLOADED
 
     def __init__(self, what: str, retry_after_s: float = 1.0) -> None:
         super().__init__(what, retry_after_s)
@@ -136,7 +135,7 @@ class RateLimited(Overloaded):
 class DeadlineExceeded(AdasdError):
     """The request was still running after ``limit_s`` seconds."""
 
-    code, retryable = Code.DEADLINE, True
+    code = Code.DEADLINE
 
     def __init__(self, what: str, limit_s: float) -> None:
         super().__init__(what, limit_s)
@@ -155,7 +154,7 @@ class Cancelled(AdasdError):
 class WorkerLost(AdasdError):
     """A worker replica died, hangs or cannot be reached; ``role`` is ``draft`` or ``target``."""
 
-    code, retryable = Code.WORKER_LOST, True
+    code = Code.WORKER_LOST
 
     def __init__(self, role: str, why: str) -> None:
         super().__init__(role, why)
@@ -168,7 +167,7 @@ class WorkerLost(AdasdError):
 class StaleIncarnation(AdasdError):
     """The message was meant for a former life of this replica."""
 
-    code, retryable = Code.STALE_INCARNATION, True
+    code = Code.STALE_INCARNATION
 
     def __init__(self, expected: str, actual: str) -> None:
         super().__init__(expected, actual)
@@ -183,7 +182,7 @@ class StaleIncarnation(AdasdError):
 class UnknownSession(AdasdError):
     """No slot is open for this session (never opened, closed, or expired)."""
 
-    code, retryable = Code.UNKNOWN_SESSION, True
+    code = Code.UNKNOWN_SESSION
 
     def __init__(self, session: str) -> None:
         super().__init__(session)
@@ -196,7 +195,7 @@ class UnknownSession(AdasdError):
 class StaleCache(AdasdError):
     """The caller wants to keep more tokens than the worker has cached; lengths in tokens."""
 
-    code, retryable = Code.STALE_CACHE, True
+    code = Code.STALE_CACHE
 
     def __init__(self, session: str, keep_len: int, cached_len: int) -> None:
         super().__init__(session, keep_len, cached_len)
@@ -225,7 +224,7 @@ class Superseded(AdasdError):
 class DeviceFailure(AdasdError):
     """The forward pass failed on the device (out of memory, broken kernel)."""
 
-    code, retryable = Code.DEVICE, True
+    code = Code.DEVICE
 
 
 class IllegalEvent(AdasdError):

@@ -4,8 +4,8 @@
                                            == leases: Serve handle, rounds: gRPC ==> draft  (small model)
 
 Each tier is a deployment of its own, so that each is placed and scaled for itself. A lease is one ongoing
-request of a worker deployment; hence ``max_ongoing_requests`` is the number of slots. Beside them a board
-collects everybody's metrics.
+request of a worker deployment; hence ``max_ongoing_requests`` is the number of slots. Another deployment
+collects the metrics of all replicas.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ray.serve import Application
 from cluster import topology
 from cluster.serve_scaling import autoscaling
 from services.config import ServeConfig, TierConfig
-from services.observability.board import BoardDeployment
+from services.observability.snapshot_store import SnapshotStoreDeployment
 from services.orchestrator.deployment import Orchestrator
-from services.worker.deployment import Worker
+from services.worker.worker import Worker
 
 ANSWERED_AT_ONCE = 2000
 """Requests beside generations that one orchestrator replica takes: health, models, refusals. The replica itself refuses
@@ -31,10 +31,10 @@ BACKLOG = 500
 
 def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
     """The application that ``serve.run`` deploys; ``worker_host`` as in ``Worker``."""
-    board = metrics_board(config)
-    target = replicas_of("target", config.target, config, worker_host, board)
+    snapshots = metrics_store(config)
+    target = replicas_of("target", config.target, config, worker_host, snapshots)
     drafts = {
-        source: replicas_of("draft", tier, config, worker_host, board, name)
+        source: replicas_of("draft", tier, config, worker_host, snapshots, name)
         for (source, tier), name in zip(config.draft_tiers.items(), list(config.tiers)[1:], strict=True)
     }
     deployed = serve.deployment(
@@ -48,11 +48,11 @@ def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
         health_check_period_s=5,
         health_check_timeout_s=15,
     )
-    return deployed(Orchestrator).bind(config, target, drafts, board)
+    return deployed(Orchestrator).bind(config, target, drafts, snapshots)
 
 
-def metrics_board(config: ServeConfig) -> Application:
-    """Where all replicas report their figures; one scrape of any orchestrator shows them all."""
+def metrics_store(config: ServeConfig) -> Application:
+    """The snapshot store: a scrape of any orchestrator shows the metrics of all replicas."""
     deployed = serve.deployment(
         name="metrics",
         num_replicas=1,
@@ -61,11 +61,16 @@ def metrics_board(config: ServeConfig) -> Application:
         graceful_shutdown_timeout_s=1,
         graceful_shutdown_wait_loop_s=0.2,
     )
-    return deployed(BoardDeployment).bind()
+    return deployed(SnapshotStoreDeployment).bind()
 
 
 def replicas_of(
-    role: str, tier: TierConfig, config: ServeConfig, host: str, board: Application, name: str | None = None
+    role: str,
+    tier: TierConfig,
+    config: ServeConfig,
+    host: str,
+    snapshots: Application,
+    name: str | None = None,
 ) -> Application:
     """Equal replicas of one model; ``name`` of the deployment, if it is not the role."""
     deployed = serve.deployment(
@@ -88,7 +93,7 @@ def replicas_of(
         lease_timeout_s=config.admission_timeout_s,
         model_name=config.model_name,
         logs=config.log,
-        board=board,
+        snapshots=snapshots,
         tls=config.worker_tls,
         traces=config.traces,
     )

@@ -15,7 +15,7 @@ from services.config import ServeConfig, TierConfig
 ORCHESTRATOR_CPUS = 0.1
 """Ray CPUs of one orchestrator replica: enough that it never lands on a node that offers none."""
 METRICS_CPUS = 0.01
-"""Ray CPUs of the board that collects metrics, for the same reason."""
+"""Ray CPUs of the snapshot store, for the same reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,14 +23,14 @@ LIMITS = ("requests_per_minute", "max_concurrent")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class KeyLimits:
     """What a key gets that names no limits of its own; None: no limit."""
 
     requests_per_minute: int | None = None
     max_concurrent: int | None = None
 
 
-def read(file: Path | None, variable: str | None, limits: Limits) -> tuple[ApiKey, ...]:
+def read(file: Path | None, variable: str | None, limits: KeyLimits) -> tuple[ApiKey, ...]:
     """The keys of both sources. ConfigError for what is no key; no message repeats a key.
 
     A source that is given has to hold a key: an empty one must not open the doors to everybody.
@@ -83,7 +83,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         yield (name.strip(), key.strip()) if sign else (f"key-{number}", part)
 
 
-def _key(name: str, value: Any, origin: str, limits: Limits) -> ApiKey:
+def _key(name: str, value: Any, origin: str, limits: KeyLimits) -> ApiKey:
     where = f"{origin}: the key {name!r:.80}"
     if not NAME.fullmatch(name):
         raise ConfigError(f"{where}: a name has up to 64 letters, digits and . _ @ -")
@@ -113,7 +113,7 @@ def _hash(value: Mapping[Any, Any], where: str) -> str:
     return hashed(text)
 
 
-def _limit(value: Mapping[Any, Any], name: str, where: str, limits: Limits) -> int | None:
+def _limit(value: Mapping[Any, Any], name: str, where: str, limits: KeyLimits) -> int | None:
     default: int | None = getattr(limits, name)
     limit = value.get(name, default)
     if limit is not None and (type(limit) is not int or limit < 1):

@@ -1,4 +1,4 @@
-"""Settings of a deployment: tiers, doors, keys, logs and traces. Frozen; read once at start (``services.settings``)."""
+"""Settings of a deployment: tiers, doors, keys, logs and traces. Frozen; read once at start (services.settings)."""
 
 from __future__ import annotations
 
@@ -9,36 +9,34 @@ from adasd.config import MODEL, SELF, EngineConfig, SpeculationConfig, setting
 
 @dataclass(frozen=True, slots=True)
 class TierConfig:
-    """A tier of equal replicas and where Ray may place them."""
+    """Replicas of one model, and where Ray may place them."""
 
     engine: EngineConfig
-    min_replicas: int = setting(1, "replicas that always run", low=0)
-    max_replicas: int = setting(1, "replicas under load", low=1)
-    down_after_s: float = setting(60.0, "seconds of less load before replicas go", low=0)
-    num_cpus: float = setting(0.5, "Ray CPUs that one replica reserves", low=0)
-    num_gpus: float = setting(
-        0.0, "Ray GPUs that one replica reserves; fractions below 1 share a card", low=0
-    )
+    min_replicas: int = setting(1, "replicas that always run; the target needs at least 1", low=0)
+    max_replicas: int = setting(1, "most replicas under load", low=1)
+    down_after_s: float = setting(60.0, "seconds of low load before replicas are removed", low=0)
+    num_cpus: float = setting(0.5, "Ray CPUs reserved per replica", low=0)
+    num_gpus: float = setting(0.0, "Ray GPUs reserved per replica; a fraction below 1 shares a GPU", low=0)
     accelerator_type: str | None = setting(None, "Ray accelerator type, for example L4 or H100")
     resources: tuple[tuple[str, float], ...] = setting(
-        (), "custom Ray resources, for example draft_gpu=1", low=0
+        (), "custom Ray resources reserved per replica, for example draft_gpu=1", low=0
     )
     label_selector: tuple[tuple[str, str], ...] = setting(
-        (), "labels of the Ray nodes, for example pool=draft"
+        (), "labels that a Ray node must have, for example pool=draft"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorConfig:
-    """The replicas that clients reach, and where Ray may place them."""
+    """The replicas that serve clients, and where Ray may place them."""
 
     replicas: int = setting(1, "orchestrator replicas", low=1)
     label_selector: tuple[tuple[str, str], ...] = setting(
-        (), "labels of the Ray nodes, for example pool=gateway"
+        (), "labels that a Ray node must have, for example pool=gateway"
     )
     proxies: str = setting(
         "EveryNode",
-        "where Serve's HTTP proxies run, with --address",
+        "nodes that run Serve's HTTP proxies when joining a cluster with --address",
         choices=("EveryNode", "HeadOnly"),
     )
 
@@ -47,9 +45,11 @@ class OrchestratorConfig:
 class LogConfig:
     """What the replicas write to their logs; never prompts or answers."""
 
-    format: str = setting("text", "one line of text or one JSON object per record", choices=("text", "json"))
+    format: str = setting(
+        "text", "log format: one line of text or one JSON object per record", choices=("text", "json")
+    )
     level: str = setting(
-        "info", "least severity that is written", choices=("debug", "info", "warning", "error")
+        "info", "lowest severity that is logged", choices=("debug", "info", "warning", "error")
     )
 
 
@@ -58,15 +58,15 @@ class TracesConfig:
     """Where OpenTelemetry spans go; without an endpoint there are none."""
 
     endpoint: str | None = setting(
-        None, "OTLP/HTTP address that spans are sent to, for example http://collector:4318/v1/traces"
+        None, "OTLP/HTTP endpoint for spans, for example http://collector:4318/v1/traces; none: no traces"
     )
     sample: float = setting(
-        1.0, "share of requests that are traced if their caller decided nothing", low=0, high=1
+        1.0, "share of requests traced where the caller sends no sampling decision", low=0, high=1
     )
-    service_name: str = setting("adasd-serve", "service.name of all spans")
+    service_name: str = setting("adasd-serve", "service.name of every span")
     headers: tuple[tuple[str, str], ...] = field(
         default=(), repr=False
-    )  # of OTEL_EXPORTER_OTLP_HEADERS, no setting
+    )  # of OTEL_EXPORTER_OTLP_HEADERS; not an option
 
     @property
     def is_on(self) -> bool:
@@ -78,14 +78,14 @@ class TracesConfig:
 class TlsConfig:
     """Mutual TLS between orchestrators and workers: three PEM files, or none of them."""
 
-    certificate: str | None = setting(None, "certificate (chain) that this side of a worker link shows")
-    key: str | None = setting(None, "private key of the certificate")
-    ca: str | None = setting(None, "certificate of the authority that the other side's has to come from")
-    name: str = setting("adasd-worker", "DNS name that the certificates of all workers carry")
+    certificate: str | None = setting(None, "PEM file with this process's certificate (chain)")
+    key: str | None = setting(None, "PEM file with the certificate's private key")
+    ca: str | None = setting(None, "PEM file with the authority that signed the peers' certificates")
+    name: str = setting("adasd-worker", "DNS name in the certificate of every worker")
 
     @property
     def is_on(self) -> bool:
-        """Whether links are encrypted and both sides known."""
+        """Whether links use mutual TLS."""
         return self.certificate is not None
 
 
@@ -94,13 +94,14 @@ class DoorTlsConfig:
     """TLS for clients, over HTTP and gRPC alike: two PEM files, or none of them."""
 
     certificate: str | None = setting(
-        None, "certificate (chain) shown to clients, a file on every node with a door; then HTTP is HTTPS"
+        None,
+        "PEM file with the certificate (chain) for HTTPS and gRPC; needed on every node that serves clients",
     )
-    key: str | None = setting(None, "private key of the certificate, without a password")
+    key: str | None = setting(None, "PEM file with the certificate's private key, without a password")
 
     @property
     def is_on(self) -> bool:
-        """Whether clients have to speak TLS."""
+        """Whether clients must use TLS."""
         return self.certificate is not None
 
 
@@ -122,44 +123,47 @@ class ServeConfig:
     draft: TierConfig | None  # the draft source "model"; None: there is none
     host: str = setting("127.0.0.1", "address that HTTP and gRPC listen on")
     port: int = setting(8000, "HTTP port", low=1, high=65535)
-    grpc_port: int = setting(9000, "port of the public gRPC API; 0 switches it off", low=0, high=65535)
-    model_name: str = setting("adasd-demo", "the model name that clients send")
+    grpc_port: int = setting(9000, "gRPC port; 0: no gRPC", low=0, high=65535)
+    model_name: str = setting("adasd-demo", "model name that clients send")
     orchestrator: OrchestratorConfig = field(default_factory=OrchestratorConfig)
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
     max_ongoing_requests: int = setting(64, "requests in progress per orchestrator replica", low=1)
     max_queued_requests: int = setting(
-        128, "requests waiting for a slot per orchestrator replica; then 429", low=0
+        128, "requests that wait for a slot per orchestrator replica; more get 429", low=0
     )
-    admission_timeout_s: float = setting(30.0, "seconds that a request waits for a slot before 429", low=0)
-    request_timeout_s: float = setting(600.0, "seconds for one answer", low=0.001)
+    admission_timeout_s: float = setting(
+        30.0, "seconds that a request may wait for a slot; then it gets 429", low=0
+    )
+    request_timeout_s: float = setting(600.0, "seconds that one answer may take", low=0.001)
     draft_timeout_s: float = setting(
-        2.0, "seconds for one block; then the round goes on without it", low=0.001
+        2.0, "seconds to wait for a draft block; then the round continues without it", low=0.001
     )
     verify_timeout_s: float = setting(
-        60.0, "seconds for one verdict; then the target counts as lost", low=0.001
+        60.0, "seconds to wait for a verdict; then the target replica counts as lost", low=0.001
     )
-    reattach_s: float = setting(1.0, "seconds between attempts to lease a draft again", low=0.001)
-    max_body_bytes: int = setting(4 * 1024 * 1024, "bytes of one HTTP request", low=1024)
+    reattach_s: float = setting(1.0, "seconds between attempts to lease a draft replica again", low=0.001)
+    max_body_bytes: int = setting(4 * 1024 * 1024, "largest HTTP request body, in bytes", low=1024)
     api_keys_file: str | None = setting(
-        None, "YAML or JSON file of API keys, name to key or sha256:HEX; without keys everybody may call"
+        None,
+        "YAML or JSON file of API keys, name: key or name: sha256:HEX; without keys every caller is served",
     )
     key_requests_per_minute: int | None = setting(
-        None, "requests per minute of an API key that names no limit of its own", low=1
+        None, "requests per minute of an API key without a limit of its own; none: no limit", low=1
     )
     key_max_concurrent: int | None = setting(
-        None, "requests at once of an API key that names no limit of its own", low=1
+        None, "concurrent requests of an API key without a limit of its own; none: no limit", low=1
     )
     control_tokens_in_content: bool = setting(
         False, "the text of a control token in a message is that token; otherwise it is text like any other"
     )
     cors_origins: tuple[str, ...] = setting(
-        (), "web origins whose pages may call, for example https://chat.example.org; * is any"
+        (), "web origins allowed by CORS, for example https://chat.example.org; *: any"
     )
     log: LogConfig = field(default_factory=LogConfig)
     audit_share: float = setting(
         0.0,
-        "share of adaptive answers that the target scores again by the exact rule, when it is idle enough;"
-        " costs one more pass over each of them",
+        "share of adaptive answers that an idle target scores again by the exact rule, in one more forward pass "
+        "each",
         low=0,
         high=1,
     )
@@ -167,21 +171,21 @@ class ServeConfig:
     tls: DoorTlsConfig = field(default_factory=DoorTlsConfig)
     model_roots: tuple[str, ...] = setting(
         (),
-        "folders that models may lie in, and beginnings of Hugging Face ids after hf:, for example "
-        "/models,hf:Qwen/; none allows all",
+        "allowed model folders and, after hf:, prefixes of Hugging Face ids, for example /models,hf:Qwen/; empty: "
+        "any model",
     )
     worker_tls: TlsConfig = field(default_factory=TlsConfig)
-    drafts: tuple[tuple[str, TierConfig], ...] = ()  # further draft sources by name; see services.settings
-    api_keys: tuple[ApiKey, ...] = ()  # read at the door from api_keys_file and ADASD_API_KEYS, no setting
+    drafts: tuple[tuple[str, TierConfig], ...] = ()  # further draft models by name; see services.settings
+    api_keys: tuple[ApiKey, ...] = ()  # from api_keys_file and ADASD_API_KEYS; not an option
 
     @property
     def draft_tiers(self) -> dict[str, TierConfig]:
-        """Draft models by the name of their source, the preferred one first."""
+        """Draft models by the name of their draft source, the default one first."""
         return {**({MODEL: self.draft} if self.draft is not None else {}), **dict(self.drafts)}
 
     @property
     def tiers(self) -> dict[str, TierConfig]:
-        """All tiers by the name of their deployment: target, draft, draft-NAME."""
+        """All tiers by the name of their Serve deployment: target, draft, draft-NAME."""
         drafts = {
             "draft" if name == MODEL else f"draft-{name}": tier for name, tier in self.draft_tiers.items()
         }
@@ -189,5 +193,5 @@ class ServeConfig:
 
     @property
     def draft_sources(self) -> tuple[str, ...]:
-        """What can draft beside the look-ups: the draft models, or the target itself."""
+        """Draft sources apart from n-gram and suffix look-up: the draft models, or the target itself."""
         return tuple(self.draft_tiers) or ((SELF,) if self.target.engine.early_exit else ())

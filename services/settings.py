@@ -1,11 +1,10 @@
-"""Settings at the door: defaults, then a YAML file, then the environment, then the command line.
+"""Reads the settings: defaults, then a YAML file, then the environment, then the command line.
 
-One mechanism serves all three: the fields of ``adasd.config.ServeConfig`` *are* the options. A field is
-named by its path (``target.num_slots``, in the file also nested), on the command line
-``--target-num-slots``, in the environment ``ADASD_TARGET_NUM_SLOTS``. Some have a short name too:
-``target``, ``draft``, ``mode`` and ``draft_source``. Further draft models have names of the user's own
-(``--drafts tiny=FOLDER``); in the file each takes every setting of a tier, ``drafts: {tiny: {model: FOLDER}}``.
-Whatever is not named here is refused, with the nearest name that is.
+The fields of ``services.config.ServeConfig`` are the options. An option's name is the path of its field:
+``target.num_slots`` in the file (or nested), ``--target-num-slots`` on the command line,
+``ADASD_TARGET_NUM_SLOTS`` in the environment. A few options also have a short name (``SHORT_NAMES``), and renamed
+options keep their old name (``OLD_NAMES``). ``--drafts tiny=FOLDER`` adds a draft model; in the file it takes every
+setting of a tier: ``drafts: {tiny: {model: FOLDER}}``. An unknown name is refused with the nearest known one.
 """
 
 from __future__ import annotations
@@ -38,12 +37,14 @@ SHORT_NAMES = {
     "mode": "speculation.mode",
     "draft_source": "speculation.draft",
 }
+OLD_NAMES = {"speculation.row_len": "speculation.draft_top_k"}
+"""Names that options had before, and still go by in the file, the environment and on the command line."""
 CLIENT_VARIABLES = ("ADASD_API_KEY",)
-"""Of ``adasd chat``; a server started in the same shell must not stumble over it."""
+"""Variables of ``adasd chat``, which a server started in the same shell ignores."""
 NONE_WORDS = ("none", "null", "")
 ORIGIN = re.compile(r"https?://[^/\s]+")
 HUB = "hf:"
-"""In ``model_roots``: what follows begins a Hugging Face id, not a folder."""
+"""Marks an entry of ``model_roots`` as the prefix of a Hugging Face id rather than a folder."""
 BOOL_WORDS = {
     "true": True,
     "yes": True,
@@ -58,7 +59,7 @@ BOOL_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting: a leaf of ServeConfig."""
+    """One option: a field of ServeConfig or of a dataclass inside it."""
 
     name: str  # dotted path, for example target.num_slots
     hint: Any  # its type
@@ -72,12 +73,17 @@ class Option:
     def flag(self) -> str:
         """The option on the command line."""
         short = {full: short for short, full in SHORT_NAMES.items()}.get(self.name, self.name)
-        return "--" + short.replace(".", "-").replace("_", "-")
+        return flag_of(short)
 
     @property
     def optional(self) -> bool:
-        """``none`` is a possible value (``draft.model: none`` means plain decoding)."""
+        """Whether ``none`` is a value (``draft.model: none`` means plain decoding)."""
         return NoneType in get_args(self.hint) or self.name == "draft.model"
+
+
+def flag_of(name: str) -> str:
+    """``--target-num-slots`` for ``target.num_slots``."""
+    return "--" + name.replace(".", "-").replace("_", "-")
 
 
 DRAFTS = "drafts"
@@ -85,7 +91,7 @@ FURTHER_DRAFTS = Option(
     DRAFTS,
     tuple[tuple[str, str], ...],
     (),
-    "further draft models as NAME=MODEL,...; requests choose with speculation.draft",
+    "more draft models as NAME=MODEL,...; a request chooses one with speculation.draft",
     None,
     None,
     (),
@@ -95,7 +101,7 @@ TIER_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value as somebody wrote it, and where."""
+    """A value as written, and where it was written."""
 
     raw: Any
     origin: str
@@ -103,7 +109,7 @@ class Given:
 
 @cache
 def options() -> dict[str, Option]:
-    """Every setting by its name, in the order of the fields."""
+    """All options by name, in the order of the fields."""
     found = {option.name: option for option in _leaves(ServeConfig, "")}
     return {**found, DRAFTS: FURTHER_DRAFTS}
 
@@ -114,23 +120,25 @@ def load(
     file: Path | None = None,
     demo: Path | None = None,
 ) -> ServeConfig:
-    """Merge the sources; a ConfigError lists every problem, one sentence a line.
+    """Merge the sources; raises ConfigError with every problem, one sentence per line.
 
-    ``arguments`` maps option names to texts; ``demo`` is the folder of the pair that is served when no model
-    is named.
+    ``arguments`` maps option names to texts. ``demo`` is the folder of the model pair that is served where no
+    target is given.
     """
     given: dict[str, Given] = {}
     further: dict[str, dict[str, Given]] = {}
     problems: list[str] = []
     for source in (_from_file(file, problems), _from_environment(environment), _from_arguments(arguments)):
         for name, value in source:
-            full = SHORT_NAMES.get(name, name)
+            full = SHORT_NAMES.get(name) or OLD_NAMES.get(name, name)
             if full in options():
                 given[full] = value
             elif (place := _of_further_draft(full)) is not None:
                 further.setdefault(place[0], {})[place[1]] = value
             else:
-                problems.append(f"{value.origin}: there is no setting {name!r}{nearest(name, known_names())}")
+                problems.append(
+                    f"{value.origin}: there is no setting {name!r}{nearest(name, [*options(), *SHORT_NAMES])}"
+                )
     _fill_in_models(given, demo)
     values = {name: _value(option, given.get(name), problems) for name, option in options().items()}
     if values["draft.model"] is None:
@@ -138,7 +146,7 @@ def load(
             value for name, value in given.items() if name.startswith("draft.") and name != "draft.model"
         ]
         problems += [
-            f"{value.origin}: set, but there is no draft; name one with draft or leave this out"
+            f"{value.origin}: there is no draft model to set this for; set draft, or remove this"
             for value in stray
         ]
     drafts = _further_drafts(further, values.pop(DRAFTS), problems)
@@ -153,7 +161,7 @@ def load(
 
 
 def _of_further_draft(name: str) -> tuple[str, str] | None:
-    """``drafts.tiny.num_slots`` -> (tiny, draft.num_slots); None if it is no setting of such a tier."""
+    """``drafts.tiny.num_slots`` -> (tiny, draft.num_slots); None if the name is not of that form."""
     section, _, rest = name.partition(".")
     tier, _, field = rest.partition(".")
     setting = f"draft.{field or 'model'}"
@@ -163,7 +171,7 @@ def _of_further_draft(name: str) -> tuple[str, str] | None:
 def _further_drafts(
     further: Mapping[str, Mapping[str, Given]], models: tuple[tuple[str, str], ...], problems: list[str]
 ) -> tuple[tuple[str, TierConfig], ...]:
-    """Tiers of the user's own names; ``models`` are those of the command line or the environment."""
+    """The tiers under ``drafts``; ``models`` come from the command line or the environment."""
     tiers = {name: dict(given) for name, given in further.items()}
     for name, model in models:
         tiers.setdefault(name, {})["draft.model"] = Given(model, f"--{DRAFTS}")
@@ -172,11 +180,11 @@ def _further_drafts(
         if not TIER_NAME.fullmatch(name) or name in draft_sources.RESERVED:
             taken = ", ".join(draft_sources.RESERVED)
             problems.append(
-                f"{DRAFTS}: {name!r} can't name a draft; use lower-case letters, digits and hyphens, a letter "
-                f"first, and none of {taken}"
+                f"{DRAFTS}: {name!r} is not a valid name; use lower-case letters, digits and hyphens, starting "
+                f"with a letter, and none of {taken}"
             )
         elif given.get("draft.model") is None or given["draft.model"].raw in (None, *NONE_WORDS):
-            problems.append(f"{DRAFTS}.{name}: there is no model; name one with {DRAFTS}.{name}.model")
+            problems.append(f"{DRAFTS}.{name}: the model is missing; set {DRAFTS}.{name}.model")
         else:
             fields = {n: option for n, option in options().items() if n.startswith("draft.")}
             values = {n: _value(option, given.get(n), problems) for n, option in fields.items()}
@@ -185,14 +193,14 @@ def _further_drafts(
 
 
 def is_section(name: str) -> bool:
-    """Is a mapping below this name a set of settings, rather than the value of one?"""
+    """Whether a mapping below this name holds options, rather than being the value of one."""
     is_tier = name.startswith(f"{DRAFTS}.") and name.count(".") == 1
     return name == DRAFTS or is_tier or any(known.startswith(f"{name}.") for known in options())
 
 
 def _with_keys(config: ServeConfig, environment: Mapping[str, str]) -> ServeConfig:
-    """Keys are no setting like the others: they have no flag, and only their hashes are kept."""
-    limits = api_keys.Limits(config.key_requests_per_minute, config.key_max_concurrent)
+    """Add the API keys, which have no option of their own; only their hashes are kept."""
+    limits = api_keys.KeyLimits(config.key_requests_per_minute, config.key_max_concurrent)
     file = Path(config.api_keys_file).expanduser() if config.api_keys_file else None
     keys = api_keys.read(file, environment.get(api_keys.VARIABLE), limits)
     return dataclasses.replace(config, api_keys=keys)
@@ -200,11 +208,11 @@ def _with_keys(config: ServeConfig, environment: Mapping[str, str]) -> ServeConf
 
 def known_names() -> list[str]:
     """Every name that ``load`` understands."""
-    return [*options(), *SHORT_NAMES]
+    return [*options(), *SHORT_NAMES, *OLD_NAMES]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean X?"`` or nothing."""
+    """``"; did you mean X?"``, or an empty text where no name is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {str(close[0])!r}?" if close else ""
 
@@ -218,7 +226,7 @@ def _leaves(cls: type, prefix: str) -> Iterator[Option]:
         inner = _dataclass_of(hints[field.name])
         if inner is not None:
             yield from _leaves(inner, _inside(prefix, field.name))
-        elif field.metadata:  # a field without is derived, not set
+        elif field.metadata:  # a field without metadata is not an option
             about = field.metadata
             yield Option(
                 name=prefix + field.name,
@@ -247,7 +255,7 @@ def _build(cls: type, prefix: str, values: Mapping[str, Any]) -> Any:
 
 
 def _inside(prefix: str, name: str) -> str:
-    """A tier's engine is not named: ``target.dtype``, not ``target.engine.dtype``."""
+    """The fields of a tier's engine are options of the tier: ``target.dtype``, not ``target.engine.dtype``."""
     return prefix if name == "engine" else f"{prefix}{name}."
 
 
@@ -292,7 +300,7 @@ def _flatten(content: Mapping[Any, Any], prefix: str, file: Path) -> Iterator[tu
 
 
 def _beside(file: Path, model: str) -> str:
-    """A model's folder may be named relative to the file that names it."""
+    """A relative model folder is looked up beside the file first."""
     folder = file.parent / model
     return str(folder.resolve()) if folder.is_dir() else model
 
@@ -311,7 +319,7 @@ def _from_arguments(arguments: Mapping[str, str]) -> Iterator[tuple[str, Given]]
 
 
 def _fill_in_models(given: dict[str, Given], demo: Path | None) -> None:
-    """Nobody named a target: the demo pair. A target of one's own gets no demo draft, and lends its name."""
+    """Without a target, serve the demo pair. With one, there is no default draft, and the target names the service."""
     if "target.model" not in given:
         if demo is not None:
             given["target.model"] = Given(str(demo / "target"), "the default")
@@ -329,7 +337,7 @@ def _fill_in_models(given: dict[str, Given], demo: Path | None) -> None:
 def _value(option: Option, given: Given | None, problems: list[str]) -> Any:
     if given is None:
         if option.default is MISSING and not option.optional:
-            problems.append(f"{option.name} is needed: {option.sentence}")
+            problems.append(f"{option.name} is required: {option.sentence}")
         return None if option.default is MISSING else option.default
     try:
         return parse(option, given.raw)
@@ -339,9 +347,9 @@ def _value(option: Option, given: Given | None, problems: list[str]) -> Any:
 
 
 def parse(option: Option, raw: Any) -> Any:
-    """The value of an option from a text (command line, environment) or a YAML value.
+    """The value of an option, from a text (command line, environment) or a YAML value.
 
-    Raises ValueError, whose text goes on after the value as it was written.
+    Raises ValueError with a message that continues after the value, for example "is not a number".
     """
     if option.optional and (raw is None or (isinstance(raw, str) and raw.lower() in NONE_WORDS)):
         return None
@@ -352,7 +360,7 @@ def parse(option: Option, raw: Any) -> Any:
     )
     value = _several(raw, hint) if get_origin(hint) is tuple else _scalar(raw, hint)
     if option.choices and value not in option.choices:
-        raise ValueError(f"is none of {', '.join(option.choices)}{nearest(str(raw), option.choices)}")
+        raise ValueError(f"is not one of {', '.join(option.choices)}{nearest(str(raw), option.choices)}")
     for number in value if isinstance(value, tuple) else [value]:
         _check_range(option, number[1] if isinstance(number, tuple) else number)
     if option.name.endswith(".model"):
@@ -371,10 +379,10 @@ def _scalar(raw: Any, hint: Any) -> Any:
     if issubclass(hint, StrEnum):
         word = "off" if raw is False else str(raw)  # YAML reads a bare off as False
         if word not in list(hint):
-            raise ValueError(f"is none of {', '.join(hint)}{nearest(word, list(hint))}")
+            raise ValueError(f"is not one of {', '.join(hint)}{nearest(word, list(hint))}")
         return hint(word)
     if not isinstance(raw, str) or not raw.strip():
-        raise ValueError("is not a text")
+        raise ValueError("is not text")
     return raw
 
 
@@ -407,28 +415,10 @@ def _float(raw: Any) -> float:
 
 
 def _several(raw: Any, hint: Any) -> tuple[Any, ...]:
-    """A list of values or a mapping of names to values."""
+    """A list (``a,b`` or a YAML list) or a mapping."""
     element = get_args(hint)[0]
     if get_origin(element) is tuple:
         return _mapping(raw, hint)
-    if isinstance(raw, str):
-        raw = [part.strip() for part in raw.split(",") if part.strip()]
-    if not isinstance(raw, list):
-        raise ValueError("is not a list")
-    return tuple(_scalar(value, element) for value in raw)
-
-
-def _is_mapping(hint: Any) -> bool:
-    """Mappings are held as tuples of pairs, lists as tuples."""
-    return get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is tuple
-
-
-def _collection(raw: Any, hint: Any) -> tuple[Any, ...]:
-    return _mapping(raw, hint) if _is_mapping(hint) else _list(raw, get_args(hint)[0])
-
-
-def _list(raw: Any, element: Any) -> tuple[Any, ...]:
-    """``a,b`` or a YAML list."""
     if isinstance(raw, str):
         raw = [part.strip() for part in raw.split(",") if part.strip()]
     if not isinstance(raw, list):
@@ -459,21 +449,21 @@ def _check_range(option: Option, value: Any) -> None:
 
 
 def _conflicts(config: ServeConfig) -> Iterator[str]:
-    """Settings that are fine alone and wrong together."""
+    """Settings that are valid alone but not together."""
     if config.target.min_replicas == 0:
-        yield "target.min_replicas is 0; at least one target has to run"
+        yield "target.min_replicas is 0; at least one target replica must run"
     if config.grpc_port == config.port:
-        yield f"grpc_port and port are both {config.port}; HTTP and gRPC need one port each"
+        yield f"grpc_port and port are both {config.port}; HTTP and gRPC need different ports"
     tls = config.worker_tls
     given = [name for name in ("certificate", "key", "ca") if getattr(tls, name) is not None]
     if len(given) in (1, 2):
-        yield f"worker_tls has {' and '.join(given)}; it takes certificate, key and ca, or none of them"
+        yield f"worker_tls has only {' and '.join(given)}; set certificate, key and ca, or none of them"
     if (config.tls.certificate is None) != (config.tls.key is None):
-        yield "tls takes both certificate and key, or neither"
+        yield "tls has only a certificate or only a key; set both, or neither"
     for role, tier in config.tiers.items():
         if not may_be_served(tier.engine.model, config.model_roots):
             roots = ", ".join(config.model_roots)
-            yield f"{role}.model is {tier.engine.model}, which lies in none of model_roots ({roots})"
+            yield f"{role}.model is {tier.engine.model}, which is in none of model_roots ({roots})"
     for origin in config.cors_origins:
         if origin != "*" and not ORIGIN.fullmatch(origin):
             yield f"cors_origins names {origin!r:.80}; an origin is http(s)://host or http(s)://host:port, or *"
@@ -485,12 +475,12 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
             yield f"speculation.{name}: {error}"
     if config.target.engine.early_exit and config.draft_tiers:
         yield (
-            f"target.early_exit is on and there is a draft model ({', '.join(config.draft_tiers)}); a target that "
-            "drafts for itself takes none: set draft to none, or switch early_exit off"
+            f"target.early_exit is on and there is a draft model ({', '.join(config.draft_tiers)}); set draft to none, "
+            "or switch early_exit off"
         )
     for role, tier in list(config.tiers.items())[1:]:
         if tier.engine.early_exit:
-            yield f"{role}.early_exit is on; only a target drafts for itself"
+            yield f"{role}.early_exit is on; only the target can draft with its first layers"
     if (source := config.speculation.draft) is not None:
         try:
             draft_sources.choose(source, config.draft_sources)
@@ -501,7 +491,7 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
 
 
 def may_be_served(model: str, roots: Iterable[str]) -> bool:
-    """Whether a model is within the roots, whatever ``..`` and links it is named by; without roots any is."""
+    """Whether the model is inside one of the roots, with ``..`` and links resolved; without roots every model is."""
     roots = tuple(roots)
     if not roots:
         return True
@@ -517,13 +507,13 @@ def _conflicts_of_tier(tier: TierConfig) -> Iterator[str]:
     if tier.min_replicas > tier.max_replicas:
         yield f"min_replicas is {tier.min_replicas}, but max_replicas is {tier.max_replicas}"
     if tier.num_gpus > 1 and tier.num_gpus != int(tier.num_gpus):
-        yield f"num_gpus is {tier.num_gpus:g}; above 1 Ray gives whole GPUs only"
+        yield f"num_gpus is {tier.num_gpus:g}; above 1, Ray reserves whole GPUs only"
     if tier.engine.num_devices != max(1, tier.num_gpus) and not tier.num_gpus % 1 > 0:
         yield (
-            f"num_devices is {tier.engine.num_devices}, but num_gpus is {tier.num_gpus:g}; a model that is split "
-            "takes as many GPUs as devices, and one that is not uses one"
+            f"num_devices is {tier.engine.num_devices}, but num_gpus is {tier.num_gpus:g}; the two must agree "
+            "where a replica has a GPU of its own"
         )
     if device == "cpu" and tier.num_gpus > 0:
-        yield f"num_gpus reserves {tier.num_gpus:g} GPUs, but the device is cpu"
+        yield f"num_gpus is {tier.num_gpus:g}, but device is cpu; set num_gpus to 0"
     if device.startswith("cuda") and tier.num_gpus == 0:
-        yield f"device is {device}, but num_gpus is 0, so Ray hides every GPU from it; set num_gpus"
+        yield f"device is {device}, but num_gpus is 0, so Ray hides all GPUs from the replica; set num_gpus"

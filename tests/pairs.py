@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from adasd.demo import vocabulary
+from adasd.demo import demo_tokenizer
 
 MAX_CONTEXT = 2048
 
 
 def tokenizer() -> PreTrainedTokenizerBase:
     """A small byte-level BPE with a chat template, as the demo pair has."""
-    return vocabulary.train(num_texts=200)
+    return demo_tokenizer.train(num_texts=200)
 
 
 def write_model(folder: Path, tokens: PreTrainedTokenizerBase, seed: int, **changes: int) -> Path:

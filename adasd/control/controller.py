@@ -138,7 +138,7 @@ class SessionController:
         self.effective = effective
         self._controller = controller
         self._transform = transform
-        self._row_len = controller.config.row_len if self._needs_rows(effective, transform) else 0
+        self._row_len = controller.config.draft_top_k if self._needs_rows(effective, transform) else 0
         self.isolated = effective.mode is Mode.ADAPTIVE and transform.seed is not None
         self._num_rounds = 0
         self._drafting = drafting_method(effective.drafting)

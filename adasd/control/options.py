@@ -121,10 +121,10 @@ def check_transform(
 
 def check_config(config: SpeculationConfig) -> None:
     """Raise ConfigError unless every request that names nothing can be served by these settings."""
-    if config.max_draft_tokens < 1 or config.row_len < 1:
+    if config.max_draft_tokens < 1 or config.draft_top_k < 1:
         raise ConfigError(
-            f"speculation.max_draft_tokens is {config.max_draft_tokens} and speculation.row_len is "
-            f"{config.row_len}; both must be at least 1"
+            f"speculation.max_draft_tokens is {config.max_draft_tokens} and speculation.draft_top_k is "
+            f"{config.draft_top_k}; both must be at least 1"
         )
     try:
         resolve(SpeculationOptions(mode=Mode.ADAPTIVE), config)

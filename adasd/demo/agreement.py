@@ -12,7 +12,7 @@ Continue = Callable[[list[list[int]], int], list[list[int]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class GreedyAgreement:
     """Counts over all rounds; position k of a block is at index k."""
 
     num_rounds: int
@@ -37,7 +37,7 @@ class Agreement:
 
 def measure(
     draft: Continue, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], block_len: int = 5
-) -> Agreement:
+) -> GreedyAgreement:
     """Walk along the target's `answers` in rounds; a block ends early where the draft ends its answer."""
     drafted, accepted = [0] * block_len, [0] * block_len
     num_rounds = 0
@@ -54,4 +54,4 @@ def measure(
                 drafted[position] += 1
                 accepted[position] += position < agreed
             at[row] += agreed + 1
-    return Agreement(num_rounds, tuple(drafted), tuple(accepted))
+    return GreedyAgreement(num_rounds, tuple(drafted), tuple(accepted))

@@ -16,7 +16,7 @@ SMALLEST = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ArithmeticStep:
     """`before <sign> operand = after`; sign is one of `+ - * /`."""
 
     sign: str
@@ -90,11 +90,11 @@ _CLOSING = phrases(
 )
 
 
-def draw(rng: random.Random) -> tuple[Step, ...]:
+def draw(rng: random.Random) -> tuple[ArithmeticStep, ...]:
     """Two to four steps, each starting from the value before it."""
     while True:
         value = rng.randint(3, 60)
-        steps: list[Step] = []
+        steps: list[ArithmeticStep] = []
         for _ in range(rng.choice((2, 2, 3, 3, 4))):
             step = _step(rng, value)
             steps.append(step)
@@ -102,7 +102,7 @@ def draw(rng: random.Random) -> tuple[Step, ...]:
         return tuple(steps)
 
 
-def _step(rng: random.Random, value: int) -> Step:
+def _step(rng: random.Random, value: int) -> ArithmeticStep:
     while True:
         sign = rng.choice("++--*/")
         operand = rng.randint(2, 40) if sign in "+-" else rng.randint(2, 5)
@@ -112,15 +112,15 @@ def _step(rng: random.Random, value: int) -> Step:
             sign
         ]
         if SMALLEST <= after <= LARGEST:
-            return Step(sign, value, operand, after)
+            return ArithmeticStep(sign, value, operand, after)
 
 
-def key(steps: tuple[Step, ...]) -> tuple[object, ...]:
+def key(steps: tuple[ArithmeticStep, ...]) -> tuple[object, ...]:
     """The numbers and signs: what the hold-out goes by."""
     return ("arithmetic", steps[0].before, *((step.sign, step.operand) for step in steps))
 
 
-def prompt(rng: random.Random, steps: tuple[Step, ...], slots: dict[str, str]) -> str:
+def prompt(rng: random.Random, steps: tuple[ArithmeticStep, ...], slots: dict[str, str]) -> str:
     """The story and its question."""
     sentences = [rng.choice(_OPENING).say(rng, slots | {"n": str(steps[0].before)})]
     for step in steps:
@@ -130,7 +130,7 @@ def prompt(rng: random.Random, steps: tuple[Step, ...], slots: dict[str, str]) -
     return " ".join(sentences)
 
 
-def answer(rng: random.Random, steps: tuple[Step, ...], slots: dict[str, str]) -> str:
+def answer(rng: random.Random, steps: tuple[ArithmeticStep, ...], slots: dict[str, str]) -> str:
     """The worked steps, one per line, and the answer's line."""
     lines = [rng.choice(_START).say(rng, slots | {"n": str(steps[0].before)})]
     for step in steps:

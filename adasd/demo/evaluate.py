@@ -31,7 +31,7 @@ class Score:
     num_examples: int
     target_accuracy: float
     draft_accuracy: float
-    agreement: agreement.Agreement
+    agreement: agreement.GreedyAgreement
     mean_answer_len: float
 
     def as_json(self) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def score(
     return Score(task, n, target_accuracy, draft_accuracy, agreed, mean_len)
 
 
-def together(parts: list[agreement.Agreement]) -> agreement.Agreement:
+def together(parts: list[agreement.GreedyAgreement]) -> agreement.GreedyAgreement:
     """The counts of several tasks as one."""
-    return agreement.Agreement(
+    return agreement.GreedyAgreement(
         sum(part.num_rounds for part in parts),
         tuple(map(sum, zip(*(part.drafted for part in parts), strict=True))),
         tuple(map(sum, zip(*(part.accepted for part in parts), strict=True))),
@@ -116,11 +116,11 @@ def table(scores: list[Score]) -> Table:
     return result
 
 
-def _all(scores: list[Score]) -> agreement.Agreement:
+def _all(scores: list[Score]) -> agreement.GreedyAgreement:
     return together([one.agreement for one in scores])
 
 
-def _cells(counts: agreement.Agreement) -> tuple[str, str, str]:
+def _cells(counts: agreement.GreedyAgreement) -> tuple[str, str, str]:
     positions = " ".join(f"{share:.2f}" for share in counts.by_position)
     return f"{counts.share:.1%}", f"{counts.tokens_per_round:.2f}", positions
 

@@ -8,7 +8,7 @@ from adasd.demo.wording import Phrase, phrase, phrases
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class FunctionFamily:
     """Functions that differ in two whole numbers, <a> and <b>.
 
     `bodies` are interchangeable; `<x>`, `<v>` and `<r>` in them are free variable names (parameter, loop
@@ -45,8 +45,8 @@ _LIST_NAMES = ("numbers", "values", "items", "xs", "data")
 _NUMBER_NAMES = ("x", "n", "value", "number")
 _TEXT_NAMES = ("text", "s", "word")
 
-FAMILIES: tuple[Family, ...] = (
-    Family(
+FAMILIES: tuple[FunctionFamily, ...] = (
+    FunctionFamily(
         "linear",
         phrase("{multiplies|takes} a number {by|times} <a> and adds <b>"),
         phrases(
@@ -60,7 +60,7 @@ FAMILIES: tuple[Family, ...] = (
         lambda a, b: lambda x: x * a + b,
         ("scale", "convert", "transform", "linear"),
     ),
-    Family(
+    FunctionFamily(
         "sum_above",
         phrase("adds up {the|all} numbers above <a> in a list, plus <b>"),
         phrases(
@@ -74,7 +74,7 @@ FAMILIES: tuple[Family, ...] = (
         lambda a, b: lambda x: sum(v for v in x if v > a) + b,
         ("sum_above", "add_large", "total_above"),
     ),
-    Family(
+    FunctionFamily(
         "count_between",
         phrase("counts {the|all} numbers from <a> to <b> in a list"),
         phrases(
@@ -89,7 +89,7 @@ FAMILIES: tuple[Family, ...] = (
         ("count_between", "count_range", "how_many"),
         ordered=True,
     ),
-    Family(
+    FunctionFamily(
         "clamp",
         phrase("{keeps|clamps} a number between <a> and <b>"),
         phrases(
@@ -103,7 +103,7 @@ FAMILIES: tuple[Family, ...] = (
         ("clamp", "limit", "bound"),
         ordered=True,
     ),
-    Family(
+    FunctionFamily(
         "slice",
         phrase("{returns|gives} the {characters|letters} of a text from position <a> {up |}to <b>"),
         phrases(
@@ -117,7 +117,7 @@ FAMILIES: tuple[Family, ...] = (
         ("cut", "part", "middle", "take_part"),
         ordered=True,
     ),
-    Family(
+    FunctionFamily(
         "map_filter",
         phrase("{drops|removes} {the|all} numbers below <a> from a list and multiplies the rest by <b>"),
         phrases(
@@ -130,7 +130,7 @@ FAMILIES: tuple[Family, ...] = (
         lambda a, b: lambda x: [v * b for v in x if v >= a],
         ("keep_and_scale", "filter_scale", "grow_large"),
     ),
-    Family(
+    FunctionFamily(
         "divisible",
         phrase("{tells|checks} whether a number is divisible by <a> and {above|greater than} <b>"),
         phrases(

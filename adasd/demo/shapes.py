@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from adasd.demo.vocabulary import MAX_POSITIONS
+from adasd.demo.demo_tokenizer import MAX_POSITIONS
 
 HEAD_DIM = 32
 
@@ -20,7 +20,7 @@ class Role(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """Width of the residual stream, number of layers, and tokens to train on by default."""
 
     width: int
@@ -28,10 +28,10 @@ class Shape:
     num_tokens: int
 
 
-SHAPES = {Role.TARGET: Shape(128, 6, 18_000_000), Role.DRAFT: Shape(64, 2, 12_000_000)}
+SHAPES = {Role.TARGET: ModelShape(128, 6, 18_000_000), Role.DRAFT: ModelShape(64, 2, 12_000_000)}
 
 
-def config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+def config(shape: ModelShape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     """Llama with heads of 32, SwiGLU of 8/3 the width (rounded up to 32), and a head of its own."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
@@ -50,7 +50,7 @@ def config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 @torch.no_grad()
-def fresh(shape: Shape, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+def fresh(shape: ModelShape, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     """A model to train: output projections and head at zero, so that every layer starts as the identity."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config(shape, tokenizer))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from adasd.demo.demo_tokenizer import ASSISTANT, END, SYSTEM, SYSTEM_MESSAGES, USER
 from adasd.demo.tasks import Task, generate
-from adasd.demo.vocabulary import ASSISTANT, END, SYSTEM, SYSTEM_MESSAGES, USER
 
 SHARES = {Task.ARITHMETIC: 0.42, Task.FUNCTION: 0.13, Task.STORY: 0.15, Task.EXTRACTION: 0.30}
 SYSTEM_SHARE = 0.1  # conversations that open with a system message
@@ -38,7 +38,7 @@ class Position:
     batch: int = 0
 
 
-class Stream:
+class BatchStream:
     """Batches of about `batch_tokens` padded tokens for one `seed`, from `position` on."""
 
     def __init__(

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 
 from adasd.demo import arithmetic, extraction, functions, sandbox, stories
-from adasd.demo.split import Split, side
+from adasd.demo.holdout import Split, side
 
 __all__ = ["Example", "Split", "Task", "check", "generate", "heldout"]
 

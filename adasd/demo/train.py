@@ -25,19 +25,19 @@ from rich.progress import (
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from adasd.demo import checkpoint, shapes, vocabulary
+from adasd.demo import checkpoint, demo_tokenizer, shapes
 from adasd.demo.muon import MuonAdam
 from adasd.demo.schedule import Schedule
-from adasd.demo.stream import POOL, Batch, Position, Stream
+from adasd.demo.stream import POOL, Batch, BatchStream, Position
 
 CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """One training run."""
 
-    shape: shapes.Shape
+    shape: shapes.ModelShape
     num_tokens: int
     seed: int = 1
     batch_tokens: int = 6144
@@ -47,7 +47,7 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Report:
+class TrainingReport:
     """What is known after a step."""
 
     step: int
@@ -59,7 +59,7 @@ class Report:
 class Trainer:
     """A model, its optimizer and its stream, moved on one step at a time; all of it fits in a checkpoint."""
 
-    def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    def __init__(self, plan: TrainingPlan, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
         self.plan = plan
         self.path = path
         self.model: LlamaForCausalLM = shapes.fresh(plan.shape, tokenizer, plan.seed)
@@ -83,14 +83,14 @@ class Trainer:
             self.step, self.num_tokens, self.seconds = state["step"], state["num_tokens"], state["seconds"]
             self.schedule = Schedule(**state["schedule"]).replanned(plan.num_tokens, self.num_tokens)
             position = Position(**state["position"])
-        self.stream = Stream(tokenizer, plan.seed, plan.batch_tokens, position, pool_len=plan.pool_len)
+        self.stream = BatchStream(tokenizer, plan.seed, plan.batch_tokens, position, pool_len=plan.pool_len)
 
     @property
     def done(self) -> bool:
         """Whether all tokens were seen."""
         return self.num_tokens >= self.schedule.total
 
-    def steps(self) -> Iterator[Report]:
+    def steps(self) -> Iterator[TrainingReport]:
         """Train to the end, one report for each step."""
         for batch in self.stream:
             if self.done:
@@ -101,7 +101,7 @@ class Trainer:
             self.step += 1
             self.num_tokens += batch.num_tokens
             self.seconds += time.perf_counter() - started
-            yield Report(self.step, self.num_tokens, loss, scale)
+            yield TrainingReport(self.step, self.num_tokens, loss, scale)
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -213,10 +213,14 @@ def main(arguments: list[str] | None = None) -> int:
     role = shapes.Role(options.role)
     default = shapes.SHAPES[role]
     num_tokens = options.tokens or default.num_tokens
-    shape = shapes.Shape(options.width or default.width, options.layers or default.num_layers, num_tokens)
-    tokenizer = vocabulary.train()
+    shape = shapes.ModelShape(
+        options.width or default.width, options.layers or default.num_layers, num_tokens
+    )
+    tokenizer = demo_tokenizer.train()
     path = options.work_dir / f"{role.value}-{shape.width}x{shape.num_layers}-seed{options.seed}.pt"
-    trainer = Trainer(Plan(shape, num_tokens, seed=options.seed, device=options.device), tokenizer, path)
+    trainer = Trainer(
+        TrainingPlan(shape, num_tokens, seed=options.seed, device=options.device), tokenizer, path
+    )
     console.print(
         f"{role.value}: {shape.width} x {shape.num_layers}, "
         f"{trainer.model.num_parameters() / 1e6:.2f} M parameters, {len(tokenizer)} tokens in the vocabulary, "

@@ -14,7 +14,7 @@ _SLOT = re.compile(r"<([a-z]+)>")
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
+class _PhraseSlot:
     name: str
 
 
@@ -27,7 +27,7 @@ class _Choice:
 class Phrase:
     """A parsed phrase: literal text, slots and choices, in order."""
 
-    parts: tuple[str | _Slot | _Choice, ...]
+    parts: tuple[str | _PhraseSlot | _Choice, ...]
 
     def say(self, rng: random.Random, slots: Mapping[str, str] | None = None) -> str:
         """One wording, every choice drawn from `rng`; a slot missing in `slots` raises KeyError."""
@@ -35,7 +35,7 @@ class Phrase:
         for part in self.parts:
             if isinstance(part, str):
                 words.append(part)
-            elif isinstance(part, _Slot):
+            elif isinstance(part, _PhraseSlot):
                 words.append((slots or {})[part.name])
             else:
                 words.append(part.options[int(rng.random() * len(part.options))].say(rng, slots))
@@ -47,7 +47,7 @@ class Phrase:
         for part in self.parts:
             if isinstance(part, str):
                 pieces.append(re.escape(part))
-            elif isinstance(part, _Slot):
+            elif isinstance(part, _PhraseSlot):
                 pieces.append(re.escape((slots or {})[part.name]))
             else:
                 pieces.append("(?:" + "|".join(option.pattern(slots) for option in part.options) + ")")
@@ -68,7 +68,7 @@ def phrases(*texts: str) -> tuple[Phrase, ...]:
 
 
 def _sequence(text: str, at: int, *, inside: bool) -> tuple[Phrase, int]:
-    parts: list[str | _Slot | _Choice] = []
+    parts: list[str | _PhraseSlot | _Choice] = []
     while at < len(text):
         char = text[at]
         if char == "{":
@@ -77,7 +77,7 @@ def _sequence(text: str, at: int, *, inside: bool) -> tuple[Phrase, int]:
         elif char == "}" or (char == "|" and inside):
             break
         elif slot := _SLOT.match(text, at):
-            parts.append(_Slot(slot.group(1)))
+            parts.append(_PhraseSlot(slot.group(1)))
             at = slot.end()
         else:
             end = at + 1

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from adasd.evaluate.figures import COST_RATIOS, Figures
-from adasd.evaluate.methods import method
-from adasd.evaluate.plots import COLOURS, Line, Point, chart, scatter
-from adasd.evaluate.report import Report
-from adasd.evaluate.table import COLUMNS, cells, known
+from adasd.evaluate.compared_methods import method
+from adasd.evaluate.evaluation import Evaluation
+from adasd.evaluate.method_figures import COST_RATIOS, MethodFigures
+from adasd.evaluate.plots import COLOURS, Curve, Point, chart, scatter
+from adasd.evaluate.tables import COLUMNS, cells, known
 from adasd.methods.registry import acceptance_method
 from adasd.requests import Mode
 
@@ -40,7 +40,7 @@ SHOWN = ("static-16", "adasd", "adaedl", "adasd+adasd", "adasd+collision", "adae
 """Methods of the line plots, as far as they were run."""
 
 
-def page(report: Report) -> str:
+def page(report: Evaluation) -> str:
     """The whole page."""
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>adasd eval</title>"
@@ -62,7 +62,7 @@ def family(name: str) -> str:
     return "relaxed by the distance" if by_distance else "relaxed by the target's probability"
 
 
-def front(rows: Sequence[Figures], ratio_index: int) -> set[str]:
+def front(rows: Sequence[MethodFigures], ratio_index: int) -> set[str]:
     """Methods that no other one beats in both accuracy and modelled speed."""
     best: set[str] = set()
     for row in rows:
@@ -78,7 +78,7 @@ def front(rows: Sequence[Figures], ratio_index: int) -> set[str]:
     return best
 
 
-def _section(report: Report, temperature: float) -> str:
+def _section(report: Evaluation, temperature: float) -> str:
     rows = report.of(temperature)
     return (
         f"<h2>Temperature {temperature:g}</h2>{_legend()}<div class=plots>"
@@ -91,7 +91,7 @@ def _section(report: Report, temperature: float) -> str:
     )
 
 
-def _plots(report: Report, temperature: float) -> Iterator[tuple[str, str]]:
+def _plots(report: Evaluation, temperature: float) -> Iterator[tuple[str, str]]:
     rows = report.of(temperature)
     if any(row.accuracy is not None for row in rows):
         best = front(rows, 1)
@@ -109,7 +109,7 @@ def _plots(report: Report, temperature: float) -> Iterator[tuple[str, str]]:
         yield scatter(points, speed, "accuracy, %"), "Accuracy against speed; large points are the front."
     chosen = [row for name in SHOWN for row in rows if row.method == name]
     lines = [
-        Line(
+        Curve(
             row.method,
             tuple(a if n >= 10 else None for a, n in zip(row.acceptance, row.reached, strict=True)),
             c,
@@ -126,10 +126,10 @@ def _plots(report: Report, temperature: float) -> Iterator[tuple[str, str]]:
         for trace in report.traces
         if (trace.method, trace.temperature) == (name, temperature)
     ]
-    generation = [Line(t.method, t.generation, c) for t, c in zip(traces, COLOURS, strict=False)]
+    generation = [Curve(t.method, t.generation, c) for t, c in zip(traces, COLOURS, strict=False)]
     yield chart(generation, "answer", "entropy ceiling, nats"), "How the generation threshold moved."
     acceptance = [
-        Line(t.method, t.acceptance, c)
+        Curve(t.method, t.acceptance, c)
         for t, c in zip(traces, COLOURS, strict=False)
         if any(value is not None for value in t.acceptance)
     ]
@@ -149,7 +149,7 @@ def _legend() -> str:
     return f"<p>{' &nbsp; '.join(items)}</p>"
 
 
-def _table(report: Report, rows: Sequence[Figures]) -> str:
+def _table(report: Evaluation, rows: Sequence[MethodFigures]) -> str:
     head = (
         *COLUMNS,
         *(f"c={ratio:g}" for ratio in COST_RATIOS),

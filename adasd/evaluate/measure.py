@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from adasd.config import MODEL, EngineConfig, SpeculationConfig
-from adasd.evaluate.methods import Method
-from adasd.evaluate.workload import Item
+from adasd.evaluate.compared_methods import Method
+from adasd.evaluate.questions import Question
 from adasd.local import LocalPair
 from adasd.requests import SamplingParams
 from adasd.results import Chunk, SpeculationReport, TokenKind
@@ -44,7 +44,7 @@ class AnswerRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class MethodRun:
     """One method at one temperature over the whole workload, answers in the workload's order."""
 
     method: Method
@@ -106,14 +106,14 @@ def disturb(model: PreTrainedModel, noise: float, seed: int) -> None:
 
 def run(
     pair: LocalPair,
-    items: Sequence[Item],
+    items: Sequence[Question],
     methods: Sequence[Method],
     temperatures: Sequence[float],
     *,
     max_tokens: int = 200,
     cost_ratio: float | None = None,
     on_answer: Callable[[Method, float], None] = lambda method, temperature: None,
-) -> Iterator[Run]:
+) -> Iterator[MethodRun]:
     """Every method at every temperature; each begins with nothing learned. Yields each as it is done.
 
     ``cost_ratio``: methods that follow the clock are told that a draft pass takes so much of a target pass; None
@@ -138,7 +138,7 @@ def run(
             for item in items:
                 answers.append(_answer(fresh, item, method, SamplingParams(max_tokens, temperature)))
                 on_answer(method, temperature)
-            yield Run(method, temperature, tuple(answers))
+            yield MethodRun(method, temperature, tuple(answers))
 
 
 def as_modelled(cost_ratio: float, done: RoundCompleted) -> RoundCompleted:
@@ -150,7 +150,7 @@ def as_modelled(cost_ratio: float, done: RoundCompleted) -> RoundCompleted:
     return replace(done, drafted=drafted, verdict=verdict, draft_ms=draft_ms, verify_ms=1.0)
 
 
-def _answer(pair: LocalPair, item: Item, method: Method, sampling: SamplingParams) -> AnswerRecord:
+def _answer(pair: LocalPair, item: Question, method: Method, sampling: SamplingParams) -> AnswerRecord:
     text, tokens, report, first = "", list[int](), None, None
     for event in pair.stream(_prompt(pair, item.prompt), sampling, method.options):
         if isinstance(event, Chunk):

@@ -24,7 +24,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Curve:
     """One line; None is a gap."""
 
     label: str
@@ -87,7 +87,7 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
     return _picture(axes, body)
 
 
-def chart(lines: Sequence[Line], x_title: str, y_title: str, low: float | None = None) -> str:
+def chart(lines: Sequence[Curve], x_title: str, y_title: str, low: float | None = None) -> str:
     """Lines over 1, 2, 3, ... with their names at the right; empty if there is nothing to draw."""
     known = [value for line in lines for value in line.values if value is not None]
     if not known:

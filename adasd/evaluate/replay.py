@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller, SessionController
 from adasd.errors import InvalidRequest
-from adasd.evaluate.methods import Method
+from adasd.evaluate.compared_methods import Method
 from adasd.evaluate.traces import Signal, Trace
 from adasd.requests import Mode
 from adasd.rounds import DraftBlock, RoundCompleted, SamplingTransform, StopRule, Verdict

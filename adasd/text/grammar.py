@@ -95,11 +95,6 @@ class Matcher:
     def __len__(self) -> int:
         return self._num_taken + self._num_beyond
 
-    @property
-    def may_end(self) -> bool:
-        """Whether the text so far is a whole sentence of the grammar."""
-        return not self._num_beyond and self._inner.is_accepting()
-
     def extend(self, tokens: Sequence[int]) -> None:
         """Go on with these tokens."""
         num = 0 if self._num_beyond else self._take(tokens)

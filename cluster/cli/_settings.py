@@ -33,6 +33,9 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
             const="true" if option.hint is bool else None,
             help=_describe(option),
         )
+    for old, name in settings.OLD_NAMES.items():
+        flag = settings.flag_of(old)
+        parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
 

@@ -22,11 +22,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from adasd.config import SpeculationConfig
 from adasd.control.draft_sources import RESERVED
 from adasd.errors import AdasdError, ConfigError, InvalidRequest
-from adasd.evaluate.measure import Run
-from adasd.evaluate.methods import Method, all_names, parse
-from adasd.evaluate.report import Report, build
-from adasd.evaluate.table import tables
-from adasd.evaluate.workload import WORKLOADS, Item, jsonl
+from adasd.evaluate.compared_methods import Method, all_names, parse
+from adasd.evaluate.evaluation import Evaluation, build
+from adasd.evaluate.measure import MethodRun
+from adasd.evaluate.questions import WORKLOADS, Question, jsonl
+from adasd.evaluate.tables import tables
 from cluster.data import DEMO, ROOT
 
 WIDTH = 132  # columns that the tables need
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_options(argv: Sequence[str], console: Console) -> Report:
+def run_options(argv: Sequence[str], console: Console) -> Evaluation:
     """The report of these options, in this process; raises AdasdError."""
     options = parser().parse_args(argv)
     items = _items(options)
@@ -75,11 +75,11 @@ def run_options(argv: Sequence[str], console: Console) -> Report:
 
 def evaluate(
     options: argparse.Namespace,
-    items: Sequence[Item],
+    items: Sequence[Question],
     methods: Sequence[Method],
     temperatures: Sequence[float],
     console: Console,
-) -> Report:
+) -> Evaluation:
     """Run everything behind a progress bar with the time that remains."""
     run_all = remotely(options, items, methods) if options.url else in_process(options, items, methods)
     progress = Progress(
@@ -102,11 +102,11 @@ def evaluate(
 
 
 OnAnswer = Callable[[Method, float], None]
-RunAll = Callable[[Sequence[float], OnAnswer], tuple[list[Run], dict[str, Any]]]
+RunAll = Callable[[Sequence[float], OnAnswer], tuple[list[MethodRun], dict[str, Any]]]
 """Temperatures and a listener to the runs, and what is known of the server."""
 
 
-def in_process(options: argparse.Namespace, items: Sequence[Item], methods: Sequence[Method]) -> RunAll:
+def in_process(options: argparse.Namespace, items: Sequence[Question], methods: Sequence[Method]) -> RunAll:
     """The pair of this process; ConfigError if it cannot be loaded."""
     import torch
 
@@ -124,7 +124,7 @@ def in_process(options: argparse.Namespace, items: Sequence[Item], methods: Sequ
         draft_noise=options.draft_noise,
     )
 
-    def run_all(temperatures: Sequence[float], on_answer: OnAnswer) -> tuple[list[Run], dict[str, Any]]:
+    def run_all(temperatures: Sequence[float], on_answer: OnAnswer) -> tuple[list[MethodRun], dict[str, Any]]:
         runs = run(
             pair,
             items,
@@ -139,13 +139,13 @@ def in_process(options: argparse.Namespace, items: Sequence[Item], methods: Sequ
     return run_all
 
 
-def remotely(options: argparse.Namespace, items: Sequence[Item], methods: Sequence[Method]) -> RunAll:
+def remotely(options: argparse.Namespace, items: Sequence[Question], methods: Sequence[Method]) -> RunAll:
     """The models of a running server; ServerGone if nobody answers there."""
     import httpx
 
     from cluster.evaluation.remote import CONNECT_S, SILENCE_S, Journal, run, server_about
 
-    def run_all(temperatures: Sequence[float], on_answer: OnAnswer) -> tuple[list[Run], dict[str, Any]]:
+    def run_all(temperatures: Sequence[float], on_answer: OnAnswer) -> tuple[list[MethodRun], dict[str, Any]]:
         headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
         timeout = httpx.Timeout(CONNECT_S, read=SILENCE_S)
         with httpx.Client(base_url=options.url, timeout=timeout, headers=headers) as client:
@@ -223,7 +223,7 @@ def about(options: argparse.Namespace, num_items: int, methods: Sequence[Method]
     }
 
 
-def _items(options: argparse.Namespace) -> list[Item]:
+def _items(options: argparse.Namespace) -> list[Question]:
     """The workload that is named, or a file's lines."""
     known = WORKLOADS.get(options.workload)
     return known(options.n, options.seed) if known else jsonl(Path(options.workload), options.n)

@@ -18,10 +18,10 @@ from rich.progress import track
 from rich.table import Table
 
 from adasd.errors import AdasdError, ConfigError
-from adasd.evaluate.methods import Method, method
+from adasd.evaluate.compared_methods import Method, method
+from adasd.evaluate.questions import WORKLOADS, jsonl
 from adasd.evaluate.replay import Costs, Replayed, replay, speed_ratio
 from adasd.evaluate.traces import Trace, collect, load, save
-from adasd.evaluate.workload import WORKLOADS, jsonl
 from cluster.data import DEMO
 
 STATIC = tuple(f"static-{length}" for length in range(1, 17))

@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 
 from adasd.errors import AdasdError, ConfigError
-from adasd.evaluate.measure import AnswerRecord, Run
-from adasd.evaluate.methods import Method
-from adasd.evaluate.workload import Item
+from adasd.evaluate.compared_methods import Method
+from adasd.evaluate.measure import AnswerRecord, MethodRun
+from adasd.evaluate.questions import Question
 from cluster.http_client import refusal, server_sent
 
 CONNECT_S = 10.0
@@ -106,14 +106,14 @@ def server_about(client: httpx.Client) -> dict[str, Any]:
 def run(
     client: httpx.Client,
     model: str,
-    items: Sequence[Item],
+    items: Sequence[Question],
     methods: Sequence[Method],
     temperatures: Sequence[float],
     journal: Journal,
     *,
     max_tokens: int,
     on_answer: Callable[[Method, float], None] = lambda method, temperature: None,
-) -> Iterator[Run]:
+) -> Iterator[MethodRun]:
     """Every method at every temperature. Raises ServerGone, with what is done kept in the journal."""
     num_runs = sum(method.serves(temperature) for method in methods for temperature in temperatures)
     total = len(items) * num_runs
@@ -132,7 +132,7 @@ def run(
                         raise ServerGone(_farewell(client, journal, total, error)) from error
                 answers.append(journal.answers[place])
                 on_answer(method, temperature)
-            yield Run(method, temperature, tuple(answers))
+            yield MethodRun(method, temperature, tuple(answers))
 
 
 def _farewell(client: httpx.Client, journal: Journal, total: int, error: Exception) -> str:
@@ -165,7 +165,7 @@ def request_body(
     }
 
 
-def ask(client: httpx.Client, body: Mapping[str, Any], item: Item) -> AnswerRecord:
+def ask(client: httpx.Client, body: Mapping[str, Any], item: Question) -> AnswerRecord:
     """One answer; raises httpx's errors and ServerGone for a refusal or an answer that broke off."""
     text, tokens, last = "", list[dict[str, Any]](), dict[str, Any]()
     begun_s = ended_s = 0.0
@@ -188,7 +188,11 @@ def ask(client: httpx.Client, body: Mapping[str, Any], item: Item) -> AnswerReco
 
 
 def record(
-    item: Item, text: str, tokens: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any], decode_s: float
+    item: Question,
+    text: str,
+    tokens: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Any],
+    decode_s: float,
 ) -> AnswerRecord:
     """What an answer showed. The metrics count blocks by length and acceptance; their order is not told."""
     own, blocks = metrics["adasd"], metrics["speculative_decoding"] or {}

@@ -15,10 +15,10 @@ from pathlib import Path
 from rich.console import Console
 
 from adasd.errors import AdasdError
-from adasd.evaluate.figures import COST_RATIOS, Figures
+from adasd.evaluate.evaluation import Evaluation
 from adasd.evaluate.html import page
-from adasd.evaluate.report import Report
-from adasd.evaluate.table import known
+from adasd.evaluate.method_figures import COST_RATIOS, MethodFigures
+from adasd.evaluate.tables import known
 from cluster.data import DEMO
 
 CHOSEN = (
@@ -63,11 +63,11 @@ SERIES = (
 )
 
 
-Run = Callable[[Sequence[str], Console], Report]
+RunSeries = Callable[[Sequence[str], Console], Evaluation]
 """The report of an ``adasd eval`` with these options; raises AdasdError."""
 
 
-def write_all(folder: Path, num_per_task: int, seed: int, run: Run) -> int:
+def write_all(folder: Path, num_per_task: int, seed: int, run: RunSeries) -> int:
     """Run all series; the exit status."""
     folder.mkdir(parents=True, exist_ok=True)
     console, tables = Console(), list[str]()
@@ -94,7 +94,7 @@ def _anywhere(text: str) -> str:
     return text.replace(str(DEMO), "models/demo")
 
 
-def _markdown(report: Report) -> Iterator[str]:
+def _markdown(report: Evaluation) -> Iterator[str]:
     """One table per temperature."""
     costs = " | ".join(f"c={ratio:g}" for ratio in COST_RATIOS)
     head = (
@@ -107,7 +107,7 @@ def _markdown(report: Report) -> Iterator[str]:
         yield "\n".join([head, *rows])
 
 
-def _row(report: Report, row: Figures) -> str:
+def _row(report: Evaluation, row: MethodFigures) -> str:
     over = report.over_best_static(row)[1]
     cells = (
         row.method,

@@ -74,7 +74,7 @@ def application(m: Manifests) -> Iterator[str]:
 
 
 def _holds_streams(deployment: str) -> bool:
-    """All but the board: the orchestrator, the target, and every draft model."""
+    """All but the snapshot store: the orchestrator, the target, and every draft model."""
     return deployment != "metrics"
 
 

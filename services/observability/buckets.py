@@ -1,4 +1,4 @@
-"""Upper bounds of histograms, as the field has them (vLLM's), so that figures of engines can be compared."""
+"""Upper bounds of histogram buckets: vLLM's, so that dashboards can compare engines."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Log records of our own packages: text or JSON, each with the id of the request that it belongs to.
+"""Log records of our own packages: text or JSON, each with the id of its request.
 
-Prompts, answers and keys are never logged: records carry ids, counts, times and errors.
+Records carry ids, counts, times and errors, but never prompts, answers or keys. What a client wrote (a path, an id, a
+name in an error message) can neither start a new line nor send control characters to a terminal.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from contextvars import ContextVar
 from typing import Any, TextIO
 
 from services.config import LogConfig
-from services.observability.events import Event, RequestEnded
+from services.observability.service_events import Event, RequestEnded
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-"""The request that the current task works for; tasks that it starts inherit it."""
+"""The request that the current task works for; tasks started by it inherit the id."""
 
 PACKAGES = ("adasd", "services")
 TEXT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
 PLAIN = re.compile(r"[\w./:;,@%+~?&*()-]*", re.ASCII)
 FIELDS = "fields"
-"""Name in ``extra`` of a record's own figures: ``log.info("answered", extra={FIELDS: {...}})``."""
+"""Key in ``extra`` of a record's fields: ``log.info("answered", extra={FIELDS: {...}})``."""
 
 
 def configure(config: LogConfig, stream: TextIO | None = None) -> None:
     """Send the records of our packages to ``stream``. Repeatable.
 
-    By default to the real stderr, which Ray keeps per process (worker-*.err); ``sys.stderr`` itself is taken over
-    by Serve, which would put a head of its own before each record.
+    The default is the real stderr, which Ray writes to a file per process (worker-*.err). Serve replaces
+    ``sys.stderr``, and would prefix each record.
     """
     handler = logging.StreamHandler(stream or sys.__stderr__)
     handler.addFilter(_with_request_id)
@@ -45,7 +46,7 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
 
 
 def log_answer(event: Event) -> None:
-    """An observer: one record per answer, with counts alone."""
+    """An observer that logs one record per answer, with counts only."""
     if not isinstance(event, RequestEnded):
         return
     fields: dict[str, Any] = {"session": event.request_id, "outcome": event.outcome}
@@ -62,12 +63,14 @@ def log_answer(event: Event) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """One line, its figures as name=value behind the message. What callers chose cannot look like another line."""
+    """One line per record, fields as name=value after the message. A traceback follows on indented lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        figures = "".join(f" {name}={_quoted(value)}" for name, value in _fields(record).items())
-        record.message = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in record.message)
-        return super().formatMessage(record) + figures
+        fields = "".join(f" {name}={_quoted(value)}" for name, value in _fields(record).items())
+        return escaped(super().formatMessage(record) + fields)
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"  {escaped(line)}" for line in super().formatException(ei).splitlines())
 
 
 class JsonFormatter(logging.Formatter):
@@ -87,6 +90,11 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str)
+
+
+def escaped(text: str) -> str:
+    """The text with unprintable characters as escape sequences, for example a line break as backslash and n."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _quoted(value: Any) -> str:

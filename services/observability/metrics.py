@@ -1,6 +1,6 @@
-"""Events become Prometheus series of one orchestrator: under vLLM's names, which dashboards know, and our own.
+"""Turns events into the Prometheus series of one orchestrator: vLLM's names where vLLM has one, ours otherwise.
 
-Counters only ever grow; shares (acceptance, relaxed tokens) are left to the reader's ``rate``.
+Shares (acceptance, relaxed tokens) are not exported: divide the ``rate`` of two counters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from services.observability.buckets import (
     TTFT_SECONDS,
     one_two_five,
 )
-from services.observability.events import (
+from services.observability.service_events import (
     AnswerAudited,
     AuditEnded,
     ChunkMade,
@@ -36,8 +36,8 @@ FINISHED_REASONS = ("stop", "length", "abort", "error")  # vLLM's
 
 
 @dataclass(slots=True)
-class Timeline:
-    """What is known about a running request; monotonic seconds."""
+class RequestTimeline:
+    """Times of a running request, in monotonic seconds."""
 
     mode: Mode
     num_prompt_tokens: int
@@ -53,19 +53,21 @@ class Timeline:
 
 
 class ServiceMetrics:
-    """An observer (services.observability.events) that owns the series of one orchestrator replica."""
+    """An observer of events that owns the series of one orchestrator replica."""
 
     def __init__(
         self, registry: CollectorRegistry, model_name: str, context_len: int, max_draft_tokens: int
     ) -> None:
-        self.requests: dict[str, Timeline] = {}
+        self.requests: dict[str, RequestTimeline] = {}
         self.vllm = VllmSeries(registry, model_name, context_len, max_draft_tokens)
         self.own = OwnSeries(registry)
 
     def __call__(self, event: Event) -> None:
         match event:
             case RequestStarted():
-                self.requests[event.request_id] = Timeline(event.mode, event.num_prompt_tokens, event.at_s)
+                self.requests[event.request_id] = RequestTimeline(
+                    event.mode, event.num_prompt_tokens, event.at_s
+                )
             case SlotGranted():
                 self.own.slot_wait.labels(event.role).observe(event.waited_s)
                 self._granted(event)
@@ -117,7 +119,7 @@ class ServiceMetrics:
             return
         self.own.requests.labels(request.mode.value, event.outcome).inc()
         if event.complete is None and request.first_s is None and event.error is not None:
-            return  # refused: the door counts it
+            return  # refused: RequestRefused counts it
         self.vllm.add_answer(request, event.at_s, _finished_reason(event))
         if event.complete is not None:
             self.own.add_report(event.complete.speculation)
@@ -129,7 +131,7 @@ class ServiceMetrics:
 
 
 class VllmSeries:
-    """vLLM's names, labels and buckets. ``engine`` is always 0: replicas have a label of their own."""
+    """Series with vLLM's names, labels and buckets. ``engine`` is always 0, since replicas have their own label."""
 
     def __init__(
         self, registry: CollectorRegistry, model_name: str, context_len: int, max_draft_tokens: int
@@ -156,7 +158,9 @@ class VllmSeries:
         self.ttft = histogram("time_to_first_token_seconds", "Arrival to first token.", TTFT_SECONDS)
         self.inter_token = histogram("inter_token_latency_seconds", "Between two chunks.", STEP_SECONDS)
         self.per_token = histogram(
-            "request_time_per_output_token_seconds", "Per token behind the first, by request.", STEP_SECONDS
+            "request_time_per_output_token_seconds",
+            "Time per token after the first, by request.",
+            STEP_SECONDS,
         )
         self.e2e = histogram("e2e_request_latency_seconds", "Arrival to end.", REQUEST_SECONDS)
         self.queue_time = histogram("request_queue_time_seconds", "Arrival to slot.", REQUEST_SECONDS)
@@ -171,8 +175,8 @@ class VllmSeries:
         )
         self.success = {reason: success.labels(*values, reason) for reason in FINISHED_REASONS}
         self.drafts = counter("spec_decode_num_drafts", "Verification steps that had a draft.")
-        self.draft_tokens = counter("spec_decode_num_draft_tokens", "DraftBlock tokens that were judged.")
-        self.accepted = counter("spec_decode_num_accepted_tokens", "DraftBlock tokens that were accepted.")
+        self.draft_tokens = counter("spec_decode_num_draft_tokens", "Draft tokens that were verified.")
+        self.accepted = counter("spec_decode_num_accepted_tokens", "Draft tokens that were accepted.")
         per_pos = Counter(
             "vllm:spec_decode_num_accepted_tokens_per_pos",
             "Accepted tokens by their position in the draft.",
@@ -182,7 +186,7 @@ class VllmSeries:
         self.per_pos = [per_pos.labels(*values, str(position)) for position in range(max_draft_tokens)]
 
     def add_round(self, done: RoundCompleted) -> None:
-        """Count a verdict on a block; bonus tokens are not counted, as in vLLM."""
+        """Count a verdict on a block. As in vLLM, bonus tokens are not counted."""
         if not done.num_drafted:
             return
         num_accepted = done.num_accepted
@@ -192,14 +196,14 @@ class VllmSeries:
         for position in self.per_pos[:num_accepted]:
             position.inc()
 
-    def add_first_chunk(self, request: Timeline) -> None:
+    def add_first_chunk(self, request: RequestTimeline) -> None:
         assert request.first_s is not None
         self.ttft.observe(request.first_s - request.started_s)
         self.prompt_tokens.inc(request.num_prompt_tokens)
         if request.granted_s is not None:
             self.prefill_time.observe(request.first_s - request.granted_s)
 
-    def add_answer(self, request: Timeline, ended_s: float, finished_reason: str) -> None:
+    def add_answer(self, request: RequestTimeline, ended_s: float, finished_reason: str) -> None:
         self.success[finished_reason].inc()
         self.e2e.observe(ended_s - request.started_s)
         if request.first_s is None:
@@ -215,7 +219,7 @@ class VllmSeries:
 
 
 class OwnSeries:
-    """What vLLM has no name for. ``tier`` is draft or target, seen from here; ``role`` is who counts."""
+    """Series that vLLM does not have. The label ``tier`` (draft or target) says which side was measured."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, about: str, *labels: str) -> Counter:
@@ -228,41 +232,45 @@ class OwnSeries:
 
         self.tokens = counter("tokens", "Tokens of answers by where they came from.", "kind", "mode")
         self.requests = counter("requests", "Ended requests.", "mode", "outcome")
-        self.refused = counter("requests_refused", "Requests answered by an error alone.", "door", "code")
-        self.lost = counter("slots_lost", "Slots lost with their replica or its link.", "tier")
-        self.late = counter("blocks_late", "Blocks that were not there in time.")
-        self.ahead = counter("blocks_ahead", "Blocks drafted while the one before was judged.")
-        self.ahead_used = counter("blocks_ahead_used", "Of them, those whose assumption came true.")
-        self.audits = counter("audits", "Adaptive answers chosen for an audit, by how it ended.", "outcome")
+        self.refused = counter(
+            "requests_refused", "Requests answered with an error and no token.", "door", "code"
+        )
+        self.lost = counter("slots_lost", "Slots lost with their replica or its connection.", "tier")
+        self.late = counter("blocks_late", "Draft blocks that did not arrive in time.")
+        self.ahead = counter("blocks_ahead", "Blocks drafted while the block before was being verified.")
+        self.ahead_used = counter("blocks_ahead_used", "Of them, blocks that the verdict confirmed.")
+        self.audits = counter("audits", "Adaptive answers chosen for an audit, by its outcome.", "outcome")
         self.audited = counter("audit_tokens", "Tokens of adaptive answers scored by the exact rule.", "law")
         self.different = counter(
-            "audit_tokens_different", "Of them, those that the exact rule would not have written.", "law"
+            "audit_tokens_different",
+            "Of them, tokens that the exact rule would have chosen differently.",
+            "law",
         )
         self.rounds = counter(
             "rounds",
-            "Verdicts of whole answers: on a block (drafted), or without one (plain), as the gate chose.",
+            "Rounds of finished answers: with a draft block (drafted) or without one (plain).",
             "mode",
             "kind",
         )
         self.ceiling = Gauge(
             "adasd_generation_threshold_nats",
-            "Entropy at which drafting stops, as the newest answer learned it.",
+            "Entropy at which drafting stops, as learned by the newest answer.",
             ["mode"],
             registry=registry,
         )
         self.boundary = Gauge(
             "adasd_acceptance_threshold_js",
-            "Largest Jensen-Shannon distance accepted, as the newest answer learned it.",
+            "Largest Jensen-Shannon distance accepted, as learned by the newest answer.",
             ["mode"],
             registry=registry,
         )
         self.slot_wait = Histogram(
             "adasd_slot_wait_seconds", "Wait for a slot.", ["tier"], registry=registry, buckets=TTFT_SECONDS
         )
-        self.wall = milliseconds("round", "Wall time of one side of a round: a block or a verdict.")
-        self.compute = milliseconds("compute", "Forward passes that one side of a round took part in.")
-        self.queue = milliseconds("queue", "Wait in the worker before them.")
-        self.hop = milliseconds("hop", "What is left of the wall time: links and serialisation.")
+        self.wall = milliseconds("round", "Wall time of a draft call or a verify call.")
+        self.compute = milliseconds("compute", "Time in forward passes per draft or verify call.")
+        self.queue = milliseconds("queue", "Wait in the worker per draft or verify call.")
+        self.hop = milliseconds("hop", "The rest of the wall time: network and serialisation.")
         for tier in TIERS:
             self.lost.labels(tier)
         for mode in Mode:
@@ -304,7 +312,7 @@ class OwnSeries:
 
 
 def _finished_reason(event: RequestEnded) -> str:
-    """vLLM's word for how a request ended."""
+    """vLLM's name for how a request ended."""
     if event.error is not None:
         return "error"
     if event.complete is None or event.complete.finish_reason is FinishReason.CANCELLED:

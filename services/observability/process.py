@@ -1,4 +1,4 @@
-"""What a replica's process holds of the things that leak: memory, open files (sockets too), threads, tasks."""
+"""Resources of a replica's process that could leak: memory, open files and sockets, threads, asyncio tasks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ OWN_FILES, OWN_THREADS, OWN_MEMORY = "/proc/self/fd", "/proc/self/task", "/proc/
 
 
 class ProcessCollector(Collector):
-    """Collected on the replica's event loop; elsewhere there are no tasks to count, and off Linux nothing else."""
+    """Tasks are counted only on the replica's event loop, the rest only on Linux."""
 
     def collect(self) -> Iterator[Metric]:
         try:
-            open_files = len(os.listdir(OWN_FILES)) - 1  # the listing's own
+            open_files = len(os.listdir(OWN_FILES)) - 1  # the one that lists them
             num_threads = len(os.listdir(OWN_THREADS))
             pages = int(Path(OWN_MEMORY).read_text().split()[1])
         except OSError:

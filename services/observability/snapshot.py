@@ -1,7 +1,7 @@
-"""The series of one replica at one moment, and many of them as one Prometheus text.
+"""Snapshots of a replica's metrics, and the Prometheus text of many.
 
-Each series gets the labels ``replica`` and ``role`` of whoever counted it, so that every counter has one
-writer and stays monotonic, whichever orchestrator is scraped.
+Each series gets the labels ``replica`` and ``role`` of its source. Every counter so has one writer and never goes
+back, no matter which orchestrator is scraped.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-"""The classic text, which every reader understands."""
+"""The classic text format, which every scraper reads."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MetricSample:
     """One line of the text."""
 
     name: str
@@ -27,50 +27,50 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """Samples under one name, with what they are."""
+class MetricFamily:
+    """Samples of one metric, with its type and description."""
 
     name: str
     kind: str  # counter | gauge | histogram | summary
     about: str
-    samples: tuple[Sample, ...]
+    samples: tuple[MetricSample, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What one replica has counted. ``number`` grows with each snapshot of the same replica."""
+class ReplicaSnapshot:
+    """The metrics of one replica. ``number`` rises with each snapshot of the same replica."""
 
     replica: str
     role: str  # orchestrator | draft | target
     number: int
-    families: tuple[Family, ...]
+    families: tuple[MetricFamily, ...]
 
 
-def take(collector: Collector, replica: str, role: str, number: int) -> Snapshot:
-    """The collector's series now; ``_created`` ones are left out, as many readers stumble over them."""
+def take(collector: Collector, replica: str, role: str, number: int) -> ReplicaSnapshot:
+    """The collector's series now, without ``_created`` series, which some scrapers reject."""
     families = (
-        Family(
+        MetricFamily(
             metric.name,
             metric.type,
             metric.documentation,
             tuple(
-                Sample(sample.name, tuple(sample.labels.items()), sample.value)
+                MetricSample(sample.name, tuple(sample.labels.items()), sample.value)
                 for sample in metric.samples
                 if not sample.name.endswith("_created")
             ),
         )
         for metric in collector.collect()
     )
-    return Snapshot(replica, role, number, tuple(families))
+    return ReplicaSnapshot(replica, role, number, tuple(families))
 
 
-def render(snapshots: Iterable[Snapshot]) -> bytes:
-    """All of them as text, each name once."""
+def render(snapshots: Iterable[ReplicaSnapshot]) -> bytes:
+    """The Prometheus text of all snapshots, with each metric named once."""
     return generate_latest(_Merged(snapshots))
 
 
 class _Merged(Collector):
-    def __init__(self, snapshots: Iterable[Snapshot]) -> None:
+    def __init__(self, snapshots: Iterable[ReplicaSnapshot]) -> None:
         self._snapshots = tuple(snapshots)
 
     def collect(self) -> Iterator[Metric]:

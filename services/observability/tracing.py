@@ -1,8 +1,8 @@
 """OpenTelemetry traces: a span per answer with the GenAI attributes, one per round, and one per call in each worker.
 
-Spans leave by OTLP over HTTP in batches, from a thread of the exporter's own. Without an endpoint nothing of this is
-imported or called. Names follow the GenAI conventions (open-telemetry/semantic-conventions-genai); what they have
-no name for is under ``adasd.*``. Prompts and answers are never in a span.
+The exporter sends spans in batches over OTLP/HTTP, from its own thread. Without an endpoint nothing here is imported or
+called. Names follow the GenAI conventions (open-telemetry/semantic-conventions-genai), or begin with ``adasd.``.
+Spans never hold prompts or answers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from adasd.requests import GenerationRequest
 from adasd.results import Complete, FinishReason
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, RoundCompleted, SlotGranted, Verdict, VerifyCall
 from services.config import TracesConfig
-from services.observability.events import ChunkMade, Event, RequestEnded, RequestStarted, code_of
+from services.observability.service_events import ChunkMade, Event, RequestEnded, RequestStarted, code_of
 from services.trace_context import INCOMING
 
 if TYPE_CHECKING:
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 PROVIDER = "adasd"
 FLUSH_MS = 1000
-"""Between two batches of spans."""
+"""Milliseconds between two batches of spans."""
 EXPORT_TIMEOUT_S = 5.0
 
 Attributes = dict[str, str | int | float | bool | list[str]]
 
 
 def provider(config: TracesConfig, role: str, replica: str) -> TracerProvider:
-    """Where this replica's spans go. Shut it down at the end: the last batch leaves then.
+    """Sends this replica's spans. Shut it down at the end, which sends the last batch.
 
-    Needs the extra ``traces`` (services.otel_environment says so at the door).
+    Needs the extra ``traces`` (checked in services.otel_environment).
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
@@ -56,8 +56,8 @@ def provider(config: TracesConfig, role: str, replica: str) -> TracerProvider:
 
 
 @dataclass(slots=True)
-class _Answer:
-    """A running answer's span, and since when its next round runs."""
+class _AnswerSpan:
+    """A running answer's span, and the start of its current round."""
 
     span: Span
     started_s: float  # monotonic
@@ -67,12 +67,12 @@ class _Answer:
 
 
 class RequestTraces:
-    """An observer (services.observability.events) that turns answers and their rounds into spans."""
+    """An observer (services.observability.service_events) that turns answers and their rounds into spans."""
 
     def __init__(self, provider: TracerProvider, model_name: str) -> None:
         self._provider, self._model = provider, model_name
         self._tracer = provider.get_tracer("adasd")
-        self._running: dict[str, _Answer] = {}
+        self._running: dict[str, _AnswerSpan] = {}
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -89,7 +89,7 @@ class RequestTraces:
                 self._end(event)
 
     def carrier(self, session: str) -> Mapping[str, str]:
-        """Headers by which the session's spans elsewhere become children of its answer's."""
+        """Headers that make spans of other processes children of this answer's span."""
         from opentelemetry.trace import set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -99,7 +99,7 @@ class RequestTraces:
         return headers
 
     def shutdown(self) -> None:
-        """Send what is left. Blocking."""
+        """Send the remaining spans. Blocking."""
         self._provider.shutdown()
 
     def _begin(self, event: RequestStarted) -> None:
@@ -122,7 +122,7 @@ class RequestTraces:
             },
             start_time=now_ns,
         )
-        self._running[event.request_id] = _Answer(span, event.at_s, now_ns)
+        self._running[event.request_id] = _AnswerSpan(span, event.at_s, now_ns)
 
     def _add_chunk(self, event: ChunkMade) -> None:
         answer = self._running.get(event.request_id)
@@ -169,14 +169,14 @@ class RequestTraces:
 
 
 class CallTraces:
-    """A worker's spans: one per call, children of the answer that the stream's metadata names."""
+    """A worker's spans, one per call: children of the answer's span, which the stream's metadata names."""
 
     def __init__(self, provider: TracerProvider, role: str) -> None:
         self._provider, self._role = provider, role
         self._tracer = provider.get_tracer("adasd")
 
     def begin(self, carrier: Mapping[str, str], call: OpenCall | DraftCall | VerifyCall) -> Span:
-        """The span of a call; ``end`` it."""
+        """Start the span of a call."""
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -187,7 +187,7 @@ class CallTraces:
         )
 
     def end(self, span: Span, answer: object) -> None:
-        """With what came of the call: an answer or an error."""
+        """End the span with the call's result or error."""
         from opentelemetry.trace import StatusCode
 
         if isinstance(answer, Exception):
@@ -199,15 +199,15 @@ class CallTraces:
         span.end()
 
     def shutdown(self) -> None:
-        """Send what is left. Blocking."""
+        """Send the remaining spans. Blocking."""
         self._provider.shutdown()
 
 
-# --------------------------------------------------------------------------- what spans say
+# --------------------------------------------------------------------------- attributes
 
 
 def request_attributes(request: GenerationRequest) -> Attributes:
-    """What was asked for, under the GenAI names where there are some."""
+    """The request's options, under GenAI names where there are any."""
     sampling = request.sampling
     found: Attributes = {
         "gen_ai.request.max_tokens": sampling.max_tokens,
@@ -228,7 +228,7 @@ def request_attributes(request: GenerationRequest) -> Attributes:
 
 
 def answer_attributes(complete: Complete) -> Attributes:
-    """What came of it."""
+    """Counts of the answer."""
     usage, report = complete.usage, complete.speculation
     return {
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
@@ -246,7 +246,7 @@ def answer_attributes(complete: Complete) -> Attributes:
 
 
 def round_attributes(done: RoundCompleted) -> Attributes:
-    """One verdict and its block; times in milliseconds."""
+    """Counts of a round; times in milliseconds."""
     verdict = done.verdict
     found: Attributes = {
         "adasd.num_drafted": done.num_drafted,
@@ -261,7 +261,7 @@ def round_attributes(done: RoundCompleted) -> Attributes:
 
 
 def call_attributes(call: OpenCall | DraftCall | VerifyCall) -> Attributes:
-    """What a worker was asked for."""
+    """Sizes of a worker's call."""
     if isinstance(call, OpenCall):
         return {"adasd.max_len": call.max_len}
     found: Attributes = {"adasd.epoch": call.epoch, "adasd.num_fed": len(call.feed)}
@@ -273,7 +273,7 @@ def call_attributes(call: OpenCall | DraftCall | VerifyCall) -> Attributes:
 
 
 def call_answer_attributes(answer: DraftBlock | Verdict) -> Attributes:
-    """What a worker answered; times in milliseconds."""
+    """Sizes of a worker's result; times in milliseconds."""
     times: Attributes = {"adasd.compute_ms": answer.compute_ms, "adasd.queue_ms": answer.queue_ms}
     if isinstance(answer, DraftBlock):
         return {**times, "adasd.num_drafted": len(answer.tokens)}

@@ -1,4 +1,4 @@
-"""The figures of one worker replica as Prometheus series, read from its host whenever somebody looks."""
+"""Prometheus series of one worker replica, read from its host at each scrape."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from adasd.rounds import PrefixStats
 from services.observability.buckets import BATCH_SIZES, STEP_TOKENS
 
 
-class Figures(Protocol):
-    """What a worker counts (services.worker.host.HostStats)."""
+class WorkerCounts(Protocol):
+    """Counts of a worker (services.worker.host_stats.HostStats has them)."""
 
     @property
     def num_slots(self) -> int: ...
@@ -49,13 +49,13 @@ class Figures(Protocol):
 
 
 class WorkerCollector(Collector):
-    """The functions are asked at every collection. ``model_name``: as clients name the model."""
+    """Calls the functions at every collection. ``model_name`` is the name that clients use."""
 
     def __init__(
         self,
         role: str,
         model_name: str,
-        stats: Callable[[], Figures],
+        stats: Callable[[], WorkerCounts],
         num_leases: Callable[[], int],
         num_streams: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -86,9 +86,9 @@ class WorkerCollector(Collector):
         )
         yield _batch_sizes(stats.batch_sizes)
         if self._role == "target":
-            yield from self._under_vllms_names(stats)
+            yield from self._vllm_series(stats)
 
-    def _under_vllms_names(self, stats: Figures) -> Iterator[Metric]:
+    def _vllm_series(self, stats: WorkerCounts) -> Iterator[Metric]:
         names, values = ["model_name", "engine"], [self._model_name, "0"]
         usage = GaugeMetricFamily(
             "vllm:kv_cache_usage_perc", "Share of the KV cache in use, by slots (1 is all).", labels=names
@@ -110,7 +110,7 @@ class WorkerCollector(Collector):
 
 
 def _batch_sizes(steps_by_size: tuple[tuple[int, int], ...]) -> HistogramMetricFamily:
-    """An exact histogram, since every size has its own count."""
+    """Exact, since every batch size is counted separately."""
     family = HistogramMetricFamily("adasd_worker_batch_size", "Calls in one forward pass.")
     total = sum(size * steps for size, steps in steps_by_size)
     family.add_metric([], _buckets(BATCH_SIZES, steps_by_size), total)
@@ -122,7 +122,7 @@ def _label(bound: float) -> str:
 
 
 def _buckets(bounds: Sequence[float], steps_by_size: Sequence[tuple[float, int]]) -> list[tuple[str, float]]:
-    """Cumulated counts by upper bound, the last one for all."""
+    """Cumulative counts by upper bound, the last bound being infinity."""
     return [
         (_label(bound), float(sum(steps for size, steps in steps_by_size if size <= bound)))
         for bound in (*bounds, math.inf)

@@ -27,7 +27,7 @@ from adasd.ports import Placement, Verifier
 from adasd.requests import GenerationRequest, Mode, SamplingParams
 from adasd.rounds import AcceptanceRule, OpenCall, VerifyCall
 from adasd.session.opening import transform_of
-from services.observability.events import (
+from services.observability.service_events import (
     AnswerAudited,
     AuditEnded,
     ChunkMade,
@@ -75,7 +75,7 @@ class NotIdle(Exception):
 
 
 class Auditor:
-    """An observer (services.observability.events) that audits a ``share`` of adaptive answers, one at a time.
+    """An observer (services.observability.service_events) that audits a ``share`` of adaptive answers, one at a time.
 
     ``is_idle`` says whether the target has slots to spare. Start it, stop it on the same event loop.
     """

@@ -23,13 +23,13 @@ from services.config import ServeConfig
 from services.gateway.auth.key_ring import KeyRing, shares
 from services.gateway.grpc.door import GrpcDoor, start_grpc
 from services.gateway.http.routes import GatewaySettings, create_app
-from services.observability.events import Observer, to_all
+from services.observability.instrumentation import InstrumentedBackend
 from services.observability.logs import configure, log_answer
 from services.observability.metrics import ServiceMetrics
 from services.observability.process import ProcessCollector
 from services.observability.reporter import HandleLink, Reporter
+from services.observability.service_events import Observer, to_all
 from services.observability.tracing import RequestTraces, provider
-from services.observability.watched import WatchedBackend
 from services.orchestrator.audit import Auditor
 from services.orchestrator.backend import OrchestratorBackend
 from services.orchestrator.peers import OrchestratorPeers
@@ -83,7 +83,11 @@ class Orchestrator:
     """One replica. Serve awaits ``__init__``, then asks for the app, and awaits ``__del__`` when drained."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: ServeConfig, target: Handle, drafts: Mapping[str, Handle], board: Handle | None = None
+        self,
+        config: ServeConfig,
+        target: Handle,
+        drafts: Mapping[str, Handle],
+        snapshots: Handle | None = None,
     ) -> None:
         configure(config.log)
         self.config = config
@@ -123,8 +127,8 @@ class Orchestrator:
             observers.append(self.auditor)
         self.tell = to_all(*observers)
         backend = OrchestratorBackend(config, tokenizer, context_len, placement, readings, self.tell)
-        self.orchestrator, self.backend = backend, WatchedBackend(backend, self.tell)
-        link = HandleLink(board) if board else None
+        self.orchestrator, self.backend = backend, InstrumentedBackend(backend, self.tell)
+        link = HandleLink(snapshots) if snapshots else None
         self.reporter = Reporter(registry, replica_name(), "orchestrator", link)
         self.reporter.start()
         self.keys = KeyRing(shares(config.api_keys, config.orchestrator.replicas))
@@ -140,7 +144,7 @@ class Orchestrator:
                 config.max_body_bytes,
                 self.keys,
                 self.tell,
-                OrchestratorPeers(OwnReplicas().abort, self.reporter.everybody),
+                OrchestratorPeers(OwnReplicas().abort, self.reporter.all_snapshots),
                 config.tls,
             )
         self.settings = GatewaySettings(config.max_body_bytes, config.cors_origins, answer_request_ids=False)

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from services.observability.loads import loads_of
-from services.observability.snapshot import Snapshot
+from services.observability.replica_loads import loads_of
+from services.observability.snapshot import ReplicaSnapshot
 from services.transport.generation_messages import Loads
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class OrchestratorPeers:
     """``broadcast`` reaches every replica, ``snapshots`` are what all replicas last reported."""
 
     def __init__(
-        self, broadcast: Broadcast, snapshots: Callable[[], Awaitable[tuple[Snapshot, ...]]]
+        self, broadcast: Broadcast, snapshots: Callable[[], Awaitable[tuple[ReplicaSnapshot, ...]]]
     ) -> None:
         self._broadcast, self._snapshots = broadcast, snapshots
 

@@ -1,4 +1,4 @@
-"""Which sessions may use this replica: granted by the control plane, kept alive by their own traffic."""
+"""Which sessions may use this replica. Serve calls grant leases; a session's own traffic keeps its lease alive."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from adasd.ports import Clock
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One grant. A session that is granted a second lease makes the first one void."""
+    """A session's right to one slot. A second lease of the same session ends the first."""
 
     session: str
-    number: int  # counts the grants of this replica
+    number: int  # from 1, in the order of this replica's grants
 
 
 class LeaseTable:
-    """Leases by session. One that is not heard of for ``idle_ttl_s`` seconds has expired."""
+    """Leases by session. A lease expires after ``idle_ttl_s`` seconds without traffic."""
 
     def __init__(self, capacity: int, idle_ttl_s: float, clock: Clock) -> None:
         self.capacity, self.idle_ttl_s = capacity, idle_ttl_s
         self._clock = clock
         self._num_granted = 0
-        self._held: dict[str, tuple[Lease, float]] = {}  # session -> lease, when heard of last (seconds)
-        self._queue: deque[tuple[str, asyncio.Future[Lease]]] = deque()  # who waits, the first one first
+        self._held: dict[
+            str, tuple[Lease, float]
+        ] = {}  # session -> lease, time of its last traffic (seconds)
+        self._queue: deque[tuple[str, asyncio.Future[Lease]]] = deque()  # waiting sessions, first come first
 
     def __len__(self) -> int:
         return len(self._held)
@@ -44,7 +46,7 @@ class LeaseTable:
         return lease
 
     async def grant_when_free(self, session: str, timeout_s: float) -> Lease:
-        """A new lease, in the order of asking; Overloaded if no slot becomes free for it within ``timeout_s``."""
+        """A new lease, first come first served; Overloaded if no slot becomes free within ``timeout_s`` seconds."""
         if session in self._held or len(self._held) < self.capacity:
             return self.grant(session)
         turn: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
@@ -53,7 +55,7 @@ class LeaseTable:
             async with asyncio.timeout(timeout_s):
                 return await turn
         except BaseException as error:
-            if turn.done() and not turn.cancelled():  # granted in the very moment when it was given up
+            if turn.done() and not turn.cancelled():  # granted just as the caller gave up
                 self.release(turn.result())
             if isinstance(error, TimeoutError):
                 raise Overloaded(
@@ -73,14 +75,14 @@ class LeaseTable:
         return True
 
     def idle_left_s(self, lease: Lease) -> float:
-        """Seconds until the lease expires unless it is heard of; 0 once it is void, released or expired."""
+        """Seconds until the lease expires without traffic; 0 once it has ended."""
         held = self._held.get(lease.session)
         if held is None or held[0] != lease:
             return 0.0
         return max(0.0, held[1] + self.idle_ttl_s - self._clock())
 
     def release(self, lease: Lease) -> bool:
-        """End the lease; False if it was void already (the session may hold a newer one)."""
+        """End the lease; False if it had ended before (the session may hold a newer one)."""
         held = self._held.get(lease.session)
         if held is None or held[0] != lease:
             return False
@@ -89,7 +91,7 @@ class LeaseTable:
         return True
 
     def _serve_next(self) -> None:
-        """Grant what is free to those who wait, before anybody new can ask for it."""
+        """Grant free slots to waiting sessions before new ones arrive."""
         while self._queue and len(self._held) < self.capacity:
             session, turn = self._queue.popleft()
             if not turn.done():

@@ -1,4 +1,4 @@
-"""Answers Rounds streams: who may speak, one slot per stream, and the slot is free when the stream ends."""
+"""Serves Rounds streams: checks the lease, holds one slot per stream, and frees the slot when the stream ends."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class _Speaker:
-    """The stream that speaks for a session."""
+class _OpenStream:
+    """The current stream of a session."""
 
     task: asyncio.Task[Any]
     stream: RoundsStream
-    answering: set[asyncio.Task[None]] = field(default_factory=set)
+    replies: set[asyncio.Task[None]] = field(default_factory=set)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    silenced_by: AdasdError | None = None  # why it may not speak any more
+    ended_by: AdasdError | None = None  # why it may send no more calls
 
-    def silence(self, why: AdasdError) -> None:
-        """End the stream with ``why``; nothing is asked of the engine in its name any more."""
-        self.silenced_by = self.silenced_by or why
+    def end(self, why: AdasdError) -> None:
+        """End the stream with ``why``; it hands no more calls to the engine."""
+        self.ended_by = self.ended_by or why
         self.task.cancel()
-        self.stop_answering()
+        self.drop_replies()
 
-    def stop_answering(self) -> None:
-        """Nobody waits for the answers under way any more."""
-        for task in self.answering:
+    def drop_replies(self) -> None:
+        """Drop the replies under way."""
+        for task in self.replies:
             task.cancel()
 
 
 class WorkerService:
-    """The data plane of one replica (a RoundsService). One stream speaks for a session; a newer one replaces it.
+    """The data plane of one replica (a RoundsService). A session has one stream; a newer one replaces it.
 
-    Slots are freed by whoever ends the speaker, before anything else is asked of the engine for that session:
-    the engine's queue keeps the order, so a replaced stream cannot free the slot of its successor.
+    The code that ends a stream frees its slot before the engine gets another call of that session. The engine's inbox
+    keeps this order, so a replaced stream cannot free the slot of its successor.
     """
 
     def __init__(
@@ -52,70 +52,72 @@ class WorkerService:
     ) -> None:
         self._traces = traces
         self._host, self._leases, self._incarnation = host, leases, incarnation
-        self._speakers: dict[str, _Speaker] = {}
+        self._streams: dict[str, _OpenStream] = {}
 
     @property
     def num_streams(self) -> int:
-        """Streams that speak for a session now."""
-        return len(self._speakers)
+        """Open streams."""
+        return len(self._streams)
 
     async def rounds(self, stream: RoundsStream) -> None:
-        """Serve one stream. Errors that end it: StaleIncarnation, UnknownSession, InvalidRequest."""
+        """Serve one stream. It ends with StaleIncarnation, UnknownSession or InvalidRequest."""
         frame = await stream.read()
         if frame is None:
             return
         session = frame.session
         self._admit(frame, session)
-        speaker = self._take_over(session, stream)
+        open_stream = self._take_over(session, stream)
         try:
-            await self._speak(speaker, frame)
+            await self._read_frames(open_stream, frame)
         except asyncio.CancelledError:
-            if speaker.silenced_by is None:
+            if open_stream.ended_by is None:
                 raise
-            speaker.task.uncancel()
-            raise speaker.silenced_by from None
+            open_stream.task.uncancel()
+            raise open_stream.ended_by from None
         finally:
-            speaker.stop_answering()
-            if self._speakers.get(session) is speaker:
-                del self._speakers[session]
+            open_stream.drop_replies()
+            if self._streams.get(session) is open_stream:
+                del self._streams[session]
                 self._host.release(session)
 
     def end(self, session: str) -> None:
-        """The session's lease is over: its stream ends with UnknownSession and its slot is freed."""
-        self._silence(session, UnknownSession(session))
+        """End the stream of a session whose lease is over, with UnknownSession, and free its slot."""
+        self._end_stream(session, UnknownSession(session))
 
-    async def _speak(self, speaker: _Speaker, first: Frame) -> None:
-        """Take frame after frame until the client closes or ends the stream; none waits for another's answer."""
+    async def _read_frames(self, open_stream: _OpenStream, first: Frame) -> None:
+        """Take frames until the client closes or ends the stream, without waiting for replies."""
         frame: Frame | None = first
         while frame is not None:
             self._admit(frame, first.session)
             if isinstance(frame.call, Close):
-                speaker.stop_answering()
+                open_stream.drop_replies()
                 return await self._host.close(first.session)
-            task = asyncio.create_task(self._reply(speaker, frame.seq, frame.call))
-            speaker.answering.add(task)
-            task.add_done_callback(speaker.answering.discard)
-            frame = await speaker.stream.read()
+            task = asyncio.create_task(self._reply(open_stream, frame.seq, frame.call))
+            open_stream.replies.add(task)
+            task.add_done_callback(open_stream.replies.discard)
+            frame = await open_stream.stream.read()
 
-    async def _reply(self, speaker: _Speaker, seq: int, call: OpenCall | DraftCall | VerifyCall) -> None:
-        """Answer one frame. What cannot be written ends the stream: its client must not wait for ever."""
-        reply = ReplyFrame(seq, await self._traced(speaker, call))
+    async def _reply(
+        self, open_stream: _OpenStream, seq: int, call: OpenCall | DraftCall | VerifyCall
+    ) -> None:
+        """Reply to one frame. The stream ends if the reply cannot be written, so that no client waits forever."""
+        reply = ReplyFrame(seq, await self._traced(open_stream, call))
         try:
-            async with speaker.writing:
-                await speaker.stream.write(reply)
+            async with open_stream.writing:
+                await open_stream.stream.write(reply)
         except Exception as error:
             log.warning(
-                "session %s: an answer was not written: %s: %s", call.session, type(error).__name__, error
+                "session %s: a reply could not be written: %s: %s", call.session, type(error).__name__, error
             )
-            speaker.silence(AdasdError("an answer could not be written; the worker's log says more"))
+            open_stream.end(AdasdError("a reply could not be written; see the worker's log"))
 
     async def _traced(
-        self, speaker: _Speaker, call: OpenCall | DraftCall | VerifyCall
+        self, open_stream: _OpenStream, call: OpenCall | DraftCall | VerifyCall
     ) -> Opened | DraftBlock | Verdict | AdasdError:
         if self._traces is None:
             return await self._answer(call)
-        span = self._traces.begin(speaker.stream.headers, call)
-        answer: object = Cancelled("nobody waits for the answer any more")
+        span = self._traces.begin(open_stream.stream.headers, call)
+        answer: object = Cancelled("the caller no longer waits")
         try:
             answer = found = await self._answer(call)
         finally:
@@ -134,26 +136,26 @@ class WorkerService:
             return error
 
     def _admit(self, frame: Frame, session: str) -> None:
-        """Refuse messages for a former life, of another session than the stream's, or without a lease."""
+        """Refuse a frame for a former incarnation, of another session than the stream's, or without a lease."""
         if frame.incarnation != self._incarnation:
             raise StaleIncarnation(frame.incarnation, self._incarnation)
         if frame.session != session:
             raise InvalidRequest(
-                f"the stream is of session {session}, the message of {frame.session}", "session"
+                f"the stream belongs to session {session}, the message to {frame.session}", "session"
             )
         if not self._leases.heard(session):
             raise UnknownSession(session)
 
-    def _take_over(self, session: str, stream: RoundsStream) -> _Speaker:
-        self._silence(session, UnknownSession(session))
+    def _take_over(self, session: str, stream: RoundsStream) -> _OpenStream:
+        self._end_stream(session, UnknownSession(session))
         task = asyncio.current_task()
         assert task is not None
-        speaker = self._speakers[session] = _Speaker(task, stream)
-        return speaker
+        open_stream = self._streams[session] = _OpenStream(task, stream)
+        return open_stream
 
-    def _silence(self, session: str, why: AdasdError) -> None:
+    def _end_stream(self, session: str, why: AdasdError) -> None:
         """End the session's stream, if it has one, and free its slot."""
-        speaker = self._speakers.pop(session, None)
-        if speaker is not None:
-            speaker.silence(why)
+        open_stream = self._streams.pop(session, None)
+        if open_stream is not None:
+            open_stream.end(why)
             self._host.release(session)

@@ -17,8 +17,8 @@ from load_tests.latency.counting_engine import CountingEngine
 from services.config import TierConfig
 from services.orchestrator.placement import LeasedSlot, LeasePlacement, Tier
 from services.transport.channels import WorkerChannelPool
-from services.worker.deployment import Worker
 from services.worker.host import EngineHost
+from services.worker.worker import Worker
 from tests.leaks import nothing_runs
 from tests.patience import soon
 

@@ -6,11 +6,11 @@ import pytest
 
 from adasd.config import EngineConfig, SpeculationConfig
 from adasd.engine.loading.model import load_model
+from adasd.evaluate.compared_methods import method
 from adasd.evaluate.measure import load_pair
-from adasd.evaluate.methods import method
+from adasd.evaluate.questions import demo
 from adasd.evaluate.replay import Costs, replay
 from adasd.evaluate.traces import collect
-from adasd.evaluate.workload import demo
 from adasd.local import LocalPair
 from adasd.requests import SamplingParams
 from adasd.results import Complete

@@ -52,10 +52,10 @@ from services.transport.options import ROUNDS_METHOD
 from services.transport.rounds_client import RoundsLine, WorkerAddress
 from services.transport.server import rounds_handler, start_server
 from services.transport.status import ERROR_KEY
-from services.worker.deployment import Worker, bind_host
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
 from services.worker.service import WorkerService
+from services.worker.worker import Worker, bind_host
 from tests.gated_engine import GatedEngine, entered
 from tests.leaks import nothing_runs
 from tests.patience import PATIENCE_S, soon
@@ -542,7 +542,7 @@ async def test_health_fails_with_the_engine(replica):
         await asyncio.gather(replica._host.open(opening("a")), replica._host.submit(drafting()))
     with pytest.raises(DeviceFailure, match="ZeroDivisionError"):
         replica.check_health()
-    replica._host._over = WorkerLost("target", "for the fixture")
+    replica._host._ended_by = WorkerLost("target", "for the fixture")
 
 
 async def test_a_model_that_cannot_be_loaded_fails_the_constructor_and_leaves_nothing():

@@ -195,7 +195,7 @@ def largest_error(
     """(largest difference of the joint laws, the lengths of the blocks of every path)."""
     transform = transform or {}
     options = SpeculationOptions(Mode.EXACT, drafting, acceptance, max_draft_tokens=block)
-    settings = SpeculationConfig(bypass=False, row_len=V, **config)
+    settings = SpeculationConfig(bypass=False, draft_top_k=V, **config)
     emitted: dict[tuple[int, ...], float] = dict.fromkeys(itertools.product(range(V), repeat=LENGTH), 0.0)
     shapes = set()
     for answer, probability in paths(

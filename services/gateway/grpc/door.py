@@ -18,7 +18,7 @@ from services.gateway.backend import Backend
 from services.gateway.grpc.generation_service import GatewayService
 from services.gateway.grpc.key_check import GuardedHandler
 from services.gateway.peers import Peers
-from services.observability.events import Observer, ignore
+from services.observability.service_events import Observer, ignore
 from services.transport.generation import generation_handler
 from services.transport.generation_messages import GENERATION_SERVICE
 from services.transport.options import SERVER_OPTIONS

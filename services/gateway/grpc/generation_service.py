@@ -18,8 +18,8 @@ from services.gateway.prompts import Prompt, chat_prompt, ids_prompt, text_promp
 from services.gateway.readers import read_aside
 from services.gateway.validation import check_model, checked, fitted
 from services.gateway.version import version
-from services.observability.events import Observer, RequestRefused, code_of, ignore
 from services.observability.logs import REQUEST_ID
+from services.observability.service_events import Observer, RequestRefused, code_of, ignore
 from services.transport.generation_messages import (
     ChatMessage,
     GenerateCall,

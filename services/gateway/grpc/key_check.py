@@ -11,7 +11,7 @@ import grpc
 from adasd.errors import AdasdError, RateLimited, Unauthenticated
 from services.config import ApiKey
 from services.gateway.auth.key_ring import KeyRing
-from services.observability.events import Observer, RequestRefused
+from services.observability.service_events import Observer, RequestRefused
 from services.transport.generation_messages import GENERATION_SERVICE
 from services.transport.status import abort
 

@@ -18,8 +18,8 @@ from adasd.errors import RateLimited, Unauthenticated
 from services.config import ApiKey
 from services.gateway.auth.key_ring import KeyRing
 from services.gateway.http.error_table import error_response
-from services.observability.events import Observer, RequestRefused
 from services.observability.logs import FIELDS, REQUEST_ID
+from services.observability.service_events import Observer, RequestRefused
 from services.request_ids import sane_id
 from services.trace_context import INCOMING, Incoming, from_headers
 

@@ -42,7 +42,7 @@ from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY, GenerationB
 from services.gateway.http.tokenize_routes import DetokenizeBody, TokenizeBody, detokenize, tokenize
 from services.gateway.readers import read_aside
 from services.gateway.version import version
-from services.observability.events import Observer, RequestRefused, ignore
+from services.observability.service_events import Observer, RequestRefused, ignore
 from services.observability.snapshot import CONTENT_TYPE
 
 BodyT = TypeVar("BodyT", bound=GenerationBody)

@@ -149,7 +149,7 @@ def test_options_that_cannot_be_honoured_are_refused(options, param, words):
         SpeculationConfig(drafting="nonsense"),
         SpeculationConfig(acceptance="nonsense"),
         SpeculationConfig(max_draft_tokens=0),
-        SpeculationConfig(row_len=0),
+        SpeculationConfig(draft_top_k=0),
         SpeculationConfig(max_relaxed_fraction=-0.1),
     ],
 )

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from adasd.demo import vocabulary
+from adasd.demo import demo_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return vocabulary.train(num_texts=600)
+    return demo_tokenizer.train(num_texts=600)
 
 
 @pytest.fixture(autouse=True)

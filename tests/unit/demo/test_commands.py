@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from adasd.demo import enlarge, evaluate, train, vocabulary
+from adasd.demo import demo_tokenizer, enlarge, evaluate, train
 from adasd.demo.train import stop_signal
 
 TINY = ["--width", "32", "--layers", "1", "--tokens", "6000"]
@@ -19,7 +19,7 @@ TINY = ["--width", "32", "--layers", "1", "--tokens", "6000"]
 def test_train_evaluate_and_enlarge_follow_each_other(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vocabulary, "train", lambda: tokenizer)
+    monkeypatch.setattr(demo_tokenizer, "train", lambda: tokenizer)
     monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 6)
     for role in ("target", "draft"):
         folders = ["--out", str(tmp_path / role), "--work-dir", str(tmp_path / "work")]
@@ -43,7 +43,7 @@ def test_train_evaluate_and_enlarge_follow_each_other(
 def test_a_stopped_training_says_so_and_leaves_a_checkpoint(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vocabulary, "train", lambda: tokenizer)
+    monkeypatch.setattr(demo_tokenizer, "train", lambda: tokenizer)
     monkeypatch.setattr(train, "weighted_loss", _interrupting(train.weighted_loss))
     folders = ["--out", str(tmp_path / "model"), "--work-dir", str(tmp_path / "work")]
     assert train.main(["--role", "draft", *TINY[:4], "--tokens", "60000", *folders]) == 3

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 
 from adasd.demo import arithmetic, extraction, functions, sandbox, stories
-from adasd.demo.split import HELD_OUT_IN, Split, side
+from adasd.demo.holdout import HELD_OUT_IN, Split, side
 from adasd.demo.tasks import Example, Task, check, generate, heldout
 from adasd.demo.words import NAMES
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from adasd.demo import checkpoint, shapes, stream, vocabulary
+from adasd.demo import checkpoint, demo_tokenizer, shapes, stream
 from adasd.demo.muon import orthogonalised, split_parameters
 from adasd.demo.schedule import WARMUP_STEPS, Schedule
-from adasd.demo.train import Plan, Trainer, weighted_loss
+from adasd.demo.train import Trainer, TrainingPlan, weighted_loss
 
-TINY = Plan(shapes.Shape(32, 1, 0), num_tokens=4000, batch_tokens=512, pool_len=32)
+TINY = TrainingPlan(shapes.ModelShape(32, 1, 0), num_tokens=4000, batch_tokens=512, pool_len=32)
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -38,7 +38,7 @@ def test_a_resumed_run_is_bit_identical(tokenizer: PreTrainedTokenizerFast, tmp_
 
 def test_the_loss_falls_and_the_run_ends(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     trainer = Trainer(
-        Plan(TINY.shape, 60_000, batch_tokens=1024, pool_len=64), tokenizer, tmp_path / "run.pt"
+        TrainingPlan(TINY.shape, 60_000, batch_tokens=1024, pool_len=64), tokenizer, tmp_path / "run.pt"
     )
     reports = list(trainer.steps())
     assert trainer.done
@@ -88,16 +88,16 @@ def test_a_replanned_schedule_never_jumps() -> None:
 
 
 def test_a_stream_goes_on_from_its_position(tokenizer: PreTrainedTokenizerFast) -> None:
-    whole = [batch.ids_BT for batch in islice(stream.Stream(tokenizer, 1, 2000, pool_len=64), 8)]
-    parts = stream.Stream(tokenizer, 1, 2000, pool_len=64)
+    whole = [batch.ids_BT for batch in islice(stream.BatchStream(tokenizer, 1, 2000, pool_len=64), 8)]
+    parts = stream.BatchStream(tokenizer, 1, 2000, pool_len=64)
     list(islice(parts, 5))
-    rest = islice(stream.Stream(tokenizer, 1, 2000, parts.position, pool_len=64), 3)
+    rest = islice(stream.BatchStream(tokenizer, 1, 2000, parts.position, pool_len=64), 3)
     assert all(torch.equal(batch.ids_BT, ids) for batch, ids in zip(rest, whole[5:], strict=True))
 
 
 def test_batches_are_full_and_weigh_answers_only_fully(tokenizer: PreTrainedTokenizerFast) -> None:
-    end, assistant = map(tokenizer.convert_tokens_to_ids, (vocabulary.END, vocabulary.ASSISTANT))
-    for batch in islice(stream.Stream(tokenizer, 2, 4096, pool_len=128), 4):
+    end, assistant = map(tokenizer.convert_tokens_to_ids, (demo_tokenizer.END, demo_tokenizer.ASSISTANT))
+    for batch in islice(stream.BatchStream(tokenizer, 2, 4096, pool_len=128), 4):
         assert batch.num_tokens <= 4096
         assert batch.ids_BT.shape[1] % stream.BUCKET == 0
         for ids, weight in zip(batch.ids_BT.tolist(), batch.weights_BT.tolist(), strict=True):
@@ -127,7 +127,7 @@ def test_muon_makes_updates_nearly_orthogonal(shape: tuple[int, int, int]) -> No
 
 
 def test_muon_takes_the_layers_matrices_and_adam_the_rest(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = shapes.fresh(shapes.Shape(32, 2, 0), tokenizer, seed=0)
+    model = shapes.fresh(shapes.ModelShape(32, 2, 0), tokenizer, seed=0)
     matrices, rest = split_parameters(model.named_parameters())
     assert sum(map(len, matrices.values())) == 2 * 7
     assert len(rest) == 2 + 1 + 2 * 2

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from adasd.evaluate.compared_methods import parse
 from adasd.evaluate.measure import as_modelled, load_pair, run
-from adasd.evaluate.methods import parse
-from adasd.evaluate.workload import Item
+from adasd.evaluate.questions import Question
 from adasd.rounds import DraftBlock, RoundCompleted, StopRule, Verdict
 from cluster import cli
 from cluster.cli import eval as eval_command
@@ -18,7 +18,7 @@ def folders(tmp_path_factory):
     return [str(folder) for folder in write_pair(tmp_path_factory.mktemp("pair"))]
 
 
-ITEMS = [Item("g", "hello there", lambda text: True), Item("h", "a fox", None)]
+ITEMS = [Question("g", "hello there", lambda text: True), Question("h", "a fox", None)]
 
 
 def test_counts_add_up_and_greedy_exact_methods_repeat_plain_decoding(folders):

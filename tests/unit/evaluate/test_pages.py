@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from adasd.evaluate.compared_methods import all_names
+from adasd.evaluate.evaluation import build
 from adasd.evaluate.html import FAMILIES, family, front, page
-from adasd.evaluate.methods import all_names
-from adasd.evaluate.plots import Line, Point, chart, scatter, ticks
-from adasd.evaluate.report import build
-from adasd.evaluate.table import COLUMNS, cells, tables
-from tests.unit.evaluate.test_figures import runs
+from adasd.evaluate.plots import Curve, Point, chart, scatter, ticks
+from adasd.evaluate.tables import COLUMNS, cells, tables
+from tests.unit.evaluate.test_method_figures import runs
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,10 @@ def test_a_scatter_keeps_the_order_of_its_values():
 
 
 def test_a_line_breaks_where_a_value_is_missing():
-    svg = chart([Line("one", (1.0, 2.0, None, 3.0), "#111111")], "x", "y")
+    svg = chart([Curve("one", (1.0, 2.0, None, 3.0), "#111111")], "x", "y")
     assert len(ElementTree.fromstring(svg).findall("polyline")) == 2
-    assert chart([Line("none", (None, None), "#111111")], "x", "y") == ""
-    assert chart([Line("flat", (2.0,), "#111111")], "x", "y")
+    assert chart([Curve("none", (None, None), "#111111")], "x", "y") == ""
+    assert chart([Curve("flat", (2.0,), "#111111")], "x", "y")
 
 
 def test_the_front_holds_what_nothing_beats():

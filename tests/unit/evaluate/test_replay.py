@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.evaluate.methods import method
+from adasd.evaluate.compared_methods import method
 from adasd.evaluate.replay import Costs, replay, speed_ratio
 from adasd.evaluate.traces import Trace, load, save
 

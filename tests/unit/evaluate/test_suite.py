@@ -3,9 +3,9 @@
 import json
 
 from adasd.errors import ConfigError
-from adasd.evaluate.report import build
+from adasd.evaluate.evaluation import build
 from cluster.evaluation.suite import DEMO, SERIES, write_all
-from tests.unit.evaluate.test_figures import runs
+from tests.unit.evaluate.test_method_figures import runs
 
 ABOUT = {"commit": "0", "hardware": "-", "options": {"target": str(DEMO / "target")}, "methods": {}}
 

@@ -11,8 +11,8 @@ from adasd.errors import AdasdError
 from adasd.results import Chunk, Complete, FinishReason, Usage
 from services.gateway.http.multiplex import merged
 from services.gateway.http.routes import create_app
-from services.observability.events import RequestEnded
-from services.observability.watched import WatchedBackend
+from services.observability.instrumentation import InstrumentedBackend
+from services.observability.service_events import RequestEnded
 from tests.unit.gateway.conftest import opened, serving
 from tests.unit.gateway.fake_backend import FakeBackend
 from tests.unit.gateway.test_keys import BOB, bearer, ring
@@ -95,7 +95,9 @@ async def test_whoever_has_the_whole_answer_may_ask_for_the_next_at_once():
 async def test_the_end_of_an_answer_is_told_before_its_slots_are_given_back():
     inner, told = FakeBackend(), asyncio.Queue()
     inner.may_give_back.clear()
-    backend = WatchedBackend(inner, lambda e: told.put_nowait(e) if isinstance(e, RequestEnded) else None)
+    backend = InstrumentedBackend(
+        inner, lambda e: told.put_nowait(e) if isinstance(e, RequestEnded) else None
+    )
     async with opened(backend) as door:
         await door.chunks("/v1/completions", **BODY)
         async with asyncio.timeout(20):

@@ -13,10 +13,10 @@ from adasd.methods.registry import EXACT_TESTS, acceptance_methods, drafting_met
 from services.config import LogConfig
 from services.gateway.http.routes import GatewaySettings, create_app
 from services.observability import logs
-from services.observability.events import to_all
+from services.observability.instrumentation import InstrumentedBackend
 from services.observability.metrics import ServiceMetrics
 from services.observability.reporter import Reporter
-from services.observability.watched import WatchedBackend
+from services.observability.service_events import to_all
 from tests.unit.gateway.fake_backend import TOKENIZER, FakeBackend
 
 # --------------------------------------------------------------------------- request ids
@@ -126,7 +126,7 @@ async def test_the_level_is_honoured(door, logged):
 
 async def test_the_answers_record_has_counts_alone(logged):
     lines = logged(format="json")
-    backend = WatchedBackend(FakeBackend(), logs.log_answer)
+    backend = InstrumentedBackend(FakeBackend(), logs.log_answer)
     async with client_of(create_app(backend)) as client:
         await client.post("/v1/completions", json={"prompt": "the cat sat on the mat"})
     answer = next(r for r in map(json.loads, lines()) if r["message"] == "answer ended")
@@ -148,7 +148,7 @@ async def test_metrics_over_http():
     registry = CollectorRegistry()
     metrics = ServiceMetrics(registry, "fake-model", 256, 8)
     tell = to_all(metrics)
-    backend = WatchedBackend(FakeBackend(), tell)
+    backend = InstrumentedBackend(FakeBackend(), tell)
     scrape = Reporter(registry, "o1", "orchestrator").scrape
     async with client_of(create_app(backend, scrape=scrape, tell=tell)) as client:
         answer = (await client.post("/v1/completions", json={"prompt": "the cat sat"})).json()

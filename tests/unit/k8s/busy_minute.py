@@ -10,7 +10,9 @@ from prometheus_client import CollectorRegistry
 from adasd.requests import Mode, SpeculationOptions
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
 from adasd.rounds import BlockLate, DraftBlock, RoundCompleted, SlotGranted, SlotLost, Verdict
-from services.observability.events import (
+from services.observability.metrics import ServiceMetrics
+from services.observability.process import ProcessCollector
+from services.observability.service_events import (
     AnswerAudited,
     AuditEnded,
     ChunkMade,
@@ -18,11 +20,9 @@ from services.observability.events import (
     RequestRefused,
     RequestStarted,
 )
-from services.observability.metrics import ServiceMetrics
-from services.observability.process import ProcessCollector
-from services.observability.snapshot import Snapshot, render, take
+from services.observability.snapshot import ReplicaSnapshot, render, take
 from services.observability.worker_metrics import WorkerCollector
-from services.worker.host import HostStats
+from services.worker.host_stats import HostStats
 
 MAX_DRAFT_TOKENS = 4
 
@@ -64,7 +64,7 @@ class BusyMinute:
 
     def text(self) -> bytes:
         """What /metrics shows."""
-        shots: list[Snapshot] = [take(self.registry, "o1", "orchestrator", self.num_answers)]
+        shots: list[ReplicaSnapshot] = [take(self.registry, "o1", "orchestrator", self.num_answers)]
         shots += [take(worker, role, role, self.num_answers) for role, worker in self.workers.items()]
         return render(shots)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from adasd.evaluate.methods import method
+from adasd.evaluate.compared_methods import method
 from adasd.evaluate.replay import Costs, Replayed, replay
 from adasd.evaluate.traces import Trace
 from adasd.methods.drafting.calibrated import Calibrated

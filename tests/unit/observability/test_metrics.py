@@ -15,10 +15,10 @@ from adasd.errors import AdasdError, Overloaded
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Complete
 from services.config import ServeConfig, TierConfig
-from services.observability.events import RequestEnded, RequestRefused, RequestStarted, to_all
+from services.observability.instrumentation import InstrumentedBackend
 from services.observability.metrics import ServiceMetrics
 from services.observability.reporter import Reporter
-from services.observability.watched import WatchedBackend
+from services.observability.service_events import RequestEnded, RequestRefused, RequestStarted, to_all
 from services.orchestrator.backend import OrchestratorBackend
 from services.orchestrator.readiness import Readings
 from tests.unit.orchestrator.fakes import EOS, FakePlacement, Faults, decode, ids
@@ -57,7 +57,7 @@ class Service:
         tell = to_all(self.metrics)
         readings = Readings(has_draft=True)
         inner = OrchestratorBackend(config, Letters(), 512, self.placement, readings, tell)
-        self.backend = WatchedBackend(inner, tell)
+        self.backend = InstrumentedBackend(inner, tell)
 
     async def answer(self, name, max_tokens=40, mode=Mode.EXACT, drafting=None):
         request = GenerationRequest(

@@ -11,7 +11,7 @@ from adasd.errors import Overloaded, UnknownSession
 from adasd.requests import Mode
 from adasd.results import Chunk, EmittedToken, TokenKind
 from adasd.rounds import OpenCall, RoundCompleted, SamplingTransform, Verdict, VerifyCall
-from services.observability.events import ChunkMade, RequestEnded, RequestStarted
+from services.observability.service_events import ChunkMade, RequestEnded, RequestStarted
 from services.observability.tracing import CallTraces, RequestTraces
 
 

@@ -14,7 +14,13 @@ from adasd.rounds import OpenCall, Verdict, VerifyCall
 from adasd.testing import loops
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.table_model import TableModel
-from services.observability.events import AnswerAudited, AuditEnded, ChunkMade, RequestEnded, RequestStarted
+from services.observability.service_events import (
+    AnswerAudited,
+    AuditEnded,
+    ChunkMade,
+    RequestEnded,
+    RequestStarted,
+)
 from services.orchestrator import audit as auditing
 from services.orchestrator.audit import AuditedAnswer, Auditor, NotIdle
 

@@ -31,9 +31,8 @@ COMPILER = GrammarCompiler(lambda: Tokenizer(byte_level()))
 
 def accepts(grammar, text):
     """Whether the text is a whole sentence of the grammar."""
-    matcher = COMPILER.matcher(grammar)
-    matcher.extend(Tokenizer(byte_level()).encode(text))
-    return matcher.may_end
+    tokenizer = Tokenizer(byte_level())
+    return admits(COMPILER.matcher(grammar), tokenizer.encode(text), min(tokenizer.eos_ids))
 
 
 def tagged(*calls):

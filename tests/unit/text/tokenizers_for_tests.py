@@ -1,8 +1,12 @@
 """Small real tokenizers, trained in a moment: byte-level BPE, and SentencePiece-like with byte fallback."""
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from adasd.text.grammar import Matcher
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}"
@@ -56,3 +60,8 @@ def byte_fallback() -> PreTrainedTokenizerFast:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="</s>", unk_token="<unk>")
+
+
+def admits(matcher: Matcher, tokens: Sequence[int], eos: int) -> bool:
+    """Whether the tokens, followed by the end-of-sequence token, are allowed one after the other."""
+    return all(mask[token] for mask, token in zip(matcher.masks(tokens), [*tokens, eos], strict=True))

@@ -99,7 +99,7 @@ async def test_a_missing_file_is_named(authority):
 
 
 def test_half_a_configuration_is_refused():
-    with pytest.raises(ConfigError, match="worker_tls has certificate; it takes certificate, key and ca"):
+    with pytest.raises(ConfigError, match="worker_tls has only certificate; set certificate, key and ca"):
         settings.load({"target.model": "a/b", "worker_tls.certificate": "x"}, {})
     assert not settings.load({"target.model": "a/b"}, {}).worker_tls.is_on
     assert TlsConfig("a", "b", "c").is_on

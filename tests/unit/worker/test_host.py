@@ -291,7 +291,7 @@ async def test_a_hanging_step_fails_the_check(hosts):
         host.check(hang_after_s=0.01)
     engine.gate.set()
     await waiting
-    await soon(lambda: host._work.step_began_s is None)
+    await soon(lambda: host._thread.step_began_s is None)
     host.check(hang_after_s=0.01)
 
 
@@ -320,7 +320,7 @@ async def test_a_broken_slot_table_ends_the_host(hosts):
             raise AssertionError("slot 3 is used twice")
 
     host = await hosts.start(Leaky(), idle_check_s=0.01)
-    await soon(lambda: host._over is not None)
+    await soon(lambda: host._ended_by is not None)
     with pytest.raises(DeviceFailure, match="slot 3 is used twice"):
         await host.open(opening("a"))
 

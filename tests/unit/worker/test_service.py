@@ -133,7 +133,7 @@ async def test_one_stream_is_one_session(replica):
     replica.leases.grant("b")
     stream, task = await opened(replica)
     stream.send(DraftCall("b", 1, 0, (5,), StopRule(2)), session="b")
-    with pytest.raises(InvalidRequest, match="of session a, the message of b"):
+    with pytest.raises(InvalidRequest, match="to session a, the message to b"):
         await task
 
 

@@ -57,6 +57,10 @@ def test_the_help_lists_every_setting_with_its_default(capsys):
     assert "HTTP port [8000]" in " ".join(text.split())
 
 
+def test_old_flags_still_set_their_option():
+    assert named("--speculation-row-len", "7") == {"speculation.draft_top_k": "7"}
+
+
 def test_wrong_settings_are_named_on_stderr_with_status_2(capsys, monkeypatch):
     monkeypatch.setenv("ADASD_PORT", "x")
     assert cli.main(["check", "--target-num-slots", "many"]) == 2

@@ -11,10 +11,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from adasd.errors import ConfigError
-from adasd.evaluate.measure import Run
-from adasd.evaluate.methods import method
-from adasd.evaluate.report import build
-from adasd.evaluate.workload import Item
+from adasd.evaluate.compared_methods import method
+from adasd.evaluate.evaluation import build
+from adasd.evaluate.measure import MethodRun
+from adasd.evaluate.questions import Question
 from adasd.requests import Mode, SpeculationOptions
 from adasd.results import SpeculationReport, TokenKind
 from cluster.cli import eval as eval_command
@@ -24,7 +24,10 @@ from services.gateway.http.reports import metrics_json
 from services.gateway.http.routes import create_app
 from tests.unit.gateway.fake_backend import TOKENIZER, FakeBackend
 
-ITEMS = [Item("echo", "the cat sat on the mat", lambda text: "cat" in text), Item("echo", "a dog ran")]
+ITEMS = [
+    Question("echo", "the cat sat on the mat", lambda text: "cat" in text),
+    Question("echo", "a dog ran"),
+]
 METHODS = [method("off"), method("adasd@suffix"), method("adasd+collision", 0.2)]
 ABOUT = {"model": "demo", "prompts": [item.prompt for item in ITEMS]}
 
@@ -33,7 +36,7 @@ def client(backend: FakeBackend) -> TestClient:
     return TestClient(create_app(backend))
 
 
-def run(asked: httpx.Client, journal: Journal | None = None, temperatures=(0.0, 0.7)) -> list[Run]:
+def run(asked: httpx.Client, journal: Journal | None = None, temperatures=(0.0, 0.7)) -> list[MethodRun]:
     kept = journal or Journal(None, ABOUT)
     return list(
         remote.run(asked, server_about(asked)["id"], ITEMS, METHODS, temperatures, kept, max_tokens=60)
@@ -131,7 +134,7 @@ def test_without_a_journal_the_sentence_says_what_would_have_helped():
 @pytest.mark.parametrize("word", ["break", "overload"])
 def test_an_answer_that_fails_is_never_counted(word, tmp_path: Path):
     journal, asked = Journal(tmp_path / "j", {}), client(FakeBackend())
-    items = [Item("x", f"please {word} down here")]
+    items = [Question("x", f"please {word} down here")]
     with pytest.raises(ServerGone, match="unplugged" if word == "break" else "every slot is taken"):
         list(remote.run(asked, "fake-model", items, METHODS[:1], [0.0], journal, max_tokens=60))
     assert journal.answers == {}

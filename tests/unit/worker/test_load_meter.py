@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from services.worker.host import HostStats
-from services.worker.load import LoadMeter
+from services.worker.host_stats import HostStats
+from services.worker.load_meter import LoadMeter
 
 STATS = HostStats(
     num_slots=8,

@@ -32,14 +32,6 @@ class Method:
     name: str
     options: SpeculationOptions
 
-    @property
-    def static_len(self) -> int | None:
-        """Tokens per block of an exact static method, the baselines; None for any other."""
-        options = self.options
-        plain = options.draft is None and options.acceptance is None
-        fixed = options.mode is Mode.EXACT and options.drafting == "static" and plain
-        return self.options.max_draft_tokens if fixed else None
-
     def serves(self, temperature: float) -> bool:
         """Whether it can be had there: some rules act on rejection sampling, which greedy decoding lacks."""
         acceptance = self.options.acceptance

@@ -14,7 +14,7 @@ from adasd.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Question:
     """One prompt; ``judge`` says whether a text answers it, None if nobody can say."""
 
     group: str  # the task or file that it belongs to
@@ -22,17 +22,17 @@ class Item:
     judge: Callable[[str], bool] | None = None
 
 
-def demo(num_per_task: int, seed: int = 0) -> list[Item]:
+def demo(num_per_task: int, seed: int = 0) -> list[Question]:
     """Held-out examples of the demo tasks, in turn, so that what is learned online meets all of them."""
     tasks = [heldout(task, num_per_task, seed) for task in Task]
     return [
-        Item(example.task.value, example.prompt, partial(check, example))
+        Question(example.task.value, example.prompt, partial(check, example))
         for examples in zip(*tasks, strict=True)
         for example in examples
     ]
 
 
-def messy(num_per_task: int, seed: int = 0) -> list[Item]:
+def messy(num_per_task: int, seed: int = 0) -> list[Question]:
     """The demo tasks as people type them: words doubled, swapped and run together; the same judges."""
     return [
         replace(item, prompt=_typed(item.prompt, random.Random(f"{seed}:{number}")))
@@ -56,7 +56,7 @@ WORKLOADS = {"demo": demo, "messy": messy}
 """Workloads that come with the library, by name."""
 
 
-def jsonl(path: Path, limit: int | None = None) -> list[Item]:
+def jsonl(path: Path, limit: int | None = None) -> list[Question]:
     """One object per line: ``prompt`` and, if the answer can be judged, ``reference``.
 
     An answer is right if it holds the reference, whatever the case and the blanks. Raises ConfigError naming
@@ -75,7 +75,7 @@ def jsonl(path: Path, limit: int | None = None) -> list[Item]:
     return items[:limit]
 
 
-def _item(path: Path, number: int, line: str) -> Item:
+def _item(path: Path, number: int, line: str) -> Question:
     try:
         record = json.loads(line)
     except ValueError as error:
@@ -87,7 +87,7 @@ def _item(path: Path, number: int, line: str) -> Item:
             f"{path}, line {number}: expected an object with a text 'prompt' and, if the answer can be "
             "judged, a text 'reference'"
         )
-    return Item(path.stem, prompt, None if reference is None else partial(holds, reference))
+    return Question(path.stem, prompt, None if reference is None else partial(holds, reference))
 
 
 def holds(reference: str, text: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from adasd.demo import shapes, vocabulary
+from adasd.demo import demo_tokenizer, shapes
 from adasd.demo.tasks import Task, heldout
 
 
@@ -18,8 +18,8 @@ def test_text_survives_and_digits_stand_alone(tokenizer: PreTrainedTokenizerFast
 
 
 def test_the_vocabulary_is_reproducible(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert vocabulary.train(num_texts=600).get_vocab() == tokenizer.get_vocab()
-    assert len(tokenizer) <= vocabulary.NUM_TOKENS
+    assert demo_tokenizer.train(num_texts=600).get_vocab() == tokenizer.get_vocab()
+    assert len(tokenizer) <= demo_tokenizer.NUM_TOKENS
 
 
 def test_a_conversation_is_rendered_turn_by_turn(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -44,7 +44,7 @@ def test_an_unknown_role_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_the_saved_tokenizer_is_the_same(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
-    shapes.config(shapes.Shape(32, 1, 0), tokenizer).save_pretrained(tmp_path)
+    shapes.config(shapes.ModelShape(32, 1, 0), tokenizer).save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     text = heldout(Task.ARITHMETIC, 1)[0].answer
     assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]

@@ -1,4 +1,4 @@
-"""A Backend that tells observers what passes through it, and changes nothing."""
+"""A wrapper of a Backend that sends events to an observer and changes nothing else."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from adasd.ports import Clock
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
 from services.gateway.backend import Backend, Readiness, ServedModel, Text
-from services.observability.events import ChunkMade, Observer, RequestEnded, RequestStarted
+from services.observability.service_events import ChunkMade, Observer, RequestEnded, RequestStarted
 
 
-class WatchedBackend:
-    """A Backend whose answers are told chunk by chunk."""
+class InstrumentedBackend:
+    """A Backend that reports each chunk of its answers."""
 
     def __init__(self, inner: Backend, tell: Observer, clock: Clock = time.monotonic) -> None:
         self._inner, self._tell, self._clock = inner, tell, clock
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
-        """As the inner one; the end is told on every path, before slots are given back."""
+        """As the inner backend. The end is reported on every path, before slots are freed."""
         mode = self._inner.effective(request.speculation).mode
         assert mode is not None
         name, complete, failure = request.request_id, None, None

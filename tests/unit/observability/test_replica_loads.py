@@ -6,14 +6,14 @@ from prometheus_client import CollectorRegistry
 
 from adasd.requests import Mode
 from adasd.rounds import PrefixStats, SlotGranted
-from services.observability.board import BoardDeployment
-from services.observability.events import RequestStarted
-from services.observability.loads import loads_of
 from services.observability.metrics import ServiceMetrics
+from services.observability.replica_loads import loads_of
 from services.observability.reporter import Reporter
+from services.observability.service_events import RequestStarted
+from services.observability.snapshot_store import SnapshotStoreDeployment
 from services.observability.worker_metrics import WorkerCollector
 from services.transport.generation_messages import Loads, ReplicaLoad
-from services.worker.host import HostStats
+from services.worker.host_stats import HostStats
 
 
 def worker(role, name, link):
@@ -35,15 +35,15 @@ def orchestrator(name, link, num_running, num_waiting):
 
 
 async def test_workers_are_listed_and_the_requests_of_all_orchestrators_added_up():
-    board = BoardDeployment()
+    store = SnapshotStoreDeployment()
     for reporter in (
-        worker("target", "t1", board),
-        worker("draft", "d1", board),
-        worker("draft", "d2", board),
-        orchestrator("o2", board, 4, 1),
+        worker("target", "t1", store),
+        worker("draft", "d1", store),
+        worker("draft", "d2", store),
+        orchestrator("o2", store, 4, 1),
     ):
-        await reporter.everybody()
-    loads = loads_of(await orchestrator("o1", board, 2, 3).everybody())
+        await reporter.all_snapshots()
+    loads = loads_of(await orchestrator("o1", store, 2, 3).all_snapshots())
     assert loads == Loads(
         tuple(
             ReplicaLoad(role, name, num_slots=8, num_sessions=3, num_pending=1, num_tokens=99)
@@ -55,5 +55,5 @@ async def test_workers_are_listed_and_the_requests_of_all_orchestrators_added_up
 
 
 async def test_without_a_board_a_replica_speaks_for_itself():
-    loads = loads_of(await orchestrator("o1", None, 2, 3).everybody())
+    loads = loads_of(await orchestrator("o1", None, 2, 3).all_snapshots())
     assert (loads.replicas, loads.num_running, loads.num_waiting) == ((), 2, 3)

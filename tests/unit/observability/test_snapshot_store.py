@@ -11,15 +11,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from adasd.rounds import PrefixStats
 from adasd.testing.clock import FakeClock
 from services.observability import reporter as reporting
-from services.observability.board import Board, BoardDeployment
 from services.observability.reporter import Reporter
 from services.observability.snapshot import CONTENT_TYPE, render, take
+from services.observability.snapshot_store import SnapshotStore, SnapshotStoreDeployment
 from services.observability.worker_metrics import WorkerCollector
-from services.worker.host import HostStats
+from services.worker.host_stats import HostStats
 
 
 class Replica:
-    """A counter that is reported to a board."""
+    """A counter that is reported to a store."""
 
     def __init__(self, name, link, role="orchestrator"):
         registry = CollectorRegistry()
@@ -37,8 +37,8 @@ def read(text):
 
 
 async def test_whichever_replica_is_scraped_nothing_goes_back():
-    board = BoardDeployment()
-    first, second = Replica("a", board), Replica("b", board)
+    store = SnapshotStoreDeployment()
+    first, second = Replica("a", store), Replica("b", store)
     seen = {}
     for number in range(40):
         (first if number % 3 else second).counter.labels("x").inc()
@@ -49,8 +49,8 @@ async def test_whichever_replica_is_scraped_nothing_goes_back():
 
 
 async def test_a_name_appears_once_however_many_replicas_report_it():
-    board = BoardDeployment()
-    replicas = [Replica(name, board) for name in "abc"]
+    store = SnapshotStoreDeployment()
+    replicas = [Replica(name, store) for name in "abc"]
     for replica in replicas:
         replica.counter.labels("x").inc()
         text = await replica.reporter.scrape()
@@ -60,32 +60,32 @@ async def test_a_name_appears_once_however_many_replicas_report_it():
 
 def test_a_silent_replica_disappears_and_one_that_ends_at_once():
     clock = FakeClock()
-    board = Board(ttl_s=10, clock=clock)
+    store = SnapshotStore(ttl_s=10, clock=clock)
     registry = CollectorRegistry()
     for name in ("a", "b", "c"):
-        board.pin(take(registry, name, "target", 1))
+        store.put(take(registry, name, "target", 1))
     clock.advance(8)
-    board.pin(take(registry, "b", "target", 2))
-    board.take_down("c")
-    assert [s.replica for s in board.all()] == ["a", "b"]
+    store.put(take(registry, "b", "target", 2))
+    store.remove("c")
+    assert [s.replica for s in store.all()] == ["a", "b"]
     clock.advance(8)
-    assert [s.replica for s in board.all()] == ["b"]
+    assert [s.replica for s in store.all()] == ["b"]
 
 
 def test_a_snapshot_that_was_overtaken_is_dropped():
-    board, registry = Board(), CollectorRegistry()
+    store, registry = SnapshotStore(), CollectorRegistry()
     counter = Counter("adasd_things", "Things.", registry=registry)
     old = take(registry, "a", "target", 1)
     counter.inc()
-    board.pin(take(registry, "a", "target", 2))
-    board.pin(old)
-    assert read(render(board.all())) == {("adasd_things_total", "a"): 1.0}
+    store.put(take(registry, "a", "target", 2))
+    store.put(old)
+    assert read(render(store.all())) == {("adasd_things_total", "a"): 1.0}
 
 
 async def test_without_its_board_a_replica_shows_itself():
     class Gone:
         async def exchange(self, snapshot):
-            raise ConnectionError("no board")
+            raise ConnectionError("no store")
 
     replica = Replica("a", Gone())
     replica.counter.labels("x").inc(3)
@@ -94,27 +94,27 @@ async def test_without_its_board_a_replica_shows_itself():
 
 async def test_a_reporter_keeps_reporting_through_failures_until_it_is_stopped(monkeypatch):
     monkeypatch.setattr(reporting, "PERIOD_S", 0.005)
-    board = BoardDeployment()
+    store = SnapshotStoreDeployment()
     failures = 2
 
     class Flaky:
-        async def pin(self, snapshot):
+        async def put(self, snapshot):
             nonlocal failures
             if failures:
                 failures -= 1
                 raise ConnectionError("restarting")
-            await board.pin(snapshot)
+            await store.put(snapshot)
 
-        take_down = board.take_down
+        remove = store.remove
 
     replica = Replica("a", Flaky())
     replica.reporter.start()
     async with asyncio.timeout(20):
-        while not board.board.all():  # noqa: ASYNC110
+        while not store.store.all():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     await replica.reporter.stop()
     await replica.reporter.stop()
-    assert board.board.all() == ()
+    assert store.store.all() == ()
 
 
 def test_a_workers_figures_are_its_hosts():

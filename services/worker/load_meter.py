@@ -1,8 +1,8 @@
-"""How loaded a replica is: what changed in its host's counts since the last report."""
+"""How busy a replica is: the change of its counts since the last report."""
 
 from __future__ import annotations
 
-from services.worker.host import HostStats
+from services.worker.host_stats import HostStats
 
 
 class LoadMeter:
@@ -13,11 +13,11 @@ class LoadMeter:
         self._step_ms = 0.0
 
     def since_last(self, stats: HostStats, num_leases: int) -> dict[str, float]:
-        """Gauges ``sessions`` and ``slots``, and what the time since the last call was like.
+        """Sessions and slots now, and the load since the last report.
 
-        ``step_ms``: mean of a forward pass; where none ran, the last one known. Shares in [0, 1], 0 where nothing
-        ran: ``wait``, of the time that rounds' calls spent here, outside of forward passes; ``optimistic``, of the
-        calls, those that assumed an acceptance.
+        ``step_ms``: mean time of a forward pass; without one since the last report, the mean before. ``wait``: share
+        of the calls' time in this worker that was outside of forward passes. ``optimistic``: share of the calls that
+        drafted before a verdict. Shares are in [0, 1], and 0 without calls.
         """
         last = self._last
         num_steps = stats.num_steps - (last.num_steps if last else 0)
@@ -38,5 +38,5 @@ class LoadMeter:
 
 
 def share(part: float, whole: float) -> float:
-    """In [0, 1]; 0 of nothing."""
+    """part / whole, in [0, 1]; 0 where the whole is 0."""
     return min(1.0, max(0.0, part / whole)) if whole > 0 else 0.0

@@ -1,4 +1,4 @@
-"""What happens to requests, as frozen facts; metrics and logs subscribe. ``at_s`` is a monotonic time."""
+"""Events of requests, which metrics, logs and traces observe. ``at_s`` is monotonic time in seconds."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RequestStarted:
-    """A request was taken on."""
+    """A request was admitted."""
 
     request_id: str
     mode: Mode
     num_prompt_tokens: int
     at_s: float
-    request: GenerationRequest | None = None  # for observers that want to know more of it
+    request: GenerationRequest | None = None  # for observers that need its options
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkMade:
-    """One verification step added tokens to the answer."""
+    """A verdict added tokens to the answer."""
 
     request_id: str
     chunk: Chunk
@@ -36,7 +36,7 @@ class ChunkMade:
 
 @dataclass(frozen=True, slots=True)
 class RequestEnded:
-    """Neither ``complete`` nor ``error``: the client left."""
+    """A request ended. Without ``complete`` and ``error`` the client left."""
 
     request_id: str
     at_s: float
@@ -45,7 +45,7 @@ class RequestEnded:
 
     @property
     def outcome(self) -> str:
-        """A finish reason, or the code of the error."""
+        """The finish reason, or the code of the error."""
         if self.error is not None:
             return code_of(self.error).value
         return (self.complete.finish_reason if self.complete else FinishReason.CANCELLED).value
@@ -53,7 +53,7 @@ class RequestEnded:
 
 @dataclass(frozen=True, slots=True)
 class RequestRefused:
-    """A door answered with an error and without a token."""
+    """HTTP or gRPC answered with an error and no token."""
 
     door: str  # http | grpc
     code: str  # adasd.errors.Code
@@ -65,12 +65,12 @@ class AnswerAudited:
 
     choice: str  # how the exact rule chooses: greedy | seeded | unseeded
     num_tokens: int
-    num_different: int  # the exact rule would have written another token there
+    num_different: int  # tokens that the exact rule would have chosen differently
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEnded:
-    """One audit is over."""
+    """An audit ended."""
 
     outcome: str  # done | given_up | failed | left_out
 
@@ -91,16 +91,16 @@ Observer = Callable[[Event], None]
 
 
 def code_of(error: Exception) -> Code:
-    """An unforeseen error is an internal one."""
+    """The error's code; INTERNAL for errors from outside of adasd.errors."""
     return error.code if isinstance(error, AdasdError) else Code.INTERNAL
 
 
 def ignore(_: Event) -> None:
-    """An observer that looks away."""
+    """An observer that does nothing."""
 
 
 def to_all(*observers: Observer) -> Observer:
-    """Tell every observer; one that fails costs figures, never an answer."""
+    """One observer that passes events on to all. A failing observer is logged, and never fails a request."""
 
     def tell(event: Event) -> None:
         for observer in observers:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from adasd.evaluate.figures import COST_RATIOS, Figures, figures
-from adasd.evaluate.measure import Run
-from adasd.evaluate.methods import PLAIN
+from adasd.evaluate.compared_methods import PLAIN
+from adasd.evaluate.measure import MethodRun
+from adasd.evaluate.method_figures import COST_RATIOS, MethodFigures, figures
 
 ALL = "all"
 """The name of the group that holds every answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class ThresholdTrace:
     """A threshold's values, answer after answer, of one method at one temperature."""
 
     method: str
@@ -25,12 +25,12 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Evaluation:
     """Figures per method, temperature and group; ``about`` says where they come from."""
 
     about: dict[str, Any]  # commit, hardware, models, workload, seeds, settings
-    rows: tuple[Figures, ...]
-    traces: tuple[Trace, ...]
+    rows: tuple[MethodFigures, ...]
+    traces: tuple[ThresholdTrace, ...]
 
     @property
     def temperatures(self) -> list[float]:
@@ -41,16 +41,16 @@ class Report:
         """``all`` first."""
         return list(dict.fromkeys(row.group for row in self.rows))
 
-    def of(self, temperature: float, group: str = ALL) -> list[Figures]:
+    def of(self, temperature: float, group: str = ALL) -> list[MethodFigures]:
         """One row per method."""
         return [row for row in self.rows if row.temperature == temperature and row.group == group]
 
-    def best_static(self, temperature: float, group: str, ratio_index: int) -> Figures | None:
+    def best_static(self, temperature: float, group: str, ratio_index: int) -> MethodFigures | None:
         """The fastest exact static length at a cost ratio: the baseline to beat; None if none was run."""
         static = [row for row in self.of(temperature, group) if _is_static(row.method)]
         return max(static, key=lambda row: row.speed_ups[ratio_index], default=None)
 
-    def over_best_static(self, row: Figures) -> tuple[float | None, ...]:
+    def over_best_static(self, row: MethodFigures) -> tuple[float | None, ...]:
         """Per cost ratio: the method's modelled speed over that of the best static length."""
         best = [self.best_static(row.temperature, row.group, i) for i in range(len(COST_RATIOS))]
         return tuple(
@@ -81,7 +81,7 @@ def _is_static(method: str) -> bool:
     return method.startswith("static-") and not {"+", "@"} & set(method)
 
 
-def build(runs: Sequence[Run], about: dict[str, Any]) -> Report:
+def build(runs: Sequence[MethodRun], about: dict[str, Any]) -> Evaluation:
     """The report of runs over one workload; each temperature needs its plain run. Groups are taken from it."""
     plain = {run.temperature: run.answers for run in runs if run.method.name == PLAIN}
     rows, traces = [], []
@@ -95,5 +95,5 @@ def build(runs: Sequence[Run], about: dict[str, Any]) -> Report:
         generation = tuple(answer.generation_threshold for answer in run.answers)
         acceptance = tuple(answer.acceptance_threshold for answer in run.answers)
         if any(value is not None for value in (*generation, *acceptance)):
-            traces.append(Trace(run.method.name, run.temperature, generation, acceptance))
-    return Report(about, tuple(rows), tuple(traces))
+            traces.append(ThresholdTrace(run.method.name, run.temperature, generation, acceptance))
+    return Evaluation(about, tuple(rows), tuple(traces))

@@ -1,17 +1,17 @@
-"""How busy a deployment is, read from the snapshots of its replicas."""
+"""The load of a deployment, read from the metrics snapshots of its replicas."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.observability.snapshot import Snapshot
+from services.observability.snapshot import ReplicaSnapshot
 from services.transport.generation_messages import Loads, ReplicaLoad
 
 WORKERS = ("draft", "target")
 
 
-def loads_of(snapshots: Iterable[Snapshot]) -> Loads:
-    """Workers one by one, the orchestrators' requests added up."""
+def loads_of(snapshots: Iterable[ReplicaSnapshot]) -> Loads:
+    """The load of each worker, and the requests of all orchestrators together."""
     replicas: list[ReplicaLoad] = []
     num_running = num_waiting = 0
     for snapshot in snapshots:
@@ -32,8 +32,8 @@ def loads_of(snapshots: Iterable[Snapshot]) -> Loads:
     return Loads(tuple(replicas), num_running, num_waiting)
 
 
-def _totals(snapshot: Snapshot) -> dict[str, int]:
-    """Sample name to its value, added up over labels."""
+def _totals(snapshot: ReplicaSnapshot) -> dict[str, int]:
+    """Values by sample name, summed over labels."""
     totals: dict[str, int] = {}
     for family in snapshot.families:
         for sample in family.samples:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binomtest
 
-from adasd.evaluate.figures import by_position, figures, modelled_speed_up
+from adasd.evaluate.compared_methods import method
+from adasd.evaluate.evaluation import ALL, build
 from adasd.evaluate.intervals import paired_difference, wilson
-from adasd.evaluate.measure import AnswerRecord, Run
-from adasd.evaluate.methods import method
-from adasd.evaluate.report import ALL, build
+from adasd.evaluate.measure import AnswerRecord, MethodRun
+from adasd.evaluate.method_figures import by_position, figures, modelled_speed_up
 
 PLAIN = AnswerRecord("a", True, (1, 2, 3, 4, 5), 4, (), (), 0, 4.0, 6.0, None, None)
 
@@ -95,17 +95,17 @@ def test_plain_decoding_is_the_unit():
     assert (row.measured_speed_up, row.same_answers, row.relaxed_share) == (1.0, 1.0, 0.0)
 
 
-def runs() -> list[Run]:
+def runs() -> list[MethodRun]:
     """Two groups; static-2 is the fastest static length in ``b`` only, static-4 elsewhere."""
     slow = {group: replace(answer(group=group), num_rounds=4) for group in "ab"}
     fast = {group: replace(answer(group=group), num_rounds=1) for group in "ab"}
     plain = tuple(replace(PLAIN, group=group) for group in "aab")
     return [
-        Run(method("off"), 0.0, plain),
-        Run(method("static-2"), 0.0, (slow["a"], slow["a"], fast["b"])),
-        Run(method("static-4"), 0.0, (fast["a"], fast["a"], slow["b"])),
-        Run(method("static-4+posterior"), 0.0, (fast["a"], fast["a"], fast["b"])),
-        Run(method("adasd"), 0.0, tuple(answer(group=group, ceiling=1.5) for group in "aab")),
+        MethodRun(method("off"), 0.0, plain),
+        MethodRun(method("static-2"), 0.0, (slow["a"], slow["a"], fast["b"])),
+        MethodRun(method("static-4"), 0.0, (fast["a"], fast["a"], slow["b"])),
+        MethodRun(method("static-4+posterior"), 0.0, (fast["a"], fast["a"], fast["b"])),
+        MethodRun(method("adasd"), 0.0, tuple(answer(group=group, ceiling=1.5) for group in "aab")),
     ]
 
 

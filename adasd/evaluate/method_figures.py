@@ -13,7 +13,7 @@ COST_RATIOS = (0.05, 0.1, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class MethodFigures:
     """One method at one temperature on one group of the workload (or all), against plain decoding."""
 
     method: str
@@ -86,7 +86,7 @@ def figures(
     group: str,
     answers: Sequence[AnswerRecord],
     plain: Sequence[AnswerRecord],
-) -> Figures:
+) -> MethodFigures:
     """Figures of ``answers`` to the same questions as ``plain``, which is plain decoding."""
     pairs = [
         (a.correct, p.correct)
@@ -99,7 +99,7 @@ def figures(
     tokens, rounds = sum(a.num_decoded for a in answers), sum(a.num_rounds for a in answers)
     drafted = sum(sum(a.drafted_per_round) for a in answers)
     acceptance, reached = by_position(answers)
-    return Figures(
+    return MethodFigures(
         method=method,
         temperature=temperature,
         group=group,

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from adasd.errors import ConfigError, InvalidRequest
-from adasd.evaluate.methods import PLAIN, STATIC_LENGTHS, all_names, method, parse
-from adasd.evaluate.workload import demo, holds, jsonl, messy
+from adasd.evaluate.compared_methods import PLAIN, STATIC_LENGTHS, all_names, method, parse
+from adasd.evaluate.questions import demo, holds, jsonl, messy
 from adasd.methods.registry import acceptance_methods, drafting_methods
 from adasd.requests import Mode, SpeculationOptions
 
@@ -74,7 +74,6 @@ def test_references_ignore_case_and_blanks():
 def test_names_stand_for_options(name, options):
     made = method(name, max_relaxed_fraction=0.2)
     assert made.options == options
-    assert made.static_len == (8 if name == "static-8" else None)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_messy_prompts_keep_their_numbers_and_their_judges():
 
 def test_whole_blocks_are_a_method_where_there_is_rejection_sampling():
     made = method("static-8+block")
-    assert (made.options.mode, made.options.acceptance, made.static_len) == (Mode.EXACT, "block", None)
+    assert (made.options.mode, made.options.acceptance) == (Mode.EXACT, "block")
     assert [made.serves(t) for t in (0.0, 0.7)] == [False, True]
     assert method("adasd+typical").serves(0.0)
     assert method("adasd+collision").serves(0.0)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from rich import box
 from rich.table import Table
 
-from adasd.evaluate.figures import COST_RATIOS, Figures
-from adasd.evaluate.report import ALL, Report
+from adasd.evaluate.evaluation import ALL, Evaluation
+from adasd.evaluate.method_figures import COST_RATIOS, MethodFigures
 
 COLUMNS = (
     "method",
@@ -24,7 +24,7 @@ COLUMNS = (
 """``relaxed`` and ``distort.`` are a relaxed rule's pair: what it gains in acceptance, what it bends the law by."""
 
 
-def tables(report: Report) -> Iterator[Table]:
+def tables(report: Evaluation) -> Iterator[Table]:
     """One table per temperature, over all groups; then the accuracy per group."""
     for temperature in report.temperatures:
         yield _overall(report, temperature)
@@ -32,7 +32,7 @@ def tables(report: Report) -> Iterator[Table]:
             yield _by_group(report, temperature)
 
 
-def _overall(report: Report, temperature: float) -> Table:
+def _overall(report: Evaluation, temperature: float) -> Table:
     table = Table(
         title=f"temperature {temperature:g}, {report.of(temperature)[0].num_answers} answers",
         box=box.SIMPLE_HEAD,
@@ -57,7 +57,7 @@ def _overall(report: Report, temperature: float) -> Table:
     return table
 
 
-def cells(row: Figures) -> tuple[str, ...]:
+def cells(row: MethodFigures) -> tuple[str, ...]:
     """The values of COLUMNS."""
     judged = row.accuracy is not None
     return (
@@ -80,7 +80,7 @@ def known(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _against(report: Report, row: Figures) -> tuple[str, str, str]:
+def _against(report: Evaluation, row: MethodFigures) -> tuple[str, str, str]:
     over = report.over_best_static(row)[1]
     return (
         "" if over is None else f"{over:.2f}",
@@ -89,7 +89,7 @@ def _against(report: Report, row: Figures) -> tuple[str, str, str]:
     )
 
 
-def _by_group(report: Report, temperature: float) -> Table:
+def _by_group(report: Evaluation, temperature: float) -> Table:
     groups = report.groups[1:]
     table = Table(
         title=f"temperature {temperature:g}: right, relaxed, speed-up at c={COST_RATIOS[1]:g}",
@@ -104,6 +104,6 @@ def _by_group(report: Report, temperature: float) -> Table:
     return table
 
 
-def _short(row: Figures) -> str:
+def _short(row: MethodFigures) -> str:
     accuracy = "" if row.accuracy is None else f"{row.accuracy:.0%} "
     return f"{accuracy}{row.relaxed_share:.1%} {row.speed_ups[1]:.2f}"

@@ -9,7 +9,7 @@ import pytest
 from adasd.config import EngineConfig
 from adasd.errors import Overloaded
 from services.config import TierConfig
-from services.worker.deployment import Worker
+from services.worker.worker import Worker
 from tests.unit.engine.models import engine
 
 CONTEXT = 64

@@ -1,8 +1,7 @@
-"""One replica as Ray Serve sees it: an engine to load, leases to grant, health and figures to report.
+"""A draft or target replica on Ray Serve: loads an engine, grants leases, reports health and metrics.
 
-The control plane is ``lease``: one long-lived streaming call per session, whose first item says where the
-data plane (services.worker.service) listens. The class is decorated in cluster.app, where options come
-from the configuration.
+The control plane is ``lease``: one long-lived streaming call per session, whose first item says where the data plane
+(services.worker.service) listens. cluster.app decorates the class.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from services.replica import replica_name
 from services.transport.server import RunningServer, rounds_handler, start_server
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
-from services.worker.load import LoadMeter
+from services.worker.load_meter import LoadMeter
 from services.worker.service import WorkerService
 from services.worker.warmup import warm_up
 
-log = logging.getLogger("ray.serve")  # the only one that a replica shows
+log = logging.getLogger("ray.serve")  # the only logger that Serve shows
 
 Grant = dict[str, str | int]
 
@@ -44,7 +43,7 @@ Grant = dict[str, str | int]
 class Worker:
     """A draft or target replica. Serve counts each lease as one ongoing request."""
 
-    _over = True  # nothing has to be shut down (yet, or any more)
+    _over = True  # nothing to shut down
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self,
@@ -58,20 +57,20 @@ class Worker:
         make_engine: Callable[[], Engine] | None = None,
         model_name: str = "",
         logs: LogConfig | None = None,
-        board: Any = None,
+        snapshots: Any = None,
         tls: TlsConfig | None = None,
         traces: TracesConfig | None = None,
     ) -> None:
         """Load and warm up the model, then listen.
 
-        ``host`` is the deployment's: a loopback address keeps the data plane on loopback, any other one binds
-        it to this node's address. A draft is told its ``target_model``: their vocabularies must agree, and ids that
-        only one of the two knows are never proposed. A lease ends
-        ``idle_ttl_s`` seconds after its session was heard of last; a forward pass longer than
-        ``hang_after_s`` seconds fails the health check. Where the cache holds fewer slots than Serve sends sessions
-        (``cache_bytes``), those wait up to ``lease_timeout_s`` seconds for one. ``model_name`` is the one that
-        clients use, ``board`` the Serve handle of services.observability.board, where the replica's figures go
-        (None: nowhere), ``tls`` who may call, ``traces`` where spans of calls go.
+        host: a loopback address keeps the data plane on loopback; any other binds it to this node's address.
+        target_model: for a draft; the vocabularies must agree, and ids that only one model has are never drafted.
+        idle_ttl_s: a lease ends this long after the last traffic of its session.
+        hang_after_s: a longer forward pass fails the health check.
+        lease_timeout_s: how long a session waits for a slot where ``cache_bytes`` allows fewer than ``num_slots``.
+        model_name: the name that clients use, for metrics.
+        snapshots: Serve handle of the snapshot store, which gets the replica's metrics; None: none are sent.
+        tls: certificates of the data plane. traces: where spans of calls are sent.
         """
         self.role, self.incarnation, self._hang_after_s = role, uuid4().hex, hang_after_s
         self._lease_timeout_s = lease_timeout_s
@@ -108,7 +107,9 @@ class Worker:
                     lambda: self._service.num_streams,
                 )
             )
-            self._reporter = Reporter(figures, replica_name(), role, HandleLink(board) if board else None)
+            self._reporter = Reporter(
+                figures, replica_name(), role, HandleLink(snapshots) if snapshots else None
+            )
             self._reporter.start()
         except BaseException:
             await self.shutdown()
@@ -118,34 +119,34 @@ class Worker:
         )
 
     async def lease(self, session_id: str) -> AsyncGenerator[Grant, None]:
-        """Where the session's rounds go, then nothing until the lease ends; its end frees the slot.
+        """Yield the address of the data plane, then keep the lease until the caller ends it; that frees the slot.
 
-        Ends by itself when the session was silent for too long or took another lease here. While
-        all slots are leased it waits for its turn, and is Overloaded in the end.
+        The lease also ends without traffic, or if the session takes another lease here. While all slots are leased the
+        call waits, then raises Overloaded.
         """
         lease = await self._leases.grant_when_free(session_id, self._lease_timeout_s)
         try:
             yield self._grant
             while (left_s := self._leases.idle_left_s(lease)) > 0:  # noqa: ASYNC110
-                await asyncio.sleep(min(left_s, 1.0))  # traffic moves the end, a newer lease is the end
+                await asyncio.sleep(min(left_s, 1.0))  # traffic extends the lease, a newer lease ends it
         finally:
             if self._leases.release(lease):
                 self._service.end(session_id)
 
     def check_health(self) -> None:
-        """Raise if the engine's thread ended or hangs; Serve then replaces this replica."""
+        """Raise if the engine's thread ended or hangs. Serve then replaces this replica."""
         self._host.check(self._hang_after_s)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What the scaling policy looks at (cluster.scaling): figures since the last report."""
+        """Load since the last report, for the scaling policy (cluster.scaling)."""
         return self._load.since_last(self._host.stats(), len(self._leases))
 
     def record_replica_metadata(self) -> dict[str, str | int]:
-        """What Serve tells every router when the replica joins."""
+        """What Serve passes to every router when the replica joins."""
         return self._grant
 
     async def stats(self) -> dict[str, object]:
-        """Figures of this replica since its start, and who it is."""
+        """Identity and counts of this replica since its start."""
         stats = self._host.stats()
         figures = asdict(stats) | {"batch_sizes": dict(stats.batch_sizes), "mean_batch": stats.mean_batch}
         return {
@@ -167,7 +168,7 @@ class Worker:
             await asyncio.to_thread(self._traces.shutdown)
 
     def __del__(self) -> Coroutine[Any, Any, None] | None:
-        """What Serve awaits when the replica is drained; the garbage collector finds it done."""
+        """Serve awaits this when it drains the replica; at garbage collection nothing is left to do."""
         return None if self._over else self.shutdown()
 
     def _first_item(self, address: str) -> Grant:
@@ -184,12 +185,12 @@ class Worker:
 
 
 def bind_host(host: str, node_ip: str) -> str:
-    """Where the data plane listens: loopback stays loopback, anything else becomes the node's own address."""
+    """Where the data plane listens: on loopback if ``host`` is loopback, else on the node's own address."""
     if host == "localhost":
         return "127.0.0.1"
     try:
         return host if ip_address(host).is_loopback else node_ip
-    except ValueError:  # a name
+    except ValueError:  # a host name
         return node_ip
 
 
@@ -215,7 +216,7 @@ def _load(role: str, tier: TierConfig, target_model: str | None) -> Engine:
 
 
 def make_ready_for_grammars(engine: Engine, role: str) -> None:
-    """Read the vocabulary before anybody waits: a large one takes seconds in which no thread gets a turn."""
+    """Read the vocabulary now: a large one takes seconds, during which the thread holds the GIL."""
     try:
         engine.prepare(
             OpenCall("warm-up", SamplingTransform(grammar=Grammar(GrammarKind.REGEX, "a")), max_len=1)

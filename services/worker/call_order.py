@@ -1,0 +1,130 @@
+"""The order of each session's calls: one in the engine, later ones after it, outdated ones refused.
+
+A pure data structure of the engine's thread. It knows neither the engine nor who waits for a reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from adasd.rounds import Assumption, DraftBlock, DraftCall, Verdict, VerifyCall
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedCall:
+    """A draft or verify call on its way through the worker."""
+
+    call: DraftCall | VerifyCall
+    future: asyncio.Future[DraftBlock | Verdict | None]  # of the event loop's thread
+    arrived_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _VerdictMemo:
+    """What a session's newest verdict said, as far as its next call may have assumed it."""
+
+    epoch: int
+    next_token: int
+    num_accepted: int
+    is_full: bool  # the whole block was accepted
+
+    def confirms(self, assumption: Assumption) -> bool:
+        if assumption.epoch != self.epoch or assumption.next_token not in (None, self.next_token):
+            return False
+        if assumption.num_accepted is None:
+            return self.is_full
+        return assumption.num_accepted == self.num_accepted
+
+
+@dataclass(slots=True)
+class _SessionCalls:
+    newest_epoch: int = -1
+    running: list[QueuedCall] = field(default_factory=list)  # in the engine, oldest first
+    waiting: deque[QueuedCall] = field(default_factory=deque)  # after those, oldest first
+    verdict: _VerdictMemo | None = None
+
+
+class CallOrder:
+    """Calls of all open sessions. A session that is not open has no order: the engine refuses its calls."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, _SessionCalls] = {}
+        self.num_running = 0  # sessions with a call in the engine
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(self, session: str) -> None:
+        self._sessions[session] = _SessionCalls()
+
+    def close(self, session: str) -> list[QueuedCall]:
+        """Forget the session; returns its calls that got no reply."""
+        calls = self._sessions.pop(session, None)
+        if calls is None:
+            return []
+        self.num_running -= bool(calls.running)
+        return [*calls.running, *calls.waiting]
+
+    def is_outdated(self, call: DraftCall | VerifyCall) -> bool:
+        """Whether a call of this epoch or a later one arrived before. Notes the call's epoch."""
+        calls = self._sessions.get(call.session)
+        if calls is None:
+            return False
+        newest, calls.newest_epoch = calls.newest_epoch, max(calls.newest_epoch, call.epoch)
+        return call.epoch <= newest
+
+    def must_wait(self, call: DraftCall | VerifyCall) -> bool:
+        """Whether the engine cannot take the call yet. A draft call replaces draft calls in the engine."""
+        calls = self._sessions.get(call.session)
+        if calls is None:
+            return False
+        replaces = isinstance(call, DraftCall) and all(isinstance(q.call, DraftCall) for q in calls.running)
+        return bool(calls.waiting) or (bool(calls.running) and not replaces)
+
+    def wait(self, queued: QueuedCall) -> None:
+        self._sessions[queued.call.session].waiting.append(queued)
+
+    def next_ready(self, session: str) -> QueuedCall | None:
+        """Take the session's oldest waiting call, if none of its calls is in the engine."""
+        calls = self._sessions.get(session)
+        return calls.waiting.popleft() if calls and calls.waiting and not calls.running else None
+
+    def resolved(self, call: VerifyCall) -> VerifyCall | None:
+        """The call as the engine computes it; None if it assumes a verdict that did not come true.
+
+        A call that left the next token open gets the verdict's token. The verdict is used up: it says nothing
+        about later calls.
+        """
+        calls = self._sessions.get(call.session)
+        memo = calls.verdict if calls else None
+        if call.assuming is not None:
+            if memo is None or not memo.confirms(call.assuming):
+                return None
+            if call.assuming.next_token is None:
+                call = replace(call, feed=(memo.next_token,))
+        if calls:
+            calls.verdict = None
+        return call
+
+    def started(self, queued: QueuedCall) -> None:
+        """The engine took the call."""
+        running = self._sessions[queued.call.session].running
+        self.num_running += not running
+        running.append(queued)
+
+    def finished(self, session: str, epoch: int) -> QueuedCall | None:
+        """Take the call that a reply of this epoch belongs to; None if the session was closed."""
+        calls = self._sessions.get(session)
+        queued = next((q for q in calls.running if q.call.epoch == epoch), None) if calls else None
+        if calls and queued:
+            calls.running.remove(queued)
+            self.num_running -= not calls.running
+        return queued
+
+    def remember(self, call: VerifyCall, verdict: Verdict) -> None:
+        """Keep the verdict for calls that assume one. Nothing happens if the session was closed."""
+        if (calls := self._sessions.get(call.session)) is not None:
+            is_full = verdict.num_accepted == len(call.block)
+            calls.verdict = _VerdictMemo(call.epoch, verdict.next_token, verdict.num_accepted, is_full)

@@ -1,0 +1,215 @@
+"""The thread that owns an engine: takes requests from its inbox, steps, and hands replies over in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from adasd.errors import AdasdError, DeviceFailure, Superseded, UnknownSession
+from adasd.ports import Clock, Engine
+from adasd.rounds import CallFailed, DraftBlock, OpenCall, Verdict, VerifyCall
+from services.worker.call_order import CallOrder, QueuedCall
+from services.worker.host_stats import HostCounters, num_decided, num_prefilled
+
+log = logging.getLogger(__name__)
+
+ReplyFuture = asyncio.Future[DraftBlock | Verdict | None]
+Reply = DraftBlock | Verdict | None | AdasdError
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSlot:
+    """Take a slot; the future gets None."""
+
+    call: OpenCall
+    future: ReplyFuture
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSlot:
+    """Free a slot; the future, if there is one, gets None."""
+
+    session: str
+    future: ReplyFuture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopThread:
+    """End the thread after its current step."""
+
+
+class EngineThread:
+    """Runs until ``StopThread`` or a failure of the engine itself.
+
+    ``on_ready`` gets the engine, ``on_replies`` all replies since the last time, ``on_end`` the failure or None.
+    All three run in this thread. After ``idle_check_s`` seconds without a request the engine's ``check_integrity``
+    runs once.
+    """
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        role: str,
+        idle_check_s: float,
+        clock: Clock,
+        *,
+        on_ready: Callable[[Engine], None],
+        on_replies: Callable[[Sequence[tuple[ReplyFuture, Reply]]], None],
+        on_end: Callable[[BaseException | None], None],
+    ) -> None:
+        self._make_engine, self._role, self._idle_check_s, self._clock = (
+            make_engine,
+            role,
+            idle_check_s,
+            clock,
+        )
+        self._on_ready, self._on_replies, self._on_end = on_ready, on_replies, on_end
+        self._inbox: queue.SimpleQueue[QueuedCall | OpenSlot | CloseSlot | StopThread] = queue.SimpleQueue()
+        self._replies: list[tuple[ReplyFuture, Reply]] = []
+        self._thread = threading.Thread(target=self._run, name=f"{role}-engine", daemon=True)
+        self.order = CallOrder()  # other threads read its two numbers
+        self.counters = HostCounters()  # other threads read snapshots
+        self.step_began_s: float | None = None  # None between steps
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, request: QueuedCall | OpenSlot | CloseSlot | StopThread) -> None:
+        """Hand in a request, from any thread."""
+        self._inbox.put(request)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end; False if the thread still runs after ``timeout_s``."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        failure: BaseException | None = None
+        try:
+            engine = self._make_engine()
+            self._on_ready(engine)
+            while self._take_requests(engine):
+                if engine.num_pending:
+                    self._step(engine)
+        except BaseException as error:
+            failure = error
+            log.exception("the %s engine's thread ends", self._role)
+        self._on_end(failure)
+
+    def _take_requests(self, engine: Engine) -> bool:
+        """Handle all requests in the inbox, after waiting for one if the engine is idle; False ends the thread."""
+        request = self._next_request(engine)
+        while request is not None:
+            if isinstance(request, StopThread):
+                return False
+            self._handle(engine, request)
+            try:
+                request = self._inbox.get_nowait()
+            except queue.Empty:
+                request = None
+        self._hand_over()
+        return True
+
+    def _next_request(self, engine: Engine) -> QueuedCall | OpenSlot | CloseSlot | StopThread | None:
+        if engine.num_pending:
+            return None if self._inbox.empty() else self._inbox.get_nowait()
+        with suppress(queue.Empty):
+            return self._inbox.get(timeout=self._idle_check_s)
+        engine.check_integrity()
+        return self._inbox.get()
+
+    def _handle(self, engine: Engine, request: QueuedCall | OpenSlot | CloseSlot) -> None:
+        match request:
+            case OpenSlot(opening, future):
+                error = self._attempt(lambda: engine.open(opening))
+                if error is None:
+                    self.order.open(opening.session)
+                self._replies.append((future, error))
+            case CloseSlot(session, slot_future):
+                for dropped in self.order.close(session):
+                    self._reply(dropped, UnknownSession(session))
+                error = self._attempt(lambda: engine.close(session))
+                if slot_future is not None:
+                    self._replies.append((slot_future, error))
+            case QueuedCall(call):
+                if self.order.is_outdated(call):
+                    self._reply(request, Superseded(call.session, call.epoch))
+                elif self.order.must_wait(call):
+                    self.order.wait(request)
+                else:
+                    self._submit(engine, request)
+
+    def _submit(self, engine: Engine, queued: QueuedCall) -> None:
+        """Give the call to the engine, or answer it with an error. A cancelled call is dropped."""
+        call = queued.call
+        if queued.future.cancelled():
+            return
+        if isinstance(call, VerifyCall):
+            resolved = self.order.resolved(call)
+            if resolved is None:
+                self._reply(queued, Superseded(call.session, call.epoch))
+                return
+            if call.assuming is not None:  # until the verdict, this worker could not start on it
+                queued = replace(queued, arrived_s=self._clock())
+            call = resolved
+        error = self._attempt(lambda: engine.submit(call))
+        if error is None:
+            self.order.started(queued)
+        else:
+            self._reply(queued, error)
+
+    def _attempt(self, action: Callable[[], None]) -> AdasdError | None:
+        """Run one caller's action; its error is for that caller alone."""
+        try:
+            action()
+        except AdasdError as error:
+            return error
+        except Exception as error:
+            log.exception("the %s engine refused a call for an unforeseen reason", self._role)
+            return AdasdError(f"the engine refused the call: {type(error).__name__}: {error}")
+        return None
+
+    def _step(self, engine: Engine) -> None:
+        """One forward pass over all submitted calls."""
+        num_calls, began_s = engine.num_pending, self._clock()
+        self.step_began_s = began_s
+        results = engine.step()
+        self.step_began_s = None
+        ended_s = self._clock()
+        num_tokens = 0
+        for result in results:
+            queued = self.order.finished(result.session, result.epoch)
+            if queued is not None:
+                num_tokens += num_prefilled(queued.call, result) + num_decided(result)
+                self._reply(queued, _timed(result, 1e3 * (ended_s - queued.arrived_s)))
+                if isinstance(queued.call, VerifyCall) and isinstance(result, Verdict):
+                    self.order.remember(queued.call, result)
+            while (ready := self.order.next_ready(result.session)) is not None:
+                self._submit(engine, ready)
+        self.counters.add_step(num_calls, num_tokens, ended_s - began_s, engine.prefix_stats)
+        self._hand_over()
+
+    def _reply(self, queued: QueuedCall, reply: DraftBlock | Verdict | AdasdError) -> None:
+        self.counters.add_reply(queued.call, reply)
+        self._replies.append((queued.future, reply))
+
+    def _hand_over(self) -> None:
+        """Hand over all replies since the last time, so that the event loop wakes once for them."""
+        if self._replies:
+            replies, self._replies = self._replies, []
+            self._on_replies(replies)
+
+
+def _timed(
+    result: DraftBlock | Verdict | CallFailed, in_worker_ms: float
+) -> DraftBlock | Verdict | AdasdError:
+    """The result with its queue time, or the error that it carries."""
+    if isinstance(result, CallFailed):
+        error = result.error
+        return error if isinstance(error, AdasdError) else DeviceFailure(f"{type(error).__name__}: {error}")
+    return replace(result, queue_ms=max(0.0, in_worker_ms - result.compute_ms))
