@@ -192,7 +192,7 @@ async def test_late_blocks_are_counted():
     reports = [(await service.answer(f"r{number}", 30))[-1].speculation for number in range(8)]
     sums = await service.figures()
     # A block that was drafted ahead may be late without a round that waits for it.
-    assert 0 < sum(report.draft_lost for report in reports) <= sums["adasd_blocks_late_total"] <= 8
+    assert 0 < sum(report.draft_lost for report in reports) <= sums["adasd_blocks_late_total"]
 
 
 async def test_thresholds_are_what_the_newest_answer_reports():
