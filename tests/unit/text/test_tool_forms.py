@@ -16,7 +16,7 @@ from adasd.text.tools import (
     knows_tools,
     valid_calls,
 )
-from tests.unit.text.tokenizers_for_tests import CHAT_TEMPLATE, TOOL_TEMPLATE, byte_level
+from tests.unit.text.tokenizers_for_tests import CHAT_TEMPLATE, TOOL_TEMPLATE, admits, byte_level
 
 CITY = {
     "type": "object",
