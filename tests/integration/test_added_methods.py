@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from services.worker.deployment import _load
 
 from adasd.config import EngineConfig, SpeculationConfig
 from adasd.control.controller import Controller
@@ -25,6 +24,7 @@ from load_tests.latency.round_trip import worker
 from services.config import TierConfig
 from services.transport.channels import WorkerChannelPool
 from services.transport.rounds_client import RoundsLine
+from services.worker.worker import _load
 from tests.pairs import tokenizer, write_model
 
 MODULE = '''
