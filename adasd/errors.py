@@ -1,24 +1,24 @@
-"""Every error that a user or a caller of a worker can see; one tree, drawn here.
+"""Every error that a user or a caller of a worker can see, in one tree.
 
     AdasdError
     ├── InvalidRequest          the request itself is wrong            (never retry)
     │   └── ContextTooLong      prompt + answer do not fit
     ├── UnknownModel            no such model is served here
-    ├── Unauthenticated         no key, or one that is not known here
+    ├── Unauthenticated         no API key, or an unknown one
     ├── ConfigError             a setting, a file or a pair of models is wrong
     ├── Overloaded              nothing is free now                    (retry later)
     │   └── RateLimited         the caller's key is over its limit
     ├── DeadlineExceeded        the request ran out of time
     ├── Cancelled               the caller left
-    ├── WorkerLost              a replica died, hangs or was cut off   (retry elsewhere)
-    ├── StaleIncarnation        the replica restarted since            (retry elsewhere)
+    ├── WorkerLost              a replica died, hangs or is unreachable (retry elsewhere)
+    ├── StaleIncarnation        the replica has restarted              (retry elsewhere)
     ├── UnknownSession          the worker holds no such session       (reopen)
     ├── StaleCache              caller and worker disagree on the cache (send the prefix again)
-    ├── Superseded              a newer call of the session took this one's place
+    ├── Superseded              a newer call of the session replaced this one
     ├── DeviceFailure           the forward pass itself failed         (retry elsewhere)
     └── IllegalEvent            our own mistake: a runner broke the session protocol
 
-Fields are positional and handed to ``super().__init__`` unchanged, because Ray carries errors by pickle.
+Fields are positional and passed to ``super().__init__`` unchanged, because Ray pickles errors.
 """
 
 from __future__ import annotations
@@ -102,19 +102,19 @@ class UnknownModel(AdasdError):
 
 
 class Unauthenticated(AdasdError):
-    """The caller named no API key, or one that is not known here; the message never repeats it."""
+    """The API key is missing or unknown; the message never repeats it."""
 
     code = Code.UNAUTHENTICATED
 
 
 class ConfigError(AdasdError):
-    """A setting is wrong; the message says what, which values disagree and what to do."""
+    """A setting is wrong; the message says which values disagree and what to do."""
 
     code = Code.CONFIG
 
 
 class Overloaded(AdasdError):
-    """Nothing is free; ``retry_after_s`` seconds later it may be."""
+    """No capacity is free; a retry after ``retry_after_s`` seconds may succeed."""
 
     code = Code.OVERLOADED
 
@@ -127,7 +127,7 @@ class Overloaded(AdasdError):
 
 
 class RateLimited(Overloaded):
-    """The caller's key has used up what it may use now; ``retry_after_s`` seconds later it may again."""
+    """The caller's API key is over its limit; a retry after ``retry_after_s`` seconds may succeed."""
 
     code = Code.RATE_LIMITED
 
@@ -165,7 +165,7 @@ class WorkerLost(AdasdError):
 
 
 class StaleIncarnation(AdasdError):
-    """The message was meant for a former life of this replica."""
+    """The message was for an earlier incarnation of this replica."""
 
     code = Code.STALE_INCARNATION
 
@@ -209,7 +209,7 @@ class StaleCache(AdasdError):
 
 
 class Superseded(AdasdError):
-    """A newer call of the same session took the place of this one before it was done; nothing is wrong."""
+    """A newer call of the same session replaced this one before its result; not a failure."""
 
     code = Code.SUPERSEDED
 
@@ -218,7 +218,7 @@ class Superseded(AdasdError):
         self.session, self.epoch = session, epoch
 
     def __str__(self) -> str:
-        return f"session {self.session}: call {self.epoch} was overtaken by a newer one"
+        return f"session {self.session}: call {self.epoch} was replaced by a newer one"
 
 
 class DeviceFailure(AdasdError):

@@ -1,4 +1,4 @@
-"""API keys at the door: a file and the environment become frozen ApiKeys, of which only hashes travel on."""
+"""Reads API keys from a file and the environment; only their hashes are kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adasd.errors import ConfigError
 from services.config import ApiKey
 
 VARIABLE = "ADASD_API_KEYS"
-"""``name=key,other=key``, or the content of a key file; a key alone is named key-1, key-2, ..."""
+"""``name=key,other=key``, or the content of a key file; a key without a name is called key-1, key-2, ..."""
 
 SHA256 = re.compile(r"sha256:[0-9a-fA-F]{64}")
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -24,16 +24,16 @@ LIMITS = ("requests_per_minute", "max_concurrent")
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """What a key gets that names no limits of its own; None: no limit."""
+    """Default limits of a key; None: no limit."""
 
     requests_per_minute: int | None = None
     max_concurrent: int | None = None
 
 
 def read(file: Path | None, variable: str | None, limits: KeyLimits) -> tuple[ApiKey, ...]:
-    """The keys of both sources. ConfigError for what is no key; no message repeats a key.
+    """The keys of both sources. Raises ConfigError for an invalid key; no message repeats a key.
 
-    A source that is given has to hold a key: an empty one must not open the doors to everybody.
+    An empty source is an error, so that a mistake does not open the service to everybody.
     """
     entries: list[tuple[str, Any, str]] = []
     for content, origin in _sources(file, variable):
@@ -49,7 +49,7 @@ def read(file: Path | None, variable: str | None, limits: KeyLimits) -> tuple[Ap
 
 
 def hashed(key: str) -> str:
-    """What is kept of a key, in hexadecimal."""
+    """The SHA-256 of a key, in hexadecimal."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -79,7 +79,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
     for number, part in enumerate((p.strip() for p in text.split(",") if p.strip()), 1):
         name, sign, key = part.partition("=")
         if sign and not key.strip("= "):  # a name without a key, or a key that ends in base64's padding
-            raise ConfigError(f"{VARIABLE}: entry {number} has nothing behind '='; write name=key")
+            raise ConfigError(f"{VARIABLE}: entry {number} has nothing after '='; write name=key")
         yield (name.strip(), key.strip()) if sign else (f"key-{number}", part)
 
 
@@ -101,7 +101,7 @@ def _hash(value: Mapping[Any, Any], where: str) -> str:
         raise ConfigError(f"{where}: give either key or sha256")
     ((kind, text),) = given
     if not isinstance(text, str) or not text.strip():
-        raise ConfigError(f"{where}: its {kind} is not a text; put it in quotes")
+        raise ConfigError(f"{where}: its {kind} is not text; put it in quotes")
     text = text.strip()
     digest = f"sha256:{text}" if kind == "sha256" and not text.startswith("sha256:") else text
     if SHA256.fullmatch(digest):

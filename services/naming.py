@@ -1,11 +1,11 @@
-"""What a model is called in front of clients: a Hugging Face id whole, of a folder its name, never its path."""
+"""Names of models in responses: a Hugging Face id as it is, or the name of a folder, never its path."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 ROLES = frozenset({"target", "draft", "model", "checkpoint"})
-"""Names of folders that say what a model is for, not which it is."""
+"""Folder names that say what a model is for rather than which model it is."""
 
 
 def shown(model: str) -> str:
@@ -17,7 +17,7 @@ def shown(model: str) -> str:
 
 
 def served_as(model: str) -> str:
-    """The name that clients send where nobody chose one: ``demo``, ``qwen`` and ``Qwen2.5-7B`` of the same."""
+    """The default of ``model_name``: ``demo``, ``qwen`` and ``Qwen2.5-7B`` for the same models."""
     folder = _folder(model)
     if folder is None:
         return model.rstrip("/").rsplit("/", 1)[-1]

@@ -1,6 +1,6 @@
-"""OpenTelemetry's standard variables, read at the door: where spans go, and under which name.
+"""Reads OpenTelemetry's standard environment variables at start. Our own settings take precedence.
 
-A setting of ours goes before a variable. Replicas are handed the result; they read no environment.
+Replicas get the result and read no environment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEFAULT_NAME = TracesConfig().service_name
 
 
 def completed(config: TracesConfig, environment: Mapping[str, str]) -> TracesConfig:
-    """The settings with what the environment says where they say nothing. ConfigError for what is not supported.
+    """The settings, completed from the environment. ConfigError for values that are not supported.
 
     Known: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT, ..._HEADERS, ..._PROTOCOL,
     OTEL_SERVICE_NAME, OTEL_TRACES_EXPORTER, OTEL_SDK_DISABLED.
@@ -32,7 +32,7 @@ def completed(config: TracesConfig, environment: Mapping[str, str]) -> TracesCon
         raise ConfigError(f"traces.endpoint is {endpoint!r}; it must begin with http:// or https://")
     protocol = _of_traces("PROTOCOL", environment)
     if protocol not in (None, "http/protobuf"):
-        raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; spans leave by http/protobuf here")
+        raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; only http/protobuf is supported")
     if not _is_installed(EXPORTER):
         raise ConfigError(f"traces to {endpoint} need OpenTelemetry's exporter; install adasd-serve[traces]")
     name = environment.get("OTEL_SERVICE_NAME") if config.service_name == DEFAULT_NAME else None
@@ -43,7 +43,7 @@ def completed(config: TracesConfig, environment: Mapping[str, str]) -> TracesCon
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package around it
+    except ModuleNotFoundError:  # a parent package is missing
         return False
 
 
@@ -57,7 +57,7 @@ def _endpoint(environment: Mapping[str, str]) -> str | None:
 
 
 def _of_traces(name: str, environment: Mapping[str, str]) -> str | None:
-    """The variable for traces alone, else the one for all signals."""
+    """The variable for traces, else the one for all signals."""
     specific = environment.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}")
     return specific or environment.get(f"OTEL_EXPORTER_OTLP_{name}") or None
 

@@ -1,10 +1,10 @@
-"""Who this process is in the deployment."""
+"""The name of this process in the deployment."""
 
 from __future__ import annotations
 
 
 def replica_name() -> str:
-    """Serve's name of this replica; empty in Serve's local testing mode, which has none."""
+    """Serve's name of this replica; empty in Serve's local testing mode."""
     from ray import serve
     from ray.serve.exceptions import RayServeException
 

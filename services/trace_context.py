@@ -1,4 +1,4 @@
-"""Where a request comes from in somebody's trace: the W3C trace context that it brought, kept while it is served."""
+"""The W3C trace context of the request being served."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SANE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What a door knows of the request that it is answering."""
+    """Operation and trace context of one request."""
 
     operation: str = "text_completion"  # a gen_ai.operation.name: chat | text_completion
     traceparent: str | None = None
@@ -28,11 +28,11 @@ class Incoming:
 
 NOBODYS = Incoming()
 INCOMING: ContextVar[Incoming] = ContextVar("incoming", default=NOBODYS)
-"""Of the request that the current task works for; tasks that it starts inherit it."""
+"""The request that the current task works for; tasks started by it inherit the value."""
 
 
 def from_headers(headers: Iterable[tuple[str, str | bytes]], operation: str) -> Incoming:
-    """From HTTP headers or gRPC metadata, whose names are in lower case; what is no trace context counts as none."""
+    """From HTTP headers or gRPC metadata (lower-case names); an invalid trace context is ignored."""
     found = {
         name: value
         for name, value in headers

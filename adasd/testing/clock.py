@@ -1,10 +1,10 @@
-"""Time that stands still until told otherwise."""
+"""A clock that tests move by hand."""
 
 from __future__ import annotations
 
 
 class FakeClock:
-    """``adasd.ports.Clock``: seconds, moved by hand."""
+    """An ``adasd.ports.Clock`` in seconds."""
 
     def __init__(self, now_s: float = 0.0) -> None:
         self.now_s = now_s

@@ -1,4 +1,4 @@
-"""A port whose link misbehaves: messages come late, in another order, twice, or never. Seeded."""
+"""A port over a faulty link: messages are delayed, reordered, duplicated or dropped. Seeded."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class LinkFaults:
-    """How a link misbehaves. Each direction of each message draws for itself, so that messages overtake."""
+    """Faults of a link, drawn for each direction of each message."""
 
     delay_s: float = 0.0  # uniform between 0 and this
-    in_order: bool = False  # late, but nothing overtakes: a stream
+    in_order: bool = False  # delayed, but in order, as in a stream
     drop: float = 0.0  # probability
     duplicate: float = 0.0  # probability that a call is sent twice
-    timeout_s: float = 0.2  # then an answer counts as lost, as on a real line
+    timeout_s: float = 0.2  # then the reply counts as lost
 
 
 class Calls(Protocol):
@@ -33,12 +33,12 @@ class Calls(Protocol):
 
 
 class FaultyPort:
-    """Wraps a port; raises WorkerLost when an answer does not come. ``close`` ends what is still on its way."""
+    """Wraps a port; raises WorkerLost if no reply arrives. ``close`` cancels messages under way."""
 
     def __init__(self, port: Calls, role: str, faults: LinkFaults, rng: random.Random) -> None:
         self.port, self.role, self.faults, self.rng = port, role, faults, rng
         self._copies: set[asyncio.Task[object]] = set()
-        self._newest_s = {"out": 0.0, "back": 0.0}  # when what was sent last arrives, by the loop's clock
+        self._newest_s = {"out": 0.0, "back": 0.0}  # arrival of the last message, by the loop's clock
 
     async def draft(self, call: DraftCall) -> DraftBlock:
         return await self._carry(lambda: self.port.draft(call))
@@ -76,7 +76,7 @@ class FaultyPort:
         if self.faults.in_order:
             arrives_s = self._newest_s[direction] = max(arrives_s, self._newest_s[direction] + 1e-6)
         arrived = loop.create_future()
-        timer = loop.call_at(arrives_s, arrived.set_result, None)  # a sleep would begin later than now
+        timer = loop.call_at(arrives_s, arrived.set_result, None)  # asyncio.sleep would start later
         try:
             await arrived
         finally:
@@ -85,4 +85,4 @@ class FaultyPort:
     def _forget(self, copy: asyncio.Task[object]) -> None:
         self._copies.discard(copy)
         if not copy.cancelled():
-            copy.exception()  # what became of a copy interests nobody
+            copy.exception()  # retrieve it, so that asyncio does not warn

@@ -1,4 +1,4 @@
-"""A vocabulary of single letters, for engines whose model never saw a text."""
+"""A tokenizer of single bytes, for test models without a tokenizer."""
 
 from __future__ import annotations
 

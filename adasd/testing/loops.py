@@ -1,4 +1,4 @@
-"""The two generation loops over bare engines: plain and speculative. The shortest complete users of the port."""
+"""Plain and speculative generation loops over bare engines: the shortest complete users of the Engine protocol."""
 
 from __future__ import annotations
 
@@ -85,19 +85,19 @@ def speculative(
     transform: SamplingTransform = GREEDY,
     accept: AcceptanceRule | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Draft and verify in turns: the answer's tokens, and how many drafted tokens stood in every round.
+    """Draft and verify in turns; returns the answer's tokens and the accepted tokens per round.
 
-    Both engines may be one and the same.
+    Both engines may be the same object.
     """
     tokens, accepted = list(prompt), list[int]()
     room = len(prompt) + num_tokens + rule.max_tokens + 1
     draft_engine.open(OpenCall("draft", transform, room))
     target_engine.open(OpenCall("target", transform, room))
-    draft_valid = 0  # tokens of the draft's cache that are committed; those behind were rejected
+    draft_valid = 0  # committed tokens in the draft's cache; later ones were rejected
     while len(tokens) < len(prompt) + num_tokens:
         epoch, base_len = len(accepted), len(tokens)
         drafted = DraftBlock("draft", epoch, base_len, (), ())
-        if epoch:  # the prompt alone is judged first: prefill gives the first token
+        if epoch:  # the first round is the prefill, which gives the first token
             call = DraftCall("draft", epoch, draft_valid, tuple(tokens[draft_valid:]), rule)
             drafted = draft(draft_engine, call)
         keep = target_engine.cached_len("target")

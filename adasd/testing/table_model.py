@@ -1,4 +1,4 @@
-"""A language model that is three tables: deterministic, instant, and sensitive to every token before."""
+"""A language model made of three tables: deterministic, fast, and dependent on the whole prefix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tables = NDArray[np.float64]
 class TableModel:
     """Logits of the next token: table rows of the last token, of the one before, and of the whole prefix' sum.
 
-    The third makes a wrong token anywhere in the prefix visible, as attention over a wrong cache would be.
+    The third table makes a wrong token anywhere in the prefix visible, as attention over a wrong cache would.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -23,11 +23,11 @@ class TableModel:
 
     @classmethod
     def random(cls, vocab_size: int = 16, seed: int = 0, sharpness: float = 2.0) -> TableModel:
-        """Normal logits; a larger ``sharpness`` gives laws of lower entropy."""
+        """Normal logits; a larger ``sharpness`` gives distributions of lower entropy."""
         return cls(np.random.default_rng(seed).normal(0.0, sharpness, (3, vocab_size, vocab_size)))
 
     def disturbed(self, noise: float, seed: int = 1) -> TableModel:
-        """A model that agrees with this one the less, the larger ``noise``: a draft for it."""
+        """A draft for this model: the larger ``noise``, the less they agree."""
         return TableModel(self.tables + np.random.default_rng(seed).normal(0.0, noise, self.tables.shape))
 
     @property

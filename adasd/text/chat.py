@@ -1,4 +1,4 @@
-"""Chat messages as clients send them, brought to the plain shape that chat templates understand."""
+"""Converts chat messages of clients to the plain form that chat templates take."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def _whole_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_text(text: str, param: str | None) -> str:
-    """Refuse text that no tokenizer can take: NUL characters and halves of surrogate pairs."""
+    """Refuse text that no tokenizer takes: NUL characters and unpaired surrogates."""
     if "\0" in text:
         raise InvalidRequest(f"{param or 'the text'} contains a NUL character; remove it", param)
     try:
         text.encode()
     except UnicodeEncodeError as broken:
         raise InvalidRequest(
-            f"{param or 'the text'} has half a surrogate pair at {broken.start}; send valid Unicode",
+            f"{param or 'the text'} has an unpaired surrogate at character {broken.start}; send valid Unicode",
             param,
         ) from None
     return text
@@ -63,7 +63,9 @@ def _plain_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]
     role, calls = message.get("role"), message.get("tool_calls")
     if not with_tools and (role == TOOL or calls):
         key = "role" if role == TOOL else "tool_calls"
-        raise InvalidRequest(f"{where}.{key}: the model's chat template knows no tools", f"{where}.{key}")
+        raise InvalidRequest(
+            f"{where}.{key}: the model's chat template does not support tools", f"{where}.{key}"
+        )
     roles = (*ROLES, TOOL) if with_tools else ROLES
     if role not in roles:
         raise InvalidRequest(
@@ -85,9 +87,9 @@ def _plain_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]
 
 
 def _plain_calls(calls: Any, role: Any, where: str) -> list[dict[str, Any]]:
-    """Calls that the assistant made earlier, as templates read them."""
+    """Earlier calls of the assistant, in the form that templates take."""
     if role != "assistant":
-        raise InvalidRequest(f"{where}: only the assistant calls tools, not {role!r}", where)
+        raise InvalidRequest(f"{where}: only messages of the assistant have tool calls, not {role!r}", where)
     if not isinstance(calls, Sequence) or isinstance(calls, str):
         raise InvalidRequest(f"{where} must be a list of calls", where)
     return [_plain_call(call, f"{where}.{i}") for i, call in enumerate(calls)]
@@ -136,7 +138,7 @@ def _text_part(part: Any, where: str) -> str:
         raise InvalidRequest(f"{where} must be an object with type and text", where)
     if part.get("type") != "text":
         raise InvalidRequest(
-            f"{where}.type is {part.get('type')!r:.40}; this model takes parts of type 'text' alone",
+            f"{where}.type is {part.get('type')!r:.40}; this model takes only parts of type 'text'",
             f"{where}.type",
         )
     return _plain_text(part.get("text"), f"{where}.text")

@@ -1,4 +1,4 @@
-"""What a person can do about a model file that could not be read."""
+"""What to do about a model file that could not be read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def remedy(model: str, file: str) -> str:
-    """``; path is missing: ...`` if a model folder lacks the JSON file or holds a broken one; else nothing."""
+    """Advice to append to an error if the JSON file in the model folder is missing or broken, else an empty text."""
     path = Path(model) / file
     if not path.parent.is_dir():
         return ""
     if not path.is_file():
-        return f"; {path} is missing: copy it from where the model came from"
+        return f"; {path} is missing: copy it from the source of the model"
     try:
         json.loads(path.read_bytes())
     except ValueError:

@@ -1,8 +1,8 @@
-"""Grammars that an answer has to follow: checking them at the door, compiling them, and walking along in them.
+"""Grammars that constrain an answer: validation, compilation, and token masks along the text.
 
-The work is llguidance's (an Earley parser over a lexer of regular expressions, in Rust; a mask takes
-microseconds). A grammar speaks about text; special tokens never belong to it, and the end-of-sequence tokens are
-allowed exactly where the text may end.
+llguidance does the work (an Earley parser over a lexer of regular expressions, in Rust; a mask takes microseconds). A
+grammar describes text: special tokens are never part of it, and end-of-sequence tokens are allowed exactly where the
+text may end.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from adasd.text.tokenizer import Tokenizer
 from adasd.text.tools import BLANKS
 
 Mask = NDArray[np.bool_]
-"""Which token ids may come, [V] with V the ids that the tokenizer knows."""
+"""Allowed token ids, [V] with V the tokenizer's vocabulary size."""
 
 MAX_GRAMMAR_CHARS = 256 * 1024
 _LIMITS = LLParserLimits(verbose_errors=False)
 
 
 def check_grammar(grammar: Grammar) -> None:
-    """Raise InvalidRequest with the reason if the grammar does not compile. Takes milliseconds, no tokenizer."""
+    """Raise InvalidRequest with the reason if the grammar does not compile. Takes milliseconds and no tokenizer."""
     reason = LLMatcher.validate_grammar(_source(grammar), None, limits=_LIMITS)
     if reason:
         raise _refusal(grammar, reason)
 
 
 class GrammarCompiler:
-    """Grammars compiled for one vocabulary, the newest of them kept. Safe to use from several threads.
+    """Compiles grammars for one vocabulary and caches the ``num_kept`` most recent. Thread-safe.
 
-    ``load`` gives the tokenizer when the first grammar comes.
+    ``load`` returns the tokenizer; called for the first grammar.
     """
 
     def __init__(self, load: Callable[[], Tokenizer], num_kept: int = 64) -> None:
@@ -46,11 +46,11 @@ class GrammarCompiler:
         self._vocabulary: LLTokenizer | None = None
         self._end_V: Mask = np.zeros(0, np.bool_)
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
-        self._lock = threading.Lock()  # of what is kept; held for moments only
+        self._lock = threading.Lock()  # guards the cache; never held while compiling
         self._loading = threading.Lock()
 
     def matcher(self, grammar: Grammar) -> Matcher:
-        """A walk at the beginning of the grammar; raises InvalidRequest if it does not compile."""
+        """A matcher at the start of the grammar; raises InvalidRequest if the grammar does not compile."""
         with self._lock:
             compiled = self._compiled.get(grammar)
         if compiled is None:
@@ -81,28 +81,28 @@ class GrammarCompiler:
 
 
 class Matcher:
-    """Where a text of tokens stands in its grammar; goes forth and back with it.
+    """The position of a token sequence in a grammar; can be extended and rolled back.
 
-    A text that leaves the grammar (a draft's guess may) or ends with an end-of-sequence token is followed no
-    further, but counted, so that going back is always possible. ``end_V``: the end-of-sequence tokens.
+    Tokens after the sequence left the grammar (drafted tokens may) or ended are only counted, so that a roll-back is
+    always possible. ``end_V``: mask of the end-of-sequence tokens.
     """
 
     def __init__(self, inner: LLMatcher, end_V: Mask) -> None:
         self._inner, self._end_V = inner, end_V
         self._num_taken = 0  # tokens within the grammar
-        self._num_beyond = 0  # tokens after the text left it or ended
+        self._num_beyond = 0  # tokens after the sequence left the grammar or ended
 
     def __len__(self) -> int:
         return self._num_taken + self._num_beyond
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Go on with these tokens."""
+        """Append tokens."""
         num = 0 if self._num_beyond else self._take(tokens)
         self._num_taken += num
         self._num_beyond += len(tokens) - num
 
     def cut(self, length: int) -> None:
-        """Go back to the first ``length`` tokens."""
+        """Roll back to the first ``length`` tokens."""
         assert 0 <= length <= len(self), (length, len(self))
         self._num_beyond = max(0, length - self._num_taken)
         if length < self._num_taken:
@@ -110,10 +110,10 @@ class Matcher:
             self._num_taken = length
 
     def masks(self, ahead: Sequence[int] = (), first: int = 0) -> list[Mask]:
-        """What may come after ``ahead[:first]``, and after each further token of ``ahead``.
+        """Masks after ``ahead[:first]`` and after each further token of ``ahead``; the state stays as it is.
 
-        Behind a token that leaves the grammar or ends the text only the end may come. Raises InvalidRequest if
-        the grammar is so ambiguous here that the parser gives up.
+        After a token that leaves the grammar or ends the text, only end-of-sequence tokens are allowed. Raises
+        InvalidRequest if the grammar is too ambiguous for the parser here.
         """
         if self._num_beyond:
             return [self._end_V] * (len(ahead) - first + 1)
@@ -132,7 +132,7 @@ class Matcher:
         return masks + [self._end_V] * (len(ahead) - first + 1 - len(masks))
 
     def _take(self, tokens: Sequence[int]) -> int:
-        """Let the parser take the tokens up to the first that leaves the grammar or ends the text."""
+        """Feed tokens to the parser up to the first that leaves the grammar or ends the text; returns their number."""
         end = next((i for i, token in enumerate(tokens) if not self._is_text(token)), len(tokens))
         num = int(self._inner.validate_tokens(list(tokens[:end])))
         if num:
@@ -153,18 +153,18 @@ class Matcher:
         return np.unpackbits(bits, count=len(self._end_V), bitorder="little").view(np.bool_)
 
     def _check(self) -> None:
-        """The parser that gave up once stays so; going on and back go through, the next look does not."""
+        """Raise InvalidRequest once the parser has given up. Extending and rolling back do not raise."""
         if self._inner.is_error():
             raise InvalidRequest(
-                f"the grammar became too hard to follow: {_short(self._inner.get_error())}", "grammar"
+                f"the grammar became too ambiguous to follow: {_short(self._inner.get_error())}", "grammar"
             )
 
 
 def _vocabulary_of(tokenizer: Tokenizer) -> LLTokenizer:
-    """The vocabulary as bytes; a second for the largest."""
+    """The vocabulary as bytes; takes up to a second."""
     if not tokenizer.eos_ids:
         raise InvalidRequest(
-            "this model has no end-of-sequence token, without which an answer cannot follow a grammar",
+            "this model has no end-of-sequence token, which grammars need",
             "grammar",
         )
     try:
@@ -176,10 +176,10 @@ def _vocabulary_of(tokenizer: Tokenizer) -> LLTokenizer:
 
 
 def _source(grammar: Grammar) -> str:
-    """The grammar as llguidance takes it."""
+    """The grammar in llguidance's form."""
     if len(grammar.text) > MAX_GRAMMAR_CHARS:
         raise InvalidRequest(
-            f"the grammar has {len(grammar.text)} characters, at most {MAX_GRAMMAR_CHARS} are taken",
+            f"the grammar has {len(grammar.text)} characters; the limit is {MAX_GRAMMAR_CHARS}",
             "grammar",
         )
     match grammar.kind:

@@ -1,7 +1,7 @@
-"""The bytes that a token stands for, whole characters or not; reads how the tokenizer's decoder is built.
+"""The bytes of a token, which may be part of a character.
 
-Byte-level vocabularies write every byte as one printable character, SentencePiece writes a blank as ``▁`` and,
-with byte fallback, single bytes as ``<0xE4>``.
+Byte-level vocabularies write each byte as one printable character. SentencePiece writes a blank as ``▁`` and, with byte
+fallback, a single byte as ``<0xE4>``. The type of the tokenizer's decoder says which applies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BLANK = "▁"
 
 
 class Spelling:
-    """Bytes of one tokenizer's tokens. ``inner`` is a Hugging Face tokenizer with a Rust backend."""
+    """Bytes of a tokenizer's tokens. ``inner`` is a Hugging Face tokenizer with a Rust backend."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -30,7 +30,7 @@ class Spelling:
         return not {"ByteLevel", "ByteFallback"}.isdisjoint(self._decoders)
 
     def __call__(self, token_id: int) -> bytes:
-        """Empty for an id that the vocabulary does not have."""
+        """Bytes of the token; empty for an unknown id."""
         known = self._known.get(token_id)
         if known is None:
             known = self._known[token_id] = self._spell(token_id)
@@ -54,9 +54,9 @@ class Spelling:
 
 @cache
 def byte_of() -> dict[str, int]:
-    """The character that byte-level vocabularies write for a byte -> the byte (as GPT-2 has it).
+    """GPT-2's mapping of characters to bytes in byte-level vocabularies.
 
-    Printable Latin-1 characters stand for themselves, the other bytes for characters from U+0100 on, in order.
+    Printable Latin-1 characters map to themselves; characters from U+0100 on map to the other bytes, in order.
     """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]

@@ -1,7 +1,4 @@
-"""Text to token ids and back, by the tokenizer and the chat template that ship with a model.
-
-Wraps a Hugging Face tokenizer; needs no torch. Safe to use from several threads.
-"""
+"""A model's tokenizer and chat template. Wraps a Hugging Face tokenizer; needs no torch; thread-safe."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from adasd.text.tools import ToolForm, form_of, knows_tools, variables
 SUPPLIED = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
 )
-"""What every chat template is told anyway."""
+"""Variables that every chat template gets."""
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -71,7 +68,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Ids that the tokenizer knows, added ones included; a model's embedding may be padded beyond."""
+        """Number of token ids, including added tokens. A model's embedding may have more."""
         return len(self._inner)
 
     @cached_property
@@ -81,26 +78,26 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether ``apply_chat_template`` can work."""
+        """Whether the model has a chat template."""
         return bool(self._inner.chat_template)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
-        """Token ids of a plain prompt, with the special tokens that the model wants in front."""
+        """Token ids of a plain prompt, by default with the model's leading special tokens."""
         return self._ids(check_text(text, "prompt"), add_special_tokens=add_special_tokens)
 
     @cached_property
     def knows_tools(self) -> bool:
-        """Whether the chat template can tell the model of tools, and of calls made before."""
+        """Whether the chat template supports tools."""
         return knows_tools(self._template_for_tools)
 
     @cached_property
     def tool_form(self) -> ToolForm | None:
-        """How the model writes calls; None if its template shows none of the known forms."""
+        """How the model writes tool calls; None if the template shows no known form."""
         return form_of(self._template_for_tools)
 
     @cached_property
     def template_options(self) -> frozenset[str]:
-        """Switches of the model's own chat template, for example ``enable_thinking``."""
+        """Options of the model's chat template, for example ``enable_thinking``."""
         known = variables(self._template_for_tools)
         return frozenset(name for name in known if name not in SUPPLIED and not name.endswith("_token"))
 
@@ -112,8 +109,7 @@ class Tokenizer:
     ) -> tuple[int, ...]:
         """Token ids of a conversation (shape: adasd.text.chat), ready for the assistant's answer.
 
-        ``tools`` are OpenAI's tool objects, for a template that knows them; ``options`` are among
-        ``template_options``.
+        ``tools`` are OpenAI tool objects, for templates that support them; ``options`` are from ``template_options``.
         """
         plain = self._plain(messages, options)
         mark = unused_mark(plain, tools)
@@ -177,7 +173,7 @@ class Tokenizer:
 
     @property
     def _template_for_tools(self) -> str:
-        """Some models bring several templates, one of them for tools."""
+        """The template for tools, where a model has several."""
         template = self._inner.chat_template or ""
         return str(template.get("tool_use", "")) if isinstance(template, dict) else str(template)
 
@@ -186,11 +182,11 @@ class Tokenizer:
         return self._decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
     def pieces(self, token_ids: Sequence[int]) -> tuple[str, ...]:
-        """The tokens as the vocabulary writes them (byte-level vocabularies spell a blank as ``Ġ``)."""
+        """The tokens as the vocabulary writes them (byte-level vocabularies write a blank as ``Ġ``)."""
         return tuple(str(piece) for piece in self._inner.convert_ids_to_tokens(list(token_ids)))
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for, which need not be whole characters; special ones spelled out."""
+        """The token's bytes, which may be part of a character; for special tokens the bytes of their name."""
         return self._spelling(token_id)
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
@@ -199,7 +195,7 @@ class Tokenizer:
 
 
 def _decode_of(inner: Any) -> Callable[..., str]:
-    """Token ids to text without cleaning up; the Rust backend itself where the wrapper only passes on."""
+    """A decode function without clean-up of blanks; the Rust backend itself where the wrapper adds nothing."""
     if type(inner)._decode is TokenizersBackend._decode:
         backend: Callable[..., str] = inner.backend_tokenizer.decode
         return backend

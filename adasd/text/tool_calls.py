@@ -1,7 +1,7 @@
-"""Finds tool calls in an answer's text while it grows: text is shown at once, arguments as they come.
+"""Parses tool calls from a streamed answer.
 
-Whatever does not turn out to be a call is text after all; nothing of an answer is lost. Once a call has begun it is
-told with its name, then its arguments in fragments that join to JSON.
+Text is passed on at once. A call is reported with its name as soon as that is known, then its arguments in fragments
+that join to JSON. Anything that turns out not to be a call is passed on as text, so nothing of an answer is lost.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from adasd.text.tools import CLOSING, OPENING, ToolForm
 
 _NAME = r'"(?:[^"\\]|\\.)*"'
 _HEAD = re.compile(rf'\s*\{{\s*"name"\s*:\s*({_NAME})\s*,\s*"(?:arguments|parameters)"\s*:\s*')
-"""What stands in front of arguments that can be told before the call is complete."""
+"""Start of a call whose arguments can be streamed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Text of the answer that is no call."""
+    """Text of the answer outside of calls."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallBegun:
-    """A call, counted from 0."""
+    """The start of a call; ``index`` counts from 0."""
 
     index: int
     name: str
@@ -37,7 +37,7 @@ class CallBegun:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """More of a call's arguments (JSON text)."""
+    """A fragment of a call's arguments (JSON text)."""
 
     index: int
     text: str
@@ -47,14 +47,14 @@ Found = Said | CallBegun | Arguments
 
 
 class CallParser(Protocol):
-    """Follows one answer."""
+    """Parses one answer."""
 
     def push(self, text: str) -> list[Found]:
-        """What is certain with this text."""
+        """What is certain after this text."""
         ...
 
     def flush(self) -> list[Found]:
-        """What is left at the end of the answer."""
+        """The rest, at the end of the answer."""
         ...
 
     @property
@@ -64,7 +64,7 @@ class CallParser(Protocol):
 
 
 def parser_of(form: ToolForm, names: Iterable[str]) -> CallParser:
-    """A parser of one answer; ``names`` are the functions that there are."""
+    """A parser of one answer; ``names`` are the available functions."""
     return _Tagged() if form is ToolForm.HERMES else _Bare(frozenset(names))
 
 
@@ -75,11 +75,11 @@ class _Call:
         self.raw, self.begun, self.complete, self.broken = "", False, False, False
         self._index, self._names = index, names
         self._depth, self._in_string, self._escaped = 0, False, False
-        self._told: int | None = None  # characters of ``raw`` told as arguments or before them
+        self._told: int | None = None  # characters of ``raw`` before or in reported arguments
         self._arguments_end: int | None = None
 
     def push(self, text: str) -> tuple[list[Found], str]:
-        """What is known with this text, and the text behind the object."""
+        """What is certain after this text, and the text after the object."""
         for position, character in enumerate(text):
             self._scan(character)
             if self.complete or self.broken:
@@ -130,7 +130,7 @@ class _Call:
         return found
 
     def _whole(self) -> list[Found]:
-        """A complete object whose arguments could not be told earlier."""
+        """A complete object whose arguments could not be streamed."""
         try:
             call = json.loads(self.raw)
             name, arguments = call["name"], call.get("arguments", call.get("parameters", {}))
@@ -146,13 +146,13 @@ class _Call:
 
 
 class _Tagged:
-    """Calls between ``<tool_call>`` and ``</tool_call>``, text around them."""
+    """Calls between ``<tool_call>`` and ``</tool_call>``; everything else is text."""
 
     def __init__(self) -> None:
         self._num_calls = 0
-        self._waiting = ""  # text that may be the beginning of a tag, or blanks that may belong to one
+        self._waiting = ""  # text that may begin a tag, or blanks before one
         self._call: _Call | None = None
-        self._behind: str | None = None  # of a complete call: text that waits for the closing tag
+        self._behind: str | None = None  # text after a complete call, before its closing tag
 
     def push(self, text: str) -> list[Found]:
         found: list[Found] = []
@@ -206,7 +206,7 @@ class _Tagged:
         return rest
 
     def _closing(self, text: str) -> str:
-        """Skip to behind the closing tag; a model that forgets it is not followed further."""
+        """Skip the closing tag. If it is missing, what follows is text."""
         behind = (self._behind or "") + text
         end = behind.find(CLOSING)
         if end >= 0:
@@ -220,11 +220,11 @@ class _Tagged:
 
 
 class _Bare:
-    """The whole answer is one call or a list of them; an answer that does not begin so is text."""
+    """The whole answer is one call or a list of calls; any other answer is text."""
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names, self._num_calls = names, 0
-        self._waiting = ""  # what stands between calls
+        self._waiting = ""  # text between calls
         self._call: _Call | None = None
         self._is_text = False
 
@@ -267,7 +267,7 @@ class _Bare:
         return ""
 
     def _give_up(self, found: list[Found]) -> None:
-        """The rest is text; separators behind calls are not."""
+        """Treat the rest as text, except separators after calls."""
         waiting = self._waiting + (self._call.raw if self._call else "")
         shown = waiting.lstrip(",;] \n\t\r") if self._num_calls else waiting
         self._is_text, self._call, self._waiting = True, None, ""
@@ -276,7 +276,7 @@ class _Bare:
 
 
 def _joined(found: list[Found]) -> list[Found]:
-    """Neighbours of one kind put together."""
+    """Adjacent items of one kind, merged."""
     joined: list[Found] = []
     for one in found:
         last = joined[-1] if joined else None

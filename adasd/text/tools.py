@@ -1,4 +1,4 @@
-"""How a model's chat template has tools called, and grammars that admit nothing but valid calls.
+"""Forms of tool calls in chat templates, and grammars that allow only valid calls.
 
 HERMES   <tool_call>\\n{"name": "f", "arguments": {...}}\\n</tool_call>   Qwen, Hermes and many others; any number
 LLAMA    {"name": "f", "parameters": {...}}                             Llama 3; one, the whole answer
@@ -36,7 +36,7 @@ _SAYS_WHETHER_CLOSED = frozenset(
 
 
 class ToolForm(StrEnum):
-    """How calls are written in the text of an answer."""
+    """How a model writes tool calls in its answer."""
 
     HERMES = "hermes"
     LLAMA = "llama"
@@ -45,7 +45,7 @@ class ToolForm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One function that the model may call."""
+    """A function that the model may call."""
 
     name: str
     parameters: Mapping[str, Any] = field(
@@ -54,12 +54,12 @@ class Function:
 
 
 def knows_tools(template: str) -> bool:
-    """Whether a chat template does anything with ``tools``."""
+    """Whether a chat template uses ``tools``."""
     return "tools" in variables(template)
 
 
 def variables(template: str) -> frozenset[str]:
-    """Names that a chat template expects to be told; empty for one that cannot be parsed."""
+    """Variables that a chat template uses; empty if it cannot be parsed."""
     environment = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
     try:
         return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(template)))
@@ -68,7 +68,7 @@ def variables(template: str) -> frozenset[str]:
 
 
 def form_of(template: str) -> ToolForm | None:
-    """The form that a template teaches; None if it is none of these."""
+    """The form that a template shows; None if it is none of these."""
     if OPENING in template and "<function=" not in template:
         return ToolForm.HERMES
     if "[TOOL_CALLS]" in template:
@@ -101,7 +101,7 @@ def calls_or_format(
 
 
 def valid_calls(functions: Sequence[Function]) -> Grammar:
-    """Any text in which whatever begins as a call of the form HERMES is a valid one."""
+    """Any text in which every call of the form HERMES is valid."""
     return _grammar(
         [
             "start: (before inside after)* TEXT?",
@@ -151,7 +151,7 @@ def _tagged() -> str:
 
 
 def _calls(form: ToolForm, functions: Sequence[Function]) -> list[str]:
-    """Rules: each function's arguments are a JSON document of their own, so references in its schema hold."""
+    """Rules of the calls. Arguments are a JSON document each, so that references inside a schema work."""
     key = "parameters" if form is ToolForm.LLAMA else "arguments"
     lines = ["call: " + " | ".join(f"call_{i}" for i in range(len(functions)))]
     for i, function in enumerate(functions):
@@ -169,12 +169,12 @@ def _grammar(lines: Sequence[str]) -> Grammar:
 
 
 def _quoted(text: str) -> str:
-    """A literal of Lark's notation."""
+    """A Lark literal."""
     return json.dumps(text)
 
 
 class _Generation(Extension):
-    """``{% generation %}`` marks the assistant's part for training; here it is looked through."""
+    """``{% generation %}`` marks the assistant's part for training; here only its content counts."""
 
     tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
 

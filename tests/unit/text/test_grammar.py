@@ -152,7 +152,7 @@ def test_other_tokenizers_follow_too():
         ("regex", "a(?=b)", "look-around"),
         ("lark", "start: foo", "unknown name"),
         ("lark", "", "lark grammar does not compile"),
-        ("regex", "a" * (MAX_GRAMMAR_CHARS + 1), "262145 characters, at most 262144"),
+        ("regex", "a" * (MAX_GRAMMAR_CHARS + 1), "262145 characters; the limit is 262144"),
     ],
 )
 def test_what_does_not_compile_is_refused_with_the_reason(kind, text, complaint):
@@ -202,10 +202,10 @@ def test_a_parser_that_gives_up_says_so_at_the_next_look_and_nowhere_else(monkey
     assert matcher.masks()[0][x]
     matcher.extend([x])
     for _ in range(2):
-        with pytest.raises(InvalidRequest, match="too hard to follow"):
+        with pytest.raises(InvalidRequest, match="too ambiguous to follow"):
             matcher.masks([x, x])
     matcher.extend([x, x, EOS])
     matcher.cut(1)
     assert len(matcher) == 1
-    with pytest.raises(InvalidRequest, match="too hard to follow"):
+    with pytest.raises(InvalidRequest, match="too ambiguous to follow"):
         matcher.masks()

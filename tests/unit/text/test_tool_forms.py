@@ -153,7 +153,7 @@ def test_a_wrong_call_in_the_history_is_named(message, param):
 
 def test_tools_in_the_history_of_a_model_without_them_are_refused():
     for message in ({"role": "tool", "content": "x"}, {"role": "assistant", "tool_calls": [{}]}):
-        with pytest.raises(InvalidRequest, match="knows no tools"):
+        with pytest.raises(InvalidRequest, match="does not support tools"):
             Tokenizer(byte_level()).render_chat([message])
 
 
