@@ -1,0 +1,120 @@
+"""From the tiny demo target to a draft that serves, and on from where a run was stopped."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from adasd import LocalPair
+from adasd.demo import agreement
+from adasd.demo.greedy import continue_greedily
+from adasd.distill import acceptance, answers, lessons, prompts, shards, student
+from adasd.distill.run import Options, distil
+from adasd.distill.train import Plan, Trainer
+from adasd.errors import ConfigError
+
+TARGET = str(Path(__file__).parents[3] / "models" / "demo" / "target")
+
+
+@pytest.fixture(scope="module")
+def teacher() -> shards.Teacher:
+    model = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
+    return shards.Teacher(model, AutoTokenizer.from_pretrained(TARGET), max_tokens=24)
+
+
+@pytest.fixture(scope="module")
+def greedy(teacher) -> list[answers.Answer]:
+    found = teacher.shard(0, list(islice(prompts.stream(), 12)), 1.0, lambda: False)
+    assert found is not None
+    return found
+
+
+def test_greedy_answers_are_those_of_generate(teacher, greedy) -> None:
+    asked = [one.ids[: one.prompt_len] for one in greedy]
+    assert [one.ids[one.prompt_len :] for one in greedy] == continue_greedily(teacher.model, asked, 24)
+
+
+def test_the_recorded_probabilities_are_the_targets(teacher, greedy) -> None:
+    one = greedy[3]
+    with torch.inference_mode():
+        logits = teacher.model(torch.tensor([one.ids])).logits[0, one.prompt_len - 1 : -1]
+    logprobs, ids = logits.log_softmax(-1).topk(answers.TOP_K)
+    assert one.top_ids_AK[:, :3].tolist() == ids[:, :3].tolist()
+    torch.testing.assert_close(one.top_logprobs_AK.float(), logprobs, atol=0.02, rtol=0.01)
+
+
+def test_shards_are_written_once_and_read_as_they_were(teacher, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(shards, "SHARD", 6)
+    first = list(shards.write(teacher, islice(prompts.stream(), 9), tmp_path))
+    assert len(first) == 2
+    assert list(shards.write(teacher, islice(prompts.stream(), 9), tmp_path)) == []
+    read = [one for file in shards.files(tmp_path) for one in shards.load(file)]
+    assert len(read) == 9
+    assert sum(len(one.top_ids_AK) for one in read) == sum(first)
+    assert read[0].ids[: read[0].prompt_len] == answers.prompt_ids(teacher.tokenizer, next(prompts.stream()))
+
+
+def test_acceptance_by_one_pass_is_acceptance_by_drafting(teacher, greedy) -> None:
+    draft = AutoModelForCausalLM.from_pretrained(TARGET.replace("target", "draft"), dtype=torch.float32)
+    quick = acceptance.measure(draft, greedy)
+    asked = [one.ids[: one.prompt_len] for one in greedy]
+    said = [one.ids[one.prompt_len :] for one in greedy]
+    slow = agreement.measure(lambda rows, num: continue_greedily(draft, rows, num), asked, said)
+    assert quick.num_rounds == slow.num_rounds
+    assert quick.accepted == slow.accepted  # drafted may differ where an answer ends
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(teacher, greedy, tmp_path) -> None:
+    def trainer(name: str) -> Trainer:
+        draft = student.fresh(teacher.model, student.Shape(32, 1, 64), lessons.counts(greedy, 1000), seed=3)
+        return Trainer(draft, greedy, Plan(1e6, batch_tokens=256), tmp_path / name)
+
+    whole = trainer("whole.pt")
+    losses = [report.loss for report in islice(whole.steps(), 12)]
+    half = trainer("half.pt")
+    list(islice(half.steps(), 5))
+    half.save()
+    rest = trainer("half.pt")
+    assert [report.loss for report in islice(rest.steps(), 7)] == pytest.approx(losses[5:], rel=0.05)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_whole_run_ends_with_a_folder_that_serves(tmp_path) -> None:
+    out = tmp_path / "draft"
+    options = Options(TARGET, out, minutes=0.1, size=student.Shape(32, 1, 64), max_tokens=16)
+    stages = [event.stage for event in distil(options)]
+    assert stages[-1] == "done"
+    assert "accepted" in (out / "README.md").read_text() or "accepts" in (out / "README.md").read_text()
+    pair = LocalPair.load(TARGET, str(out))
+    exact, off = (pair.chat("What is 3 + 4?", mode=mode, max_tokens=12) for mode in ("exact", "off"))
+    assert exact.token_ids == off.token_ids
+    with pytest.raises(ConfigError, match="was begun with seed 0, now it is 7"):
+        list(distil(Options(TARGET, out, minutes=0.1, size=student.Shape(32, 1, 64), max_tokens=16, seed=7)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"minutes": 0.0}, "minutes is 0"),
+        ({"target": "/nowhere/at/all"}, "there is no model folder"),
+        ({"size": student.Shape(512, 3, 1024)}, "choose a smaller size"),
+        ({"device": "abacus"}, "device 'abacus' is unknown"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, changes, sentence) -> None:
+    options = {"target": TARGET, "out": tmp_path / "draft", **changes}
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        list(distil(Options(**options)))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "draft").exists()
+
+
+@pytest.mark.parametrize("size", ["", "192", "190x3", "192x0", "0x3", "axb"])
+def test_a_size_is_a_width_and_a_number_of_layers(size) -> None:
+    with pytest.raises(ConfigError, match="WIDTHxLAYERS"):
+        student.Shape.parse(size)
