@@ -78,7 +78,7 @@ def config_of(facts: dict[str, Any], *, tied: bool) -> LlamaConfig:
         num_attention_heads=facts["llama.attention.head_count"],
         num_key_value_heads=facts["llama.attention.head_count_kv"],
         max_position_embeddings=facts["llama.context_length"],
-        rms_norm_eps=facts["llama.attention.layer_norm_rms_epsilon"],
+        rms_norm_eps=float(f"{facts['llama.attention.layer_norm_rms_epsilon']:g}"),  # was rounded to float32
         rope_parameters={"rope_type": "default", "rope_theta": facts["llama.rope.freq_base"]},
         tie_word_embeddings=tied,
         bos_token_id=facts["tokenizer.ggml.bos_token_id"],
