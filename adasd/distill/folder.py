@@ -26,8 +26,8 @@ A language model of {millions:.1f} M parameters (Llama shape, {width} wide, {num
 
 It was distilled with `adasd draft train`. The target answered {num_answers:,} everyday requests ({num_tokens:,}
 tokens), three in five of them greedily. The draft learned the target's probabilities at every token (forward KL
-on the 16 most probable, and cross entropy of the first choice) for {num_epochs:.1f} epochs and {minutes:.0f} minutes
-of steps. Its embedding began as the principal components of the target's. Seed {seed}.
+on the {top_k} most probable, and cross entropy of the first choice) for {num_epochs:.1f} epochs and {minutes:.0f}
+minutes of steps. Its embedding began as the principal components of the target's. Seed {seed}.
 
 On {num_held_out} held-out requests about other subjects, answered greedily, the target accepts **{share:.1%}** of the
 draft's greedy tokens in blocks of {block_len} ({by_position} by position). That is
@@ -57,6 +57,7 @@ class Facts:
             "num_layers": config.num_hidden_layers,
             "num_answers": len(answers),
             "num_tokens": sum(len(one.top_ids_AK) for one in answers),
+            "top_k": trainer.plan.top_k,
             "num_epochs": trainer.num_epochs,
             "minutes": trainer.seconds / 60,
             "num_held_out": len(held_out),

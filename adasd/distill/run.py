@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ HELD_OUT_EVERY = 20
 """Of prompts from a file, one in so many is for measuring only."""
 
 REPORT_EVERY_S = 30.0
+MEASURE_SHARE = 0.03
+"""Of the time, at most, for measuring while it learns, and on so many answers:"""
+NUM_WATCHED = 32
+CUDA_BATCH_TOKENS = 16384
 SAVE_EVERY_S = 120.0
 
 
@@ -82,6 +86,8 @@ def distil(options: Options, stopped: Callable[[], bool] = lambda: False) -> Ite
     facts = folder.Facts(options.target, target.num_parameters(), draft.num_parameters(), options.seed)
     del target, teacher
     plan = Plan(60 * options.minutes * (1 - ANSWER_SHARE))
+    if draft.device.type == "cuda":
+        plan = replace(plan, batch_tokens=CUDA_BATCH_TOKENS)
     trainer = Trainer(draft, learnt, plan, work / "state.pt")
     yield from _learn(trainer, held_out, stopped)
     if not trainer.done:
@@ -216,7 +222,7 @@ def _read(where_: Path) -> list[Answer]:
 
 
 def _learn(trainer: Trainer, held_out: Sequence[Answer], stopped: Callable[[], bool]) -> Iterator[Event]:
-    said = saved = time.monotonic()
+    next_s = saved = time.monotonic()
     mean = None
     for report in trainer.steps():
         mean = report.loss if mean is None else 0.95 * mean + 0.05 * report.loss
@@ -226,10 +232,10 @@ def _learn(trainer: Trainer, held_out: Sequence[Answer], stopped: Callable[[], b
         if now - saved > SAVE_EVERY_S:
             saved = now
             trainer.save()
-        if now - said > REPORT_EVERY_S:
-            said = now
-            agreement = acceptance.measure(trainer.model, held_out)
+        if now > next_s:
+            agreement = acceptance.measure(trainer.model, held_out[:NUM_WATCHED])
             trainer.model.train()
+            next_s = time.monotonic() + max(REPORT_EVERY_S, (time.monotonic() - now) / MEASURE_SHARE)
             text = f"loss {mean:.3f} after {report.num_epochs:.1f} epochs; {figures(agreement)}"
             yield Event("learning", report.share, text)
     trainer.save()

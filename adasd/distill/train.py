@@ -16,7 +16,6 @@ from adasd.distill.answers import Answer
 from adasd.distill.lessons import Batch, epoch
 from adasd.distill.loss import distance
 
-CLIP_NORM = 1.0
 WARMUP_STEPS = 50
 DECAY_SHARE = 0.4
 """Of the time, at its end: the rate falls to zero in a straight line."""
@@ -27,8 +26,8 @@ class Plan:
     """How a draft learns; ``seconds`` is the time for steps alone, over all starts of a run."""
 
     seconds: float
-    batch_tokens: int = 4096
-    top_k: int = 16
+    batch_tokens: int = 3072
+    top_k: int = 10
     first_weight: float = 0.5
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
@@ -111,7 +110,6 @@ class Trainer:
                 first_weight=self.plan.first_weight,
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         warmup = min(1.0, (self.step + 1) / WARMUP_STEPS)
         self.optimizer.step(warmup * min(1.0, (1 - self.seconds / self.plan.seconds) / DECAY_SHARE))
         return float(loss.detach())
