@@ -38,12 +38,13 @@ class MuonAdam:
         decay: float = 0.1,
         adam_rate: float = 3e-3,
         betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-10,
     ) -> None:
         self.muon_rate, self.momentum, self.decay, self.adam_rate = muon_rate, momentum, decay, adam_rate
         matrices, rest = split_parameters(model.named_parameters())
         self._stacks = [stack for _, stack in sorted(matrices.items())]
         self._momenta = [torch.zeros_like(torch.stack([p.data for p in stack])) for stack in self._stacks]
-        self._adam = torch.optim.Adam(rest, lr=adam_rate, betas=betas, eps=1e-10, fused=True)
+        self._adam = torch.optim.Adam(rest, lr=adam_rate, betas=betas, eps=eps, fused=True)
 
     @torch.no_grad()
     def step(self, scale: float) -> None:

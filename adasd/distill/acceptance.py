@@ -25,7 +25,7 @@ def measure(draft: LlamaForCausalLM, answers: Sequence[Answer], block_len: int =
     """Rounds along greedy ``answers``, with blocks of ``block_len`` or up to the end of the answer."""
     drafted, accepted = [0] * block_len, [0] * block_len
     num_rounds = 0
-    draft.eval()
+    draft.train(False)
     for batch in epoch(answers, 0, BATCH_TOKENS, 1):
         batch = batch.to(draft.device)
         with torch.autocast(draft.device.type, torch.bfloat16, enabled=draft.device.type == "cuda"):

@@ -32,13 +32,14 @@ def distance(
     entropy = (target_NK * top_logprobs_NK).sum(-1).mean()
     target_NK[:, 0] += first_weight
     rows_CW = embedding_VW[candidates_C]
-    crossed: Tensor = _CrossEntropy.apply(hidden_NW, rows_CW, columns_NK, target_NK, log_weights_C)
+    cross: Any = _CrossEntropy.apply
+    crossed: Tensor = cross(hidden_NW, rows_CW, columns_NK, target_NK, log_weights_C)
     return entropy + crossed
 
 
 def candidates(top_ids_NK: Tensor, vocab_size: int, num_negatives: int) -> tuple[Tensor, Tensor, Tensor]:
     """Ids (C,), where each of the K tokens stands among them (N, K), and the log of what each counts (C,)."""
-    wanted, columns = top_ids_NK.unique(return_inverse=True)
+    wanted, columns = top_ids_NK.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     others = torch.ones(vocab_size, dtype=torch.bool, device=wanted.device)
     others[wanted] = False
     rest = others.nonzero()[:, 0]
@@ -69,7 +70,7 @@ class _CrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         hidden_NW, rows_CW, gradient_NC = ctx.saved_tensors
         scale = outer / len(hidden_NW)
         hidden_gradient = (gradient_NC @ rows_CW) * scale

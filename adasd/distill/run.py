@@ -126,7 +126,8 @@ def _checked(options: Options) -> tuple[Shape, list[prompts.Prompt] | None]:
 
 def _num_parameters(text: Any) -> int:
     with torch.device("meta"):
-        return int(AutoModelForCausalLM.from_config(text).num_parameters())
+        model = AutoModelForCausalLM.from_config(text)  # type: ignore[no-untyped-call]
+    return int(model.num_parameters())
 
 
 def _pin(work: Path, options: Options, shape: Shape) -> None:
@@ -157,10 +158,11 @@ def _target(options: Options) -> PreTrainedModel:
     device = resolve_device(options.device)
     dtype: Any = "auto" if device.type == "cuda" else faster_dtype()
     with reading(options.target, "weights"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             options.target, dtype=dtype, **where(options.target, False)
         )
-    return model.to(device).eval()  # type: ignore[arg-type]
+    target: PreTrainedModel = model.to(device).eval()
+    return target
 
 
 def faster_dtype() -> torch.dtype:

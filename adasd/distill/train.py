@@ -17,6 +17,9 @@ from adasd.distill.lessons import Batch, epoch
 from adasd.distill.loss import distance
 
 WARMUP_STEPS = 50
+ADAM_EPS = 1e-5
+"""Large, so that rows of the embedding that were only drawn as a sample of all others hardly move."""
+
 DECAY_SHARE = 0.4
 """Of the time, at its end: the rate falls to zero in a straight line."""
 
@@ -52,7 +55,7 @@ class Trainer:
         model.train()
         if model.device.type == "cpu":
             model.set_attn_implementation("eager")  # on short rows faster than the fused kernel
-        self.optimizer = MuonAdam(model, muon_rate=plan.muon_rate, adam_rate=plan.adam_rate)
+        self.optimizer = MuonAdam(model, muon_rate=plan.muon_rate, adam_rate=plan.adam_rate, eps=ADAM_EPS)
         self.step, self.num_tokens, self.seconds = 0, 0, 0.0
         self.epoch, self.batch, self.num_epochs = 0, 0, 0.0
         state = checkpoint.load(path)

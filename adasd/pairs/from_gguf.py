@@ -61,7 +61,7 @@ def write_folder(file: Path, folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # it is written for its owner alone
     config.save_pretrained(folder)
-    GenerationConfig(
+    GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     ).save_pretrained(folder)
     tokenizer_of(facts).save_pretrained(folder)
@@ -90,7 +90,8 @@ def config_of(facts: dict[str, Any], *, tied: bool) -> LlamaConfig:
 
 def renamed(weights: dict[str, NDArray[np.float32]], config: LlamaConfig) -> dict[str, NDArray[np.float32]]:
     """Tensors by the names, and with the order of rows, of transformers."""
-    num_heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    own, shared = config.num_attention_heads, config.num_key_value_heads or config.num_attention_heads
+    num_heads = {"attn_q": own, "attn_k": shared}
     found = {}
     for name, values in weights.items():
         part = name.removesuffix(".weight")
