@@ -18,12 +18,13 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adasd.demo.agreement import Agreement
+from adasd.demo.train import stop_signal as stop_signal  # for who runs this in the foreground
 from adasd.distill import acceptance, folder, lessons, prompts, shards
 from adasd.distill.answers import Answer
 from adasd.distill.student import Shape, fresh
 from adasd.distill.train import Plan, Trainer
-from adasd.engine.reading import load_config, load_tokenizer, reading, where
-from adasd.engine.resolve import check_architecture, resolve_device
+from adasd.engine.loading.checkpoint import load_config, load_tokenizer, reading, where
+from adasd.engine.loading.limits import check_architecture, resolve_device
 from adasd.errors import ConfigError
 
 ANSWER_SHARE = 0.4

@@ -10,22 +10,24 @@ from adasd.errors import ConfigError
 from adasd.pairs import smollm2
 from adasd.pairs.smollm2 import Progress
 
-MODELS = Path(__file__).resolve().parents[2] / "models"
 PAIRS = {
     "demo": "the embedded pair: 1.5 M parameters, four checkable tasks, nothing to fetch",
     "smollm2": f"{smollm2.ORIGIN}, with a draft of our own; 93 to 270 MB are fetched once",
 }
 
 
-def resolve_pair(name: str, environment: Mapping[str, str], progress: Progress) -> tuple[Path, Path]:
+def resolve_pair(
+    name: str, models: Path, environment: Mapping[str, str], progress: Progress
+) -> tuple[Path, Path]:
     """Folders of target and draft, fetched where they are not there yet; raises ConfigError.
 
-    ``environment``: ADASD_CACHE, XDG_CACHE_HOME and HOME say where fetched models are kept.
+    ``models``: the folder of the models that come with the package. ``environment``: ADASD_CACHE, XDG_CACHE_HOME
+    and HOME say where fetched models are kept.
     """
     if name == "demo":
-        return MODELS / "demo" / "target", MODELS / "demo" / "draft"
+        return models / "demo" / "target", models / "demo" / "draft"
     if name == "smollm2":
-        return smollm2.fetch(cache_folder(environment), progress), MODELS / "smollm2-draft"
+        return smollm2.fetch(cache_folder(environment), progress), models / "smollm2-draft"
     near = difflib.get_close_matches(name, PAIRS, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ConfigError(f"there is no pair {name!r}, only {' and '.join(PAIRS)}{hint}")

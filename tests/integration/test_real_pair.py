@@ -12,6 +12,7 @@ from adasd.pairs.known import resolve_pair
 
 pytestmark = pytest.mark.slow
 
+MODELS = Path(__file__).parents[2] / "models"
 PROMPTS = (
     "Hello!",
     "What is the capital of Iceland?",
@@ -24,7 +25,7 @@ PROMPTS = (
 def pair(tmp_path_factory) -> LocalPair:
     """Fetched into ADASD_CACHE if that is set, so that it can be kept; else into a folder of this run."""
     cache = os.environ.get("ADASD_CACHE") or str(tmp_path_factory.mktemp("cache"))
-    target, draft = resolve_pair("smollm2", {"ADASD_CACHE": cache}, lambda what, share: None)
+    target, draft = resolve_pair("smollm2", MODELS, {"ADASD_CACHE": cache}, lambda what, share: None)
     return LocalPair.load(str(target), str(draft))
 
 
@@ -45,5 +46,5 @@ def test_some_of_the_drafts_tokens_are_accepted(pair) -> None:
 
 
 def test_the_draft_in_the_repository_is_small() -> None:
-    folder = Path(__file__).parents[2] / "models" / "smollm2-draft"
-    assert sum(file.stat().st_size for file in folder.iterdir()) <= 24_000_000
+    files = (MODELS / "smollm2-draft").iterdir()
+    assert sum(file.stat().st_size for file in files) <= 24_000_000

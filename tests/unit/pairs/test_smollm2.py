@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from adasd.errors import ConfigError
 from adasd.pairs import from_gguf, known, smollm2
 
+MODELS = Path(__file__).parents[3] / "models"
 TOKENS = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -184,11 +185,11 @@ def test_without_pip_that_is_said(tmp_path, monkeypatch) -> None:
 
 
 def test_pairs_are_found_by_name() -> None:
-    target, draft = known.resolve_pair("demo", {}, lambda what, share: None)
+    target, draft = known.resolve_pair("demo", MODELS, {}, lambda what, share: None)
     assert (target / "config.json").is_file()
     assert (draft / "config.json").is_file()
     with pytest.raises(ConfigError, match="did you mean smollm2"):
-        known.resolve_pair("smolm2", {}, lambda what, share: None)
+        known.resolve_pair("smolm2", MODELS, {}, lambda what, share: None)
 
 
 def test_the_cache_folder_follows_the_environment() -> None:

@@ -1,4 +1,4 @@
-"""``adasd draft train``: a small draft for any target, distilled from what the target says."""
+"""``adasd draft``: train a small draft for any target, from what the target says."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ STOPPED = 3
 """Exit status of a run that was stopped and can go on."""
 
 
-def main(words: Sequence[str]) -> int:
-    """Entry point of ``adasd draft``; the exit status."""
-    arguments = parse(words)
-    from adasd.demo.train import stop_signal
-    from adasd.distill.run import Options, distil
+def main(argv: Sequence[str]) -> int:
+    """Entry point; the exit status."""
+    arguments = parse(argv)
+    from adasd.distill.run import Options, distil, stop_signal
     from adasd.distill.student import Shape
 
     console = Console()
@@ -78,7 +77,7 @@ def show(events: Iterable[Event], console: Console) -> bool:
     return finished
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options, or leave with status 2 and a sentence."""
     parser = argparse.ArgumentParser(
         prog="adasd draft", description="Drafts for speculative decoding.", allow_abbrev=False
@@ -111,8 +110,4 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     train.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto [auto]")
     train.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads [1]")
     train.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other prompts [0]")
-    return parser.parse_args(words)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return parser.parse_args(argv)
