@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,7 +78,7 @@ class Facts:
 
 
 def write(out: Path, draft: LlamaForCausalLM, tokenizer: Any, facts: Facts) -> None:
-    """Write ``out`` in one step, instead of what is there; the model is in float16 afterwards."""
+    """Write ``out``, which is absent or empty, in one step; the model is in float16 afterwards."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
@@ -90,7 +89,7 @@ def write(out: Path, draft: LlamaForCausalLM, tokenizer: Any, facts: Facts) -> N
             _shorten(made / "tokenizer.json")
             (made / "README.md").write_text(facts.card(), encoding="utf-8")
             if out.exists():
-                shutil.rmtree(out)
+                out.rmdir()
             made.rename(out)
     except OSError as error:
         raise ConfigError(f"the draft cannot be written to {out}: {error}; name another folder") from error

@@ -111,6 +111,8 @@ def _checked(options: Options) -> tuple[Shape, list[prompts.Prompt] | None]:
     """The shape and the prompts of the file, if there is one; whatever is wrong is said before anything is read."""
     if not options.minutes > 0:
         raise ConfigError(f"minutes is {options.minutes:g}; a run takes more than 0")
+    if options.out.exists() and not (options.out.is_dir() and not any(options.out.iterdir())):
+        raise ConfigError(f"{options.out} is there already; name another folder, or remove it")
     resolve_device(options.device)
     config = load_config(options.target)
     text: Any = config.get_text_config()
@@ -202,7 +204,9 @@ def _answers(
         return
     for written in shards.write(teacher, learnt, work / "answers", stopped=stopped):
         spent_s = used_s + time.perf_counter() - began_s
-        clock.write_text(json.dumps({"seconds": spent_s}))
+        beside = clock.with_suffix(".part")
+        beside.write_text(json.dumps({"seconds": spent_s}))
+        beside.replace(clock)
         num_tokens += written
         rate = num_tokens / (spent_s - used_s)
         yield Event("answers", min(1.0, spent_s / limit_s), f"{num_tokens:,} tokens, {rate:.0f} per second")

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         )
         with stop_signal() as stopped:
             finished = show(distil(options, stopped), console)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:  # a full disk, most of all
         print(f"adasd draft train: {error}", file=sys.stderr)
         return 2
     if not finished:

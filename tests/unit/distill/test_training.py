@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -93,8 +94,10 @@ def test_the_whole_run_ends_with_a_folder_that_serves(tmp_path) -> None:
     pair = LocalPair.load(TARGET, str(out))
     exact, off = (pair.chat("What is 3 + 4?", mode=mode, max_tokens=12) for mode in ("exact", "off"))
     assert exact.token_ids == off.token_ids
+    with pytest.raises(ConfigError, match="is there already"):
+        list(distil(options))
     with pytest.raises(ConfigError, match="was begun with seed 0, now it is 7"):
-        list(distil(Options(TARGET, out, minutes=0.1, size=student.Shape(32, 1, 64), max_tokens=16, seed=7)))
+        list(distil(replace(options, out=out.rename(tmp_path / "done").with_name("draft"), seed=7)))
 
 
 @pytest.mark.parametrize(
