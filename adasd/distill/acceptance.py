@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from adasd.demo.agreement import Agreement
+from adasd.demo.agreement import GreedyAgreement
 from adasd.distill.answers import Answer
 from adasd.distill.lessons import epoch
 
@@ -21,7 +21,9 @@ BATCH_TOKENS = 4096
 
 
 @torch.inference_mode()
-def measure(draft: LlamaForCausalLM, answers: Sequence[Answer], block_len: int = BLOCK_LEN) -> Agreement:
+def measure(
+    draft: LlamaForCausalLM, answers: Sequence[Answer], block_len: int = BLOCK_LEN
+) -> GreedyAgreement:
     """Rounds along greedy ``answers``, with blocks of ``block_len`` or up to the end of the answer."""
     drafted, accepted = [0] * block_len, [0] * block_len
     num_rounds = 0
@@ -42,7 +44,7 @@ def measure(draft: LlamaForCausalLM, answers: Sequence[Answer], block_len: int =
                     drafted[position] += 1
                     accepted[position] += position < agreed
                 at += agreed + 1
-    return Agreement(num_rounds, tuple(drafted), tuple(accepted))
+    return GreedyAgreement(num_rounds, tuple(drafted), tuple(accepted))
 
 
 def _by_answer(agrees_N: Tensor, places_N: Tensor) -> list[list[bool]]:

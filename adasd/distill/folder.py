@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from adasd.demo.agreement import Agreement
+from adasd.demo.agreement import GreedyAgreement
 from adasd.distill.answers import Answer
 from adasd.distill.train import Trainer
 from adasd.errors import ConfigError
@@ -47,7 +47,11 @@ class Facts:
     figures: tuple[tuple[str, Any], ...] = ()
 
     def learnt(
-        self, trainer: Trainer, answers: Sequence[Answer], held_out: Sequence[Answer], agreement: Agreement
+        self,
+        trainer: Trainer,
+        answers: Sequence[Answer],
+        held_out: Sequence[Answer],
+        agreement: GreedyAgreement,
     ) -> Facts:
         """The same, after learning."""
         config = trainer.model.config

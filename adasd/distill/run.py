@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from adasd.demo.agreement import Agreement
+from adasd.demo.agreement import GreedyAgreement
 from adasd.demo.train import stop_signal as stop_signal  # for who runs this in the foreground
 from adasd.distill import acceptance, folder, lessons, prompts, shards
 from adasd.distill.answers import Answer
@@ -98,7 +98,7 @@ def distil(options: Options, stopped: Callable[[], bool] = lambda: False) -> Ite
     yield Event("done", 1.0, f"{options.out}: {figures(agreement)}; {work} is no longer needed")
 
 
-def figures(agreement: Agreement) -> str:
+def figures(agreement: GreedyAgreement) -> str:
     """Acceptance in words."""
     num_held = len(agreement.drafted)
     return (
