@@ -25,8 +25,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "  2/2 everything else" && $(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-serve: $(STAMP)  ## serve the embedded demo pair on http://127.0.0.1:8000; more options: make serve ARGS="--port 8080"
-	@exec $(BIN)/adasd serve $(ARGS)
+serve: $(STAMP)  ## serve the embedded demo pair on http://127.0.0.1:8000; a real one: make serve PAIR=smollm2; more: ARGS="--port 8080"
+	@exec $(BIN)/adasd serve $(if $(PAIR),--pair $(PAIR)) $(ARGS)
 
 chat: $(STAMP)  ## talk to a running server
 	@exec $(BIN)/adasd chat $(ARGS)

@@ -7,8 +7,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from adasd.errors import ConfigError
+from adasd.pairs.known import PAIRS, resolve_pair
 from adasd.requests import Mode
-from cluster.data import DEMO
+from cluster.data import DEMO, packaged
 from services import settings
 from services.config import ServeConfig
 
@@ -20,6 +25,11 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"adasd {name}", description=description, allow_abbrev=False)
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML file with the same names (target.dtype)"
+    )
+    parser.add_argument(
+        "--pair",
+        metavar="|".join(PAIRS),
+        help="a pair by name, in place of target.model and draft.model; smollm2 is fetched once [demo]",
     )
     groups = {prefix: parser.add_argument_group(title) for prefix, title in SECTIONS.items()}
     for option in settings.options().values():
@@ -53,7 +63,26 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 def read_config(arguments: argparse.Namespace) -> ServeConfig:
     """The settings from the command line, the environment and the file; values stay texts until here. ConfigError."""
     named = {name: value for name, value in vars(arguments).items() if name in settings.options()}
+    if arguments.pair is not None:
+        if given := [name for name in ("target.model", "draft.model") if name in named]:
+            raise ConfigError(f"--pair {arguments.pair} names both models; leave out {' and '.join(given)}")
+        target, draft = _fetched(arguments.pair)
+        named |= {"target.model": str(target), "draft.model": str(draft)}
+        named.setdefault("model_name", target.name if arguments.pair != "demo" else "adasd-demo")
     return settings.load(named, os.environ, arguments.config, demo=DEMO)
+
+
+def _fetched(pair: str) -> tuple[Path, Path]:
+    """Folders of the pair's models, fetched behind a progress bar where they are not there yet. ConfigError."""
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task(pair, total=1.0)
+        return resolve_pair(
+            pair,
+            packaged("models"),
+            os.environ,
+            lambda what, share: bars.update(bar, description=what, completed=share),
+        )
 
 
 def _metavar(option: settings.Option) -> str:

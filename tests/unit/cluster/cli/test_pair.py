@@ -1,0 +1,41 @@
+"""A pair by name on the command line."""
+
+import pytest
+
+from adasd.errors import ConfigError
+from cluster.cli import _settings
+from cluster.data import DEMO, packaged
+
+
+def config(*words):
+    return _settings.read_config(_settings.parse(_settings.parser_of("serve", "Serve."), words))
+
+
+def test_the_demo_pair_by_name_is_the_default():
+    assert config("--pair", "demo") == config()
+    assert config().target.engine.model == str(DEMO / "target")
+
+
+def test_smollm2_is_fetched_and_served_under_its_name(monkeypatch, tmp_path):
+    def fetch(cache, progress):
+        progress("fetching", 0.5)
+        return tmp_path / "smollm2-135m-instruct"
+
+    monkeypatch.setattr("adasd.pairs.smollm2.fetch", fetch)
+    found = config("--pair", "smollm2")
+    assert found.target.engine.model == str(tmp_path / "smollm2-135m-instruct")
+    assert found.draft.engine.model == str(packaged("models") / "smollm2-draft")
+    assert found.model_name == "smollm2-135m-instruct"
+    assert config("--pair", "smollm2", "--model-name", "mine").model_name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--pair", "smolm2"), "there is no pair 'smolm2'.*did you mean smollm2"),
+        (("--pair", "demo", "--draft", "x"), "--pair demo names both models; leave out draft.model"),
+    ],
+)
+def test_bad_pairs_are_one_sentence(words, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        config(*words)
