@@ -1,7 +1,7 @@
-"""Many sessions, one model, one forward pass per step: scheduler, runner and cache put together.
+"""The engine: scheduler, runner and cache for many sessions over one model, with continuous batching.
 
-Calls are submitted and answered by ``step``; sessions join and leave between steps. The scheduler says what a step
-computes, the runner computes it, and only then the results are applied: a pass that fails costs its call alone.
+``submit`` queues calls and ``step`` answers them; sessions join and leave between steps. The scheduler decides what a
+step computes, the runner computes it, and only then are results applied: a failed pass costs only its own call.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ WorkerReply = DraftBlock | Verdict | CallFailed
 class TorchEngine:
     """``adasd.ports.Engine`` over a causal language model. Owned by one thread.
 
-    ``vocab_limit`` forbids tokens from that id on (a draft must not propose what its target does not know).
-    ``prefill_budget`` is the number of prompt tokens that one step takes of all sessions together.
+    Ids from ``vocab_size`` on are never drafted or accepted (a draft must not propose what its target does not know).
+    ``prefill_budget`` is the number of prompt tokens that one step computes, over all sessions.
     """
 
     def __init__(
@@ -101,10 +101,11 @@ class TorchEngine:
         seed: int | None = None,
         clock: Clock = time.perf_counter,
     ) -> TorchEngine:
-        """An engine over a loaded model, which it takes over (attention exchanged, weights restacked).
+        """An engine over a loaded model. It modifies the model: attention is replaced, weights are restacked.
 
-        ``fast``: a hand-written forward pass (True: insist on it, None: where it fits, False: never).
-        ``grammars``: compiles them for the model's tokenizer; without it requests with a grammar are refused.
+        ``fast``: a hand-written forward pass (True: required, None: where it fits, False: never).
+        ``vocab_limit``: tokens from this id on are never used.
+        ``grammars``: compiles grammars for the model's tokenizer; without it, requests with a grammar are refused.
         Raises ConfigError if the architecture is not supported.
         """
         torch.set_num_threads(config.num_threads)
@@ -216,9 +217,9 @@ class TorchEngine:
         self._slots.close(session)
 
     def warm_up(self) -> None:
-        """Run the shapes that requests will hit once; every slot must be free, and is again after."""
+        """Run each shape that requests will use once. Every slot must be free, and is free again afterwards."""
         layout = self._slots.layout
-        layout.reuse = False  # all of it is to be computed, and nothing of it to be found later
+        layout.reuse = False  # compute everything, and leave nothing in the prefix cache
         try:
             warm_up(self, self.config.prefill_chunk)
         finally:
@@ -252,13 +253,16 @@ class TorchEngine:
     # ----------------------------------------------------------------------- one step
 
     def _place(self, work: Work) -> None:
-        """Give the call's session a slot, and what other slots hold of its prompt; without that it is computed."""
+        """Give the call's session a slot, and copy what another slot holds of its prompt.
+
+        If the copy fails, the prompt is computed instead.
+        """
         scores_prompt = isinstance(work, VerifyWork) and work.scores_prompt
         placement = self._slots.place(work.slot, () if scores_prompt else work.call.feed)
         if placement.copy_from is not None:
             try:
                 self.cache.copy_prefix(placement.copy_from, placement.slot, placement.num_cached)
-            except Exception:  # as in a forward pass: the device may do what it wants
+            except Exception:  # any device error, as in a forward pass
                 _log.exception("keys and values could not be copied; the prompt is computed instead")
                 work.slot.cut(0)
                 return
@@ -275,7 +279,7 @@ class TorchEngine:
         return [reply for result in results if (reply := self._apply(result)) is not None]
 
     def _draft_on(self, drafting: Sequence[Scheduled], *, alone: bool) -> list[WorkerReply] | None:
-        """As ``_run`` for a multi-step draft; None: it failed, and its calls draft step by step."""
+        """Like ``_run``, for a multi-step draft. None: it failed, and its calls draft token by token instead."""
         began_s = self._clock()
         passes = self.runner.draft_on(drafting, self._scheduler.draft_limit(drafting, alone=alone))
         if passes is None:
@@ -297,7 +301,7 @@ class TorchEngine:
         return replies
 
     def _apply(self, done: StepResult) -> WorkerReply | None:
-        """Move the call on; its answer if that completed it."""
+        """Apply a result to its call; returns the reply if the call is complete."""
         work, result = done.scheduled.work, done.result
         if isinstance(result, AdasdError):
             return self._fail(work, result)

@@ -1,7 +1,7 @@
 """Forward passes over what the scheduler chose: logits, drafted tokens, verdicts.
 
-A pass changes nothing but places of the cache behind every valid length. So one that fails is repeated in halves,
-until the call that cannot run is alone.
+A pass writes only to cache places past the valid length of each slot. So a failed pass is repeated in halves until
+the call that cannot run is isolated.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ BROKEN = "the model gave logits that are not finite; check its weights and dtype
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a pass gave one call: nothing yet (a piece of prompt), a result, or why it failed."""
+    """What one call got from a pass: None (a chunk of its prompt), a result, or an error."""
 
     scheduled: Scheduled
     result: Result | AdasdError | None
-    scored: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens that the input holds
+    scored: tuple[TokenLogprob, ...] = ()  # for the prompt tokens of this input
 
 
 class ModelRunner:
@@ -47,13 +47,13 @@ class ModelRunner:
         forward.prepare(cache, vocab_size)
 
     def run(self, scheduled: Sequence[Scheduled]) -> list[StepResult]:
-        """One pass for all, or one for each number of layers; whole passes come first."""
+        """One pass for all calls, or one per number of layers; passes over all layers come first."""
         by_depth = sorted(scheduled, key=lambda one: one.work.num_layers)
         groups = groupby(by_depth, key=lambda one: one.work.num_layers)
         return [result for _, group in groups for result in self._in_halves(list(group))]
 
     def can_draft_on(self, one: Scheduled) -> bool:
-        """Whether this call can take several tokens in one multi-step draft from here on."""
+        """Whether this call can now draft several tokens in one multi-step draft."""
         drafter, work = self.forward.multi_step_draft, one.work
         return (
             drafter is not None
@@ -63,14 +63,14 @@ class ModelRunner:
         )
 
     def draft_on(self, drafting: Sequence[Scheduled], limit: int) -> list[list[Proposed | None]] | None:
-        """Pass by pass a token of every call, None from its end on; None: it failed and changed nothing."""
+        """A list per pass: one token per call, or None for a call that has ended. None: it failed, nothing changed."""
         drafter = self.forward.multi_step_draft
         assert drafter is not None
         works = [one.work for one in drafting if isinstance(one.work, DraftWork)]
         batch = ForwardBatch([one.input for one in drafting], self.cache.layout, self.forward.device)
         try:
             return drafter.draft(batch, self.cache, works, self.vocab_size, limit, self._generator)
-        except Exception:  # as in _in_halves: the device may do what it wants
+        except Exception:  # any device error, as in _in_halves
             _log.exception("a multi-step draft failed; its calls draft step by step instead")
             self._free_memory()
             return None
@@ -78,7 +78,7 @@ class ModelRunner:
     def _in_halves(self, scheduled: list[Scheduled]) -> list[StepResult]:
         try:
             return self._run_once(scheduled)
-        except Exception as error:  # whatever the device does, the engine and the other calls live on
+        except Exception as error:  # any device error: the engine and the other calls must go on
             self._free_memory()
             if len(scheduled) == 1:
                 _log.exception("a forward pass failed; its call is answered with the error")
@@ -93,7 +93,7 @@ class ModelRunner:
             torch.cuda.empty_cache()
 
     def _run_once(self, scheduled: list[Scheduled]) -> list[StepResult]:
-        """Logits of one pass and what they lead to."""
+        """One pass: the logits and the result of each call."""
         inputs = [one.input for one in scheduled]
         for one in inputs:
             self.cache.layout.extend(one.slot, one.end)
@@ -135,7 +135,7 @@ class ModelRunner:
 
 
 def _spans(scheduled: Sequence[Scheduled]) -> list[slice]:
-    """Where each call's positions lie among the logits."""
+    """The slice of the logits that belongs to each call."""
     spans, first = [], 0
     for one in scheduled:
         spans.append(slice(first, first + one.input.num_positions))

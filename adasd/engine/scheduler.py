@@ -1,7 +1,7 @@
 """What one step computes: which calls take part, and how much of each. No tensors.
 
-Every step takes along what every waiting call needs next. Prompts share a budget of tokens per step and take
-turns, so that running sessions keep their pace.
+Every waiting call takes part in every step, except prompts: they share a budget of tokens per step and take turns,
+so that they do not slow down running sessions.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from adasd.engine.work import SHORT_FEED, DraftWork, StepInput, VerifyWork, Work
 from adasd.specdec.verification_budget import share, share_by_cost
 
 CROWDED_SHARE = 4
-"""Optimistic drafting yields while more than one in so many slots has committed work waiting."""
+"""Optimistic drafting yields while more than 1 / CROWDED_SHARE of the slots have committed work waiting."""
 
 LONGEST_DRAFT, SHARED_DRAFT = 16, 4
-"""Tokens of one multi-step draft at most: alone in its step, or while others wait for its end."""
+"""Most tokens of one multi-step draft: alone in its step, or while other calls wait for it to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +31,18 @@ class Scheduled:
 
 @dataclass(frozen=True, slots=True)
 class PrefillBudget:
-    """Prompt tokens that one step takes of all sessions together.
+    """Prompt tokens that one step computes, over all sessions.
 
-    Where it ``yields``, it shrinks while others run: the step is meant to take about twice as long as without it.
+    If it ``yields``, it shrinks while other calls run, so that a step takes about twice as long as without prompts.
     """
 
     num_tokens: int
     yields: bool = False
     smallest: int = SHORT_FEED
-    per_sequence: int = 0  # prompt tokens that take as long as one more sequence in the pass
+    per_sequence: int = 0  # cost of one more sequence in the pass, in prompt tokens
 
     def beside(self, running: Sequence[Scheduled]) -> int:
-        """Of a step in which these take part, too."""
+        """The budget of a step that also runs these calls."""
         if not running or not self.yields:
             return self.num_tokens
         fed = sum(len(one.input.tokens) for one in running)
@@ -66,7 +66,7 @@ class Scheduler:
         return work.next_input(self._chunk)
 
     def next_step(self) -> tuple[list[Scheduled], list[Work]]:
-        """What takes part in the next step, in the order of attention; and calls that need no pass at all."""
+        """The calls of the next step, sorted by ``attention_order``, and calls that are complete without a pass."""
         running: list[Scheduled] = []
         prompts: list[Work] = []
         complete: list[Work] = []
@@ -86,22 +86,22 @@ class Scheduler:
         return running, complete
 
     def ran(self, num_tokens: int, ms: float) -> None:
-        """A pass over so many tokens took so long."""
+        """Record how long a pass over ``num_tokens`` tokens took."""
         self._cost = self._cost.add(num_tokens, ms)
 
     def draft_limit(self, drafting: Sequence[Scheduled], *, alone: bool) -> int:
-        """Tokens that a multi-step draft of these calls may take at most."""
+        """Most tokens that a multi-step draft of these calls may take."""
         if self.crowded and any(_is_optimistic(one.work) for one in drafting):
             return 1
         return LONGEST_DRAFT if alone else SHARED_DRAFT
 
     @property
     def crowded(self) -> bool:
-        """So much committed work waits that optimistic drafting stops after its first token."""
+        """Whether so much committed work waits that optimistic drafting stops after its first token."""
         return sum(not _is_optimistic(work) for work in self.waiting.values()) > self._most_committed
 
     def _cut_blocks(self, budget: int) -> None:
-        """Leave of the blocks that this step judges what the budget holds (0: what is worth its time)."""
+        """Cut the blocks that this step judges to the verification budget (0: to what is worth its time)."""
         works = [
             work
             for work in self.waiting.values()
@@ -115,10 +115,10 @@ class Scheduler:
             work.cut_block(length)
 
     def _take_turns(self, prompts: list[Work], budget: int) -> list[Scheduled]:
-        """Those who waited longest for a piece of their prompt, as many as the budget holds, at least one.
+        """Chunks of the prompts that waited longest: as many as fit the budget, at least one.
 
-        A prompt looks for a cached prefix when its turn comes: of several that begin alike and come together
-        each goes on from where the one before it got to.
+        A prompt looks for a cached prefix only when its turn comes, so of several prompts with a common prefix that
+        arrive together, each reuses what the one before it has computed.
         """
         chunk = min(self._chunk, budget)
         taken: list[Scheduled] = []

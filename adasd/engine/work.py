@@ -1,6 +1,6 @@
-"""A submitted call on its way through the forward passes: what it feeds next, and what came out so far.
+"""The state of a submitted call between forward passes: what it feeds next, and its results so far.
 
-Pure bookkeeping: the engine asks for pieces, tells what they gave, and takes the answer. No tensors.
+Pure bookkeeping, no tensors: the engine takes the next input, reports its result, and finally takes the reply.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from adasd.rounds import DraftBlock, DraftCall, DraftDistributions, SamplingTran
 from adasd.stop_rule import stops
 
 SHORT_FEED = 32
-"""A call that needs at most so many tokens beside its block counts as running, not as a prompt to be chunked."""
+"""A call that feeds fewer tokens than this besides its block counts as running, not as a prompt to be chunked."""
 
 
 SHORT_SEQUENCE = 32
-"""Sequences of at most so many tokens share a padded attention call; longer ones have one each."""
+"""Sequences of at most this many tokens share a padded attention call; each longer one has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class StepInput:
     slot: int  # of the cache
     start: int  # position of the first token
     tokens: Sequence[int]  # at least one
-    num_logits: int  # of the last so many tokens, for the distributions that follow them
-    num_scored: int = 0  # of so many before those, for log-probabilities of the prompt
+    num_logits: int  # logits are computed for the last num_logits tokens
+    num_scored: int = 0  # and for num_scored tokens before those, for log-probabilities of the prompt
 
     @property
     def end(self) -> int:
@@ -42,7 +42,7 @@ class StepInput:
 
     @property
     def num_positions(self) -> int:
-        """Positions whose logits the pass gives."""
+        """Positions whose logits the pass returns."""
         return self.num_scored + self.num_logits
 
     @property
@@ -51,7 +51,7 @@ class StepInput:
 
     @property
     def attention_order(self) -> tuple[int, int]:
-        """Sort key: sequences that share an attention call are neighbours, by slot within it."""
+        """Sort key: sequences that share an attention call are adjacent, ordered by slot."""
         num = len(self.tokens)
         return (1 if num == 1 else 2 if num <= SHORT_SEQUENCE else 2 + num, self.slot)
 
@@ -65,7 +65,7 @@ class Proposed:
     max_prob: float
     row_ids: np.ndarray | None = None  # [R] int32
     row_logprobs: np.ndarray | None = None  # [R] float32
-    other: int | None = None  # the second choice; only to be relied on where the rule asks for it
+    other: int | None = None  # the runner-up token; valid only if the rule sets want_runner_ups
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +86,24 @@ Result = Proposed | Judged
 
 @dataclass(slots=True)
 class _Work:
-    """Shared by both kinds of calls: who asked, and how long it waited and ran."""
+    """State that draft and verify calls share: slot, tokens to feed, and timings."""
 
     slot: Slot
     transform: SamplingTransform
     submitted_s: float
-    tokens: list[int] = field(default_factory=list)  # everything to be fed, as far as it is known
-    done: int = 0  # of those, cached
-    num_found: int = 0  # of those, found in the prefix cache
+    tokens: list[int] = field(default_factory=list)  # everything to feed, as far as known
+    done: int = 0  # how many of ``tokens`` are cached
+    num_found: int = 0  # how many of those were found in the prefix cache
     started_s: float | None = None  # when its first pass began
     compute_s: float = 0.0
-    last_pass: int = 0  # number of the last pass that it took part in
+    last_pass: int = 0  # number of the last pass it took part in
     batch_size: int = 1  # sessions in that pass
     batch_tokens: int = 0  # tokens in it
     first_fed: int = 0  # position of the first of ``tokens``
 
     @property
     def num_layers(self) -> int:
-        """Of the model, that its passes go through; 0: all."""
+        """Layers of the model that its passes compute; 0: all."""
         return 0
 
     def _input(self, tokens: Sequence[int], num_logits: int, num_scored: int = 0) -> StepInput:
@@ -118,11 +118,11 @@ class _Work:
         self.slot.extend(given.tokens)
 
     def found(self, num_cached: int) -> None:
-        """The first so many tokens lay in the slot's place of the cache already."""
+        """The first ``num_cached`` tokens are in the slot's cache already."""
         self.done = self.num_found = num_cached
 
     def timings_ms(self) -> tuple[float, float]:
-        """In passes, and waiting before the first."""
+        """Time in passes, and time waiting before the first one."""
         waited_s = (self.started_s or self.submitted_s) - self.submitted_s
         return self.compute_s * 1e3, waited_s * 1e3
 
@@ -136,7 +136,7 @@ class _Work:
 
 @dataclass(slots=True)
 class DraftWork(_Work):
-    """Feeds the call's tokens, then its own drafted ones, one per pass, until the rule says stop."""
+    """Feeds the call's tokens, then its own drafted tokens, one per pass, until the stop rule ends the block."""
 
     call: DraftCall = field(kw_only=True)
     proposed: list[Proposed] = field(default_factory=list)
@@ -147,7 +147,7 @@ class DraftWork(_Work):
 
     @property
     def entropies(self) -> tuple[float, ...]:
-        """Of the tokens drafted so far, nats."""
+        """Entropies of the tokens drafted so far, in nats."""
         return tuple(one.entropy for one in self.proposed)
 
     @property
@@ -162,14 +162,14 @@ class DraftWork(_Work):
         return self._input(left, 1 if self.call.rule.max_tokens else 0) if left else None
 
     def take(self, new: Result) -> None:
-        """Append a drafted token; unless it ends the block it is fed next (and if it does, never)."""
+        """Append a drafted token. It is fed next, unless it ends the block: the last drafted token is never fed."""
         assert isinstance(new, Proposed), new
         self.proposed.append(new)
         if not stops(self.call.rule, self.entropies, new.max_prob):
             self.tokens.append(new.token)
 
     def cut(self) -> None:
-        """End the block with what is drafted so far (its last token is not fed, as always)."""
+        """End the block with the tokens drafted so far."""
         del self.tokens[len(self.call.feed) + max(0, len(self.proposed) - 1) :]
 
     def answer(self) -> DraftBlock:
@@ -204,7 +204,7 @@ class DraftWork(_Work):
 
 @dataclass(slots=True)
 class EarlyExitWork(DraftWork):
-    """A draft call on the target's own slot. The cache keeps what it held; the call's feed reaches beyond it."""
+    """A draft call on the target's own slot: it feeds only what the slot lacks, and leaves the cache as it was."""
 
     leave: Exit = field(kw_only=True)
 
@@ -220,7 +220,7 @@ class EarlyExitWork(DraftWork):
         return self.leave.layer
 
     def take(self, new: Result) -> None:
-        """Also ends the block where the exit is not sure enough, or the block as long as it chose."""
+        """Also end the block at the exit's block length, or below its confidence floor."""
         DraftWork.take(self, new)
         drafted = self.proposed[-1]
         surely = len(self.proposed) < self.leave.length and drafted.max_prob >= self.leave.confidence_floor
@@ -228,17 +228,17 @@ class EarlyExitWork(DraftWork):
             self.tokens.pop()  # never fed
 
     def done_with(self) -> None:
-        """What was fed counts as cached no longer."""
+        """Roll back what was fed."""
         self.slot.cut(self.first_fed)
 
 
 @dataclass(slots=True)
 class VerifyWork(_Work):
-    """Feeds the call's tokens in chunks; the last input holds the block and all positions to be judged."""
+    """Feeds the call's tokens in chunks; the last input holds the block and all positions to judge."""
 
     call: VerifyCall = field(kw_only=True)
     judged: Judged | None = None
-    block_len: int | None = None  # what the pass's budget left of the block
+    block_len: int | None = None  # length of the block after the verification budget cut it
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -258,7 +258,7 @@ class VerifyWork(_Work):
         return self._input(left, num_judged, self._num_scored(len(left) - num_judged)) if left else None
 
     def cut_block(self, length: int) -> None:
-        """Judge no more than the first ``length`` tokens of the block, none of which was fed yet."""
+        """Judge only the first ``length`` tokens of the block; no token of the block may have been fed yet."""
         call = self.call
         if length >= len(call.block):
             return
@@ -272,19 +272,19 @@ class VerifyWork(_Work):
 
     @property
     def scores_prompt(self) -> bool:
-        """Whether the logits of the prompt's tokens are wanted, so that all of them have to be computed."""
+        """Whether log-probabilities of the prompt are wanted, so that all of its tokens must be computed."""
         return self.slot.prompt_logprobs is not None and self.call.keep_len == 0
 
     def _num_scored(self, num_free: int) -> int:
-        """All the positions before those to be judged, as long as a token of the prompt comes behind the first."""
+        """All positions before those to judge, if the token after the first of them belongs to the prompt."""
         return num_free if self.scores_prompt and self.done + 1 < self.transform.answer_from else 0
 
     def scored_tokens(self, given: StepInput) -> Sequence[int]:
-        """The prompt's tokens that the input's scored positions foretell, from the first one on."""
+        """The prompt tokens that the input's scored positions predict, in order."""
         return self.tokens[: self.transform.answer_from][self.done + 1 : self.done + 1 + given.num_scored]
 
     def take(self, judged: Result) -> None:
-        """Roll the rejected part of the block back."""
+        """Store the result and roll back the rejected part of the block."""
         assert isinstance(judged, Judged), judged
         self.judged = judged
         self.slot.cut(self.base_len + judged.num_accepted)
@@ -318,5 +318,5 @@ Work = DraftWork | VerifyWork
 
 
 def wants_runner_ups(works: Iterable[DraftWork]) -> bool:
-    """Whether anybody asks for second choices."""
+    """Whether any call wants runner-up tokens."""
     return any(work.call.rule.want_runner_ups for work in works)

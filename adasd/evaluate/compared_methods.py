@@ -1,6 +1,6 @@
 """Methods by name: ``off``, a drafting method (``adasd``, ``static-8``), or one with ``+acceptance`` or ``+block``.
 
-Behind each may stand where blocks come from: ``adasd@suffix``, ``static-5@tiny``, ``adasd+collision@auto``.
+A draft source may follow after ``@``: ``adasd@suffix``, ``static-5@tiny``, ``adasd+collision@auto``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Method:
     options: SpeculationOptions
 
     def serves(self, temperature: float) -> bool:
-        """Whether it can be had there: some rules act on rejection sampling, which greedy decoding lacks."""
+        """Whether it works at this temperature: some rules need rejection sampling, which greedy decoding lacks."""
         acceptance = self.options.acceptance
         if temperature > 0 or acceptance is None:
             return True
@@ -41,7 +41,7 @@ class Method:
 
 
 def method(name: str, max_relaxed_fraction: float | None = None) -> Method:
-    """The method of that name; InvalidRequest with what is possible if there is none."""
+    """The method of that name; raises InvalidRequest, with what is possible, if there is none."""
     if name == PLAIN:
         return Method(name, SpeculationOptions(Mode.OFF))
     rest, at, source = name.partition("@")
@@ -72,9 +72,10 @@ def method(name: str, max_relaxed_fraction: float | None = None) -> Method:
 
 
 def all_names() -> list[str]:
-    """Plain decoding, the static baselines, every drafting method, every acceptance method under ``adasd``.
+    """Plain decoding, the static baselines, every drafting method, every acceptance method with ``adasd``.
 
-    What follows the clock comes last: under sampling each method draws on from the one before.
+    Methods that depend on measured times come last: under sampling, each method continues the random numbers of the
+    one before.
     """
     drafting = [one.name for one in drafting_methods() if one.name not in ("static", *BY_THE_CLOCK)]
     return [

@@ -1,4 +1,4 @@
-"""All figures of one evaluation, the baselines to beat, and the whole as JSON."""
+"""All figures of one evaluation, the baselines to beat, and export as JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from adasd.evaluate.measure import MethodRun
 from adasd.evaluate.method_figures import COST_RATIOS, MethodFigures, figures
 
 ALL = "all"
-"""The name of the group that holds every answer."""
+"""Name of the group that holds every answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdTrace:
-    """A threshold's values, answer after answer, of one method at one temperature."""
+    """Thresholds of one method at one temperature after each answer."""
 
     method: str
     temperature: float
@@ -26,7 +26,7 @@ class ThresholdTrace:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Figures per method, temperature and group; ``about`` says where they come from."""
+    """Figures per method, temperature and group; ``about`` describes the run."""
 
     about: dict[str, Any]  # commit, hardware, models, workload, seeds, settings
     rows: tuple[MethodFigures, ...]
@@ -38,7 +38,7 @@ class Evaluation:
 
     @property
     def groups(self) -> list[str]:
-        """``all`` first."""
+        """Groups, ``all`` first."""
         return list(dict.fromkeys(row.group for row in self.rows))
 
     def of(self, temperature: float, group: str = ALL) -> list[MethodFigures]:
@@ -51,7 +51,7 @@ class Evaluation:
         return max(static, key=lambda row: row.speed_ups[ratio_index], default=None)
 
     def over_best_static(self, row: MethodFigures) -> tuple[float | None, ...]:
-        """Per cost ratio: the method's modelled speed over that of the best static length."""
+        """Per cost ratio: the method's modelled speed divided by that of the best static length."""
         best = [self.best_static(row.temperature, row.group, i) for i in range(len(COST_RATIOS))]
         return tuple(
             speed / static.speed_ups[i] if static else None
@@ -59,7 +59,7 @@ class Evaluation:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Everything as values that ``json`` can write."""
         return {
             "about": self.about,
             "cost_ratios": list(COST_RATIOS),

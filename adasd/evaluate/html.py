@@ -37,7 +37,7 @@ FAMILIES = {
     "relaxed by the target's probability": COLOURS[2],
 }
 SHOWN = ("static-16", "adasd", "adaedl", "adasd+adasd", "adasd+collision", "adaedl+collision")
-"""Methods of the line plots, as far as they were run."""
+"""Methods in the line plots, if they were run."""
 
 
 def page(report: Evaluation) -> str:
@@ -52,7 +52,7 @@ def page(report: Evaluation) -> str:
 
 
 def family(name: str) -> str:
-    """Which of FAMILIES a method belongs to."""
+    """The entry of FAMILIES that a method belongs to."""
     options = method(name).options
     if options.mode is Mode.OFF:
         return "plain decoding"

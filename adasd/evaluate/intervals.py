@@ -1,4 +1,4 @@
-"""Confidence intervals, 95 % each, in closed form: equal data give equal intervals."""
+"""95 % confidence intervals in closed form: equal data give equal intervals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Z = 1.959964  # normal quantile of 97.5 %
 
 
 def wilson(num_right: int, num: int) -> tuple[float, float]:
-    """Wilson's score interval of a share; (0, 1) without data."""
+    """Wilson score interval of a share; (0, 1) without data."""
     if num == 0:
         return 0.0, 1.0
     share, z2 = num_right / num, Z * Z

@@ -1,4 +1,4 @@
-"""Running methods over a workload in this process, and what each answer showed."""
+"""Runs methods over a workload in this process and records each answer."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRecord:
-    """One answer. Tokens, rounds and time leave out the prefill and the token that comes with it."""
+    """One answer. Rounds and times exclude the prefill, which yields the first token."""
 
     group: str
-    correct: bool | None  # None: nobody can say
+    correct: bool | None  # None: there is no judge
     tokens: tuple[int, ...]  # token ids of the whole answer
-    num_rounds: int  # passes of the target behind the prefill
+    num_rounds: int  # passes of the target after the prefill
     drafted_per_round: tuple[int, ...]
     accepted_per_round: tuple[int, ...]
     num_relaxed: int
     decode_s: float  # wall time
-    cpu_s: float | None  # of the models' process; tells more than wall time on a shared CPU; None: not told
+    cpu_s: float | None  # of the models' process; better than wall time on a shared CPU; None: unknown
     generation_threshold: float | None  # nats, at the answer's end
     acceptance_threshold: float | None  # Jensen-Shannon distance, at the answer's end
-    distortion: float | None = 0.0  # total variation that relaxation cost, expected, summed; None: not told
+    distortion: float | None = 0.0  # expected total variation from relaxation, summed; None: unknown
 
     @property
     def num_decoded(self) -> int:
-        """Tokens that the rounds yielded."""
+        """Tokens from the rounds: all but the first."""
         return max(0, len(self.tokens) - 1)
 
 
@@ -63,9 +63,9 @@ def load_pair(
     drafts: Mapping[str, str] | None = None,
     draft_noise: float = 0.0,
 ) -> LocalPair:
-    """A pair by folder or id whose random numbers come from ``seed``; raises ConfigError.
+    """A pair of models by folder or id, with random numbers from ``seed``; raises ConfigError.
 
-    ``draft_noise``: the draft's weights are disturbed by so many of their standard deviations (a poor draft).
+    ``draft_noise``: noise added to the draft's weights, in their standard deviations (makes a poor draft).
     """
     from adasd.engine.engine import TorchEngine
     from adasd.engine.loading.model import load_model
@@ -94,7 +94,7 @@ def load_pair(
 
 
 def disturb(model: PreTrainedModel, noise: float, seed: int) -> None:
-    """Add normal noise of so many standard deviations to every weight."""
+    """Add normal noise to every weight; ``noise`` is in standard deviations of its tensor."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -114,10 +114,10 @@ def run(
     cost_ratio: float | None = None,
     on_answer: Callable[[Method, float], None] = lambda method, temperature: None,
 ) -> Iterator[MethodRun]:
-    """Every method at every temperature; each begins with nothing learned. Yields each as it is done.
+    """Run every method at every temperature, each with nothing learned before. Yields each run when it is done.
 
-    ``cost_ratio``: methods that follow the clock are told that a draft pass takes so much of a target pass; None
-    lets them measure. Told, equal seeds give equal runs.
+    ``cost_ratio``: modelled time of a draft pass over a target pass, for methods that depend on times; then equal
+    seeds give equal runs. None: times are measured.
     """
     for temperature in temperatures:
         for method in methods:
@@ -142,7 +142,7 @@ def run(
 
 
 def as_modelled(cost_ratio: float, done: RoundCompleted) -> RoundCompleted:
-    """The round with a millisecond per target pass, ``cost_ratio`` per draft pass, and links without delay."""
+    """The round with modelled times: 1 ms per target pass, ``cost_ratio`` ms per draft pass, no link delay."""
     draft_ms, drafted = cost_ratio * done.num_drafted, done.drafted
     verdict = replace(done.verdict, compute_ms=1.0, queue_ms=0.0)
     if drafted is not None:

@@ -9,7 +9,7 @@ from adasd.evaluate.intervals import paired_difference, wilson
 from adasd.evaluate.measure import AnswerRecord
 
 COST_RATIOS = (0.05, 0.1, 0.3)
-"""Time of one draft pass over that of one target pass."""
+"""Time of one draft pass divided by that of one target pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class MethodFigures:
     group: str
     num_answers: int
     num_judged: int
-    accuracy: float | None  # share of judged answers; None: nobody can say
+    accuracy: float | None  # share of judged answers that are correct; None: none was judged
     accuracy_low: float  # Wilson, 95 %
     accuracy_high: float
     accuracy_change: float  # against plain decoding at the same temperature
@@ -34,13 +34,13 @@ class MethodFigures:
     num_accepted: int
     num_relaxed: int
     decode_s: float
-    cpu_s: float | None  # None: nobody could see it
+    cpu_s: float | None  # None: unknown
     speed_ups: tuple[float, ...]  # modelled, per cost ratio of COST_RATIOS
-    measured_speed_up: float  # tokens per second over those of plain decoding
-    cpu_speed_up: float | None  # tokens per second of CPU time over those of plain decoding
+    measured_speed_up: float  # tokens per second, relative to plain decoding
+    cpu_speed_up: float | None  # tokens per second of CPU time, relative to plain decoding
     acceptance: tuple[float, ...]  # per position of a block: accepted among judged
     reached: tuple[int, ...]  # per position: how often it was judged
-    distortion: float | None = 0.0  # total variation that relaxation cost, expected, summed; None: not told
+    distortion: float | None = 0.0  # expected total variation from relaxation, summed; None: unknown
 
     @property
     def tokens_per_round(self) -> float:
@@ -48,22 +48,22 @@ class MethodFigures:
 
     @property
     def distortion_share(self) -> float | None:
-        """Total variation per token; under rejection sampling its expectation is that of ``relaxed_share``."""
+        """Total variation per token; under rejection sampling it has the same expectation as ``relaxed_share``."""
         return None if self.distortion is None else self.distortion / max(1, self.num_tokens)
 
     @property
     def relaxed_share(self) -> float:
-        """Relaxed among all tokens."""
+        """Relaxed tokens as a share of all tokens."""
         return self.num_relaxed / max(1, self.num_tokens)
 
 
 def modelled_speed_up(num_tokens: int, num_rounds: int, num_drafted: int, cost_ratio: float) -> float:
-    """Tokens per target-pass time if verifying a block costs one pass and drafting a token ``cost_ratio``."""
+    """Tokens per time of a target pass, if verifying a block costs 1 and drafting a token costs ``cost_ratio``."""
     return num_tokens / max(1e-9, num_rounds + num_drafted * cost_ratio)
 
 
 def by_position(answers: Sequence[AnswerRecord]) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """(accepted among judged, judged) per position; what stands behind a rejection was not judged."""
+    """(accepted / judged, judged) per position in the block; tokens after a rejection were not judged."""
     accepted: list[int] = []
     judged: list[int] = []
     for answer in answers:
@@ -87,7 +87,7 @@ def figures(
     answers: Sequence[AnswerRecord],
     plain: Sequence[AnswerRecord],
 ) -> MethodFigures:
-    """Figures of ``answers`` to the same questions as ``plain``, which is plain decoding."""
+    """Figures of ``answers``, compared with ``plain``: plain decoding's answers to the same questions."""
     pairs = [
         (a.correct, p.correct)
         for a, p in zip(answers, plain, strict=True)
@@ -132,7 +132,7 @@ def figures(
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
-    """None as soon as one of them is not known."""
+    """Sum; None if one of the values is unknown."""
     known = list(values)
     return None if None in known else sum(filter(None, known))
 

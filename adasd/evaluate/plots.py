@@ -1,4 +1,4 @@
-"""Plots as inline SVG texts: points with labels, and lines. No script, no font, no file beside them."""
+"""Plots as inline SVG text: labelled points, and lines. They need no script, font or other file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Point:
     x: float
     y: float
     colour: str
-    strong: bool = False  # larger, on the front
+    strong: bool = False  # on the front; drawn larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """What the picture spans."""
+    """Titles and ranges of the axes."""
 
     x_title: str
     y_title: str
@@ -60,14 +60,14 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def span(values: Sequence[float], margin: float = 0.08) -> tuple[float, float]:
-    """A range that holds the values with some air."""
+    """A range that holds the values, with a margin."""
     low, high = min(values), max(values)
     air = (high - low) * margin or max(abs(high) * 0.1, 0.1)
     return low - air, high + air
 
 
 def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
-    """Labelled points; the strong ones are joined, from left to right, as the front that they are."""
+    """Labelled points; a line from left to right joins the strong ones, which form the front."""
     if not points:
         return ""
     axes = Axes(x_title, y_title, *span([p.x for p in points]), *span([p.y for p in points]))

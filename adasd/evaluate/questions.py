@@ -1,4 +1,4 @@
-"""What is asked: prompts with, where there is one, a judge of the answer."""
+"""Workloads: prompts, each with a judge of the answer if there is one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adasd.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt; ``judge`` says whether a text answers it, None if nobody can say."""
+    """One prompt; ``judge`` tells whether a text answers it. None: the answer cannot be judged."""
 
     group: str  # the task or file that it belongs to
     prompt: str
@@ -23,7 +23,7 @@ class Question:
 
 
 def demo(num_per_task: int, seed: int = 0) -> list[Question]:
-    """Held-out examples of the demo tasks, in turn, so that what is learned online meets all of them."""
+    """Held-out examples, one demo task after the other in turn, so that online learning sees all tasks."""
     tasks = [heldout(task, num_per_task, seed) for task in Task]
     return [
         Question(example.task.value, example.prompt, partial(check, example))
@@ -33,7 +33,7 @@ def demo(num_per_task: int, seed: int = 0) -> list[Question]:
 
 
 def messy(num_per_task: int, seed: int = 0) -> list[Question]:
-    """The demo tasks as people type them: words doubled, swapped and run together; the same judges."""
+    """The demo tasks with typing errors: words doubled or swapped. The judges are the same."""
     return [
         replace(item, prompt=_typed(item.prompt, random.Random(f"{seed}:{number}")))
         for number, item in enumerate(demo(num_per_task, seed))
@@ -41,7 +41,7 @@ def messy(num_per_task: int, seed: int = 0) -> list[Question]:
 
 
 def _typed(prompt: str, rng: random.Random) -> str:
-    """Every eighth word doubled or swapped with the next; numbers and what is quoted stay."""
+    """About every eighth word doubled or swapped with the next; numbers and quoted text stay."""
     words = prompt.split(" ")
     for i in range(len(words) - 1):
         if rng.random() < 1 / 8 and words[i].isalpha() and words[i + 1].isalpha():
@@ -59,7 +59,7 @@ WORKLOADS = {"demo": demo, "messy": messy}
 def jsonl(path: Path, limit: int | None = None) -> list[Question]:
     """One object per line: ``prompt`` and, if the answer can be judged, ``reference``.
 
-    An answer is right if it holds the reference, whatever the case and the blanks. Raises ConfigError naming
+    An answer is correct if it contains the reference, ignoring case and white space. Raises ConfigError that names
     the line that cannot be read.
     """
     items = []

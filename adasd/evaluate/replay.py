@@ -1,7 +1,7 @@
-"""Replaying exact drafting methods over traces: production's own controller and stop rules, modelled times.
+"""Replays exact drafting methods over traces, with the production controller and stop rules and modelled times.
 
-A method's blocks are cut from the trace as its rule asks, its rounds cost what ``Costs`` says, and its controller
-learns from them as in service. Nothing is sampled again, so methods differ by what they do and by nothing else.
+A method's stop rule cuts blocks from the trace, ``Costs`` gives the time of its rounds, and its controller learns
+from them as in service. Nothing is sampled again, so only the methods' decisions make a difference.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Costs:
 
     draft_ms: float  # per drafted token
     verify_ms: float = 1.0  # a pass over one token
-    verify_ms_per_token: float = 0.0  # that each token of a block adds to it
-    hop_ms: float = 0.0  # of a round with a block, beside both models
+    verify_ms_per_token: float = 0.0  # added by each token of a block
+    hop_ms: float = 0.0  # added to a round with a block, besides both models
 
     def round_ms(self, num_drafted: int) -> float:
         if not num_drafted:
@@ -51,7 +51,7 @@ class Replayed:
 
 
 def replay(traces: Sequence[Trace], method: Method, costs: Costs) -> list[Replayed]:
-    """Every trace in turn, by one controller that begins with nothing learned; InvalidRequest for a lossy method."""
+    """Replay all traces in order with one new controller; raises InvalidRequest for a lossy method."""
     if method.options.mode is Mode.ADAPTIVE or method.options.draft is not None:
         raise InvalidRequest(
             f"{method.name!r} changes the text or its drafts; only exact methods can be replayed"
@@ -66,7 +66,7 @@ def replay(traces: Sequence[Trace], method: Method, costs: Costs) -> list[Replay
 
 
 def _answer(trace: Trace, session: SessionController, costs: Costs) -> Replayed:
-    """The answer's tokens from the second on; the first comes with the prefill."""
+    """Replay one answer from its second token on; the first comes with the prefill."""
     position, num_rounds, num_drafted, ms = 1, 0, 0, 0.0
     while position < trace.num_tokens:
         plan = session.plan(trace.max_tokens - position, position, 0)
@@ -79,7 +79,7 @@ def _answer(trace: Trace, session: SessionController, costs: Costs) -> Replayed:
 
 
 def _draft(trace: Trace, position: int, rule: StopRule) -> tuple[list[Signal], int]:
-    """The signals of the block that the rule drafts at this position, and how many of its tokens stand."""
+    """The signals of the block that the rule drafts at this position, and how many of its tokens are accepted."""
     signals: list[Signal] = []
     num_accepted = 0
     off_path: tuple[Signal, ...] = ()

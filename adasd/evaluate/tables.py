@@ -1,4 +1,4 @@
-"""The report for the terminal: one table per temperature."""
+"""The evaluation as tables for the terminal, one per temperature."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = (
     "passes",
     "drafted",
 )
-"""``relaxed`` and ``distort.`` are a relaxed rule's pair: what it gains in acceptance, what it bends the law by."""
+"""``relaxed`` is what relaxation gains in acceptance; ``distort.`` is how much it changes the distribution."""
 
 
 def tables(report: Evaluation) -> Iterator[Table]:

@@ -1,14 +1,14 @@
-"""Traces: what the target wrote and what the draft would have proposed at every position of it.
+"""Traces: the target's text, and what the draft would have proposed at each of its positions.
 
 Exact speculative decoding never changes the distribution of the text, so one text per prompt serves every exact
 method. A trace holds, for each token of the text, whether the draft's proposal would have been accepted there, and
 the signals that a stop rule sees. ``adasd.evaluate.replay`` runs methods over traces in seconds.
 
-At temperature 0 a proposal is accepted iff it is the target's token. Above, rejection sampling accepts the target's
-token x with probability min(1, q(x) / p(x)), given that x was written. One uniform number per position decides for
-every method alike (common random numbers). A method pays for what it drafts after a rejected token, so
-``BLOCK_LEN`` tokens are followed there. It also drafts past the end of a text, which only the verdict reveals, so
-the target's text goes on for as many tokens after its end.
+At temperature 0 a proposal is accepted iff it is the target's token. At higher temperatures, rejection sampling
+accepts the target's token x with probability min(1, q(x) / p(x)), given that x was written. One uniform number per
+position decides for all methods (common random numbers). A method pays for tokens drafted after a rejected one, so
+the draft's next ``BLOCK_LEN`` tokens are traced there. It also drafts past the end of a text, which only the verdict
+reveals, so the target's text goes on for as many tokens after its end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BLOCK_LEN = 16
 """Tokens of the longest block that can be replayed."""
 OFF_PATH_BATCH = 32
-"""Rejected positions that are followed together."""
+"""Rejected positions traced in one batch."""
 
 Signal = tuple[float, float]
 """Entropy (nats) and largest probability of the draft's distribution, at temperature 1."""
@@ -42,20 +42,20 @@ class Trace:
 
     group: str  # task or file of the prompt
     temperature: float
-    num_tokens: int  # of the text; the next two go on after its end
-    max_tokens: int  # that the text might have had
-    accepted: tuple[bool, ...]  # per position: would the draft's proposal stand
+    num_tokens: int  # of the text; ``accepted`` and ``signals`` go on after its end
+    max_tokens: int  # limit of the text's length
+    accepted: tuple[bool, ...]  # per position: whether the draft's proposal is accepted
     signals: tuple[Signal, ...]  # per position: the draft's, given the target's text
     off_path: dict[int, tuple[Signal, ...]]  # per rejected position: of the tokens drafted after it
 
 
 def save(path: Path, traces: Sequence[Trace]) -> None:
-    """One JSON object per line."""
+    """Write one JSON object per line."""
     path.write_text("".join(json.dumps(asdict(trace)) + "\n" for trace in traces), encoding="utf-8")
 
 
 def load(path: Path) -> list[Trace]:
-    """What ``save`` wrote; raises ConfigError naming the line that cannot be read."""
+    """Read what ``save`` wrote; raises ConfigError that names the line that cannot be read."""
     traces = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
@@ -109,7 +109,7 @@ def _write(
     eos_ids: frozenset[int],
     generator: torch.Generator,
 ) -> list[int]:
-    """The target's own text, by plain decoding with its cache, and BLOCK_LEN tokens after an end of its own."""
+    """The target's text by plain decoding; if it ends by itself, also the BLOCK_LEN tokens after its end."""
     import torch
 
     ids, cache, text = torch.tensor([list(prompt)], device=target.device), None, list[int]()
@@ -159,7 +159,7 @@ def _trace(
             p_V = torch.softmax(target_NV[at] / temperature, dim=-1)
             q_V = torch.softmax(draft_NV[at] / temperature, dim=-1)
             stands = chance.random() * float(p_V[token]) < float(q_V[token])
-            # given its rejection, the proposal has the weights q - min(p, q)
+            # a rejected proposal has the weights q - min(p, q)
             rest_V = (q_V - p_V).clamp_min(0.0)
             weights_V = rest_V if float(rest_V.sum()) > 0 else q_V
             proposal = token if stands else int(torch.multinomial(weights_V, 1, generator=generator))

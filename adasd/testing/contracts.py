@@ -1,8 +1,8 @@
-"""What every engine must do, as claims that run against any of them: ``check_engine(make_engine)``.
+"""The contract of every engine, as claims that ``check_engine(make_engine)`` runs against it.
 
-Raises AssertionError at the first broken claim. The engine under test has at least 3 slots, a context of at
-least 64 tokens and 8 token ids, whose texts are ``adasd.testing.letters``; ``make_engine`` gives a fresh one with
-the same model each time.
+Raises AssertionError at the first broken claim. The engine under test needs at least 3 slots, a context of at
+least 64 tokens and 8 token ids, whose texts are ``adasd.testing.letters``. ``make_engine`` returns a fresh engine
+with the same model each time.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def forbidden_tokens_never_come(engine: Engine) -> None:
 
 
 def penalties_see_the_text_and_nothing_that_was_rejected(engine: Engine) -> None:
-    """Forbidding with all might what the answer holds makes every token a new one; repetition sees the prompt."""
+    """A huge presence penalty makes every token of the answer new; the repetition penalty also sees the prompt."""
     num_tokens = min(7, engine.vocab_size - len(set(PROMPT)))
     new_each_time = SamplingTransform(0.0, presence_penalty=1e6, answer_from=len(PROMPT))
     answer = plain(engine, PROMPT, num_tokens, new_each_time)

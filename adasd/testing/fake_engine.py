@@ -1,8 +1,8 @@
 """An engine over a table: the whole contract of ``adasd.ports.Engine`` in plain Python, without torch.
 
 Greedy, seeded and unseeded sampling, top-k distributions and relaxed acceptance behave as on the real engine (the
-arithmetic is ``adasd.specdec.verify_reference``). A step drafts one token per waiting draft call and answers
-every verify call. Made for tests of sessions, workers and runners: failures can be planned.
+arithmetic is in ``adasd.specdec.verify_reference``). A step drafts one token per waiting draft call and answers
+every verify call. For tests of sessions, workers and runners: failures can be planned.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from adasd.text.grammar import GrammarCompiler
 class FakeEngine:
     """``adasd.ports.Engine`` over a TableModel.
 
-    ``on_step`` runs in every step that has work (advance a FakeClock, sleep, count).
+    ``on_step`` runs in every step that has work (to advance a FakeClock, sleep or count).
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class FakeEngine:
         entropy = -sum(p * math.log(p) for p in probs if p > 0)
         row_len = min(work.call.rule.row_len, self.vocab_size)
         row_ids = sorted(range(self.vocab_size), key=lambda t: (-logits[t], t))[:row_len]
-        # as they are sent: the token is drawn from exactly these numbers
+        # float32, as they are sent: the token is drawn from exactly these numbers
         row_logprobs = [float(np.float32(math.log(probs[t]))) if probs[t] > 0 else -math.inf for t in row_ids]
         if work.transform.greedy:
             token = first_max(logits)
@@ -240,7 +240,7 @@ class FakeEngine:
     def _score(
         self, text: Sequence[int], start: int, end: int, num_top: int | None
     ) -> tuple[TokenLogprob, ...]:
-        """What the model thinks of the tokens at positions ``start`` to ``end``."""
+        """Log-probabilities of the tokens at positions ``[start, end)``."""
         scored = []
         for i in range(start, end):
             probs = softmax(self.model.logits(text[:i]))
@@ -250,7 +250,7 @@ class FakeEngine:
         return tuple(scored)
 
     def _masked(self, tokens: Sequence[int], transform: SamplingTransform) -> list[float]:
-        """What the transform makes of the logits behind ``tokens``; a grammar is gone through from its beginning."""
+        """The masked logits after ``tokens``; a grammar is matched again from the start of the answer."""
         allowed = None
         if (
             transform.grammar is not None
@@ -263,7 +263,7 @@ class FakeEngine:
         return masked(self.model.logits(tokens), tokens, transform, allowed)
 
     def _random_source(self, num_drafted: int) -> RandomSource:
-        """Chance for one block; a proof puts its own here."""
+        """Random numbers for one block; a proof overrides this."""
         return GivenNumbers(
             [self._random.random() for _ in range(num_drafted)],
             [self._random.expovariate(1.0) for _ in range(self.vocab_size)],
@@ -271,11 +271,11 @@ class FakeEngine:
         )
 
     def _draw(self, ids: Sequence[int], probs: Sequence[float]) -> int:
-        """One of the ids; a proof puts its own here."""
+        """Draw one of the ids; a proof overrides this."""
         return self._random.choices(ids, probs)[0]
 
     def _check(self, call: DraftCall | VerifyCall, transform: SamplingTransform, max_len: int) -> None:
-        """Refuse what the real engine refuses."""
+        """Refuse the calls that the real engine refuses."""
         if isinstance(call, DraftCall):
             num_cached = call.keep_len + len(call.feed) + max(call.rule.max_tokens - 1, 0)
             fed: tuple[int, ...] = call.feed

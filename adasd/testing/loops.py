@@ -1,4 +1,4 @@
-"""Plain and speculative generation loops over bare engines: the shortest complete users of the Engine protocol."""
+"""Plain and speculative generation loops over bare engines: the shortest complete use of the Engine protocol."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GREEDY = SamplingTransform(temperature=0.0)
 
 
 def run_until_idle(engine: Engine) -> list[DraftBlock | Verdict]:
-    """Step until every waiting call is answered; a CallFailed is raised."""
+    """Step until every waiting call is answered; raises the error of a CallFailed."""
     answers: list[DraftBlock | Verdict] = []
     while engine.num_pending:
         for answer in engine.step():

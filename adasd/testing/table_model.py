@@ -11,13 +11,13 @@ Tables = NDArray[np.float64]
 
 
 class TableModel:
-    """Logits of the next token: table rows of the last token, of the one before, and of the whole prefix' sum.
+    """Logits of the next token: sum of three table rows, by the last token, the one before, and the prefix's sum.
 
     The third table makes a wrong token anywhere in the prefix visible, as attention over a wrong cache would.
     """
 
     def __init__(self, tables: Tables) -> None:
-        """``tables`` [3, V, V]: by last token, by the one before (0 at the start), by sum modulo V."""
+        """``tables`` [3, V, V]: by last token, by the one before it (0 at the start), by sum modulo V."""
         assert tables.shape == (3, tables.shape[1], tables.shape[1]), tables.shape
         self.tables = tables
 

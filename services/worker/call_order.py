@@ -1,6 +1,6 @@
 """The order of each session's calls: one in the engine, later ones after it, outdated ones refused.
 
-A pure data structure of the engine's thread. It knows neither the engine nor who waits for a reply.
+A pure data structure, used by the engine's thread. It knows neither the engine nor the callers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class QueuedCall:
 
 @dataclass(frozen=True, slots=True)
 class _VerdictMemo:
-    """What a session's newest verdict said, as far as its next call may have assumed it."""
+    """The parts of a session's latest verdict that its next call may have assumed."""
 
     epoch: int
     next_token: int
@@ -68,7 +68,7 @@ class CallOrder:
         return [*calls.running, *calls.waiting]
 
     def is_outdated(self, call: DraftCall | VerifyCall) -> bool:
-        """Whether a call of this epoch or a later one arrived before. Notes the call's epoch."""
+        """Whether a call of this or a later epoch arrived before. Records the call's epoch."""
         calls = self._sessions.get(call.session)
         if calls is None:
             return False
@@ -94,8 +94,8 @@ class CallOrder:
     def resolved(self, call: VerifyCall) -> VerifyCall | None:
         """The call as the engine computes it; None if it assumes a verdict that did not come true.
 
-        A call that left the next token open gets the verdict's token. The verdict is used up: it says nothing
-        about later calls.
+        A call that left the next token open gets the verdict's token. The verdict is forgotten, as it does not apply
+        to later calls.
         """
         calls = self._sessions.get(call.session)
         memo = calls.verdict if calls else None

@@ -1,4 +1,4 @@
-"""The thread that owns an engine: takes requests from its inbox, steps, and hands replies over in batches."""
+"""The thread that owns an engine: it takes requests from its inbox, steps, and hands over replies in batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Reply = DraftBlock | Verdict | None | AdasdError
 
 @dataclass(frozen=True, slots=True)
 class OpenSlot:
-    """Take a slot; the future gets None."""
+    """Take a slot; the future's result is None."""
 
     call: OpenCall
     future: ReplyFuture
@@ -32,7 +32,7 @@ class OpenSlot:
 
 @dataclass(frozen=True, slots=True)
 class CloseSlot:
-    """Free a slot; the future, if there is one, gets None."""
+    """Free a slot; the result of the future, if there is one, is None."""
 
     session: str
     future: ReplyFuture | None = None

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What never changes about an engine."""
+    """Constants of an engine."""
 
     num_slots: int  # concurrent sessions
     max_context: int  # tokens per slot
@@ -60,7 +60,7 @@ class EngineHost:
         self.facts: EngineFacts
 
     async def start(self) -> EngineFacts:
-        """Make the engine; raises what ``make_engine`` raised."""
+        """Make the engine; raises the error of ``make_engine``."""
         self._loop = asyncio.get_running_loop()
         self._ready = self._loop.create_future()
         self._thread.start()

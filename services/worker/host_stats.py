@@ -1,4 +1,4 @@
-"""Counts of one worker's work since its start: mutable for the engine's thread, frozen for everybody else."""
+"""Counts of one worker's work since its start: mutable for the engine's thread, frozen for other threads."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class HostStats:
     num_tokens: int  # tokens drafted or decided
     busy_s: float  # seconds inside forward passes
     batch_sizes: tuple[tuple[int, int], ...]  # (calls in a step, steps), by calls
-    waited_s: float = 0.0  # seconds outside of forward passes, of calls that a round waits for
-    computed_s: float = 0.0  # seconds inside forward passes, of the same calls
+    waited_s: float = 0.0  # seconds outside of forward passes, for calls that a round waits for
+    computed_s: float = 0.0  # seconds inside forward passes, for the same calls
     num_optimistic: int = 0  # draft calls answered that were sent before a verdict
     step_tokens: tuple[tuple[float, int], ...] = ()  # (bound of STEP_TOKENS, steps up to it), by bound
     num_step_tokens: int = 0  # prompt tokens computed and tokens decided, in all steps
@@ -39,7 +39,7 @@ class HostStats:
 
 @dataclass(slots=True)
 class HostCounters:
-    """Written by the engine's thread alone; any thread may take a ``snapshot``."""
+    """Only the engine's thread writes it; any thread may take a ``snapshot``."""
 
     num_steps: int = 0
     num_calls: int = 0

@@ -1,4 +1,4 @@
-"""Which sessions may use this replica. Serve calls grant leases; a session's own traffic keeps its lease alive."""
+"""Which sessions may use this replica. Serve calls grant leases; traffic of a session keeps its lease alive."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LeaseTable:
         return session in self._held
 
     def grant(self, session: str) -> Lease:
-        """A new lease; Overloaded if ``capacity`` other sessions hold one."""
+        """A new lease; raises Overloaded if ``capacity`` other sessions hold one."""
         if session not in self._held and len(self._held) >= self.capacity:
             raise Overloaded(f"all {self.capacity} slots of this replica are leased")
         self._num_granted += 1
@@ -46,7 +46,7 @@ class LeaseTable:
         return lease
 
     async def grant_when_free(self, session: str, timeout_s: float) -> Lease:
-        """A new lease, first come first served; Overloaded if no slot becomes free within ``timeout_s`` seconds."""
+        """A new lease, first come first served; raises Overloaded if no slot becomes free in ``timeout_s`` seconds."""
         if session in self._held or len(self._held) < self.capacity:
             return self.grant(session)
         turn: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()

@@ -15,9 +15,9 @@ class LoadMeter:
     def since_last(self, stats: HostStats, num_leases: int) -> dict[str, float]:
         """Sessions and slots now, and the load since the last report.
 
-        ``step_ms``: mean time of a forward pass; without one since the last report, the mean before. ``wait``: share
-        of the calls' time in this worker that was outside of forward passes. ``optimistic``: share of the calls that
-        drafted before a verdict. Shares are in [0, 1], and 0 without calls.
+        ``step_ms``: mean time of a forward pass, or the previous mean if there was no pass. ``wait``: share of the
+        calls' time in this worker spent outside forward passes. ``optimistic``: share of the calls that drafted before
+        a verdict. Shares are in [0, 1], and 0 without calls.
         """
         last = self._last
         num_steps = stats.num_steps - (last.num_steps if last else 0)

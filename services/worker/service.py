@@ -26,7 +26,7 @@ class _OpenStream:
     stream: RoundsStream
     replies: set[asyncio.Task[None]] = field(default_factory=set)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    ended_by: AdasdError | None = None  # why it may send no more calls
+    ended_by: AdasdError | None = None  # error that ended it
 
     def end(self, why: AdasdError) -> None:
         """End the stream with ``why``; it hands no more calls to the engine."""
@@ -35,7 +35,7 @@ class _OpenStream:
         self.drop_replies()
 
     def drop_replies(self) -> None:
-        """Drop the replies under way."""
+        """Cancel the replies in progress."""
         for task in self.replies:
             task.cancel()
 

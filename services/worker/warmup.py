@@ -1,4 +1,4 @@
-"""Runs one call of each kind before the first user, so that no user pays for lazy initialisation."""
+"""Runs one call of each kind at start-up, so that no request pays for lazy initialisation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLOCK_LEN = 4
 
 
 async def warm_up(host: EngineHost) -> None:
-    """Prefill, draft one block and verify it, on a slot that is closed again; raises what fails."""
+    """Prefill, draft one block and verify it, then close the slot; raises the error of a failed call."""
     prompt_len = min(PROMPT_LEN, host.facts.max_context - 2 * BLOCK_LEN)
     prompt = tuple(token % host.facts.vocab_size for token in range(prompt_len))
     await host.open(OpenCall(SESSION, SamplingTransform(temperature=0.0), max_len=prompt_len + 2 * BLOCK_LEN))

@@ -1,8 +1,8 @@
-"""Memory of a CPU by anonymous mappings, so that we choose the size of its pages.
+"""CPU memory from anonymous mappings, so that we choose the page size.
 
-numpy asks the system for huge pages of 2 MiB. That is wrong for the cache: the first token of a session touches one
-page per layer, each of which the system has to find and zero. It is right for weights, which are read from front to
-back in every pass: with small pages the processor spends its time on translating addresses.
+numpy requests huge pages of 2 MiB. That is wrong for the cache: the first token of a session touches one page per
+layer, and the system has to find and zero each of them. It is right for weights, which every pass reads from front
+to back: with small pages the processor spends its time on address translation.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ HUGE_PAGE = 2**21
 """Bytes."""
 
 CHUNK = 32 * HUGE_PAGE
-"""Bytes that are mapped at once."""
+"""Bytes mapped at once."""
 
-_COLLAPSE = 25  # MADV_COLLAPSE, Linux 6.1: put what is there into huge pages now
+_COLLAPSE = 25  # MADV_COLLAPSE, Linux 6.1: move mapped memory to huge pages now
 _ALIGNMENT = 64
 
 
 def zeros(num_bytes: int) -> Tensor:
-    """Zeros [num_bytes] uint8 on small pages, which are committed as they are first written.
+    """Zeros [num_bytes] uint8 on small pages, each committed when it is first written.
 
-    Raises MemoryError if there is not so much address space.
+    Raises MemoryError if there is not enough address space.
     """
     memory = _map(num_bytes)
     if sys.platform == "linux":
@@ -36,11 +36,13 @@ def zeros(num_bytes: int) -> Tensor:
 
 
 class HugePages:
-    """Tensors that are read again and again, one behind the other on huge pages where the system has them."""
+    """Tensors that every pass reads, stored one after another on huge pages where the system has them."""
 
     def __init__(self) -> None:
-        self._chunks: list[tuple[mmap.mmap, int, Tensor]] = []  # with its first byte that is aligned
-        self._used = 0  # bytes of the newest chunk
+        self._chunks: list[
+            tuple[mmap.mmap, int, Tensor]
+        ] = []  # mapping, offset of its first aligned byte, aligned part
+        self._used = 0  # bytes used of the newest chunk
 
     def copy(self, tensor: Tensor) -> Tensor:
         """A contiguous copy, which keeps the memory alive."""
@@ -54,7 +56,7 @@ class HugePages:
         return held.copy_(source)
 
     def collapse(self) -> None:
-        """Huge pages for all of it now, rather than whenever the system gets round to it."""
+        """Move everything to huge pages now, rather than when the system gets round to it."""
         if sys.platform == "linux":
             for memory, first, chunk in self._chunks:
                 _advise(memory, _COLLAPSE, first, len(chunk))

@@ -2,9 +2,9 @@
 
 One tensor per layer, ``[place, 2, kv_heads, head_dim]``, with ``place = slot * max_context + position`` for
 contiguous slots: a token's keys and values lie side by side, so that a forward pass writes both with one copy. On a
-CPU the memory is zero pages that the operating system commits when they are first written: a slot costs what it has
-held so far. On CUDA all of it is taken at once.
-Behind the last one lies a scratch place, for what fills a pass up to a fixed shape; nobody reads it.
+CPU the operating system commits each page when it is first written, so a slot costs only what it has held so far.
+On CUDA all memory is allocated at once.
+After the last place comes a scratch place, which the padding of fixed-shape passes writes to; it is never read.
 Shape letters: T tokens, H key-value heads, D head dimension.
 """
 
@@ -35,7 +35,7 @@ class LayerShape:
 
 
 class KVCache:
-    """Preallocated storage for the places of a layout; which of them are valid is known to the SlotTable."""
+    """Preallocated storage for the places of a layout; the SlotTable knows which of them are valid."""
 
     def __init__(
         self, layers: list[LayerShape], layout: CacheLayout, dtype: torch.dtype, device: torch.device
@@ -67,7 +67,10 @@ class KVCache:
         kv[:, 1].index_copy_(0, where_T, values_THD)
 
     def read(self, layer: int, slots: slice | Tensor, longest: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of some contiguous slots up to a length, both [slots, H, longest, D]; views for a slice."""
+        """Keys and values of contiguous slots, positions 0 to ``longest``: both [slots, H, longest, D].
+
+        Views if ``slots`` is a slice, else copies.
+        """
         shape, per_token = self.layers[layer], self.layers[layer].values_per_token
         per_slot, half = self.layout.max_context * per_token, per_token // 2
         if isinstance(slots, slice):
@@ -83,21 +86,21 @@ class KVCache:
         return keys.index_select(0, slots), values.index_select(0, slots)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
-        """The first so many tokens of one slot also stand in another."""
+        """Copy the first ``length`` tokens of one slot to another."""
         runs = zip(self.layout.runs(source, 0, length), self.layout.runs(target, 0, length), strict=True)
         for ours, theirs in runs:
             for kv in self.tokens:
                 kv[theirs.start : theirs.stop].copy_(kv[ours.start : ours.stop])
 
     def scrub(self, slot: int, first: int) -> None:
-        """Zero a slot from a position on: masked places still are multiplied by 0, which keeps NaN alive."""
+        """Zero a slot from a position on: masked places are multiplied by 0, and 0 times NaN is NaN."""
         for run in self.layout.runs(slot, first, self.layout.max_context):
             for kv in self.tokens:
                 kv[run.start : run.stop].zero_()
 
 
 def cache_bytes_per_token(layers: list[LayerShape], dtype: torch.dtype) -> int:
-    """Bytes that one token takes in all layers together."""
+    """Bytes that one token takes, over all layers."""
     return sum(layer.values_per_token for layer in layers) * dtype.itemsize
 
 

@@ -1,7 +1,7 @@
-"""Where the keys and values of a session lie. Pure bookkeeping, no tensors.
+"""Where the keys and values of a session lie in the cache. Pure bookkeeping, no tensors.
 
-A *place* is an index into the tensors of ``KVCache``. Which places a slot's positions take is known to the layout
-alone: contiguous slots (``PrefixCache``) take one run each, pages would take several.
+A *place* is an index into the tensors of ``KVCache``. Only the layout knows which places a slot's positions take:
+a contiguous slot (``PrefixCache``) takes one run of places, a paged one would take several.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ Held = tuple[int, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class SlotPlacement:
-    """The slot of a new session, and how many of its first tokens need not be computed."""
+    """The slot of a new session, and how many of its first tokens are cached already."""
 
     slot: int
     num_cached: int = 0
-    copy_from: int | None = None  # the slot that holds them; None: this one does
+    copy_from: int | None = None  # the slot that holds them; None: this slot
 
 
 class CacheLayout(Protocol):
     """Allocates slots and knows the places of their positions."""
 
     num_slots: int
-    max_context: int  # positions per slot at most
+    max_context: int  # most positions per slot
     num_places: int
-    reuse: bool  # what a freed slot holds may be found again
+    reuse: bool  # whether the contents of freed slots may be reused
 
     def allocate(self, prompt: Sequence[int], in_use: Iterable[Held]) -> SlotPlacement:
         """A slot for a session that begins with ``prompt``; at least one slot must be free.
 
-        The prompt's last token is never found, as its logits are wanted.
+        The prompt's last token is never reused, as its logits are needed.
         """
         ...
 
     def extend(self, slot: int, length: int) -> None:
-        """Make room for positions ``[0, length)``; raises Overloaded if there is none."""
+        """Make room for positions ``[0, length)``; raises Overloaded if there is no room."""
         ...
 
     def free(self, slot: int, tokens: list[int]) -> None:
-        """The slot has no owner any more and holds ``tokens``."""
+        """Release a slot; it still holds ``tokens``."""
         ...
 
     def runs(self, slot: int, start: int, end: int) -> Sequence[range]:
@@ -51,7 +51,7 @@ class CacheLayout(Protocol):
         ...
 
     def place(self, slot: Any, position: Any) -> Any:
-        """The place of one position, or those of tensors of slots and positions."""
+        """The place of one position; given tensors of slots and positions, a tensor of places."""
         ...
 
     def held(self) -> Iterable[Held]:

@@ -1,8 +1,8 @@
-"""Contiguous slots, and what those that no session owns still hold. Pure bookkeeping, no tensors.
+"""Contiguous slots with prefix reuse. Pure bookkeeping, no tensors.
 
-A slot outlives its session: its keys and values stay until a session needs the slot, so that a prompt which
-begins as a held text does is not computed again. Keys and values at a position depend on the tokens up to it
-and on nothing else, so equal beginnings are all that has to be compared.
+A slot keeps its keys and values after its session ends, until another session needs the slot. A prompt that shares a
+prefix with such a slot does not compute the prefix again. Keys and values at a position depend only on the tokens up
+to it, so comparing tokens is enough.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 from adasd.engine.cache.layout import Held, SlotPlacement
 
 MIN_COPY = 8
-"""Tokens from which on a beginning that another slot holds is copied rather than computed."""
+"""A prefix that another slot holds is copied from this many tokens on; a shorter one is computed."""
 
 
 class PrefixCache:
     """A ``CacheLayout`` of contiguous slots: slot s begins at place ``s * max_context``.
 
-    Empty slots are taken first (the lowest before others), then the longest unused. With ``reuse`` off a slot is
-    empty as soon as it is freed.
+    Empty slots are taken first (lowest index first), then the least recently used. Without ``reuse`` a slot is empty
+    as soon as it is freed.
     """
 
     def __init__(self, num_slots: int, max_context: int, reuse: bool = False) -> None:
         self.num_slots, self.max_context, self.reuse = num_slots, max_context, reuse
         self.num_places = num_slots * max_context
-        self._empty: list[int] = []  # a heap of used ones; those from _num_used on were never used
+        self._empty: list[int] = []  # heap of slots used before; slots from _num_used on were never used
         self._num_used = 0
         self._held: dict[int, list[int]] = {}  # the longest unused first
 
@@ -37,8 +37,8 @@ class PrefixCache:
         yield from self._held
 
     def allocate(self, prompt: Sequence[int], in_use: Iterable[Held]) -> SlotPlacement:
-        """As the protocol says. A slot of which most would be overwritten is copied from instead, for those who
-        may come back to the rest."""
+        """As the protocol says. A free slot is copied from, not taken over, if less than half of it would be reused:
+        later prompts may reuse the rest."""
         source, num_cached = self._longest_prefix(list(prompt[:-1]), in_use) if self.reuse else (-1, 0)
         next_free = self._next_free()
         if source in self._held and (source == next_free or 2 * num_cached >= len(self._held[source])):
@@ -74,7 +74,7 @@ class PrefixCache:
             heapq.heappush(self._empty, slot)
 
     def held(self) -> Iterable[Held]:
-        """Free slots that hold something, the longest unused first."""
+        """Free slots that still hold tokens, least recently used first."""
         return self._held.items()
 
     def _next_free(self) -> int:
@@ -83,7 +83,7 @@ class PrefixCache:
         return self._num_used if self._num_used < self.num_slots else next(iter(self._held))
 
     def _longest_prefix(self, wanted: list[int], in_use: Iterable[Held]) -> tuple[int, int]:
-        """The slot that shares the longest beginning, and its length; (-1, 0) if none does."""
+        """The slot that shares the longest prefix, and its length; (-1, 0) if none does."""
         best, longest = -1, 0
         for slot, tokens in (*self._held.items(), *in_use):
             num = common_prefix_len(wanted, tokens)

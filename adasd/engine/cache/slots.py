@@ -1,7 +1,7 @@
-"""Which session owns a slot, and which tokens its keys and values stand for. Pure bookkeeping, no tensors.
+"""Which session owns a slot, and which tokens the slot holds. Pure bookkeeping, no tensors.
 
-Only the listed tokens count; shortening the list is the whole roll-back. A session gets its slot of the cache
-when it is first fed, as only then is it known which slot holds the beginning of its text already.
+Only the listed tokens are valid, so a roll-back only shortens the list. A session gets its slot of the cache when it
+is first fed: only then is it known which slot already holds a prefix of its prompt.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from adasd.engine.cache.layout import CacheLayout, SlotPlacement
 from adasd.errors import InvalidRequest, Overloaded, StaleCache, UnknownSession
 from adasd.rounds import PrefixStats
 
-if TYPE_CHECKING:  # it counts with torch; slots are used without
+if TYPE_CHECKING:  # it imports torch; slots are used without torch
     from adasd.engine.sampling.logits_state import LogitsState
 
 NO_SLOT = -1
-"""Index of a slot that was not fed yet."""
+"""Index of a slot that has no place in the cache yet."""
 
 
 @dataclass(slots=True)
@@ -26,16 +26,16 @@ class Slot:
     """A session's share of the cache. Invariant: ``cached_len <= max_len <= max_context``."""
 
     session: str
-    max_len: int  # tokens that the session may ever hold
+    max_len: int  # most tokens that the session may hold
     index: int = NO_SLOT  # of the cache
     tokens: list[int] = field(default_factory=list)  # whose keys and values are valid, from position 0
-    logits_state: LogitsState | None = None  # what those tokens do to the next logits, where they do anything
+    logits_state: LogitsState | None = None  # effect of those tokens on the next logits; None: no effect
     logprobs: int | None = None  # as in OpenCall
     prompt_logprobs: int | None = None
 
     @property
     def is_placed(self) -> bool:
-        """Whether it has a slot of the cache yet."""
+        """Whether it has a slot of the cache."""
         return self.index != NO_SLOT
 
     @property
@@ -43,20 +43,20 @@ class Slot:
         return len(self.tokens)
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """These tokens are cached, too."""
+        """Record that these tokens are cached, too."""
         self.tokens += tokens
         if self.logits_state is not None:
             self.logits_state.extend(tokens)
 
     def cut(self, length: int) -> None:
-        """Roll back to so many tokens, if there are more."""
+        """Roll back to ``length`` tokens, if there are more."""
         if self.logits_state is not None:
             self.logits_state.cut(self.tokens[length:])
         del self.tokens[length:]
 
 
 class SlotTable:
-    """Slots by session. What closed sessions leave in theirs may be used again, as the layout says."""
+    """Slots by session. The layout decides whether the contents of closed sessions' slots are reused."""
 
     def __init__(self, layout: CacheLayout) -> None:
         self.layout = layout
@@ -71,7 +71,7 @@ class SlotTable:
         return session in self._by_session
 
     def open(self, session: str, max_len: int) -> Slot:
-        """Take a slot; raises InvalidRequest (length, or open already) or Overloaded."""
+        """Take a slot; raises InvalidRequest (bad length, or already open) or Overloaded."""
         if not 1 <= max_len <= self.layout.max_context:
             raise InvalidRequest(
                 f"a slot holds 1 to {self.layout.max_context} tokens, {max_len} were asked for; "

@@ -1,4 +1,4 @@
-"""Whether a forward pass over the engine's cache computes what the model by itself computes."""
+"""Checks that a forward pass over the engine's cache computes the same as the original model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROBE_SPLIT = 5
 
 
 def reference_logits(model: PreTrainedModel) -> Tensor:
-    """Logits [tokens, V] of the probe by the model as it was loaded, to be compared by ``check_agreement``."""
+    """Logits [tokens, V] of the probe by the model as loaded, for ``check_agreement``."""
     model.train(False)
     with torch.inference_mode():
         ids = probe_ids(num_embeddings(model), model.device)

@@ -1,7 +1,7 @@
 """Attention of flat tokens over the slots of the cache, for our own forward and for transformers' modules.
 
-Shape letters: T tokens of all sequences, R of a group, N its longest one, L the longest cached length, H query
-heads, G key-value heads, F = H / G query heads that share one, D head dimension.
+Shape letters: T tokens of all sequences, R sequences of a group, N tokens of its longest one, L longest cached
+length, H query heads, G key-value heads, F = H / G query heads per key-value head, D head dimension.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def attend(
     scaling: float | None = None,
     window: int | None = None,
 ) -> Tensor:
-    """Attention over what the cache holds, this pass' own keys and values included: [T, H, D]."""
+    """Attention over the cache, including this pass's own keys and values: [T, H, D]."""
     if len(batch.groups) == 1:
         return _attend_group(queries_THD, cache, layer, batch.groups[0], scaling, window)
     parts = [
@@ -57,7 +57,7 @@ def _attend_group(
         out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
         flat = out.transpose(1, 2).reshape(num_sequences * width, num_heads, head_dim)
         return flat if group.unpad is None else flat.index_select(0, group.unpad)
-    # query heads of one key-value head become further queries: grouped attention without repeating the cache
+    # query heads that share a key-value head become extra queries: grouped attention without repeating keys
     queries = queries_THD.view(num_sequences, width, shared, fold, head_dim).permute(0, 2, 3, 1, 4)
     queries = queries.reshape(num_sequences, shared, fold * width, head_dim)
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
@@ -71,14 +71,14 @@ def _attend_group(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SlotStep:
-    """What travels through a transformers model to its attention layers: the pass and the cache."""
+    """The pass and the cache, as passed through a transformers model to its attention layers."""
 
     batch: ForwardBatch
     cache: KVCache
 
 
 class ShapeRecorder:
-    """Travels in place of a SlotStep once, to see what every layer would cache; attends within the pass."""
+    """Used once in place of a SlotStep: records what every layer caches; attends within the pass."""
 
     def __init__(self) -> None:
         self.layers: dict[int, LayerShape] = {}
@@ -112,8 +112,8 @@ def slot_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: [1, H, T, D] queries and [1, G, T, D] keys and values -> [1, T, H, D].
 
-    ``step`` is the extra keyword argument that the model was called with. Raises ConfigError for what
-    would come out wrong: soft-capped scores, attention sinks, masks of the model's own.
+    ``step`` is the extra keyword argument of the model's call. Raises ConfigError for what is not implemented:
+    soft-capped scores, attention sinks, the model's own masks.
     """
     unsupported = {"softcap": softcap, "attention sinks": s_aux, "a mask of its own": attention_mask}
     for what, value_of in unsupported.items():

@@ -1,8 +1,8 @@
-"""One forward pass: sequences of different lengths as flat tokens, and how attention walks over them.
+"""One forward pass: sequences of different lengths as flat tokens, grouped for attention.
 
-Sequences of similar length share one attention call (a *group*): decode steps need no padding at all, verification
-blocks little, and a long piece of prefill does not pad everybody else's sequence to its own length.
-Shape letters: T tokens of all sequences, R sequences of a group, N its longest one, L its longest cached length.
+Sequences of similar length share one attention call (a *group*). So decode steps need no padding, verification
+blocks need little, and a long chunk of prefill does not pad other sequences to its own length.
+Shape letters: T tokens of all sequences, R sequences of a group, N tokens of its longest one, L longest cached length.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from adasd.engine.cache.layout import CacheLayout
 from adasd.engine.work import StepInput
 
 CALL_COST = 256
-"""What one more attention call costs on a CPU, in cached tokens of one slot that it could read meanwhile."""
+"""Cost of one more attention call on a CPU, in cached tokens of one slot that could be read in the same time."""
 
 _DENSE = 1.5
-"""Where slots are gathered: a range with at most so many slots per slot in use is read in place."""
+"""Where slots are gathered: a range with at most this many slots per slot in use is read in place instead."""
 
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Flat tokens ``[first, last)``, which are attended to in one call."""
+    """Flat tokens ``[first, last)`` that share one attention call."""
 
     first: int
     last: int
@@ -35,17 +35,17 @@ class Group:
     width: int  # N
     longest: int  # L
     slots: slice | Tensor  # of the cache: read in place, or gathered
-    positions_RN: Tensor  # of the queries; padding stands at 0
-    pad: Tensor | None  # [R * N] index of the group's tokens for every padded place; None: nothing to pad
-    unpad: Tensor | None  # [last - first] where in R * N each token stands
-    exact: bool  # single tokens which all have L keys: nothing to mask
+    positions_RN: Tensor  # of the queries; 0 for padding
+    pad: Tensor | None  # [R * N] padded index -> token of the group; None: no padding
+    unpad: Tensor | None  # [last - first] token -> its padded index
+    exact: bool  # single tokens that all have L keys: no mask
     masks: dict[tuple[int, int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
 
     def mask(self, fold: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """Additive mask [R, 1, fold * N, L], or None if every key counts.
+        """Additive mask [R, 1, fold * N, L], or None if no key is masked.
 
-        ``fold`` query heads share a key-value head and stand below each other as further queries; ``window``
-        is the number of latest keys that count (sliding-window layers).
+        ``fold`` query heads share a key-value head and are stacked as extra queries. ``window`` is the number of
+        latest keys that are visible (sliding-window layers).
         """
         key = (fold, window, dtype)
         if key not in self.masks:
@@ -68,9 +68,9 @@ class Group:
 
 
 class ForwardBatch:
-    """One forward pass over sequences, flattened; what torch needs of it is made when it is asked for.
+    """One forward pass over flattened sequences; tensors are made on first use.
 
-    ``inputs`` are sorted by ``StepInput.attention_order``. ``num_layers``: of the model, that are computed; 0: all.
+    ``inputs`` are sorted by ``StepInput.attention_order``. ``num_layers``: layers of the model to compute; 0: all.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ForwardBatch:
             self.wanted_at += range(len(self.ids) - one.num_positions, len(self.ids))
 
     def on(self, device: torch.device) -> ForwardBatch:
-        """The same pass for layers that live on ``device``; made once."""
+        """The same pass with tensors on ``device``; made once."""
         if device == self._device:
             return self
         if device not in self._elsewhere:
@@ -121,7 +121,7 @@ class ForwardBatch:
 
     @cached_property
     def wanted(self) -> Tensor | None:
-        """``wanted_at`` as a tensor; None: of all."""
+        """``wanted_at`` as a tensor; None: all tokens."""
         if len(self.wanted_at) == len(self.ids):
             return None
         return torch.tensor(self.wanted_at, dtype=torch.long, device=self._device)
@@ -143,15 +143,15 @@ def _groups(inputs: Sequence[StepInput], positions_T: Tensor) -> Iterable[Group]
 
 
 def gathers(device: torch.device) -> bool:
-    """Whether slots that lie far apart are gathered for one attention call, rather than read in several."""
+    """Whether slots that lie far apart are gathered for one attention call, rather than read in several calls."""
     return device.type != "cpu"
 
 
 def _runs(inputs: list[StepInput]) -> Iterable[list[StepInput]]:
-    """Sequences near to each other in the cache and alike in length, for one attention call each.
+    """Runs of sequences that are close in the cache and similar in length: one attention call per run.
 
-    A call reads all slots from its first to its last one up to the longest length; what it reads in vain may
-    cost as much as a further call. (Gathering slots first costs far more on a CPU.)
+    A call reads all slots from its first to its last, up to the longest length. It may read in vain as much as
+    another call would cost. (On a CPU, gathering the slots first costs far more.)
     """
     run = inputs[:1]
     longest = useful = run[0].end

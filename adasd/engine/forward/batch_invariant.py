@@ -1,9 +1,9 @@
-"""Every token in a pass of its own: whatever else is in a batch, each is computed by kernels of one shape.
+"""Batch invariance by computing every token in its own pass, so that kernels always see the same shape.
 
-Libraries choose their kernels, and with them the order of summation, by the number of tokens. So the company of a
-session may change its logits in their last bits and, now and then, a token (``load_tests.throughput.flip_rate``
-counts). This wrapper rules that out for every architecture, format and device, at the price of batching: prompts are
-read token by token, and sessions do not share the reading of the weights. The C kernels do not need it.
+Libraries choose their kernels, and so the order of summation, by the number of tokens. So the other sessions of a
+batch may change the last bits of a session's logits and, now and then, a token (``load_tests.throughput.flip_rate``
+counts how often). This wrapper rules that out for every architecture, dtype and device, at the price of batching:
+prompts are read token by token, and sessions do not share a read of the weights. The C kernels do not need it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Drafting token after token without the host: what was drafted is fed, judged by the stop rules and noted in place.
+"""Drafts several tokens without the host: each drafted token is recorded, checked by the stop rule and fed again.
 
-State lies in tensors of fixed shape, so that a turn of plain greedy drafting can be one CUDA graph. A
-sequence that is to stop goes on as padding. The oracle is drafting one token per engine step (``sampler.propose_next``
-and ``adasd.stop_rule.stops``).
+State lies in tensors of fixed shape, so that one turn of plain greedy drafting can be one CUDA graph. A sequence that
+has stopped goes on as padding. The slow twin is drafting one token per engine step (``sampler.propose_next`` and
+``adasd.stop_rule.stops``).
 Shape letters: R sequences, V vocabulary, E entries of the longest top-k distribution.
 """
 
@@ -24,19 +24,19 @@ from adasd.specdec.draft_step import Proposal, propose
 from adasd.stop_rule import NO_TABLE
 
 _NUM_SIGNALS = (
-    5  # token, second choice, entropy, largest probability, whether the sequence was still drafting
+    5  # token, runner-up token, entropy, largest probability, whether the sequence was still drafting
 )
 
 
 class DraftingLoop:
-    """Drafts of up to R sessions in one bucket of width 1; a turn decides on tokens and prepares the next pass."""
+    """Drafts for up to R sessions in one bucket of width 1; a turn chooses tokens and prepares the next pass."""
 
     def __init__(self, step: Padded) -> None:
         self.step = step
         num, device = step.bucket.num_sequences, step.slots_R.device
         self._turn_1 = torch.zeros(1, dtype=torch.long, device=device)
         self._alive_R = torch.zeros(num, dtype=torch.bool, device=device)
-        # in double precision, as the host's own decision in ``stops``
+        # in double precision, like ``stops`` on the host
         self._rules_3R = torch.zeros(3, num, dtype=torch.float64, device=device)
         self._edges = torch.tensor(ENTROPY_EDGES, dtype=torch.float64, device=device)
         num_bins = len(ENTROPY_EDGES) + 1
@@ -49,7 +49,7 @@ class DraftingLoop:
         self._no_rows = [0] * num
 
     def begin(self, works: Sequence[DraftWork], inputs: Sequence[StepInput]) -> None:
-        """New sessions, whose next tokens are to be decided on by their first logits."""
+        """Start drafting for these sessions; their first logits come next."""
         num, idle = self.step.bucket.num_sequences, self.step.bucket.num_sequences - len(inputs)
         self.step.fill([StepInput(one.slot, 0, (0,), 1) for one in inputs])
         rules = [rule_from_here(work) for work in works]
@@ -76,17 +76,17 @@ class DraftingLoop:
         self._turn_1.zero_()
 
     def decide_greedily(self, logits_RV: Tensor) -> None:
-        """A turn of sessions that take the largest logit and send no distributions."""
-        # second choices at all times: there is one recording for all sessions
+        """One turn for sessions that take the largest logit and send no distributions."""
+        # always with runner-up tokens: one recording serves all sessions
         proposal = propose(logits_RV.float(), self._greedy, self._no_rows, want_runner_ups=True)
         self._note(proposal, logits_RV)
 
     def decide(self, logits_RV: Tensor, sampler: TurnSampler) -> None:
-        """A turn of any sessions without a logits state."""
+        """One turn for any sessions without a logits state."""
         self._note(sampler.propose(logits_RV), logits_RV)
 
     def _note(self, proposal: Proposal, logits_RV: Tensor) -> None:
-        """Keep the tokens and their signals; what goes on is fed next, behind what was fed before."""
+        """Record the tokens and their signals; sequences that go on feed their token next."""
         broken_R = ~logits_RV.sum(-1, dtype=torch.float32).isfinite()
         entropy_R = proposal.entropies_N.double().masked_fill(broken_R, torch.nan)
         max_prob_R = proposal.max_probs_N.double()
@@ -107,7 +107,7 @@ class DraftingLoop:
         self._turn_1 += 1
 
     def _next_chance(self, entropy_R: Tensor) -> Tensor:
-        """``stop_rule.next_chance`` after one token more."""
+        """``stop_rule.next_chance`` after one more token."""
         bin_R1 = torch.bucketize(entropy_R, self._edges, right=True)[:, None]
         self._survival_R *= self._tables_2RB[0].gather(1, bin_R1)[:, 0]
         return self._survival_R * self._tables_2RB[1].gather(1, bin_R1)[:, 0]
@@ -115,7 +115,7 @@ class DraftingLoop:
     def drafted(
         self, num_turns: int, num_sessions: int, sampler: TurnSampler | None
     ) -> list[list[Proposed | None]]:
-        """Turn by turn what every session drafted, None from its end on: the one copy to the host."""
+        """A list per turn: each session's token, or None once it has ended. This is the only copy to the host."""
         found = self._signals[:num_turns, :num_sessions]
         if sampler is not None and sampler.ids:
             sent = [torch.stack(each)[:, :num_sessions].double() for each in (sampler.ids, sampler.logprobs)]
@@ -139,7 +139,7 @@ class DraftingLoop:
 
 
 class TurnSampler:
-    """What sessions of any kind draft by: their transforms, turn after turn, and the distributions that they send."""
+    """Drafts for sessions of any kind, turn after turn: their transforms, and the distributions that they send."""
 
     def __init__(
         self, works: Sequence[DraftWork], num_sequences: int, device: torch.device, generator: torch.Generator
@@ -147,7 +147,7 @@ class TurnSampler:
         filled = [
             *works,
             *[works[-1]] * (num_sequences - len(works)),
-        ]  # padding of a kind that is there anyway
+        ]  # pad with the last session
         self._transforms = [work.transform for work in filled]
         self._positions = [work.base_len + len(work.proposed) for work in filled]
         self._batch = TransformBatch.build(self._transforms, self._positions, device)

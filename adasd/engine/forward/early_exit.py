@@ -1,8 +1,8 @@
-"""A model that drafts for itself by its first layers, over its own cache (adasd.control.exits: DEL).
+"""Self-drafting by early exit: the model's first layers draft over its own cache (adasd.control.exits: DEL).
 
-A drafted token writes keys and values of the layers up to the exit only, behind everything that is valid. None of
-that counts as cached when the block is done: the verdict's pass feeds the same positions through all layers and
-writes over them. So nothing of the target's state depends on what was drafted, and the cache is shared without a copy.
+A drafted token writes keys and values only for the layers up to the exit, past the valid part of the cache. None of
+that counts as cached once the block is done: the verify pass feeds the same positions through all layers and
+overwrites them. So the target's state does not depend on the drafts, and the cache is shared without a copy.
 Shape letters: E exits, N judged positions, V vocabulary.
 """
 
@@ -20,14 +20,14 @@ from adasd.engine.work import Judged
 
 
 class EarlyExitForward(ForwardOver):
-    """A ``FastLlama`` that leaves where the batch says so, and otherwise keeps the logits of its exits to learn."""
+    """A ``FastLlama`` that exits after ``batch.num_layers`` layers. Full passes keep the exits' logits for ``learn``."""
 
     def __init__(self, inner: FastLlama) -> None:
         super().__init__(inner, "early exit")
         self.early_exit = self
         self._llama = inner
         self._exits = Exits.of(len(inner.layers))
-        self._at_exits: list[Tensor] = []  # of the newest whole pass
+        self._at_exits: list[Tensor] = []  # of the latest full pass
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         depths = (batch.num_layers,) if batch.num_layers else (*self._exits.layers, self._exits.num_layers)

@@ -1,11 +1,11 @@
 """Hand-written forward pass of the Llama family (Llama, Qwen2, Qwen3) over stacked weights.
 
-What it saves against the modules is overhead: queries, keys and values come from one matrix, gate and up from
-another; residuals are added inside the projection (``addmm``); norm weights live in the matrix that follows
-them (float32 only, where that is exact enough); keys and values leave the projection side by side and go into
-the cache with one copy; and rotary embedding is one complex product in place. For that the rows of the query
-and key matrices are stored so that the two halves which rotate together lie next to each other; attention
-scores do not notice, as queries and keys are permuted alike.
+It has less overhead than the modules: queries, keys and values come from one matrix, gate and up from another;
+residuals are added inside the projection (``addmm``); norm weights are folded into the next matrix (float32 only,
+where that is exact enough); keys and values leave the projection side by side and go into the cache with one copy;
+and rotary embedding is one complex product in place. For that, the outputs of the query and key matrices are permuted
+so that the two numbers that rotate together are adjacent; attention scores stay the same, as queries and keys are
+permuted alike.
 Shape letters: T tokens, W width, H query heads, G key-value heads, D head dimension.
 """
 
@@ -35,7 +35,7 @@ _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """Weights of one layer as ``_stored``."""
+    """Weights of one layer, as returned by ``_stored``."""
 
     norm1: Tensor | None  # [W]; None: folded into qkv
     qkv: Tensor  # [W, (H + 2 G) * D]
@@ -51,7 +51,7 @@ class _Layer:
 
 
 def why_not(model: PreTrainedModel) -> str | None:
-    """The reason why this forward would not compute the same as the model's modules; None: it does."""
+    """Why this forward pass would not compute the same as the model's modules; None: it does."""
     config: Any = model.config
     rope = (config.rope_parameters or {}).get("rope_type", "default") if type(model) in _FAMILY else None
     if type(model) not in _FAMILY:
@@ -71,20 +71,20 @@ def why_not(model: PreTrainedModel) -> str | None:
 
 
 def head_dim_of(model: PreTrainedModel) -> int:
-    """Numbers per head, which are a share of the width unless the configuration says so."""
+    """Head dimension: from the configuration, else hidden size / number of heads."""
     config: Any = model.config
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def has_qk_norm(model: PreTrainedModel) -> bool:
-    """Whether queries and keys are normed per head."""
+    """Whether queries and keys are normalised per head."""
     return isinstance(model, Qwen3ForCausalLM)
 
 
 class FastLlama(Forward):
     """A forward pass of a model for which ``why_not`` is None.
 
-    The model's projections are emptied as they are restacked (no second copy of the weights): it is used up.
+    The model is unusable afterwards: its projections are emptied as they are restacked, to avoid a second copy.
     """
 
     def __init__(self, model: PreTrainedModel, max_context: int) -> None:
@@ -115,9 +115,9 @@ class FastLlama(Forward):
         return self.logits_at(batch, cache, (len(self._layers),))[0]
 
     def logits_at(self, batch: ForwardBatch, cache: KVCache, depths: Sequence[int]) -> list[Tensor]:
-        """Logits behind each of some numbers of layers (rising, from 1), by the last norm and the head.
+        """Logits after each of ``depths`` layers (rising, from 1), through the final norm and the head.
 
-        Layers behind the last of them are not computed, and their share of the cache is not written.
+        Later layers are not computed, and their part of the cache is not written.
         """
         x = self._embedding[batch.ids_T]
         rotation = self._rotation[batch.positions_T]
@@ -149,7 +149,7 @@ class FastLlama(Forward):
     def _normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
         if weight is not None:
             return F.rms_norm(x, (x.shape[-1],), weight, self._eps)
-        # the root mean square without its division by the root of W, which is folded into the next matrix
+        # the division of the root mean square by sqrt(W) is folded into the next matrix
         length: Tensor = torch.linalg.vector_norm(x, 2, -1, True)
         return x / length.hypot_(self._eps_length)
 
@@ -188,18 +188,18 @@ class FastLlama(Forward):
         return stacked
 
     def _folded(self, matrix: Tensor, norm: Tensor) -> Tensor:
-        """The matrix behind a norm, with the norm's weight in it where that is exact enough."""
+        """The matrix after a norm, with the norm's weight folded in where that is exact enough."""
         return matrix * (norm * self._root_width) if self._fold else matrix
 
     def _paired(self, weight: Tensor) -> Tensor:
-        """Rows in the order 0, D/2, 1, D/2 + 1, ... within every head: what rotates together is adjacent."""
+        """Outputs in the order 0, D/2, 1, D/2 + 1, ... within every head, so that rotating pairs are adjacent."""
         half = self._head_dim // 2
         heads = weight.detach().view(-1, 2, half, *weight.shape[1:])
         return heads.transpose(1, 2).reshape(weight.shape)
 
 
 def _stored(weight_NK: Tensor) -> Tensor:
-    """[K, N] as a view; or in oneDNN's own layout, where that is known to be faster."""
+    """[K, N] as a view, or in oneDNN's own layout where that is faster."""
     return pack(weight_NK) if can_pack(weight_NK) else weight_NK.t()
 
 

@@ -1,4 +1,4 @@
-"""How work of a fixed shape is repeated: as it stands, or as a CUDA graph that the host starts with one call."""
+"""How work of a fixed shape is repeated: eagerly, or as a CUDA graph that the host starts with one call."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Callable
 import torch
 
 Run = Callable[[], None]
-"""Work on tensors that stay where they are; results are written into such tensors."""
+"""Work on tensors at fixed addresses; results are written to such tensors."""
 
 Recorder = Callable[[Run], Run]
-"""From work to something that does the same work again, faster."""
+"""Turns work into a call that repeats it, faster."""
 
 NUM_REHEARSALS = 2
-"""Runs before one is recorded: libraries choose their kernels and take their memory in them."""
+"""Runs before the recording, in which libraries choose kernels and allocate memory."""
 
 
 def eagerly(run: Run) -> Run:
-    """The work itself: the oracle of every other recorder."""
+    """The work itself: the slow twin of every other recorder."""
     return run
 
 
 class CudaGraphs:
-    """Records CUDA graphs of one device, which share their memory: one of them runs at a time.
+    """Records CUDA graphs on one device. They share memory, so only one may run at a time.
 
-    A recording raises RuntimeError where the work does something that a graph cannot hold.
+    Recording raises RuntimeError if the work does something that a graph cannot capture.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,8 +1,8 @@
-"""Weight-only int8: linear layers keep a byte per weight and a scale per output; activations stay as they are.
+"""Weight-only int8: linear layers keep one byte per weight and one scale per output; activations are unchanged.
 
-Symmetric, rounded to nearest, one scale per row (the vector-wise scales of LLM.int8, arXiv:2208.07339, for the
-weights alone). **That is another model**: mode exact then guarantees the probabilities of the rounded target. The
-head, the embedding and the norms keep their numbers.
+Symmetric, rounded to nearest, one scale per output (the vector-wise scales of LLM.int8, arXiv:2208.07339, for the
+weights only). **This is a different model**: mode exact then guarantees the probabilities of the rounded target. The
+head, the embedding and the norms are not rounded.
 Shape letters: N outputs and K inputs of a layer, T tokens.
 """
 
@@ -18,13 +18,13 @@ from transformers import PreTrainedModel
 from adasd.errors import ConfigError
 
 LARGEST = 127
-"""Magnitude of the largest weight of a row."""
+"""Largest magnitude of a rounded weight."""
 
 NARROW = 4
-"""Tokens up to which torch's kernel for int8 weights (CPU, bfloat16) was measured to beat widened weights."""
+"""Up to this many tokens, torch's int8 kernel (CPU, bfloat16) was measured to be faster than widened weights."""
 
 KERNEL_STEP = 32
-"""That kernel takes whole vectors of inputs and outputs only; of others it makes nonsense without a word."""
+"""That kernel needs numbers of inputs and outputs divisible by this; otherwise its results are silently wrong."""
 
 
 class Int8Linear(nn.Module):
@@ -61,12 +61,12 @@ class Int8Linear(nn.Module):
 
 
 def is_int8(model: nn.Module) -> bool:
-    """Were its linear layers rounded?"""
+    """Whether its linear layers are rounded."""
     return any(isinstance(module, Int8Linear) for module in model.modules())
 
 
 def rounded_layers(model: PreTrainedModel) -> list[tuple[nn.Module, str, nn.Linear]]:
-    """The layers that int8 means, each with the module that holds it and its name there: all but the head."""
+    """The layers to round (all but the head), each as (parent module, name in it, layer)."""
     head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return [
         (parent, name, child)

@@ -1,7 +1,7 @@
 """A forward pass through the model's own modules.
 
-This path serves every architecture that passes ``check_agreement``; ``fast_llama`` is its quick twin for one
-family and is tested against it.
+This path serves every architecture that passes ``check_agreement``. ``fast_llama`` is its fast twin for one family
+and is tested against it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from adasd.engine.forward.protocol import Forward
 from adasd.errors import ConfigError
 
 PROBE_LEN = 8
-"""Tokens of the pass that compares a model with itself."""
+"""Tokens of the pass that ``check_agreement`` compares."""
 
 
 class ModuleForward(Forward):
-    """A transformers model run through its own modules; takes the model over (its attention is exchanged)."""
+    """A transformers model run through its own modules. Modifies the model: its attention is replaced."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         register()

@@ -1,7 +1,7 @@
 """Linear layers in bfloat16 over weights in oneDNN's own layout, on a CPU that computes in bfloat16.
 
-``F.linear`` brings the weights into that layout anew in every call. The operations are what ``torch.compile`` uses;
-torch has no public name for them, so they are called here only.
+``F.linear`` converts the weights to that layout again in every call. ``torch.compile`` uses the same operations;
+torch has no public name for them, so they are called only here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Passes of fixed shapes: what a CUDA graph can repeat, with numbers that are exchanged in place.
+"""Passes of fixed shapes, whose inputs are replaced in place, so that a CUDA graph can repeat them.
 
-A pass of R sequences of at most N tokens over at most L cached ones is rounded up to a *bucket*. What fills it up
-writes to the cache's one scratch place and attends to the first key of slot 0, so that nothing is divided by zero;
-nobody reads what comes of it.
+A pass of R sequences of at most N tokens over at most L cached tokens is rounded up to a *bucket*. Padding writes to
+the scratch place of the cache and attends to the first key of slot 0, so that nothing is divided by zero; its results
+are never read.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from adasd.engine.forward.batch import ForwardBatch, Group
 from adasd.engine.work import StepInput
 
 MAX_WIDTH = 32
-"""Tokens of a sequence: a block of 16 and what was fed before it fit in. Pieces of prompts run as they come."""
+"""Most tokens per sequence: room for a block of 16 and the tokens fed before it. Chunks of prompts are not padded."""
 
 MAX_TOKENS = 256
-"""Tokens of a bucket; of more than that a pass is bound by arithmetic, and padding costs what it computes."""
+"""Most tokens of a bucket: a larger pass is compute-bound, so padding would cost time."""
 
 MIN_LONGEST = 512
 """Cached tokens of the smallest bucket."""
@@ -28,7 +28,7 @@ MIN_LONGEST = 512
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The shape of a pass; every number is a power of two or the largest there is."""
+    """The shape of a pass; every number is a power of two or the maximum."""
 
     num_sequences: int  # R
     width: int  # N
@@ -40,7 +40,7 @@ class Bucket:
 
     @classmethod
     def of(cls, num_sequences: int, width: int, longest: int, cache: KVCache) -> Bucket | None:
-        """The smallest one that holds such a pass; None: it is too large for any."""
+        """The smallest bucket that holds such a pass; None: no bucket is large enough."""
         rounded = cls(
             _power(num_sequences, 1),
             _power(width, 1),
@@ -51,7 +51,7 @@ class Bucket:
 
     @classmethod
     def all(cls, cache: KVCache) -> Iterator[Bucket]:
-        """Every bucket that passes over this cache fall into, the largest first."""
+        """Every bucket that passes over this cache can need, largest first."""
         found = {
             cls.of(num, width, longest, cache)
             for num in _powers(1, _power(cache.layout.num_slots, 1))
@@ -63,7 +63,7 @@ class Bucket:
 
 
 class Padded(ForwardBatch):
-    """A pass of a bucket's shape over one cache, whose numbers lie where they lie as long as it lives."""
+    """A pass of a bucket's shape over one cache; its tensors never move."""
 
     def __init__(self, bucket: Bucket, cache: KVCache) -> None:
         super().__init__([], cache.layout, cache.device)
@@ -82,7 +82,7 @@ class Padded(ForwardBatch):
         self.groups = (self._group,)
 
     def fill(self, inputs: Sequence[StepInput]) -> None:
-        """Take the numbers of these inputs, with one copy to the device that nobody waits for."""
+        """Load these inputs, with one non-blocking copy to the device."""
         width, idle = self.bucket.width, self.bucket.num_sequences - len(inputs)
         ids: list[int] = []
         positions: list[int] = []
@@ -100,7 +100,7 @@ class Padded(ForwardBatch):
         self._numbers.copy_(torch.tensor(numbers), non_blocking=True)
 
     def forget_masks(self) -> None:
-        """Masks are made again in every pass, from the numbers of that pass."""
+        """Drop the cached masks: each pass makes its own from its inputs."""
         self._group.masks.clear()
 
 

@@ -1,7 +1,7 @@
-"""What the engine asks of a forward pass, and what a forward pass says of itself.
+"""The interface between the engine and a forward pass.
 
-A pass declares what it can do beyond logits by attributes: an object that does it, or None. So the engine never has
-to know which pass it runs.
+Each optional ability of a forward pass is an attribute: an object that provides it, or None. So the engine need not
+know which implementation it runs.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from adasd.engine.work import SHORT_FEED, DraftWork, Judged, Proposed
 
 
 class MultiStepDraft(Protocol):
-    """Goes on with what it drafts, for several tokens, without the host.
+    """Drafts several tokens in a row without returning to the engine.
 
-    A drafted token of a small model costs less to compute than the bookkeeping of a step costs in Python. The
-    tokens pass through the engine's books afterwards, one by one. The fast twin of steps with
-    ``sampler.propose_next``.
+    For a small model, computing a token costs less than the Python bookkeeping of a step. The engine records the
+    tokens afterwards, one by one. Fast twin of steps with ``sampler.propose_next``.
     """
 
     def can_draft(self, work: DraftWork) -> bool:
-        """Whether it serves this call."""
+        """Whether it can serve this call."""
         ...
 
     def draft(
@@ -40,23 +39,23 @@ class MultiStepDraft(Protocol):
         limit: int,
         generator: torch.Generator,
     ) -> list[list[Proposed | None]]:
-        """Pass by pass one token of every session, None from its end on; at most ``limit`` passes.
+        """A list per pass: one token per session, or None once it has ended. At most ``limit`` passes.
 
-        Only ids below ``vocab_size`` are drafted. Entropies are NaN where logits are not finite. Second choices are
-        told if one of the sessions asks for them.
+        Only ids below ``vocab_size`` are drafted. Entropies are NaN where logits are not finite. Runner-up tokens
+        are set if one of the calls wants them.
         """
         ...
 
 
 class EarlyExit(Protocol):
-    """Drafts for its own model by its first layers (``ForwardBatch.num_layers``), and learns which of them do."""
+    """Drafts with the model's own first layers (``ForwardBatch.num_layers``), and learns which exit pays."""
 
     def choose(self, max_tokens: int) -> Exit:
-        """Where the next block leaves, and how far it goes."""
+        """The exit layer and length of the next block."""
         ...
 
     def learn(self, positions: slice, logits_NV: Tensor, judged: Judged) -> None:
-        """A verdict on these positions of the newest pass, by these logits of the whole model."""
+        """Learn from a verdict on these positions of the latest pass, with the full model's logits."""
         ...
 
 
@@ -68,20 +67,20 @@ class Forward(ABC):
     layers: list[LayerShape]  # what the cache must hold
     dtype: torch.dtype
     device: torch.device
-    batch_invariant: bool = False  # whatever else is in a pass, a token's logits are the same to the last bit
+    batch_invariant: bool = False  # a token's logits do not depend on the rest of the batch
     multi_step_draft: MultiStepDraft | None = None
     early_exit: EarlyExit | None = None
     sequence_cost: int = 3
-    """On a CPU a sequence of a pass takes as long as its tokens and so many more, in one long sequence, would."""
+    """On a CPU: extra cost of one more sequence in a pass, in tokens of one long sequence."""
     smallest_prefill: int = SHORT_FEED
-    """Prompt tokens that are worth a pass beside others, on a CPU."""
+    """On a CPU: fewest prompt tokens worth adding to a pass with other calls."""
 
     @abstractmethod
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
-        """Write the pass into the cache; logits [wanted tokens, V] in the model's dtype."""
+        """Compute the pass and write it to the cache; logits [wanted tokens, V] in the model's dtype."""
 
     def prepare(self, cache: KVCache, vocab_size: int) -> None:  # noqa: B027 (most have nothing to prepare)
-        """Called once, before the first pass over ``cache``; drafts take ids below ``vocab_size``."""
+        """Called once, before the first pass over ``cache``; only ids below ``vocab_size`` are drafted."""
 
 
 class ForwardOver(Forward):

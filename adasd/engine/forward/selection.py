@@ -1,4 +1,4 @@
-"""Which of the forward passes serves a model: C kernels, stacked torch operations, or the model's own modules."""
+"""Chooses the forward pass of a model: C kernels, stacked torch operations, or the model's own modules."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from adasd.errors import ConfigError
 _log = logging.getLogger(__name__)
 
 WIDTHS = (1, 6, 24)
-"""Tokens per pass that are timed: plain decoding, a block, several sessions."""
+"""Tokens of the passes that are timed: plain decoding, one block, several sessions."""
 
 MAX_WIDTH = 2048
-"""Wider models are not timed: copies of a layer would take too long to make; their products are torch's."""
+"""Wider models are not timed, as copying a layer would take too long; they use torch."""
 
 _CONTEXT, _NUM_TIMED = 64, 12
 
@@ -41,10 +41,10 @@ _CONTEXT, _NUM_TIMED = 64, 12
 def choose_forward(
     model: PreTrainedModel, config: EngineConfig, max_context: int, fast: bool | None
 ) -> Forward:
-    """The forward pass of a loaded model, which it takes over; batch-invariant if that is wanted.
+    """The forward pass of a loaded model, which it modifies; batch-invariant if ``config.deterministic``.
 
-    ``fast``: a hand-written one (True: insist on it, None: where it fits, False: never). ``config.compile``
-    says whether that may be the C kernels. Raises ConfigError if what is insisted on cannot be.
+    ``fast``: a hand-written forward pass (True: required, None: where it fits, False: never). ``config.compile``
+    says whether that may be the C kernels. Raises ConfigError if a required one does not fit.
     """
     if config.early_exit:
         if config.deterministic:
@@ -53,7 +53,7 @@ def choose_forward(
     if is_split(model):
         if fast or config.compile == "on":
             raise ConfigError("a model that is split over several devices runs through its own modules only")
-        chosen: Forward = ModuleForward(model)  # only its hooks move what passes from device to device
+        chosen: Forward = ModuleForward(model)  # only its hooks move activations between devices
     else:
         kernels = None if fast is False else _kernels(model, config, max_context)
         if kernels is not None:
@@ -67,7 +67,7 @@ def choose_forward(
 
 
 def _kernels(model: PreTrainedModel, config: EngineConfig, max_context: int) -> Forward | None:
-    """The C kernels, where they fit and are wanted or pay: they use one thread, torch ``num_threads``."""
+    """The C kernels, if they fit and are required or faster. They use one thread, torch uses ``num_threads``."""
     if config.compile == "off" or model.device.type == "cuda":
         return None
     why_not = native.why_not(model)
@@ -82,7 +82,7 @@ def _kernels(model: PreTrainedModel, config: EngineConfig, max_context: int) -> 
 
 
 def _torchs(model: PreTrainedModel, max_context: int, fast: bool | None) -> Forward:
-    """Torch's operations, hand-written where that fits."""
+    """A forward pass of torch operations, hand-written where that fits."""
     reason = "switched off" if fast is False else fast_llama.why_not(model)
     if reason is None:
         return fast_llama.FastLlama(model, max_context)
@@ -103,9 +103,9 @@ def _with_exits(model: PreTrainedModel, config: EngineConfig, max_context: int) 
 
 
 def pays(model: PreTrainedModel) -> bool:
-    """Whether the kernels are faster than torch's operations on this machine, by a layer of the model's shape.
+    """Whether the kernels are faster than torch on this machine, timed on one layer of the model's shape.
 
-    With as many threads as torch is set to.
+    Torch uses as many threads as it is set to.
     """
     config: Any = model.config
     if config.hidden_size > MAX_WIDTH:
@@ -119,7 +119,7 @@ def _makers() -> tuple[Callable[[PreTrainedModel, int], Forward], ...]:
 
 
 def seconds(forward: Forward) -> float:
-    """Time of one pass of each of ``WIDTHS``, added up; the best of a few tries each."""
+    """Sum over ``WIDTHS`` of the time of one pass, the best of several tries each."""
     layout = PrefixCache(1, _CONTEXT)
     cache = KVCache(forward.layers, layout, forward.dtype, forward.device)
     total_s = 0.0

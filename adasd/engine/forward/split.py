@@ -1,8 +1,8 @@
-"""One model over several devices: each holds a run of neighbouring layers, and activations move at the borders.
+"""One model over several devices: each holds a run of consecutive layers, and activations move between them.
 
-That is pipeline placement without pipelining (as in transformers' ``device_map``): a pass visits the devices one
-after the other, so it makes room for a model that one device cannot hold, and makes nothing faster. Token ids go in
-and logits come out on the first device. Measured on no more than one GPU and a CPU.
+This is pipeline placement without pipelining (as in transformers' ``device_map``): a pass visits the devices one
+after another. So it fits a model that one device cannot hold, but makes nothing faster. Token ids go in and logits
+come out on the first device. Measured only on one GPU with a CPU.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _split: WeakSet[PreTrainedModel] = WeakSet()
 
 
 def is_split(model: PreTrainedModel) -> bool:
-    """Does it lie on several devices?"""
+    """Whether it lies on several devices."""
     return model in _split
 
 
 def shares(layer_costs: Sequence[float], first_cost: float, last_cost: float, num_devices: int) -> list[int]:
-    """Which device holds each layer: runs of neighbours whose dearest device is as cheap as can be.
+    """The device of each layer: consecutive runs that minimise the cost of the most expensive device.
 
-    ``first_cost`` is what else lies on the first device (the embedding), ``last_cost`` on the last (the head). Every
-    device gets a layer; ValueError if there are fewer layers than devices.
+    ``first_cost`` is the extra cost of the first device (the embedding), ``last_cost`` of the last (the head). Every
+    device gets a layer; raises ValueError if there are fewer layers than devices.
     """
     num_layers = len(layer_costs)
     if not 1 <= num_devices <= num_layers:
@@ -39,7 +39,7 @@ def shares(layer_costs: Sequence[float], first_cost: float, last_cost: float, nu
         beside = first_cost * (device == 0) + last_cost * (device == num_devices - 1)
         return sum(layer_costs[begin:end]) + beside
 
-    # dearest[end]: of the devices so far over the first ``end`` layers, and where the newest begins
+    # dearest[end]: cost of the most expensive device so far, over the first ``end`` layers, and where each begins
     impossible: tuple[float, tuple[int, ...]] = (float("inf"), ())
     dearest = [(cost(0, 0, end), (0,)) if end else impossible for end in range(num_layers + 1)]
     for device in range(1, num_devices):
@@ -57,7 +57,7 @@ def shares(layer_costs: Sequence[float], first_cost: float, last_cost: float, nu
 def split(
     model: PreTrainedModel, devices: Sequence[torch.device], cache_bytes_per_layer: int = 0
 ) -> PreTrainedModel:
-    """Lay the model over the devices by bytes of weights and cache. Raises ConfigError if it cannot be."""
+    """Place the model on the devices by bytes of weights and cache. Raises ConfigError if it cannot be split."""
     layers = decoder_layers(model)
     head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     inner = {id(parameter) for layer in layers for parameter in layer.parameters()}
@@ -98,14 +98,14 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def _behind(model: PreTrainedModel, layers: nn.ModuleList) -> list[nn.Module]:
-    """What is applied to the last layer's output: leaves on the first device that stand behind the layers."""
+    """Leaf modules outside the layers that have parameters, such as the final norm."""
     inside = {id(module) for layer in layers for module in layer.modules()}
     leaves = [m for m in model.modules() if not any(m.children()) and id(m) not in inside and m is not layers]
     return [m for m in leaves if any(True for _ in m.parameters())]
 
 
 def _bring_inputs(module: nn.Module, device: torch.device) -> None:
-    """Whatever tensors the module is called with are on its device."""
+    """Move the tensors that the module is called with to its device."""
 
     def bring(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         return moved(args, device), moved(kwargs, device)

@@ -1,8 +1,8 @@
-"""A forward pass over fixed shapes, each recorded once: for devices that run faster than the host gives orders.
+"""A forward pass over fixed shapes, each recorded once: for devices that run faster than the host launches kernels.
 
-Passes of decoding, verification and drafting are rounded up to a bucket (``padded``) and repeated by what a recorder
-made of it (``graphs``); prompts, and shapes that nothing was recorded for, run as they are. Its drafts stay on the
-device for several tokens (``drafting_loop``).
+Decode, verify and draft passes are rounded up to a bucket (``padded``) and replay its recording (``graphs``).
+Prompts, and shapes without a recording, run eagerly. Drafting stays on the device for several tokens
+(``drafting_loop``).
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turns:
-    """How drafting goes on in one bucket."""
+    """Drafting in one bucket."""
 
     loop: DraftingLoop
-    greedy: Run  # pass and decision of sessions that take the largest logit
+    greedy: Run  # pass and greedy choice
     logits: Callable[[], Tensor]  # the pass alone: [R, V]
 
 
 class StaticForward(ForwardOver):
     """Recorded passes, and drafts that stay on the device.
 
-    ``insists``: a recording that fails is an error, rather than a reason to go on without.
+    ``insists``: a failed recording raises an error; otherwise passes run without recordings.
     """
 
     def __init__(self, inner: Forward, recorder: Recorder, *, insists: bool = False) -> None:
         super().__init__(inner, "fixed shapes")
         self.multi_step_draft = self
         self._recorder, self._insists = recorder, insists
-        self._cache: KVCache | None = None  # that recordings stand for
+        self._cache: KVCache | None = None  # that was recorded
         self._vocab_size = 0
         self._logits = torch.empty(0)  # [tokens of the largest bucket, V]
         self._steps: dict[Bucket, Padded] = {}
@@ -63,10 +63,9 @@ class StaticForward(ForwardOver):
 
     @torch.inference_mode()
     def prepare(self, cache: KVCache, vocab_size: int) -> None:
-        """Record every bucket of passes over ``cache``; drafts take ids below ``vocab_size``.
+        """Record every bucket of passes over ``cache``; only ids below ``vocab_size`` are drafted.
 
-        Where that fails all passes run as they are, and one line of the log says why; ConfigError if the recordings
-        are insisted on.
+        If that fails, all passes run eagerly and a warning is logged; with ``insists`` it raises ConfigError.
         """
         began_s = time.perf_counter()
         self._forget()
@@ -74,7 +73,7 @@ class StaticForward(ForwardOver):
         try:
             for bucket in Bucket.all(cache):
                 self._record(bucket, cache)
-        except Exception as error:  # whatever a device or a model's own code may raise
+        except Exception as error:  # a device or a model's own code may raise anything
             self._forget()
             if self._insists:
                 raise ConfigError(
@@ -127,14 +126,14 @@ class StaticForward(ForwardOver):
         return logits
 
     def _turns_for(self, bucket: Bucket, cache: KVCache, vocab_size: int) -> _Turns:
-        """Recorded ones where there are any for this."""
+        """Recorded turns if there are any for these arguments, else eager ones."""
         if cache is self._cache and vocab_size == self._vocab_size and bucket in self._turns:
             return self._turns[bucket]
         loop = DraftingLoop(Padded(bucket, cache))
         return _Turns(loop, self._turn_of(loop, cache, vocab_size), lambda: self._pass(loop.step, cache))
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
-        """The logits stay what they are until the next call."""
+        """The logits are valid until the next call."""
         if cache is not self._cache:
             return self.inner(batch, cache)
         inputs = batch.inputs
@@ -160,7 +159,7 @@ class StaticForward(ForwardOver):
     # ----------------------------------------------------------------------- drafting
 
     def can_draft(self, work: DraftWork) -> bool:
-        """Whatever follows from the logits and the position alone: no penalties, no grammar."""
+        """Whether the next token depends only on logits and position: no penalties, no grammar."""
         return work.slot.logits_state is None
 
     def draft(

@@ -1,4 +1,4 @@
-"""Reading model files, with every failure a ConfigError that names the file and what to do."""
+"""Reading model files. Every failure is a ConfigError that names the file and what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adasd.text.files import remedy
 
 
 def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The model's configuration; nothing else is read."""
+    """Read the model's configuration and nothing else."""
     with reading(model, "configuration", "config.json"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(model, **where(model, trust_remote_code))
     return config
@@ -31,7 +31,7 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTok
 
 
 def check_weight_files(model: str) -> None:
-    """Raise ConfigError if a model folder lacks weights or has damaged ones; ids are checked by the hub."""
+    """Raise ConfigError if a model folder lacks weights or has damaged ones. Hub ids are not checked here."""
     folder = Path(model)
     if not folder.is_dir():
         return
@@ -53,7 +53,7 @@ def check_weight_files(model: str) -> None:
 
 
 def _check_shards(index: Path) -> None:
-    """Every file that the index names has to be there."""
+    """Raise ConfigError unless every file that the index names exists."""
     if not index.is_file():
         return
     try:
@@ -69,7 +69,7 @@ def _check_shards(index: Path) -> None:
 
 
 def _instead(file: Path) -> str:
-    """What a file without a readable header is."""
+    """Describe a file without a readable header."""
     with file.open("rb") as stream:
         if stream.read(7) == b"version":
             return "it is a pointer of Git LFS (git lfs pull fetches the file)"
@@ -77,7 +77,7 @@ def _instead(file: Path) -> str:
 
 
 def _safetensors_size(file: Path) -> int | None:
-    """Bytes that the header promises; None if there is no readable header."""
+    """File size in bytes by its header; None if there is no readable header."""
     with file.open("rb") as stream:
         header_len = int.from_bytes(stream.read(8), "little")
         if header_len > file.stat().st_size:
@@ -91,13 +91,13 @@ def _safetensors_size(file: Path) -> int | None:
 
 
 def where(model: str, trust_remote_code: bool) -> dict[str, Any]:
-    """Arguments of every ``from_pretrained``: a folder is never looked up on the hub."""
+    """Arguments for every ``from_pretrained``: a folder is never looked up on the hub."""
     return {"local_files_only": Path(model).is_dir(), "trust_remote_code": trust_remote_code}
 
 
 @contextlib.contextmanager
 def reading(model: str, what: str, file: str | None = None) -> Iterator[None]:
-    """Whatever goes wrong while reading is a ConfigError that says which part of which model, by which ``file``."""
+    """Turn every error while reading into a ConfigError that names the model, the part (``what``) and the ``file``."""
     path = Path(model)
     if not path.is_dir() and (path.is_absolute() or model.count("/") > 1 or model.startswith((".", "~"))):
         raise ConfigError(

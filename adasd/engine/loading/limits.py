@@ -1,4 +1,4 @@
-"""What a model and its settings come to: can it be served, with how long a context, where, in which format."""
+"""Resolves settings against a model: whether it can be served, its context, slots, devices and dtype."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from adasd.config import EngineConfig
 from adasd.errors import ConfigError
 
 DEFAULT_CONTEXT = 4096
-"""Tokens per slot at most, unless more are asked for."""
+"""Most tokens per slot, unless ``max_context`` is set."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_GROWING_ROPE = ("dynamic", "longrope")  # their frequencies depend on the longest sequence of the pass
+_GROWING_ROPE = ("dynamic", "longrope")  # frequencies depend on the longest sequence in the pass
 _ATTENTION_LAYERS = ("full_attention", "sliding_attention", "attention")
 
 
@@ -40,7 +40,7 @@ def check_architecture(config: PreTrainedConfig, max_context: int) -> None:
 
 
 def resolve_max_context(config: PreTrainedConfig, wanted: int | None) -> int:
-    """Tokens per slot: as wanted, or the model's own limit, at most 4096."""
+    """Tokens per slot: as wanted; by default the model's own limit, at most 4096."""
     text = config.get_text_config()
     limit = int(getattr(text, "max_position_embeddings", None) or DEFAULT_CONTEXT)
     if wanted is None:
@@ -55,7 +55,7 @@ def resolve_max_context(config: PreTrainedConfig, wanted: int | None) -> int:
 
 
 def resolve_num_slots(config: EngineConfig, bytes_per_slot: int) -> int:
-    """Slots that the cache holds: ``num_slots``, or fewer if ``cache_bytes`` holds no more."""
+    """Slots of the cache: ``num_slots``, or as many as fit in ``cache_bytes`` if that is fewer."""
     if config.cache_bytes is None:
         return config.num_slots
     num_slots = config.cache_bytes // bytes_per_slot
@@ -68,7 +68,7 @@ def resolve_num_slots(config: EngineConfig, bytes_per_slot: int) -> int:
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto``: CUDA where there is one."""
+    """``auto`` means CUDA if there is a CUDA device, else the CPU."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -86,7 +86,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_devices(config: EngineConfig) -> list[torch.device]:
-    """The devices that share the model: one, or the first ``num_devices`` CUDA devices that are visible here."""
+    """The devices that share the model: one, or the first ``num_devices`` visible CUDA devices."""
     first, wanted = resolve_device(config.device), config.num_devices
     if wanted == 1:
         return [first]

@@ -1,4 +1,4 @@
-"""How much memory a model will take, before it is loaded."""
+"""Estimates how much memory a model will take, before it is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adasd.engine.loading.limits import resolve_device, resolve_dtype, resolve_m
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes. The cache of a CPU is committed as it is used, so it reaches this figure only with full slots."""
+    """Bytes. A CPU cache is committed as it is used, so it reaches this size only when all slots are full."""
 
     weights_bytes: int
     bytes_per_slot: int
@@ -32,7 +32,7 @@ class MemoryEstimate:
 
 
 def memory_estimate(config: EngineConfig) -> MemoryEstimate:
-    """Weights and cache of one engine; reads the model's configuration only. Raises ConfigError."""
+    """Weights and cache of one engine. Reads only the model's configuration; raises ConfigError."""
     model_config = load_config(config.model, config.trust_remote_code)
     dtype = resolve_dtype(config.dtype, resolve_device(config.device), model_config)
     layers = layer_shapes(model_config)
@@ -46,13 +46,13 @@ def memory_estimate(config: EngineConfig) -> MemoryEstimate:
 
 
 def cache_bytes_per_layer(config: EngineConfig) -> int:
-    """Of all slots together, on average over the layers."""
+    """Cache bytes of all slots, on average per layer."""
     num_layers = load_config(config.model, config.trust_remote_code).get_text_config().num_hidden_layers
     return memory_estimate(config).cache_bytes // max(1, int(num_layers))
 
 
 def layer_shapes(config: PreTrainedConfig) -> list[LayerShape]:
-    """What every layer caches, by the configuration's common names."""
+    """What every layer caches, read from the usual fields of the configuration."""
     text = config.get_text_config()
     num_heads = int(text.num_attention_heads)
     head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // num_heads)

@@ -1,4 +1,4 @@
-"""Models from folders or Hugging Face ids, ready for an engine; the door to what ``adasd check`` needs too."""
+"""Loads models from folders or Hugging Face ids for an engine. Also exports what ``adasd check`` needs."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ __all__ = [
 ]
 
 Progress = Callable[[str, float], None]
-"""Told what is being done and the share that is done, in [0, 1]."""
+"""Called with what is being done and the fraction done, in [0, 1]."""
 
 
 def silent(what: str, share: float) -> None:
-    """Progress for nobody."""
+    """Ignores progress."""
 
 
 def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedModel:
-    """Weights on their device, ready for an engine. Refuses before reading weights what cannot be served."""
+    """The model with its weights on the device. What cannot be served is refused before weights are read."""
     progress("reading the configuration", 0.0)
     model_config = load_config(config.model, config.trust_remote_code)
     check_architecture(model_config, resolve_max_context(model_config, config.max_context))
@@ -58,7 +58,7 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
             config.model,
             dtype=resolve_dtype(config.dtype, devices[0], model_config),
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # said below, by name
+            ignore_mismatched_sizes=True,  # reported below, by name
             use_safetensors=True,
             **where(config.model, config.trust_remote_code),
         )

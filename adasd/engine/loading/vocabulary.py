@@ -1,4 +1,4 @@
-"""Whether a draft speaks its target's language: token ids must mean the same on both sides."""
+"""Checks that draft and target share a vocabulary: token ids must mean the same in both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def check_vocabularies(target: str, draft: str, trust_remote_code: bool = False)
     """The number of ids that both models know, for the draft engine's ``vocab_limit``.
 
     Raises ConfigError unless both tokenizers give every token the same id. Embeddings may be padded to
-    different sizes: ids from the smaller size on are never drafted.
+    different sizes; ids from the smaller size on are never drafted.
     """
     return common_vocab_size(
         load_tokenizer(target, trust_remote_code),

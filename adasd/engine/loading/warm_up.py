@@ -1,4 +1,4 @@
-"""A few passes of the shapes that requests will hit, so that no user pays for what happens only once."""
+"""Runs the shapes that requests will use, so that no request pays for one-time work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GREEDY = SamplingTransform(temperature=0.0)
 def warm_up(engine: Engine, prefill_chunk: int, block_len: int = 8) -> None:
     """Prefill, decode, verify and draft: for one session, then for all slots at once.
 
-    Needs every slot to be free and leaves them so. Raises the error of a pass that fails (for example
+    All slots must be free, and are free again afterwards. Raises the error of a pass that fails (for example
     DeviceFailure when the device's memory does not hold a full batch).
     """
     for num_sessions in dict.fromkeys((1, engine.num_slots)):

@@ -1,6 +1,6 @@
-"""What a session's own text does to its logits: penalties and grammar, position by position, on draft and target.
+"""Applies penalties and grammar, which depend on a session's text, to its logits: on draft and target, per position.
 
-Shape letters: N positions of a pass, J of them of one session, V vocabulary.
+Shape letters: N positions of a pass, J positions of one session, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from adasd.text.grammar import Mask
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """A session's positions whose distributions are wanted, and what leads to them."""
+    """The positions of one session whose distributions are needed, and the input that leads to them."""
 
     work: Work
-    input: StepInput  # fed in this pass; the last position is the one behind it
-    span: slice  # among the logits
+    input: StepInput  # fed in this pass; the last logits are for the position after it
+    span: slice  # of the logits
 
     @property
     def logits_state(self) -> LogitsState | None:
@@ -33,9 +33,9 @@ class Positions:
 
 
 def process(wanted: Mapping[int, Positions], logits_NV: Tensor) -> tuple[Tensor, dict[int, AdasdError]]:
-    """Float32 logits with penalties applied and what grammars forbid at minus infinity.
+    """Float32 logits with penalties applied and tokens that grammars forbid at minus infinity.
 
-    The logits as they came if no session has a state. Beside them, by key of ``wanted``, why a session cannot go on.
+    The logits are returned unchanged if no session has a logits state. Second: errors, by key of ``wanted``.
     """
     if all(one.logits_state is None for one in wanted.values()):
         return logits_NV, {}
@@ -62,7 +62,7 @@ def _process_one(one: Positions, state: LogitsState, logits_JV: Tensor) -> None:
 
 
 def _forbid(logits_V: Tensor, mask: Mask, drafts: bool) -> None:
-    """What the mask does not allow goes to minus infinity; ids that it does not know are not allowed."""
+    """Set tokens that the mask does not allow to minus infinity; ids that it does not cover are not allowed."""
     num_known = min(len(mask), len(logits_V))
     forbidden = np.ones(len(logits_V), np.bool_)
     np.logical_not(mask[:num_known], out=forbidden[:num_known])

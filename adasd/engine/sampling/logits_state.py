@@ -1,7 +1,7 @@
-"""What of a session's text changes the probabilities of its next token: the tokens seen, and the place in a grammar.
+"""The part of a session's text that changes its next probabilities: tokens seen, and the state of a grammar.
 
-A slot's state follows the slot's tokens, so it is right after rejections, drafting ahead,
-re-prefill and finds in the prefix cache alike. Sessions without penalties and grammar have none. No tensors.
+The state follows the tokens of the slot, so it is also right after rejections, lookahead, repeated prefill and prefix
+cache hits. Sessions without penalties and grammar have none. No tensors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LogitsState:
     def of(
         cls, transform: SamplingTransform, vocab_size: int, grammars: GrammarCompiler | None
     ) -> LogitsState | None:
-        """The state that the transform needs; raises InvalidRequest for a grammar that nobody here can follow."""
+        """The state that the transform needs; raises InvalidRequest for a grammar if there is no compiler."""
         matcher = None
         if transform.grammar is not None:
             if grammars is None:
@@ -40,7 +40,7 @@ class LogitsState:
         return self._length
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """These tokens follow."""
+        """Append these tokens."""
         if self._counts is not None:
             self._counts.extend(tokens, self._length)
         if self._matcher is not None:
@@ -48,7 +48,7 @@ class LogitsState:
         self._length += len(tokens)
 
     def cut(self, removed: Sequence[int]) -> None:
-        """The last tokens, ``removed``, are gone."""
+        """Remove the last tokens, which are ``removed``."""
         self._length -= len(removed)
         if self._counts is not None:
             self._counts.cut(removed, self._length)

@@ -1,4 +1,4 @@
-"""What the target thought of the tokens that a call decided or read, where the session asked for it."""
+"""Log-probabilities of answer and prompt tokens under the target, for sessions that want them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adasd.specdec.logprobs import token_logprobs
 
 
 def with_logprobs(work: VerifyWork, judged: Judged, logits_JV: Tensor) -> Judged:
-    """The judgement with log-probabilities of its tokens, from the raw logits of its positions."""
+    """The judged block with log-probabilities of its tokens, from the raw logits of its positions."""
     num_top = work.slot.logprobs
     if num_top is None:
         return judged

@@ -1,4 +1,4 @@
-"""Which calls a multi-step draft can serve, and by which rule: see ``adasd.engine.forward.protocol.MultiStepDraft``."""
+"""Helpers for multi-step drafts (``adasd.engine.forward.protocol.MultiStepDraft``): which calls, which rule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adasd.stop_rule import rest_of
 
 
 def takes_largest(work: DraftWork) -> bool:
-    """Whether this call draws its next token from nothing but the logits, and takes the largest."""
+    """Whether this call's next token is simply the largest of the raw logits, and no distribution is sent."""
     transform, position = work.transform, work.base_len + len(work.proposed)
     free_to_end = not transform.eos_ids or position >= transform.eos_from
     shaped = transform.logit_bias or work.slot.logits_state is not None

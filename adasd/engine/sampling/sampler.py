@@ -1,4 +1,4 @@
-"""From logits to answers: what drafts propose and what the target accepts, batched over sessions.
+"""From logits to tokens: what drafts propose and what the target accepts, batched over sessions.
 
 Shape letters: N drafting sessions, B judged sessions, J = K + 1 positions of the longest block, V vocabulary.
 """
@@ -33,7 +33,7 @@ def propose_next(works: Sequence[DraftWork], logits_NV: Tensor, generator: torch
 def propose_generally(
     works: Sequence[DraftWork], logits_NV: Tensor, generator: torch.Generator
 ) -> list[Proposed]:
-    """``propose_next`` for all kinds of sessions at once."""
+    """``propose_next`` for any mix of sessions."""
     transforms, positions = _next_positions(works)
     row_lens = [work.call.rule.row_len for work in works]
     batch = TransformBatch.build(transforms, positions, logits_NV.device)
@@ -51,7 +51,7 @@ def propose_generally(
 
 
 def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> list[Proposed]:
-    """``propose_next`` for greedy sessions that send no distributions; the quick twin: nothing is drawn."""
+    """``propose_next`` for greedy sessions that send no distributions: the fast twin, without sampling."""
     masked_NV = masked_logits(logits_NV, *_next_positions(works))
     probs_NV, tokens_N = torch.softmax(masked_NV, dim=-1), masked_NV.argmax(dim=-1)
     others = [runner_up(masked_NV, tokens_N, tokens_N)] if wants_runner_ups(works) else []
@@ -61,7 +61,7 @@ def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> list[Prop
 def _proposed(
     signals: list[list[Any]], sent: list[tuple[np.ndarray, np.ndarray]] | None = None
 ) -> list[Proposed]:
-    """From tokens, entropies, largest probabilities and, if asked for, second choices; what each session sends."""
+    """From lists of tokens, entropies, largest probabilities and, if wanted, runner-ups; ``sent``: distributions."""
     nothing = [(None, None)] * len(signals[0])
     return [
         Proposed(token, entropy, max_prob, *distribution, *other)
@@ -76,14 +76,14 @@ def _lists(*tensors: Tensor) -> list[list[Any]]:
 
 
 def _next_positions(works: Sequence[DraftWork]) -> tuple[list[SamplingTransform], list[int]]:
-    """SamplingTransform and position of every session's next drafted token."""
+    """Sampling transform and position of every session's next drafted token."""
     return [work.transform for work in works], [work.base_len + len(work.proposed) for work in works]
 
 
 def choose_greedily(works: Sequence[VerifyWork], logits_NV: Tensor) -> list[Judged]:
-    """``judge_blocks`` for greedy sessions without relaxation: a token stands while it is the largest logit.
+    """``judge_blocks`` for greedy sessions without relaxation: a token is accepted if it has the largest logit.
 
-    The quick twin: no padding, no randomness, one pass over the logits.
+    The fast twin: no padding, no randomness, one pass over the logits.
     """
     transforms = [work.transform for work in works for _ in range(len(work.call.block) + 1)]
     positions = [work.base_len + i for work in works for i in range(len(work.call.block) + 1)]
@@ -106,14 +106,14 @@ def is_plainly_greedy(work: VerifyWork) -> bool:
 
 
 def judge_blocks(works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator) -> list[Judged]:
-    """Verdicts from the sessions' logits, [sum of (1 + block length), V], session after session."""
+    """Verdicts from the logits [sum of (1 + block length), V], concatenated by session."""
     if all(map(is_plainly_greedy, works)):
         return choose_greedily(works, logits)
     return judge_generally(works, logits, generator)
 
 
 def judge_generally(works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator) -> list[Judged]:
-    """Verdicts for all kinds of sessions at once, padded to the longest block."""
+    """Verdicts for any mix of sessions, padded to the longest block."""
     transforms = [work.transform for work in works]
     base_lens = [work.base_len for work in works]
     blocks = BlockBatch.pack(

@@ -1,4 +1,4 @@
-"""Numbers from the device to the host: together, as every copy waits for all that the device still has to do."""
+"""Copies tensors from the device to the host in one copy, as every copy waits for all queued work."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The Llama family's forward pass in C (``llama.c``): one thread of a CPU, float32.
 
-One call per pass, where torch's operations cost more to start than to run on a small model. Its results do not
-depend on what else is in the pass, to the last bit (see ``llama.c``); torch's operations are its oracle.
-Shape letters: N rows and K columns of a matrix, P columns of a panel, T tokens, V vocabulary.
+One call per pass: on a small model, torch's operations cost more to launch than to run. Its results are
+batch-invariant (see ``llama.c``). It is tested against torch's operations.
+Shape letters: N outputs and K inputs of a matrix, P outputs of a panel, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Drafts(ctypes.Structure):
 
 
 def why_not(model: PreTrainedModel) -> str | None:
-    """The reason why this forward cannot serve the model here; None: it can."""
+    """Why this forward pass cannot serve the model here; None: it can."""
     reason = fast_llama.why_not(model)
     if reason is not None:
         return reason
@@ -95,13 +95,13 @@ def why_not(model: PreTrainedModel) -> str | None:
 class NativeLlama(Forward):
     """A forward pass of a model for which ``why_not`` is None.
 
-    The model's projections are emptied as they are packed (no second copy of the weights): it is used up. The cache
-    has to be one of contiguous slots.
+    The model is unusable afterwards: its projections are emptied as they are packed, to avoid a second copy. The
+    cache must have contiguous slots.
     """
 
     batch_invariant = True
     sequence_cost = 0  # a sequence costs no more than its tokens
-    smallest_prefill = 8  # keys and values are read once for so many
+    smallest_prefill = 8  # consecutive tokens that share one read of keys and values (ROWS in llama.c)
 
     def __init__(self, model: PreTrainedModel, max_context: int) -> None:
         config: Any = model.config
@@ -157,7 +157,7 @@ class NativeLlama(Forward):
         return logits
 
     def can_draft(self, work: DraftWork) -> bool:
-        """Plainly greedy sessions."""
+        """Whether the call is plainly greedy."""
         return multi_step_draft.takes_largest(work)
 
     def draft(
@@ -169,10 +169,10 @@ class NativeLlama(Forward):
         limit: int,
         generator: torch.Generator,
     ) -> list[list[Proposed | None]]:
-        """Greedy drafting of the sessions whose last tokens are in ``batch``, one of each per pass.
+        """Greedy drafting for the sessions whose last tokens are in ``batch``, one token each per pass.
 
-        Ends with the pass after which the first session is to stop by its rule, or after ``limit`` passes. Only ids
-        below ``vocab_size`` are drafted. Entropies are NaN where logits are not finite.
+        Ends when the first session must stop by its rule, or after ``limit`` passes. Only ids below ``vocab_size``
+        are drafted. Entropies are NaN where logits are not finite.
         """
         rules = [multi_step_draft.rule_from_here(work) for work in works]
         num = len(batch.wanted_at)
@@ -222,7 +222,7 @@ class NativeLlama(Forward):
         return [drafted[i * num : (i + 1) * num] for i in range(num_passes)]
 
     def _pass(self, batch: ForwardBatch) -> tuple[_Pass, Any]:
-        """The pass, and the numbers that it points to."""
+        """The pass, and the array that it points to."""
         num_tokens, num_wanted = len(batch.ids), len(batch.wanted_at)
         numbers = (ctypes.c_int32 * (3 * num_tokens + num_wanted))(
             *batch.ids, *batch.positions, *batch.slots, *batch.wanted_at
@@ -231,7 +231,7 @@ class NativeLlama(Forward):
         return _Pass(num_tokens, num_wanted, *parts), numbers
 
     def _scratch_for(self, num_tokens: int, cache: KVCache) -> int:
-        """Address of as much scratch space as a pass needs."""
+        """Address of enough scratch space for a pass."""
         needed = self._library.adasd_scratch(
             ctypes.addressof(self._model), num_tokens, cache.layout.max_context
         )
@@ -240,7 +240,7 @@ class NativeLlama(Forward):
         return self._scratch.data_ptr()
 
     def _cache(self, cache: KVCache) -> _Cache:
-        """Where the cache's layers lie."""
+        """The cache's layer addresses as a C structure."""
         known = self._caches.get(cache)
         if known is None:
             layers = (_POINTER * len(cache.tokens))(*(tokens.data_ptr() for tokens in cache.tokens))

@@ -1,8 +1,7 @@
-"""Builds ``llama.c`` for this very processor, once, and loads it.
+"""Builds ``llama.c`` for this processor, once, and loads it.
 
-The result lies in the user's cache folder under a name made of the source, the compiler and the processor, so
-that a home shared by different machines is no trap. It needs no Python and no torch, so that building takes a
-second or two.
+The library lies in the user's cache folder. Its name is a hash of source, compiler and processor, so that different
+machines can share a home directory. It needs no Python and no torch, so building takes a second or two.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ SOURCE = Path(__file__).with_name("llama.c")
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC")
 OWN_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
-"""For this very processor, in the words of different compilers; the first that is understood."""
+"""Flags for this processor, for different compilers; the first that works is used."""
 TIMEOUT_S = 120.0
 
 
 class Unavailable(Exception):
-    """The library cannot be built or loaded here; the text says why. Torch's operations do instead."""
+    """The library cannot be built or loaded here; the text says why. Torch is used instead."""
 
 
 @cache
 def load() -> ctypes.CDLL:
-    """The library, built if need be; raises Unavailable."""
+    """The library, built if necessary; raises Unavailable."""
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise Unavailable(f"there is no C compiler ({', '.join(COMPILERS)})")
@@ -48,7 +47,7 @@ def load() -> ctypes.CDLL:
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    """With the types of its functions (llama.c)."""
+    """Declare the types of its functions (llama.c)."""
     library.adasd_panel.restype = ctypes.c_int64
     library.adasd_scratch.restype = ctypes.c_int64
     library.adasd_scratch.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
@@ -60,7 +59,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def _build(compiler: str, file: Path) -> None:
-    """Compile to a file of our own first: others may be building the same."""
+    """Compile to a temporary file first: other processes may be building the same library."""
     said = ""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         fresh = Path(folder) / file.name
@@ -79,22 +78,22 @@ def _build(compiler: str, file: Path) -> None:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """Where the library is kept: the user's cache, or a passing folder where that cannot be written."""
+    """The library's folder: the user's cache, or a temporary folder if that is not writable."""
     try:
         folder = Path.home() / ".cache" / "adasd"
         folder.mkdir(parents=True, exist_ok=True)
         kept = os.access(folder, os.W_OK)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
+    except (OSError, RuntimeError):  # RuntimeError: no home directory
         kept = False
     if kept:
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="adasd-") as passing:  # a loaded library needs its file no more
+    with tempfile.TemporaryDirectory(prefix="adasd-") as passing:  # a loaded library no longer needs its file
         yield Path(passing)
 
 
 def _fingerprint(compiler: str) -> str:
-    """Of everything that the built file depends on."""
+    """Hash of everything that the built file depends on."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     parts = [SOURCE.read_text(encoding="utf-8"), repr((FLAGS, OWN_PROCESSOR)), version, _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

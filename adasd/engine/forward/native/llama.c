@@ -1,11 +1,11 @@
 /* One forward pass of a Llama-family model over a slotted cache: one thread, float32.
  *
- * Every number is computed by the same operations in the same order whatever else is in the pass: a product sums over
- * its inner dimension from front to back, attention walks over one token's keys from the first to its own. So neither
- * the width of a batch nor the length of a block can change a result, not even in its last bit.
+ * Every number is computed by the same operations in the same order, independent of the rest of the batch: a product
+ * sums over its inner dimension from front to back, and attention goes over a token's keys from the first to its own.
+ * So neither batch size nor block length changes a result, not even in its last bit.
  *
- * Matrices come packed in panels of PANEL columns, [panel][row][PANEL], so that a panel is read from front to back.
- * Vectors are those of GCC and Clang; sizes follow what the processor has. Built and called by adasd.engine.forward.native.
+ * Matrices are packed in panels of PANEL columns, [panel][row][PANEL], so that a panel is read from front to back.
+ * Uses the vector extensions of GCC and Clang; vector sizes depend on the processor. See adasd.engine.forward.native.
  */
 #include <math.h>
 #include <stdint.h>
@@ -52,24 +52,24 @@ typedef struct {
   const int32_t *wanted;                  /* [num_wanted], rising */
 } Pass;
 
-typedef struct { /* when drafting stops, per session; as in adasd.rounds.StopRule */
+typedef struct { /* stop rules, per session; as in adasd.rounds.StopRule */
   const int32_t *max_tokens;
   const double *entropy_ceilings, *confidence_floors;
   int64_t num_edges;
   const double *edges;                  /* [num_edges], rising */
   const double *chances, *next_chances; /* [sessions, num_edges + 1] */
   const double *prices;
-  double *survivals; /* chance that the block so far stands; 1 at the start */
+  double *survivals; /* chance that the whole block so far is accepted; 1 at the start */
 } Rules;
 
 typedef struct { /* [limit, sessions] */
-  int32_t *tokens, *others; /* second choices; NULL: nobody asks for them */
+  int32_t *tokens, *others; /* others: runner-up tokens; NULL: not wanted */
   float *entropies, *max_probs;
 } Drafts;
 
 int64_t adasd_panel(void) { return PANEL; }
 
-/* Floats for the scores of one token: whole vectors. */
+/* Floats for the scores of one token, with room for a last whole vector. */
 static int64_t scores_room(int64_t max_context) { return max_context + LANES; }
 
 /* Floats of scratch space that a pass needs. */
@@ -80,7 +80,7 @@ int64_t adasd_scratch(const Model *m, int64_t num_tokens, int64_t max_context) {
 
 /* --------------------------------------------------------------------------- products */
 
-/* ``rows`` rows of y = x w (+ bias) (+ y) over one panel; ``rows`` is a constant wherever this is inlined. */
+/* ``rows`` rows of y = x w (+ bias) (+ y) over one panel; ``rows`` is a constant at every call, as this is inlined. */
 static inline __attribute__((always_inline)) void tile(int rows, const float *x, int64_t inner, const float *w,
                                                        const float *bias, float *y, int64_t stride, int64_t num,
                                                        int add) {
@@ -135,7 +135,7 @@ static inline Vector choose(Whole where, Vector yes, Vector no) {
   return (Vector)((where & (Whole)yes) | (~where & (Whole)no));
 }
 
-/* e^x to about 1e-7, NaN stays NaN: x = n ln 2 + r, a polynomial in r, n into the exponent's bits. */
+/* e^x to about 1e-7; NaN stays NaN. x = n ln 2 + r: a polynomial in r, and n goes into the exponent bits. */
 static inline Vector exponential(Vector x) {
   const Vector low = (Vector){0} - 87.0f, high = (Vector){0} + 88.0f;
   x = choose(x < low, low, x);
@@ -165,7 +165,7 @@ static void norm(const float *from, const float *weight, int64_t rows, int64_t w
   }
 }
 
-/* silu(gate) * up, rows [gate, up] of 2 * inner, into rows of inner in the same place. */
+/* silu(gate) * up, from rows [gate, up] of 2 * inner to rows of inner, in place. */
 static void activate(float *gate_up, int64_t rows, int64_t inner) {
   float *to = gate_up;
   for (int64_t r = 0; r < rows; r++, to += inner) {
@@ -182,7 +182,7 @@ static void activate(float *gate_up, int64_t rows, int64_t inner) {
   }
 }
 
-/* Rotary embedding of heads [num, dim] of one token, halves turning against each other. */
+/* Rotary embedding of heads [num, dim] of one token; number i rotates with number i + dim / 2. */
 static void rotate(float *heads, int64_t num, int64_t dim, const float *cosine, const float *sine) {
   int64_t half = dim / 2;
   for (int64_t h = 0; h < num; h++, heads += dim)
@@ -195,7 +195,7 @@ static void rotate(float *heads, int64_t num, int64_t dim, const float *cosine, 
 
 /* --------------------------------------------------------------------------- attention */
 
-/* Scores to weights e^(score - largest), those behind ``num`` to 0; returns their sum. Room up to a multiple of LANES. */
+/* Turns scores into weights e^(score - largest) and returns their sum. Fills up to a multiple of LANES with 0. */
 static float weigh(float *scores, int64_t num) {
   float largest = scores[0], total = 0;
 #pragma omp simd reduction(max : largest)
@@ -211,7 +211,8 @@ static float weigh(float *scores, int64_t num) {
   return total;
 }
 
-/* One head of one token over ``num`` keys that lie ``stride`` apart, values ``behind`` them. For any ``dim``. */
+/* One head of one token over ``num`` keys ``stride`` apart; each value lies ``behind`` floats after its key. For any
+ * ``dim``. */
 static void attend_any(int64_t dim, const float *query, float scaling, const float *keys, int64_t behind,
                        int64_t stride, int64_t num, float *scores, float *out) {
   float sums[LARGEST_HEAD] = {0};
@@ -226,14 +227,14 @@ static void attend_any(int64_t dim, const float *query, float scaling, const flo
   for (int64_t i = 0; i < dim; i++) out[i] = sums[i] / total;
 }
 
-/* Sums of neighbours: a0 + a1, a2 + a3, ..., b0 + b1, ... Repeated on LANES vectors it gives the sum of each. */
+/* Sums of neighbours: a0 + a1, a2 + a3, ..., b0 + b1, ... Repeated on LANES vectors, it gives the sum of each. */
 static inline Vector neighbours(Vector a, Vector b) {
   return __builtin_shufflevector(a, b, EVEN) + __builtin_shufflevector(a, b, ODD);
 }
 
-/* The same for heads of ``vectors`` * LANES numbers, a constant wherever this is inlined, and for ``rows`` tokens that
- * follow each other in one slot, the first with ``num`` keys, the next with one more: what is read serves all of them.
- * Queries and results lie ``query_stride`` and ``out_stride`` apart, scores ``room``. */
+/* Like attend_any, for heads of ``vectors`` * LANES numbers (``vectors`` is a constant at every call, as this is
+ * inlined), and for ``rows`` consecutive tokens of one slot, which share each read of keys and values. The first token
+ * has ``num`` keys, each further one has one more. Strides: ``query_stride``, ``out_stride``; ``room`` for scores. */
 static inline __attribute__((always_inline)) void attend(int vectors, const float *query, int64_t query_stride,
                                                          int64_t rows, float scaling, const float *keys,
                                                          int64_t behind, int64_t stride, int64_t num, float *scores,
@@ -267,7 +268,7 @@ static inline __attribute__((always_inline)) void attend(int vectors, const floa
       if (l >= num + r) continue;
       for (int c = 0; c < CHAINS; c++)
         for (int v = 0; v < vectors; v++) chains[c][v] = sums[r][c][v];
-      for (int64_t k = l; k < l + LANES; k += CHAINS) /* weights behind the last are 0: any value does for them */
+      for (int64_t k = l; k < l + LANES; k += CHAINS) /* weights after the last are 0, so any value will do */
         for (int c = 0; c < CHAINS; c++) {
           const float *value = keys + behind + (k + c < num + r ? k + c : num + r - 1) * stride;
           for (int v = 0; v < vectors; v++) chains[c][v] += weights[k + c] * *(const Vector *)(value + v * LANES);
@@ -281,7 +282,7 @@ static inline __attribute__((always_inline)) void attend(int vectors, const floa
           ((sums[r][0][v] + sums[r][1][v]) + (sums[r][2][v] + sums[r][3][v])) / totals[r];
 }
 
-/* All heads of ``rows`` tokens that follow each other in one slot, the first with ``num`` keys. */
+/* All heads of ``rows`` consecutive tokens of one slot, the first with ``num`` keys. */
 static void attend_rows(const Model *m, const float *query, int64_t query_stride, int64_t rows, const float *slot,
                         int64_t num, float *scores, int64_t room, float *out) {
   int64_t dim = m->head_dim, shared = m->heads / m->kv_heads, behind = m->kv_heads * dim, width = m->heads * dim;
@@ -327,7 +328,7 @@ static void store_and_attend(const Model *m, const Layer *layer, float *kv, int6
   }
 }
 
-/* Writes the pass into the cache and the wanted tokens' logits [num_wanted, V]. */
+/* Writes the pass to the cache, and the logits of the wanted tokens [num_wanted, V]. */
 void adasd_forward(const Model *m, const Cache *cache, const Pass *pass, float *scratch, float *logits) {
   int64_t num = pass->num_tokens, width = m->width, queries = m->heads * m->head_dim;
   int64_t qkv_len = queries + 2 * m->kv_heads * m->head_dim;
@@ -360,7 +361,7 @@ static float largest_of(const float *logits, int64_t num) {
   return largest;
 }
 
-/* The first largest of ``num`` logits beside ``token``, which it is itself where no other is possible. */
+/* The first largest of ``num`` logits other than that of ``token``; ``token`` if all others are -inf. */
 static int32_t second_choice(const float *logits, int64_t num, int32_t token) {
   float before = largest_of(logits, token), behind = largest_of(logits + token + 1, num - token - 1);
   float second = before > behind ? before : behind;
@@ -370,7 +371,8 @@ static int32_t second_choice(const float *logits, int64_t num, int32_t token) {
   return token;
 }
 
-/* The first largest of ``num`` logits; entropy (nats) and largest probability of their softmax, NaN if any is broken. */
+/* Index of the first largest of ``num`` logits; entropy (nats) and largest probability of their softmax, NaN if any
+ * logit is broken. */
 static void signals(const float *logits, int64_t num, int32_t *token, float *entropy, float *max_prob) {
   float largest = largest_of(logits, num), total = 0, weighted = 0;
   *token = 0;
@@ -392,7 +394,7 @@ static void signals(const float *logits, int64_t num, int32_t *token, float *ent
   *max_prob = 1.0f / total;
 }
 
-/* Whether the token after one of this entropy is not worth its price; as adasd.stop_rule.next_chance. */
+/* Whether the token after one of this entropy is not worth its price; see adasd.stop_rule.next_chance. */
 static int too_dear(const Rules *rules, int64_t session, double entropy) {
   int64_t bin = 0;
   while (bin < rules->num_edges && entropy >= rules->edges[bin]) bin++;
@@ -401,8 +403,9 @@ static int too_dear(const Rules *rules, int64_t session, double entropy) {
   return rules->survivals[session] * rules->next_chances[at] <= rules->prices[session];
 }
 
-/* Greedy drafting for the sessions whose wanted tokens are in ``pass``, one token per pass, until the first of them is
- * to stop (or its logits are broken), at most ``limit`` passes, of which the number is returned. ``next`` holds 4 * sessions. */
+/* Greedy drafting for the sessions whose wanted tokens are in ``pass``, one token per pass, until the first session must
+ * stop (or its logits are broken), or after ``limit`` passes. Returns the number of passes. ``next`` has room for 4 *
+ * sessions. */
 int64_t adasd_draft(const Model *m, const Cache *cache, const Pass *pass, const Rules *rules, int64_t limit,
                     int64_t vocab, float *scratch, float *logits, int32_t *next, const Drafts *drafts) {
   int64_t num = pass->num_wanted;
