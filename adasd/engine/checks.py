@@ -1,4 +1,4 @@
-"""Which calls an engine takes; whatever passes here can be run."""
+"""Which calls an engine accepts; every call that passes these checks can be run."""
 
 from __future__ import annotations
 

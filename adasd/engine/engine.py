@@ -319,7 +319,7 @@ class TorchEngine:
         return work.answer()
 
     def _fail(self, work: Work, error: AdasdError) -> CallFailed:
-        """Answer with the error; the slot keeps what it held before the call."""
+        """Reply with the error; the slot keeps what it held before the call."""
         del self._scheduler.waiting[work.call.session]
         work.slot.cut(work.first_fed)
         self.cache.scrub(work.slot.index, work.first_fed)

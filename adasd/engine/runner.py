@@ -144,7 +144,7 @@ def _spans(scheduled: Sequence[Scheduled]) -> list[slice]:
 
 
 def _select(spans: list[slice], logits: Tensor) -> Tensor:
-    """These positions' logits; a view if those are all."""
+    """The logits of these positions; a view if they cover all of them."""
     if sum(span.stop - span.start for span in spans) == len(logits):
         return logits
     return torch.cat([logits[span] for span in spans])

@@ -132,7 +132,7 @@ class Scheduler:
         return taken
 
     def _schedule(self, work: Work, chunk: int) -> Scheduled:
-        """What an incomplete call feeds, and where; its session gets a slot of the cache if it has none."""
+        """The next input of an incomplete call; its session gets a slot of the cache if it has none."""
         if not work.slot.is_placed:
             self._place(work)
         following = work.next_input(chunk)

@@ -1,4 +1,5 @@
-"""Comparing methods on one pair, one workload, one run: the library part of ``adasd eval``.
+"""Compares methods on one pair and one workload in one run: the library part of ``adasd eval``.
 
-Read in this order: ``workload``, ``methods``, ``measure``, ``figures``, ``report``; then ``table`` and ``html``.
+Reading order: ``questions``, ``compared_methods``, ``measure``, ``method_figures``, ``evaluation``; then ``tables``
+and ``html``.
 """

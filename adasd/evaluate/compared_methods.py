@@ -93,7 +93,7 @@ def all_names() -> list[str]:
 
 
 def parse(text: str, max_relaxed_fraction: float | None = None) -> list[Method]:
-    """``all`` or names with commas between; plain decoding is always among them, first."""
+    """``all``, or names separated by commas. Plain decoding is always included, as the first."""
     names = all_names() if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
     unique = dict.fromkeys([PLAIN, *names])
     return [method(name, max_relaxed_fraction) for name in unique]

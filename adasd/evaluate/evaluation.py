@@ -82,7 +82,7 @@ def _is_static(method: str) -> bool:
 
 
 def build(runs: Sequence[MethodRun], about: dict[str, Any]) -> Evaluation:
-    """The report of runs over one workload; each temperature needs its plain run. Groups are taken from it."""
+    """The evaluation of runs over one workload. Each temperature needs a run of plain decoding."""
     plain = {run.temperature: run.answers for run in runs if run.method.name == PLAIN}
     rows, traces = [], []
     for run in runs:

@@ -63,7 +63,7 @@ def family(name: str) -> str:
 
 
 def front(rows: Sequence[MethodFigures], ratio_index: int) -> set[str]:
-    """Methods that no other one beats in both accuracy and modelled speed."""
+    """The Pareto front: methods that no other one beats in both accuracy and modelled speed."""
     best: set[str] = set()
     for row in rows:
         speed, accuracy = row.speed_ups[ratio_index], row.accuracy or 0.0

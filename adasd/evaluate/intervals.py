@@ -21,8 +21,8 @@ def wilson(num_right: int, num: int) -> tuple[float, float]:
 def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[float, float, float]:
     """(difference, low, high) of two shares over the same questions; Agresti and Min 2005, formula (6).
 
-    A Wald interval after half an observation was added to each of the four cells: it stays honest where few
-    answers differ or none does.
+    A Wald interval after adding half an observation to each of the four cells, which keeps its coverage where few
+    answers or none differ.
     """
     num = len(ours)
     if num == 0:

@@ -182,7 +182,7 @@ def _relaxed(report: SpeculationReport) -> int:
 
 
 def _prompt(pair: LocalPair, text: str) -> tuple[int, ...]:
-    """By the chat template; a model without one goes on with the plain text."""
+    """The prompt's tokens, by the chat template if the model has one."""
     assert pair.tokenizer is not None
     if not pair.tokenizer.has_chat_template:
         return pair.tokenizer.encode(text)

@@ -145,7 +145,7 @@ def _cpu_ratio(answers: Sequence[AnswerRecord], plain: Sequence[AnswerRecord]) -
 def _ratio(
     answers: Sequence[AnswerRecord], plain: Sequence[AnswerRecord], our_s: float, their_s: float
 ) -> float:
-    """Tokens per second over those of plain decoding."""
+    """Tokens per second, relative to plain decoding."""
     ours, theirs = (
         seconds / max(1, sum(answer.num_decoded for answer in a))
         for seconds, a in ((our_s, answers), (their_s, plain))

@@ -88,7 +88,7 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
 
 
 def chart(lines: Sequence[Curve], x_title: str, y_title: str, low: float | None = None) -> str:
-    """Lines over 1, 2, 3, ... with their names at the right; empty if there is nothing to draw."""
+    """Lines over 1, 2, 3, ... with a legend at the right; empty if there is nothing to draw."""
     known = [value for line in lines for value in line.values if value is not None]
     if not known:
         return ""

@@ -91,7 +91,7 @@ def _item(path: Path, number: int, line: str) -> Question:
 
 
 def holds(reference: str, text: str) -> bool:
-    """Whether ``text`` contains ``reference``, whatever the case and the blanks."""
+    """Whether ``text`` contains ``reference``, ignoring case and white space."""
     return _plain(reference) in _plain(text)
 
 

@@ -117,7 +117,7 @@ def _completed(signals: Sequence[Signal], num_accepted: int, position: int, cost
 def speed_ratio(
     ours: Sequence[Replayed], theirs: Sequence[Replayed], *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(ratio of tokens per millisecond, low, high): 95 % by bootstrap over prompts, the same prompts on both sides."""
+    """(ratio of tokens per millisecond, low, high): 95 % by bootstrap over prompts, which both sides share."""
 
     def ratio(of: Sequence[int]) -> float:
         rates = (sum(side[i].num_tokens for i in of) / sum(side[i].ms for i in of) for side in (ours, theirs))

@@ -76,7 +76,7 @@ def cells(row: MethodFigures) -> tuple[str, ...]:
 
 
 def known(value: float | None, form: str) -> str:
-    """Blank for what nobody could tell."""
+    """The formatted value; empty if unknown."""
     return "" if value is None else format(value, form)
 
 

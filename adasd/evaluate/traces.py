@@ -179,7 +179,7 @@ def _follow(
     temperature: float,
     generator: torch.Generator,
 ) -> dict[int, tuple[Signal, ...]]:
-    """What the draft goes on with after each rejected proposal."""
+    """Signals of the tokens that the draft writes after each rejected proposal."""
     import torch
 
     rejected = [at for at, stands in enumerate(accepted) if not stands]

@@ -325,7 +325,7 @@ def a_prompt_is_scored_once_whatever_is_cached(engine: Engine) -> None:
 
 
 def grammars_are_followed_and_end_the_answer(engine: Engine) -> None:
-    """The letters ``!#%`` have the ids 0, 2 and 4; the last id ends."""
+    """The letters ``!#%`` have the ids 0, 2 and 4; the last id ends the answer."""
     end, grammar = (
         engine.vocab_size - 1,
         Grammar(GrammarKind.REGEX, "(!#){2}%?"),

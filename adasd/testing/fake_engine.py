@@ -300,7 +300,7 @@ class FakeEngine:
 
 
 def second_choice(logits: Sequence[float], transform: SamplingTransform, position: int, token: int) -> int:
-    """What a draft would say in a token's place: from its distribution, or the masked logits if that holds no other."""
+    """The runner-up token: from the draft's distribution, or the masked logits if that holds no other token."""
     rest = [-math.inf if t == token else logit for t, logit in enumerate(logits)]
     if max(rest) == -math.inf:
         return token

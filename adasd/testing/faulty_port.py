@@ -22,7 +22,7 @@ class LinkFaults:
     in_order: bool = False  # delayed, but in order, as in a stream
     drop: float = 0.0  # probability
     duplicate: float = 0.0  # probability that a call is sent twice
-    timeout_s: float = 0.2  # then the reply counts as lost
+    timeout_s: float = 0.2  # after which the reply counts as lost
 
 
 class Calls(Protocol):

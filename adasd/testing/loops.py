@@ -49,7 +49,7 @@ def draft(engine: Engine, call: DraftCall) -> DraftBlock:
 def plain(
     engine: Engine, prompt: Sequence[int], num_tokens: int, transform: SamplingTransform = GREEDY
 ) -> list[int]:
-    """Plain decoding of one session, which is opened and closed here."""
+    """Plain decoding of one session; opens and closes it."""
     return plain_batch(engine, [prompt], num_tokens, transform)[0]
 
 

@@ -27,7 +27,7 @@ class TableModel:
         return cls(np.random.default_rng(seed).normal(0.0, sharpness, (3, vocab_size, vocab_size)))
 
     def disturbed(self, noise: float, seed: int = 1) -> TableModel:
-        """A draft for this model: the larger ``noise``, the less they agree."""
+        """A draft for this model; the larger ``noise``, the less they agree."""
         return TableModel(self.tables + np.random.default_rng(seed).normal(0.0, noise, self.tables.shape))
 
     @property

@@ -109,7 +109,7 @@ class CallOrder:
         return call
 
     def started(self, queued: QueuedCall) -> None:
-        """The engine took the call."""
+        """Record that the engine took the call."""
         running = self._sessions[queued.call.session].running
         self.num_running += not running
         running.append(queued)

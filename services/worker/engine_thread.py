@@ -164,7 +164,7 @@ class EngineThread:
             self._reply(queued, error)
 
     def _attempt(self, action: Callable[[], None]) -> AdasdError | None:
-        """Run one caller's action; its error is for that caller alone."""
+        """Run one caller's action; returns its error, which concerns only that caller."""
         try:
             action()
         except AdasdError as error:

@@ -148,7 +148,7 @@ class EngineHost:
                 future.set_result(reply)
 
     def _end(self, error: AdasdError) -> None:
-        """Answer everybody who waits with ``error``, from now on; the first reason counts."""
+        """Fail all waiting and later calls with ``error``; the first error is kept."""
         self._ended_by = self._ended_by or error
         for future in self._waiting:
             if not future.done():

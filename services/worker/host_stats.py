@@ -75,7 +75,7 @@ class HostCounters:
             self.computed_s += 1e-3 * reply.compute_ms
 
     def snapshot(self, num_slots: int, num_sessions: int, num_pending: int) -> HostStats:
-        """The counts so far, and the given numbers of now."""
+        """The counts so far, with the given current numbers."""
         return HostStats(
             num_slots=num_slots,
             num_sessions=num_sessions,

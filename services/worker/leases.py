@@ -67,7 +67,7 @@ class LeaseTable:
             self._queue = deque(one for one in self._queue if one[1] is not turn)
 
     def heard(self, session: str) -> bool:
-        """Note traffic of the session; False if it holds no lease."""
+        """Record traffic of the session; False if it holds no lease."""
         held = self._held.get(session)
         if held is None:
             return False

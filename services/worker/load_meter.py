@@ -38,5 +38,5 @@ class LoadMeter:
 
 
 def share(part: float, whole: float) -> float:
-    """part / whole, in [0, 1]; 0 where the whole is 0."""
+    """part / whole, in [0, 1]; 0 if the whole is 0."""
     return min(1.0, max(0.0, part / whole)) if whole > 0 else 0.0

@@ -136,7 +136,7 @@ class WorkerService:
             return error
 
     def _admit(self, frame: Frame, session: str) -> None:
-        """Refuse a frame for a former incarnation, of another session than the stream's, or without a lease."""
+        """Refuse a frame for an earlier incarnation, for another session than the stream's, or without a lease."""
         if frame.incarnation != self._incarnation:
             raise StaleIncarnation(frame.incarnation, self._incarnation)
         if frame.session != session:

@@ -80,6 +80,6 @@ def _map(num_bytes: int) -> mmap.mmap:
 
 
 def _advise(memory: mmap.mmap, advice: int, first: int, num_bytes: int) -> None:
-    """Advice that the system does not know, or does not follow, changes nothing but speed."""
+    """Call madvise. If the system does not know or follow the advice, only speed suffers."""
     with contextlib.suppress(OSError):
         memory.madvise(advice, first, num_bytes)

@@ -105,7 +105,7 @@ def cache_bytes_per_token(layers: list[LayerShape], dtype: torch.dtype) -> int:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros; on a CPU untouched pages, which ``torch.zeros`` would write."""
+    """Zeros; on a CPU as untouched pages (``torch.zeros`` would write them)."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     return cpu_memory.zeros(prod(shape) * dtype.itemsize).view(dtype).view(shape)

@@ -55,7 +55,7 @@ class CacheLayout(Protocol):
         ...
 
     def held(self) -> Iterable[Held]:
-        """Free slots that hold something."""
+        """Free slots that still hold tokens."""
         ...
 
     def __iter__(self) -> Iterator[int]:

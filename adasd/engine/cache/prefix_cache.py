@@ -29,7 +29,7 @@ class PrefixCache:
         self.num_places = num_slots * max_context
         self._empty: list[int] = []  # heap of slots used before; slots from _num_used on were never used
         self._num_used = 0
-        self._held: dict[int, list[int]] = {}  # the longest unused first
+        self._held: dict[int, list[int]] = {}  # least recently used first
 
     def __iter__(self) -> Iterator[int]:
         yield from self._empty
@@ -93,7 +93,7 @@ class PrefixCache:
 
 
 def common_prefix_len(some: list[int], others: list[int]) -> int:
-    """How many tokens two texts share from their beginning on. Halving, as slices compare quickly."""
+    """Length of the common prefix, by binary search: comparing slices is fast."""
     low, high = 0, min(len(some), len(others))
     while low < high:
         middle = (low + high + 1) // 2

@@ -102,9 +102,9 @@ class SlotTable:
         return slot
 
     def place(self, slot: Slot, prompt: Sequence[int]) -> SlotPlacement:
-        """Give a session's slot its place in the cache, for a session that begins with ``prompt``.
+        """Give a session that begins with ``prompt`` a slot of the cache.
 
-        What the placement finds counts as cached at once; the caller copies it if it lies in another slot.
+        The prefix that the placement finds counts as cached at once; the caller copies it if another slot holds it.
         """
         assert not slot.is_placed, slot
         in_use = [(other.index, other.tokens) for other in self._by_session.values() if other.is_placed]

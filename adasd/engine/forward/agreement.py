@@ -27,11 +27,12 @@ def reference_logits(model: PreTrainedModel) -> Tensor:
 
 
 def check_agreement(forward: Forward, reference: Tensor) -> None:
-    """Raise ConfigError unless two passes over a cache give the logits that the untouched model gave.
+    """Raise ConfigError unless two passes over a cache give the original model's logits.
 
-    Guards against architectures that would run here and be silently wrong. Allowed in float32: a largest difference
-    of 1e-3 of the largest logit. In 16-bit formats single logits of a deep model move much further by rounding alone,
-    so that is a root mean square of a fifth of the logits' standard deviation (wrong ones come near to 1 or above).
+    Guards against architectures that would run here and be silently wrong. float32: the largest difference may be
+    1e-3 of the largest logit. In 16-bit formats rounding alone moves single logits of a deep model much further; so
+    there the root mean square of the differences may be a fifth of the logits' standard deviation (wrong logits come
+    close to 1 or exceed it).
     """
     cache = KVCache(forward.layers, PrefixCache(2, PROBE_LEN), forward.dtype, forward.device)
     ids = probe_ids(forward.num_embeddings, forward.device).tolist()

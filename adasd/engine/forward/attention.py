@@ -131,6 +131,6 @@ def slot_attention(
 
 
 def register() -> None:
-    """Make ``set_attn_implementation("slots")`` known to transformers; harmless when repeated."""
+    """Register ``set_attn_implementation("slots")`` with transformers; idempotent."""
     AttentionInterface.register(IMPLEMENTATION, slot_attention)
     AttentionMaskInterface.register(IMPLEMENTATION, lambda *args, **kwargs: None)

@@ -189,7 +189,7 @@ def _group(inputs: list[StepInput], positions_T: Tensor, first: int) -> Group:
 
 
 def _slots_to_read(inputs: list[StepInput], device: torch.device) -> tuple[slice | Tensor, list[int], int]:
-    """Slots to read, the place of every sequence among them, and their number."""
+    """Slots to read, the index of every sequence among them, and their number."""
     low, high = inputs[0].slot, inputs[-1].slot + 1
     if not gathers(device) or high - low <= _DENSE * len(inputs):
         return slice(low, high), [one.slot - low for one in inputs], high - low

@@ -18,7 +18,7 @@ from adasd.engine.work import StepInput
 
 
 class BatchInvariant(ForwardOver):
-    """Logits that nothing else in a batch can change."""
+    """Logits that do not depend on the rest of the batch."""
 
     batch_invariant = True
 

@@ -158,7 +158,7 @@ class TurnSampler:
         self.logprobs: list[Tensor] = []
 
     def propose(self, logits_RV: Tensor) -> Proposal:
-        """The next turn's tokens."""
+        """The tokens of the next turn."""
         masked_RV = masked_logits(logits_RV, self._transforms, self._positions)
         proposal = propose(
             masked_RV, self._batch, self.row_lens, self._generator, want_runner_ups=self._want_runner_ups

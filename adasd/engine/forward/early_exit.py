@@ -20,7 +20,7 @@ from adasd.engine.work import Judged
 
 
 class EarlyExitForward(ForwardOver):
-    """A ``FastLlama`` that exits after ``batch.num_layers`` layers. Full passes keep the exits' logits for ``learn``."""
+    """A ``FastLlama`` that exits after ``batch.num_layers`` layers; full passes keep the exits' logits to learn."""
 
     def __init__(self, inner: FastLlama) -> None:
         super().__init__(inner, "early exit")
@@ -39,7 +39,7 @@ class EarlyExitForward(ForwardOver):
         return self._exits.best(max(1, max_tokens))
 
     def learn(self, positions: slice, logits_NV: Tensor, judged: Judged) -> None:
-        """Compare the exits' first choices with the model's where it counts: up to the first rejection."""
+        """Compare the exits' top tokens with the model's, at the positions up to the first rejection."""
         num, vocab_size = judged.num_accepted + 1, logits_NV.shape[1]
         exits_ENV = torch.stack([at[positions][:num, :vocab_size] for at in self._at_exits])
         sure_EN, choices_EN = torch.softmax(exits_ENV.float(), dim=-1).max(dim=-1)

@@ -230,7 +230,7 @@ def rotation_table(rotary: Any, max_context: int, device: torch.device) -> Tenso
 
 
 def _rotate(heads_THD: Tensor, rotation_T1D: Tensor) -> None:
-    """Rotary embedding of paired heads, in place."""
+    """Rotary embedding in place, of heads in the order of ``_paired``."""
     pairs = (*heads_THD.shape[:-1], heads_THD.shape[-1] // 2, 2)
     if heads_THD.dtype == torch.float32:
         torch.view_as_complex(heads_THD.view(pairs)).mul_(rotation_T1D)

@@ -40,7 +40,7 @@ class CudaGraphs:
                     run()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            # other threads of this process may allocate meanwhile: only this one's calls are to be refused
+            # thread_local: other threads may allocate during the capture
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 run()
         return graph.replay

@@ -78,7 +78,7 @@ def rounded_layers(model: PreTrainedModel) -> list[tuple[nn.Module, str, nn.Line
 
 @torch.inference_mode()
 def round_weights(model: PreTrainedModel) -> None:
-    """Exchange the model's linear layers, one after the other. Raises ConfigError if there are none."""
+    """Replace the model's linear layers, one by one. Raises ConfigError if there are none."""
     layers = rounded_layers(model)
     if not layers:
         raise ConfigError(

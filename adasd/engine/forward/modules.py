@@ -62,7 +62,7 @@ class ModuleForward(Forward):
 
 
 def num_embeddings(model: PreTrainedModel) -> int:
-    """Token ids that the model can be fed: rows of its embedding."""
+    """How many token ids the model can be fed: the size of its embedding."""
     embedding: Any = model.get_input_embeddings()
     return int(embedding.weight.shape[0])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def can_pack(weight_NK: Tensor) -> bool:
-    """Whether packed weights compute the same as these, and faster."""
+    """Whether packed weights compute the same, and faster."""
     return (
         weight_NK.device.type == "cpu"
         and weight_NK.dtype == torch.bfloat16

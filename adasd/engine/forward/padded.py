@@ -105,7 +105,7 @@ class Padded(ForwardBatch):
 
 
 def _power(number: int, least: int) -> int:
-    """The smallest power of two that is neither below ``number`` nor below ``least``."""
+    """The smallest power of two >= ``number``, but at least ``least`` (itself a power of two)."""
     return max(least, 1 << (number - 1).bit_length())
 
 

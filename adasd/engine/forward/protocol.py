@@ -84,7 +84,7 @@ class Forward(ABC):
 
 
 class ForwardOver(Forward):
-    """A forward pass over another one, of which it keeps what it says of the model."""
+    """A forward pass that wraps another one and copies its description of the model."""
 
     def __init__(self, inner: Forward, what: str) -> None:
         self.inner, self.name = inner, f"{inner.name}, {what}"

@@ -136,7 +136,7 @@ def seconds(forward: Forward) -> float:
 
 
 def _one_layer(model: PreTrainedModel) -> PreTrainedModel:
-    """A random model of one layer that is shaped like those of ``model``, with a small vocabulary."""
+    """A random one-layer model with layers shaped like those of ``model``, and a small vocabulary."""
     config: Any = copy.deepcopy(model.config)
     config.num_hidden_layers, config.vocab_size = 1, _CONTEXT
     config.pad_token_id = config.bos_token_id = config.eos_token_id = None

@@ -114,7 +114,7 @@ def _bring_inputs(module: nn.Module, device: torch.device) -> None:
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """The same with every tensor in it on ``device``; anything but tuples, lists and dicts of tensors stays."""
+    """``value`` with its tensors on ``device``, also inside tuples, lists and dicts; anything else is unchanged."""
     if isinstance(value, Tensor):
         return value.to(device)
     if type(value) in (tuple, list):

@@ -171,10 +171,9 @@ class StaticForward(ForwardOver):
         limit: int,
         generator: torch.Generator,
     ) -> list[list[Proposed | None]]:
-        """Up to ``limit`` tokens of every session; one copy to the host, at the end.
+        """Up to ``limit`` tokens of every session, with one copy to the host at the end.
 
-        A session that stops early takes part as padding until the end. So drafts are short where the signals may
-        stop all of them.
+        A session that stops early goes on as padding. So drafts are short if signals may end blocks early.
         """
         rules = [rule_from_here(work) for work in works]
         limit = min(limit, max(rule.max_tokens for rule in rules))

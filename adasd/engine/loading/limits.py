@@ -100,8 +100,7 @@ def resolve_devices(config: EngineConfig) -> list[torch.device]:
 
 
 def resolve_dtype(dtype: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype:
-    """``auto``: float32 on a CPU (greedy output then is the model's own, whatever the batch), else the
-    checkpoint's."""
+    """``auto``: float32 on a CPU, so that greedy output does not depend on the batch; else the checkpoint's."""
     if dtype == "auto":
         own = config.get_text_config().dtype or config.dtype
         return own if device.type == "cuda" and isinstance(own, torch.dtype) else torch.float32

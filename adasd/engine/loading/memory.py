@@ -61,7 +61,7 @@ def layer_shapes(config: PreTrainedConfig) -> list[LayerShape]:
 
 
 def weights_bytes(model_config: PreTrainedConfig, dtype: torch.dtype, config: EngineConfig) -> int:
-    """Bytes of all parameters, tied ones counted once; builds the modules without memory."""
+    """Bytes of all parameters, tied ones counted once. Builds the modules on the meta device, without memory."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             model_config, trust_remote_code=config.trust_remote_code

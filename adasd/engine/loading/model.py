@@ -81,9 +81,9 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
 
 
 def _check_fit(name: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Raise ConfigError if tensors are missing, have another shape, or belong to a layer that has no use for them.
+    """Raise ConfigError if tensors are missing, have another shape, or belong to a layer that does not use them.
 
-    Tensors beside the layers (of a vision tower, of layers that predict further tokens) may be left over.
+    Unused tensors outside the model's layers are allowed (a vision tower, multi-token prediction layers).
     """
     layers = {path for path, _ in model.named_modules() if path.rpartition(".")[2].isdigit()}
     wrong = {

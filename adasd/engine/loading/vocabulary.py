@@ -28,7 +28,7 @@ def common_vocab_size(
     target_config: PreTrainedConfig,
     draft_config: PreTrainedConfig,
 ) -> int:
-    """As ``check_vocabularies``, for what is loaded already."""
+    """Like ``check_vocabularies``, for loaded tokenizers and configurations."""
     target_ids, draft_ids = target_tokenizer.get_vocab(), draft_tokenizer.get_vocab()
     if target_ids != draft_ids:
         token = sorted(t for t in target_ids | draft_ids if target_ids.get(t) != draft_ids.get(t))[0]

@@ -68,6 +68,6 @@ def _forbid(logits_V: Tensor, mask: Mask, drafts: bool) -> None:
     np.logical_not(mask[:num_known], out=forbidden[:num_known])
     if forbidden.all():
         if drafts:
-            return  # the target knows ids that this model does not; it will correct the guess
+            return  # the target may know ids that this model does not; it will correct the token
         raise InvalidRequest("the grammar leaves no token that the model knows", "grammar")
     logits_V.masked_fill_(torch.from_numpy(forbidden).to(logits_V.device), -torch.inf)

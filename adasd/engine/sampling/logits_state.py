@@ -60,9 +60,9 @@ class LogitsState:
         return self._counts.ahead(tokens, self._length, num_positions) if self._counts is not None else None
 
     def masks(self, tokens: Sequence[int], num_positions: int) -> list[Mask]:
-        """Tokens allowed at each of the last ``num_positions`` positions once ``tokens`` follow; empty: no grammar.
+        """Tokens allowed at each of the last ``num_positions`` positions after ``tokens``; empty: no grammar.
 
-        Positions before the answer are free; there are fewer masks then, for the last of the positions.
+        Positions before the answer have no mask; there are fewer masks then, for the last positions only.
         """
         if self._matcher is None:
             return []

@@ -21,7 +21,7 @@ def with_logprobs(work: VerifyWork, judged: Judged, logits_JV: Tensor) -> Judged
 
 
 def score_prompt(work: Work, given: StepInput, logits_NV: Tensor) -> tuple[TokenLogprob, ...]:
-    """Log-probabilities of the prompt's tokens that the input's scored positions, the first of N, foretell."""
+    """Log-probabilities of the prompt tokens that the input's scored positions (the first of N) predict."""
     if not given.num_scored or not isinstance(work, VerifyWork) or work.slot.prompt_logprobs is None:
         return ()
     tokens = work.scored_tokens(given)

@@ -18,7 +18,7 @@ def takes_largest(work: DraftWork) -> bool:
 
 
 def rule_from_here(work: DraftWork) -> StopRule:
-    """The call's rule, without the tokens that it has drafted already."""
+    """The call's stop rule for the rest of its block."""
     rule = work.call.rule
     table = rule.table and rest_of(rule.table, work.entropies)
     return replace(rule, max_tokens=rule.max_tokens - len(work.proposed), table=table)

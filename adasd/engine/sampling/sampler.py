@@ -168,5 +168,5 @@ def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[in
 
 
 def not_finite(logits: Tensor) -> list[bool]:
-    """Per position [N, V]: whether the model gave NaN or infinities, as broken weights and overflow do."""
+    """Per position of [N, V]: whether there are NaNs or infinities, as from broken weights or overflow."""
     return [not math.isfinite(total) for total in logits.sum(-1, dtype=torch.float32).tolist()]

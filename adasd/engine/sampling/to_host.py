@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def to_host(*tensors: Tensor) -> list[Tensor]:
-    """The tensors on the CPU, by one copy; on the CPU they are what they are.
+    """The tensors on the CPU, by one copy; tensors on the CPU are returned as they are.
 
-    They travel in double precision, which holds token ids, counts, flags and float32 exactly.
+    The copy is in double precision, which holds token ids, counts, flags and float32 exactly.
     """
     if _is_host(tensors[0]):
         return list(tensors)

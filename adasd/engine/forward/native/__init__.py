@@ -1,1 +1,1 @@
-"""A whole forward pass in one C function, built at the start by the machine's own compiler."""
+"""A whole forward pass in one C function, compiled at start-up on the machine that runs it."""

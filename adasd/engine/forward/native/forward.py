@@ -280,7 +280,7 @@ class NativeLlama(Forward):
         return self._matrices.copy(padded.view(-1, self._panel, inner).transpose(1, 2)).data_ptr()
 
     def _keep(self, tensor: Tensor) -> int:
-        """The address of the tensor's numbers, which stay there as long as this object lives."""
+        """Address of the tensor's data, which stays valid as long as this object lives."""
         kept = tensor.detach().contiguous()
         self._kept.append(kept)
         return kept.data_ptr()

@@ -100,7 +100,7 @@ def _fingerprint(compiler: str) -> str:
 
 
 def _processor() -> str:
-    """What the processor can do, as the system tells it."""
+    """The processor's model and features, as the system reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -403,9 +403,9 @@ static int too_dear(const Rules *rules, int64_t session, double entropy) {
   return rules->survivals[session] * rules->next_chances[at] <= rules->prices[session];
 }
 
-/* Greedy drafting for the sessions whose wanted tokens are in ``pass``, one token per pass, until the first session must
- * stop (or its logits are broken), or after ``limit`` passes. Returns the number of passes. ``next`` has room for 4 *
- * sessions. */
+/* Greedy drafting for the sessions whose wanted tokens are in ``pass``, one token per pass, until the first session
+ * must stop (or its logits are broken), or after ``limit`` passes. Returns the number of passes. ``next`` has room for
+ * 4 * sessions. */
 int64_t adasd_draft(const Model *m, const Cache *cache, const Pass *pass, const Rules *rules, int64_t limit,
                     int64_t vocab, float *scratch, float *logits, int32_t *next, const Drafts *drafts) {
   int64_t num = pass->num_wanted;
