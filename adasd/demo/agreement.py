@@ -1,14 +1,14 @@
-"""How much of a draft's greedy proposals a greedy target accepts, in blocks of a constant length.
+"""How many of a draft's greedy proposals a greedy target accepts, in blocks of constant length.
 
-Greedy speculative decoding emits exactly what the target alone emits, so it is enough to have the target's
-answer and to ask the draft for a block at every place where a round begins.
+Greedy speculative decoding emits exactly what the target alone emits. So the target's answer, and a block of the
+draft wherever a round begins, are enough.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Continue = Callable[[list[list[int]], int], list[list[int]]]
-"""(contexts, max_new_tokens) -> new ids of each context, ended early after the end-of-sequence token."""
+"""(contexts, max_new_tokens) -> new ids for each context, which end early after an end-of-sequence token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +26,19 @@ class GreedyAgreement:
 
     @property
     def tokens_per_round(self) -> float:
-        """Tokens that one pass of the target yields, its own token included."""
+        """Tokens per pass of the target, including its own token."""
         return (sum(self.accepted) + self.num_rounds) / max(1, self.num_rounds)
 
     @property
     def by_position(self) -> tuple[float, ...]:
-        """Accepted among drafted at each position of the block; what follows a rejected token is rejected."""
+        """Accepted / drafted at each position of the block; tokens after a rejected one are rejected."""
         return tuple(a / max(1, d) for a, d in zip(self.accepted, self.drafted, strict=True))
 
 
 def measure(
     draft: Continue, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], block_len: int = 5
 ) -> GreedyAgreement:
-    """Walk along the target's `answers` in rounds; a block ends early where the draft ends its answer."""
+    """Go through the target's `answers` in rounds; a block ends early if the draft ends its answer."""
     drafted, accepted = [0] * block_len, [0] * block_len
     num_rounds = 0
     at = [0] * len(answers)

@@ -116,7 +116,7 @@ def _step(rng: random.Random, value: int) -> ArithmeticStep:
 
 
 def key(steps: tuple[ArithmeticStep, ...]) -> tuple[object, ...]:
-    """The numbers and signs: what the hold-out goes by."""
+    """The numbers and signs, which decide the side of the split."""
     return ("arithmetic", steps[0].before, *((step.sign, step.operand) for step in steps))
 
 
@@ -131,7 +131,7 @@ def prompt(rng: random.Random, steps: tuple[ArithmeticStep, ...], slots: dict[st
 
 
 def answer(rng: random.Random, steps: tuple[ArithmeticStep, ...], slots: dict[str, str]) -> str:
-    """The worked steps, one per line, and the answer's line."""
+    """The worked steps, one per line, and the line of the result."""
     lines = [rng.choice(_START).say(rng, slots | {"n": str(steps[0].before)})]
     for step in steps:
         numbers = {
@@ -148,13 +148,13 @@ def answer(rng: random.Random, steps: tuple[ArithmeticStep, ...], slots: dict[st
 
 
 def cast(rng: random.Random) -> dict[str, str]:
-    """Who acts and on what: the words for the slots."""
+    """Random names and items for the slots."""
     name, friend = rng.sample(NAMES, 2)
     return {"name": name, "friend": friend, "items": rng.choice(ITEMS)}
 
 
 def check(reference: str, completion: str) -> bool:
-    """Whether the last line is `#### ` and the number in `reference`."""
+    """Whether the last line is `#### ` followed by the number in `reference`."""
     lines = completion.strip().splitlines()
     found = re.fullmatch(r"####\s*(-?\d+)", lines[-1].strip()) if lines else None
     return found is not None and found.group(1) == reference

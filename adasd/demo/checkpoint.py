@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or absent: written beside, flushed, then renamed."""
+"""Atomic checkpoints: written to a temporary file, flushed, then renamed."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path`, replacing an older one in a single step."""
+    """Write `state` to `path`, replacing an older checkpoint atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
     with beside.open("wb") as file:
@@ -19,7 +19,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """The state in `path` on the CPU, or None when there is none. Only tensors and plain values are read."""
+    """The state in `path`, on the CPU; None if there is none. Only tensors and plain values are read."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

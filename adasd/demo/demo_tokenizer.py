@@ -1,7 +1,7 @@
-"""The pair's tokenizer: byte-level BPE trained on the generator, digits one by one, with a chat template.
+"""The pair's tokenizer: byte-level BPE trained on generated examples, with single digits and a chat template.
 
-A conversation is a row of turns `<|role|>text<|end|>`; `<|end|>` is the end-of-sequence token. Both models
-share it.
+A conversation is a sequence of turns `<|role|>text<|end|>`; `<|end|>` is the end-of-sequence token. Both models
+share the tokenizer.
 """
 
 import random

@@ -30,7 +30,7 @@ TOLERANCE = 1e-4  # of the largest logit
 
 @torch.no_grad()
 def enlarge(model: LlamaForCausalLM, factor: int, extra_layers: int = 0) -> LlamaForCausalLM:
-    """A new model with the same logits, `factor` times as wide and `extra_layers` deeper.
+    """A new model with the same logits, `factor` times as wide and with `extra_layers` more layers.
 
     Raises ValueError for anything but a Llama without biases, or for a factor below 1.
     """
@@ -79,7 +79,7 @@ def _repeated(name: str, weight: Tensor, factor: int) -> Tensor:
 def largest_difference(
     model: LlamaForCausalLM, other: LlamaForCausalLM, num_tokens: int = 64
 ) -> tuple[float, float]:
-    """The largest absolute difference of the two models' logits on random ids, and the largest logit."""
+    """Largest absolute difference of the two models' logits on random ids, and the largest logit."""
     generator = torch.Generator().manual_seed(0)
     ids_BT = torch.randint(model.config.vocab_size, (2, num_tokens), generator=generator).to(model.device)
     logits_BTV, other_BTV = model(input_ids=ids_BT).logits, other(input_ids=ids_BT).logits
@@ -87,7 +87,7 @@ def largest_difference(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; exit status 1 when the logits differ by more than `TOLERANCE` of the largest."""
+    """The command; exit status 1 if the logits differ by more than `TOLERANCE` of the largest."""
     parser = argparse.ArgumentParser(prog="python -m adasd.demo.enlarge", description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("models/demo/target"))
     parser.add_argument("--factor", type=int, required=True, help="how many times as wide")

@@ -51,7 +51,7 @@ class Score:
 def accuracy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, n: int, seed: int
 ) -> tuple[float, list[list[int]], list[list[int]]]:
-    """The share of `n` held-out examples solved, with the prompts and the answers as token ids."""
+    """The share of `n` held-out examples solved; the prompts and the answers, as token ids."""
     examples = heldout(task, n, seed)
     prompts = [chat_ids(tokenizer, example.prompt) for example in examples]
     answers = continue_greedily(model, prompts, MAX_NEW_TOKENS)
@@ -70,7 +70,7 @@ def score(
     seed: int = 0,
     block_len: int = 5,
 ) -> Score:
-    """Both models on `n` held-out examples of one task."""
+    """Score both models on `n` held-out examples of one task."""
     target_accuracy, prompts, answers = accuracy(target, tokenizer, task, n, seed)
     draft_accuracy, _, _ = accuracy(draft, tokenizer, task, n, seed)
     agreed = agreement.measure(partial(continue_greedily, draft), prompts, answers, block_len)
@@ -79,7 +79,7 @@ def score(
 
 
 def together(parts: list[agreement.GreedyAgreement]) -> agreement.GreedyAgreement:
-    """The counts of several tasks as one."""
+    """The summed counts of several tasks."""
     return agreement.GreedyAgreement(
         sum(part.num_rounds for part in parts),
         tuple(map(sum, zip(*(part.drafted for part in parts), strict=True))),
@@ -88,7 +88,7 @@ def together(parts: list[agreement.GreedyAgreement]) -> agreement.GreedyAgreemen
 
 
 def table(scores: list[Score]) -> Table:
-    """The scores for a terminal."""
+    """The scores as a table for the terminal."""
     block_len = len(scores[0].agreement.drafted)
     result = Table(title=f"held-out examples, greedy, drafts of {block_len} tokens")
     for column in (

@@ -1,4 +1,4 @@
-"""Two or three fields of a sentence, as JSON with one fixed wording."""
+"""Extraction of two or three fields of a sentence, as JSON in one fixed form."""
 
 import json
 import random
@@ -32,24 +32,24 @@ def draw(rng: random.Random) -> dict[str, str | int]:
 
 
 def key(record: dict[str, str | int]) -> tuple[object, ...]:
-    """The four values: what the hold-out goes by."""
+    """The four values, which decide the side of the split."""
     return ("extraction", *(record[field] for field in FIELDS))
 
 
 def fields(rng: random.Random) -> tuple[str, ...]:
-    """The two or three fields asked for, in the order in which they are asked for."""
+    """Two or three fields to extract, in random order."""
     return tuple(rng.sample(FIELDS, rng.choice((2, 3))))
 
 
 def prompt(rng: random.Random, record: dict[str, str | int], asked: tuple[str, ...]) -> str:
-    """The sentence and the fields to take from it."""
+    """The sentence and the fields to extract from it."""
     sentence = rng.choice(_SENTENCE).say(rng, {field: str(value) for field, value in record.items()})
     listed = ", ".join(asked[:-1]) + " and " + asked[-1]
     return rng.choice(_REQUEST).say(rng, {"sentence": sentence, "fields": listed})
 
 
 def answer(record: dict[str, str | int], asked: tuple[str, ...]) -> str:
-    """The JSON object, fields in the order in which they were asked for."""
+    """The JSON object, with the fields in the order of the prompt."""
     return json.dumps({field: record[field] for field in asked})
 
 

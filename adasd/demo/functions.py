@@ -1,4 +1,4 @@
-"""Small Python functions: what to write, several ways to write it, and inputs to try it on."""
+"""Small Python functions: a request, several solutions, and inputs to test them on."""
 
 import random
 from collections.abc import Callable
@@ -166,7 +166,7 @@ _LOOP_NAMES = ("v", "item", "i", "y")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One function to write: its family, the two numbers and the name that it must have."""
+    """One function to write: its family, the two numbers and its required name."""
 
     family: str
     a: int
@@ -184,7 +184,7 @@ def draw(rng: random.Random) -> Wanted:
 
 
 def key(wanted: Wanted) -> tuple[object, ...]:
-    """Family and numbers: what the hold-out goes by."""
+    """Family and numbers, which decide the side of the split."""
     return ("function", wanted.family, wanted.a, wanted.b)
 
 
@@ -196,7 +196,7 @@ def prompt(rng: random.Random, wanted: Wanted) -> str:
 
 
 def answer(rng: random.Random, wanted: Wanted) -> str:
-    """A lead-in, the function in a fenced block, a closing phrase; the first and the last may be absent."""
+    """An optional lead-in, the function in a fenced block, and an optional closing phrase."""
     family = _BY_NAME[wanted.family]
     slots = {
         "title": wanted.title,
@@ -214,7 +214,7 @@ def answer(rng: random.Random, wanted: Wanted) -> str:
 
 
 def code_of(completion: str) -> str:
-    """The source in the first fenced block, or everything from the first `def` on where there is no fence."""
+    """The source in the first fenced block; without a fence, everything from the first `def` on."""
     if "```" in completion:
         block = completion.split("```")[1]
         return block.removeprefix("python").strip("\n")
@@ -223,7 +223,7 @@ def code_of(completion: str) -> str:
 
 
 def cases(wanted: Wanted) -> tuple[tuple[object, object], ...]:
-    """Pairs of an input and the output that it must have."""
+    """Pairs of an input and its expected output."""
     family = _BY_NAME[wanted.family]
     truth = family.truth(wanted.a, wanted.b)
     near = (

@@ -1,4 +1,4 @@
-"""Greedy continuation of many prompts at once, padded on the left."""
+"""Greedy continuation of many prompts in left-padded batches."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ BATCH = 50
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The token ids of one user message, ready for the assistant's answer."""
+    """The token ids of one user message, including the start of the assistant's turn."""
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
     )
@@ -21,7 +21,7 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 def continue_greedily(
     model: PreTrainedModel, contexts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[list[int]]:
-    """Up to `max_new_tokens` new ids for each context, ended by the end-of-sequence token if reached."""
+    """Up to `max_new_tokens` new ids for each context, up to and including an end-of-sequence token."""
     eos, pad = model.generation_config.eos_token_id, model.generation_config.pad_token_id
     order = sorted(range(len(contexts)), key=lambda index: len(contexts[index]))
     found: list[list[int]] = [[] for _ in contexts]

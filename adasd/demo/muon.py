@@ -1,7 +1,7 @@
 """Muon for the layers' matrices, Adam for everything else, in one optimizer.
 
-Muon (Jordan et al. 2024): momentum, then the update is replaced by the nearest orthogonal matrix, found by
-five Newton-Schulz steps. Matrices of one shape are handled as one stack.
+Muon (Jordan et al. 2024): the update after momentum is replaced by the nearest orthogonal matrix, approximated with
+five Newton-Schulz steps. Matrices of one shape are processed as one stack.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(update_NRC: Tensor, num_steps: int = 5) -> Tensor:
-    """A stack of matrices with their singular values pushed to about 1; R rows, C columns."""
+    """A stack of N matrices (R rows, C columns) with their singular values moved to about 1."""
     a, b, c = NEWTON_SCHULZ
     tall = update_NRC.size(-2) > update_NRC.size(-1)
     x = update_NRC.mT if tall else update_NRC
@@ -27,7 +27,7 @@ def orthogonalised(update_NRC: Tensor, num_steps: int = 5) -> Tensor:
 
 
 class MuonAdam:
-    """Both rules behind one `step(scale)`; `scale` in [0, 1] multiplies both learning rates."""
+    """Both optimizers with one `step(scale)`; `scale` in [0, 1] multiplies both learning rates."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class MuonAdam:
         self._adam.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs to go on exactly here."""
+        """The state for `load_state_dict` to continue exactly here."""
         return {"momenta": self._momenta, "adam": self._adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state of the same model's optimizer."""
+        """Load a state from an optimizer of the same model."""
         for mine, theirs in zip(self._momenta, state["momenta"], strict=True):
             mine.copy_(theirs)
         self._adam.load_state_dict(state["adam"])

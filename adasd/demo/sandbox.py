@@ -1,9 +1,8 @@
-"""Run a small untrusted function on a few inputs: allowed syntax only, in its own process, with limits.
+"""Runs a small untrusted function on a few inputs: allowed syntax only, in its own process, with limits.
 
-Two fences. The source may contain only the syntax and the builtins listed here (no import, no attribute but
-`append`, no underscore names), and what passes runs in a fresh interpreter without site packages or
-environment that is killed after the time limit and cannot take more than the memory limit. Good enough for
-the output of the demo models; not a place for hostile code.
+There are two barriers. The source may use only the syntax and builtins listed here (no import, no attribute but
+`append`, no underscore names). It then runs in a new interpreter without site packages or environment, with limits on
+time and memory. This is enough for output of the demo models, but not for hostile code.
 """
 
 import ast
@@ -55,11 +54,11 @@ json.dump([space[job["name"]](value) for value in job["inputs"]], sys.stdout)
 
 
 class Refused(ValueError):
-    """The source does not parse, or uses something that is not on the list."""
+    """The source does not parse, or uses something that is not allowed."""
 
 
 def inspect(source: str) -> None:
-    """Raise `Refused` unless every piece of syntax in `source` is allowed."""
+    """Raise `Refused` unless all syntax in `source` is allowed."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -74,7 +73,7 @@ def inspect(source: str) -> None:
 
 
 def outputs(source: str, name: str, inputs: Sequence[object]) -> list[object] | None:
-    """What function `name` of `source` returns for each input; None if it is refused, fails or is too slow.
+    """The results of function `name` of `source` for each input; None if it is refused, fails or is too slow.
 
     Inputs and outputs are JSON values.
     """

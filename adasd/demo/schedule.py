@@ -1,4 +1,4 @@
-"""The learning rate by tokens seen: warm-up, constant, linear decay to zero over the last 35 %."""
+"""The learning rate by tokens seen: warm-up, constant, then linear decay to zero over the last 35 %."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ DECAY_SHARE = 0.35
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Constant at `level` up to `knee` tokens, then straight down to zero at `total` tokens."""
+    """Constant at `level` up to `knee` tokens, then linear to zero at `total` tokens."""
 
     total: int
     knee: int
@@ -16,19 +16,19 @@ class Schedule:
 
     @classmethod
     def fresh(cls, total: int) -> "Schedule":
-        """The plan of a new run of `total` tokens."""
+        """The schedule of a new run of `total` tokens."""
         return cls(total, round(total * (1 - DECAY_SHARE)))
 
     def scale(self, step: int, num_tokens: int) -> float:
-        """The factor on the learning rates in [0, 1], before step `step` (from 0) with `num_tokens` seen."""
+        """The factor on the learning rates, in [0, 1], for step `step` (from 0) after `num_tokens` tokens."""
         warmup = min(1.0, (step + 1) / WARMUP_STEPS)
         left = (self.total - num_tokens) / max(1, self.total - self.knee)
         return warmup * self.level * max(0.0, min(1.0, left))
 
     def replanned(self, total: int, num_tokens: int) -> "Schedule":
-        """The plan for another total after `num_tokens`: decay starts where it would, but not in the past.
+        """The schedule for another total after `num_tokens`: decay starts where it would, but not in the past.
 
-        A decay that has begun goes on from its present level.
+        A decay that has begun continues from its current level.
         """
         if total == self.total:
             return self

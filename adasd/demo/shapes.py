@@ -1,4 +1,4 @@
-"""The shapes of the two models and their start."""
+"""The shapes of the two models and their initialisation."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -13,7 +13,7 @@ HEAD_DIM = 32
 
 
 class Role(Enum):
-    """Which of the pair."""
+    """One of the two models of the pair."""
 
     TARGET = "target"
     DRAFT = "draft"
@@ -21,7 +21,7 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """Width of the residual stream, number of layers, and tokens to train on by default."""
+    """Width of the residual stream, number of layers, and default number of training tokens."""
 
     width: int
     num_layers: int
@@ -32,7 +32,7 @@ SHAPES = {Role.TARGET: ModelShape(128, 6, 18_000_000), Role.DRAFT: ModelShape(64
 
 
 def config(shape: ModelShape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """Llama with heads of 32, SwiGLU of 8/3 the width (rounded up to 32), and a head of its own."""
+    """Llama with head dimension 32, SwiGLU of 8/3 the width (rounded up to 32), and an untied output head."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.width,
@@ -51,7 +51,7 @@ def config(shape: ModelShape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig
 
 @torch.no_grad()
 def fresh(shape: ModelShape, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A model to train: output projections and head at zero, so that every layer starts as the identity."""
+    """A new model: output projections and head are zero, so that every layer starts as the identity."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config(shape, tokenizer))
     for name, module in model.named_modules():

@@ -1,7 +1,7 @@
-"""Short stories from a grammar: five sentences, each with its part to play.
+"""Short stories from a grammar: five sentences, each with its own role.
 
-The prompt names two characters, a place and an object. A story counts when every one of its sentences is a
-wording that the grammar allows for its part, with these four words in their slots.
+The prompt names two characters, a place and an object. A story is correct if the grammar allows each of its sentences
+for its role, with these four words in their slots.
 """
 
 import random
@@ -83,7 +83,7 @@ def draw(rng: random.Random) -> dict[str, str]:
 
 
 def key(slots: dict[str, str]) -> tuple[object, ...]:
-    """The four words: what the hold-out goes by."""
+    """The four words, which decide the side of the split."""
     return ("story", slots["hero"], slots["friend"], slots["place"], slots["object"])
 
 
@@ -101,7 +101,7 @@ def answer(rng: random.Random, slots: dict[str, str]) -> str:
 
 
 def check(slots: dict[str, str], completion: str) -> bool:
-    """Whether the grammar can write this story with these words, all four of them used."""
+    """Whether the grammar can produce this story, and it uses all four words."""
     parts = ("(?:" + "|".join(option.pattern(slots) for option in options) + ")" for options in _PARTS)
     story = completion.strip()
     return _uses_all(slots, story) and re.fullmatch(" ".join(parts), story) is not None

@@ -1,4 +1,4 @@
-"""Training batches without end: fresh conversations, in length buckets, each a function of its number alone.
+"""An endless stream of training batches: generated conversations in length buckets, reproducible by batch number.
 
 Shapes: B conversations, T tokens (a multiple of 16).
 """
@@ -16,14 +16,14 @@ from adasd.demo.tasks import Task, generate
 SHARES = {Task.ARITHMETIC: 0.42, Task.FUNCTION: 0.13, Task.STORY: 0.15, Task.EXTRACTION: 0.30}
 SYSTEM_SHARE = 0.1  # conversations that open with a system message
 SECOND_TURN_SHARE = 0.06  # conversations with a second question
-POOL = 1024  # conversations that are sorted by length together
+POOL = 1024  # conversations that are generated and sorted by length together
 BUCKET = 16
 PROMPT_WEIGHT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`ids_BT` padded on the right; `weights_BT` is what predicting each token counts (0 for padding)."""
+    """`ids_BT` is padded on the right; `weights_BT` is each token's weight in the loss (0 for padding)."""
 
     ids_BT: torch.Tensor
     weights_BT: torch.Tensor
@@ -32,7 +32,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Position:
-    """Where a stream stands: the pool and the next batch within it. Enough to go on exactly there."""
+    """Position of a stream, from which it can continue exactly: the pool and the next batch in it."""
 
     pool: int = 0
     batch: int = 0
@@ -106,7 +106,7 @@ def _bucket(length: int) -> int:
 
 
 def _conversation(rng: random.Random) -> list[tuple[str, bool]]:
-    """Pieces of text of one conversation, each with whether it is an answer."""
+    """Text parts of one conversation, each with whether it is an answer."""
     pieces = []
     if rng.random() < SYSTEM_SHARE:
         pieces.append((SYSTEM + rng.choice(SYSTEM_MESSAGES) + END, False))

@@ -1,9 +1,8 @@
-"""The four tasks of the demo pair: examples to train on, examples held out, and a check of any completion.
+"""The four tasks of the demo pair: training examples, held-out examples, and a check of any completion.
 
-An example is one user message and one assistant answer. The wording of worked steps, code and stories is
-drawn at random, as real model pairs disagree mostly about wording; JSON has one wording. Whether an example
-may be trained on is decided by a hash of its content (`split.py`), so `heldout` never returns what training
-may see.
+An example is one user message and one assistant answer. The wording of worked steps, code and stories is random, as
+real model pairs disagree mostly about wording; JSON has one form. A hash of its content (`holdout.py`) decides whether
+an example may be used for training, so `heldout` never returns a training example.
 """
 
 import json
@@ -18,7 +17,7 @@ __all__ = ["Example", "Split", "Task", "check", "generate", "heldout"]
 
 
 class Task(Enum):
-    """What is asked for."""
+    """The kinds of tasks."""
 
     ARITHMETIC = "arithmetic"
     FUNCTION = "function"
@@ -28,10 +27,10 @@ class Task(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt, one right answer, and what `check` needs to judge another one.
+    """A prompt, one correct answer, and the reference by which `check` judges other answers.
 
-    `reference`: arithmetic the number; function, story and extraction a JSON object (what is wanted, the
-    slots, the fields).
+    `reference`: the number for arithmetic, else a JSON object (function: `Wanted`; story: the slots; extraction: the
+    fields).
     """
 
     task: Task
@@ -51,13 +50,13 @@ def generate(task: Task, rng: random.Random | int, split: Split | str = Split.TR
 
 
 def heldout(task: Task, n: int, seed: int = 0) -> list[Example]:
-    """`n` examples that no training run has seen; the first of them are the same for every `n`."""
+    """`n` examples that no training run has seen; a larger `n` only adds examples at the end."""
     rng = random.Random(f"heldout:{task.value}:{seed}")
     return [generate(task, rng, Split.HELD_OUT) for _ in range(n)]
 
 
 def check(example: Example, completion_text: str) -> bool:
-    """Whether the completion solves the example's task, in whatever wording."""
+    """Whether the completion solves the example's task, in any wording."""
     if example.task is Task.ARITHMETIC:
         return arithmetic.check(example.reference, completion_text)
     if example.task is Task.EXTRACTION:

@@ -48,7 +48,7 @@ class TrainingPlan:
 
 @dataclass(slots=True)
 class TrainingReport:
-    """What is known after a step."""
+    """The state after a step."""
 
     step: int
     num_tokens: int
@@ -57,7 +57,7 @@ class TrainingReport:
 
 
 class Trainer:
-    """A model, its optimizer and its stream, moved on one step at a time; all of it fits in a checkpoint."""
+    """A model, its optimizer and its stream, advanced step by step; a checkpoint holds all three."""
 
     def __init__(self, plan: TrainingPlan, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
         self.plan = plan
@@ -67,7 +67,7 @@ class Trainer:
         self.model.train()
         if (
             plan.device == "cpu"
-        ):  # on short rows the fused CPU kernel is slower: 7,400 against 10,700 tok/s at 128 x 6
+        ):  # on short sequences the fused CPU kernel is slower: 7,400 against 10,700 tok/s at 128 x 6
             self.model.set_attn_implementation("eager")
         self.optimizer = MuonAdam(self.model)
         self.schedule = Schedule.fresh(plan.num_tokens)
@@ -87,11 +87,11 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """Whether all tokens were seen."""
+        """Whether all tokens have been seen."""
         return self.num_tokens >= self.schedule.total
 
     def steps(self) -> Iterator[TrainingReport]:
-        """Train to the end, one report for each step."""
+        """Train to the end; yields a report after each step."""
         for batch in self.stream:
             if self.done:
                 return
@@ -129,7 +129,7 @@ class Trainer:
 
 
 def weighted_loss(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, weights_BT: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy in nats of every next token, by the weight of the token predicted."""
+    """Mean cross entropy of the next token, in nats, weighted by the weight of the predicted token."""
     losses = functional.cross_entropy(
         logits_BTV[:, :-1].reshape(-1, logits_BTV.size(-1)).float(),
         ids_BT[:, 1:].reshape(-1),
@@ -140,7 +140,7 @@ def weighted_loss(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, weights_BT: to
 
 
 def run(trainer: Trainer, console: Console, stopped: Callable[[], bool]) -> bool:
-    """Train with a progress bar until the end or until `stopped()`, then save; True at the end."""
+    """Train with a progress bar until the end or until `stopped()`, then save; returns whether training is done."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -179,7 +179,7 @@ def run(trainer: Trainer, console: Console, stopped: Callable[[], bool]) -> bool
 
 @contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
-    """A flag that Ctrl-C or a termination signal raises, instead of ending the process within a step."""
+    """A flag set by Ctrl-C or a termination signal, instead of ending the process in the middle of a step."""
     raised: list[int] = []
     before = {number: signal.signal(number, lambda got, _: raised.append(got)) for number in _STOPPING}
     try:
@@ -193,7 +193,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; exit status 0 when the model is written, 3 when it was stopped before."""
+    """The command; exit status 0 if the model was written, 3 if it was stopped before."""
     parser = argparse.ArgumentParser(prog="python -m adasd.demo.train", description=__doc__)
     parser.add_argument("--role", choices=[role.value for role in shapes.Role], required=True)
     parser.add_argument("--out", type=Path, help="folder for the model (default: models/demo/ROLE)")

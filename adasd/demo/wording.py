@@ -1,8 +1,8 @@
-"""Phrases with choices in them: one notation that can both speak and recognise.
+"""Phrases with choices: one notation that can generate and recognise wordings.
 
-`{a|b|}` chooses one alternative (here also nothing) and may be nested, `<name>` is filled in by the caller.
-The same phrase gives a random wording (`say`) and a regular expression of all its wordings (`pattern`), so a
-grammar of phrases can check what it is able to write.
+`{a|b|}` chooses one alternative (here also nothing) and may be nested; `<name>` is filled in by the caller. The same
+phrase gives a random wording (`say`) and a regular expression of all its wordings (`pattern`), so a grammar of phrases
+can check everything that it can generate.
 """
 
 import random
@@ -30,7 +30,7 @@ class Phrase:
     parts: tuple[str | _PhraseSlot | _Choice, ...]
 
     def say(self, rng: random.Random, slots: Mapping[str, str] | None = None) -> str:
-        """One wording, every choice drawn from `rng`; a slot missing in `slots` raises KeyError."""
+        """A random wording; raises KeyError if `slots` lacks a slot."""
         words = []
         for part in self.parts:
             if isinstance(part, str):
@@ -42,7 +42,7 @@ class Phrase:
         return "".join(words)
 
     def pattern(self, slots: Mapping[str, str] | None = None) -> str:
-        """A regular expression that matches exactly the wordings which `say` can produce."""
+        """A regular expression that matches exactly the wordings that `say` can produce."""
         pieces = []
         for part in self.parts:
             if isinstance(part, str):

@@ -1,4 +1,4 @@
-"""The closed lists of words that the tasks share."""
+"""Lists of words that the tasks share."""
 
 NAMES = ("Mia", "Ben", "Zoe", "Tom", "Ada", "Leo", "Eva", "Max", "Ivy", "Sam",
          "Lin", "Raj", "Noa", "Kai", "Ana", "Jon", "Uma", "Gus", "Pia", "Omar")  # fmt: skip

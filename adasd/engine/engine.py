@@ -104,7 +104,7 @@ class TorchEngine:
         """An engine over a loaded model. It modifies the model: attention is replaced, weights are restacked.
 
         ``fast``: a hand-written forward pass (True: required, None: where it fits, False: never).
-        ``vocab_limit``: tokens from this id on are never used.
+        ``vocab_limit``: tokens from this id on are never drafted or accepted.
         ``grammars``: compiles grammars for the model's tokenizer; without it, requests with a grammar are refused.
         Raises ConfigError if the architecture is not supported.
         """

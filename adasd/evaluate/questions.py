@@ -23,7 +23,7 @@ class Question:
 
 
 def demo(num_per_task: int, seed: int = 0) -> list[Question]:
-    """Held-out examples, one demo task after the other in turn, so that online learning sees all tasks."""
+    """Held-out examples that cycle through the demo tasks, so that online learning sees all of them."""
     tasks = [heldout(task, num_per_task, seed) for task in Task]
     return [
         Question(example.task.value, example.prompt, partial(check, example))

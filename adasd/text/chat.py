@@ -1,4 +1,4 @@
-"""Converts chat messages of clients to the plain form that chat templates take."""
+"""Converts clients' chat messages to the plain form that chat templates take."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def plain_messages(messages: Sequence[Any], with_tools: bool = False) -> list[di
     """``[{role, content, name?}]`` with text contents; raises InvalidRequest naming the part that is wrong.
 
     Content may be a text or a list of ``{"type": "text", "text": ...}`` parts, joined by line breaks.
-    ``developer`` becomes ``system``, the name that templates know. ``with_tools`` says that the template knows calls
-    and their results: then there may be ``tool`` messages and ``tool_calls``, whose arguments become objects; those of
-    a call that was cut stay text.
+    ``developer`` becomes ``system``, the name that templates know. ``with_tools``: the template supports tool calls and
+    results, so ``tool`` messages and ``tool_calls`` are allowed. Arguments of calls become objects; those of a
+    truncated call stay text.
     """
     if not messages:
         raise InvalidRequest("messages is empty; send at least one message", "messages")
@@ -26,7 +26,7 @@ def plain_messages(messages: Sequence[Any], with_tools: bool = False) -> list[di
 
 
 def with_whole_arguments(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Plain messages in which calls that were cut have no arguments."""
+    """Plain messages in which truncated calls have no arguments."""
     whole = [dict(message) for message in messages]
     for message in whole:
         if "tool_calls" in message:
@@ -41,7 +41,7 @@ def _whole_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_text(text: str, param: str | None) -> str:
-    """Refuse text that no tokenizer takes: NUL characters and unpaired surrogates."""
+    """Refuse text that tokenizers cannot take: NUL characters and unpaired surrogates."""
     if "\0" in text:
         raise InvalidRequest(f"{param or 'the text'} contains a NUL character; remove it", param)
     try:
@@ -108,7 +108,7 @@ def _plain_call(call: Any, where: str) -> dict[str, Any]:
 
 
 def _plain_arguments(arguments: Any, where: str) -> Mapping[str, Any] | str:
-    """An object; text only where a call was cut, by ``max_tokens`` or a stop text."""
+    """The arguments as an object; as text if the call was truncated by ``max_tokens`` or a stop string."""
     if isinstance(arguments, str | None):
         try:
             arguments = json.loads(arguments or "{}")

@@ -1,8 +1,8 @@
-"""Text of control tokens in messages stays text: who writes a message cannot open or close a turn.
+"""Keeps control tokens in message text from becoming tokens, so that a message cannot open or close a turn.
 
-A chat template writes contents and control tokens into one text, which is tokenised as a whole. So that a content's
-``<|im_end|>`` is no token, a mark that nobody uses is put behind its first character; the rendered text is cut at the
-marks, and no part of it holds that control token any more.
+A chat template writes contents and control tokens into one text, which is tokenised as a whole. So that ``<|im_end|>``
+in a content does not become a token, an unused mark is inserted after its first character. The rendered text is split
+at the marks, so no part contains that control token any more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 MARKS = [chr(code) for code in range(0xE000, 0xE020)]
-"""Characters for private use; templates write them as they are or as JSON escapes them."""
+"""Private-use characters; templates write them unchanged or JSON-escaped."""
 
 T = TypeVar("T")
 
@@ -26,12 +26,12 @@ class ControlTokens:
         self._found = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def broken(self, content: T, mark: str) -> T:
-        """The content, with the mark inside of every control token in its texts."""
+        """The content with the mark inside every control token of its texts."""
         if self._found is None:
             return content
         if isinstance(content, str):
             text: str = content
-            while self._found.search(text):  # what is left may be one again
+            while self._found.search(text):  # the result may contain another one
                 text = self._found.sub(lambda found: found[0][0] + mark + found[0][1:], text)
             return text  # type: ignore[return-value]
         if isinstance(content, Mapping):
@@ -42,7 +42,7 @@ class ControlTokens:
 
 
 def unused_mark(*contents: Any) -> str:
-    """A mark that stands nowhere in the contents."""
+    """A mark that does not occur in the contents."""
     written = json.dumps(contents, ensure_ascii=False, default=str)
     return next((mark for mark in MARKS if mark not in written), MARKS[0])
 

@@ -1,8 +1,8 @@
 """Incremental detokenization as a pure function over frozen state, without torch or transformers.
 
 A character may span several tokens (byte-level BPE, byte fallback), and a decoder may treat a token differently at the
-start of a text (SentencePiece's space). So new tokens are decoded together with the tokens before them, and a tail of
-replacement characters is held back until it is complete.
+start of a text (SentencePiece's space). So new tokens are decoded together with the tokens before them, and trailing
+replacement characters are held back until they are complete.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from adasd.ports import Decode
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MAX_HELD = 256
-"""Tokens after which an incomplete tail is shown as it is. Bounds the work per token."""
+"""An incomplete tail is shown as it is after this many tokens, which bounds the work per token."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetokenizerState:
     """State between tokens; the default is the start of an answer."""
 
-    context: tuple[int, ...] = ()  # token ids that were shown in full; the next tokens are decoded after them
+    context: tuple[int, ...] = ()  # token ids shown in full, with which the next tokens are decoded
     held: tuple[int, ...] = ()  # token ids after those, not yet shown in full
-    num_shown: int = 0  # characters of the text of ``held`` that were shown
+    num_shown: int = 0  # characters shown of the text of ``held``
 
 
 def push(state: DetokenizerState, token_ids: Sequence[int], decode: Decode) -> tuple[DetokenizerState, str]:
-    """Append ``token_ids``; returns the new state and the text that is final now.
+    """Append ``token_ids``; returns the new state and the text that is now final.
 
-    The texts of all pushes and the final flush join to ``decode`` of all ids, however the ids were split.
+    The texts of all pushes and of the flush add up to ``decode`` of all ids, no matter how the ids were split.
     """
     if not token_ids:
         return state, ""
@@ -43,7 +43,7 @@ def push(state: DetokenizerState, token_ids: Sequence[int], decode: Decode) -> t
 
 
 def flush(state: DetokenizerState, decode: Decode) -> tuple[DetokenizerState, str]:
-    """The text held back, including replacement characters; for the end of an answer."""
+    """At the end of an answer: the text held back, including replacement characters."""
     if not state.held:
         return state, ""
     text = _text_after(state.context, state.held, decode)
@@ -56,5 +56,5 @@ def _text_after(context: tuple[int, ...], held: tuple[int, ...], decode: Decode)
 
 
 def _unfinished_len(text: str) -> int:
-    # Any number: byte fallback decodes a run of bytes to replacement characters until its last character is complete.
+    # can be many: byte fallback decodes a run of bytes to replacement characters until its last character is complete
     return len(text) - len(text.rstrip(REPLACEMENT))

@@ -1,4 +1,4 @@
-"""What to do about a model file that could not be read."""
+"""Advice for a model file that could not be read."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Grammars that constrain an answer: validation, compilation, and token masks along the text.
 
-llguidance does the work (an Earley parser over a lexer of regular expressions, in Rust; a mask takes microseconds). A
-grammar describes text: special tokens are never part of it, and end-of-sequence tokens are allowed exactly where the
-text may end.
+llguidance does the work (an Earley parser over a regular-expression lexer, in Rust; a mask takes microseconds). A
+grammar describes text: special tokens are never part of it, and end-of-sequence tokens are allowed only where the text
+may end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LIMITS = LLParserLimits(verbose_errors=False)
 
 
 def check_grammar(grammar: Grammar) -> None:
-    """Raise InvalidRequest with the reason if the grammar does not compile. Takes milliseconds and no tokenizer."""
+    """Raise InvalidRequest with the reason if the grammar does not compile. Takes milliseconds; needs no tokenizer."""
     reason = LLMatcher.validate_grammar(_source(grammar), None, limits=_LIMITS)
     if reason:
         raise _refusal(grammar, reason)
@@ -38,7 +38,7 @@ def check_grammar(grammar: Grammar) -> None:
 class GrammarCompiler:
     """Compiles grammars for one vocabulary and caches the ``num_kept`` most recent. Thread-safe.
 
-    ``load`` returns the tokenizer; called for the first grammar.
+    ``load`` returns the tokenizer; it is called for the first grammar.
     """
 
     def __init__(self, load: Callable[[], Tokenizer], num_kept: int = 64) -> None:
@@ -83,8 +83,8 @@ class GrammarCompiler:
 class Matcher:
     """The position of a token sequence in a grammar; can be extended and rolled back.
 
-    Tokens after the sequence left the grammar (drafted tokens may) or ended are only counted, so that a roll-back is
-    always possible. ``end_V``: mask of the end-of-sequence tokens.
+    Once the sequence has left the grammar (as drafted tokens may) or ended, further tokens are only counted, so that a
+    roll-back is always possible. ``end_V``: mask of the end-of-sequence tokens.
     """
 
     def __init__(self, inner: LLMatcher, end_V: Mask) -> None:
@@ -110,10 +110,10 @@ class Matcher:
             self._num_taken = length
 
     def masks(self, ahead: Sequence[int] = (), first: int = 0) -> list[Mask]:
-        """Masks after ``ahead[:first]`` and after each further token of ``ahead``; the state stays as it is.
+        """Masks after ``ahead[:first]`` and after each further token of ``ahead``; the state does not change.
 
         After a token that leaves the grammar or ends the text, only end-of-sequence tokens are allowed. Raises
-        InvalidRequest if the grammar is too ambiguous for the parser here.
+        InvalidRequest if the grammar becomes too ambiguous for the parser.
         """
         if self._num_beyond:
             return [self._end_V] * (len(ahead) - first + 1)
@@ -132,7 +132,7 @@ class Matcher:
         return masks + [self._end_V] * (len(ahead) - first + 1 - len(masks))
 
     def _take(self, tokens: Sequence[int]) -> int:
-        """Feed tokens to the parser up to the first that leaves the grammar or ends the text; returns their number."""
+        """Feed tokens to the parser, up to the first that leaves the grammar or ends the text; returns how many."""
         end = next((i for i, token in enumerate(tokens) if not self._is_text(token)), len(tokens))
         num = int(self._inner.validate_tokens(list(tokens[:end])))
         if num:

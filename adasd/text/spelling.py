@@ -1,7 +1,7 @@
-"""The bytes of a token, which may be part of a character.
+"""The bytes of a token, which may be an incomplete character.
 
-Byte-level vocabularies write each byte as one printable character. SentencePiece writes a blank as ``▁`` and, with byte
-fallback, a single byte as ``<0xE4>``. The type of the tokenizer's decoder says which applies.
+Byte-level vocabularies write each byte as one printable character. SentencePiece writes a space as ``▁`` and, with byte
+fallback, a single byte as ``<0xE4>``. The type of the tokenizer's decoder decides which applies.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Spelling:
 
     @property
     def knows_all_bytes(self) -> bool:
-        """Whether every text has tokens of its own, and none is replaced by an unknown token."""
+        """Whether every text can be encoded without an unknown token."""
         return not {"ByteLevel", "ByteFallback"}.isdisjoint(self._decoders)
 
     def __call__(self, token_id: int) -> bytes:

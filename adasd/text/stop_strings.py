@@ -1,6 +1,6 @@
-"""When an answer ends, and which text may be shown before it is known.
+"""Finds stop strings in a streamed answer.
 
-Text is held back while it could still become part of a stop string or is half a character.
+Text is held back while it could still become part of a stop string or is an incomplete character.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from adasd.text.detokenizer import DetokenizerState
 
 @dataclass(frozen=True, slots=True)
 class TextState:
-    """The detokenizer's state and the text that waits because a stop string may begin in it."""
+    """The detokenizer's state, and the text held back because a stop string may begin in it."""
 
     detokenizer: DetokenizerState = field(default_factory=DetokenizerState)
     held: str = ""
@@ -24,9 +24,9 @@ class TextState:
 def push(
     state: TextState, tokens: Sequence[int], stops: Sequence[str], decode: Decode
 ) -> tuple[TextState, str, str | None]:
-    """Add tokens: ``(state, text to show, stop string that matched or None)``.
+    """Add tokens; returns (state, text to show, stop string that matched or None).
 
-    With a match, the text ends right before the stop string (the earliest one, the longest among equals).
+    With a match, the text ends right before the stop string: the earliest match, and the longest of equal start.
     """
     inner, piece = detokenizer.push(state.detokenizer, tokens, decode)
     waiting = state.held + piece
@@ -39,7 +39,7 @@ def push(
 
 
 def flush(state: TextState, decode: Decode) -> str:
-    """What is left to show when the answer ends without a stop string."""
+    """The text left to show when the answer ends without a stop string."""
     return state.held + detokenizer.flush(state.detokenizer, decode)[1]
 
 
@@ -53,7 +53,7 @@ def find_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
 
 
 def partial_stop_len(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of ``text`` that begins a stop string without being all of it."""
+    """Length of the longest suffix of ``text`` that is a proper prefix of a stop string."""
     longest = max((len(stop) - 1 for stop in stops), default=0)
     for length in range(min(longest, len(text)), 0, -1):
         if any(stop.startswith(text[-length:]) for stop in stops):

@@ -23,7 +23,7 @@ from adasd.text.tools import ToolForm, form_of, knows_tools, variables
 SUPPLIED = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
 )
-"""Variables that every chat template gets."""
+"""Variables that every chat template receives."""
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -45,7 +45,7 @@ class Tokenizer:
     ) -> Tokenizer:
         """Load from a folder or a Hugging Face id; raises ConfigError if there is no tokenizer.
 
-        ``control_tokens_in_content``: the text of a control token in a message is that token, not text.
+        ``control_tokens_in_content``: the text of a control token in a message becomes that token.
         """
         try:
             inner = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
@@ -73,7 +73,7 @@ class Tokenizer:
 
     @cached_property
     def max_token_chars(self) -> int:
-        """Characters that one token stands for at most; very many where unknown text becomes one token."""
+        """Most characters per token; 2**31 if unknown text becomes one token."""
         return max(map(len, self._inner.get_vocab())) if self._spelling.knows_all_bytes else 2**31
 
     @property
@@ -124,7 +124,7 @@ class Tokenizer:
         tools: Sequence[Any] = (),
         options: Mapping[str, Any] = NO_OPTIONS,
     ) -> str:
-        """The conversation as the model's chat template writes it; raises InvalidRequest if it refuses."""
+        """The conversation as rendered by the model's chat template; raises InvalidRequest if it refuses."""
         return self._rendered(self._plain(messages, options), tools, options)
 
     @cached_property
@@ -133,7 +133,7 @@ class Tokenizer:
         return ControlTokens([str(token) for token in added if token.special])
 
     def _plain(self, messages: Sequence[Any], options: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The messages as the template takes them. Raises InvalidRequest."""
+        """The messages in the form that the template takes; raises InvalidRequest."""
         for name in options:
             if name not in self.template_options:
                 known = ", ".join(sorted(self.template_options)) or "none"
@@ -149,7 +149,7 @@ class Tokenizer:
     def _rendered(
         self, plain: Sequence[dict[str, Any]], tools: Sequence[Any], options: Mapping[str, Any]
     ) -> str:
-        """Some templates cannot write a call whose arguments were cut: then it has none."""
+        """Render the messages; if the template refuses truncated arguments of a call, render it without arguments."""
         try:
             return self._render(plain, tools, options)
         except InvalidRequest:
@@ -173,7 +173,7 @@ class Tokenizer:
 
     @property
     def _template_for_tools(self) -> str:
-        """The template for tools, where a model has several."""
+        """The template for tools, if a model has several templates."""
         template = self._inner.chat_template or ""
         return str(template.get("tool_use", "")) if isinstance(template, dict) else str(template)
 
@@ -182,11 +182,11 @@ class Tokenizer:
         return self._decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
     def pieces(self, token_ids: Sequence[int]) -> tuple[str, ...]:
-        """The tokens as the vocabulary writes them (byte-level vocabularies write a blank as ``Ġ``)."""
+        """The tokens as the vocabulary writes them (byte-level vocabularies write a space as ``Ġ``)."""
         return tuple(str(piece) for piece in self._inner.convert_ids_to_tokens(list(token_ids)))
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The token's bytes, which may be part of a character; for special tokens the bytes of their name."""
+        """The token's bytes, which may be an incomplete character; for special tokens, the bytes of their name."""
         return self._spelling(token_id)
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
@@ -195,7 +195,7 @@ class Tokenizer:
 
 
 def _decode_of(inner: Any) -> Callable[..., str]:
-    """A decode function without clean-up of blanks; the Rust backend itself where the wrapper adds nothing."""
+    """A decode function without clean-up of spaces; the Rust backend itself if the wrapper adds nothing."""
     if type(inner)._decode is TokenizersBackend._decode:
         backend: Callable[..., str] = inner.backend_tokenizer.decode
         return backend

@@ -1,7 +1,7 @@
 """Parses tool calls from a streamed answer.
 
-Text is passed on at once. A call is reported with its name as soon as that is known, then its arguments in fragments
-that join to JSON. Anything that turns out not to be a call is passed on as text, so nothing of an answer is lost.
+Text is passed on at once. A call is reported as soon as its name is known, then its arguments in fragments that add up
+to JSON. Anything that turns out not to be a call is passed on as text, so no part of an answer is lost.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class CallParser(Protocol):
     """Parses one answer."""
 
     def push(self, text: str) -> list[Found]:
-        """What is certain after this text."""
+        """The items that are certain after this text."""
         ...
 
     def flush(self) -> list[Found]:
-        """The rest, at the end of the answer."""
+        """The remaining items, at the end of the answer."""
         ...
 
     @property
@@ -64,12 +64,12 @@ class CallParser(Protocol):
 
 
 def parser_of(form: ToolForm, names: Iterable[str]) -> CallParser:
-    """A parser of one answer; ``names`` are the available functions."""
+    """A parser for one answer; ``names`` are the available functions."""
     return _Tagged() if form is ToolForm.HERMES else _Bare(frozenset(names))
 
 
 class _Call:
-    """One JSON object of name and arguments, character by character."""
+    """Parses one JSON object of name and arguments, character by character."""
 
     def __init__(self, index: int, names: frozenset[str] | None = None) -> None:
         self.raw, self.begun, self.complete, self.broken = "", False, False, False
@@ -79,7 +79,7 @@ class _Call:
         self._arguments_end: int | None = None
 
     def push(self, text: str) -> tuple[list[Found], str]:
-        """What is certain after this text, and the text after the object."""
+        """The items that are certain after this text, and the text after the object."""
         for position, character in enumerate(text):
             self._scan(character)
             if self.complete or self.broken:
@@ -150,7 +150,7 @@ class _Tagged:
 
     def __init__(self) -> None:
         self._num_calls = 0
-        self._waiting = ""  # text that may begin a tag, or blanks before one
+        self._waiting = ""  # text that may begin a tag, or white space before one
         self._call: _Call | None = None
         self._behind: str | None = None  # text after a complete call, before its closing tag
 
@@ -206,7 +206,7 @@ class _Tagged:
         return rest
 
     def _closing(self, text: str) -> str:
-        """Skip the closing tag. If it is missing, what follows is text."""
+        """Skip the closing tag. If it is missing, the rest is text."""
         behind = (self._behind or "") + text
         end = behind.find(CLOSING)
         if end >= 0:
@@ -276,7 +276,7 @@ class _Bare:
 
 
 def _joined(found: list[Found]) -> list[Found]:
-    """Adjacent items of one kind, merged."""
+    """Merge adjacent items of the same kind."""
     joined: list[Found] = []
     for one in found:
         last = joined[-1] if joined else None

@@ -1,8 +1,8 @@
 """Forms of tool calls in chat templates, and grammars that allow only valid calls.
 
 HERMES   <tool_call>\\n{"name": "f", "arguments": {...}}\\n</tool_call>   Qwen, Hermes and many others; any number
-LLAMA    {"name": "f", "parameters": {...}}                             Llama 3; one, the whole answer
-MISTRAL  [{"name": "f", "arguments": {...}}, ...]                       Mistral; the whole answer
+LLAMA    {"name": "f", "parameters": {...}}                             Llama 3; one call, which is the whole answer
+MISTRAL  [{"name": "f", "arguments": {...}}, ...]                       Mistral; the list is the whole answer
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from adasd.requests import Grammar, GrammarKind
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 BLANKS = r"[\x20\x0A\x0D\x09]{1,32}"
-"""Of JSON between two tokens: a model that loves blanks comes to an end."""
+"""White space between two JSON tokens, limited so that a model cannot emit it forever."""
 _AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""JSON as Python writes it, which is what templates show to models."""
+"""JSON as Python writes it, which is how templates show it to models."""
 _NAMED_SCHEMAS = frozenset({"properties", "$defs", "definitions", "patternProperties", "dependentSchemas"})
 _NO_SCHEMAS = frozenset({"const", "enum", "default", "example", "examples", "required", "allOf"})
 _SAYS_WHETHER_CLOSED = frozenset(
@@ -68,7 +68,7 @@ def variables(template: str) -> frozenset[str]:
 
 
 def form_of(template: str) -> ToolForm | None:
-    """The form that a template shows; None if it is none of these."""
+    """The form that a template shows; None if it is not one of ToolForm."""
     if OPENING in template and "<function=" not in template:
         return ToolForm.HERMES
     if "[TOOL_CALLS]" in template:
@@ -79,16 +79,16 @@ def form_of(template: str) -> ToolForm | None:
 
 
 def forced_calls(form: ToolForm, functions: Sequence[Function], parallel: bool) -> Grammar:
-    """Calls and nothing else: one, or with ``parallel`` one or more where the form knows that."""
+    """Only calls: one, or with ``parallel`` one or more if the form allows that."""
     return _grammar([f"start: {_sequence(form, parallel)}", _tagged(), *_calls(form, functions)])
 
 
 def calls_or_format(
     form: ToolForm, functions: Sequence[Function], parallel: bool, answer: Grammar
 ) -> Grammar:
-    """Either calls and nothing else, or an answer that follows a JSON Schema or a regular expression.
+    """Either only calls, or an answer that follows a JSON Schema or a regular expression.
 
-    Not for LLAMA and a schema: the lexer cannot tell one object from the other.
+    Not for LLAMA with a schema: the lexer cannot distinguish the two objects.
     """
     if answer.kind is GrammarKind.JSON_SCHEMA:
         schema = {**json.loads(answer.text), "x-guidance": {"whitespace_pattern": BLANKS}}
@@ -101,7 +101,7 @@ def calls_or_format(
 
 
 def valid_calls(functions: Sequence[Function]) -> Grammar:
-    """Any text in which every call of the form HERMES is valid."""
+    """Any text in which every HERMES call is valid."""
     return _grammar(
         [
             "start: (before inside after)* TEXT?",
@@ -115,9 +115,9 @@ def valid_calls(functions: Sequence[Function]) -> Grammar:
 
 
 def closed(schema: Any) -> Any:
-    """The schema with every object closed that does not say otherwise, as OpenAI's ``strict`` wants it.
+    """The schema with every object closed unless it specifies otherwise, as OpenAI's ``strict`` requires.
 
-    Parts of ``allOf`` stay open: closed, they would exclude each other.
+    Parts of ``allOf`` stay open: if closed, they would exclude each other.
     """
     if isinstance(schema, list):
         return [closed(one) for one in schema]
@@ -151,7 +151,7 @@ def _tagged() -> str:
 
 
 def _calls(form: ToolForm, functions: Sequence[Function]) -> list[str]:
-    """Rules of the calls. Arguments are a JSON document each, so that references inside a schema work."""
+    """Rules of the calls. Each call's arguments are a separate JSON document, so that references in a schema work."""
     key = "parameters" if form is ToolForm.LLAMA else "arguments"
     lines = ["call: " + " | ".join(f"call_{i}" for i in range(len(functions)))]
     for i, function in enumerate(functions):
@@ -174,7 +174,7 @@ def _quoted(text: str) -> str:
 
 
 class _Generation(Extension):
-    """``{% generation %}`` marks the assistant's part for training; here only its content counts."""
+    """Parses ``{% generation %}``, which marks the assistant's part for training, as its content."""
 
     tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
 

@@ -1,1 +1,1 @@
-"""What operators see: events of the library and the services become metrics and logs."""
+"""What operators see: events of the library and the services become metrics, logs and traces."""

@@ -1,4 +1,4 @@
-"""A wrapper of a Backend that sends events to an observer and changes nothing else."""
+"""A Backend wrapper that sends events to an observer and changes nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class InstrumentedBackend:
         self._inner, self._tell, self._clock = inner, tell, clock
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
-        """As the inner backend. The end is reported on every path, before slots are freed."""
+        """Like the inner backend. The end is reported on every path, before slots are freed."""
         mode = self._inner.effective(request.speculation).mode
         assert mode is not None
         name, complete, failure = request.request_id, None, None

@@ -1,6 +1,6 @@
 """Log records of our own packages: text or JSON, each with the id of its request.
 
-Records carry ids, counts, times and errors, but never prompts, answers or keys. What a client wrote (a path, an id, a
+Records carry ids, counts, times and errors, but never prompts, answers or keys. Text from clients (a path, an id, a
 name in an error message) can neither start a new line nor send control characters to a terminal.
 """
 
@@ -98,13 +98,13 @@ def escaped(text: str) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """As it is if it is one plain word, else as a JSON text in ASCII."""
+    """The value unchanged if it is one plain word, else as JSON text in ASCII."""
     text = str(value)
     return text if PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def _with_request_id(record: logging.LogRecord) -> bool:
-    record.request_id = REQUEST_ID.get()  # printable: both doors see to that
+    record.request_id = REQUEST_ID.get()  # printable: the HTTP and gRPC servers ensure that
     return True
 
 

@@ -1,4 +1,4 @@
-"""Turns events into the Prometheus series of one orchestrator: vLLM's names where vLLM has one, ours otherwise.
+"""Turns events into the Prometheus series of one orchestrator, with vLLM's names where vLLM has one.
 
 Shares (acceptance, relaxed tokens) are not exported: divide the ``rate`` of two counters.
 """
@@ -44,7 +44,7 @@ class RequestTimeline:
     started_s: float
     granted_s: float | None = None  # first target slot
     first_s: float | None = None  # first token
-    last_s: float = 0.0  # newest chunk
+    last_s: float = 0.0  # latest chunk
     num_tokens: int = 0
 
     @property
@@ -119,7 +119,7 @@ class ServiceMetrics:
             return
         self.own.requests.labels(request.mode.value, event.outcome).inc()
         if event.complete is None and request.first_s is None and event.error is not None:
-            return  # refused: RequestRefused counts it
+            return  # counted by RequestRefused
         self.vllm.add_answer(request, event.at_s, _finished_reason(event))
         if event.complete is not None:
             self.own.add_report(event.complete.speculation)
@@ -219,7 +219,7 @@ class VllmSeries:
 
 
 class OwnSeries:
-    """Series that vLLM does not have. The label ``tier`` (draft or target) says which side was measured."""
+    """Series that vLLM does not have. The label ``tier`` (draft or target) is the side that was measured."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, about: str, *labels: str) -> Counter:

@@ -1,4 +1,4 @@
-"""Resources of a replica's process that could leak: memory, open files and sockets, threads, asyncio tasks."""
+"""Metrics of resources that a replica's process could leak: memory, open files, sockets, threads, asyncio tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ProcessCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         try:
-            open_files = len(os.listdir(OWN_FILES)) - 1  # the one that lists them
+            open_files = len(os.listdir(OWN_FILES)) - 1  # minus the one that lists them
             num_threads = len(os.listdir(OWN_THREADS))
             pages = int(Path(OWN_MEMORY).read_text().split()[1])
         except OSError:

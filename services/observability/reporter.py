@@ -1,4 +1,4 @@
-"""Sends a replica's metrics to the snapshot store, and answers scrapes with those of all replicas."""
+"""Sends a replica's metrics to the snapshot store, and answers scrapes with the metrics of all replicas."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 
 PERIOD_S = 2.0
 TIMEOUT_S = 2.0
-"""Seconds to wait for the store; then a scrape shows this replica alone."""
+"""Seconds to wait for the store; after that, a scrape shows only this replica."""
 
 
 class SnapshotStoreLink(Protocol):
-    """How to reach the snapshot store (a Serve handle in production)."""
+    """Connection to the snapshot store (a Serve handle in production)."""
 
     async def put(self, snapshot: ReplicaSnapshot) -> None: ...
     async def exchange(self, snapshot: ReplicaSnapshot) -> tuple[ReplicaSnapshot, ...]: ...
@@ -45,7 +45,7 @@ class HandleLink:
 
 
 class Reporter:
-    """One per replica. Without a link (tests, local mode) a scrape shows this replica alone."""
+    """One per replica. Without a link (tests, local mode) a scrape shows only this replica."""
 
     def __init__(
         self, collector: Collector, replica: str, role: str, link: SnapshotStoreLink | None = None
@@ -72,11 +72,11 @@ class Reporter:
                 await self._link.remove(self._replica)
 
     async def scrape(self) -> bytes:
-        """The Prometheus text of all replicas, or of this one while the store cannot be reached."""
+        """The Prometheus text of all replicas, or only of this one while the store cannot be reached."""
         return render(await self.all_snapshots())
 
     async def all_snapshots(self) -> tuple[ReplicaSnapshot, ...]:
-        """The newest snapshot of every replica, or of this one while the store cannot be reached."""
+        """The latest snapshot of every replica, or only of this one while the store cannot be reached."""
         own = self._take()
         if self._link is None:
             return (own,)

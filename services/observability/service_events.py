@@ -91,7 +91,7 @@ Observer = Callable[[Event], None]
 
 
 def code_of(error: Exception) -> Code:
-    """The error's code; INTERNAL for errors from outside of adasd.errors."""
+    """The error's code; INTERNAL for errors that are not from adasd.errors."""
     return error.code if isinstance(error, AdasdError) else Code.INTERNAL
 
 
@@ -100,7 +100,7 @@ def ignore(_: Event) -> None:
 
 
 def to_all(*observers: Observer) -> Observer:
-    """One observer that passes events on to all. A failing observer is logged, and never fails a request."""
+    """One observer that passes events to all. Errors of observers are logged and never fail a request."""
 
     def tell(event: Event) -> None:
         for observer in observers:

@@ -1,7 +1,7 @@
-"""Snapshots of a replica's metrics, and the Prometheus text of many.
+"""Snapshots of a replica's metrics, and the Prometheus text of several.
 
-Each series gets the labels ``replica`` and ``role`` of its source. Every counter so has one writer and never goes
-back, no matter which orchestrator is scraped.
+Each series gets the labels ``replica`` and ``role`` of its source. So every counter has one writer and never
+decreases, no matter which orchestrator is scraped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class MetricFamily:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSnapshot:
-    """The metrics of one replica. ``number`` rises with each snapshot of the same replica."""
+    """The metrics of one replica. ``number`` increases with each snapshot of the same replica."""
 
     replica: str
     role: str  # orchestrator | draft | target
@@ -47,7 +47,7 @@ class ReplicaSnapshot:
 
 
 def take(collector: Collector, replica: str, role: str, number: int) -> ReplicaSnapshot:
-    """The collector's series now, without ``_created`` series, which some scrapers reject."""
+    """A snapshot of the collector's series, without ``_created`` series, which some scrapers reject."""
     families = (
         MetricFamily(
             metric.name,
@@ -65,7 +65,7 @@ def take(collector: Collector, replica: str, role: str, number: int) -> ReplicaS
 
 
 def render(snapshots: Iterable[ReplicaSnapshot]) -> bytes:
-    """The Prometheus text of all snapshots, with each metric named once."""
+    """The Prometheus text of all snapshots, with one header per metric."""
     return generate_latest(_Merged(snapshots))
 
 

@@ -1,4 +1,4 @@
-"""Keeps the newest metrics snapshot of every replica, so that one scrape shows all of them."""
+"""Keeps the latest metrics snapshot of every replica, so that one scrape shows all of them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ TTL_S = 15.0
 
 
 class SnapshotStore:
-    """The newest snapshot of every live replica. One process owns it, so that counters never go back."""
+    """The latest snapshot of every live replica. One process owns it, so that counters never decrease."""
 
     def __init__(self, ttl_s: float = TTL_S, clock: Clock = time.monotonic) -> None:
         self._ttl_s, self._clock = ttl_s, clock
         self._newest: dict[str, tuple[ReplicaSnapshot, float]] = {}  # replica -> snapshot, arrival (seconds)
 
     def put(self, snapshot: ReplicaSnapshot) -> None:
-        """Keep the snapshot, unless a newer one of the same replica arrived before it."""
+        """Keep the snapshot, unless a newer one of the same replica has arrived already."""
         known = self._newest.get(snapshot.replica)
         if known is None or known[0].number < snapshot.number:
             self._newest[snapshot.replica] = snapshot, self._clock()
 
     def remove(self, replica: str) -> None:
-        """Forget a replica that ends."""
+        """Forget a replica that shuts down."""
         self._newest.pop(replica, None)
 
     def all(self) -> tuple[ReplicaSnapshot, ...]:
@@ -45,7 +45,7 @@ class SnapshotStoreDeployment:
         self.store.put(snapshot)
 
     async def exchange(self, snapshot: ReplicaSnapshot) -> tuple[ReplicaSnapshot, ...]:
-        """Put a snapshot and get all, so that no scrape shows less than the one before."""
+        """Put a snapshot and get all snapshots, so that no scrape shows less than the one before."""
         self.store.put(snapshot)
         return self.store.all()
 

@@ -1,7 +1,7 @@
 """OpenTelemetry traces: a span per answer with the GenAI attributes, one per round, and one per call in each worker.
 
-The exporter sends spans in batches over OTLP/HTTP, from its own thread. Without an endpoint nothing here is imported or
-called. Names follow the GenAI conventions (open-telemetry/semantic-conventions-genai), or begin with ``adasd.``.
+The exporter sends spans in batches over OTLP/HTTP, from its own thread. Without an endpoint, this module is not used.
+Names follow the GenAI conventions (open-telemetry/semantic-conventions-genai) or begin with ``adasd.``.
 Spans never hold prompts or answers.
 """
 
@@ -32,7 +32,7 @@ Attributes = dict[str, str | int | float | bool | list[str]]
 
 
 def provider(config: TracesConfig, role: str, replica: str) -> TracerProvider:
-    """Sends this replica's spans. Shut it down at the end, which sends the last batch.
+    """A tracer provider that sends this replica's spans; shutting it down sends the last batch.
 
     Needs the extra ``traces`` (checked in services.otel_environment).
     """
@@ -135,7 +135,7 @@ class RequestTraces:
     def _add_round(self, done: RoundCompleted) -> None:
         from opentelemetry.trace import set_span_in_context
 
-        answer = self._running.get(done.verdict.session.rpartition(".")[0])  # of a lease: SESSION.NUMBER
+        answer = self._running.get(done.verdict.session.rpartition(".")[0])  # id: SESSION.LEASE
         if answer is None:
             return
         now_ns = time.time_ns()
@@ -169,7 +169,7 @@ class RequestTraces:
 
 
 class CallTraces:
-    """A worker's spans, one per call: children of the answer's span, which the stream's metadata names."""
+    """A worker's spans, one per call: children of the answer's span, which the stream's metadata identifies."""
 
     def __init__(self, provider: TracerProvider, role: str) -> None:
         self._provider, self._role = provider, role

@@ -20,7 +20,7 @@ from services.observability.buckets import BATCH_SIZES, STEP_TOKENS
 
 
 class WorkerCounts(Protocol):
-    """Counts of a worker (services.worker.host_stats.HostStats has them)."""
+    """Counts of a worker, as in services.worker.host_stats.HostStats."""
 
     @property
     def num_slots(self) -> int: ...
@@ -122,7 +122,7 @@ def _label(bound: float) -> str:
 
 
 def _buckets(bounds: Sequence[float], steps_by_size: Sequence[tuple[float, int]]) -> list[tuple[str, float]]:
-    """Cumulative counts by upper bound, the last bound being infinity."""
+    """Cumulative counts by upper bound; the last bound is infinity."""
     return [
         (_label(bound), float(sum(steps for size, steps in steps_by_size if size <= bound)))
         for bound in (*bounds, math.inf)
