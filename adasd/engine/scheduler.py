@@ -1,7 +1,7 @@
 """What one step computes: which calls take part, and how much of each. No tensors.
 
 Every waiting call takes part in every step, except prompts: they share a budget of tokens per step and take turns,
-so that they do not slow down running sessions.
+so that running sessions keep their pace.
 """
 
 from __future__ import annotations

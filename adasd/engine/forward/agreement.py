@@ -31,8 +31,8 @@ def check_agreement(forward: Forward, reference: Tensor) -> None:
 
     Guards against architectures that would run here and be silently wrong. float32: the largest difference may be
     1e-3 of the largest logit. In 16-bit formats rounding alone moves single logits of a deep model much further; so
-    there the root mean square of the differences may be a fifth of the logits' standard deviation (wrong logits come
-    close to 1 or exceed it).
+    there the root mean square of the differences may be a fifth of the logits' standard deviation (wrong logits differ
+    by about one standard deviation or more).
     """
     cache = KVCache(forward.layers, PrefixCache(2, PROBE_LEN), forward.dtype, forward.device)
     ids = probe_ids(forward.num_embeddings, forward.device).tolist()

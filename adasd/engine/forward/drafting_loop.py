@@ -49,7 +49,7 @@ class DraftingLoop:
         self._no_rows = [0] * num
 
     def begin(self, works: Sequence[DraftWork], inputs: Sequence[StepInput]) -> None:
-        """Start drafting for these sessions; their first logits come next."""
+        """Start drafting for these sessions; the next turn gets their first logits."""
         num, idle = self.step.bucket.num_sequences, self.step.bucket.num_sequences - len(inputs)
         self.step.fill([StepInput(one.slot, 0, (0,), 1) for one in inputs])
         rules = [rule_from_here(work) for work in works]
