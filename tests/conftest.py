@@ -1,4 +1,4 @@
-"""What holds for every test: chance is the same in every run, and a busy machine is no failure."""
+"""For all tests: random draws repeat from run to run, and a busy machine fails no test."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("same everywhere")
-torch.set_num_threads(1)  # tiny tensors gain nothing from a second one
+torch.set_num_threads(1)  # tiny tensors gain nothing from a second thread
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Whatever draws without a generator of its own does not depend on which tests ran before."""
+    """Draws without a generator of their own do not depend on which tests ran before."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""An engine that stays in its step for as long as a test wants."""
+"""An engine whose steps last until the test lets them end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.patience import PATIENCE_S
 
 
 class GatedEngine(CountingEngine):
-    """Waits for ``gate`` inside every step; ``entered`` tells that a step has begun."""
+    """Waits for ``gate`` inside every step; ``entered`` is set once a step has begun."""
 
     def __init__(self, **options) -> None:
         super().__init__(**options)

@@ -10,7 +10,7 @@ from tests.patience import PATIENCE_S
 
 
 async def nothing_runs() -> bool:
-    """Does no task but the caller's run, now or in a moment?"""
+    """Whether only the caller's task runs, now or shortly after."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
         await asyncio.wait(others, timeout=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""Random model pairs in Hugging Face folders, for tests that need files rather than sense."""
+"""Random model pairs in Hugging Face folders, for tests that need files but no sensible text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def write_model(folder: Path, tokens: PreTrainedTokenizerBase, seed: int, **changes: int) -> Path:
-    """A random Llama of some 60 thousand parameters; ``changes`` are fields of LlamaConfig."""
+    """A random Llama of about 60 thousand parameters; ``changes`` are fields of LlamaConfig."""
     torch.manual_seed(seed)
     sizes = {
         "vocab_size": len(tokens),

@@ -1,4 +1,4 @@
-"""Waiting for what has to come, however busy the machine is: a test's limit is no claim about time."""
+"""Waits with a generous limit, for busy machines: a timeout here is no claim about speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PATIENCE_S = 20.0
 
 
 async def soon(condition: Callable[[], bool]) -> None:
-    """Returns once the condition holds; TimeoutError after PATIENCE_S seconds."""
+    """Returns once the condition holds; raises TimeoutError after PATIENCE_S seconds."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 (most of what is waited for has no event)
+        while not condition():  # noqa: ASYNC110 (most conditions have no event)
             await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector for tests: takes OTLP over HTTP, decodes it, keeps the spans."""
+"""An OpenTelemetry collector for tests: it receives OTLP over HTTP, decodes it and keeps the spans."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 @dataclass(frozen=True)
 class Span:
-    """One span as it arrived; ids in hexadecimal, times in nanoseconds."""
+    """One received span; ids in hexadecimal, times in nanoseconds."""
 
     name: str
     trace_id: str

@@ -1,4 +1,4 @@
-"""One running server for all clients: the demo pair, drafting even while it does not pay."""
+"""One running server for all clients: the demo pair, with the bypass off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.server import ROOT, Server, running
 MODEL = "adasd-demo"
 TARGET = ROOT / "models" / "demo" / "target"
 TOKENIZER = "adasd/demo"
-"""The target's tokenizer, as the Hugging Face hub of ``hub`` calls it."""
+"""The id under which the hub of ``hub`` serves the target's tokenizer."""
 
 
 @pytest.fixture(scope="package")
@@ -40,7 +40,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="package")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face home whose cache holds TOKENIZER, for clients that take no folder."""
+    """A Hugging Face home whose cache holds TOKENIZER, for clients that accept ids but no folders."""
     home = tmp_path_factory.mktemp("hub")
     model, commit = home / "hub" / "models--adasd--demo", "1" * 40
     snapshot = model / "snapshots" / commit

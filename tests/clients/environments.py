@@ -1,8 +1,8 @@
-"""Virtual environments for clients whose requirements clash with ours: made once, kept until these change.
+"""Virtual environments for clients whose requirements clash with ours. Made once, and again when these change.
 
 ``requirements/CLIENT.txt`` pins what the client needs beyond what this project has installed anyway; the rest
-(tokenizers, numpy, httpx, ...) is found in this project's own environment, which comes behind the client's on
-the path. Nothing is resolved: what a client drags in and does not need here (CUDA libraries, dashboards) stays out.
+(tokenizers, numpy, httpx, ...) is found in this project's own environment, which comes after the client's on
+the path. No dependencies are resolved, so what the tests do not need (CUDA libraries, dashboards) is not installed.
 
     python -m tests.clients.environments    # makes all of them
 """
@@ -23,7 +23,7 @@ CLIENTS = tuple(sorted(file.stem for file in REQUIREMENTS.glob("*.txt")))
 
 
 def environment(client: str) -> Path:
-    """The folder of the client's environment, made if it is not there or out of date."""
+    """The folder of the client's environment; made if it is missing or out of date."""
     file = REQUIREMENTS / f"{client}.txt"
     version = hashlib.sha256(file.read_bytes() + sys.version.encode()).hexdigest()[:12]
     folder, made = ROOT / client, ROOT / client / f"made-{version}"
@@ -42,7 +42,7 @@ def environment(client: str) -> Path:
 def run(
     client: str, command: list[str], cwd: Path, timeout_s: float = 240.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of the client's environment in ``cwd``; its output is kept, its status left to the caller."""
+    """Run a command of the client's environment in ``cwd``; its output is captured, its status is not checked."""
     bin_folder = environment(client) / "bin"
     own = {name: value for name, value in os.environ.items() if not name.startswith(("ADASD_", "RAY_"))}
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

@@ -18,7 +18,7 @@ NUM_REQUESTS, OUTPUT_LEN = 16, 24
 
 
 def profile(server: Server, hub: Path, folder: Path, *options: str) -> dict:
-    """What aiperf exports after a run; fails with its output unless it is content."""
+    """aiperf's export after a run; fails with aiperf's output if aiperf fails."""
     command = ["aiperf", "profile", "--model", MODEL, "--url", server.url, "--endpoint-type", "chat"]
     load = ["--streaming", "--concurrency", "4", "--isl", "40", "--osl", str(OUTPUT_LEN)]
     quiet = ["--ui", "none", "--no-gpu-telemetry", "--artifact-dir", "out", "--tokenizer", TOKENIZER]
@@ -35,7 +35,7 @@ def test_it_measures_speculation_by_itself(server: Server, hub: Path, tmp_path: 
     assert found["request_count"]["avg"] == NUM_REQUESTS
     assert found["request_error_rate"]["avg"] == 0
     assert found["usage_completion_tokens"]["avg"] == OUTPUT_LEN
-    # Its table on speculation is left out where one number of ours contradicts another.
+    # aiperf omits its speculation table if our numbers contradict each other.
     assert found["total_draft_tokens"]["avg"] > found["total_accepted_draft_tokens"]["avg"] > 0
     assert found["spec_decode_acceptance_length"]["avg"] > 1
     assert found["time_to_first_token"]["avg"] < found["request_latency"]["avg"]
@@ -57,7 +57,7 @@ def test_requests_that_it_cancels_leave_nothing_behind(
 
 
 def leases(client: httpx.Client) -> float:
-    """Sessions that hold a lease on any replica."""
+    """Number of sessions that hold a lease, over all replicas."""
     text = client.get("/metrics").text
     return sum(
         float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("adasd_worker_leases{")

@@ -1,4 +1,4 @@
-"""The shadow audit at work in the real service: it finds what the answers themselves admit, no more and no less."""
+"""The shadow audit in the real service: it finds exactly the relaxed tokens that the answers report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROMPTS = (
 
 
 def audited(client: httpx.Client) -> dict[str, float]:
-    """Audited tokens of seeded answers, and those that differ."""
+    """Numbers of audited tokens of seeded answers, and of those that differ."""
     found = {"tokens": 0.0, "tokens_different": 0.0}
     for family in text_string_to_metric_families(client.get("/metrics").text):
         for sample in family.samples:

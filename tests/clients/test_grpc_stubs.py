@@ -41,7 +41,7 @@ def test_an_unknown_service_is_not_found_or_unknown(channel: grpc.Channel):
 
 
 def test_a_client_that_knows_nothing_learns_the_interface_and_gets_an_answer(channel: grpc.Channel):
-    """As grpcurl does it: list, describe, build the messages, call."""
+    """As grpcurl does: list, describe, build the messages, call."""
     database = ProtoReflectionDescriptorDatabase(channel)
     assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
     method = descriptor_pool.DescriptorPool(database).FindServiceByName(SERVICE).FindMethodByName("Generate")

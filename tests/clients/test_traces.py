@@ -1,4 +1,4 @@
-"""One trace through the whole service: from the caller's span over both doors to the workers, at a real collector."""
+"""One trace through the whole service, from the caller's span through HTTP or gRPC to the workers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.clients, pytest.mark.cluster]
 
 
 class Caller:
-    """Somebody's own span, sampled or not."""
+    """The caller's own span, sampled or not."""
 
-    sampled: ClassVar[set[str]] = set()  # traces of all callers so far whose requests are recorded
+    sampled: ClassVar[set[str]] = set()  # traces of all callers so far with recorded requests
 
     def __init__(self, sampled: bool = True) -> None:
         self.trace_id, self.span_id = secrets.token_hex(16), secrets.token_hex(8)
@@ -118,7 +118,7 @@ def test_a_client_that_leaves_ends_its_span(client: httpx.Client, collector: Col
 
 
 def test_who_is_not_traced_leaves_no_span(client: httpx.Client, collector: Collector):
-    """Sampling here is 0: neither a request of nobody's trace nor one that its caller left out is recorded."""
+    """The sampling rate is 0: a request without a trace is not recorded, nor one whose caller did not sample it."""
     num_before = len(collector.spans)
     ask(client, max_tokens=4)
     client.post(
@@ -127,5 +127,5 @@ def test_who_is_not_traced_leaves_no_span(client: httpx.Client, collector: Colle
     client.post("/v1/chat/completions", json=body(max_tokens=4), headers={"traceparent": "00-zz-zz-01"})
     traced = Caller()
     client.post("/v1/chat/completions", json=body(max_tokens=24), headers={"traceparent": traced.traceparent})
-    whole_trace(collector, traced)  # what came before has arrived as well
+    whole_trace(collector, traced)  # so the earlier spans have arrived, too
     assert {span.trace_id for span in collector.spans[num_before:]} <= Caller.sampled

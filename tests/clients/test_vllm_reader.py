@@ -1,4 +1,4 @@
-"""What ``vllm bench serve`` reads of /metrics, read its way: vLLM itself needs CUDA wheels and is not installed.
+"""Reads /metrics as ``vllm bench serve`` does. vLLM itself needs CUDA wheels and is not installed.
 
 Modelled on vllm/benchmarks/serve.py, ``fetch_spec_decode_metrics``: plain lines, no Prometheus library,
 ``_created`` series skipped, counters summed over label sets, positions from the label.
@@ -42,7 +42,7 @@ DASHBOARD = [
     "spec_decode_num_accepted_tokens_total",
     "spec_decode_num_accepted_tokens_per_pos_total",
 ]
-"""What vLLM's published Grafana dashboards and readers ask for."""
+"""The series that vLLM's published Grafana dashboards and readers query."""
 
 
 @dataclass

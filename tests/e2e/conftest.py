@@ -1,4 +1,4 @@
-"""One real server for all end-to-end tests: the demo pair, or a random pair where that has not been trained."""
+"""One real server for all end-to-end tests: the demo pair, or a random pair if the demo pair is not trained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def server(pair: tuple[Path, Path]) -> Iterator[Server]:
     target, draft = map(str, pair)
     slots = ["--target-num-slots", str(NUM_SLOTS), "--draft-num-slots", str(NUM_SLOTS)]
-    always = ["--speculation-bypass", "false"]  # drafts even while it does not pay
+    always = ["--speculation-bypass", "false"]  # drafts even if it does not pay
     with running("--target", target, "--draft", draft, "--model-name", "pair", *slots, *always) as started:
         yield started
 

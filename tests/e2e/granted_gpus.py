@@ -1,4 +1,4 @@
-"""Deploys a replica with a tier's own options on a Ray that believes to have two GPUs; prints what it was granted."""
+"""Deploys a replica with a tier's options on a Ray cluster that claims two GPUs; prints what it was granted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPLIT = TierConfig(
 
 
 class Granted:
-    """Says what it holds."""
+    """Reports the resources that it holds."""
 
     def __call__(self) -> dict[str, object]:
         import ray

@@ -46,9 +46,9 @@ class Server:
                         found[int(entry.name)] = (
                             (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                         )
-                except OSError:  # it ended meanwhile
+                except OSError:  # it has just ended
                     continue
-        return {pid: command for pid, command in found.items() if command}  # zombies have none
+        return {pid: command for pid, command in found.items() if command}  # zombies have no command line
 
     def replicas(self, deployment: str) -> list[int]:
         """Process ids of a deployment's replicas."""
@@ -57,7 +57,7 @@ class Server:
         ]
 
     def stop(self, number: int = signal.SIGINT) -> int:
-        """Stop as Ctrl-C in a terminal does: the signal goes to the whole group. The exit status."""
+        """Stop the server as Ctrl-C in a terminal does, by a signal to the whole group; returns the exit status."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, number)
         return self.process.wait(STOP_TIMEOUT_S)
@@ -68,8 +68,8 @@ class Server:
 
 @contextmanager
 def running(*arguments: str, python: str = sys.executable, cwd: Path = ROOT) -> Iterator[Server]:
-    """``adasd serve`` with these arguments, ready to serve; killed with all its children in the end."""
-    folder = Path(tempfile.mkdtemp(prefix="e2e-"))  # not pytest's: Ray's socket paths must stay short
+    """``adasd serve`` with these arguments, ready to serve; killed at the end with all its children."""
+    folder = Path(tempfile.mkdtemp(prefix="e2e-"))  # pytest's own is too long for Ray's socket paths
     port, grpc_port = free_port(), free_port()
     command = [
         python,
@@ -110,7 +110,7 @@ def running(*arguments: str, python: str = sys.executable, cwd: Path = ROOT) -> 
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float) -> float:
-    """Seconds until the condition held; fails if it never did."""
+    """Wait for the condition; returns the seconds it took, fails if it never holds."""
     begun_s = time.monotonic()
     while not condition():
         if time.monotonic() - begun_s > timeout_s:
@@ -123,13 +123,13 @@ def wait_for(condition: Callable[[], bool], timeout_s: float) -> float:
 
 
 def body(prompt: str = "Tell me a story.", **fields: Any) -> dict[str, Any]:
-    """A chat request; greedy and short unless said otherwise."""
+    """A chat request; greedy and short by default."""
     request = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 24, "temperature": 0}
     return {**request, "return_token_provenance": True, **fields}
 
 
 def ask(client: httpx.Client, prompt: str = "Tell me a story.", **fields: Any) -> dict[str, Any]:
-    """The whole answer; fails unless it is a 200."""
+    """The whole answer; fails on any status but 200."""
     response = client.post("/v1/chat/completions", json=body(prompt, **fields))
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
@@ -141,7 +141,7 @@ def token_ids(answer: dict[str, Any]) -> list[int]:
 
 
 def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a stream, which has to end with ``[DONE]``."""
+    """The JSON objects of a stream; fails if it does not end with ``[DONE]``."""
     for line in response.iter_lines():
         if line == "data: [DONE]":
             return

@@ -1,4 +1,4 @@
-"""Whatever happens to replicas, nodes, links and the configuration of a real cluster under load, nobody notices."""
+"""Replicas, nodes and links of a real cluster fail under load, its configuration changes: no client notices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def found() -> dict[str, Any]:
 
 
 def test_nobody_notices(found):
-    """Every answer is complete and that of a calm day; no slot, lease, stream, call, task or file is left."""
+    """Every answer is complete and equal to one without faults; no slot, lease, stream, call, task or file is left."""
     assert chaos.complaints(found) == []
     assert found["requests"] >= NUM_REQUESTS
 

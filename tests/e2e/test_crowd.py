@@ -1,4 +1,4 @@
-"""A rude crowd: many streams at once, a third of them left at random, nonsense in between, and thousands in a row."""
+"""Many streams at once, a third of them left at random, invalid requests among them, and thousands in a row."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HELD = (
 
 @dataclass
 class Seen:
-    """What the crowd got."""
+    """What all the clients received."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     texts: dict[str, set[str]] = field(default_factory=lambda: {prompt: set() for prompt in PROMPTS})
@@ -62,7 +62,7 @@ async def a_caller(client: httpx.AsyncClient, chance: random.Random, seen: Seen)
 
 
 async def stream(client: httpx.AsyncClient, prompt: str, leaves_after: int | None, seen: Seen) -> None:
-    """One stream; with ``leaves_after`` it is left behind so many chunks."""
+    """One stream; with ``leaves_after`` the client leaves after that many chunks."""
     text, asked = "", body(prompt, max_tokens=48, ignore_eos=True, stream=True)
     async with client.stream("POST", CHAT, json=asked) as response:
         seen.statuses[response.status_code] += 1
@@ -110,7 +110,7 @@ async def test_a_rude_crowd_gets_its_answers_and_leaves_nothing_behind(server: S
     assert seen.errors == []
     assert set(seen.statuses) <= {200, 400, 415}, (
         seen.statuses
-    )  # 64 callers fit into slots and queue: no 429 either
+    )  # 64 callers fit into slots and queue, so there is no 429
     assert seen.num_left > NUM_CALLERS * PER_CALLER / 5
     assert seen.num_whole > NUM_CALLERS * PER_CALLER / 2
     assert {prompt: len(texts) for prompt, texts in seen.texts.items()} == dict.fromkeys(PROMPTS, 1)
@@ -128,7 +128,7 @@ async def test_a_rude_crowd_gets_its_answers_and_leaves_nothing_behind(server: S
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_memory_stays_flat_over_3200_requests(server: Server, client: httpx.Client):
-    """After a warm-up of 800, 2,400 more: allocators settle, what leaks per request would show as tens of MiB."""
+    """2,400 requests after a warm-up of 800, when allocators have settled: a leak per request shows as tens of MiB."""
     async with httpx.AsyncClient(base_url=server.url, timeout=60.0) as caller:
 
         async def answer(number: int) -> None:
@@ -153,7 +153,7 @@ async def test_memory_stays_flat_over_3200_requests(server: Server, client: http
         await answer_all(range(800, 3200))
     wait_until_nothing_is_held(client)
     grown = {role: value - middle[role] for role, value in memory(client).items()}
-    # 10 KiB a request would be 24 MiB, which is more than the allocator plays with.
+    # 10 KiB a request would be 24 MiB, more than the allocator's own variation
     assert all(value < 24 * 2**20 for value in grown.values()), grown
 
 

@@ -1,6 +1,6 @@
-"""Every option at the doors of a real service, by the clients that people have: openai over HTTPS, gRPC with TLS.
+"""Every option of a real service through common clients: openai over HTTPS, gRPC with TLS.
 
-Two orchestrator replicas, so that what is said to one has to reach the other; a chat template that knows tools.
+There are two orchestrator replicas, so an abort sent to one must reach the other. The chat template knows tools.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TOOL_PREFIX = (
     "{%- if tools -%}{%- for tool in tools -%}{{ '<|system|>' + (tool | tojson) + '<|end|>' }}{%- endfor -%}"
     "{#- <tool_call> -#}{%- endif -%}"
 )
-"""In front of the pair's own template, which refuses the role of results."""
+"""Put before the pair's own template, which refuses the role of tool results."""
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_logprobs_are_those_of_plain_decoding(client: openai.OpenAI):
         assert [top.token for top in one.top_logprobs] == [top.token for top in other.top_logprobs]
         assert one.top_logprobs[0].logprob == pytest.approx(
             one.logprob, abs=1e-4
-        )  # greedy took the likeliest
+        )  # greedy takes the likeliest
 
 
 def test_a_scored_prompt_reads_as_lm_eval_wants_it(client: openai.OpenAI):
@@ -237,7 +237,7 @@ def test_what_is_wrong_is_named(client: openai.OpenAI):
 
 
 def test_an_answer_beyond_4_mb_arrives(service: Server, authority: Authority):
-    """More than Serve lets its replicas send, unless it is told otherwise."""
+    """Longer than Serve lets its replicas send by default."""
     trusted = ssl.create_default_context(cafile=str(authority.file))
     prompt = "a key, " * 400_000
     url = f"https://localhost:{service.port}/tokenize"
@@ -284,7 +284,7 @@ async def test_grpc_honours_grammars_and_reports_logprobs(stub: GenerationClient
 
 
 async def test_an_abort_reaches_the_replica_that_answers(service: Server, authority: Authority):
-    """Each client has a connection of its own, and the kernel spreads those over both replicas."""
+    """Each client has its own connection, and the kernel spreads connections over both replicas."""
     ca, address = authority.file.read_bytes(), f"localhost:{service.grpc_port}"
     asking, aborting = ([GenerationClient(address, ca=ca) for _ in range(6)] for _ in range(2))
     long = SamplingParams(max_tokens=1500, temperature=1.0, ignore_eos=True)
@@ -313,7 +313,7 @@ async def test_loads_show_both_tiers(stub: GenerationClient):
 
 
 def test_nothing_is_left_behind(service: Server, client: openai.OpenAI, authority: Authority):
-    """Leaving streams of several answers gives every slot back."""
+    """A client that leaves a stream of several answers frees every slot."""
 
     def leave(_: int) -> None:
         stream = chat(

@@ -33,7 +33,7 @@ def is_drafted(client: httpx.Client) -> bool:
 
 @pytest.mark.timeout(120)
 def test_clients_that_leave_free_their_slots(server: Server, client: httpx.Client):
-    """Every slot of both tiers is taken by streams that are cut; as many new answers then start at once."""
+    """Streams that hold every slot of both tiers are cut; as many new answers then start at once."""
     with ExitStack() as streams:
         for _ in range(NUM_SLOTS):
             opened = streams.enter_context(server.client())
@@ -46,18 +46,18 @@ def test_clients_that_leave_free_their_slots(server: Server, client: httpx.Clien
     assert len(answers) == NUM_SLOTS
     assert (
         time.monotonic() - left_s < 5.0
-    )  # a second on a quiet machine; the streams to their ends take longer
+    )  # a second on a quiet machine; running the streams to their ends takes longer
     wait_for(lambda: is_drafted(client), 60.0)
 
 
 @pytest.mark.timeout(300)
 def test_a_draft_killed_in_the_middle_of_an_answer_changes_nothing(server: Server, client: httpx.Client):
-    """The text is that of plain decoding, with a seed too; the draft comes back by itself."""
+    """The text is that of plain decoding, also with a seed; the draft comes back by itself."""
     for sampling in ({"temperature": 0}, {"temperature": 1.0, "seed": 7}):
         alone = token_ids(
             ask(client, max_tokens=LONG, ignore_eos=True, speculation={"mode": "off"}, **sampling)
         )
-        for _ in range(5):  # on a busy machine an answer may be over before its draft is
+        for _ in range(5):  # on a busy machine an answer may end before its draft does
             wait_for(lambda: is_drafted(client), 60.0)
             (draft_pid,) = server.replicas("draft")
             tokens, report = killing(draft_pid, client, sampling)
@@ -72,7 +72,7 @@ def test_a_draft_killed_in_the_middle_of_an_answer_changes_nothing(server: Serve
 def test_the_service_says_within_seconds_that_every_draft_is_gone(server: Server, client: httpx.Client):
     def is_degraded() -> bool:
         ready = client.get("/ready")
-        assert ready.status_code == 200  # the target serves on
+        assert ready.status_code == 200  # the target still serves
         return bool(ready.json()["degraded"])
 
     wait_for(lambda: not is_degraded(), 60.0)
@@ -88,7 +88,7 @@ def test_the_service_says_within_seconds_that_every_draft_is_gone(server: Server
 
 
 def killing(draft_pid: int, client: httpx.Client, sampling: dict) -> tuple[list[int], dict]:
-    """Tokens and last chunk of a stream whose draft is killed once a token of its own is shown."""
+    """Tokens and last chunk of a stream whose draft is killed once a drafted token has arrived."""
     asked = body(max_tokens=LONG, ignore_eos=True, stream=True, speculation={"mode": "exact"}, **sampling)
     tokens, is_killed, report = [], False, {}
     with client.stream("POST", "/v1/chat/completions", json=asked) as response:
@@ -106,7 +106,7 @@ def killing(draft_pid: int, client: httpx.Client, sampling: dict) -> tuple[list[
 
 
 def held(client: httpx.Client) -> dict[str, float]:
-    """What the workers hold, as the metrics say."""
+    """What the workers hold, by the metrics."""
     text = client.get("/metrics").text
     return {name: sum(values(text, f"adasd_worker_{name}")) for name in ("leases", "sessions", "streams")}
 
@@ -115,7 +115,7 @@ def held(client: httpx.Client) -> dict[str, float]:
 def test_an_orchestrator_that_dies_frees_its_slots_and_the_next_one_serves(
     server: Server, client: httpx.Client
 ):
-    """Its streams break, since nobody else knows them; nothing of them stays on the workers."""
+    """Its streams break, since no other replica knows them; nothing of them stays on the workers."""
     (pid,) = server.replicas("orchestrator")
     with ExitStack() as streams:
         chunks = []
@@ -125,7 +125,7 @@ def test_an_orchestrator_that_dies_frees_its_slots_and_the_next_one_serves(
             response = streams.enter_context(opened.stream("POST", "/v1/chat/completions", json=asked))
             chunks.append(events(response))
             next(chunks[-1])
-        wait_for(lambda: held(client)["sessions"] >= NUM_SLOTS, 60.0)  # figures lag behind by a second
+        wait_for(lambda: held(client)["sessions"] >= NUM_SLOTS, 60.0)  # metrics lag by a second
         os.kill(pid, signal.SIGKILL)
         for stream in chunks:
             with pytest.raises((httpx.HTTPError, AssertionError)):  # cut, or ended without [DONE]

@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own and a bare folder: what works without a clone, and what says what it needs."""
+"""The wheel in its own environment and a bare folder: what works without a clone, and what names what it lacks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the wheel installed; what it depends on comes from the environment of this test, but nothing else does."""
+    """An environment with the wheel; only its dependencies come from this test's environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     found = folder / "bin" / "python"
@@ -55,7 +55,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     subprocess.run(install, check=True)
     (site,) = folder.glob("lib/python*/site-packages")
-    # A folder that is added by a .pth file does not run the .pth files in it, so no editable install is seen.
+    # .pth files in a folder that a .pth file added are not run, so editable installs stay hidden.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return found
 

@@ -1,4 +1,4 @@
-"""Ray's own processes die: the command says so and ends within seconds, or starts again; other users see nothing."""
+"""Ray's own processes die: the command reports it and ends within seconds, or restarts; other users see nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.e2e.test_security import listening_ports
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 ENDS_WITHIN_S = 60.0
-"""On a busy machine; on a free one it takes five."""
+"""For a busy machine; a free one takes five."""
 
 
 def helper(server: Server, kind: str) -> int:

@@ -1,4 +1,4 @@
-"""A narrow service: callers wait, are refused at once, are served in the end; idle drafts go and come back."""
+"""A service with few slots: callers wait or are refused at once, then served; idle drafts stop and return."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def ask_over_grpc(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def narrow(pair: tuple[Path, Path]) -> Iterator[Server]:
-    """Two slots, two places in the queue, and drafts only while somebody wants them."""
+    """Two slots, two places in the queue, and drafts only under load."""
     slots = ["--target-num-slots", str(NUM_SLOTS), "--draft-num-slots", str(NUM_SLOTS)]
     limits = ["--max-queued-requests", str(MAX_QUEUED), "--admission-timeout-s", "60"]
     models = ["--target", str(pair[0]), "--draft", str(pair[1]), "--speculation-bypass", "false"]
@@ -69,7 +69,7 @@ def test_a_full_service_queues_then_refuses_and_never_hangs(narrow: Server):
 
 
 def are_waiting(client: httpx.Client, number: int) -> bool:
-    """Do so many requests wait for a slot?"""
+    """Whether this many requests wait for a slot."""
     lines = client.get("/metrics").text.splitlines()
     return any(
         line.startswith("vllm:num_requests_waiting{") and line.endswith(f" {number}.0") for line in lines

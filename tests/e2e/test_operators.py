@@ -1,4 +1,4 @@
-"""What operators see of the real thing: one scrape with every replica's figures, ids, no local paths."""
+"""What operators see of a real service: one scrape with every replica's metrics, request ids, no local paths."""
 
 from __future__ import annotations
 

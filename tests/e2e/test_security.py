@@ -125,7 +125,7 @@ def test_the_grpc_door_asks_for_the_same_keys(locked: Locked):
 
 
 def listening_ports(pid: int, addresses: set[str] | None = None) -> list[int]:
-    """TCP ports on which a process listens; on these addresses (as in /proc/net/tcp), if any are given."""
+    """TCP ports on which a process listens, only at these addresses (as in /proc/net/tcp) if any are given."""
     inodes = {
         target.removeprefix("socket:[").removesuffix("]")
         for link in Path(f"/proc/{pid}/fd").iterdir()
@@ -148,7 +148,7 @@ def _read_link(link: Path) -> str:
 
 
 def rounds_port(locked: Locked, role: str) -> int:
-    """The port of the worker's data plane: the one that speaks our mutual TLS."""
+    """The worker's port for rounds: the one that speaks our mutual TLS."""
     (pid,) = locked.server.replicas(role)
     context = ssl.create_default_context(cafile=locked.certificate.ca)
     context.load_cert_chain(locked.certificate.certificate, locked.certificate.key)
@@ -170,7 +170,7 @@ def _shakes_hands(port: int, context: ssl.SSLContext) -> bool:
 
 
 async def open_a_slot(port: int, tls: TlsConfig | None) -> AdasdError | None:
-    """What a worker says to somebody who speaks its protocol but holds no lease."""
+    """A worker's reply to a caller that speaks its protocol but holds no lease."""
     pool = WorkerChannelPool(tls=tls)
     line = RoundsLine(pool, WorkerAddress("target", f"127.0.0.1:{port}", "0" * 32), "stranger", 5.0)
     try:
@@ -191,5 +191,5 @@ def test_a_worker_answers_nobody_without_a_certificate_and_a_lease(locked: Locke
         grpc.channel_ready_future(channel).result(timeout=2)
     refused = asyncio.run(
         open_a_slot(port, locked.certificate)
-    )  # the deployment's own, but the lease's secret is not known
+    )  # the deployment's own certificate, but not the lease's secret
     assert isinstance(refused, StaleIncarnation)

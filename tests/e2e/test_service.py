@@ -54,7 +54,7 @@ def test_a_stream_says_what_the_whole_answer_says(client: httpx.Client):
     assert chunks[-1]["usage"]["completion_tokens"] == 40
     assert chunks[-1]["speculation"] == whole["speculation"]
     num_steps = chunks[-1]["metrics"]["adasd"]["num_rounds"]
-    assert len(chunks) - 2 == num_steps  # the first token's chunk and the report stand outside
+    assert len(chunks) - 2 == num_steps  # all but the first token's chunk and the report
 
 
 def test_every_mode_is_honoured_and_echoed(client: httpx.Client):
@@ -70,7 +70,7 @@ def test_wherever_its_blocks_come_from_the_answer_is_the_targets(client: httpx.C
     asked = {
         "max_tokens": 48,
         "ignore_eos": True,
-    }  # babble behind the end repeats itself, so look-ups find something
+    }  # text after the end repeats itself, so look-ups find matches
     alone = ask(client, speculation={"mode": "off"}, **asked)
     answer = ask(client, speculation={"mode": "exact", "draft": draft}, **asked)
     assert token_ids(answer) == token_ids(alone)
@@ -148,7 +148,7 @@ def test_greedy_exact_is_token_identical_to_generate(server: Server, pair: tuple
 
 
 def generated(model, tokenizer, prompt: str) -> list[int]:
-    """What ``transformers`` says; its end-of-sequence token is listed with an empty text by the service too."""
+    """The answer of ``transformers``; its end-of-sequence token has an empty text, as in the service."""
     messages = [{"role": "user", "content": prompt}]
     ids = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True

@@ -1,4 +1,4 @@
-"""A target on several GPUs gets all of them, on one node with its label: Ray and Serve are real, the GPUs believed."""
+"""A target on several GPUs gets all of them, on one node with its label. Ray and Serve are real, the GPUs are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same agreement on a CUDA device, in float32; other formats are checked for running and for sanity."""
+"""Agreement with transformers on a CUDA device in float32; other formats must run and be plausible."""
 
 import copy
 
@@ -87,7 +87,7 @@ def test_a_model_split_between_the_card_and_the_cpu_answers_as_a_whole_one(name)
 
 
 def recorded(name, seed=0, **settings):
-    """An engine that insists on CUDA graphs and has them."""
+    """An engine with ``fast`` set, so CUDA graphs are required."""
     made = engine(name, seed, compile="on", **settings)
     assert made.forward.num_recorded > 0
     return made

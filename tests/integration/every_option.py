@@ -1,4 +1,4 @@
-"""Random requests over every sampling option, a tiny pair to answer them, and what transformers makes of them."""
+"""Random requests over every sampling option, a tiny pair that answers them, and the same answers by transformers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SOME_GRAMMARS = (
 
 
 def tiny_model(noise: float = 0.0, vocab_size: int = VOCAB_SIZE) -> LlamaForCausalLM:
-    """A random Llama with wide logits; ``noise`` moves every weight, for a draft that often agrees."""
+    """A random Llama with wide logits; a little ``noise`` on every weight makes a draft that often agrees."""
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -68,7 +68,7 @@ def tiny_model(noise: float = 0.0, vocab_size: int = VOCAB_SIZE) -> LlamaForCaus
 
 
 def engine(model: LlamaForCausalLM, **options: object) -> TorchEngine:
-    """Small pieces of prompt, so that prefill in several passes is the usual case."""
+    """Small prefill chunks, so that most prompts take several passes."""
     config = EngineConfig("tiny", num_slots=3, prefill_chunk=40, **options)  # type: ignore[arg-type]
     return TorchEngine.from_model(model, config, grammars=GRAMMARS, seed=5)
 
@@ -111,7 +111,7 @@ drafts = st.builds(
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two answers to one request differ."""
+    """The differences between two answers to one request."""
 
     what: str
     ours: object
@@ -151,14 +151,14 @@ def _reference() -> LlamaForCausalLM:
 
 @torch.inference_mode()
 def raw_logits(tokens: tuple[int, ...]) -> torch.Tensor:
-    """[T, V], of the token behind each of these."""
+    """[T, V]: for each token, the logits of the one after it."""
     return _reference()(torch.tensor([tokens])).logits[0].double()
 
 
 def by_hand(prompt: tuple[int, ...], sampling: SamplingParams) -> tuple[tuple[int, ...], list[float]]:
-    """The answer's tokens and their log-probabilities: transformers' logits, then plain Python token by token.
+    """The answer's tokens and their log-probabilities, from transformers' logits by plain Python, token by token.
 
-    Only what ends an answer by tokens is known here; requests with stop strings are cut to the tokens given.
+    Stop strings are not handled (``without_stop_strings``).
     """
     transform = transform_of(sampling, len(prompt), TOKENIZER.eos_ids)
     text, logprobs = list(prompt), []

@@ -1,6 +1,6 @@
 """A drafting method and an acceptance method of another package, served by worker processes over gRPC.
 
-The package is installed as pip would (a module and its entry points on the path); nothing else knows of it.
+The package is on the path as pip would put it there (a module and its entry points); no other code names it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ NUM_ROUNDS = 12
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The package on the path of this process and of those that it starts, for one test."""
+    """Puts the package on the path of this process and its children, for one test."""
     (tmp_path / "added_methods.py").write_text(MODULE)
     facts = tmp_path / "added_methods-1.0.dist-info"
     facts.mkdir()
@@ -155,7 +155,7 @@ async def test_a_worker_without_the_package_says_what_it_knows(installed):
     effective = controller.effective(SpeculationOptions(Mode.ADAPTIVE, "static", "multiples"), transform)
     rule = controller.session(effective, transform).plan(100, 0, 0).accept
     pool = WorkerChannelPool()
-    sys.path.pop(0)  # what is started from here on has no such package
+    sys.path.pop(0)  # processes started from here on have no such package
     with worker("target", ["s"], partial(FakeEngine, TableModel.random(16, seed=3))) as target_at:
         target = RoundsLine(pool, target_at, "s", timeout_s=30.0)
         await target.open(OpenCall("s", transform, 128))

@@ -1,4 +1,4 @@
-"""Whatever a request asks for, speculation does not change the answer: random combinations of every option.
+"""Speculation does not change the answer, for random combinations of every option.
 
 Greedy and seeded answers are compared token by token, log-probabilities to 1e-4: mode exact with mode off, mode
 off with plain Python over transformers' logits. Planted bugs show that the comparison can fail.
@@ -76,7 +76,7 @@ def test_off_is_what_plain_python_makes_of_the_logits_of_transformers(pairs, pro
 @requests
 @given(prompts, some.samplings, st.booleans())
 def test_nothing_outside_its_grammar_is_ever_emitted(pairs, prompt, sampling, seeded):
-    """Also by relaxation and without a seed; what ends by itself is a whole sentence."""
+    """Also under relaxation and without a seed; an answer that ends by itself is a whole sentence."""
     grammar = sampling.grammar or some.SOME_GRAMMARS[1]
     sampling = replace(
         sampling, grammar=grammar, seed=sampling.seed if seeded else None, stop=(), stop_token_ids=()
@@ -110,7 +110,7 @@ def is_sentence(grammar: Grammar, text: str) -> bool:
 
 @pytest.mark.parametrize("mode", [OFF, EXACT], ids=lambda one: one.mode)
 def test_the_prompts_logprobs_are_those_of_one_forward_pass(pairs, mode):
-    """Prompts longer than a piece, of a text that the prefix cache holds, and beside other sessions."""
+    """Prompts longer than a prefill chunk, prompts in the prefix cache, and prompts beside other sessions."""
     prompt = some.PROMPTS[2]
     assert len(prompt) > 40, "longer than a piece of prefill"
     sampling = SamplingParams(4, temperature=0.0, prompt_logprobs=3, logprobs=1)
@@ -148,14 +148,14 @@ def test_a_grammar_that_does_not_compile_takes_no_slot(pairs, mode):
     bad = SamplingParams(4, grammar=Grammar(GrammarKind.REGEX, "a(b"))
     with pytest.raises(InvalidRequest, match="unclosed group") as refusal:
         pairs["close"].generate(some.PROMPTS[0], sampling=bad, speculation=mode)
-    assert refusal.value.param == "grammar"  # and the fixture looks after the slots
+    assert refusal.value.param == "grammar"  # and the fixture checks the slots
 
 
 def test_a_draft_that_knows_fewer_tokens_cannot_lead_out_of_a_grammar():
-    """Where the draft knows none of the tokens that may come, it guesses and the target corrects."""
+    """If the draft's vocabulary has none of the allowed tokens, it guesses and the target corrects."""
     target = some.engine(some.tiny_model())
     draft = some.engine(some.tiny_model(), max_context=None)
-    draft.runner.vocab_size = 60  # as vocab_limit does: no letters beyond the single bytes' first
+    draft.runner.vocab_size = 60  # as vocab_limit does: only the first single-byte letters
     pair = LocalPair(target, draft, some.TOKENIZER.decode, some.TOKENIZER.eos_ids)
     for sampling in (SamplingParams(20, 0.0), SamplingParams(20, 1.0, seed=3), SamplingParams(20, 1.0)):
         sampling = replace(sampling, grammar=some.SOME_GRAMMARS[2])
@@ -212,7 +212,7 @@ BUGS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("name", BUGS)
 def test_a_planted_bug_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch):
-    """On engines of its own, whose slots a bug may leave in any state."""
+    """On its own engines, since a bug may leave their slots in any state."""
 
     def differs() -> bool:
         pair = some.pair(0.3)

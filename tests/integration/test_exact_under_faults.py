@@ -1,6 +1,6 @@
-"""Whatever the links do, exact output is that of the target alone: pipelined or not, greedy and seeded.
+"""Over faulty links, exact output is that of the target alone: pipelined or not, greedy and seeded.
 
-Machine, controller, runner and worker hosts are the real ones; the models are tables, the links misbehave.
+Session, controller, runner and worker hosts are the real ones; the models are tables, the links misbehave.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DRAFT = TARGET.disturbed(1.0)
 PROMPT = (1, 2, 3)
 NUM_TOKENS = 60
 MANY = 20
-"""Tries for what a busy machine can keep from happening in one."""
+"""Tries for an event that a busy machine can prevent in a single one."""
 CALM = LinkFaults()
 LINKS = {
     "calm": CALM,
@@ -75,9 +75,9 @@ class HostPort:
 
     host: EngineHost
     slot: str
-    num_early: int = 0  # verdicts on blocks that were asked for before the verdict that they assume
-    num_foreseen: int = 0  # of them, those behind a rejection
-    num_on: int = 0  # tokens that were asked for before the one before them was known
+    num_early: int = 0  # verdicts on blocks submitted before the verdict they assume
+    num_foreseen: int = 0  # of them, those that assumed a rejection
+    num_on: int = 0  # plain rounds submitted before the previous token was known
 
     async def draft(self, call: DraftCall) -> DraftBlock:
         return await self.host.submit(replace(call, session=self.slot))
@@ -122,7 +122,7 @@ def fake_engines(draft: TableModel = DRAFT) -> dict[str, Engine]:
 
 
 def plain_answer(sampling: SamplingParams) -> list[int]:
-    """What the target alone answers."""
+    """The target's answer without a draft."""
     transform = transform_of(sampling, len(PROMPT), EOS_IDS)
     return loops.plain(FakeEngine(TARGET, max_context=256, grammars=GRAMMARS), PROMPT, NUM_TOKENS, transform)
 
@@ -137,7 +137,7 @@ class Workers:
         self.hosts = {role: EngineHost(lambda e=engine: e, role) for role, engine in self.engines.items()}
         self.faults, self.rng, self.names = faults, random.Random(seed), count()
         self.ports: list[HostPort] = []
-        self.faults_of: dict[str, LinkFaults] = {}  # where a role's link is another one
+        self.faults_of: dict[str, LinkFaults] = {}  # per role, if not the default
 
     async def __aenter__(self) -> Workers:
         for host in self.hosts.values():
@@ -152,7 +152,7 @@ class Workers:
         name = f"{call.session}.{next(self.names)}"
         try:
             await self.hosts[role].open(replace(call, session=name))
-        except asyncio.CancelledError:  # as its contract says; it may be open already
+        except asyncio.CancelledError:  # the slot may be open already
             self.hosts[role].release(name)
             raise
         inner = HostPort(self.hosts[role], name)
@@ -222,7 +222,7 @@ async def test_a_target_that_decodes_on_before_its_verdict_arrives_changes_nothi
             assert engine.num_free_slots == engine.num_slots
             engine.check_integrity()
         num_on = sum(port.num_on for port in workers.ports)
-    if faults is CALM:  # all tokens but the first two: the prompt's, and the one that begins the plain rounds
+    if faults is CALM:  # all but the first two tokens: the prefill's, and the first plain round's
         assert num_on == 4 * (NUM_TOKENS - 2)
 
 
@@ -230,7 +230,7 @@ async def test_a_target_that_decodes_on_before_its_verdict_arrives_changes_nothi
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
 @pytest.mark.parametrize("faults", [CALM, LINKS["lossy"]], ids=["calm", "lossy"])
 async def test_no_source_changes_the_output(faults, sampling, source):
-    """A draft link that loses calls makes ``auto`` change its source in the middle of an answer."""
+    """When the draft's link loses calls, ``auto`` changes the draft source in the middle of an answer."""
     expected = plain_answer(sampling)
     controller = Controller(SpeculationConfig(bypass=False))
     used, wanted = set[str](), {"model", "suffix"} if source == "auto" else {source}
@@ -264,7 +264,7 @@ async def test_on_a_calm_link_blocks_drafted_ahead_are_used():
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS.keys())
 @pytest.mark.parametrize("faults", FAR.values(), ids=FAR.keys())
 async def test_blocks_that_the_target_was_asked_for_early_change_nothing(faults, sampling):
-    """A target far away, a draft nearby that often agrees: blocks ahead are there before what they assume."""
+    """The target is far, the draft near and often right: blocks drafted ahead come before the verdict they assume."""
     expected = plain_answer(sampling)
     async with Workers(CALM, seed=3, engines=fake_engines(TARGET.disturbed(0.05))) as workers:
         workers.faults_of["target"] = faults
@@ -280,7 +280,7 @@ async def test_blocks_that_the_target_was_asked_for_early_change_nothing(faults,
 @pytest.mark.parametrize("sampling", ["greedy", "seeded"])
 @pytest.mark.parametrize("faults", FAR.values(), ids=FAR.keys())
 async def test_rejections_that_the_draft_foresaw_change_nothing(faults, sampling):
-    """One draft after the other, until one foresaw a rejection that the target was asked for early."""
+    """Tries drafts in turn, until one foresaw a rejection and the target got that block early."""
     expected = plain_answer(SAMPLINGS[sampling])
     for seed in range(MANY):
         async with Workers(CALM, seed=3, engines=fake_engines(TARGET.disturbed(0.3, seed))) as workers:

@@ -1,4 +1,4 @@
-"""Mode exact changes nothing: greedy against ``transformers`` itself, sampled against mode off.
+"""Mode exact changes nothing: greedy answers equal those of ``transformers``, seeded ones those of mode off.
 
 On the demo pair in float32, through ``LocalPair``: runner, session, controller and engines are the service's.
 """
@@ -41,7 +41,7 @@ Prompt = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Lab:
-    """The target as ``transformers`` runs it, and pairs of the same target with several drafts."""
+    """The target in ``transformers``, and pairs of the same target with several drafts."""
 
     model: torch.nn.Module
     pairs: dict[str, LocalPair]
@@ -51,7 +51,7 @@ class Lab:
         object.__setattr__(self, "generated", cache(self.generated))
 
     def generated(self, prompt: Prompt, **options: int) -> tuple[int, ...]:
-        """What ``generate`` says on the target alone, end-of-sequence token included."""
+        """The answer of ``generate`` on the target alone, end-of-sequence token included."""
         ids = torch.tensor([prompt])
         out = self.model.generate(
             ids,
@@ -122,7 +122,7 @@ def test_greedy_is_token_identical_to_generate_on_every_prompt(lab: Lab, draft: 
     for prompt in lab.prompts:
         answer = lab.pairs[draft].generate(prompt, sampling=GREEDY, speculation=exact())
         assert answer.token_ids == lab.generated(prompt)
-        # the last block may reach beyond the end of the answer, where nothing counts as accepted
+        # the last block may reach beyond the end of the answer; tokens there do not count as accepted
         num_drafted += sum(answer.report.drafted_per_round[:-1])
         num_accepted += sum(answer.report.accepted_per_round[:-1])
     assert num_drafted > 0
@@ -234,7 +234,7 @@ def test_a_stream_that_is_left_gives_its_slots_back(lab: Lab):
     stream = lab.pairs["demo"].stream(lab.prompts[0], GREEDY, exact())
     next(stream)
     assert lab.pairs["demo"].target.num_free_slots < lab.pairs["demo"].target.num_slots
-    stream.close()  # the fixture looks
+    stream.close()  # the fixture checks
 
 
 # --------------------------------------------------------------------------- sampled, with a seed
@@ -273,7 +273,9 @@ def test_with_a_seed_no_draft_policy_or_block_length_changes_a_sampled_answer(la
         off = SpeculationOptions(Mode.OFF)
         alone = lab.pairs["demo"].generate(prompt, sampling=sampling, speculation=off).token_ids
         num_drafted = 0
-        for place, drafting in enumerate(POLICIES):  # over prompts and policies, all lengths meet all drafts
+        for place, drafting in enumerate(
+            POLICIES
+        ):  # over prompts and policies, every length is combined with every draft
             draft = DRAFTS[(number + place // 3) % len(DRAFTS)]
             options = exact(drafting, BLOCKS[(number + place) % len(BLOCKS)])
             answer = lab.pairs[draft].generate(prompt, sampling=sampling, speculation=options)

@@ -49,7 +49,7 @@ LOADS = Loads((ReplicaLoad("draft", "d1", 8, 3, 1, 99),), 3, 0)
 
 
 class Echo:
-    """Answers token ids with themselves, one chunk each, until told to wait."""
+    """Echoes token ids, one per chunk, until told to wait."""
 
     def __init__(self) -> None:
         self.closed, self.refuse_with, self.wait_after = asyncio.Event(), None, 10**9

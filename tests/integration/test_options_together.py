@@ -1,8 +1,8 @@
-"""Options that meet where a block is judged: penalties and grammars under block verification, a budget, an early exit.
+"""Options that interact in verification: penalties and grammars with block verification, a budget, an early exit.
 
-Plain decoding by the target alone is the truth. With ``top_k`` 1 and no seed a request goes through rejection
-sampling (so whole blocks can be judged) although its law leaves no choice: every answer here is compared token by
-token. Laws that leave one are compared in tests/statistical/test_exact_by_enumeration.py.
+The reference is plain decoding by the target. With ``top_k`` 1 and no seed a request goes through rejection
+sampling (so whole blocks can be judged), yet only one token is possible, so every answer is compared token by
+token. Distributions are compared in tests/statistical/test_exact_by_enumeration.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The real runner over gRPC: drafting ahead hides the shorter side, without it both add up."""
+"""The real runner over gRPC: drafting ahead hides the shorter of the two times, without it they add up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from load_tests.latency.timed_engine import Costs
 async def test_drafting_ahead_hides_the_draft():
     costs = Costs(draft_ms=4.0, verify_ms=20.0, acceptance=1.0)
     cases = [Case(mode, costs, block_len=4, mode=mode) for mode in ("pipelined", "sequential")]
-    for _ in range(5):  # a busy machine may disturb the one and not the other
+    for _ in range(5):  # a busy machine may slow one and not the other
         with workers({case.name: costs for case in cases}) as (draft_at, target_at):
             traces = [await trace_of(case, draft_at, target_at, num_rounds=15) for case in cases]
         pipelined, sequential = (share_of(case, trace) for case, trace in zip(cases, traces, strict=True))

@@ -1,4 +1,4 @@
-"""Leases, lines and a real worker together: the first call goes out with the opening, and refusals keep their names."""
+"""Leases, lines and a real worker: the first call travels with the opening, and refusals keep their error class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LENGTH = 64
 
 
 class Stream:
-    """A worker's lease as a handle streams it."""
+    """A worker's lease as a Serve handle streams it."""
 
     def __init__(self, lease: AsyncGenerator[dict[str, Any], None]) -> None:
         self._lease = lease
@@ -48,7 +48,7 @@ class Stream:
 
 
 class Rig:
-    """A target worker as Serve makes it, and a placement that leases from it. ``opened`` holds openings up."""
+    """A target worker as Serve makes it, and a placement that leases from it. Openings wait for ``opened``."""
 
     async def start(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.engine, self.may_open = CountingEngine(num_slots=2), asyncio.Event()
@@ -112,7 +112,7 @@ async def test_the_first_verdict_does_not_wait_for_the_openings_answer(rig: Rig)
 
 @pytest.mark.parametrize("turns", range(6), ids="after {} turns of the loop".format)
 async def test_a_slot_may_be_released_while_it_is_being_opened(rig: Rig, turns: int):
-    """Before the stream has begun, too: a line that waited for its writes then would never be closed."""
+    """Also before the stream has begun: a line that waited for its writes then would never be closed."""
     rig.may_open.clear()
     slot = await rig.slot()
     for _ in range(turns):

@@ -1,4 +1,4 @@
-"""gRPC doors on one port that are replaced in turn while clients ask: every request is answered."""
+"""gRPC servers on one port that are replaced in turn under load: every request is answered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def door(port: int):
 
 
 async def replace_one_after_the_other(doors, port):
-    """There are always two that take calls, as in a roll-out of two replicas."""
+    """Two of them always take calls, as in a roll-out of two replicas."""
     stopping = []
     for _ in range(NUM_REPLACED):
         await asyncio.sleep(0.15)

@@ -1,4 +1,4 @@
-"""The round-trip benchmark runs, and what it prints and writes adds up."""
+"""The round-trip benchmark runs, and its printed and written figures add up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The target as its own draft through runner and worker host: exact, also while its replica is lost again and again."""
+"""The target as its own draft, through runner and worker host: exact, also if its replica is lost repeatedly."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def answer(
     controller = Controller(SpeculationConfig(bypass=False), ("self",))
     settings = RunnerSettings(60.0, draft_timeout_s=0.5, reattach_s=0.005, max_target_losses=1000)
     shared = SharedParts(controller, Lookups(), frozenset(), lambda ids: "." * len(ids), 1000, settings)
-    options = SpeculationOptions(drafting="static")  # drafts however slow the links are
+    options = SpeculationOptions(drafting="static")  # drafts even over slow links
     runner = Runner(GenerationRequest(f"s{number}", prompt, sampling, options), shared, workers)
     tokens: list[int] = []
     async for event in runner.run():

@@ -1,4 +1,4 @@
-"""Traces of the demo pair against the same pair decoding for real."""
+"""Traces of the demo pair agree with real decoding by the same pair."""
 
 from pathlib import Path
 

@@ -173,7 +173,7 @@ async def test_a_failed_call_leaves_the_line_usable(start):
     ],
 )
 async def test_the_wire_changes_no_answer(start, transform):
-    """Laws, rows and distances through the wire against the same engine next door."""
+    """Probabilities, top-k distributions and distances over the wire equal those of the same engine in process."""
     model = TableModel.random(vocab_size=16, seed=3)
     replica, direct = await start(FakeEngine(model)), FakeEngine(model)
     replica.leases.grant("a")
@@ -193,7 +193,7 @@ async def test_the_wire_changes_no_answer(start, transform):
 
 
 def bare(answer):
-    """An answer without what no two runs share: times, and arrays, which compare by identity."""
+    """An answer without what differs between runs: times, and arrays, which compare by identity."""
     rows = {"distributions": None} if isinstance(answer, DraftBlock) else {}
     return replace(answer, compute_ms=0.0, queue_ms=0.0, **rows)
 
@@ -232,7 +232,7 @@ async def test_a_former_incarnation_is_refused(start):
     with pytest.raises(StaleIncarnation) as stale:
         await line.open(opening("a"))
     assert (stale.value.expected, stale.value.actual) == ("life-0", "life-1")
-    with pytest.raises(StaleIncarnation):  # the line is over and says why
+    with pytest.raises(StaleIncarnation):  # the line has ended and says why
         await line.draft(drafting())
 
 
@@ -421,7 +421,7 @@ async def test_a_stopping_host_answers_its_callers(start):
     replica.engine.gate.set()
     await stopping
     for session in list(replica.engine._slots):
-        replica.engine.close(session)  # the engine went with its host
+        replica.engine.close(session)  # the engine ended with its host
 
 
 async def test_a_stopping_server_ends_the_line(start):
@@ -461,7 +461,7 @@ async def test_a_channel_is_shared_lingers_and_is_closed(start):
 
 @pytest.fixture
 async def replica():
-    """A Worker as Serve makes it, on an engine that counts."""
+    """A Worker as Serve makes it, on a CountingEngine."""
     worker = Worker.__new__(Worker)
     engine = CountingEngine(num_slots=2)
     await worker.__init__("target", TIER, idle_ttl_s=0.3, make_engine=lambda: engine)
@@ -486,7 +486,7 @@ async def test_a_lease_leads_to_a_slot_and_its_end_frees_it(replica):
         stats = await replica.stats()
         assert (stats["num_sessions"], stats["num_leases"], stats["num_streams"]) == (1, 1, 1)
         assert replica.record_autoscaling_stats()["sessions"] == 1.0
-    await soon(lambda: line._over is not None)  # a write that meets the end half-way hears of a mere loss
+    await soon(lambda: line._over is not None)  # a write that crosses the end gets a plain loss
     with pytest.raises(UnknownSession):
         await line.draft(drafting(epoch=2))
     assert replica.engine.num_free_slots == 2

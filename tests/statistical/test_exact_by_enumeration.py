@@ -1,9 +1,9 @@
 """Mode exact, proved without chance: every branch of whole answers is walked with its exact probability.
 
 The session, its runner, the controller and its policies, the accept rules and the slow twin run as they are; only
-their draws are replaced by a book that tries every outcome in turn. The joint law of an answer of four tokens over
-three words is compared with the target's own, for every drafting policy, with blocks cut by entropy and by
-confidence, token by token and by whole blocks. Planted bugs turn it red.
+their draws are replaced by a book that tries every outcome in turn. The joint distribution of four tokens over
+a vocabulary of three is compared with the target's, for every drafting policy, with blocks cut by entropy and by
+confidence, token by token and by whole blocks. Planted bugs make it fail.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ METHODS = [
 
 
 class Book:
-    """Decides as told by a page of choices and goes on with first choices; knows how likely its path is."""
+    """Replays the choices on its page, then takes first choices; multiplies the probabilities along the path."""
 
     def __init__(self) -> None:
         self.page: list[tuple[int, int]] = []  # (choice, number of choices), in order
         self.at, self.probability = 0, 1.0
 
     def choose(self, chances: Sequence[float]) -> int:
-        """An index; those of no chance are never taken."""
+        """An index into ``chances``; never one with chance 0."""
         possible = [i for i, chance in enumerate(chances) if chance > 0]
         if self.at == len(self.page):
             self.page.append((0, len(possible)))
@@ -69,7 +69,7 @@ class Book:
         return possible[choice]
 
     def turn(self) -> bool:
-        """On to the next path; False after the last."""
+        """Moves to the next path; returns False after the last."""
         self.at, self.probability = 0, 1.0
         while self.page:
             choice, num = self.page.pop()
@@ -81,7 +81,7 @@ class Book:
 
 @dataclass
 class BookSource:
-    """``RandomSource`` of one block: a token's uniform number is known by the interval that answers have left of it."""
+    """``RandomSource`` of one block: earlier answers confine each token's uniform number to an interval."""
 
     book: Book
     known: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
@@ -104,10 +104,10 @@ class BookSource:
 
 
 class BookEngine(FakeEngine):
-    """The fake engine with every draw from a book."""
+    """The fake engine, with every draw from a book."""
 
     book: Book
-    num_judged: int | None = None  # drafted tokens that this session and a neighbour share
+    num_judged: int | None = None  # verification budget of this session and a neighbour
     neighbour = (0.62, 0.9)  # the neighbour's confidences
     score: Callable[[VerifyCall], Sequence[float]] = staticmethod(lambda call: call.confidences)
 
@@ -157,7 +157,7 @@ def pair_with(
 
 
 def lesson(num_accepted: int, entropies: Sequence[float], verify_ms: float = 1.0) -> RoundCompleted:
-    """One round of the past, with times, so that policies by the clock have some."""
+    """One past round, with times for the policies that measure time."""
     block = tuple(range(len(entropies)))
     drafted = DraftBlock("s", 0, 0, block, tuple(entropies), compute_ms=0.1 * len(entropies))
     verdict = Verdict("s", 0, 0, num_accepted, 1, compute_ms=verify_ms)
@@ -172,7 +172,7 @@ PASTS = {
 
 
 def target_law(transform: dict[str, Any]) -> dict[tuple[int, ...], float]:
-    """The target's own law of four tokens."""
+    """The target's distribution of four tokens."""
     made, whole = {}, SamplingTransform(answer_from=len(PROMPT), **transform)
     for answer in itertools.product(range(V), repeat=LENGTH):
         chance, text = 1.0, list(PROMPT)
@@ -192,7 +192,7 @@ def largest_error(
     num_judged: int | None = None,
     **config: Any,
 ) -> tuple[float, set[tuple[int, ...]]]:
-    """(largest difference of the joint laws, the lengths of the blocks of every path)."""
+    """(largest difference of the joint distributions, the block lengths of every path)."""
     transform = transform or {}
     options = SpeculationOptions(Mode.EXACT, drafting, acceptance, max_draft_tokens=block)
     settings = SpeculationConfig(bypass=False, draft_top_k=V, **config)
@@ -210,7 +210,7 @@ def largest_error(
 
 @pytest.fixture(autouse=True)
 def a_clock_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Policies by the clock decide by what they were taught, the same on every path."""
+    """Policies that measure time decide by the taught rounds, the same on every path."""
     monkeypatch.setattr("adasd.session.runner.time.perf_counter", lambda: 0.0)
 
 
@@ -268,7 +268,7 @@ def test_so_it_is_where_a_pass_judges_only_the_likeliest_tokens(
 
 
 def test_the_published_score_of_a_cut_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    """TETRIS ranks by q(x): a token that is cut for being unlikely escapes its rejection."""
+    """TETRIS ranks by q(x): an unlikely token is cut and so escapes its rejection."""
 
     def by_token(call: VerifyCall) -> list[float]:
         assert call.distributions is not None
@@ -299,7 +299,7 @@ def test_a_block_weight_that_is_not_capped_is_noticed(monkeypatch: pytest.Monkey
 
 
 def test_dropping_a_token_for_what_it_is_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    """A block may end where the *law* says so, not where the drawn token is unlikely: that is a bias."""
+    """A block may end because of the *distribution*, not because the drawn token is unlikely: that is a bias."""
     honest = DraftWork.answer
 
     def answer(self: DraftWork) -> DraftBlock:

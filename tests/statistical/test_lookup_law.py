@@ -1,7 +1,7 @@
-"""Look-ups under rejection sampling: their proposals are point masses, and the answers follow the target's law.
+"""Look-ups under rejection sampling: proposals are point masses, and answers follow the target's distribution.
 
-As in test_sampled_exact_end_to_end: the joint law of three tokens by ``transformers``, Pearson's test at the upper
-1e-4 point. One test shows that rows which claim another law are noticed.
+As in test_sampled_exact_end_to_end: joint probabilities of three tokens by ``transformers``, Pearson's test at the
+upper 1e-4 point. One test shows that a draft which reports wrong probabilities is noticed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from tests.statistical.test_sampled_exact_end_to_end import (
     warpers,
 )
 
-PROMPT = (0, 1, 2, 0, 2, 3, 0, 3, 4, 0, 4, 1, 0, 0, 3, 0)  # whatever follows, (0, it) stood there before
+PROMPT = (0, 1, 2, 0, 2, 3, 0, 3, 4, 0, 4, 1, 0, 0, 3, 0)  # for every next token x, (0, x) occurs earlier
 NUM = 800
-SAMPLING = SamplingParams(4, temperature=3.0)  # warm: a proposal that was merely looked up has a fair chance
+SAMPLING = SamplingParams(4, temperature=3.0)  # warm: a looked-up token has a fair chance of acceptance
 SAMPLINGS = {"a warm law": SAMPLING, "a warm law, top_k": SamplingParams(4, temperature=3.0, top_k=4)}
 
 

@@ -1,4 +1,4 @@
-"""The law of what is emitted without a seed: by exact enumeration, and by chi-squared tests on draws.
+"""The distribution of tokens emitted without a seed: by exact enumeration, and by chi-squared tests on draws.
 
 Each chi-squared bound is the upper 1e-4 point, so a correct rule fails such a test for 1 seed in 10,000; seeds
 are fixed. ``test_a_wrong_law_is_noticed`` shows that the bounds can be missed.
@@ -31,7 +31,7 @@ V = 6
 
 @dataclass(frozen=True)
 class Bigrams:
-    """A language model whose next law depends on the last token only: logits [V, V]."""
+    """A language model whose next token depends on the last token only: logits [V, V]."""
 
     logits_VV: Tensor
 
@@ -47,7 +47,7 @@ TARGET, DRAFT = Bigrams.random(1), Bigrams.random(2)
 
 
 def rejects(counts: Tensor, probs: Tensor) -> bool:
-    """Pearson's chi-squared test at the upper 1e-4 point; a count where the law is 0 rejects at once."""
+    """Pearson's chi-squared test at the upper 1e-4 point; a count where the probability is 0 rejects at once."""
     possible = probs > 0
     if counts[~possible].sum() > 0:
         return True
@@ -57,14 +57,14 @@ def rejects(counts: Tensor, probs: Tensor) -> bool:
 
 
 def target_laws(transform: SamplingTransform) -> Tensor:
-    """The target's law after each token, [V, V]."""
+    """The target probabilities after each token, [V, V]."""
     return transformed_probs(TARGET.logits_VV, TransformBatch.build([transform] * V, [0] * V))
 
 
 def one_round(
     transform: SamplingTransform, num_drafted: int, row_len: int, seed: int, rule: AcceptanceRule
 ) -> tuple[Tensor, Judgement]:
-    """DRAWS independent sessions after token 0: the emitted tokens, [DRAWS, K + 1], -1 behind the end."""
+    """DRAWS independent sessions after token 0: the emitted tokens, [DRAWS, K + 1], -1 after the end."""
     generator = torch.Generator().manual_seed(seed)
     batch = TransformBatch.build([transform] * DRAWS, [0] * DRAWS)
     last, tokens, ids, logprobs = torch.zeros(DRAWS, dtype=torch.int64), [], [], []
@@ -155,7 +155,7 @@ def test_relaxing_everything_moves_mass_only_where_the_target_has_some(monkeypat
 
 
 def five_tokens(monkeypatch) -> tuple[Tensor, Tensor]:
-    """p, q of a pair that disagrees about likely and unlikely tokens; sum p^2 = .2952."""
+    """p, q of a pair that disagrees on likely and unlikely tokens; sum p^2 = .2952."""
     p, q = [0.4, 0.3, 0.2, 0.06, 0.04, 0.0], [0.1, 0.35, 0.25, 0.2, 0.1, 1e-30]
     monkeypatch.setitem(globals(), "TARGET", Bigrams(torch.tensor([p] * V).log()))
     monkeypatch.setitem(globals(), "DRAFT", Bigrams(torch.tensor([q] * V).log()))
@@ -166,8 +166,8 @@ def five_tokens(monkeypatch) -> tuple[Tensor, Tensor]:
 def test_the_law_under_the_collision_rule_is_the_derived_one(ratio, num_liked, monkeypatch):
     """docs/collision.md: liked tokens get max(p, q) where q is larger; the rest shrinks in proportion.
 
-    pi = min(p, q) + (q - p)+ on the liked tokens + (rejected mass) * (p - q)+ / TV, and what is gained in
-    acceptance is the distortion.
+    pi = min(p, q) + (q - p)+ on the liked tokens + (rejected mass) * (p - q)+ / TV, and the gain in
+    acceptance equals the distortion.
     """
     p, q = five_tokens(monkeypatch)
     liked = p >= ratio * p.square().sum()
@@ -201,7 +201,7 @@ def test_the_collision_rule_distorts_where_it_relaxes(monkeypatch):
 def sampling_of(
     block: tuple[int, ...], transform: SamplingTransform, row_len: int
 ) -> tuple[RejectionSampling, list[Tensor]]:
-    """The rule's own tensors in double precision for one block after token 0, and the draft's laws [V]."""
+    """The rule's own tensors in double precision for one block after token 0, and the draft probabilities [V]."""
     before = torch.tensor([0, *block])
     ids, logprobs = truncate_row(DRAFT.logits_VV.double()[before[:-1]], row_len)
     num_drafted = len(block)
@@ -225,7 +225,7 @@ def sampling_of(
 @pytest.mark.parametrize("row_len", [2, 4, V])
 @pytest.mark.parametrize("transform", WARPS)
 def test_the_law_of_three_tokens_by_enumeration_is_the_targets(transform, row_len):
-    """Every block of 2, every outcome; shorter answers are completed by the target. No chance involved."""
+    """Every block of 2, every outcome; shorter answers are completed by the target. Nothing is random."""
     laws = transformed_probs(TARGET.logits_VV.double(), TransformBatch.build([transform] * V, [0] * V))
     emitted = torch.zeros(V, V, V, dtype=torch.float64)
     for block in itertools.product(range(V), repeat=2):
@@ -251,7 +251,7 @@ def test_the_law_of_three_tokens_by_enumeration_is_the_targets(transform, row_le
 
 
 def accept_prob(sampling: RejectionSampling, at: int) -> float:
-    """The share of uniforms that the rule accepts: the largest u with u < target / draft, found by asking it.
+    """The share of uniforms that the rule accepts: the largest u with u < target / draft, by bisection.
 
     Sixty halvings pin it to 2^-60.
     """

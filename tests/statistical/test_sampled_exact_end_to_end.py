@@ -1,9 +1,9 @@
-"""The law of what whole sessions emit: runner, session, controller and two torch engines, many at a time.
+"""The distribution of whole answers, by runner, session, controller and two torch engines, many at a time.
 
-A tiny random target over a small vocabulary; the draft is the target with noise on its weights. The joint law
-of the first three tokens (the prefill's and two that blocks were judged for) is computed from the target by
-``transformers`` and compared with counts by Pearson's chi-squared test at the upper 1e-4 point: a right law
-fails for 1 seed in 10,000, and seeds are fixed. Two tests show that the comparison can fail.
+A tiny random target over a small vocabulary; the draft is the target with noise on its weights. The joint
+distribution of the first three tokens (the prefill's and two from judged blocks) is computed from the target by
+``transformers`` and compared with counts by Pearson's chi-squared test at the upper 1e-4 point: correct counts
+fail for 1 seed in 10,000, and seeds are fixed. Two tests show that the comparison can fail.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from load_tests.peers.in_process_batch import BatchedAnswer, InProcessBatch
 
 V = 5
 PROMPT = (1, 3, 0)
-NUM_TOKENS = 4  # the last one leaves room for a block of two after the prefill's
+NUM_TOKENS = 4  # the fourth leaves room for a block of two after the prefill's token
 NUM_SESSIONS = 2000
 NUM_SLOTS = 500
 
@@ -64,7 +64,7 @@ def target_model() -> LlamaForCausalLM:
 
 
 def noisy(exact: LlamaForCausalLM, share: float) -> LlamaForCausalLM:
-    """The same model, every weight moved by so many standard deviations of its matrix."""
+    """The same model with noise on every weight, in standard deviations of its matrix."""
     generator = torch.Generator().manual_seed(2)
     for weight in exact.parameters():
         if weight.dim() > 1:
@@ -106,11 +106,11 @@ def answers_of(
     return [answer.tokens for answer in answers]
 
 
-# --------------------------------------------------------------------------- laws and counts
+# --------------------------------------------------------------------------- distributions and counts
 
 
 def warpers(sampling: SamplingParams) -> LogitsProcessorList:
-    """The request's transform in the words of ``transformers``."""
+    """The request's transform as ``transformers`` processors."""
     return LogitsProcessorList(
         [
             TemperatureLogitsWarper(sampling.temperature),
@@ -122,7 +122,7 @@ def warpers(sampling: SamplingParams) -> LogitsProcessorList:
 
 
 def penalised(logits: Tensor, text: Tokens, sampling: SamplingParams) -> Tensor:
-    """One row of logits after the penalties that ``text`` earns, by the slow twin."""
+    """Logits [V] after the penalties for ``text``, by the slow twin."""
     transform = transform_of(sampling, len(PROMPT), frozenset())
     return torch.tensor(masked(logits.tolist(), text, transform), dtype=torch.float64)
 
@@ -145,7 +145,7 @@ def law_of_three_tokens(sampling: SamplingParams) -> dict[Tokens, float]:
 
 
 def rejects(answers: list[list[EmittedToken]], law: dict[Tokens, float]) -> bool:
-    """Pearson's test at the upper 1e-4 point; triples expected fewer than five times are one cell."""
+    """Pearson's test at the upper 1e-4 point; triples expected fewer than five times share one cell."""
     counts = Counter(tuple(token.id for token in answer[:3]) for answer in answers)
     if any(law[triple] == 0.0 for triple in counts):
         return True
@@ -160,7 +160,7 @@ def rejects(answers: list[list[EmittedToken]], law: dict[Tokens, float]) -> bool
 
 
 def kinds_of_block_tokens(answers: list[list[EmittedToken]]) -> Counter[TokenKind]:
-    """Where the second and the third token came from."""
+    """The provenance of the second and the third token."""
     return Counter(token.kind for answer in answers for token in answer[1:3])
 
 

@@ -1,6 +1,6 @@
-"""The shared noise: its law, the law of what it picks, and how often draft and target agree.
+"""The shared noise: its distribution, that of the tokens it picks, and how often draft and target agree.
 
-Bounds are the 1e-4 points of the respective law; seeds are fixed.
+Bounds are the 1e-4 points of each test's distribution; seeds are fixed.
 """
 
 import numpy as np
