@@ -1,4 +1,4 @@
-"""API keys at the door: from a file and the environment, hashed at once, never quoted in a message."""
+"""API keys: from a file or the environment, hashed at once, never quoted in a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The in-process pair over table models: no torch model, the service's runner and session."""
+"""The in-process pair on table models: no torch model, but the service's runner and session."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pair(*, with_draft: bool = True, noise: float = 1.0, lookahead: bool = False
         draft,
         lambda token_ids: "." * len(token_ids),
         frozenset(),
-        speculation=SpeculationConfig(drafting="static", bypass=False),  # whatever the fakes' times say
+        speculation=SpeculationConfig(drafting="static", bypass=False),  # ignores the fakes' times
         lookahead=lookahead,
     )
 

@@ -1,4 +1,4 @@
-"""Names of models as clients see them: no paths, and no word that says only what the model is for."""
+"""Model names as clients see them: no paths, and no words that only name the model's role."""
 
 from __future__ import annotations
 

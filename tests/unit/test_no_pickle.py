@@ -1,4 +1,4 @@
-"""Nothing that runs code while it is read is used on bytes from outside: a look at every import and call of ours."""
+"""No format that can run code on loading is used for outside bytes: checks all our imports and calls."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(file for name in ("adasd", "services", "cluster") for file in (ROOT / name).rglob("*.py"))
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "jsonpickle"}
 CALLS = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "numpy.load", "np.load"}
-PICKLED = pickletools.optimize(pickle.dumps(print))  # what a stranger would send; nobody here loads it
+PICKLED = pickletools.optimize(pickle.dumps(print))  # what an attacker would send; never loaded here
 
 
 def dangers(source: str) -> list[str]:
-    """What a source imports or calls that may run code while it reads data."""
+    """A source's imports and calls that may run code while they read data."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

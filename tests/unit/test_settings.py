@@ -1,4 +1,4 @@
-"""Settings: one mechanism for file, environment and command line; nothing unknown, nothing out of range."""
+"""Settings: one mechanism for file, environment and command line; refuses unknown names and bad values."""
 
 from __future__ import annotations
 

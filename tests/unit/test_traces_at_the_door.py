@@ -1,4 +1,4 @@
-"""Where spans go is decided once: our settings, then OpenTelemetry's own variables; and whose trace a request is of."""
+"""Where spans go (our settings, then OpenTelemetry's variables), and which trace a request belongs to."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def deployment(app: Application) -> Deployment:
 
 
 def tiers(config: ServeConfig) -> tuple[Deployment, dict[str, Deployment]]:
-    """The target, and the drafts by their sources, as the orchestrator gets them."""
+    """The target and the drafts by source, as the orchestrator gets them."""
     _, target, drafts, *_ = deployment(build(config)).init_args
     return deployment(target), {source: deployment(app) for source, app in drafts.items()}
 

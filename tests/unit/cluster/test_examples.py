@@ -1,4 +1,4 @@
-"""The example topologies can be read, and fit the clusters that they are meant for and no smaller ones."""
+"""The example topologies can be read, fit the clusters that they are meant for, and fit no smaller ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scaling policy in virtual time: it follows the load, each tier for itself, and does not flap."""
+"""The scaling policy in virtual time: each tier follows its own load, and does not flap."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Tier:
 
     role: str
     pace: Pace
-    slowdown: float = 0.0  # of a step, per session of a replica beyond the first
+    slowdown: float = 0.0  # of a step, per session beyond a replica's first
     wait: float = 0.0
     optimistic: float = 0.0
     start_s: float = 3.0
     state: State = field(default_factory=State)
     wanted: int = 1
     running: int = 1
-    starting_s: list[float] = field(default_factory=list)  # when replicas under way will serve
+    starting_s: list[float] = field(default_factory=list)  # when starting replicas will serve
 
     def tick(self, now_s: float, num_sessions: float) -> None:
         self.running += sum(ready_s <= now_s for ready_s in self.starting_s)
@@ -127,7 +127,7 @@ def test_slow_forward_passes_bring_more_targets_until_they_are_fast_again():
 
 
 def test_what_is_slow_with_few_sessions_brings_no_replicas():
-    """The machine is busy with something else, or prompts are long: another replica would not help."""
+    """The machine is busy otherwise, or prompts are long: another replica would not help."""
     slow = Reading(1, 1, 4.0, NUM_SLOTS, step_ms=1000.0, wait=0.9)
     assert needed("target", slow, 10.0, settled=True) == needed("draft", slow, 10.0, settled=True) == 1
     assert needed("target", replace(slow, num_replicas=2, num_running=2), 10.0, settled=True) == 1
@@ -146,7 +146,7 @@ def test_work_ahead_of_a_verdict_is_no_need_for_drafts():
 
 
 def test_while_replicas_start_only_sessions_count():
-    """What is measured meanwhile is of the crowd before them; it must not call for more and more."""
+    """Until they serve, measurements show the old overload and must not add ever more replicas."""
     tier = Tier("draft", Pace(1, 8), wait=0.8, start_s=30.0)
     wanted = history(tier, lambda _: 8.0, 25)
     assert max(wanted) == 2
@@ -167,7 +167,7 @@ def test_a_replica_that_loads_for_longer_than_the_cool_down_is_not_given_up():
 
 
 def test_relief_by_more_replicas_does_not_send_them_away():
-    """Blocks that wait half as long behind two drafts would wait as long as before behind one."""
+    """With two drafts blocks wait half as long; back at one they would wait as long as before."""
     wanted = history(Tier("draft", Pace(1, 8), wait=0.9), step_load(1, 8, 20, 1000), 1000)
     assert changes(wanted) == [(1, 2)]
 

@@ -1,4 +1,4 @@
-"""Topology: a tier's wishes as Ray options, and one sentence about what no node has."""
+"""Topology: a tier's settings as Ray options, and one sentence on what no node has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bypass begins when drafting does not pay, tries again by itself, and does not flap."""
+"""The bypass begins when drafting does not pay, tries drafting again by itself, and does not flap."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plain_round() -> RoundCompleted:
 
 
 def drive(bypass: Bypass, num_rounds: int, num_accepted: int, draft_ms: float) -> tuple[Bypass, int]:
-    """Rounds as the bypass lets them be; how many of them drafted."""
+    """Runs rounds under the bypass; returns how many of them drafted."""
     num_drafted = 0
     for _ in range(num_rounds):
         if bypass.may_draft:

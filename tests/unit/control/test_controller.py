@@ -1,4 +1,4 @@
-"""Options, budgets, sharing between requests, and what a seed promises."""
+"""Options, budgets, sharing between requests, and the guarantee of a seed."""
 
 import math
 
@@ -29,7 +29,7 @@ from tests.unit.methods.rounds import a_round, judged
 GREEDY, SAMPLED, SEEDED = SamplingTransform(temperature=0.0), SamplingTransform(), SamplingTransform(seed=1)
 PUBLISHED = SpeculationConfig(
     drafting="adasd", acceptance="posterior"
-)  # it learns; the default rule has nothing to learn
+)  # a rule that learns, unlike the default
 
 
 def begun(controller=None, transform=GREEDY, **options):
@@ -103,7 +103,7 @@ def test_drafting_that_does_not_pay_is_bypassed_unless_the_request_names_a_polic
         assert (session.plan(50, 10, 0).draft.max_tokens == 0) is bypassed
         later = controller.session(
             effective, SamplingTransform(temperature=0.0)
-        )  # what one learned, the next begins with
+        )  # the next request starts from what this one learned
         assert (later.plan(50, 0, 0).draft.max_tokens == 0) is bypassed
 
 
@@ -185,7 +185,7 @@ def test_the_targets_own_token_always_fits(remaining, drafted):
 @pytest.mark.parametrize(
     ("mode", "transform", "row_len"),
     [
-        (Mode.EXACT, GREEDY, 0),  # greedy match needs no law
+        (Mode.EXACT, GREEDY, 0),  # greedy match needs no probabilities
         (Mode.EXACT, SEEDED, 0),  # shared noise needs none
         (Mode.EXACT, SAMPLED, 128),  # rejection sampling does
         (Mode.ADAPTIVE, GREEDY, 128),  # so do distances
@@ -234,7 +234,7 @@ def test_adaptive_is_exact_until_it_is_warm():
     ],
 )
 def test_methods_are_chosen_with_parameters_and_by_earlier_names(asked, made):
-    """By a request as by the deployment, and echoed in one spelling."""
+    """Chosen by a request or by the deployment, and echoed in one spelling."""
     (kind,) = asked
     by_request = Controller(PUBLISHED).effective(SpeculationOptions(Mode.ADAPTIVE, **asked))
     by_config = Controller(SpeculationConfig(**asked)).effective(SpeculationOptions(Mode.ADAPTIVE))
@@ -335,7 +335,7 @@ def test_states_that_mean_something_else_are_not_shared():
 
 @pytest.mark.parametrize("transform", [SEEDED, SamplingTransform(temperature=0.0, seed=5)])
 def test_a_seeded_adaptive_request_depends_on_itself_alone(transform):
-    """The same rounds lead to the same plans, whatever the process has learned before or learns meanwhile."""
+    """The same rounds lead to the same plans, no matter what the process learns before or at the same time."""
     rng = np.random.default_rng(2)
     rounds = [
         a_round(1, 2, [0.1, float(h)], [float(a), float(r)], [True, False])

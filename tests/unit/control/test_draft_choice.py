@@ -1,4 +1,4 @@
-"""The choice of a source: by yield per task, with what changing costs."""
+"""The choice of a draft source: by yield per task, with the cost of a change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from adasd.control.draft_choice import MAX_TASKS, OWN_ROUNDS, Selector, Yield, t
 
 
 def simulate(yields: dict[int, dict[str, float]], rounds: int = 4000, seed: int = 0) -> dict[int, list[str]]:
-    """Answers of 20 rounds each on tasks in turn; what was chosen for each task."""
+    """Answers of 20 rounds each, on the tasks in turn; returns the sources chosen for each task."""
     rng, selector = random.Random(seed), Selector(["model", "tiny", "suffix"])
     chosen: dict[int, list[str]] = {task: [] for task in yields}
     for number in range(rounds // 20):
@@ -79,7 +79,7 @@ def test_untried_sources_are_tried_and_excluded_ones_are_not():
     selector = Selector(["model", "tiny", "suffix"])
     assert selector.first(0) == "model"
     assert selector.first(0, {"model"}) == "tiny"
-    assert selector.first(0, {"model", "tiny", "suffix"}) == "model"  # nothing is left: begin again
+    assert selector.first(0, {"model", "tiny", "suffix"}) == "model"  # nothing is left, so it starts over
     for _ in range(20):
         selector.learn(0, "model", 5.0, 1.0)
     assert selector.first(0) == "tiny"
@@ -99,7 +99,7 @@ def test_prompts_that_begin_alike_are_of_one_task():
 
 
 def with_guest(yields: float, rounds: int) -> Selector:
-    """A model of 2 tokens per plain round, and a guest seen for so many plain rounds."""
+    """A selector that has seen a model yield 2 tokens per plain round, and a guest for ``rounds`` plain rounds."""
     selector = Selector(["model", "suffix"], guests=["ngram"])
     for name, tokens, seen in (("model", 2.0, 200), ("suffix", 1.0, 200), ("ngram", yields, rounds)):
         for _ in range(seen):

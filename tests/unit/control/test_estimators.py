@@ -22,7 +22,7 @@ def test_survival_before_any_round_assumes_seven_in_ten():
 
 
 def test_survival_is_not_misled_by_unjudged_tokens():
-    """True chance .8 per token in blocks of 5: accepted / drafted would say .54."""
+    """True chance .8 per token in blocks of 5: accepted / drafted would give .54."""
     rng = np.random.default_rng(1)
     survival, first, third, naive = Survival(), [], [], []
     for i in range(4000):
@@ -63,8 +63,8 @@ def test_line_finds_base_and_slope():
 @pytest.mark.parametrize(
     ("points", "expected"),
     [
-        ([(5, 20.0), (5, 20.0)], (20.0, 0.0)),  # tokens never varied: no slope
-        ([(0, 20.0), (10, 10.0)], (14.949, 0.0)),  # falling is noise: (.98 * 20 + 10) / 1.98
+        ([(5, 20.0), (5, 20.0)], (20.0, 0.0)),  # the number of tokens never varied, so no slope
+        ([(0, 20.0), (10, 10.0)], (14.949, 0.0)),  # a falling line is noise: (.98 * 20 + 10) / 1.98
         ([(1, 1.0), (2, 6.0)], (0.0, 2.606)),  # through the origin: (.98 + 12) / (.98 + 4)
     ],
 )

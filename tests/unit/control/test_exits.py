@@ -1,4 +1,4 @@
-"""Which layer to leave at: tokens per layer computed, by what the exits' own choices were worth."""
+"""The choice of the exit layer: most tokens per computed layer, by each exit's past agreement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adasd.control.exits import Agreement, Exits
 
 
 def with_chances(num_layers: int, *chances: float) -> Exits:
-    """Exits behind layers 1, 2, ... that agree with these chances."""
+    """Exits after layers 1, 2, ... that agree with these chances."""
     return Exits(num_layers, tuple(Agreement(i, 100 * a, 100.0) for i, a in enumerate(chances, 1)))
 
 

@@ -1,4 +1,4 @@
-"""The wrapper for load, around every drafting method."""
+"""The load cap that wraps every drafting method."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from tests.unit.methods.rounds import a_round
 
 
 def loaded(batch_size: float, per_token_ms: float, queue_ms: float | None = 5.0) -> RoundOutlook:
-    """Passes of 10 ms and so much per token; survival 0.8 per token; blocks of 4."""
+    """Passes of 10 ms plus ``per_token_ms`` per token; survival 0.8 per token; blocks of 4."""
     table = CostTable()
     for size in (1, 4, 16, 64, 256, 1024):
         table = table.add(size, 10 + per_token_ms * size)

@@ -1,4 +1,4 @@
-"""Which acceptance goes with which mode and sampling; what does not is refused with what does."""
+"""Which acceptance methods fit a mode and sampling; a refusal lists those that fit."""
 
 import pytest
 

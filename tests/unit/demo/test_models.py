@@ -1,4 +1,4 @@
-"""Enlarging keeps the function; greedy answers do not depend on the batch; agreement counts what it says."""
+"""Enlarging keeps the function; greedy answers do not depend on the batch; agreement is counted right."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_a_draft_that_is_the_target_is_always_accepted() -> None:
     counts = agreement.measure(oracle, [[0], [1]], answers, block_len=3)
     assert counts.share == 1.0
     assert counts.drafted == counts.accepted == (2, 2, 1)
-    assert counts.num_rounds == 2  # four tokens are a block of three and the target's own
+    assert counts.num_rounds == 2  # four tokens are a block of three and the bonus
 
 
 def test_rejected_tokens_are_counted_by_position() -> None:

@@ -1,4 +1,4 @@
-"""The generator is deterministic, its two sides never meet, and the checks judge content, not wording."""
+"""The generator is deterministic, training and held-out sides are disjoint, checks judge content, not wording."""
 
 import json
 import random
@@ -46,7 +46,7 @@ def test_training_never_shows_what_is_held_out(task: Task) -> None:
     trained = {content(generate(task, rng, Split.TRAIN)) for _ in range(1500)}
     held = {content(example) for example in heldout(task, 150)}
     assert not trained & held
-    if task is not Task.EXTRACTION:  # its key has fields that the answer may lack
+    if task is not Task.EXTRACTION:  # the key has fields that the answer may lack
         assert {side(key) for key in held} == {Split.HELD_OUT}
         assert {side(key) for key in trained} == {Split.TRAIN}
 

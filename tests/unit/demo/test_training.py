@@ -1,4 +1,4 @@
-"""The trainer learns, stops anywhere and goes on as if it had not stopped."""
+"""The trainer learns, can stop anywhere, and resumes as if it had not stopped."""
 
 from dataclasses import replace
 from itertools import islice

@@ -1,4 +1,4 @@
-"""A phrase recognises what it says."""
+"""A phrase recognises the texts that it generates."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""The worked examples of CONTRIBUTING.md run as they stand there: each code block in turn, then its tests."""
+"""The worked examples of CONTRIBUTING.md run as written: each code block in turn, then its tests."""
 
 from __future__ import annotations
 

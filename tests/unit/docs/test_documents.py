@@ -31,7 +31,7 @@ DOCUMENTS = sorted(
     name for name in FILES if name.endswith(".md") and not name.startswith(("docs/evaluation/", "models/"))
 )
 LIVING = [name for name in DOCUMENTS if name not in ("docs/lab_log.md", "CHANGELOG.md")]
-"""History names what was there at its time."""
+"""All but the documents of history, which name what existed at their time."""
 
 FOLDERS = {name.split("/")[0] for name in FILES if "/" in name}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -52,7 +52,7 @@ def code(name: str) -> list[str]:
 
 @cache
 def anchors(name: str) -> set[str]:
-    """What a link to a heading of this document may say behind #, as GitHub makes it."""
+    """The anchors of this document's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ +(.*)$", FENCE.sub("", read(name)), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -71,7 +71,7 @@ def test_every_link_leads_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", LIVING)
 def test_every_file_exists(name: str) -> None:
-    """A path from the root, or the end of one: `engine.py` where a page speaks of one folder."""
+    """Checks paths from the root and ends of paths, such as `engine.py` in a page on one folder."""
     for span in code(name):
         for word in re.findall(rf"(?<![\w/.:~-])[\w./-]+\.(?:{ENDINGS})\b(?!\.?[\w/*-])", span):
             known = any(file == word or file.endswith("/" + word.removeprefix("./")) for file in FILES)
@@ -113,7 +113,7 @@ MISSING = object()
 
 
 def exists(dotted: str) -> bool:
-    """Is it a module, or an attribute of one?"""
+    """Whether it is a module or an attribute of one."""
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
         file = ROOT.joinpath(*parts[:length])
@@ -155,7 +155,7 @@ def test_every_command_and_option_exists(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in FILES if re.fullmatch(r"docs/diagrams/\w+\.dot", name)])
 def test_every_diagram_is_rendered_from_its_source(name: str) -> None:
-    """`make diagrams` writes the digest of its source behind a picture."""
+    """`make diagrams` appends the digest of its source to a picture."""
     digest = hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
     assert f"sha256 {digest}" in read(name.replace(".dot", ".svg"))
     assert f"{name.removeprefix('docs/').replace('.dot', '.svg')}" in read("docs/architecture.md")

@@ -1,4 +1,4 @@
-"""docs/request_path.md names files and functions as they are."""
+"""docs/request_path.md names files and functions that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the look-ups guess, against the slow obvious way to find it."""
+"""The look-ups' guesses against a slow twin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def texts(num: int, seed: int = 0) -> list[list[int]]:
 
 
 def occurrences(text: list[int], piece: list[int]) -> list[int]:
-    """Positions behind every occurrence."""
+    """The positions after each occurrence."""
     return [i + len(piece) for i in range(len(text) - len(piece) + 1) if text[i : i + len(piece)] == piece]
 
 

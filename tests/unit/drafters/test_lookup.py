@@ -1,4 +1,4 @@
-"""A look-up answers draft calls as a worker does, also after roll-backs and calls that did not come true."""
+"""A look-up answers draft calls as a worker does, also after roll-backs and calls on a wrong assumption."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def test_more_than_is_held_cannot_be_kept():
 @pytest.mark.parametrize("name", ["ngram", "suffix"])
 @pytest.mark.parametrize("seed", range(10))
 def test_however_a_text_was_read_the_block_is_that_of_reading_it_at_once(name, seed):
-    """Roll-backs, blocks accepted in part, and optimistic calls that assumed what did not come."""
+    """Roll-backs, blocks accepted in part, and optimistic calls on a wrong assumption."""
     rng = random.Random(seed)
     line, text = Lookups().lookup(name), [rng.randrange(3)]
     cached = 0
     for _ in range(60):
-        if rng.random() < 0.2:  # ahead of a verdict that goes against it
+        if rng.random() < 0.2:  # drafted ahead; the verdict rejects it
             line.draft(call(cached, [*text[cached:], *(rng.randrange(3) for _ in range(3))]))
         drafted = line.draft(call(cached, text[cached:]))
         assert drafted.tokens == Lookups().lookup(name).draft(call(0, text)).tokens

@@ -1,4 +1,4 @@
-"""Sources of one answer: what it asks for is what drafts, and what fails is replaced where that is allowed."""
+"""Draft sources of one answer: the requested one drafts; one that fails is replaced if the request allows it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXT = "the cat sat on the mat and the dog sat on the rug"
 
 
 class Tiers(FakePlacement):
-    """Remembers which tier every draft slot was of; ``closed`` tiers grant nothing."""
+    """Records the tier of every draft slot; ``closed`` tiers grant none."""
 
     def __init__(self, names: tuple[str, ...], closed: tuple[str, ...] = (), **faults: object) -> None:
         truth = (*ids(PROMPT + TEXT), EOS, *ids("x" * 40))

@@ -1,4 +1,4 @@
-"""Tiny random models, made in the test; logits spread widely enough that argmax is no matter of rounding."""
+"""Tiny random models, made in the test; with logits so far apart that rounding does not change the argmax."""
 
 import copy
 import functools
@@ -87,17 +87,17 @@ MODULES_ONLY = ("gpt-neox", "gpt2", "gemma", "mistral-window", "gemma3-window")
 
 @functools.cache
 def original(name: str, seed: int = 0):
-    """A model as transformers makes it; never handed to an engine."""
+    """A model as transformers makes it; no engine gets it."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(CONFIGS[name]()).eval()
     for parameter_name, parameter in model.named_parameters():
-        if "norm" in parameter_name or "bias" in parameter_name:  # 1 and 0 would hide mistakes
+        if "norm" in parameter_name or "bias" in parameter_name:  # weights 1 and biases 0 would hide mistakes
             torch.nn.init.normal_(parameter, 1.0 if "norm" in parameter_name else 0.0, 0.2)
     return model
 
 
 def engine(name: str, seed: int = 0, *, fast: bool | None = None, **settings) -> TorchEngine:
-    """An engine over a copy of ``original``: ``fast`` None is kernels where they fit, True torch's operations."""
+    """An engine over a copy of ``original``: ``fast`` None means kernels where they fit, True torch's operations."""
     compiled = {"compile": "on" if fast is None and name in FAST else "off"}
     config = EngineConfig("tiny", **{"num_slots": 8, "prefill_chunk": 40} | compiled | settings)
     return TorchEngine.from_model(

@@ -37,7 +37,7 @@ def test_keeps_the_contract(claim, fast):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_sessions_joining_and_leaving_at_random_answer_as_if_alone(seed):
-    """Plain and speculative rounds, random drafts, roll-backs, closings; every answer is generate's."""
+    """Plain and speculative rounds, random drafts, roll-backs and closings; every answer equals ``generate``'s."""
     chance = random.Random(seed)
     e = engine("llama", num_slots=5, prefill_chunk=33)
     texts = {
@@ -93,7 +93,7 @@ def test_a_long_prompt_does_not_hold_up_a_running_session(fast, num_passes):
         seen += [answer.session for answer in e.step()]
     assert (
         seen.count("short") == num_passes
-    )  # the prompt in pieces of 32, or of as many as run beside it and 8 at least
+    )  # the prompt in chunks of 32, or of as many tokens as run beside it, at least 8
     e.close("long")
     e.close("short")
 
@@ -149,7 +149,7 @@ def test_drafting_sessions_leave_the_batch_one_by_one():
 
 
 class BrokenFor:
-    """A forward pass that fails whenever a given token is in the batch, as memory that runs out."""
+    """A forward pass that fails if a given token is in the batch, as if memory ran out."""
 
     def __init__(self, forward, token):
         self.__dict__.update(forward=forward, token=token, num_passes=0)
@@ -200,7 +200,10 @@ def test_weights_that_are_not_finite_fail_the_call_and_do_not_infect_the_slot(fa
     assert "not finite" in str(failed.error)
     embedding[50] = spoilt
     e.close("s")
-    sessions = ("a", "b")  # "a" takes the slot, shorter than "b", so that what lies behind it is masked
+    sessions = (
+        "a",
+        "b",
+    )  # "a" takes that slot and is shorter than "b", so the old tokens after it must be masked
     for session, prompt in zip(sessions, ((1,), (1, 2, 3, 4)), strict=True):
         e.open(OpenCall(session, GREEDY, 50))
         e.submit(VerifyCall(session, 0, 0, prompt[:-1] or prompt))
@@ -248,7 +251,9 @@ def test_unseeded_sampling_differs_from_engine_to_engine_but_not_under_one_gener
         )
 
     assert answer(1) == answer(1)
-    assert answer(None) != answer(None)  # 20 draws from a flat law: equal by chance in fewer than 1 of 1e9
+    assert answer(None) != answer(
+        None
+    )  # 20 draws from flat probabilities: equal by chance in fewer than 1 of 1e9
 
 
 def test_warm_up_leaves_every_slot_free():
@@ -261,7 +266,7 @@ def test_warm_up_leaves_every_slot_free():
 
 @pytest.mark.parametrize(("fast", "shared"), [(True, (2, 8)), (None, (1, 5))])
 def test_a_draft_and_a_verdict_can_share_a_step(fast, shared):
-    e = engine("llama", fast=fast)  # the kernels draft in a pass of their own
+    e = engine("llama", fast=fast)  # the kernels draft in their own pass
     for session in ("d", "v"):
         e.open(OpenCall(session, GREEDY, 50))
     e.submit(DraftCall("d", 0, 0, (1, 2, 3), StopRule(1)))
@@ -278,7 +283,7 @@ def test_a_draft_and_a_verdict_can_share_a_step(fast, shared):
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_16_bit_weights_draft_as_they_verify(fast):
-    """Rounding depends on the shape of a pass, so a few tokens may flip; the law itself is the same."""
+    """Rounding depends on the shape of a pass, so a few tokens may flip; the distribution is the same."""
     model = copy.deepcopy(original("qwen3")).to(torch.bfloat16)
     e = TorchEngine.from_model(model, EngineConfig("tiny", num_slots=4), fast=fast)
     _, accepted = speculative(e, e, prompts(12)[0], 60, StopRule(4))

@@ -1,4 +1,4 @@
-"""What a step computes, decided without a model; and a cache that has no room left."""
+"""What a step computes, tested without a model; and a full cache."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def scheduler_of(num_slots=8, prefill=None, **settings):
 
 
 def step(made):
-    """Tokens by session of one step, which then counts as done."""
+    """Tokens by session of one step, then marked as done."""
     scheduled, _ = made.next_step()
     for one in scheduled:
         one.work.fed(one.input)

@@ -1,4 +1,4 @@
-"""A pass that judges only part of what was drafted: whose, how many, and that answers stay as they are."""
+"""The verification budget: whose drafted tokens are checked, how many, and that answers do not change."""
 
 import pytest
 

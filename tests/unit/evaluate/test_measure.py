@@ -1,4 +1,4 @@
-"""Running methods on a random pair: exact methods say what plain decoding says, and the counts add up."""
+"""Running methods on a random pair: exact methods answer as plain decoding does, and the counts add up."""
 
 import json
 

@@ -15,7 +15,7 @@ PLAIN = AnswerRecord("a", True, (1, 2, 3, 4, 5), 4, (), (), 0, 4.0, 6.0, None, N
 
 
 def answer(correct=True, group="a", ceiling=None, tokens=(1, 2, 3, 4, 5)) -> AnswerRecord:
-    """Four decoded tokens in two rounds: 3 drafted and 2 accepted, then 1 of 1 with the end behind it."""
+    """Four decoded tokens in two rounds: 2 of 3 drafted tokens accepted, then 1 of 1 and the end."""
     return AnswerRecord(group, correct, tokens, 2, (3, 1), (2, 1), 1, 2.0, 1.5, ceiling, None)
 
 

@@ -1,4 +1,4 @@
-"""Tables, plots and the page: what is shown is what was measured, and the page needs nothing beside it."""
+"""Tables, plots and the page: they show what was measured, and the page needs no other files."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What is asked and by which methods: good input is understood, bad input named."""
+"""Questions and methods of an evaluation: good input is understood, bad input is named."""
 
 import re
 

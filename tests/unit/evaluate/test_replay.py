@@ -14,7 +14,7 @@ SURE, UNSURE = (0.01, 0.99), (2.0, 0.3)
 
 
 def trace(accepted: str, signals=None) -> Trace:
-    """``+`` for a position whose proposal stands, ``-`` for a rejected one."""
+    """``+`` for a position whose drafted token is accepted, ``-`` for a rejected one."""
     stands = tuple(letter == "+" for letter in accepted)
     rejected = {at: (UNSURE,) * 16 for at, ok in enumerate(stands) if not ok}
     return Trace(
@@ -32,12 +32,12 @@ def test_a_block_stands_up_to_its_first_rejection_and_the_targets_token_follows(
         7,
         2,
         5,
-    )  # 3 + 1, then 2 + 1: the target's own token needs its place
+    )  # 3 + 1, then 2 + 1: the bonus needs its position
     assert rounds("++-+++++", "static-3") == (
         7,
         3,
         6,
-    )  # 1 and a correction, 3 and a bonus, nothing and the last
+    )  # 1 and a correction, 3 and a bonus, 0 and the last token
     assert rounds("--------", "off") == (7, 7, 0)
 
 
@@ -50,7 +50,7 @@ def test_what_is_drafted_after_a_rejection_costs_time():
 def test_a_stop_rule_sees_the_signals_of_the_text_and_of_what_follows_a_rejection():
     signals = [SURE, SURE, SURE, UNSURE, SURE, SURE, SURE, SURE]
     (answer,) = replay([trace("++++++++", signals)], method("confidence"), Costs(0.1))
-    assert answer.num_rounds == 2  # the first block ends with the token of which the draft was unsure
+    assert answer.num_rounds == 2  # the first block ends with the unsure token
     (cut,) = replay([trace("+-++++++")], method("confidence"), Costs(0.1))
     assert cut.num_drafted < 16 + 6  # after the rejection it stops at the first unsure token
 
@@ -59,7 +59,7 @@ def test_past_the_end_of_a_text_the_draft_goes_on_until_the_verdict():
     ended = replace(trace("+++++-" + "-" * 14, [SURE] * 5 + [UNSURE] * 15), num_tokens=4, max_tokens=40)
     (blind,), (careful,) = (replay([ended], method(name), Costs(0.1)) for name in ("static-8", "confidence"))
     assert (blind.num_tokens, blind.num_rounds, blind.num_drafted) == (3, 1, 8)
-    assert careful.num_drafted == 5  # it stopped at the second token past the end
+    assert careful.num_drafted == 5  # it stops at the second token past the end
 
 
 def test_lossy_methods_are_refused():

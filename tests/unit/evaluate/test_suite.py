@@ -1,4 +1,4 @@
-"""What ``adasd eval --suite`` writes: every series, and nothing that is true on one machine only."""
+"""The files of ``adasd eval --suite``: every series, and nothing specific to one machine."""
 
 import json
 

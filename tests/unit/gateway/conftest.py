@@ -28,7 +28,7 @@ async def serving(app):
 
 
 class Door:
-    """A served FakeBackend and a client of it."""
+    """A served FakeBackend and its client."""
 
     def __init__(self, backend, client, address):
         self.backend, self.client, self.address = backend, client, address
@@ -45,7 +45,7 @@ class Door:
         )
 
     async def chunks(self, path="/v1/chat/completions", **fields):
-        """Bodies of a stream's events; checks that [DONE] is the last one and the only one of its kind."""
+        """Bodies of a stream's events; checks that [DONE] comes last and only once."""
         response = await self.post(path, {"stream": True, **fields})
         assert response.status_code == 200, response.text
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -83,14 +83,14 @@ async def inside(backend):
 
 @pytest.fixture
 async def door():
-    """A Door without sockets before a model whose chat template knows no tools."""
+    """A Door without sockets, for a model whose chat template knows no tools."""
     async with inside(FakeBackend()) as door:
         yield door
 
 
 @pytest.fixture
 async def tool_door():
-    """A Door without sockets before a model that has been taught tools."""
+    """A Door without sockets, for a model with tools."""
     async with inside(FakeBackend(tokenizer=Tokenizer(byte_level(TOOL_TEMPLATE)), context_len=1024)) as door:
         yield door
 

@@ -1,4 +1,4 @@
-"""A Backend without models that really behaves: it speculates on a text known beforehand, and can be told to fail.
+"""A Backend without models but with real behaviour: it speculates on a known text, and can be told to fail.
 
 The answer is the last part of the prompt's text, token by token, in blocks of ``block_len``; stop strings,
 ``max_tokens`` and cancellation work. Words in the prompt steer it: ``overload`` is refused before the first
@@ -31,14 +31,14 @@ TOKENIZER = Tokenizer(byte_level())
 
 
 def logprob_of(token_id, num_top):
-    """What this backend's model thinks of any token: a number that tells it from its neighbours."""
+    """This backend's log-probability of a token: a number that tells it from its neighbours."""
     own = -(token_id % 16) / 16 - 0.03125
     return TokenLogprob(own, tuple((token_id + i, own - i) for i in range(num_top)))
 
 
 @dataclass
 class Tally:
-    """What happened, for tests to look at."""
+    """Events recorded for tests."""
 
     started: int = 0
     running: int = 0
@@ -55,7 +55,7 @@ class FakeBackend:
         self.tally = Tally()
         self.idle = asyncio.Event()
         self.idle.set()
-        self.may_give_back = asyncio.Event()  # clear it, and slots take until it is set to be given back
+        self.may_give_back = asyncio.Event()  # while it is cleared, slots are not given back
         self.may_give_back.set()
         self.is_full = False
         self.aborted = {}  # running request id -> whether it was aborted

@@ -1,4 +1,4 @@
-"""What an answer has to look like, under all the names that clients have for it."""
+"""The format of an answer, under all the names that clients use for it."""
 
 import json
 

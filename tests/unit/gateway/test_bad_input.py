@@ -1,4 +1,4 @@
-"""Whatever is sent: a 4xx in OpenAI's shape that names the field, never a 500, and the server goes on."""
+"""Any bad input gets a 4xx in OpenAI's format that names the field, never a 500, and the server goes on."""
 
 import gzip
 import json

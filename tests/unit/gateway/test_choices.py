@@ -14,7 +14,7 @@ PROMPT = "the cat sat on the mat"
 
 
 def texts(chunks):
-    """Text by index of a stream's chunks, in the order in which they came."""
+    """The text of a stream's chunks by index, in order of arrival."""
     joined = defaultdict(str)
     for chunk in chunks:
         for choice in chunk["choices"]:
@@ -130,7 +130,7 @@ async def test_a_refusal_of_one_answer_before_any_token_has_a_status(door):
 
 
 class Source:
-    """An answer whose events come when the test says so."""
+    """An answer whose events come when the test sends them."""
 
     def __init__(self):
         self.events, self.closed = asyncio.Queue(), False

@@ -1,4 +1,4 @@
-"""What docs/api.md and the example say is so."""
+"""docs/api.md and the example are true."""
 
 import asyncio
 import json

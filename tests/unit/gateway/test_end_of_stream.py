@@ -1,4 +1,4 @@
-"""How a stream ends: what belongs together is one write, and no client waits for slots to be given back."""
+"""How a stream ends: its last events are one write, and no client waits for slots to be given back."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ BODY = {"prompt": "the cat sat on the mat and the dog", "stream": True, "specula
 
 
 async def sent(app, body):
-    """Every ASGI message of one answer, as whoever serves the application gets them."""
+    """Every ASGI message of one answer, as the HTTP server gets them."""
     messages, request = [], {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
     asked = iter([request])
 

@@ -1,4 +1,4 @@
-"""The streaming rule: what benchmark clients read speculation from."""
+"""The streaming rule by which benchmark clients measure speculation."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The public gRPC door: answers, Abort, leaving, health, reflection."""
+"""The public gRPC server: answers, Abort, clients that leave, health, reflection."""
 
 import asyncio
 

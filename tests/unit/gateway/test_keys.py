@@ -1,4 +1,4 @@
-"""API keys: who may call, how much, and what nobody ever gets to see."""
+"""API keys: who may call, how much, and what is never shown."""
 
 from __future__ import annotations
 

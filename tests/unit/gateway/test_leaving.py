@@ -1,4 +1,4 @@
-"""A client that leaves: whatever it waited for, the backend is free soon."""
+"""When a client leaves, at any point of its answer, the backend is soon free."""
 
 import asyncio
 from contextlib import suppress
@@ -76,7 +76,7 @@ async def test_a_hundred_clients_that_leave_at_any_moment_leave_nothing_behind()
 
 @pytest.mark.parametrize("spec_version", ["2.1", "2.4"])
 async def test_the_answer_is_closed_by_the_response_itself_and_not_by_chance(spec_version):
-    """A stream that waits in ``send`` hangs between two frames; nothing but the response can close it then."""
+    """A stream that waits in ``send`` is suspended between two frames, and only the response can close it."""
     closed = []
 
     async def endless():
@@ -98,7 +98,7 @@ async def test_the_answer_is_closed_by_the_response_itself_and_not_by_chance(spe
 
     async def send(message):
         if message.get("body"):
-            if spec_version == "2.1":  # here the response hears of it by receive alone
+            if spec_version == "2.1":  # here only ``receive`` tells the response
                 await asyncio.Event().wait()
             raise OSError("the client left")
 

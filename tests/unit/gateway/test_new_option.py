@@ -1,5 +1,6 @@
-"""An option of a request is a field and a line of the .proto file: a copy of the sources gets one of each kind,
-and everything that reads, checks, carries, echoes or documents options knows them.
+"""A new request option is one field and one line of the .proto file.
+
+A copy of the sources gets a sampling and a speculation option; all code that handles options must know both.
 """
 
 import json
@@ -84,7 +85,7 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
-    """What a copy of the sources does with the two new options."""
+    """The behaviour of a copy of the sources with the two new options."""
     copy = tmp_path_factory.mktemp("copy")
     for package in ("adasd", "services", "protos"):
         shutil.copytree(

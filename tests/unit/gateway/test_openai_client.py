@@ -1,4 +1,4 @@
-"""The client that people have: openai, sync and async, against a real HTTP server."""
+"""OpenAI's own client, sync and async, against a real HTTP server."""
 
 import asyncio
 import json

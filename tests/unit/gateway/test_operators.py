@@ -1,4 +1,4 @@
-"""What operators and their tools ask for: request ids, metrics, CORS, tokens, version."""
+"""For operators and their tools: request ids, metrics, CORS, tokens, version."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_behind_a_proxy_that_answers_with_ids_none_is_added():
 
 @pytest.fixture
 def logged(monkeypatch, tmp_path):
-    """Configures logs as a replica does; afterwards everything is as before."""
+    """Configures logs as a replica does, and restores them afterwards."""
     file = (tmp_path / "log").open("w+")
     loggers = [logging.getLogger(name) for name in logs.PACKAGES]
     before = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]

@@ -50,7 +50,7 @@ async def test_a_text_completion_has_four_lists_of_one_length(door):
     for token, own, top in zip(
         logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
     ):
-        assert top[token] == own == max(top.values())  # lm-eval: greedy if it is the largest
+        assert top[token] == own == max(top.values())  # lm-eval calls it greedy if it is the largest
         assert 1 <= len(top) <= 2
 
 

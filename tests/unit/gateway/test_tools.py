@@ -1,4 +1,4 @@
-"""Tools: what the model is told, what its answer has to be, and how calls come back."""
+"""Tools: what the model is told, what its answer must be, and how calls come back."""
 
 import json
 
@@ -18,7 +18,7 @@ NAMED = {"type": "function", "function": {"name": "weather"}}
 
 
 async def called(door, says, **fields):
-    """The choice of an answer that says this."""
+    """The response's choice for an answer with this text."""
     door.backend.says = says
     response = await door.chat("weather?", tools=TOOLS, **fields)
     assert response.status_code == 200, response.text
@@ -86,7 +86,7 @@ async def test_deltas_of_a_stream_join_to_the_whole_call(tool_door):
         joined[call["index"]] += call["function"]["arguments"]
     assert {i: json.loads(text) for i, text in joined.items()} == {0: {"city": "Rome"}, 1: {}}
     assert [call["function"]["name"] for call in calls if "id" in call] == ["weather", "stop"]
-    assert sum(1 for call in calls if call["index"] == 0) > 2  # arguments come as they are made
+    assert sum(1 for call in calls if call["index"] == 0) > 2  # arguments are streamed
     assert "".join(delta["content"] for delta in deltas) == "Hm."
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
     assert deltas[0]["role"] == "assistant"

@@ -1,6 +1,6 @@
-"""Series of a small busy deployment, made by the service's own metric code from scripted events.
+"""Metric series of a small busy deployment, made by the service's own metric code from scripted events.
 
-One orchestrator, one draft, one target. Every kind of event happens, so that every series exists.
+One orchestrator, one draft, one target. Every kind of event happens, so every series exists.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_DRAFT_TOKENS = 4
 
 
 class BusyMinute:
-    """Each ``go_on`` is one more answer."""
+    """Each ``go_on`` ends one more answer."""
 
     def __init__(self) -> None:
         self.num_answers = 0
@@ -63,7 +63,7 @@ class BusyMinute:
         tell(RequestEnded(name, now_s + 0.3, Complete(FinishReason.STOP, Usage(10, 6), self._report())))
 
     def text(self) -> bytes:
-        """What /metrics shows."""
+        """The text of /metrics."""
         shots: list[ReplicaSnapshot] = [take(self.registry, "o1", "orchestrator", self.num_answers)]
         shots += [take(worker, role, role, self.num_answers) for role, worker in self.workers.items()]
         return render(shots)

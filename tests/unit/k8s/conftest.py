@@ -21,7 +21,7 @@ def built(name: str) -> list[dict]:
 
 @cache
 def needed(name: str) -> frozenset[str]:
-    """What the overlay leaves to the operator, as ``render`` says it."""
+    """What the overlay leaves to the operator, according to ``render``."""
     folder = K8S / "overlays" / name
     return frozenset(
         render(folder / "topology.yaml", cluster_facts.read(folder / "cluster.yaml"), folder).needs

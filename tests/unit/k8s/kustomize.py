@@ -1,7 +1,7 @@
 """The part of Kustomize that k8s/ uses: resources, ConfigMaps of files, namespace, JSON6902 patches, images.
 
 Anything else is refused.
-kubectl is no package that tests could install; where it happens to be there, test_overlays compares the two.
+Tests cannot install kubectl; if it is there, test_overlays compares the two.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _resource(folder: Path, name: str) -> list[dict[str, Any]]:
     if path.is_dir():
         return build(path)
     documents = [document for document in yaml.safe_load_all(path.read_text()) if document]
-    return copy.deepcopy(documents)  # aliases become values of their own
+    return copy.deepcopy(documents)  # aliases become separate values
 
 
 def _config_map(folder: Path, made: dict[str, Any]) -> dict[str, Any]:

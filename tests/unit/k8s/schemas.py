@@ -15,7 +15,7 @@ CRD = Path(__file__).resolve().parents[2] / "data" / "kuberay" / "ray.io_rayserv
 
 
 def complaints(document: dict[str, Any]) -> list[str]:
-    """What the API server would refuse, unknown fields included."""
+    """The errors of the API server, unknown fields included."""
     if document["apiVersion"] == "ray.io/v1":
         errors = ray_service().iter_errors(document)
         return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in errors]

@@ -1,4 +1,4 @@
-"""The Dockerfile as far as it can be judged without running it; ``make image-check`` runs its steps."""
+"""The Dockerfile, checked without running it; ``make image-check`` runs its steps."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_two_stages_differ_in_their_torch_alone():
     assert [text for word, text in cuda if (word, text) not in cpu] == [
         "pip install --constraint constraints.txt torch"
     ]
-    assert len([1 for step in cpu if step not in cuda]) == 2  # the index, and torch from it
+    assert len([1 for step in cpu if step not in cuda]) == 2  # the index option, and torch from that index
 
 
 def test_what_is_copied_is_in_the_context_and_nothing_else_is(stage):

@@ -1,6 +1,6 @@
-"""Rules and dashboards speak of series that exist, and every alert has a page in the runbook.
+"""Rules and dashboards name series that exist, and every alert has its section in the runbook.
 
-Whether the expressions have values is for ``make monitoring-check``, which needs a Prometheus.
+``make monitoring-check``, which needs Prometheus, tests that the expressions have values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every overlay is what its topology renders to, builds, and is valid to KubeRay and Kubernetes."""
+"""Every overlay equals its rendered topology, builds, and is valid for KubeRay and Kubernetes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no schema sees: each planted mistake is noticed, and by the sentence that names it."""
+"""Mistakes that no schema finds: each planted one is reported, by the sentence that names it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEEDED = needed("two-tier-tls")
 
 
 class Planted:
-    """The two-tier build, by its parts."""
+    """The two-tier build, split into its parts."""
 
     def __init__(self, documents):
         self.documents = documents

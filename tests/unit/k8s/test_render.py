@@ -1,4 +1,4 @@
-"""``adasd k8s``: from a topology to an overlay, and what is refused."""
+"""``adasd k8s``: from a topology to an overlay, and what it refuses."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_adasd_k8s_is_this_command(tmp_path, capsys):
 
 
 def one_sentence(capsys, documents, *existing):
-    """What ``adasd k8s check`` says about these documents, and its status."""
+    """The output of ``adasd k8s check`` on these documents, and its status."""
     text = yaml.safe_dump_all(documents)
     status = k8s(["check", *(f"--existing={name}" for name in existing)], io.StringIO(text))
     return status, capsys.readouterr().out.strip().splitlines()

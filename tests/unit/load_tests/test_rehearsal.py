@@ -1,4 +1,4 @@
-"""What a rehearsal plays of an overlay: the manifest's own configuration, nodes, labels and resources."""
+"""A rehearsal uses the overlay's own configuration, nodes, labels and resources."""
 
 from __future__ import annotations
 

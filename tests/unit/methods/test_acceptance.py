@@ -1,4 +1,4 @@
-"""Acceptance policies: densities against SciPy, the posterior by symmetry, warm-up and its traps."""
+"""Acceptance policies: densities against SciPy, the posterior by symmetry, warm-up and its edge cases."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ FOREVER = float("inf")
 
 
 def evidence(accepted, rejected, memory=FOREVER):
-    """From distances of tokens that passed and that failed."""
+    """From the distances of tokens that passed and of tokens that failed."""
     seen = DistanceHistograms().add(judged(accepted), Label.OUTCOME, memory)
     for distance in rejected:
         seen = seen.add(judged(rejected=distance), Label.OUTCOME, memory)
@@ -138,7 +138,7 @@ def test_posterior_is_bayes_rule_on_scipys_densities(priors):
     )
     pi_A = 0.75 if priors is Priors.COUNTS else 0.5
     bayes = pi_A * f_A / (pi_A * f_A + (1 - pi_A) * f_R)
-    body = slice(3, 200)  # behind it there is next to no density of either class
+    body = slice(3, 200)  # beyond it both densities are nearly 0
     assert Adasd(priors=priors).posterior(seen)[body] == pytest.approx(
         np.minimum.accumulate(bayes)[body], abs=1e-6
     )
@@ -180,7 +180,7 @@ def test_classes_the_wrong_way_round_stay_exact():
     [
         (centres(*range(100)), centres(*range(100, 131))),  # 31 rejected
         (centres(*range(31)), centres(*range(100, 200))),  # 31 accepted
-        (centres(*range(100)), centres(*[120] * 40)),  # rejected ones all at one distance
+        (centres(*range(100)), centres(*[120] * 40)),  # all rejected ones at one distance
         ([], []),
     ],
 )

@@ -1,4 +1,4 @@
-"""The generation threshold: hand-worked means, cold starts, and the traps of a plain mean."""
+"""The generation threshold: hand-worked means, cold starts, and where a plain mean goes wrong."""
 
 import math
 from statistics import mean
@@ -61,7 +61,7 @@ def test_a_token_accepted_by_relaxation_is_no_rejection():
     ("num_global", "expected"),
     [
         (20, 1.1),  # kappa 8: (2 * 1.5 + 8 * 1.0) / 10
-        (4, 7 / 6),  # the process has seen but 4: (2 * 1.5 + 4 * 1.0) / 6
+        (4, 7 / 6),  # the process has seen only 4: (2 * 1.5 + 4 * 1.0) / 6
         (0, 1.5),  # nothing to shrink towards
     ],
 )

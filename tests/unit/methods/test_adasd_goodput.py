@@ -1,4 +1,4 @@
-"""AdaSD's ceiling priced by goodput: the menu by hand, the choice by times, and what probing may cost."""
+"""AdaSD's ceiling chosen by goodput: the menu by hand, the choice by times, and the cost of probing."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ def learned(policy, state, num_accepted, entropies, rule=WHOLE, ms=20.0):
 
 
 def test_the_menu_by_hand():
-    """Lengths 1, 2, 3 bring 1.5, 2, 2.5 tokens; the ceiling 0.2 brings 2.5 with blocks of 3 and 1."""
+    """Lengths 1, 2, 3 yield 1.5, 2, 2.5 tokens; the ceiling 0.2 yields 2.5 with blocks of 3 and 1."""
     assert menu(BLOCKS) == (
         Course(1, math.inf, 1.5, 1.0),
         Course(3, 0.1, 2.0, 1.5),
@@ -32,7 +32,7 @@ def test_the_menu_by_hand():
 
 
 def test_blocks_that_always_stand_leave_lengths_alone():
-    """Every ceiling but the highest only shortens what was accepted anyway, so none beats the length like it."""
+    """A lower ceiling only cuts accepted tokens, so none beats the static length that drafts as much."""
     courses = menu([Block((1.0, 1.0, 1.0, 1.0), 4)] * 3)
     assert [(course.max_tokens, course.tokens) for course in courses] == [(1, 2), (2, 3), (3, 4), (4, 5)]
     assert {course.entropy_ceiling for course in courses} == {math.inf}
@@ -59,13 +59,13 @@ def test_blocks_are_whole_until_something_is_known():
 
 
 def test_only_what_nothing_but_the_cap_ended_is_replayed():
-    """A block that a rule left alone because it looked easy would make the rest look easy, too."""
+    """A block that a rule did not cut looked easy; replaying only such blocks would make all blocks look easy."""
     policy = AdasdGoodput(refresh=1)
     state = learned(policy, MenuState(), 3, BLOCKS[0].entropies)
     for rule in (StopRule(3, entropy_ceiling=1.0), StopRule(3, confidence_floor=0.1), None):
         assert learned(policy, state, 3, (0.1, 0.1, 0.1), rule).blocks == state.blocks
     assert learned(policy, state, 2, (0.1, 0.1), StopRule(2)).blocks == state.blocks  # the answer's end
-    assert learned(policy, state, 0, (math.inf,) * 3).blocks == state.blocks  # a source without a law
+    assert learned(policy, state, 0, (math.inf,) * 3).blocks == state.blocks  # a source without probabilities
     assert policy.learn(state, a_round(0, 0)) == state
 
 
@@ -83,13 +83,13 @@ def test_what_whole_blocks_cost_by_hand():
     policy = AdasdGoodput(fade=0.5, probing=0.5)
     state = learned(policy, MenuState(), 2, (0.1,) * 3)  # 3 tokens in 20 ms
     assert (state.rounds, state.tokens, state.ms, state.lost) == (1, 3, 20, 0)
-    state = learned(policy, state, 0, (0.1,) * 3, ms=30)  # 30 ms are worth 4.5 tokens, 1 came
+    state = learned(policy, state, 0, (0.1,) * 3, ms=30)  # 30 ms should yield 4.5 tokens, 1 came
     assert (state.rounds, state.tokens, state.ms, state.lost) == (1.5, 2.5, 40, 3.5)
     state = replace(state, courses=menu(BLOCKS))
-    assert policy.decide(state, TIMED).entropy_ceiling == 0.2  # 3.5 of 2.5: no probe
+    assert policy.decide(state, TIMED).entropy_ceiling == 0.2  # 3.5 lost of 2.5: no probe
     state = learned(policy, state, 1, (3.0,), policy.decide(state, TIMED))
     assert (state.tokens, state.lost) == (3.25, 1.75)
-    assert policy.decide(state, TIMED).entropy_ceiling == 0.2  # 1.75 of 3.25
+    assert policy.decide(state, TIMED).entropy_ceiling == 0.2  # 1.75 lost of 3.25
     state = learned(policy, state, 1, (3.0,), policy.decide(state, TIMED))
     assert (state.tokens, state.lost) == (3.625, 0.875)
     assert policy.decide(state, TIMED) == WHOLE  # less than half
@@ -103,7 +103,7 @@ def test_a_hiccup_counts_as_four_rounds():
 
 
 def drafts(rng: np.random.Generator, warm: bool) -> tuple[tuple[float, ...], int]:
-    """A block of 16 and how much of it stands: in the cold world doubtful tokens fall, in the warm one they stand."""
+    """A block of 16 and its accepted tokens: if ``warm``, uncertain tokens are accepted, too, else rejected."""
     entropies = tuple(float(h) for h in rng.exponential(0.9, 16))
     chances = [0.97 if warm else max(0.02, 0.99 - 0.35 * h) for h in entropies]
     failed = [i for i, chance in enumerate(chances) if rng.random() >= chance]

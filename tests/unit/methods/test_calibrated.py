@@ -1,4 +1,4 @@
-"""Calibrated stopping, on made-up texts whose best policy is known."""
+"""Calibrated stopping, on made-up texts with a known best policy."""
 
 import random
 from dataclasses import replace
@@ -18,7 +18,7 @@ TIMED = RoundOutlook(16, 100, draft_ms=0.1, hop_ms=0.0, verify_ms=1.0, plain_ms=
 
 
 def texts(chance_of, num=12, length=120, seed=0, entropies=(0.005, 0.3, 1.8)):
-    """Texts whose positions draw one of these entropies, accepted with ``chance_of(entropy)``; as after a rejection."""
+    """Traces with a random entropy per position, also after rejections; accepted with ``chance_of(entropy)``."""
     rng = random.Random(seed)
 
     def signal():
@@ -38,7 +38,7 @@ def speed(answers: list[Replayed]) -> float:
 
 
 def against_static(traces, costs):
-    """Tokens per millisecond over those of the best static length, plain decoding included."""
+    """Speed (tokens per millisecond) relative to the best static length or plain decoding."""
     names = ["off", *(f"static-{length}" for length in range(1, 17))]
     best = max(speed(replay(traces, method(name), costs)) for name in names)
     return speed(replay(traces, method("calibrated"), costs)) / best
@@ -64,7 +64,7 @@ def test_a_hopeless_draft_costs_next_to_nothing_from_the_first_answer_on(ratio):
     ours = replay(traces, method("calibrated"), costs)
     assert speed(ours[:1]) / speed(plain[:1]) > 0.93
     assert speed(ours) / speed(plain) > 0.98
-    assert sum(answer.num_drafted for answer in ours[6:]) > 0  # it is tried again, ever more rarely
+    assert sum(answer.num_drafted for answer in ours[6:]) > 0  # drafting is tried again, ever more rarely
 
 
 def test_a_draft_that_becomes_good_is_used_again():

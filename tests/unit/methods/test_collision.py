@@ -1,4 +1,4 @@
-"""Our own rule: its constant follows from the request's budget, and it asks nothing of the draft."""
+"""The rule ``collision``: its constant follows from the request's budget, and it needs no draft probabilities."""
 
 import pytest
 

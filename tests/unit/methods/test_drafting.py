@@ -42,7 +42,7 @@ def test_assisted_adds_two_or_takes_one():
         ([(0.9, True), (0.8, True), (0.7, True), (0.3, False), (0.2, False), (0.1, False)], 0.7),
         ([(0.5, True), (0.5, False)] * 3, 0.5),  # one threshold for equal probabilities
         ([(0.9, True), (0.1, False)] * 2, 0.4),  # too few
-        ([(0.9, True)] * 9, 0.4),  # one kind alone
+        ([(0.9, True)] * 9, 0.4),  # only one class
     ],
 )
 def test_the_roc_threshold_by_hand(judged, threshold):

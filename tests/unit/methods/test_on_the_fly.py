@@ -22,7 +22,7 @@ def window(*rounds: tuple[int, int]) -> LengthState:
 
 
 def test_full_blocks_are_censored_by_hand():
-    # 3 + 3 + 1 accepted, one rejection: 7 / 8; accepted over drafted would say 7 / 9
+    # 3 + 3 + 1 accepted, one rejection: 7 / 8; accepted over drafted would give 7 / 9
     assert window((3, 3), (3, 3), (1, 3)).acceptance == pytest.approx(7 / 8)
     assert window().acceptance is None
     assert window((0, 0)).acceptance is None
@@ -76,7 +76,7 @@ def test_the_machine_takes_one_step_at_a_time_and_stays_above_zero():
 
 
 def cached(policy: OnTheFly, state: LengthState, behind: int, accepted: int, drafted: int) -> LengthState:
-    """One round that ends with the token ``behind``."""
+    """One round after which the token ``behind`` follows."""
     done = a_round(accepted, drafted)
     object.__setattr__(done.verdict, "next_token", behind)
     return policy.learn(state, done)
@@ -84,12 +84,14 @@ def cached(policy: OnTheFly, state: LengthState, behind: int, accepted: int, dra
 
 def test_the_cache_remembers_a_length_per_token():
     policy = OnTheFly(Variant.CACHED)
-    state = cached(policy, policy.start(None), 7, 5, 5)  # the prompt's end: only the machine moves
+    state = cached(policy, policy.start(None), 7, 5, 5)  # after the prompt: only the state machine moves
     assert (state.length, dict(state.lengths)) == (6, {})
-    state = cached(policy, state, 8, 2, 6)  # behind 7: 6 was too long
-    state = cached(policy, state, 7, 5, 5)  # behind 8: 5 was fine
+    state = cached(policy, state, 8, 2, 6)  # after 7: 6 was too long
+    state = cached(policy, state, 7, 5, 5)  # after 8: 5 was fine
     assert dict(state.lengths) == {7: 5, 8: 6}
-    assert policy.decide(state, outlook()).max_tokens == 5  # what is known of 7, not the machine's 6
+    assert (
+        policy.decide(state, outlook()).max_tokens == 5
+    )  # the cached length of 7, not the state machine's 6
     assert policy.decide(cached(policy, state, 99, 0, 0), outlook()).max_tokens == 6
 
 
@@ -122,7 +124,7 @@ def test_the_cost_table_follows_a_change():
 
 
 def priced(per_token_ms: float, batch_size: float) -> RoundOutlook:
-    """Passes of 10 ms and so much per token; survival 0.8 per token."""
+    """Passes of 10 ms plus ``per_token_ms`` per token; survival 0.8 per token."""
     table = CostTable()
     for size in (1, 4, 16, 64, 256):
         table = table.add(size, 10 + per_token_ms * size)

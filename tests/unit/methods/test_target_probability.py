@@ -32,7 +32,7 @@ def regret(most, block=9.0, budget=9) -> AcceptanceRule:
 
 
 def session(probs, token, rule, transform=GREEDY) -> Session:
-    """One drafted token, without the draft's distribution, in front of a target of these probabilities."""
+    """One drafted token, without draft probabilities, and these target probabilities."""
     return Session(torch.tensor([probs, probs]).log(), (token,), None, transform, rule=rule)
 
 
@@ -48,7 +48,7 @@ def accepted(*sessions: Session) -> list[int]:
         (collision(0.62), [True, False, False]),  # .251
         (typical(1.0, 0.6), [True, True, False]),  # .6 * .3689 = .221
         (typical(0.19, 0.6), [True, True, True]),  # .19 is always enough
-        (typical(0.2, 0.6), [True, True, False]),  # more than .2 is asked for
+        (typical(0.2, 0.6), [True, True, False]),  # needs more than .2
         (regret(-math.log(0.4)), [True, True, False]),  # .4 * .55 = .22
         (regret(-math.log(0.4), block=0.5), [True, False, False]),  # log(.55 / .25) = .79 nats
     ],
@@ -58,11 +58,11 @@ def test_the_bound_by_hand_without_the_drafts_distribution(rule, stands):
 
 
 def test_where_the_target_is_sure_one_half_relaxes_nothing():
-    """max p > sqrt(3) - 1: what is left to all other tokens is below half of (max p)^2 (docs/collision.md)."""
+    """max p > sqrt(3) - 1: the mass of all other tokens is below half of (max p)^2 (docs/collision.md)."""
     sure, unsure = math.sqrt(3) - 1 + 0.001, math.sqrt(3) - 1 - 0.001
     rule = collision(0.5)
     assert accepted(session([sure, 1 - sure], 1, rule)) == [0]
-    # all that is left on one token: sum p^2 = m^2 + (1 - m)^2 still asks for more
+    # all the rest on one token: the bar sum p^2 = m^2 + (1 - m)^2 is still higher
     assert accepted(session([unsure, 1 - unsure], 1, rule)) == [0]
     assert accepted(session([0.69, 0.31], 1, rule)) == [1]  # .5 * .5722 = .2861
     assert accepted(session([0.71, 0.29], 1, rule)) == [0]  # .5 * .5882 = .2941
@@ -75,12 +75,12 @@ def test_probabilities_are_taken_at_temperature_one_after_masks():
     assert accepted(session(probs, 1, rule, masked)) == [0]
     boosted = SamplingTransform(
         temperature=0.0, logit_bias=((0, math.log(0.75)), (1, -0.01))
-    )  # equal but for a hair
+    )  # equal up to rounding
     assert accepted(session(probs, 1, rule, boosted)) == [1]
     assert accepted(session(probs, 2, collision(0.01), masked)) == [0]  # forbidden: never
     hot = SamplingTransform(
         temperature=0.1, seed=4
-    )  # the sampling distribution is all but a point mass; the rule looks at T = 1
+    )  # the sampling distribution is almost a point mass; the rule uses T = 1
     assert accepted(session(probs, 1, collision(0.8), hot)) == [1]
 
 
@@ -130,7 +130,7 @@ def test_bounds_on_what_the_rule_can_accept(law, ratio):
     collision = law.square().sum()
     entropy = -(law * law.log()).sum()
     liked = law >= ratio * collision
-    assert liked[law.argmax()]  # the target's first choice always passes, so greedy law stays in reach
+    assert liked[law.argmax()]  # the target's first choice always passes
     assert liked.sum() <= 1 / (ratio * collision) + 1e-9  # no tail: at most N_2 / c tokens
     surprise = -law[liked].log()
     assert (surprise <= -collision.log() - math.log(ratio) + 1e-9).all()
@@ -147,7 +147,7 @@ def test_bounds_on_what_the_rule_can_accept(law, ratio):
 
 
 def mismatches(seed: int = 0) -> int:
-    """How often the batched code and its slow twin differ on 120 random sessions with such rules."""
+    """How often the batched code and its slow twin differ on 120 random sessions with this rule."""
     rng, generator = random.Random(seed), seeded(seed)
     sessions = []
     for _ in range(120):
@@ -169,7 +169,7 @@ def test_the_twin_agrees():
 
 
 def collision_of(power: float):
-    """The rule with another power than 2 of each probability."""
+    """The rule with a power other than 2 of each probability."""
 
     def chance(at, ids_GKN):
         return (

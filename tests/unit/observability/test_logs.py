@@ -1,4 +1,4 @@
-"""Log lines: what a client wrote cannot pass for a line of the log, a field or a command to the terminal."""
+"""Log lines: a client's text cannot pass for a log line, a field or a terminal command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures on /metrics add up after real requests: real runners and sessions, workers that know a text by heart."""
+"""Figures on /metrics add up after requests through real runners and sessions and fake workers with a fixed text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Letters:
 
 
 class Service:
-    """An orchestrator in this process, with its metrics."""
+    """An in-process orchestrator with its metrics."""
 
     def __init__(self, **faults) -> None:
         tier = TierConfig(EngineConfig("model"))
@@ -183,7 +183,7 @@ async def test_lost_and_late_workers_are_counted_as_the_report_counts_them():
     sums = await service.figures()
     assert sums["adasd_slots_lost_total", "tier", "target"] == sum(r.target_lost for r in reports) > 0
     assert sums["vllm:num_preemptions_total"] == sum(r.target_lost for r in reports)
-    # A draft lost at the very end of an answer is nobody's loss any more.
+    # A draft lost at the very end of an answer is not in its report.
     assert 0 < sum(r.draft_lost for r in reports) <= sums["adasd_slots_lost_total", "tier", "draft"]
 
 
@@ -191,7 +191,7 @@ async def test_late_blocks_are_counted():
     service = Service(draft_hangs=0.2)
     reports = [(await service.answer(f"r{number}", 30))[-1].speculation for number in range(8)]
     sums = await service.figures()
-    # A block that was drafted ahead may be late without a round that waits for it.
+    # A block drafted ahead may be late although no round waits for it.
     assert 0 < sum(report.draft_lost for report in reports) <= sums["adasd_blocks_late_total"]
 
 

@@ -1,4 +1,4 @@
-"""Open files and tasks of a replica, which nobody may leave behind."""
+"""Open files and tasks of a replica, which must not accumulate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How busy a deployment is, from what its replicas reported."""
+"""The load of a deployment, from its replicas' reports."""
 
 from __future__ import annotations
 

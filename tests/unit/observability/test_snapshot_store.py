@@ -1,4 +1,4 @@
-"""One scrape shows every living replica, and no counter ever goes back."""
+"""One scrape shows every living replica, and no counter ever decreases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spans of answers that fail, are cancelled or overlap; the whole way is in tests/clients/test_traces.py."""
+"""Spans of answers that fail, are cancelled or overlap; tests/clients/test_traces.py covers the whole service."""
 
 from __future__ import annotations
 

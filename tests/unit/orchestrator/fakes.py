@@ -1,4 +1,4 @@
-"""A placement whose workers know one text by heart, and fail as they are told to."""
+"""A placement with fake workers that hold one fixed text and fail as configured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ids(text: str) -> tuple[int, ...]:
 
 
 def shared(controller: Controller, settings: RunnerSettings, lookups: Lookups | None = None) -> SharedParts:
-    """What the answers of a pair share whose tokens are letters."""
+    """The parts that all answers share; tokens are letters."""
     return SharedParts(controller, lookups or Lookups(), frozenset({EOS}), decode, 50_000, settings)
 
 
@@ -44,20 +44,20 @@ class Faults:
     delay_s: float = 0.0
     no_draft_slots: bool = False
     no_target_slots: bool = False
-    misses_cancellation: str = ""  # role whose attachment is slow and comes in spite of a cancellation
+    misses_cancellation: str = ""  # role that attaches slowly, and in spite of a cancellation
     seed: int = 0
 
 
 @dataclass
 class FakeSlot:
-    """One slot: checks that nobody keeps more than is cached."""
+    """One slot; checks that no call keeps more tokens than are cached."""
 
     world: FakePlacement
     role: str
     cache: tuple[int, ...] = ()
     released: bool = False
     newest: int = 0  # epoch of the draft call that counts
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # one verdict after the other
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # verdicts are computed one at a time
     said: Verdict | None = None  # the newest verdict
     was_whole: bool = False  # it accepted all of its block
 
@@ -135,7 +135,7 @@ class FakeSlot:
 
 @dataclass
 class FakePlacement:
-    """Hands out FakeSlots; ``open_slots`` must be empty when everybody has gone home."""
+    """Hands out FakeSlots; ``open_slots`` must be empty at the end of a test."""
 
     truth: tuple[int, ...]
     faults: Faults = field(default_factory=Faults)
@@ -148,11 +148,11 @@ class FakePlacement:
         self.num_calls = {"draft": 0, "target": 0}
 
     def text(self, length: int) -> tuple[int, ...]:
-        """The truth's first tokens; behind its end nothing but the end follows."""
+        """The text's first tokens; after its end, end-of-sequence tokens."""
         return (*self.truth, *(EOS,) * length)[:length]
 
     def is_turn(self, role: str, every: int) -> bool:
-        """Is this call of a tier the n-th?"""
+        """Whether this is the n-th call of a tier."""
         self.num_calls[role] += 1
         return every > 0 and self.num_calls[role] % every == 0
 

@@ -1,4 +1,4 @@
-"""Admission through the real backend: who waits, who is refused at once, and what is held meanwhile."""
+"""Admission through the real backend: which requests wait, which are refused at once, what waiting ones hold."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Letters:
 
 @dataclass
 class FewSlots(FakePlacement):
-    """Targets grant ``num_slots`` slots, in the order of asking, as a Serve handle does."""
+    """Targets grant ``num_slots`` slots, first come, first served, as a Serve handle does."""
 
     num_slots: int = 2
 
@@ -48,7 +48,7 @@ class FewSlots(FakePlacement):
         finally:
             self.num_waiting -= 1
         slot = await super().attach_target(call)
-        slot.lost.add_done_callback(lambda _: self.free.release())  # done by its release, too
+        slot.lost.add_done_callback(lambda _: self.free.release())  # a release also completes ``lost``
         return slot
 
 

@@ -1,4 +1,4 @@
-"""The audit finds every token that the exact rule would not have written, no other, and stays out of the way."""
+"""The audit finds exactly the tokens that the exact test would not emit, and delays nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ADAPTIVE = SpeculationOptions(mode=Mode.ADAPTIVE, acceptance="typical", max_rela
 
 
 class EngineSlot:
-    """A target slot over an engine in this process (adasd.ports.Verifier)."""
+    """A target slot on an in-process engine (adasd.ports.Verifier)."""
 
     def __init__(self, engine: FakeEngine, call: OpenCall) -> None:
         engine.open(call)
@@ -46,7 +46,7 @@ class EngineSlot:
 
 
 class Targets:
-    """A Placement whose target is an engine in this process."""
+    """A Placement whose target is an in-process engine."""
 
     def __init__(self, engine: FakeEngine, hangs: bool = False) -> None:
         self.engine, self.hangs = engine, hangs
@@ -89,7 +89,7 @@ async def test_tokens_that_differ_are_those_that_were_relaxed(seed: int, tempera
 
 
 async def test_something_was_relaxed():
-    """Or the test above would say nothing."""
+    """Otherwise the test above would prove nothing."""
     ends = [generated(SamplingParams(80, 0.8, seed=seed, min_tokens=40))[1] for seed in range(4)]
     assert sum(dict(end.speculation.kinds)[TokenKind.RELAXED] for end in ends) > 8
 
@@ -106,7 +106,7 @@ async def test_an_exact_answer_has_none_and_a_changed_token_is_found(temperature
 
 
 async def test_an_unseeded_answer_differs_as_often_as_another_one_of_the_target_would():
-    """Each token stands with the target's probability of it; mean and deviation of the count are known."""
+    """Each token agrees with the target's probability of it, so the count's mean and deviation are known."""
     sampling = SamplingParams(200, 1.0, ignore_eos=True)
     chunks, _ = generated(
         SamplingParams(200, 1.0, seed=2, ignore_eos=True), SpeculationOptions(mode=Mode.OFF)
@@ -128,7 +128,7 @@ def probability(answer: AuditedAnswer, place: int) -> float:
 
 
 async def heard(observer: Auditor, told: list, wanted: str) -> None:
-    """Wait until an audit ended so."""
+    """Wait until an audit has ended with the outcome ``wanted``."""
     async with asyncio.timeout(20):
         while AuditEnded(wanted) not in told:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
@@ -136,7 +136,7 @@ async def heard(observer: Auditor, told: list, wanted: str) -> None:
 
 
 def tell_about(observer: Auditor, mode: Mode = Mode.ADAPTIVE) -> int:
-    """Let the observer see one whole answer; its number of relaxed tokens."""
+    """Shows the observer one whole answer; returns its number of relaxed tokens."""
     sampling = SamplingParams(80, 0.0, ignore_eos=True)
     chunks, end = generated(sampling, ADAPTIVE if mode is Mode.ADAPTIVE else SpeculationOptions(mode))
     observer(RequestStarted("r", mode, 3, 0.0, GenerationRequest("r", PROMPT, sampling)))

@@ -1,4 +1,4 @@
-"""The end of an answer: whoever reads it has all of it before slots are given back, and closing it leaves nothing."""
+"""The end of an answer: its reader has all of it before slots are given back, and closing it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_the_last_event_comes_before_slots_are_given_back_and_closing_leav
     assert len(slots.open_slots) == 2
     closing = asyncio.create_task(events.aclose())
     await asyncio.sleep(0.01)
-    assert server.num_running == 0  # another one is taken on
+    assert server.num_running == 0  # another one is admitted
     assert not closing.done()
     may_give_back.set()
     await closing

@@ -1,4 +1,4 @@
-"""An abort reaches every orchestrator replica, and none of them can hold it up."""
+"""An abort reaches every orchestrator replica, and none can delay it."""
 
 from __future__ import annotations
 

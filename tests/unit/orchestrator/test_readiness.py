@@ -1,4 +1,4 @@
-"""The prober asks both tiers again and again, but lets drafts sleep where they may."""
+"""The prober keeps probing both tiers, but leaves drafts alone that may scale to zero."""
 
 from __future__ import annotations
 
@@ -89,5 +89,5 @@ async def test_a_full_target_does_not_keep_the_drafts_reading_back(monkeypatch: 
 
 
 def test_the_word_about_lost_drafts_comes_within_five_seconds():
-    """A pause between probes, then a probe of which the lease is the first part."""
+    """A pause between probes, then a probe, which begins with a lease."""
     assert readiness.RUNNING_DRAFT_S + max(readiness.DRAFT_PROBE_S, DRAFT_LEASE_TIMEOUT_S) < 5.0

@@ -1,4 +1,4 @@
-"""A replica that Serve stops: its ingress wrapper must wait for the shutdown, or running gRPC answers are cut."""
+"""When Serve stops a replica, its ingress wrapper must wait for the shutdown, or running gRPC answers are cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.orchestrator.deployment import Orchestrator
 
 
 class Replica:
-    """As much of an orchestrator as its end needs."""
+    """The parts of an orchestrator that its shutdown needs."""
 
     def __init__(self, is_shut_down: bool) -> None:
         self.is_shut_down, self.num_shut_downs = is_shut_down, 0

@@ -1,4 +1,4 @@
-"""A session to play with: one token is one letter, and the end of sequence is token 0."""
+"""A session for tests: each token is a letter, and the end of sequence is token 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where nothing is drafted the target goes on while its verdict travels: no token is lost, doubled or waited for."""
+"""In plain rounds the target decodes on while its verdict travels: no token is lost, repeated or waited for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def asks(actions: tuple) -> list:
 
 
 def decoding(**sampling: object) -> tuple[Session, list]:
-    """'a' is committed behind the prompt; the target is asked for the token behind it, and for the one behind that."""
+    """'a' is committed after the prompt; the target has calls for the next token and for the one after it."""
     session, actions = step(begun(**sampling), TargetAttached())
     session, _ = step(session, verdict(only(actions, AskVerify).call, 0, "a"))
     session, actions = step(session, ON)
@@ -37,7 +37,7 @@ def decoding(**sampling: object) -> tuple[Session, list]:
 
 
 def says(call, text: str):
-    """The verdict of a call that fed what the target had put behind ``text``."""
+    """The verdict of a call, with the last letter of ``text`` as the target's token."""
     answered = verdict(call, 0, text[-1])
     return (
         answered

@@ -1,4 +1,4 @@
-"""Drafting ahead: a right guess gives the next block for free, a wrong one costs nothing but the guess."""
+"""Drafting ahead: a right guess gives the next block for free, a wrong one costs only the guess."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.session.helpers import begun, block, ids, only, planned, verdict
 
 
 def judging(drafted: str = "bc") -> tuple[Session, AskVerify, AskDraft]:
-    """'a' is committed, the target judges ``drafted``, the draft goes on behind it."""
+    """'a' is committed, the target judges ``drafted``, the draft goes on after it."""
     session, actions = step(begun(), DraftAttached())
     session, _ = step(session, DraftAnswered(block(only(actions, AskDraft).call, "")))
     session, actions = step(session, TargetAttached())
@@ -83,7 +83,7 @@ def test_a_block_drafted_ahead_has_the_rule_it_was_drafted_by(drops_last, judged
     early = only(actions, AskVerify).call
     assert early.block == ids(judged)
     session, _ = step(session, says)
-    session, _ = step(session, planned(1, ahead=True, early=True))  # another rule by now
+    session, _ = step(session, planned(1, ahead=True, early=True))  # the rule has changed
     _, actions = step(session, verdict(early, len(judged), "x"))
     assert only(actions, Learn).round.rule == rule
 
@@ -114,7 +114,7 @@ def test_a_rejection_overtakes_what_is_on_its_way():
 
 
 def early() -> tuple[Session, AskVerify, AskVerify]:
-    """The target judges 'bc' and was asked early for 'ef', should 'bc' stand with 'd' behind it."""
+    """The target judges 'bc', and got 'ef' early, on the assumption that 'bc' is accepted and 'd' follows."""
     session, ask, ahead = judging("bc")
     session, actions = step(session, DraftAnswered(block(ahead.call, "def")))
     return session, ask, only(actions, AskVerify)
@@ -161,7 +161,7 @@ def test_what_was_asked_early_behind_a_refused_ask_is_asked_again_too():
     behind = only(actions, AskVerify).call
     session, actions = step(session, TargetDeclined(asked.call.epoch))
     again = only(actions, AskVerify).call
-    session, _ = step(session, verdict(behind, 1, "i"))  # of a copy, whose epoch is over
+    session, _ = step(session, verdict(behind, 1, "i"))  # of a copy with an old epoch
     session, _ = step(session, verdict(again, 2, "g"))
     session, actions = step(session, planned(4, ahead=True, early=True))
     assert (only(actions, AskVerify).call.feed, only(actions, AskVerify).call.block) == (ids("g"), ids("h"))
@@ -192,7 +192,7 @@ def test_lateness_while_the_round_waits_makes_it_plain():
     assert only(actions, AskVerify).call.block == ()
     session, _ = step(session, DraftAnswered(block(ahead.call, "def")))
     assert session.draft.ready
-    assert session.draft.keep_len == 10  # hello, a, b, c, d, e: whatever of it was or will be committed
+    assert session.draft.keep_len == 10  # hello, a, b, c, d, e: committed now or later
 
 
 def test_a_plain_plan_drops_what_was_drafted_ahead():
@@ -228,7 +228,7 @@ def test_a_lost_target_drops_what_was_drafted_ahead():
 
 @pytest.mark.parametrize(("remaining", "expected"), [(20, 5), (7, 3), (5, None)])
 def test_the_rule_leaves_room_for_the_verdicts_own_tokens(remaining, expected):
-    """Seven: three are judged, one is the target's own, then a block of two, and the next verdict's own."""
+    """Seven: three are judged, one bonus, then a block of two, and that block's bonus."""
     drafted = DraftBlock("s", 1, 10, (7, 8, 9), (0.1, 0.2, 0.3))
     found = full_acceptance(drafted, StopRule(4), remaining)
     assert (found and found[2].max_tokens) == expected

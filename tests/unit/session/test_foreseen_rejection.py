@@ -1,4 +1,4 @@
-"""The draft prepares for a rejection where it was in doubt: if it comes there, the next block is there already."""
+"""The draft prepares for the rejection of a doubtful token; if that comes, the next block is already there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def doubtful(drafted: DraftBlock, others: str, confidences: tuple[float, ...]) -
 def judging(
     confidences: tuple[float, ...] = (0.9, 0.6, 0.9), others: str = "BCD", *, relaxes: bool = False
 ) -> tuple[Session, AskVerify, AskDraft]:
-    """'a' is committed behind hello, the target judges 'bcd', the draft prepares for what it deems likeliest."""
+    """'a' is committed after 'hello', the target judges 'bcd', the draft prepares for the likeliest outcome."""
     session, actions = step(begun(), DraftAttached())
     session, _ = step(session, DraftAnswered(block(only(actions, AskDraft).call, "")))
     session, actions = step(session, TargetAttached())
@@ -46,7 +46,7 @@ def judging(
 
 
 def prepared(*, relaxes: bool = False) -> tuple[Session, AskVerify, AskDraft, tuple]:
-    """The guess behind 'bcd' and its block are there; what was asked then."""
+    """The guess after 'bcd' and its block have arrived; also returns the actions that followed."""
     session, ask, ahead = judging(relaxes=relaxes)
     session, actions = step(session, DraftAnswered(block(ahead.call, "efg")))
     return session, ask, only(actions, AskDraft), actions
@@ -58,12 +58,12 @@ def test_the_likeliest_rejection():
     at = likeliest_rejection(doubtful(drafted, "BCD", (0.9, 0.6, 0.5)))
     assert at is not None
     assert (at.place, at.token, at.likelihood) == (1, ord("C"), pytest.approx(0.9 * 0.4))
-    assert likeliest_rejection(doubtful(drafted, "BcD", (0.9, 0.6, 0.9))) is None  # it had no choice there
+    assert likeliest_rejection(doubtful(drafted, "BcD", (0.9, 0.6, 0.9))) is None  # no other choice there
 
 
 @pytest.mark.parametrize(("remaining", "expected"), [(50, 4), (6, 3), (4, 1), (3, None)])
 def test_no_more_is_drafted_than_the_answer_has_room_for(remaining, expected):
-    """One token stands, one takes the second choice's place, the last is the next verdict's own."""
+    """One token is accepted, one is the runner-up, the last is the next verdict's own token."""
     drafted = DraftBlock("s", 1, 0, ids("bcd"), (1.0,) * 3)
     found = rejection(drafted, Rejection(1, ord("C"), 0.5), PLAN.draft, remaining)
     assert (found and found[2].max_tokens) == expected
@@ -73,7 +73,7 @@ def test_the_second_outcome_is_prepared_behind_the_first():
     _, _, instead, actions = prepared()
     assert (instead.call.keep_len, instead.call.feed) == (7, ids("C"))  # hello, a, b
     assert instead.call.optimistic
-    assert only(actions, AskVerify).call.assuming.num_accepted is None  # that is the first one
+    assert only(actions, AskVerify).call.assuming.num_accepted is None  # that is the first outcome
 
 
 def test_a_likely_rejection_is_prepared_first_and_the_rest_is_read_again():
@@ -100,7 +100,7 @@ def test_a_rejection_that_was_foreseen_is_judged_without_a_further_word():
     session, _ = step(session, verdict(ask.call, 1, "C"))
     session, actions = step(session, PLAN)
     assert (session.phase, session.epoch) == (Phase.VERIFYING, early.epoch)
-    call = only(actions, AskDraft).call  # it goes on behind that
+    call = only(actions, AskDraft).call  # drafting goes on after that
     assert (call.keep_len, call.feed) == (10, ids("z"))  # hello, a, b, C, x, y
     session, _ = step(session, verdict(early, 3, "!"))
     assert session.committed == ids("helloabCxyz!")
@@ -133,7 +133,7 @@ def test_another_outcome_than_both_rolls_the_draft_back(accepted, token):
     session, _ = step(session, verdict(ask.call, accepted, token))
     session, actions = step(session, PLAN)
     call = only(actions, AskDraft).call
-    assert call.keep_len == 6 + min(accepted, 1)  # from the doubtful token on it has read something else
+    assert call.keep_len == 6 + min(accepted, 1)  # from the doubtful token on its cache holds other tokens
     assert ids("hello") + ids("abcd")[: call.keep_len - 5] + call.feed == session.committed
     assert not call.optimistic
 
@@ -149,7 +149,7 @@ def test_acceptance_after_all_goes_on_with_the_first_block():
     assert (call.keep_len, call.feed) == (
         7,
         ids("cdefg"),
-    )  # the draft reads again what 'C' had taken the place of
+    )  # the draft feeds again what 'C' had replaced
 
 
 def test_a_refusal_is_asked_again():

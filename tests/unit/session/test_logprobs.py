@@ -1,4 +1,4 @@
-"""Log-probabilities stay with their tokens, the prompt's come once, and grammars have the last word on the end."""
+"""Log-probabilities stay with their tokens, the prompt's come once, and grammars decide when an answer may end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every legal transition of the session, and nonsense refused."""
+"""Every legal transition of the session; illegal ones are refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def prefilled(*, with_draft: bool = True, **sampling: object) -> Session:
 
 
 def in_round(drafted: str, session: Session | None = None) -> tuple[Session, AskVerify]:
-    """A session whose target judges the block ``drafted``."""
+    """A session with the block ``drafted`` under verification."""
     session, actions = step(session or prefilled(), planned(8))
     session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, drafted), 1.0))
     return session, only(actions, AskVerify)
@@ -130,7 +130,7 @@ def test_a_missing_block_makes_the_round_plain(event):
     ask = only(actions, AskVerify)
     assert ask.call.block == ()
     assert session.counts.draft_lost == 1
-    session, actions = step(session, DraftAnswered(block(call, "bcd")))  # comes after all
+    session, actions = step(session, DraftAnswered(block(call, "bcd")))  # arrives late
     assert actions == ()
     session, actions = step(session, verdict(ask.call, 0, "b"))
     assert only(actions, Emit).chunk.text == "b"
@@ -143,7 +143,7 @@ def test_a_draft_exchanged_for_another_is_no_loss(in_a_block):
         session, actions = step(prefilled(), planned(8))
         stale = only(actions, AskDraft).call
         session, actions = step(session, DraftLeft())
-        assert only(actions, AskVerify).call.block == ()  # the round does not wait for the newcomer
+        assert only(actions, AskVerify).call.block == ()  # the round does not wait for the new draft
         assert step(session, DraftAnswered(block(stale, "bcd"))) == (session, ())
     else:
         session, _ = in_round("bc")
@@ -180,7 +180,7 @@ def test_a_lost_target_is_replaced_and_prefilled_with_what_was_committed():
     session, ask = in_round("bcd")
     session, actions = step(session, TargetLost())
     assert actions == (AttachTarget(),)
-    session, actions = step(session, verdict(ask.call, 3, "e"))  # a last word from the dead
+    session, actions = step(session, verdict(ask.call, 3, "e"))  # a late reply of the lost slot
     assert actions == ()
     session, actions = step(session, TargetAttached())
     call = only(actions, AskVerify).call
@@ -364,7 +364,7 @@ def test_a_round_tells_the_rule_that_its_block_was_drafted_by():
         ((0.5, 0.2, 1.6), True, "bc"),
         ((0.5, 0.2, 1.6), False, "bcd"),
         ((0.5, 0.2, 1.5), True, "bcd"),  # it ended at its cap
-        ((1.6,), True, "b"),  # never nothing
+        ((1.6,), True, "b"),  # at least 1
     ],
 )
 def test_the_token_that_passes_the_ceiling_is_left_out_if_asked(entropies, drops_last, judged):
@@ -377,7 +377,7 @@ def test_the_token_that_passes_the_ceiling_is_left_out_if_asked(entropies, drops
     session, actions = step(session, verdict(call, len(judged), "x"))
     assert learned(actions).drafted.entropies == entropies[: len(judged)]
     _, actions = step(session, planned(3))
-    again = only(actions, AskDraft).call  # the draft has all of it cached but its last token
+    again = only(actions, AskDraft).call  # the draft has all but the last token cached
     assert (again.keep_len + len(again.feed), again.feed[-1:]) == (6 + len(judged) + 1, ids("x"))
 
 
@@ -416,7 +416,7 @@ def test_tokens_behind_the_end_of_the_answer_count_nowhere(sampling, emitted):
     num_accepted = min(3, len(emitted))
     assert "".join(chr(token.id) for token in only(actions, Emit).chunk.tokens) == emitted
     assert learned(actions).num_accepted == num_accepted
-    assert learned(actions).verdict.num_accepted == 3  # what was learned about the draft holds
+    assert learned(actions).verdict.num_accepted == 3  # the verdict itself is unchanged
     assert session.counts.accepted_per_round == (num_accepted,)
     assert session.counts.of_kind(TokenKind.EXACT) == num_accepted
     assert sum(session.counts.by_kind) == session.num_emitted

@@ -1,6 +1,6 @@
-"""Machine and two fake workers through random acceptances, losses, lateness and cancellation.
+"""Session and two fake workers through random acceptances, losses, late replies and cancellation.
 
-The target of the fakes is a fixed text, so whatever happens the answer must be that text, each token once.
+The fake target holds a fixed text, so the answer must always be that text, each token once.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Worker:
 @dataclass
 class World:
     rng: random.Random
-    truth: tuple[int, ...]  # goes on behind the answer's end
+    truth: tuple[int, ...]  # goes on after the answer's end
     target: Worker = field(default_factory=Worker)
     draft: Worker = field(default_factory=Worker)
     mailbox: list[Event] = field(default_factory=list)
@@ -67,7 +67,7 @@ class World:
     was_whole: bool = False  # it accepted all of its block
 
     def judge(self, call: VerifyCall, trouble: float) -> Event:
-        """As a worker does; now and then it does not know of the verdict that a call assumes."""
+        """As a worker does; sometimes it does not know the verdict that a call assumes."""
         if call.assuming is not None:
             if not self.bears_out(call.assuming) or self.rng.random() < trouble:
                 return TargetDeclined(call.epoch)
@@ -103,14 +103,14 @@ class World:
         drafted = DraftBlock(call.session, call.epoch, base, tokens, (1.0,) * len(tokens))
         if not call.rule.want_runner_ups:
             return drafted
-        # often in doubt where it is wrong, and its second choice is often right there
+        # often unsure where it is wrong, and its runner-up is often right there
         others = tuple(token if self.rng.random() < 0.8 else ord("!") for token in right)
         doubts = [0.9 if self.rng.random() < 0.2 else 0.5 * (token == ord("?")) for token in tokens]
         return replace(drafted, runner_ups=others, confidences=tuple(1 - each for each in doubts))
 
 
 def pick(world: World) -> int:
-    """The two lines are independent: usually the older message comes first, but not always."""
+    """The two streams are independent: usually the older message comes first, but not always."""
     first = world.mailbox[0]
     if (
         len(world.mailbox) > 1
@@ -123,7 +123,7 @@ def pick(world: World) -> int:
 
 
 def overtake(world: World) -> None:
-    """A newer draft call takes the place of one that is on its way, or comes too late for that."""
+    """A newer draft call replaces one that is under way, or comes too late."""
     waiting = [event for event in world.mailbox if isinstance(event, DraftAnswered)]
     for event in waiting:
         if world.rng.random() < 0.7:
@@ -131,7 +131,7 @@ def overtake(world: World) -> None:
 
 
 def plan(rng: random.Random, *, ahead: bool, early: bool) -> Planned:
-    """Often a plain round, so that plain rounds follow each other."""
+    """Often a plain round, so that several follow each other."""
     return planned(rng.choice([0, rng.randint(1, 6)]), ahead=ahead, early=early)
 
 
@@ -184,7 +184,7 @@ def walk(seed: int, *, trouble: float, cancel: bool, ahead: bool, early: bool) -
         if late and (rng.random() < 0.3 or not world.mailbox):
             world.mailbox.append(late.pop(0))
         if draft_is_dead and not finished and DraftLost() not in world.mailbox and rng.random() < 0.3:
-            late.clear()  # its line died with it
+            late.clear()  # its stream ended with it
             world.draft.open()
             draft_is_dead = False
             world.mailbox.append(DraftAttached())

@@ -1,4 +1,4 @@
-"""The runner under faults: the answer is right, the slots are given back, and nothing waits for ever."""
+"""The runner under faults: the answer is right, the slots are freed, and nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ async def test_no_target_slot_is_an_error_before_the_first_chunk():
 
 
 async def test_a_target_slot_that_was_refused_after_all_is_an_error_before_the_first_chunk(monkeypatch):
-    """The first call goes out with the opening, so that it brings the opening's refusal."""
+    """The first call travels with the opening, so it returns the opening's refusal."""
     placement = world()
 
     async def refused(slot: FakeSlot, call: VerifyCall) -> Verdict:
@@ -166,7 +166,7 @@ async def test_a_caller_who_is_cancelled_frees_both_slots():
 
 @pytest.mark.parametrize("role", ["draft", "target"])
 async def test_a_slot_that_comes_after_the_end_is_given_back_at_once(role: str):
-    """Seen with one-token answers: the lease arrives in the moment in which its waiting is cancelled."""
+    """Seen with one-token answers: the lease arrives just as the wait for it is cancelled."""
     placement = world(misses_cancellation=role)
     async with asyncio.timeout(20):
         if role == "draft":
@@ -190,7 +190,7 @@ async def test_abort_ends_the_stream_with_its_own_reason():
 
 
 async def test_the_next_ask_leaves_before_the_chunk_is_read():
-    """A slow reader of the first chunk does not delay the round behind it."""
+    """A slow reader of the first chunk does not delay the next round."""
     placement = world()
     stream = runner(placement, Mode.OFF).run()
     await anext(stream)

@@ -1,4 +1,4 @@
-"""Work in place: one piece after the other, in an order that one can count on, and nothing is left behind."""
+"""Work in place: one piece at a time, in a fixed order, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from adasd.session.tasks import InPlaceTasks, finished
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """What work gives that never suspends."""
+    """The result of a coroutine that never suspends."""
     with pytest.raises(StopIteration) as ended:
         work.send(None)
     return ended.value.value
 
 
 def next_event(tasks: InPlaceTasks) -> Event:
-    """The next event, in the way in which ``adasd.local.in_place`` waits for it."""
+    """The next event, awaited as ``adasd.local.in_place`` does."""
     waiting = tasks.next_event()
     while True:
         try:
@@ -90,7 +90,7 @@ def test_closing_ends_what_waits_and_waits_for_what_has_to_come_to_its_end():
     tasks.spawn(work("call", never))
     tasks.spawn(work("never begun", never))
     tasks.post(DraftLost())
-    assert run(tasks.next_event()) == DraftLost()  # what has happened comes before work
+    assert run(tasks.next_event()) == DraftLost()  # past events come before work
     tasks.spawn(work("release", soon), to_its_end=True)
     Timer(0.01, soon.set_result, (None,)).start()
     run(tasks.close())

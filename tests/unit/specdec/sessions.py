@@ -1,4 +1,4 @@
-"""Judging made-up sessions: one description for the batched code and for its slow twin."""
+"""Verification of made-up sessions, described once for the batched code and its slow twin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from adasd.specdec.verify_reference import ReferenceJudgement, judge_one
 
 @dataclass(frozen=True)
 class Session:
-    """One session with a drafted block in front of the target; ``target_logits`` is [K + 1, V], unmasked."""
+    """One session with a drafted block to verify; ``target_logits`` is [K + 1, V], unmasked."""
 
     target_logits: Tensor
     block: tuple[int, ...] = ()
@@ -43,7 +43,7 @@ class Judged:
 
 
 def run(sessions: Sequence[Session], generator: torch.Generator | None = None) -> Judged:
-    """Judge all sessions in one batch; padding positions hold NaN logits, which must not matter."""
+    """Verify all sessions in one batch; padding positions hold NaN logits, which must not matter."""
     longest = max(len(s.block) for s in sessions)
     vocab_size = sessions[0].target_logits.shape[-1]
     logits_BJV = torch.full((len(sessions), longest + 1, vocab_size), torch.nan)
@@ -59,7 +59,7 @@ def run(sessions: Sequence[Session], generator: torch.Generator | None = None) -
 
 
 def of_batch(judgement: Judgement, b: int, session: Session) -> ReferenceJudgement:
-    """Session b's part of a batched judgement in the twin's form."""
+    """Session b's part of a batched result, in the twin's form."""
     accepted = int(judgement.num_accepted_B[b])
     judged = min(accepted + 1, len(session.block))
     return ReferenceJudgement(
@@ -73,7 +73,7 @@ def of_batch(judgement: Judgement, b: int, session: Session) -> ReferenceJudgeme
 
 
 def twin(judged: Judged, b: int, sampled_index: int | None, session: Session) -> ReferenceJudgement:
-    """The slow twin's judgement of session b with the same random inputs."""
+    """The slow twin's result for session b with the same random inputs."""
     num_drafted = len(session.block)
     accept, expo = [0.0] * num_drafted, [1.0] * session.target_logits.shape[-1]
     if sampled_index is not None:
@@ -144,7 +144,7 @@ def draft_block(
     row_len: int,
     generator: torch.Generator | None = None,
 ) -> tuple[tuple[int, ...], DraftDistributions | None]:
-    """Tokens that the draft would propose from these logits, and their rows."""
+    """Tokens that the draft would propose from these logits, and their top-k distributions."""
     num_drafted = draft_logits_KV.shape[0]
     if num_drafted == 0:
         return (), None
@@ -159,5 +159,5 @@ def draft_block(
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A generator with a known start."""
+    """A generator with a fixed seed."""
     return torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Block verification: by hand, its law by enumeration over three positions, its gain, and planted bugs."""
+"""Block verification: by hand, its distribution by enumeration over three positions, its gain, and planted bugs."""
 
 import itertools
 
@@ -16,14 +16,14 @@ V = 3
 
 
 def a_pair(seed: int, spread: float) -> tuple[Tensor, Tensor]:
-    """Target and draft laws after each token, [V, V] each, in double precision."""
+    """Target and draft probabilities after each token, [V, V] each, in double precision."""
     generator = torch.Generator().manual_seed(seed)
     logits = spread * torch.randn(2, V, V, generator=generator, dtype=torch.float64)
     return tuple(torch.softmax(logits, dim=-1))  # type: ignore[return-value]
 
 
 def chances(block: tuple[int, ...], p: Tensor, q: Tensor) -> list[float]:
-    """h_1 .. h_K of the rule as written, found by asking it: the share of uniform numbers that it accepts."""
+    """h_1 .. h_K of the implemented rule, by bisection: the share of uniform numbers that it accepts."""
     before = torch.tensor([0, *block[:-1]])
     at = torch.arange(len(block))
     tokens = torch.tensor(block)
@@ -42,7 +42,7 @@ def chances(block: tuple[int, ...], p: Tensor, q: Tensor) -> list[float]:
 
 
 def emitted_law(p: Tensor, q: Tensor, stops: dict[tuple[int, ...], bool]) -> tuple[Tensor, float]:
-    """(joint law of three tokens after token 0, mean number accepted); blocks end where the prefix says so.
+    """(joint probabilities of three tokens after token 0, mean number accepted); ``stops`` tells where blocks end.
 
     Shorter answers are completed by the target.
     """
@@ -122,7 +122,7 @@ honest = block_verification.prefix_weights
 def test_the_look_alike_with_products_of_uniform_numbers_is_another_law():
     """Largest k with prod min(1, p/q) >= prod u: p = (.1, .9), q = (.9, .1), then p = q, gives .32 for .10."""
     ratio = 1 / 9
-    # token 0 (chance .9): the second position's ratio is 1, so both stand iff u1 u2 <= 1/9
+    # token 0 (chance .9): the second position's ratio is 1, so both are accepted iff u1 u2 <= 1/9
     both = 0.9 * (ratio - ratio * torch.log(torch.tensor(ratio)).item())
     one_only = 0.0  # u1 <= 1/9 implies u1 u2 <= 1/9
     assert both + one_only == pytest.approx(0.32, abs=0.005)

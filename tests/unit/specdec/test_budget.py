@@ -1,4 +1,4 @@
-"""Whose tokens are judged: by hand, against the best of all choices, and what a token's place depends on."""
+"""The split of the verification budget: by hand, against the best of all splits, and without bias."""
 
 import itertools
 import random
@@ -51,7 +51,7 @@ def test_no_other_choice_of_prefixes_expects_more_tokens(seed: int):
 @pytest.mark.parametrize("by_cost", [False, True])
 @pytest.mark.parametrize("seed", range(60))
 def test_a_tokens_place_does_not_depend_on_itself_or_on_what_follows(seed: int, by_cost: bool):
-    """Otherwise a token would be dropped for what it is: a bias. Tokens behind position i are exchanged."""
+    """Otherwise a token's own value could drop it, which is a bias. Tokens after position i are replaced."""
     rng = random.Random(seed)
     blocks = random_blocks(seed)
 
@@ -71,9 +71,9 @@ def test_a_tokens_place_does_not_depend_on_itself_or_on_what_follows(seed: int, 
 def test_a_budget_is_chosen_where_tokens_cost_time():
     blocks = [[0.9, 0.9, 0.9], [0.6, 0.6, 0.6]]
     assert share_by_cost(blocks, lambda n: 10.0) == [3, 3]  # more tokens in the same time
-    assert share_by_cost(blocks, lambda n: 10.0 * n) == [0, 0]  # a token's time would bring a whole one
+    assert share_by_cost(blocks, lambda n: 10.0 * n) == [0, 0]  # plain tokens cost the same time
     assert share_by_cost(blocks, lambda n: None) == [3, 3]
-    # 2 tokens in 10 ms; each more takes 2.5 ms, so it has to bring half of what 10 ms bring
+    # 2 tokens in 10 ms; each more takes 2.5 ms, so it must yield a quarter of what 10 ms yield
     worth = sorted((w for block in blocks for w in accumulate(block, mul)), reverse=True)
     tokens, ms, taken = 2.0, 10.0, 0
     while taken < 6 and (tokens + worth[taken]) / (ms + 2.5) >= tokens / ms:

@@ -1,4 +1,4 @@
-"""The one transform: against transformers' own warpers, and what the two sides rely on."""
+"""The sampling transform against transformers' own warpers, and the properties that both sides rely on."""
 
 import random
 
@@ -56,13 +56,13 @@ def test_the_law_is_that_of_transformers_warpers_in_this_order(temperature, top_
 
 def test_order_matters_top_p_counts_what_top_k_left():
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
-    # after top-k 2 the law is (4/7, 3/7): the first alone exceeds 0.55; before top-k it would need two
+    # after top-k 2 the probabilities are (4/7, 3/7): the first alone exceeds 0.55; before top-k it takes two
     assert law(logits, SamplingTransform(top_k=2, top_p=0.55)).tolist() == [[1.0, 0.0, 0.0, 0.0]]
 
 
 def test_temperature_comes_before_top_p():
     logits = torch.tensor([[0.6, 0.3, 0.1]]).log()
-    # at temperature 1/2 the law is (36, 9, 1) / 46: the first token alone holds 0.78
+    # at temperature 1/2 the probabilities are (36, 9, 1) / 46: the first token alone holds 0.78
     assert law(logits, SamplingTransform(temperature=0.5, top_p=0.75)).tolist() == [[1.0, 0.0, 0.0]]
 
 

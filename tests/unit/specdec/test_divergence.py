@@ -1,4 +1,4 @@
-"""Entropy and Jensen-Shannon distance against closed forms, SciPy and their own bounds."""
+"""Entropy and Jensen-Shannon distance against closed forms, SciPy and known bounds."""
 
 import math
 
@@ -14,7 +14,7 @@ from adasd.specdec.divergence import entropy, js_distance, js_distance_truncated
 
 
 def laws(seed: int, num: int, vocab_size: int, zeros: float = 0.3) -> torch.Tensor:
-    """Random laws in double precision, a share of whose tokens has no mass."""
+    """Random probabilities in double precision; a share ``zeros`` of the tokens has none."""
     generator = torch.Generator().manual_seed(seed)
     weights = torch.rand(num, vocab_size, generator=generator, dtype=torch.float64) ** 4
     weights *= torch.rand(num, vocab_size, generator=generator) > zeros
@@ -128,7 +128,7 @@ def test_a_truncated_row_underestimates_within_the_stated_bound(row_len):
 def test_padding_of_a_row_changes_nothing():
     target, draft = laws(11, 20, 30).float(), laws(12, 20, 30).float()
     ids, logprobs = truncated(draft, 6)
-    # also up to the vocabulary's size, where a row could be taken for a complete one
+    # also up to the vocabulary's size, where a truncated distribution looks complete
     for extra in (3, 24, 40):
         padded_ids = torch.cat([ids, torch.zeros(20, extra, dtype=torch.int32)], dim=1)
         padded = torch.cat([logprobs, torch.full((20, extra), -torch.inf)], dim=1)

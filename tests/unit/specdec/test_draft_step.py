@@ -1,4 +1,4 @@
-"""One drafted token per session: the choice, the signals and the row."""
+"""One drafted token per session: the choice, the signals and the top-k distribution."""
 
 import math
 
@@ -70,7 +70,7 @@ def test_kinds_mix_in_one_batch():
 
 
 def second_by_definition(masked, transform, position, row_len, token):
-    """The second choice as its definition says, one row, in plain Python."""
+    """The runner-up by its definition, for one session, in plain Python."""
     if masked.isneginf().sum() >= len(masked) - 1:
         return {token}
     rest = [-math.inf if t == token else logit for t, logit in enumerate(masked.tolist())]

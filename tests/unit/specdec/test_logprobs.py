@@ -1,4 +1,4 @@
-"""Log-probabilities are those of the plain law, in double precision as a yardstick."""
+"""Log-probabilities are those of the raw logits, checked in double precision."""
 
 import pytest
 import torch

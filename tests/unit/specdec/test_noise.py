@@ -1,4 +1,4 @@
-"""The shared noise: known answers, equal on every path, aligned by token id."""
+"""The shared noise: published vectors, equal on every code path, aligned by token id."""
 
 import math
 

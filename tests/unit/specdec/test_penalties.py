@@ -1,4 +1,4 @@
-"""Penalties against transformers and against the slow twin, forth and back."""
+"""Penalties against transformers and against the slow twin, also after roll-backs."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def regret(most: float, block: float) -> AcceptanceRule:
 def judged(
     rule: AcceptanceRule, num_drafted: int = 1, num_sessions: int = NUM_SESSIONS
 ) -> tuple[list[Session], object]:
-    """Sessions of the pair (P, Q), the same at every position."""
+    """Sessions with target P and draft Q at every position."""
     generator = seeded(3)
     logits = P.log().float().expand(num_drafted + 1, 4)
     drafts = [
@@ -55,7 +55,7 @@ def test_extra_acceptance_and_distortion_are_the_same_number(rule):
     _, judgement = judged(rule)
     relaxed = judgement.relaxed_BK.double().mean().item()
     distortion = judgement.distortion_B.double()
-    assert distortion.std() < 1e-6  # it does not depend on the token
+    assert distortion.std() < 1e-6  # the distance does not depend on the token
     expected = distortion.mean().item()
     assert 0.02 < expected < 0.21
     assert abs(relaxed - expected) < 4 * math.sqrt(expected / len(judgement.relaxed_BK))
@@ -115,7 +115,7 @@ def greedy_accepts(block: tuple[int, ...], rule: AcceptanceRule) -> int:
 @pytest.mark.parametrize(
     ("block", "rule", "accepted"),
     [
-        ((1, 0, 0), fly(2), 3),  # the window is all of the rest
+        ((1, 0, 0), fly(2), 3),  # the window is the whole rest
         ((1, 0, 0), fly(3), 0),  # it reaches beyond the block
         ((1, 0, 1, 0), fly(2), 0),  # it meets another mismatch
         ((1, 0, 1, 0), fly(1), 4),  # each is followed by a token that agrees
@@ -138,7 +138,7 @@ def test_fly_waits_for_what_follows(block, rule, accepted):
         ),  # log(.4 / .35) = .1335; of .41 a third, .1367, is left to the last
         ((1, 1, 1), regret(0.40, 9.0), 2),
         ((1, 1, 1), regret(9.0, 0.2671), 2),
-        ((1, 0, 1), regret(9.0, 0.2671), 3),  # what agrees costs nothing
+        ((1, 0, 1), regret(9.0, 0.2671), 3),  # agreeing tokens cost nothing
         ((1, 0, 1), regret(9.0, 0.2669), 2),
         ((2, 0, 0), regret(0.0, 0.0), 0),
     ],

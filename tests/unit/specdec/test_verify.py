@@ -1,4 +1,4 @@
-"""Judging: hand-worked blocks, the slow twin, and the promises that every mode keeps."""
+"""Verification: hand-worked blocks, the slow twin, and the guarantees of every mode."""
 
 import math
 import random
@@ -22,12 +22,12 @@ def within(distance: float, budget: int = 9, **more) -> AcceptanceRule:
 
 
 def by_table(chances: tuple[float, ...], budget: int = 9) -> AcceptanceRule:
-    """Accepts with a chance that the distance decides on."""
+    """Accepts with a probability that depends on the distance."""
     return AcceptanceRule("adasd", {"chances": chances, "min_ratio": 0.0}, budget)
 
 
 def logits_of(*choices: int, vocab_size: int = 6) -> torch.Tensor:
-    """One row per choice, whose largest logit it is; 1 above the rest."""
+    """Logits for each choice: its own is 1 above the rest."""
     return torch.eye(vocab_size)[list(choices)]
 
 
@@ -52,7 +52,7 @@ def test_greedy_accepts_up_to_the_first_mismatch_and_emits_the_targets_token(blo
 
 
 def relaxed_session(rule: AcceptanceRule, masked: tuple[int, ...] = ()) -> Session:
-    """Greedy; the target wants 1, the draft wrote 2 three times; both distributions are equal there."""
+    """Greedy: the target chooses 1, the draft proposed 2 three times; both distributions are equal there."""
     transform = SamplingTransform(temperature=0.0, logit_bias=tuple((token, -math.inf) for token in masked))
     target = torch.tensor([[0.1, 0.3, 0.2, 0.2, 0.1, 0.1]] * 4).log()
     rows = distributions_of(*[[0.1, 0.3, 0.2, 0.2, 0.1, 0.1]] * 3)
@@ -188,11 +188,11 @@ def judge_by_hand(target, draft, block, uniforms, expo) -> tuple[int, int]:
     ("uniforms", "expo", "expected"),
     [
         # target / draft of token 0 is 0.2 / 0.8 = 1/4 ; the residual is (0, 0.4, 0.2)
-        ([0.24, 0.0], [1.0, 1.0, 1.0], (2, 0)),  # both stand; bonus law (0.5, 0.3, 0.2)
+        ([0.24, 0.0], [1.0, 1.0, 1.0], (2, 0)),  # both accepted; bonus from (0.5, 0.3, 0.2)
         ([0.24, 0.0], [9.0, 1.0, 1.0], (2, 1)),
         ([0.26, 0.0], [1e-9, 1.0, 1.0], (0, 1)),  # token 0 has no residual mass, whatever the noise
         ([0.26, 0.0], [1.0, 1.0, 0.4], (0, 2)),
-        # second token: 2/3 of 0.9 / 0.6 is above 1: always stands
+        # second token: 0.9 / 0.6 is above 1, so always accepted
         ([0.0, 0.999], [1.0, 1.0, 1.0], (2, 0)),
     ],
 )
@@ -203,7 +203,7 @@ def test_rejection_sampling_by_hand(uniforms, expo, expected):
 
 
 def test_an_empty_residual_falls_back_to_the_target():
-    # the draft's row covers the target everywhere, yet rounding rejects: u at the edge of 1
+    # the draft probabilities cover the target's everywhere, yet u close to 1 rejects by rounding
     target, draft = [[0.25, 0.75], [0.5, 0.5]], [[0.25, 0.75]]
     assert judge_by_hand(target, draft, (0,), [2.0], [1.0, 1.0]) == (0, 1)
 
@@ -234,7 +234,7 @@ def test_batched_judging_equals_the_slow_twin(seed):
 
 
 def test_the_random_batches_meet_every_outcome():
-    # the twin's test is only worth as much as the cases it meets
+    # the test against the twin must meet all these cases
     rng, generator = random.Random(0), seeded(0)
     sessions = [random_session(rng, generator) for _ in range(300)]
     judgement = run(sessions, generator).judgement

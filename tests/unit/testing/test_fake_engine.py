@@ -1,4 +1,4 @@
-"""The fakes that ship with the library: same contract as the real engine, and the faults they can play."""
+"""The fakes that ship with the library: the real engine's contract, and the faults they can simulate."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_the_kit_notices_a_cache_that_is_not_rolled_back():
         def _run(self, work, piece):
             super()._run(work, piece)
             if isinstance(work.call, VerifyCall) and work.slot.cached_len > 7:
-                work.slot.tokens[6] = 0  # a rejected token's place, spoilt
+                work.slot.tokens[6] = 0  # corrupts a rejected token's position
 
     with pytest.raises(AssertionError):
         check_engine(lambda: Forgetful(MODEL))

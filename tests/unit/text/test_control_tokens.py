@@ -1,4 +1,4 @@
-"""Who writes a message cannot open or close a turn with it."""
+"""The text of a message cannot open or close a turn."""
 
 import pytest
 from hypothesis import given

@@ -14,7 +14,7 @@ BYTE_FALLBACK = Tokenizer(byte_fallback())
 
 
 def run(tokenizer, blocks):
-    """Texts of the pushes, with the flush as the last one."""
+    """The text of each push, then that of the flush."""
     state, texts = DetokenizerState(), []
     for block in blocks:
         state, text = push(state, block, tokenizer.decode)

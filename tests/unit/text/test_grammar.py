@@ -1,4 +1,4 @@
-"""Grammars: what they let through is what they say, and going back in them leaves no trace."""
+"""Grammars: they allow exactly their language, and roll-backs leave no trace."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LARK = Grammar(GrammarKind.LARK, 'start: "(" start ")" | "x"')
 
 
 def accepts(grammar: Grammar, text: str) -> bool:
-    """Whether the text is a whole sentence, by something that shares no code with the parser."""
+    """Whether the text is a whole sentence, by code independent of the parser."""
     match grammar.kind:
         case GrammarKind.JSON_SCHEMA:
             jsonschema.validate(json.loads(text), json.loads(grammar.text))
@@ -52,7 +52,7 @@ def accepts(grammar: Grammar, text: str) -> bool:
 
 
 def walk(grammar: Grammar, chance: random.Random, max_tokens: int = 60) -> list[int]:
-    """A random sentence, as a model that knows nothing would write it; cut off after ``max_tokens``."""
+    """A random sentence, as from a model with uniform probabilities; cut off after ``max_tokens``."""
     matcher, tokens = COMPILER.matcher(grammar), []
     while len(tokens) < max_tokens:
         (mask,) = matcher.masks()
@@ -79,7 +79,7 @@ def test_whatever_ends_within_a_grammar_is_a_sentence_of_it(grammar):
 @settings(max_examples=60)
 @given(st.sampled_from([JSON, REGEX, LARK]), st.integers(0, 2**32), st.data())
 def test_going_forth_and_back_is_as_having_gone_straight(grammar, seed, data):
-    """Steps are extensions (by tokens of a sentence, or by any), cuts and looks ahead; the twin starts anew."""
+    """Steps are extensions (by a sentence's tokens, or by any), roll-backs and look-aheads; the twin starts anew."""
     chance = random.Random(seed)
     sentence, text, matcher = walk(grammar, chance), [], COMPILER.matcher(grammar)
     for _ in range(data.draw(st.integers(1, 8))):
@@ -194,7 +194,7 @@ def test_blanks_in_json_come_to_an_end():
 
 
 def test_a_parser_that_gives_up_says_so_at_the_next_look_and_nowhere_else(monkeypatch):
-    """An engine goes forth and back where no caller could be told."""
+    """An engine extends and rolls back where it cannot report an error to a caller."""
     monkeypatch.setattr(grammar_module, "_LIMITS", LLParserLimits(step_max_items=1, verbose_errors=False))
     ambiguous = Grammar(GrammarKind.LARK, 'start: a a a a\na: "x" | "x" a | a a')
     matcher = GrammarCompiler(lambda: TOKENIZER).matcher(ambiguous)

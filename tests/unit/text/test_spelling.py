@@ -1,4 +1,4 @@
-"""The bytes of tokens join to the bytes of the text, whatever the decoder."""
+"""The bytes of tokens join to the bytes of the text, with every decoder."""
 
 from tokenizers import decoders
 

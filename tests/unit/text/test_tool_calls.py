@@ -1,4 +1,4 @@
-"""Calls are found wherever the text is cut, and whatever is no call is text."""
+"""Tool calls are found however the text is split into chunks, and everything else is text."""
 
 import json
 
@@ -17,7 +17,7 @@ ADD = ("add", {"a": 1, "b": 'x } " {'})
 
 
 def read(form, parts, names=("add", "stop")):
-    """What is said, and the calls with their parsed arguments."""
+    """The text, and the calls with their parsed arguments."""
     parser = parser_of(form, names)
     found = [one for part in parts for one in parser.push(part)] + parser.flush()
     said = "".join(one.text for one in found if isinstance(one, Said))

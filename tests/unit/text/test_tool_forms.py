@@ -1,4 +1,4 @@
-"""Chat templates with tools are told from those without, and forced calls admit nothing else."""
+"""Chat templates with tools are recognised, and a forced call allows no other answer."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Small real tokenizers, trained in a moment: byte-level BPE, and SentencePiece-like with byte fallback."""
+"""Small real tokenizers, quickly trained: byte-level BPE, and SentencePiece-like with byte fallback."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ TOOL_TEMPLATE = (
     "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.name }}:{{ c.function.arguments | tojson }}</tool_call>"
     "{% endfor %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-"""Tells of tools, calls and results in the manner of Hermes."""
+"""A chat template for tools, calls and results in Hermes format."""
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CORPUS = ["the cat sat on the mat and the dog ate the hat", "def f(x): return x + 1", "1 2 3 4 5"] * 4
 

@@ -1,4 +1,4 @@
-"""Every error arrives as the class that it was raised as, with its fields, and has a gRPC status."""
+"""Every error arrives as the class that was raised, with its fields, and has a gRPC status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public interface: what is sent is what arrives, and what was not sent stays unset."""
+"""The public interface: messages arrive as sent, and fields that were not sent stay unset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.transport import strategies as some
 
 
 def through(message):
-    """The message after a trip as bytes."""
+    """The message, encoded to bytes and decoded again."""
     return type(message).FromString(message.SerializeToString())
 
 

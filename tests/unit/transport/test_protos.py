@@ -1,4 +1,4 @@
-"""The committed generated code is fresh, and every field of the .proto files is explained."""
+"""The committed generated code is up to date, and every field of the .proto files is explained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIELD, ENUM_VALUE = DescriptorProto.FIELD_FIELD_NUMBER, EnumDescriptorProto.VALU
 
 @pytest.fixture
 def copied(tmp_path):
-    """A repository root with the protos alone."""
+    """A repository root with nothing but the protos."""
     shutil.copytree(generate.ROOT / generate.PACKAGE, tmp_path / generate.PACKAGE)
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""Clients of the public interface and a server that is replaced: what no server took is tried again, nothing else."""
+"""A server is replaced under clients of the public interface: only calls that no server took are retried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is encoded is what is decoded, and bytes from strangers raise InvalidRequest, nothing else."""
+"""Messages survive encoding and decoding, and bad bytes raise only InvalidRequest."""
 
 from __future__ import annotations
 

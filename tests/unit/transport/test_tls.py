@@ -40,7 +40,7 @@ async def worker(authority):
 
 
 async def ask(address, tls):
-    """What the worker says, or the status of the refusal."""
+    """The worker's reply, or the status of the refusal."""
     pool = WorkerChannelPool(tls=tls)
     try:
         return await pool.acquire(address).unary_unary(METHOD)(b"hello", timeout=10)

@@ -1,4 +1,4 @@
-"""The host: one thread, one engine, many callers; whatever happens, each caller hears something."""
+"""The host: one thread, one engine, many callers; every caller gets a reply."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_calls_that_wait_together_share_a_batch(hosts):
     for session in sessions:
         await host.open(opening(session))
     calls = [asyncio.create_task(host.submit(drafting(session))) for session in sessions[:1]]
-    await entered(engine)  # the first is in its step, the others arrive meanwhile
+    await entered(engine)  # the others arrive during the first one's step
     calls += [asyncio.create_task(host.submit(drafting(session))) for session in sessions[1:]]
     await asyncio.sleep(0)
     engine.gate.set()
@@ -202,7 +202,7 @@ async def test_a_newer_draft_call_overtakes_an_older_one(hosts):
     for session in ("a", "b"):
         await host.open(opening(session))
     first = asyncio.create_task(host.submit(drafting("b")))
-    await entered(engine)  # "b" is in its step; what follows waits in the engine's queue together
+    await entered(engine)  # while "b" is in its step, the following calls wait in the engine's queue
     asked = [asyncio.create_task(host.submit(drafting("a", epoch=i, feed=(10 * i,)))) for i in (1, 2, 3)]
     await asyncio.sleep(0.01)
     engine.gate.set()
@@ -337,7 +337,7 @@ async def test_a_steps_tokens_are_the_prompts_that_it_completed_and_what_it_deci
 
 
 class PreparingEngine(CountingEngine):
-    """Waits for ``ready`` before it knows what to make of a grammar."""
+    """Its grammars compile only after ``ready`` is set."""
 
     def __init__(self, error: AdasdError | None = None) -> None:
         super().__init__()
@@ -390,7 +390,7 @@ async def test_whoever_leaves_while_its_grammar_compiles_takes_no_slot(hosts):
 
 
 async def judged(host: EngineHost, *, assumed: int, after: bool) -> tuple:
-    """A block of 6, 7 behind 5, whose verdict puts 8 behind; and one of 9, 10 on the assumption of ``assumed``."""
+    """The block 6, 7 after 5, which the verdict extends by 8; and the block 9, 10, which assumes ``assumed``."""
     await host.open(opening("a"))
     first = host.submit(VerifyCall("a", 1, 0, (5,), (6, 7)))
     later = VerifyCall("a", 2, 3, (8,), (9, 10), assuming=Assumption(1, assumed))
@@ -437,7 +437,7 @@ async def test_nothing_follows_a_round_that_failed_or_rejected(hosts):
     host = await hosts.start(engine)
     await host.open(opening("a"))
     failed, behind = await asyncio.gather(
-        host.submit(VerifyCall("a", 1, 7, (5,))),  # keeps what is not there
+        host.submit(VerifyCall("a", 1, 7, (5,))),  # keeps more than is cached
         host.submit(VerifyCall("a", 2, 8, (), assuming=Assumption(1, None))),
         return_exceptions=True,
     )

@@ -1,4 +1,4 @@
-"""Leases: who holds one, for how long, and that an old one cannot end a new one."""
+"""Leases: who holds one and for how long, and that an old lease cannot end a newer one."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_newer_lease_of_the_session_makes_the_older_void(leases):
 
 
 async def waiting(leases, *sessions, timeout_s=5.0):
-    """Tasks that wait for a lease, in this order."""
+    """Starts tasks that wait for a lease, in this order."""
     tasks = []
     for session in sessions:
         tasks.append(asyncio.create_task(leases.grant_when_free(session, timeout_s)))
@@ -102,7 +102,7 @@ async def test_who_waits_is_served_in_the_order_of_asking(leases):
 async def test_nobody_new_overtakes_who_was_served_while_it_sleeps(leases):
     held = [leases.grant("a"), leases.grant("b")]
     (task,) = await waiting(leases, "c")
-    leases.release(held[0])  # c is served, but has not been run yet
+    leases.release(held[0])  # c has its lease, but its task has not run yet
     with pytest.raises(Overloaded):
         leases.grant("d")
     assert (await task).session == "c"

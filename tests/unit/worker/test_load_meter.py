@@ -1,4 +1,4 @@
-"""What a replica reports to the scaling policy: what happened since the last report, not since the start."""
+"""A replica's reports to the scaling policy cover the time since the last report, not since the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service without a network: who may speak, and that every end of a stream frees its slot."""
+"""The worker's gRPC service without a network: who may call it, and every way a stream ends frees its slot."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Replica:
         return stream, task
 
     async def num_sessions(self) -> int:
-        await self.host.close("nobody")  # behind whatever was asked before
+        await self.host.close("nobody")  # after all earlier calls
         return self.host.stats().num_sessions
 
 

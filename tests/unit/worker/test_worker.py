@@ -18,7 +18,7 @@ SENT, HELD = 8, 2
 
 
 async def made(lease_timeout_s: float) -> Worker:
-    """``cache_bytes`` holds 2 sessions, Serve sends 8."""
+    """``cache_bytes`` has room for 2 sessions, Serve sends 8."""
     worker = Worker.__new__(Worker)
     await worker.__init__(  # type: ignore[misc]  # as Serve does
         "target",

@@ -40,7 +40,7 @@ def delta(text: str, *tokens: dict) -> dict:
 
 
 class Server:
-    """Lists one model and answers every chat with the same events; remembers what it was sent."""
+    """Lists one model, answers every chat with the same events, and keeps the requests."""
 
     def __init__(self, status: int = 200, text: str = sse(delta("Hi", token("Hi", "target")), LAST)) -> None:
         self.status, self.text, self.bodies = status, text, []

@@ -129,7 +129,7 @@ def test_a_running_cluster_is_asked_for_places_and_this_machine_for_nothing(monk
 
 def test_an_address_where_nothing_listens_is_refused_at_once():
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and never listens
+        taken.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ConfigError, match=rf"no Ray cluster at {address} \(Connection refused\)"):
             check_listens(address)

@@ -1,4 +1,4 @@
-"""The registry of commands: a file is a command, packages add some, and what is missing is said in one sentence."""
+"""The registry of commands: a file is a command, packages can add some, and one sentence names a missing package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OWN = {"chat", "check", "eval", "k8s", "methods", "serve"}
 
 @pytest.fixture
 def bench_added(monkeypatch):
-    """As after an installation, whatever is installed here."""
+    """Entry points as after an installation, independent of what is installed here."""
     monkeypatch.setattr(cli, "added", lambda group: {"bench": "load_tests.load.command"})
 
 

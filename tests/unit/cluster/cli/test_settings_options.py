@@ -1,4 +1,4 @@
-"""Settings on the command line: they arrive by name, slips get one sentence and status 2."""
+"""Settings on the command line: they arrive by name; mistakes get one sentence and status 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation over HTTP: the real gateway in front of a made-up backend, and a server that dies."""
+"""An evaluation over HTTP: the real gateway over a fake backend, and a server that dies."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_report_is_that_of_an_evaluation_in_process():
     assert all(row.same_answers == 1.0 and row.measured_speed_up > 0 for row in rows)
     assert {(row.cpu_s, row.cpu_speed_up) for row in rows} == {
         (None, None)
-    }  # the server's, which it does not tell
+    }  # the server's CPU time is unknown
     assert all(
         json.loads(json.dumps(report.as_json()))["rows"][0][name] is None
         for name in ("cpu_s", "cpu_speed_up")
@@ -92,7 +92,7 @@ def test_the_report_is_that_of_an_evaluation_in_process():
 
 
 class Dying(httpx.BaseTransport):
-    """Hands on so many chats, then the line is dead."""
+    """Passes on this many chats, then the connection fails."""
 
     def __init__(self, inner: httpx.BaseTransport, num_chats: int) -> None:
         self.inner, self.left = inner, num_chats
@@ -114,7 +114,7 @@ def test_a_server_that_dies_ends_the_run_with_a_sentence_and_the_journal_goes_on
     ):
         run(dying, Journal(file, ABOUT))
     with file.open("a") as journal:
-        journal.write('{"place": "cut in the mid')  # as a kill in the middle of a write leaves it
+        journal.write('{"place": "cut in the mid')  # as after a kill in the middle of a write
     before = backend.tally.started
     whole = run(client(backend), Journal(file, ABOUT))
     assert backend.tally.started - before == 5

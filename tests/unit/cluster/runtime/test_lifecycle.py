@@ -1,4 +1,4 @@
-"""Start-up as a loop over what Serve says; no Ray in here."""
+"""Start-up as a loop over Serve's states, without Ray."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONFIG = ServeConfig(target=TierConfig(EngineConfig("big")), draft=TierConfig(En
 
 
 class FakeTime:
-    """A clock that moves only while somebody sleeps."""
+    """A clock that moves only in ``sleep``."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -56,7 +56,7 @@ def app(status: str, message: str = "", **deployments: tuple[int, int, str]) -> 
 
 
 def follow(states, answers=((True, "ready"),), timeout_s: float = 60.0) -> str:
-    """What the user reads while Serve says ``states`` and ``/ready`` says ``answers`` (the last one for ever)."""
+    """What the user reads while Serve reports ``states`` and ``/ready`` replies ``answers`` (the last one repeats)."""
     out = io.StringIO()
     states, answers, time = list(states), list(answers), FakeTime()
     steps = Steps(Console(file=out, width=200), time)

@@ -1,4 +1,4 @@
-"""Memory that we map ourselves: zeros on small pages, copies on huge ones."""
+"""Memory mapped by ourselves: zeros on small pages, copies on huge pages."""
 
 import mmap
 import sys

@@ -1,4 +1,4 @@
-"""Free slots: which one a session gets, and what it finds there."""
+"""Free slots: which one a session gets, and which tokens it finds there."""
 
 from itertools import takewhile
 
@@ -13,7 +13,7 @@ LONG = list(range(10, 50))
 
 
 def held_by(*held, num_slots=3):
-    """Free slots of which the first ones hold something; the first of them is the longest unused."""
+    """Free slots; the first ones hold tokens, least recently used first."""
     free = PrefixCache(num_slots, 64, reuse=True)
     for slot, _ in enumerate(held):
         assert free.allocate((1,), []).slot == slot

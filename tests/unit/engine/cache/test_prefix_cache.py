@@ -1,4 +1,4 @@
-"""Prefix caching: prompts that begin alike are computed once, and no answer changes by it."""
+"""Prefix caching: common beginnings of prompts are computed once, and no answer changes."""
 
 import functools
 import random
@@ -21,7 +21,7 @@ SYSTEM, *QUESTIONS = prompts(64, 9, 5, 17, 30, seed=5)
 
 
 def check_contents(e):
-    """Every row's keys and values are those of its tokens, computed afresh."""
+    """Checks that each slot's keys and values equal those computed afresh from its tokens."""
     e.check_integrity()
     owned = [(slot.index, slot.tokens) for slot in e._slots._by_session.values() if slot.is_placed]
     for row, tokens in [*e._slots.layout.held(), *owned]:
@@ -37,7 +37,7 @@ def check_contents(e):
 
 
 def ask(e, session, prompt, num_tokens=6):
-    """Prefill and plain decoding in a slot that stays open: answer and found tokens."""
+    """Prefill and plain decoding in a slot that stays open; returns the answer and the number of cached tokens."""
     e.open(OpenCall(session, GREEDY, 150))
     verdict = verify(e, VerifyCall(session, 0, 0, tuple(prompt)))
     answer = [verdict.next_token]
@@ -79,7 +79,7 @@ def test_sessions_that_follow_each_other_share_a_system_prompt():
 
 
 def test_sessions_that_come_together_compute_a_system_prompt_once():
-    """Each finds what the one before it has computed so far; here the budget is half of the system prompt."""
+    """Each finds what the previous one has computed so far; here a chunk is half of the system prompt."""
     e = engine("llama", prefill_chunk=32)
     for i, question in enumerate(QUESTIONS):
         e.open(OpenCall(str(i), GREEDY, 150))
@@ -222,13 +222,13 @@ def both_engines():
 @settings(max_examples=25)
 @given(st.integers(0, 2**32))
 def test_random_sessions_answer_as_without(seed):
-    """Texts from a small tree of beginnings; prefill, blocks, roll-backs, drafts and closings in any order.
+    """Texts that share beginnings; prefill, blocks, roll-backs, drafts and closings in any order.
 
     Every verdict is that of the same call on an engine without prefix caching, and at the end every row holds
-    what its tokens say.
+    Every verdict is that of the same call without prefix caching, and at the end every slot holds its tokens' cache.
     """
     e, plainly = both_engines()
-    for one in (e, plainly):  # each example by itself: it can be repeated
+    for one in (e, plainly):  # every example starts empty, so it can be repeated
         one._slots.layout = PrefixCache(one.num_slots, one.max_context, one is e)
     chance = random.Random(seed)
     parts = prompts(33, 12, 7, seed=chance.randrange(3))

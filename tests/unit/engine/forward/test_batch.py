@@ -1,4 +1,4 @@
-"""How rows are grouped for attention: in place by runs of neighbours, or gathered."""
+"""How sequences are grouped for attention: in place if their slots adjoin, else gathered."""
 
 import pytest
 import torch

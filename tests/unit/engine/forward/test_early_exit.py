@@ -1,4 +1,4 @@
-"""A model that drafts for itself: its verdicts are those of the model alone, whatever its first layers said."""
+"""A model that drafts with its first layers: its verdicts are those of the model alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEEP = {"llama": 5, "qwen3": 4, "qwen2": 3}
 
 
 def deep(name: str = "llama", seed: int = 0) -> torch.nn.Module:
-    """A random model with several layers, the later ones of which say little."""
+    """A random model with several layers; the later ones change little."""
     config = CONFIGS[name]()
     config.num_hidden_layers = DEEP[name]
     if getattr(config, "layer_types", None):
@@ -95,7 +95,7 @@ def test_seeded_answers_are_those_of_mode_off(seed):
 
 
 def test_without_a_seed_the_first_tokens_follow_the_models_law():
-    """Pearson's test at the 1e-4 point over pairs of tokens, of a law cut to few tokens."""
+    """Pearson's test at the 1e-4 point over pairs of tokens, with a small top_k."""
     made, prompt, num = pair(engine()), prompts(6, seed=1)[0], 800
     sampling = SamplingParams(4, temperature=1.0, top_k=3)
     counts: Counter[tuple[int, ...]] = Counter()
@@ -133,7 +133,7 @@ def law_of_the_second_and_third(prompt: tuple[int, ...], top_k: int) -> dict[tup
 
 
 def test_what_was_drafted_leaves_no_trace_in_the_cache():
-    """The same verdicts, with wild drafting in between and without."""
+    """The same verdicts with and without random drafting in between."""
     (prompt,) = prompts(20, seed=5)
     e, truth = engine(), plain(engine(early=False), prompt, 30)
     e.open(OpenCall("s", GREEDY, 100))

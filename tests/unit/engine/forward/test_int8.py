@@ -1,4 +1,4 @@
-"""Weight-only int8: rounded as stated, smaller, close to the full model, and only where it goes."""
+"""Weight-only int8: rounded as stated, smaller, close to the full model, and only where supported."""
 
 import copy
 

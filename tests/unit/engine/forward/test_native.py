@@ -1,4 +1,4 @@
-"""The C kernels: chosen where they fit, built wherever there is a compiler, and blind to what else is in a pass."""
+"""The C kernels: chosen where they fit, built if there is a compiler, and batch-invariant."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ CONTEXT = 100
 
 @pytest.fixture
 def fresh_library(tmp_path, monkeypatch):
-    """An empty home, and nothing loaded yet; what is built is not made fast."""
+    """An empty home and no library loaded; builds are unoptimised."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(library, "FLAGS", ("-O0", *library.FLAGS[1:]))
     library.load.cache_clear()
@@ -37,7 +37,7 @@ def fresh_library(tmp_path, monkeypatch):
 
 @pytest.fixture
 def heads(monkeypatch):
-    """Models with larger heads than the others have."""
+    """Models with other head dimensions."""
     for dim in (8, 32, 64, 128, 256):
         config = dict(models._GROUPED, head_dim=dim)
         monkeypatch.setitem(models.CONFIGS, f"heads-{dim}", lambda config=config: LlamaConfig(**config))
@@ -53,7 +53,7 @@ def logits_of(forward, passes):
     found = {}
     with torch.inference_mode():
         for kv in cache.tokens:
-            kv.fill_(math.nan)  # what was never written must not be read
+            kv.fill_(math.nan)  # unwritten positions must not be read
         for rows in passes:
             logits = forward(
                 ForwardBatch([StepInput(*row, len(row[2])) for row in rows], cache.layout, forward.device),
@@ -65,7 +65,7 @@ def logits_of(forward, passes):
 
 
 def random_passes(texts, rng):
-    """The texts in pieces of random lengths, in passes of random company."""
+    """The texts in chunks of random lengths, in passes of random subsets."""
     done = dict.fromkeys(texts, 0)
     while left := [slot for slot, text in texts.items() if done[slot] < len(text)]:
         rows = []
@@ -91,7 +91,7 @@ def test_a_tokens_logits_are_the_same_to_the_last_bit_in_any_company_and_any_pie
 
 @pytest.mark.parametrize("width", [1, 2, 5, 6, 7, 12, 64])
 def test_products_of_all_sizes_are_right(width):
-    """Through a model whose sizes fit no panel: 97 words, 32 wide, 48 inside."""
+    """Through a model whose sizes fill no panel: vocabulary 97, hidden size 32, intermediate size 48."""
     slow, fast = engine("llama-biased", fast=False).forward, forward_of("llama-biased")
     (text,) = prompts(width, seed=width)
     expected, found = (logits_of(one, [[(2, 0, text)]]) for one in (slow, fast))

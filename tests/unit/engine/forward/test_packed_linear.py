@@ -1,4 +1,4 @@
-"""bfloat16 layers over packed weights, and how near a pass in 16 bits has to come to the model."""
+"""bfloat16 layers over packed weights, and how close a 16-bit pass must be to the model."""
 
 import copy
 
@@ -43,7 +43,7 @@ def test_only_bfloat16_on_a_cpu_that_computes_in_it_is_packed(monkeypatch):
 @pytest.mark.parametrize("name", ["llama-biased", "qwen3"])
 @pytest.mark.parametrize("packs", [True, False])
 def test_packed_and_plain_weights_choose_alike(monkeypatch, name, packs):
-    """Against the same model in float32; roundings flip a token now and then, and an answer goes its own way."""
+    """Against the same model in float32; rounding may flip a token, and the answer then differs."""
     monkeypatch.setattr(fast_llama, "can_pack", lambda weight: packs)
     texts = prompts(9, 30, 17, 50, 4, 12, seed=3)
     model = copy.deepcopy(original(name))
@@ -55,7 +55,7 @@ def test_packed_and_plain_weights_choose_alike(monkeypatch, name, packs):
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_in_16_bits_rounding_passes_and_another_model_does_not(share):
-    """Noise of a share of the logits' deviation: a tenth is what rounding does to a deep model."""
+    """Noise as a share of the logits' standard deviation; rounding in a deep model amounts to a tenth."""
     model = copy.deepcopy(original("llama")).to(torch.bfloat16)
     reference = reference_logits(model)
 

@@ -1,7 +1,7 @@
-"""A model over several devices answers as a whole one; here the devices are one CPU, or a CPU and "meta".
+"""A model split over devices answers as the whole one. Here the devices are one CPU, or a CPU and "meta".
 
-Tensors on the meta device have shapes and no values, and torch refuses to mix them with others. So a pass that ends
-where the logits would come back shows that everything on the way had been moved.
+Meta tensors have shapes and no values, and torch refuses to mix them with others. So a pass that reaches the return
+of the logits has moved every tensor on the way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 def by_hand(costs, first, last, num_devices) -> float:
-    """Cost of the dearest device in the best split, by trying all."""
+    """Cost of the most loaded device in the best split, by trying all splits."""
     best = float("inf")
     for cuts in itertools.combinations(range(1, len(costs)), num_devices - 1):
         borders = [0, *cuts, len(costs)]

@@ -1,6 +1,6 @@
-"""Passes of fixed shapes give what passes as they come give, and drafts that stay on the device are the same drafts.
+"""Passes padded to fixed shapes equal unpadded ones, and drafting on the device equals drafting step by step.
 
-Everything but the recording of CUDA graphs runs here, on the CPU (tests/gpu has the rest).
+All but the recording of CUDA graphs runs here, on the CPU (tests/gpu has the rest).
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Bad input and limits: a clear refusal for that request alone, and every slot given back."""
+"""Bad input and limits: only that request is refused, with a clear message, and every slot is freed."""
 
 import pytest
 
@@ -20,7 +20,7 @@ EXACTLY, ABOVE = prompts(CONTEXT, CONTEXT + 1)
 
 @pytest.fixture
 def pair():
-    """An engine as target and one with other weights as draft."""
+    """A target engine, and a draft engine with other weights."""
     found = LocalPair(
         engine("llama", max_context=CONTEXT, num_slots=3),
         engine("llama", seed=1, max_context=CONTEXT, num_slots=3),

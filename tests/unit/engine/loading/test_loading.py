@@ -1,4 +1,4 @@
-"""Loading from folders: what is read, and one clear sentence for everything that is wrong."""
+"""Loading from folders: what is read, and one clear sentence for each error."""
 
 import copy
 import dataclasses
@@ -151,7 +151,7 @@ def test_weights_of_another_architecture_are_refused_by_name(tmp_path, weights, 
 
 
 def test_tensors_that_the_model_would_leave_out_of_its_layers_are_refused(tmp_path):
-    """The rest fits, so it would run and be another model: here without its biases."""
+    """The other weights fit, so it would run as a different model: here without its biases."""
     copy.deepcopy(original("qwen2")).save_pretrained(tmp_path)
     CONFIGS["llama"]().save_pretrained(tmp_path)
     with pytest.raises(

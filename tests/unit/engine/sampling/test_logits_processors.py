@@ -1,4 +1,4 @@
-"""Histories in the engine: nobody else pays, failures stay with their session, and what was undone leaves no trace."""
+"""Token histories in the engine: no cost to other sessions, failures stay in theirs, roll-backs leave no trace."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_logits_of_sessions_without_a_state_are_not_even_copied():
 
 
 def test_shaping_leaves_the_raw_logits_alone():
-    """They are wanted for log-probabilities."""
+    """The raw logits are needed for log-probabilities."""
     logits = torch.randn(1, VOCAB_SIZE)
     before = logits.clone()
     state = LogitsState.of(SHAPED, VOCAB_SIZE, GRAMMARS)
@@ -67,7 +67,7 @@ def test_what_a_prefix_cache_found_counts_as_if_it_had_been_fed():
 
 
 def test_a_pass_that_fails_leaves_no_trace_in_the_histories(monkeypatch):
-    """The pass of two sessions fails, is repeated in halves, and one half fails again."""
+    """The pass of two sessions fails, is retried in halves, and one half fails again."""
     expected = plain(engine("llama"), PROMPT, 6, SHAPED)
     e, forward, num_left = engine("llama"), None, [2]
     for session in ("a", "b"):

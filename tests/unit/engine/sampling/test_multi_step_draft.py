@@ -1,4 +1,4 @@
-"""Drafting in bursts gives the blocks that drafting step by step gives, and lets others in."""
+"""Multi-step drafts give the same blocks as drafting step by step, and let other calls in."""
 
 import math
 
@@ -24,7 +24,7 @@ def drafted(e, texts, rule, transform=GREEDY):
 
 
 def step_by_step(*args, **settings):
-    """An engine whose forward pass does not draft on by itself."""
+    """An engine without multi-step drafts."""
     made = engine(*args, **settings)
     made.forward.multi_step_draft = None
     return made

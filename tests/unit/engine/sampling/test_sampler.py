@@ -1,4 +1,4 @@
-"""The quick greedy judge against the general one."""
+"""Fast greedy verification against the general code."""
 
 import random
 

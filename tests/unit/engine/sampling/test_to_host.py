@@ -1,4 +1,4 @@
-"""How often the host waits for the device, counted by watching every way from a tensor to a Python number."""
+"""How often the host waits for the device: counts every conversion of a tensor to Python numbers."""
 
 import math
 
@@ -16,7 +16,7 @@ WATCHED = ("item", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index
 
 @pytest.fixture
 def waits(monkeypatch):
-    """Names of the calls that would wait; what ``to_host`` has brought is on the host and counts once."""
+    """Names of the calls that would wait; one ``to_host`` counts once, and its results are on the host."""
     monkeypatch.setattr(to_host, "_is_host", lambda tensor: False)
     found, on_host = [], []
     honest = torch.Tensor.cpu

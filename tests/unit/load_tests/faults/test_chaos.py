@@ -1,4 +1,4 @@
-"""The verdict of the chaos run: what it must complain about, and what it may not."""
+"""The verdict of the chaos run: what it must report as a problem, and what it must not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxy delays, holds back and cuts; and gRPC takes the way through it."""
+"""The proxy delays, holds back and cuts; gRPC connects through it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def link() -> Iterator[FaultyProxy]:
 
 @asynccontextmanager
 async def connected(link: FaultyProxy) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection through the proxy to somebody who repeats every line."""
+    """A connection through the proxy to an echo server."""
 
     ended = asyncio.Event()
 
@@ -47,7 +47,7 @@ async def connected(link: FaultyProxy) -> AsyncIterator[tuple[asyncio.StreamRead
 
 
 async def the_end_of(reader: asyncio.StreamReader) -> bytes:
-    """What still came before the connection ended or broke."""
+    """The bytes that still arrive before the connection ends or breaks."""
     with suppress(ConnectionError):
         return await reader.read()
     return b""
@@ -114,7 +114,7 @@ asyncio.run(main())
 
 
 async def test_the_lines_to_workers_take_the_way_through_it(link: FaultyProxy):
-    """In a process of its own, as the environment counts at its start."""
+    """In its own process, since gRPC reads the environment at start."""
     asked = asyncio.Event()
 
     async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""The load step's bookkeeping: phases, what a scrape says, and the verdict."""
+"""The load step's bookkeeping: phases, scrapes, and the verdict."""
 
 from __future__ import annotations
 

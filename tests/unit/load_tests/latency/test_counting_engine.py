@@ -1,4 +1,4 @@
-"""The engine that counts, where benchmarks lean on it."""
+"""The behaviour of CountingEngine that benchmarks rely on."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The hop benchmark: real gRPC to a worker that only takes its time."""
+"""The hop benchmark: real gRPC to a worker that only waits."""
 
 import pytest
 

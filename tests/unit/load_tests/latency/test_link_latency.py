@@ -1,4 +1,4 @@
-"""The table of the latency benchmark, and that its ways of decoding differ in what they claim to differ in."""
+"""The table of the latency benchmark, and that its ways of decoding differ only as stated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from load_tests.latency.link_latency import WAYS, LinkAnswer, LinkRate, rate, ta
 
 
 class Speaker:
-    """Answers without anybody: one token first, then two per second."""
+    """Answers without models: one token first, then two per second."""
 
     latency_ms = 5.0
 

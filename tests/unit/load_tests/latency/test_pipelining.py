@@ -1,4 +1,4 @@
-"""The figures of the pipelining benchmark, and the engine that takes its time."""
+"""The figures of the pipelining benchmark, and its timed engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With small servers in place of ``adasd serve``."""
+"""The start-up benchmark, with small servers in place of ``adasd serve``."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def command(port, status=0, source=READY):
 
 
 def is_alive(pid):
-    """Running; a zombie that nobody has waited for is not."""
+    """Whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:

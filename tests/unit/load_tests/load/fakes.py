@@ -1,4 +1,4 @@
-"""A door with real behaviour, and a small server that speaks as much OpenAI and Prometheus as the runner reads."""
+"""A fake door with real behaviour, and a small server with the parts of OpenAI and Prometheus that the runner reads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SerialDoor:
 
 
 class FakeServer:
-    """What it does is set from outside, while it runs."""
+    """Its behaviour can be changed while it runs."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -49,7 +49,7 @@ class FakeServer:
         self.leases = 0
         self.is_ready = True
         self.hangs = False
-        self.scrambled: Iterator[str] | None = None  # what it says instead
+        self.scrambled: Iterator[str] | None = None  # sent instead
         self.num_left = self.num_told = 0  # clients that left, and that heard all
 
     async def health(self, _: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Ratios: a real difference is found, none is invented, and blocks widen the interval where answers hang together."""
+"""Ratios: a real difference is found, none is invented, and blocks widen the interval if answers are correlated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from load_tests.load.result_file import FORMAT, read
 
 
 def result(factor=1.0, seed=0, seconds=40, rate=10, per_block=0.0):
-    """Log-normal times; ``per_block`` shifts all answers of two seconds together."""
+    """Log-normal times; ``per_block`` shifts all answers within two seconds together."""
     rng = random.Random(seed)
     shifts = [rng.gauss(0, per_block) for _ in range(seconds)]
     count = seconds * rate

@@ -1,4 +1,4 @@
-"""The open loop does not wait for a slow server, and a slow generator confesses."""
+"""The open loop does not wait for a slow server, and a slow generator reports itself."""
 
 from __future__ import annotations
 

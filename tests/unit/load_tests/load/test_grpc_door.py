@@ -1,4 +1,4 @@
-"""The gRPC door against a server of its own: what came, what was refused, and leaving."""
+"""The load generator's gRPC client against its own server: answers, refusals, and leaving."""
 
 from __future__ import annotations
 

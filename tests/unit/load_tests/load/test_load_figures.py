@@ -1,4 +1,4 @@
-"""Figures against answers that were counted by hand."""
+"""Figures of answers, against counts by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict on a load beyond the knee: what is a problem, and what a refusal may be."""
+"""The verdict on a load beyond the knee: what is a problem, and which refusals are allowed."""
 
 from __future__ import annotations
 

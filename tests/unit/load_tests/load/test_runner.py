@@ -1,4 +1,4 @@
-"""Whole runs against a small server: what is measured is kept whatever happens, and nothing is left behind."""
+"""Whole runs against a small server: measurements survive any failure, and nothing is left running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pair as GGUF files, and llama.cpp's server as a contender (without the server itself)."""
+"""The pair as GGUF files, and the comparison with llama.cpp's server (without the server itself)."""
 
 import json
 

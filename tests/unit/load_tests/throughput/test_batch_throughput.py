@@ -1,4 +1,4 @@
-"""The three measurements on a random pair, and the arithmetic of the report on figures made by hand."""
+"""The three measurements on a random pair, and the report's arithmetic on made-up figures."""
 
 import json
 from itertools import count

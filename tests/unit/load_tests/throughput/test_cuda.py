@@ -1,4 +1,4 @@
-"""What of the CUDA benchmark can be tried without a card: its refusal, its order, its clockwork."""
+"""The parts of the CUDA benchmark that need no GPU: its refusal, its order, its timing."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Flips are counted against single tokens; forward passes that are blind to the batch have none."""
+"""Flips are counted against single tokens; batch-invariant forward passes have none."""
 
 import copy
 import json

@@ -9,7 +9,7 @@ from load_tests.throughput.service_share import GOAL, HERE, SERVICE, ShareAnswer
 
 
 def ways(service_s, here_s=1.0, other=None):
-    """10 tokens per answer; ``other`` is a prompt to which the service's exact answer is another one."""
+    """10 tokens per answer; for the prompt ``other`` the service's exact answer differs."""
     asked = []
 
     def ask(way, seconds):
@@ -32,7 +32,7 @@ def test_the_share_is_that_of_the_speeds_and_everybody_takes_turns():
     assert off.ratio == pytest.approx(0.8)
     assert len(asked) == 4 + 4 * 3 * 2
     assert len(set(asked[4:8])) == 4
-    assert asked[4] != asked[8]  # who begins changes
+    assert asked[4] != asked[8]  # they take turns to go first
     assert "80.0%" in str(list(table([off]).columns[3].cells))
 
 

@@ -1,4 +1,4 @@
-"""Against a made-up server that speaks the gateway's stream."""
+"""Against a fake server with the gateway's stream format."""
 
 import json
 from itertools import count
@@ -28,7 +28,7 @@ def last(num_tokens, drafting=None):
 
 
 class Server(httpx.MockTransport):
-    """Two chunks and a report; in mode ``changed`` the text is another one."""
+    """Two chunks and a report; in mode ``changed`` the text differs."""
 
     def __init__(self, changed=None, status=200):
         self.asked, self.changed, self.status = [], changed, status

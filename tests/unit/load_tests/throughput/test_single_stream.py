@@ -1,4 +1,4 @@
-"""The measurement on a random pair; the arithmetic of the report on answers made by hand."""
+"""The measurement on a random pair; the report's arithmetic on made-up answers."""
 
 import json
 from itertools import count
@@ -14,7 +14,7 @@ from tests import pairs
 
 
 class Fixed:
-    """Answers with the same tokens always."""
+    """Always answers with the same tokens."""
 
     exact = True
 
@@ -79,7 +79,7 @@ def test_prompts_with_another_answer_are_counted_once():
         *measured(PLAIN, [(1.0, 1.0)] * 2),
         *measured("adaptive", [(1.0, 1.0)] * 2, tokens=(1, 2, 3, 5)),
     ]
-    answers[-1] = Measured(answers[-1].turn, (1, 2, 3, 4), 1.0)  # prompt 1 in repeat 1 is as it should be
+    answers[-1] = Measured(answers[-1].turn, (1, 2, 3, 4), 1.0)  # prompt 1 in repeat 1 is right
     found = results(answers, {PLAIN: Fixed([]), "adaptive": Fixed([])}, lambda prompt, tokens: True)
     assert [one.num_differing for one in found] == [0, 2]
 
