@@ -197,7 +197,7 @@ def never(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *_, **__: None
 
 
-def of_a_cooler_law(original: Callable[..., Any]) -> Callable[..., Any]:
+def of_a_cooler_distribution(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda logits_NV, tokens, num_top: original(2 * logits_NV, tokens, num_top)
 
 
@@ -232,9 +232,9 @@ def test_a_planted_bug_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch):
     assert differs()
 
 
-def test_logprobs_of_another_law_are_noticed(pairs, monkeypatch):
+def test_logprobs_of_another_distribution_are_noticed(pairs, monkeypatch):
     off = pairs["close"].generate(some.PROMPTS[0], sampling=ALL_AT_ONCE, speculation=OFF)
-    monkeypatch.setattr(logprobs, "token_logprobs", of_a_cooler_law(logprobs.token_logprobs))
+    monkeypatch.setattr(logprobs, "token_logprobs", of_a_cooler_distribution(logprobs.token_logprobs))
     exact = pairs["close"].generate(some.PROMPTS[0], sampling=ALL_AT_ONCE, speculation=EXACT)
     found = some.difference(exact, off)
     assert found is not None

@@ -570,7 +570,7 @@ def test_loopback_stays_loopback_and_the_rest_is_the_nodes_address(host, bound):
     assert bind_host(host, "10.0.0.7") == bound
 
 
-async def test_what_shapes_a_law_and_what_is_said_of_it_goes_over_the_wire(start):
+async def test_logit_options_and_log_probabilities_go_over_the_wire(start):
     """A grammar, penalties and log-probabilities through codec, service and host to an engine and back."""
     model = TableModel.random(16, seed=3)
     prompt, grammar = (1, 2, 3), Grammar(GrammarKind.REGEX, "(!#)+%")

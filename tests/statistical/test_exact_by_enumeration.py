@@ -171,7 +171,7 @@ PASTS = {
 }
 
 
-def target_law(transform: dict[str, Any]) -> dict[tuple[int, ...], float]:
+def target_distribution(transform: dict[str, Any]) -> dict[tuple[int, ...], float]:
     """The target's distribution of four tokens."""
     made, whole = {}, SamplingTransform(answer_from=len(PROMPT), **transform)
     for answer in itertools.product(range(V), repeat=LENGTH):
@@ -204,7 +204,7 @@ def largest_error(
         emitted[answer.token_ids] += probability
         shapes.add(answer.report.drafted_per_round)
     assert math.isclose(sum(emitted.values()), 1.0, abs_tol=1e-9)
-    expected = target_law(transform)
+    expected = target_distribution(transform)
     return max(abs(emitted[answer] - expected[answer]) for answer in expected), shapes
 
 
@@ -216,7 +216,7 @@ def a_clock_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("drafting", METHODS)
 @pytest.mark.parametrize("past", PASTS)
-def test_the_law_of_whole_answers_is_the_targets_under_every_policy(drafting: str, past: str):
+def test_the_distribution_of_whole_answers_is_the_targets_under_every_policy(drafting: str, past: str):
     error, _ = largest_error(drafting, past)
     assert error < 1e-9
 
@@ -249,8 +249,8 @@ PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.7, "repetition_pena
 def test_so_it_is_where_every_token_moves_the_laws_behind_it(acceptance: str, num_judged: int | None):
     error, _ = largest_error("adasd", "low ceiling", acceptance, transform=PENALTIES, num_judged=num_judged)
     assert error < 1e-9
-    without = target_law({})
-    assert max(abs(without[text] - chance) for text, chance in target_law(PENALTIES).items()) > 0.01
+    without = target_distribution({})
+    assert max(abs(without[text] - chance) for text, chance in target_distribution(PENALTIES).items()) > 0.01
 
 
 @pytest.mark.parametrize("num_judged", [1, 2, 3])

@@ -32,7 +32,7 @@ from tests.statistical.test_sampled_exact_end_to_end import (
 PROMPT = (0, 1, 2, 0, 2, 3, 0, 3, 4, 0, 4, 1, 0, 0, 3, 0)  # for every next token x, (0, x) occurs earlier
 NUM = 800
 SAMPLING = SamplingParams(4, temperature=3.0)  # warm: a looked-up token has a fair chance of acceptance
-SAMPLINGS = {"a warm law": SAMPLING, "a warm law, top_k": SamplingParams(4, temperature=3.0, top_k=4)}
+SAMPLINGS = {"warm": SAMPLING, "warm, top_k": SamplingParams(4, temperature=3.0, top_k=4)}
 
 
 def answers(source: str, sampling: SamplingParams) -> list[list[EmittedToken]]:
@@ -46,15 +46,15 @@ def answers(source: str, sampling: SamplingParams) -> list[list[EmittedToken]]:
 
 
 @torch.inference_mode()
-def law(sampling: SamplingParams) -> dict[Tokens, float]:
+def distribution(sampling: SamplingParams) -> dict[Tokens, float]:
     """Probability of every triple after the prompt, by the target alone."""
     model, transform = target_model(), warpers(sampling)
     model.config.max_position_embeddings = 32
     pairs = list(itertools.product(range(V), repeat=2))
     logits = model(torch.tensor([[*PROMPT, *pair] for pair in pairs])).logits[:, len(PROMPT) - 1 :]
-    laws = torch.stack([transform(None, logits[:, place]) for place in range(3)], dim=1).double().softmax(-1)
+    probs = torch.stack([transform(None, logits[:, place]) for place in range(3)], dim=1).double().softmax(-1)
     return {
-        (*pair, last): float(laws[row, 0, pair[0]] * laws[row, 1, pair[1]] * laws[row, 2, last])
+        (*pair, last): float(probs[row, 0, pair[0]] * probs[row, 1, pair[1]] * probs[row, 2, last])
         for row, pair in enumerate(pairs)
         for last in range(V)
     }
@@ -67,13 +67,13 @@ def test_the_first_tokens_follow_the_target(source: str, name: str):
     kinds = kinds_of_block_tokens(made)
     assert kinds[TokenKind.EXACT] > NUM / 10, "drafted tokens must have been judged"
     assert kinds[TokenKind.CORRECTION] > NUM / 10, "and rejected"
-    assert not rejects(made, law(SAMPLINGS[name]))
+    assert not rejects(made, distribution(SAMPLINGS[name]))
 
 
-def test_rows_that_claim_another_law_are_noticed(monkeypatch: pytest.MonkeyPatch):
+def test_wrong_draft_probabilities_are_noticed(monkeypatch: pytest.MonkeyPatch):
     def half_sure(tokens: Sequence[int]) -> DraftDistributions:
         ids = np.asarray([[token, (token + 1) % V] for token in tokens], np.int32)
         return DraftDistributions(ids, np.full(ids.shape, np.log(0.5), np.float32))
 
     monkeypatch.setattr(lookup, "point_masses", half_sure)
-    assert rejects(answers("ngram", SAMPLING), law(SAMPLING))
+    assert rejects(answers("ngram", SAMPLING), distribution(SAMPLING))

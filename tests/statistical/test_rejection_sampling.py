@@ -1,7 +1,7 @@
 """The distribution of tokens emitted without a seed: by exact enumeration, and by chi-squared tests on draws.
 
 Each chi-squared bound is the upper 1e-4 point, so a correct rule fails such a test for 1 seed in 10,000; seeds
-are fixed. ``test_a_wrong_law_is_noticed`` shows that the bounds can be missed.
+are fixed. ``test_a_wrong_distribution_is_noticed`` shows that the bounds can be missed.
 """
 
 import itertools
@@ -56,7 +56,7 @@ def rejects(counts: Tensor, probs: Tensor) -> bool:
     return statistic > chi2.isf(1e-4, int(possible.sum()) - 1)
 
 
-def target_laws(transform: SamplingTransform) -> Tensor:
+def target_probs(transform: SamplingTransform) -> Tensor:
     """The target probabilities after each token, [V, V]."""
     return transformed_probs(TARGET.logits_VV, TransformBatch.build([transform] * V, [0] * V))
 
@@ -96,7 +96,7 @@ def one_round(
 def test_the_first_token_follows_the_target(transform, row_len):
     emitted, _ = one_round(transform, 1, row_len, seed=row_len, rule=AcceptanceRule())
     assert not rejects(
-        torch.bincount(emitted[:, 0], minlength=V).double(), target_laws(transform)[0].double()
+        torch.bincount(emitted[:, 0], minlength=V).double(), target_probs(transform)[0].double()
     )
 
 
@@ -104,38 +104,40 @@ def test_the_first_token_follows_the_target(transform, row_len):
 def test_the_first_two_tokens_follow_the_target_jointly(transform):
     # a session that stopped after one token is completed by the target itself
     emitted, judgement = one_round(transform, 2, 4, seed=7, rule=AcceptanceRule())
-    laws = target_laws(transform)
+    probs = target_probs(transform)
     generator = torch.Generator().manual_seed(8)
-    completion = torch.multinomial(laws[emitted[:, 0]], 1, generator=generator)[:, 0]
+    completion = torch.multinomial(probs[emitted[:, 0]], 1, generator=generator)[:, 0]
     second = torch.where(emitted[:, 1] >= 0, emitted[:, 1], completion)
     counts = torch.bincount(emitted[:, 0] * V + second, minlength=V * V).double()
-    joint = (laws[0, :, None] * laws).flatten().double()
+    joint = (probs[0, :, None] * probs).flatten().double()
     assert not rejects(counts, joint / joint.sum())
     assert 0 < (judgement.num_accepted_B == 0).sum() < DRAWS
 
 
 def test_the_bonus_token_follows_the_target():
     emitted, judgement = one_round(SamplingTransform(), 1, V, seed=9, rule=AcceptanceRule())
-    laws = target_laws(SamplingTransform())
+    probs = target_probs(SamplingTransform())
     for last in range(V):
         after = emitted[(judgement.num_accepted_B == 1) & (emitted[:, 0] == last), 1]
-        assert not rejects(torch.bincount(after, minlength=V).double(), laws[last].double())
+        assert not rejects(torch.bincount(after, minlength=V).double(), probs[last].double())
 
 
 def test_acceptance_is_one_minus_the_total_variation():
     _, judgement = one_round(SamplingTransform(), 1, V, seed=10, rule=AcceptanceRule())
     expected = (
-        torch.minimum(target_laws(SamplingTransform())[0], torch.softmax(DRAFT.logits_VV[0], -1)).sum().item()
+        torch.minimum(target_probs(SamplingTransform())[0], torch.softmax(DRAFT.logits_VV[0], -1))
+        .sum()
+        .item()
     )
     share = judgement.num_accepted_B.float().mean().item()
     deviation = (expected * (1 - expected) / DRAWS) ** 0.5
     assert abs(share - expected) < 3.9 * deviation  # two-sided 1e-4
 
 
-def test_a_wrong_law_is_noticed():
+def test_a_wrong_distribution_is_noticed():
     emitted, _ = one_round(SamplingTransform(), 1, V, seed=11, rule=AcceptanceRule())
     counts = torch.bincount(emitted[:, 0], minlength=V).double()
-    slightly_off = target_laws(SamplingTransform(temperature=0.9))[0].double()
+    slightly_off = target_probs(SamplingTransform(temperature=0.9))[0].double()
     assert rejects(counts, slightly_off)
 
 
@@ -163,7 +165,7 @@ def five_tokens(monkeypatch) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("ratio", "num_liked"), [(0.15, 4), (0.5, 3), (1.0, 2)])
-def test_the_law_under_the_collision_rule_is_the_derived_one(ratio, num_liked, monkeypatch):
+def test_the_distribution_under_the_collision_rule_is_the_derived_one(ratio, num_liked, monkeypatch):
     """docs/collision.md: liked tokens get max(p, q) where q is larger; the rest shrinks in proportion.
 
     pi = min(p, q) + (q - p)+ on the liked tokens + (rejected mass) * (p - q)+ / TV, and the gain in
@@ -174,12 +176,12 @@ def test_the_law_under_the_collision_rule_is_the_derived_one(ratio, num_liked, m
     assert liked.sum() == num_liked
     excess, lack = (q - p).clamp_min(0), (p - q).clamp_min(0)
     kept = (excess * ~liked).sum()
-    law = torch.minimum(p, q) + excess * liked + kept * lack / lack.sum()
+    derived = torch.minimum(p, q) + excess * liked + kept * lack / lack.sum()
     emitted, judgement = one_round(
         SamplingTransform(), 1, V, 13, AcceptanceRule("collision", {"ratio": ratio}, 1)
     )
-    assert not rejects(torch.bincount(emitted[:, 0], minlength=V).double(), law)
-    distortion = (law - p).abs().sum().item() / 2
+    assert not rejects(torch.bincount(emitted[:, 0], minlength=V).double(), derived)
+    distortion = (derived - p).abs().sum().item() / 2
     expected = torch.minimum(p, q).sum().item() + distortion
     share = judgement.num_accepted_B.float().mean().item()
     assert abs(share - expected) < 3.9 * (expected * (1 - expected) / DRAWS) ** 0.5
@@ -224,9 +226,9 @@ def sampling_of(
 
 @pytest.mark.parametrize("row_len", [2, 4, V])
 @pytest.mark.parametrize("transform", WARPS)
-def test_the_law_of_three_tokens_by_enumeration_is_the_targets(transform, row_len):
+def test_the_distribution_of_three_tokens_by_enumeration_is_the_targets(transform, row_len):
     """Every block of 2, every outcome; shorter answers are completed by the target. Nothing is random."""
-    laws = transformed_probs(TARGET.logits_VV.double(), TransformBatch.build([transform] * V, [0] * V))
+    probs = transformed_probs(TARGET.logits_VV.double(), TransformBatch.build([transform] * V, [0] * V))
     emitted = torch.zeros(V, V, V, dtype=torch.float64)
     for block in itertools.product(range(V), repeat=2):
         sampling, drafts = sampling_of(block, transform, row_len)
@@ -234,19 +236,19 @@ def test_the_law_of_three_tokens_by_enumeration_is_the_targets(transform, row_le
         if reach == 0.0:
             continue
         for num_accepted in range(3):
-            next_law = sampling.weights(torch.tensor([num_accepted]))[0]
-            next_law = next_law / next_law.sum()
+            next_probs = sampling.weights(torch.tensor([num_accepted]))[0]
+            next_probs = next_probs / next_probs.sum()
             stays = reach
             if num_accepted < 2:
                 stays = reach * (1 - accept_prob(sampling, num_accepted))
                 reach *= accept_prob(sampling, num_accepted)
             if num_accepted == 0:
-                emitted += stays * next_law[:, None, None] * laws[:, :, None] * laws[None]
+                emitted += stays * next_probs[:, None, None] * probs[:, :, None] * probs[None]
             elif num_accepted == 1:
-                emitted[block[0]] += stays * next_law[:, None] * laws
+                emitted[block[0]] += stays * next_probs[:, None] * probs
             else:
-                emitted[block] += stays * next_law
-    expected = laws[0][:, None, None] * laws[:, :, None] * laws[None]
+                emitted[block] += stays * next_probs
+    expected = probs[0][:, None, None] * probs[:, :, None] * probs[None]
     assert (emitted - expected).abs().max().item() < 1e-9
 
 

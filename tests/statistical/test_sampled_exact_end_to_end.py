@@ -128,7 +128,7 @@ def penalised(logits: Tensor, text: Tokens, sampling: SamplingParams) -> Tensor:
 
 
 @torch.inference_mode()
-def law_of_three_tokens(sampling: SamplingParams) -> dict[Tokens, float]:
+def distribution_of_three_tokens(sampling: SamplingParams) -> dict[Tokens, float]:
     """Probability of every triple after the prompt, by the target alone."""
     target, transform = target_model(), warpers(sampling)
     pairs = list(itertools.product(range(V), repeat=2))
@@ -136,21 +136,21 @@ def law_of_three_tokens(sampling: SamplingParams) -> dict[Tokens, float]:
     for row, pair in enumerate(pairs):
         for place in range(3):
             logits[row, place] = penalised(logits[row, place], (*PROMPT, *pair[:place]), sampling)
-    laws = torch.stack([transform(None, logits[:, place]) for place in range(3)], dim=1).double().softmax(-1)
+    probs = torch.stack([transform(None, logits[:, place]) for place in range(3)], dim=1).double().softmax(-1)
     return {
-        (*pair, last): float(laws[row, 0, pair[0]] * laws[row, 1, pair[1]] * laws[row, 2, last])
+        (*pair, last): float(probs[row, 0, pair[0]] * probs[row, 1, pair[1]] * probs[row, 2, last])
         for row, pair in enumerate(pairs)
         for last in range(V)
     }
 
 
-def rejects(answers: list[list[EmittedToken]], law: dict[Tokens, float]) -> bool:
+def rejects(answers: list[list[EmittedToken]], distribution: dict[Tokens, float]) -> bool:
     """Pearson's test at the upper 1e-4 point; triples expected fewer than five times share one cell."""
     counts = Counter(tuple(token.id for token in answer[:3]) for answer in answers)
-    if any(law[triple] == 0.0 for triple in counts):
+    if any(distribution[triple] == 0.0 for triple in counts):
         return True
     cells: dict[Tokens, tuple[float, float]] = {}
-    for triple, prob in law.items():
+    for triple, prob in distribution.items():
         expected = prob * len(answers)
         cell = triple if expected >= 5 else ()
         seen, due = cells.get(cell, (0.0, 0.0))
@@ -170,7 +170,7 @@ SAMPLING = SamplingParams(NUM_TOKENS, temperature=1.0)
 PENALISED = replace(SAMPLING, presence_penalty=0.6, frequency_penalty=0.5, repetition_penalty=1.4)
 EXACT = SpeculationOptions(Mode.EXACT, drafting="static")
 CASES = {
-    "the plain law": (SAMPLING, EXACT),
+    "plain sampling": (SAMPLING, EXACT),
     "top_p, min_p, blocks of one": (
         replace(SAMPLING, top_p=0.9, min_p=0.05),
         replace(EXACT, max_draft_tokens=1),
@@ -195,7 +195,7 @@ def test_the_first_tokens_follow_the_target(engines: tuple[TorchEngine, TorchEng
     kinds = kinds_of_block_tokens(answers)
     assert kinds[TokenKind.EXACT] > NUM_SESSIONS / 10, "drafted tokens must have been judged"
     assert kinds[TokenKind.CORRECTION] > NUM_SESSIONS / 10, "and rejected"
-    assert not rejects(answers, law_of_three_tokens(sampling))
+    assert not rejects(answers, distribution_of_three_tokens(sampling))
 
 
 def test_over_many_seeds_the_first_tokens_follow_the_target(engines: tuple[TorchEngine, TorchEngine]):
@@ -203,12 +203,12 @@ def test_over_many_seeds_the_first_tokens_follow_the_target(engines: tuple[Torch
     kinds = kinds_of_block_tokens(answers)
     assert kinds[TokenKind.EXACT] > NUM_SESSIONS / 10
     assert kinds[TokenKind.CORRECTION] > NUM_SESSIONS / 10
-    assert not rejects(answers, law_of_three_tokens(SAMPLING))
+    assert not rejects(answers, distribution_of_three_tokens(SAMPLING))
 
 
-def test_a_slightly_warmer_law_is_noticed(engines: tuple[TorchEngine, TorchEngine]):
+def test_a_slightly_warmer_distribution_is_noticed(engines: tuple[TorchEngine, TorchEngine]):
     answers = answers_of(engines, EXACT, replace(SAMPLING, temperature=1.2), [None] * NUM_SESSIONS)
-    assert rejects(answers, law_of_three_tokens(SAMPLING))
+    assert rejects(answers, distribution_of_three_tokens(SAMPLING))
 
 
 def test_penalties_that_do_not_see_the_block_are_noticed(
@@ -218,13 +218,13 @@ def test_penalties_that_do_not_see_the_block_are_noticed(
     blind = lambda self, tokens, at, rows: ahead(self, tokens[: len(tokens) - rows + 1], at, rows)  # noqa: E731
     monkeypatch.setattr(TokenCounts, "ahead", blind)
     answers = answers_of(engines, EXACT, PENALISED, [None] * NUM_SESSIONS)
-    assert rejects(answers, law_of_three_tokens(PENALISED))
+    assert rejects(answers, distribution_of_three_tokens(PENALISED))
 
 
-def test_relaxation_changes_the_law(engines: tuple[TorchEngine, TorchEngine]):
+def test_relaxation_changes_the_distribution(engines: tuple[TorchEngine, TorchEngine]):
     options = SpeculationOptions(
         Mode.ADAPTIVE, drafting="static", acceptance="fsd:max_divergence=0.3", max_relaxed_fraction=1.0
     )
     answers = answers_of(engines, options, SAMPLING, [None] * NUM_SESSIONS)
     assert kinds_of_block_tokens(answers)[TokenKind.RELAXED] > NUM_SESSIONS / 10
-    assert rejects(answers, law_of_three_tokens(SAMPLING))
+    assert rejects(answers, distribution_of_three_tokens(SAMPLING))

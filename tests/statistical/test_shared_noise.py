@@ -41,7 +41,7 @@ def test_neighbouring_counters_are_uncorrelated(vary):
         SamplingTransform(top_p=0.8, seed=1),
     ],
 )
-def test_the_race_follows_the_law(transform):
+def test_the_race_follows_the_probabilities(transform):
     logits = torch.tensor([[1.0, 0.5, 0.0, -0.5, 0.3, -1.0]])
     probs = transformed_probs(logits, TransformBatch.build([transform], [0]))[0]
     winners = coupled_argmax(probs.expand(DRAWS, -1), SEEDS, POSITIONS)

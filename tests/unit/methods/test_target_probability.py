@@ -98,8 +98,8 @@ def test_what_the_transform_cuts_off_is_never_accepted(transform):
 
 @pytest.mark.parametrize("budget", [0, 1, 2, 5])
 def test_it_keeps_to_the_budget(budget):
-    law = torch.tensor([COIN] * 4).log()
-    three = Session(law, (1, 1, 1), None, GREEDY, rule=collision(0.1, budget))
+    logits = torch.tensor([COIN] * 4).log()
+    three = Session(logits, (1, 1, 1), None, GREEDY, rule=collision(0.1, budget))
     assert accepted(three) == [min(budget, 3)]
 
 
@@ -119,26 +119,26 @@ def test_no_rows_are_asked_for_unless_the_exact_test_needs_them():
 
 # --------------------------------------------------------------------------- the bounds of docs/collision.md
 
-laws = st.lists(st.floats(1e-4, 1.0), min_size=2, max_size=12).map(
+distributions = st.lists(st.floats(1e-4, 1.0), min_size=2, max_size=12).map(
     lambda weights: torch.tensor(weights, dtype=torch.float64) / sum(weights)
 )
 
 
 @settings(max_examples=300)
-@given(laws, st.floats(0.05, 1.0))
-def test_bounds_on_what_the_rule_can_accept(law, ratio):
-    collision = law.square().sum()
-    entropy = -(law * law.log()).sum()
-    liked = law >= ratio * collision
-    assert liked[law.argmax()]  # the target's first choice always passes
+@given(distributions, st.floats(0.05, 1.0))
+def test_bounds_on_what_the_rule_can_accept(probs, ratio):
+    collision = probs.square().sum()
+    entropy = -(probs * probs.log()).sum()
+    liked = probs >= ratio * collision
+    assert liked[probs.argmax()]  # the target's first choice always passes
     assert liked.sum() <= 1 / (ratio * collision) + 1e-9  # no tail: at most N_2 / c tokens
-    surprise = -law[liked].log()
+    surprise = -probs[liked].log()
     assert (surprise <= -collision.log() - math.log(ratio) + 1e-9).all()
     assert (surprise <= entropy - math.log(ratio) + 1e-9).all()  # collision entropy <= Shannon entropy
-    largest = law.max()
+    largest = probs.max()
     if largest > (math.sqrt(1 + 4 * ratio) - 1) / (2 * ratio) + 1e-9:
         assert liked.sum() == 1
-    mass = law[liked].sum()
+    mass = probs[liked].sum()
     if ratio < 1:
         assert mass >= (1 - ratio) * collision / (largest - ratio * collision) - 1e-9
 

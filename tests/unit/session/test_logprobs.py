@@ -96,7 +96,7 @@ def test_the_end_of_a_grammar_is_the_end_of_the_answer(sampling):
         assert (session.finish_reason is FinishReason.STOP) == ends
 
 
-def test_every_option_that_shapes_the_law_reaches_both_workers():
+def test_every_option_of_the_sampling_transform_reaches_both_workers():
     sampling = SamplingParams(
         max_tokens=7,
         presence_penalty=0.1,

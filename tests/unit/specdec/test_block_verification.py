@@ -41,12 +41,12 @@ def chances(block: tuple[int, ...], p: Tensor, q: Tensor) -> list[float]:
     return found
 
 
-def emitted_law(p: Tensor, q: Tensor, stops: dict[tuple[int, ...], bool]) -> tuple[Tensor, float]:
+def emitted_distribution(p: Tensor, q: Tensor, stops: dict[tuple[int, ...], bool]) -> tuple[Tensor, float]:
     """(joint probabilities of three tokens after token 0, mean number accepted); ``stops`` tells where blocks end.
 
     Shorter answers are completed by the target.
     """
-    law, mean = torch.zeros(V, V, V, dtype=torch.float64), 0.0
+    emitted, mean = torch.zeros(V, V, V, dtype=torch.float64), 0.0
     for block in itertools.chain.from_iterable(itertools.product(range(V), repeat=k) for k in (1, 2)):
         ends = len(block) == 2 or stops[block]
         if not ends or (len(block) == 2 and stops[block[:1]]):
@@ -65,15 +65,15 @@ def emitted_law(p: Tensor, q: Tensor, stops: dict[tuple[int, ...], bool]) -> tup
             residual = residual / residual.sum() if residual.sum() > 0 else p[last]
             mean += share * tau
             if tau == 0:
-                law += share * residual[:, None, None] * p[:, :, None] * p[None]
+                emitted += share * residual[:, None, None] * p[:, :, None] * p[None]
             elif tau == 1:
-                law[block[0]] += share * residual[:, None] * p
+                emitted[block[0]] += share * residual[:, None] * p
             else:
-                law[block] += share * residual
-    return law, mean
+                emitted[block] += share * residual
+    return emitted, mean
 
 
-def target_law(p: Tensor) -> Tensor:
+def target_distribution(p: Tensor) -> Tensor:
     return p[0][:, None, None] * p[:, :, None] * p[None]
 
 
@@ -84,17 +84,17 @@ STOPS = [
 
 @pytest.mark.parametrize("spread", [0.5, 2.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_law_of_three_tokens_is_the_targets_wherever_the_draft_stops(seed, spread):
+def test_the_distribution_of_three_tokens_is_the_targets_wherever_the_draft_stops(seed, spread):
     p, q = a_pair(seed, spread)
     for stops in STOPS:
-        law, _ = emitted_law(p, q, stops)
-        assert (law - target_law(p)).abs().max() < 1e-9
+        emitted, _ = emitted_distribution(p, q, stops)
+        assert (emitted - target_distribution(p)).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_it_accepts_at_least_as_many_tokens_as_rejection_sampling(seed):
     p, q = a_pair(seed, 1.0)
-    _, by_block = emitted_law(p, q, STOPS[0])
+    _, by_block = emitted_distribution(p, q, STOPS[0])
     first = torch.minimum(p[0], q[0])
     by_token = float(first.sum() + (first * torch.minimum(p, q).sum(dim=-1)).sum())
     assert by_block > by_token + 1e-6
@@ -109,17 +109,17 @@ def test_it_accepts_at_least_as_many_tokens_as_rejection_sampling(seed):
     ],
     ids=["squared", "swapped", "not capped"],
 )
-def test_a_planted_bug_changes_the_law(bug, monkeypatch):
+def test_a_planted_bug_changes_the_distribution(bug, monkeypatch):
     monkeypatch.setitem(globals(), "prefix_weights", bug)
     p, q = a_pair(0, 1.0)
-    law, _ = emitted_law(p, q, STOPS[0])
-    assert (law - target_law(p)).abs().max() > 1e-4
+    emitted, _ = emitted_distribution(p, q, STOPS[0])
+    assert (emitted - target_distribution(p)).abs().max() > 1e-4
 
 
 honest = block_verification.prefix_weights
 
 
-def test_the_look_alike_with_products_of_uniform_numbers_is_another_law():
+def test_the_look_alike_with_products_of_uniform_numbers_is_another_rule():
     """Largest k with prod min(1, p/q) >= prod u: p = (.1, .9), q = (.9, .1), then p = q, gives .32 for .10."""
     ratio = 1 / 9
     # token 0 (chance .9): the second position's ratio is 1, so both are accepted iff u1 u2 <= 1/9

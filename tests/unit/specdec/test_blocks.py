@@ -36,7 +36,7 @@ def test_empty_blocks_pack_to_nothing():
 
 
 @pytest.mark.parametrize(
-    ("transform", "block", "laws", "rule"),
+    ("transform", "block", "distributions", "rule"),
     [
         (SAMPLED, (4, 1), TWO, RELAXED),
         (SAMPLED, (), None, RELAXED),
@@ -45,12 +45,12 @@ def test_empty_blocks_pack_to_nothing():
         (GREEDY, (4, 9), None, AcceptanceRule()),
     ],
 )
-def test_sound_blocks_pass(transform, block, laws, rule):
-    check_block(transform, block, laws, rule, vocab_size=10)
+def test_sound_blocks_pass(transform, block, distributions, rule):
+    check_block(transform, block, distributions, rule, vocab_size=10)
 
 
 @pytest.mark.parametrize(
-    ("transform", "block", "laws", "rule", "message"),
+    ("transform", "block", "distributions", "rule", "message"),
     [
         (GREEDY, (4, 10), None, AcceptanceRule(), "token 10 is outside the target's 10 ids"),
         (GREEDY, (-1,), None, AcceptanceRule(), "token -1"),
@@ -75,6 +75,6 @@ def test_sound_blocks_pass(transform, block, laws, rule):
         (GREEDY, (), None, AcceptanceRule(max_distortion=np.nan), "max_distortion"),
     ],
 )
-def test_unsound_blocks_are_refused(transform, block, laws, rule, message):
+def test_unsound_blocks_are_refused(transform, block, distributions, rule, message):
     with pytest.raises(InvalidRequest, match=message):
-        check_block(transform, block, laws, rule, vocab_size=10)
+        check_block(transform, block, distributions, rule, vocab_size=10)

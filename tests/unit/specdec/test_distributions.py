@@ -24,11 +24,11 @@ from adasd.specdec.distributions import (
 from tests.unit.specdec.sessions import random_transform, seeded
 
 
-def law(logits, *transforms, positions=None):
+def probs(logits, *transforms, positions=None):
     return transformed_probs(logits, TransformBatch.build(transforms, positions or [0] * len(transforms)))
 
 
-def transformers_law(logits, transform):
+def transformers_probs(logits, transform):
     warpers = [TemperatureLogitsWarper(transform.temperature)]
     if transform.top_k:
         warpers.append(TopKLogitsWarper(transform.top_k))
@@ -45,11 +45,11 @@ def transformers_law(logits, transform):
 @pytest.mark.parametrize("top_k", [0, 1, 7, 200])
 @pytest.mark.parametrize("top_p", [1.0, 0.05, 0.8])
 @pytest.mark.parametrize("min_p", [0.0, 0.1, 1.0])
-def test_the_law_is_that_of_transformers_warpers_in_this_order(temperature, top_k, top_p, min_p):
+def test_the_probabilities_are_those_of_transformers_warpers_in_this_order(temperature, top_k, top_p, min_p):
     transform = SamplingTransform(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     logits = 3 * torch.randn(6, 97, generator=seeded(1))
-    expected = transformers_law(logits, transform)
-    got = law(logits, *[transform] * 6)
+    expected = transformers_probs(logits, transform)
+    got = probs(logits, *[transform] * 6)
     torch.testing.assert_close(got, expected)
     assert torch.equal(got > 0, expected > 0)
 
@@ -57,47 +57,47 @@ def test_the_law_is_that_of_transformers_warpers_in_this_order(temperature, top_
 def test_order_matters_top_p_counts_what_top_k_left():
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
     # after top-k 2 the probabilities are (4/7, 3/7): the first alone exceeds 0.55; before top-k it takes two
-    assert law(logits, SamplingTransform(top_k=2, top_p=0.55)).tolist() == [[1.0, 0.0, 0.0, 0.0]]
+    assert probs(logits, SamplingTransform(top_k=2, top_p=0.55)).tolist() == [[1.0, 0.0, 0.0, 0.0]]
 
 
 def test_temperature_comes_before_top_p():
     logits = torch.tensor([[0.6, 0.3, 0.1]]).log()
     # at temperature 1/2 the probabilities are (36, 9, 1) / 46: the first token alone holds 0.78
-    assert law(logits, SamplingTransform(temperature=0.5, top_p=0.75)).tolist() == [[1.0, 0.0, 0.0]]
+    assert probs(logits, SamplingTransform(temperature=0.5, top_p=0.75)).tolist() == [[1.0, 0.0, 0.0]]
 
 
 def test_a_row_does_not_depend_on_its_neighbours():
     rng = random.Random(2)
     transforms = [random_transform(rng, 5, 50) for _ in range(40)]
     logits = 2 * torch.randn(40, 50, generator=seeded(2))
-    together = law(logits, *transforms)
+    together = probs(logits, *transforms)
     for row, transform in enumerate(transforms):
-        assert torch.equal(together[row], law(logits[row, None], transform)[0])
+        assert torch.equal(together[row], probs(logits[row, None], transform)[0])
 
 
 def test_a_plain_row_keeps_its_tail_beside_a_nucleus_row():
     logits = torch.tensor([[0.0] + [-17.0] * 200] * 2)
-    assert (law(logits, SamplingTransform(), SamplingTransform(top_p=0.9))[0] > 0).all()
+    assert (probs(logits, SamplingTransform(), SamplingTransform(top_p=0.9))[0] > 0).all()
 
 
 def test_greedy_is_a_point_mass_on_the_first_largest_logit():
     logits = torch.tensor([[1.0, 3.0, 3.0, 2.0]])
-    assert law(logits, SamplingTransform(temperature=0.0, top_k=2)).tolist() == [[0.0, 1.0, 0.0, 0.0]]
-    mixed = law(logits.expand(2, -1), SamplingTransform(), SamplingTransform(temperature=0.0))
+    assert probs(logits, SamplingTransform(temperature=0.0, top_k=2)).tolist() == [[0.0, 1.0, 0.0, 0.0]]
+    mixed = probs(logits.expand(2, -1), SamplingTransform(), SamplingTransform(temperature=0.0))
     assert mixed[1].tolist() == [0.0, 1.0, 0.0, 0.0]
     torch.testing.assert_close(mixed[0], torch.softmax(logits[0], -1))
 
 
 def test_ties_with_the_smallest_kept_logit_stay():
     logits = torch.tensor([[0.0, 2.0, 2.0, 2.0, 1.0]])
-    assert (law(logits, SamplingTransform(top_k=2)) > 0).tolist() == [[False, True, True, True, False]]
-    assert (law(logits, SamplingTransform(top_p=0.2)) > 0).tolist() == [[False, True, True, True, False]]
+    assert (probs(logits, SamplingTransform(top_k=2)) > 0).tolist() == [[False, True, True, True, False]]
+    assert (probs(logits, SamplingTransform(top_p=0.2)) > 0).tolist() == [[False, True, True, True, False]]
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-45])
 def test_a_tiny_temperature_is_nearly_greedy_and_stays_finite(temperature):
     logits = torch.tensor([[900.0, 1000.0, -torch.inf, 999.0]])
-    assert law(logits, SamplingTransform(temperature=temperature)).tolist() == [[0.0, 1.0, 0.0, 0.0]]
+    assert probs(logits, SamplingTransform(temperature=temperature)).tolist() == [[0.0, 1.0, 0.0, 0.0]]
 
 
 def test_masks_add_bias_and_forbid_the_end_before_its_position():
@@ -142,7 +142,7 @@ def test_a_row_is_at_temperature_one_and_never_longer_than_the_vocabulary():
     assert ids.shape == (3, 11)
 
 
-def test_the_law_of_a_full_row_is_the_full_law():
+def test_a_full_top_k_distribution_is_the_full_distribution():
     rng = random.Random(4)
     transforms = [random_transform(rng, 5, 30) for _ in range(50)]
     logits = 2 * torch.randn(50, 30, generator=seeded(4))
@@ -152,7 +152,7 @@ def test_the_law_of_a_full_row_is_the_full_law():
     torch.testing.assert_close(spread, transformed_probs(logits, batch))
 
 
-def test_the_law_of_a_row_sums_to_one_and_skips_padding():
+def test_a_top_k_distribution_sums_to_one_and_skips_padding():
     logprobs = torch.tensor([[0.5, 0.25, 0.0, 0.0]]).log()
     assert top_k_probs(logprobs, TransformBatch.build([SamplingTransform()], [0])).tolist() == [
         pytest.approx([2 / 3, 1 / 3, 0.0, 0.0])

@@ -13,7 +13,7 @@ from adasd.specdec.distributions import truncate_row
 from adasd.specdec.divergence import entropy, js_distance, js_distance_truncated
 
 
-def laws(seed: int, num: int, vocab_size: int, zeros: float = 0.3) -> torch.Tensor:
+def random_probs(seed: int, num: int, vocab_size: int, zeros: float = 0.3) -> torch.Tensor:
     """Random probabilities in double precision; a share ``zeros`` of the tokens has none."""
     generator = torch.Generator().manual_seed(seed)
     weights = torch.rand(num, vocab_size, generator=generator, dtype=torch.float64) ** 4
@@ -22,7 +22,7 @@ def laws(seed: int, num: int, vocab_size: int, zeros: float = 0.3) -> torch.Tens
     return weights / weights.sum(-1, keepdim=True)
 
 
-def test_entropy_of_a_uniform_law_is_the_logarithm_of_its_size():
+def test_entropy_of_a_uniform_distribution_is_the_logarithm_of_its_size():
     torch.testing.assert_close(entropy(torch.full((2, 3, 8), 1 / 8)), torch.full((2, 3), math.log(8)))
 
 
@@ -36,7 +36,7 @@ def test_entropy_of_half_precision_is_computed_in_single():
 
 
 def test_distance_of_equal_laws_is_exactly_zero():
-    probs = laws(0, 20, 50).float()
+    probs = random_probs(0, 20, 50).float()
     assert js_distance(probs, probs.clone()).tolist() == [0.0] * 20
 
 
@@ -60,15 +60,15 @@ def test_a_little_mass_on_a_forbidden_token_is_a_small_distance(mass, distance):
 
 
 def test_distance_agrees_with_scipy():
-    target, draft = laws(1, 200, 40), laws(2, 200, 40)
+    target, draft = random_probs(1, 200, 40), random_probs(2, 200, 40)
     expected = jensenshannon(target.numpy(), draft.numpy(), base=2, axis=-1)
     np.testing.assert_allclose(js_distance(target, draft).numpy(), expected, atol=1e-9)
     np.testing.assert_allclose(js_distance(target.float(), draft.float()).numpy(), expected, atol=2e-6)
 
 
 def test_distance_of_nearby_laws_agrees_with_scipy():
-    target = laws(3, 100, 40)
-    draft = 0.9999 * target + 0.0001 * laws(4, 100, 40)
+    target = random_probs(3, 100, 40)
+    draft = 0.9999 * target + 0.0001 * random_probs(4, 100, 40)
     expected = jensenshannon(target.numpy(), draft.numpy(), base=2, axis=-1)
     np.testing.assert_allclose(js_distance(target, draft).numpy(), expected, rtol=1e-5)
     np.testing.assert_allclose(js_distance(target.float(), draft.float()).numpy(), expected, atol=1e-5)
@@ -82,7 +82,7 @@ def test_distance_is_a_metric_between_zero_and_one(weights):
     )
     if min(first.sum(), second.sum(), third.sum()) < 1e-6:
         return
-    first, second, third = (law / law.sum() for law in (first, second, third))
+    first, second, third = (probs / probs.sum() for probs in (first, second, third))
     there, back = js_distance(first, second), js_distance(second, first)
     assert 0.0 <= there <= 1.0
     assert there.item() == pytest.approx(back.item(), abs=1e-12)
@@ -91,7 +91,7 @@ def test_distance_is_a_metric_between_zero_and_one(weights):
 
 def test_distance_bounds_the_total_variation():
     # 1 - h_b((1 - TV) / 2) <= d^2 <= TV, in bits
-    target, draft = laws(5, 500, 12), laws(6, 500, 12)
+    target, draft = random_probs(5, 500, 12), random_probs(6, 500, 12)
     squared, tv = js_distance(target, draft) ** 2, (target - draft).abs().sum(-1) / 2
     half = (1 - tv) / 2
     binary = (torch.special.entr(half) + torch.special.entr(1 - half)) / math.log(2)
@@ -105,14 +105,14 @@ def truncated(draft_probs: torch.Tensor, row_len: int) -> tuple[torch.Tensor, to
 
 
 def test_a_row_with_all_tokens_gives_the_full_distance():
-    target, draft = laws(7, 100, 30).float(), laws(8, 100, 30).float()
+    target, draft = random_probs(7, 100, 30).float(), random_probs(8, 100, 30).float()
     got = js_distance_truncated(target, *truncated(draft, 30))
     torch.testing.assert_close(got, js_distance(target, draft), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("row_len", [1, 4, 12])
 def test_a_truncated_row_underestimates_within_the_stated_bound(row_len):
-    target, draft = laws(9, 300, 30), laws(10, 300, 30)
+    target, draft = random_probs(9, 300, 30), random_probs(10, 300, 30)
     ids, logprobs = truncated(draft, row_len)
     bucket = js_distance_truncated(target, ids, logprobs) ** 2
     full = js_distance(target, draft) ** 2
@@ -126,7 +126,7 @@ def test_a_truncated_row_underestimates_within_the_stated_bound(row_len):
 
 
 def test_padding_of_a_row_changes_nothing():
-    target, draft = laws(11, 20, 30).float(), laws(12, 20, 30).float()
+    target, draft = random_probs(11, 20, 30).float(), random_probs(12, 20, 30).float()
     ids, logprobs = truncated(draft, 6)
     # also up to the vocabulary's size, where a truncated distribution looks complete
     for extra in (3, 24, 40):

@@ -24,7 +24,7 @@ def test_greedy_drafts_the_largest_logit_without_a_row():
     assert proposal.top_logprobs_NR is None
 
 
-def test_a_seeded_session_drafts_the_coupled_choice_of_its_full_law():
+def test_a_seeded_session_drafts_the_coupled_choice_of_its_full_distribution():
     transforms = [SamplingTransform(temperature=0.8, top_k=20, seed=seed) for seed in range(6)]
     batch = TransformBatch.build(transforms, [9] * 6)
     expected = coupled_argmax(transformed_probs(LOGITS, batch), batch.seed_N, batch.position_N)
@@ -45,7 +45,7 @@ def test_an_unseeded_session_draws_from_its_own_row_only():
             torch.testing.assert_close(proposal.top_logprobs_NR[row, :row_len], logprobs[0])
 
 
-def test_signals_are_those_of_the_masked_law_at_temperature_one():
+def test_signals_are_those_of_the_masked_distribution_at_temperature_one():
     batch = TransformBatch.build([SamplingTransform(temperature=0.2, top_k=2, seed=1)], [0])
     proposal = propose(torch.tensor([[0.5, 0.25, 0.25, 0.0]]).log(), batch, [0])
     assert proposal.entropies_N.item() == pytest.approx(1.5 * math.log(2))

@@ -85,7 +85,7 @@ def test_the_race_is_the_twins_and_skips_tokens_without_mass():
     winners = coupled_argmax(probs, seeds, positions).tolist()
     assert all(winner % 3 for winner in winners)
     rows = zip(probs.tolist(), seeds.tolist(), positions.tolist(), strict=True)
-    assert winners == [coupled_choice(law, seed, position) for law, seed, position in rows]
+    assert winners == [coupled_choice(one, seed, position) for one, seed, position in rows]
 
 
 def test_a_point_mass_always_wins_the_race():

@@ -103,9 +103,9 @@ def test_relaxation_never_accepts_what_the_request_forbids():
 )
 def test_relaxation_never_accepts_what_the_transform_cuts_off(transform):
     # token 3 fails top-k 2, the nucleus of 0.6 and min-p 0.8; raw distances are 0
-    law = [0.5, 0.41, 0.05, 0.04]
-    target = torch.tensor([law] * 2).log()
-    session = Session(target, (3,), distributions_of(law), transform, rule=within(1.0))
+    probs = [0.5, 0.41, 0.05, 0.04]
+    target = torch.tensor([probs] * 2).log()
+    session = Session(target, (3,), distributions_of(probs), transform, rule=within(1.0))
     assert run([session], seeded(0)).judgement.num_accepted_B.tolist() == [0]
 
 
@@ -269,10 +269,10 @@ def test_nothing_is_emitted_that_the_target_could_not_emit_itself(seed):
         masked = judged.masked_BJV[b, : len(emitted)]
         assert (masked[range(len(emitted)), emitted] > -torch.inf).all()
         if not session.transform.greedy:
-            laws = transformed_probs(
+            probs = transformed_probs(
                 masked, TransformBatch.build([session.transform] * len(emitted), [0] * len(emitted))
             )
-            assert (laws[range(len(emitted)), emitted] > 0).all()
+            assert (probs[range(len(emitted)), emitted] > 0).all()
 
 
 def test_flags_and_distances_are_blank_where_nothing_was_judged():

@@ -129,14 +129,14 @@ def calls(draw, session: str) -> OpenCall | DraftCall | VerifyCall:
 def drafted(draw, session: str) -> DraftBlock:
     tokens = draw(token_ids)
     entropies = draw(st.lists(reals, min_size=len(tokens), max_size=len(tokens)))
-    laws = draw(st.none() | rows(len(tokens)))
+    distributions = draw(st.none() | rows(len(tokens)))
     return DraftBlock(
         session,
         draw(epochs),
         draw(counts),
         tokens,
         tuple(entropies),
-        laws,
+        distributions,
         draw(reals),
         draw(reals),
         tuple(draw(st.lists(shares, min_size=len(tokens), max_size=len(tokens)))),

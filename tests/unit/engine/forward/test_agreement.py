@@ -101,7 +101,7 @@ def test_with_a_seed_any_block_length_gives_the_same_tokens(length):
     assert set(accepted) != {length}
 
 
-def test_without_a_seed_rows_carry_the_draft_law():
+def test_without_a_seed_blocks_carry_the_draft_probabilities():
     (prompt,) = prompts(12)
     rule = StopRule(4, row_len=32)
     tokens, accepted = speculative(

@@ -94,7 +94,7 @@ def test_seeded_answers_are_those_of_mode_off(seed):
         assert made.generate(prompt, sampling=sampling, speculation=SELF).token_ids == off.token_ids
 
 
-def test_without_a_seed_the_first_tokens_follow_the_models_law():
+def test_without_a_seed_the_first_tokens_follow_the_models_distribution():
     """Pearson's test at the 1e-4 point over pairs of tokens, with a small top_k."""
     made, prompt, num = pair(engine()), prompts(6, seed=1)[0], 800
     sampling = SamplingParams(4, temperature=1.0, top_k=3)
@@ -105,10 +105,10 @@ def test_without_a_seed_the_first_tokens_follow_the_models_law():
         counts[answer.token_ids[1:3]] += 1
         kinds += answer.report.num_accepted_tokens
     assert kinds > num / 4
-    law = law_of_the_second_and_third(prompt, top_k=3)
-    assert set(counts) <= set(law)
+    expected = distribution_of_the_second_and_third(prompt, top_k=3)
+    assert set(counts) <= set(expected)
     cells: dict[tuple[int, ...], tuple[float, float]] = {}
-    for tokens, prob in law.items():
+    for tokens, prob in expected.items():
         cell = tokens if prob * num >= 5 else ()
         seen, due = cells.get(cell, (0.0, 0.0))
         cells[cell] = seen + counts[tokens], due + prob * num
@@ -117,19 +117,19 @@ def test_without_a_seed_the_first_tokens_follow_the_models_law():
 
 
 @torch.inference_mode()
-def law_of_the_second_and_third(prompt: tuple[int, ...], top_k: int) -> dict[tuple[int, ...], float]:
+def distribution_of_the_second_and_third(prompt: tuple[int, ...], top_k: int) -> dict[tuple[int, ...], float]:
     model = deep()
 
     def cut(text: tuple[int, ...]) -> dict[int, float]:
         best = model(torch.tensor([text])).logits[0, -1].double().topk(top_k)
         return dict(zip(best.indices.tolist(), best.values.softmax(-1).tolist(), strict=True))
 
-    law: Counter[tuple[int, ...]] = Counter()
+    expected: Counter[tuple[int, ...]] = Counter()
     for first, p1 in cut(prompt).items():
         for second, p2 in cut((*prompt, first)).items():
             for third, p3 in cut((*prompt, first, second)).items():
-                law[second, third] += p1 * p2 * p3
-    return dict(law)
+                expected[second, third] += p1 * p2 * p3
+    return dict(expected)
 
 
 def test_what_was_drafted_leaves_no_trace_in_the_cache():

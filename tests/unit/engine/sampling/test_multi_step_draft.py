@@ -73,10 +73,10 @@ def test_entropy_and_largest_probability_are_those_of_the_softmax(monkeypatch):
     monkeypatch.setattr(type(forward), "__call__", lambda *args: logits.append(honest(*args)) or logits[-1])
     drafted_slowly = draft(e, DraftCall("0", 0, 0, prompts(20)[0], StopRule(5)))
     assert drafted_slowly.tokens == block.tokens
-    laws = torch.softmax(torch.cat([rows[-1:] for rows in logits]).double(), -1)
-    entropies = torch.special.entr(laws).sum(-1).tolist()
+    probs = torch.softmax(torch.cat([rows[-1:] for rows in logits]).double(), -1)
+    entropies = torch.special.entr(probs).sum(-1).tolist()
     assert block.entropies == pytest.approx(entropies, abs=1e-5)
-    assert [one.max_prob for one in seen["proposals"]] == pytest.approx(laws.amax(-1).tolist(), abs=1e-6)
+    assert [one.max_prob for one in seen["proposals"]] == pytest.approx(probs.amax(-1).tolist(), abs=1e-6)
 
 
 def keeping(function, seen):
@@ -112,7 +112,7 @@ def test_whoever_else_has_something_to_do_waits_for_four_tokens_only():
     assert len(block.tokens) == 9
 
 
-def test_what_shapes_a_law_is_no_matter_for_a_burst():
+def test_logit_options_do_not_change_a_multi_step_draft():
     texts = prompts(12)
     (free,) = drafted(engine("llama"), texts, StopRule(6))
     ends = (free.tokens[0],)
