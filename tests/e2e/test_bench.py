@@ -1,4 +1,4 @@
-"""``adasd bench`` against the real service: both doors, wrong requests, clients that leave, and Ctrl-C."""
+"""``adasd bench`` against the real service: HTTP and gRPC, invalid requests, clients that leave, and Ctrl-C."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_an_orchestrator_that_dies_frees_its_slots_and_the_next_one_serves(
     def is_free() -> bool:
         try:
             return not any(held(client).values())
-        except httpx.HTTPError:  # nobody answers yet
+        except httpx.HTTPError:  # not listening yet
             return False
 
     wait_for(is_free, 60.0)

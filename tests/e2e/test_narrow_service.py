@@ -51,7 +51,7 @@ def test_a_full_service_queues_then_refuses_and_never_hangs(narrow: Server):
                 opened = streams.enter_context(narrow.client())
                 asked = body(max_tokens=LONG, ignore_eos=True, stream=True, speculation={"mode": "off"})
                 response = streams.enter_context(opened.stream("POST", "/v1/chat/completions", json=asked))
-                held.append(events(response))  # a generator that nobody holds closes its connection
+                held.append(events(response))  # an unreferenced generator closes its connection
                 next(held[-1])
             for _ in range(MAX_QUEUED):
                 waiting.append(pool.submit(wait_for_an_answer, narrow))

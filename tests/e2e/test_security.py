@@ -1,4 +1,4 @@
-"""A locked service from outside: API keys and limits at both doors, mutual TLS and leases on the worker ports."""
+"""A locked service from outside: API keys and limits over HTTP and gRPC, mutual TLS and leases on the worker ports."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_grpc_door_asks_for_the_same_keys(locked: Locked):
         for _ in range(3):
             await ask("sk-bob-0123456789")
 
-    with pytest.raises(RateLimited):  # one budget for both doors
+    with pytest.raises(RateLimited):  # one budget for HTTP and gRPC
         asyncio.run(ask_thrice())
 
 

@@ -449,7 +449,7 @@ async def test_a_channel_is_shared_lingers_and_is_closed(start):
     await asyncio.sleep(0.1)
     assert len(pool) == 1
     pool.release(address)
-    assert pool.acquire(address) is channel  # back before it was closed
+    assert pool.acquire(address) is channel  # used again before it was closed
     pool.release(address)
     await soon(lambda: len(pool) == 0)
     await pool.close()

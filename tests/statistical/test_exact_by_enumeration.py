@@ -246,7 +246,7 @@ PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.7, "repetition_pena
 
 @pytest.mark.parametrize("num_judged", [None, 1])
 @pytest.mark.parametrize("acceptance", ["token", "block"])
-def test_so_it_is_where_every_token_moves_the_laws_behind_it(acceptance: str, num_judged: int | None):
+def test_so_it_is_where_every_token_changes_the_next_distributions(acceptance: str, num_judged: int | None):
     error, _ = largest_error("adasd", "low ceiling", acceptance, transform=PENALTIES, num_judged=num_judged)
     assert error < 1e-9
     without = target_distribution({})

@@ -29,7 +29,7 @@ def test_a_longer_held_out_list_begins_with_the_shorter_one(task: Task) -> None:
 
 
 def content(example: Example) -> tuple[object, ...]:
-    """The part of an example that must differ between the sides, found anew from its text."""
+    """The part of an example that must differ between the sides, extracted again from its text."""
     if example.task is Task.ARITHMETIC:
         worked = re.findall(r"(\d+) ([-+*/]) (\d+)", example.answer)
         return ("arithmetic", int(worked[0][0]), *((sign, int(operand)) for _, sign, operand in worked))

@@ -72,7 +72,7 @@ async def opened(backend):
 
 @asynccontextmanager
 async def inside(backend):
-    """A Door in this process, without sockets: bodies and statuses alone."""
+    """An in-process Door without sockets, for bodies and statuses."""
     app = create_app(backend, GatewaySettings(max_body_bytes=100_000))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(base_url="http://door", transport=transport) as client:

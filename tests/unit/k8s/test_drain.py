@@ -8,7 +8,7 @@ from cluster.drain import RayNode, drain
 
 
 class ScriptedGcs:
-    """Nodes that leave at given times after they were told to (or by themselves)."""
+    """Nodes that leave at given times after the request to leave (or on their own)."""
 
     def __init__(self, nodes: dict[RayNode, float]) -> None:
         self.nodes, self.now_s, self.told = nodes, 0.0, []

@@ -39,7 +39,7 @@ TEXT = "the quick brown fox jumps over the lazy dog and runs away into the deep 
 
 @dataclass
 class Worker:
-    """A slot that checks that nobody keeps more tokens than it has cached."""
+    """A slot that checks that no call keeps more tokens than it has cached."""
 
     cache: list[int] | None = None
 

@@ -35,12 +35,12 @@ def test_entropy_of_half_precision_is_computed_in_single():
     assert entropy(probs).item() == pytest.approx(math.log(65_536), rel=1e-5)
 
 
-def test_distance_of_equal_laws_is_exactly_zero():
+def test_distance_of_equal_distributions_is_exactly_zero():
     probs = random_probs(0, 20, 50).float()
     assert js_distance(probs, probs.clone()).tolist() == [0.0] * 20
 
 
-def test_distance_of_disjoint_laws_is_one():
+def test_distance_of_disjoint_distributions_is_one():
     assert js_distance(torch.tensor([0.5, 0.5, 0.0, 0.0]), torch.tensor([0.0, 0.0, 0.1, 0.9])).item() == 1.0
 
 
@@ -66,7 +66,7 @@ def test_distance_agrees_with_scipy():
     np.testing.assert_allclose(js_distance(target.float(), draft.float()).numpy(), expected, atol=2e-6)
 
 
-def test_distance_of_nearby_laws_agrees_with_scipy():
+def test_distance_of_nearby_distributions_agrees_with_scipy():
     target = random_probs(3, 100, 40)
     draft = 0.9999 * target + 0.0001 * random_probs(4, 100, 40)
     expected = jensenshannon(target.numpy(), draft.numpy(), base=2, axis=-1)

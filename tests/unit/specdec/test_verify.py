@@ -190,7 +190,7 @@ def judge_by_hand(target, draft, block, uniforms, expo) -> tuple[int, int]:
         # target / draft of token 0 is 0.2 / 0.8 = 1/4 ; the residual is (0, 0.4, 0.2)
         ([0.24, 0.0], [1.0, 1.0, 1.0], (2, 0)),  # both accepted; bonus from (0.5, 0.3, 0.2)
         ([0.24, 0.0], [9.0, 1.0, 1.0], (2, 1)),
-        ([0.26, 0.0], [1e-9, 1.0, 1.0], (0, 1)),  # token 0 has no residual mass, whatever the noise
+        ([0.26, 0.0], [1e-9, 1.0, 1.0], (0, 1)),  # token 0 has no residual mass, for any noise
         ([0.26, 0.0], [1.0, 1.0, 0.4], (0, 2)),
         # second token: 0.9 / 0.6 is above 1, so always accepted
         ([0.0, 0.999], [1.0, 1.0, 1.0], (2, 0)),

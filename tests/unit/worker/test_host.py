@@ -329,7 +329,7 @@ async def test_a_steps_tokens_are_the_prompts_that_it_completed_and_what_it_deci
     host = await hosts.start(CountingEngine())
     await host.open(OpenCall("s", SamplingTransform(temperature=0.0), max_len=100))
     await host.submit(VerifyCall("s", 1, 0, tuple(range(10))))  # ten of a prompt, one decided
-    await host.submit(VerifyCall("s", 2, 10, (10,), (11, 12)))  # two accepted, one behind them
+    await host.submit(VerifyCall("s", 2, 10, (10,), (11, 12)))  # two accepted, one after them
     await host.submit(VerifyCall("s", 3, 13, (13,)))
     stats = host.stats()
     assert stats.step_tokens == ((1, 1), (8, 1), (16, 1))

@@ -224,7 +224,6 @@ def both_engines():
 def test_random_sessions_answer_as_without(seed):
     """Texts that share beginnings; prefill, blocks, roll-backs, drafts and closings in any order.
 
-    Every verdict is that of the same call on an engine without prefix caching, and at the end every row holds
     Every verdict is that of the same call without prefix caching, and at the end every slot holds its tokens' cache.
     """
     e, plainly = both_engines()

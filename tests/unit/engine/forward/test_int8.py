@@ -53,7 +53,7 @@ def test_no_weight_is_off_by_more_than_half_a_step_of_its_row():
     torch.manual_seed(0)
     linear = nn.Linear(64, 32)
     with torch.no_grad():
-        linear.weight[3] *= 1e4  # a row of its own size
+        linear.weight[3] *= 1e4  # one much larger row
         linear.weight[5] = 0.0
     layer = Int8Linear(linear)
     steps = linear.weight.detach().abs().amax(dim=1, keepdim=True) / 127

@@ -24,7 +24,7 @@ ASK = Ask("chat", (("user", "Hello"),), max_tokens=9, mode=Mode.EXACT)
 
 
 class Speaker:
-    """Says three words, or fails."""
+    """Answers with three words, or fails."""
 
     def __init__(self) -> None:
         self.fails: Exception | None = None
