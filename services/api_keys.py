@@ -33,7 +33,7 @@ class KeyLimits:
 def read(file: Path | None, variable: str | None, limits: KeyLimits) -> tuple[ApiKey, ...]:
     """The keys of both sources. Raises ConfigError for an invalid key; no message repeats a key.
 
-    An empty source is an error, so that a mistake does not open the service to everybody.
+    An empty source is an error, so that a mistake does not open the service to every caller.
     """
     entries: list[tuple[str, Any, str]] = []
     for content, origin in _sources(file, variable):

@@ -1,4 +1,4 @@
-"""Settings of a deployment: tiers, doors, keys, logs and traces. Frozen; read once at start (services.settings)."""
+"""Settings of a deployment: tiers, ports, keys, logs and traces. Frozen; read once at start (services.settings)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from adasd.config import MODEL, SELF, EngineConfig, SpeculationConfig, setting
 
 @dataclass(frozen=True, slots=True)
 class TierConfig:
-    """Replicas of one model, and where Ray may place them."""
+    """One model: its engine, number of replicas and Ray resources."""
 
     engine: EngineConfig
     min_replicas: int = setting(1, "replicas that always run; the target needs at least 1", low=0)
@@ -28,7 +28,7 @@ class TierConfig:
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorConfig:
-    """The replicas that serve clients, and where Ray may place them."""
+    """The replicas that serve clients, and the Ray nodes that may run them."""
 
     replicas: int = setting(1, "orchestrator replicas", low=1)
     label_selector: tuple[tuple[str, str], ...] = setting(
@@ -55,7 +55,7 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class TracesConfig:
-    """Where OpenTelemetry spans go; without an endpoint there are none."""
+    """OpenTelemetry export; without an endpoint, no spans are recorded."""
 
     endpoint: str | None = setting(
         None, "OTLP/HTTP endpoint for spans, for example http://collector:4318/v1/traces; none: no traces"
@@ -70,7 +70,7 @@ class TracesConfig:
 
     @property
     def is_on(self) -> bool:
-        """Whether spans are made."""
+        """Whether spans are recorded."""
         return self.endpoint is not None
 
 
@@ -91,7 +91,7 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class DoorTlsConfig:
-    """TLS for clients, over HTTP and gRPC alike: two PEM files, or none of them."""
+    """TLS for clients, over both HTTP and gRPC: two PEM files, or neither."""
 
     certificate: str | None = setting(
         None,
@@ -120,7 +120,7 @@ class ServeConfig:
     """Everything ``adasd serve`` deploys."""
 
     target: TierConfig
-    draft: TierConfig | None  # the draft source "model"; None: there is none
+    draft: TierConfig | None  # the draft source "model"; None: no draft model
     host: str = setting("127.0.0.1", "address that HTTP and gRPC listen on")
     port: int = setting(8000, "HTTP port", low=1, high=65535)
     grpc_port: int = setting(9000, "gRPC port; 0: no gRPC", low=0, high=65535)
@@ -180,7 +180,7 @@ class ServeConfig:
 
     @property
     def draft_tiers(self) -> dict[str, TierConfig]:
-        """Draft models by the name of their draft source, the default one first."""
+        """Draft tiers by the name of their draft source, the default one first."""
         return {**({MODEL: self.draft} if self.draft is not None else {}), **dict(self.drafts)}
 
     @property

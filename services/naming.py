@@ -1,15 +1,15 @@
-"""Names of models in responses: a Hugging Face id as it is, or the name of a folder, never its path."""
+"""Names of models in responses: a Hugging Face id unchanged, or the name of a folder, never its path."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 ROLES = frozenset({"target", "draft", "model", "checkpoint"})
-"""Folder names that say what a model is for rather than which model it is."""
+"""Folder names that give a model's role, not its identity."""
 
 
 def shown(model: str) -> str:
-    """``demo-target`` for ``/models/demo/target``, ``qwen`` for ``/models/qwen``, ``Qwen/Qwen2.5-7B`` as it is."""
+    """``demo-target`` for ``/models/demo/target``, ``qwen`` for ``/models/qwen``, ``Qwen/Qwen2.5-7B`` unchanged."""
     folder = _folder(model)
     if folder is None:
         return model

@@ -38,13 +38,13 @@ SHORT_NAMES = {
     "draft_source": "speculation.draft",
 }
 OLD_NAMES = {"speculation.row_len": "speculation.draft_top_k"}
-"""Names that options had before, and still go by in the file, the environment and on the command line."""
+"""Former names of options, still accepted in the file, the environment and on the command line."""
 CLIENT_VARIABLES = ("ADASD_API_KEY",)
 """Variables of ``adasd chat``, which a server started in the same shell ignores."""
 NONE_WORDS = ("none", "null", "")
 ORIGIN = re.compile(r"https?://[^/\s]+")
 HUB = "hf:"
-"""Marks an entry of ``model_roots`` as the prefix of a Hugging Face id rather than a folder."""
+"""Marks an entry of ``model_roots`` as a prefix of Hugging Face ids, not a folder."""
 BOOL_WORDS = {
     "true": True,
     "yes": True,
@@ -122,8 +122,7 @@ def load(
 ) -> ServeConfig:
     """Merge the sources; raises ConfigError with every problem, one sentence per line.
 
-    ``arguments`` maps option names to texts. ``demo`` is the folder of the model pair that is served where no
-    target is given.
+    ``arguments`` maps option names to texts. ``demo`` is the folder of the model pair served when no target is given.
     """
     given: dict[str, Given] = {}
     further: dict[str, dict[str, Given]] = {}
@@ -193,7 +192,7 @@ def _further_drafts(
 
 
 def is_section(name: str) -> bool:
-    """Whether a mapping below this name holds options, rather than being the value of one."""
+    """Whether a mapping under this name holds options; otherwise it is the value of one option."""
     is_tier = name.startswith(f"{DRAFTS}.") and name.count(".") == 1
     return name == DRAFTS or is_tier or any(known.startswith(f"{name}.") for known in options())
 
@@ -212,7 +211,7 @@ def known_names() -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean X?"``, or an empty text where no name is close."""
+    """``"; did you mean X?"``, or an empty text if no name is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {str(close[0])!r}?" if close else ""
 
@@ -255,7 +254,7 @@ def _build(cls: type, prefix: str, values: Mapping[str, Any]) -> Any:
 
 
 def _inside(prefix: str, name: str) -> str:
-    """The fields of a tier's engine are options of the tier: ``target.dtype``, not ``target.engine.dtype``."""
+    """An engine's fields are options of its tier: ``target.dtype``, not ``target.engine.dtype``."""
     return prefix if name == "engine" else f"{prefix}{name}."
 
 
@@ -300,7 +299,7 @@ def _flatten(content: Mapping[Any, Any], prefix: str, file: Path) -> Iterator[tu
 
 
 def _beside(file: Path, model: str) -> str:
-    """A relative model folder is looked up beside the file first."""
+    """A relative model folder is first looked up in the configuration file's folder."""
     folder = file.parent / model
     return str(folder.resolve()) if folder.is_dir() else model
 
@@ -347,9 +346,9 @@ def _value(option: Option, given: Given | None, problems: list[str]) -> Any:
 
 
 def parse(option: Option, raw: Any) -> Any:
-    """The value of an option, from a text (command line, environment) or a YAML value.
+    """The value of an option from a text (command line, environment) or a YAML value.
 
-    Raises ValueError with a message that continues after the value, for example "is not a number".
+    Raises ValueError with a message that the caller puts after the value, for example "is not a number".
     """
     if option.optional and (raw is None or (isinstance(raw, str) and raw.lower() in NONE_WORDS)):
         return None
@@ -377,7 +376,7 @@ def _scalar(raw: Any, hint: Any) -> Any:
     if hint is float:
         return _float(raw)
     if issubclass(hint, StrEnum):
-        word = "off" if raw is False else str(raw)  # YAML reads a bare off as False
+        word = "off" if raw is False else str(raw)  # YAML reads an unquoted off as False
         if word not in list(hint):
             raise ValueError(f"is not one of {', '.join(hint)}{nearest(word, list(hint))}")
         return hint(word)
@@ -491,7 +490,7 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
 
 
 def may_be_served(model: str, roots: Iterable[str]) -> bool:
-    """Whether the model is inside one of the roots, with ``..`` and links resolved; without roots every model is."""
+    """Whether the model is inside one of the roots, with ``..`` and links resolved; without roots always True."""
     roots = tuple(roots)
     if not roots:
         return True

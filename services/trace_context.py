@@ -21,14 +21,14 @@ class Incoming:
 
     @property
     def carrier(self) -> dict[str, str]:
-        """The two headers, as OpenTelemetry's propagators read them."""
+        """The two headers as a dict, the form that OpenTelemetry's propagators read."""
         headers = {TRACEPARENT: self.traceparent, TRACESTATE: self.tracestate}
         return {name: value for name, value in headers.items() if value}
 
 
 NOBODYS = Incoming()
 INCOMING: ContextVar[Incoming] = ContextVar("incoming", default=NOBODYS)
-"""The request that the current task works for; tasks started by it inherit the value."""
+"""The request that the current task serves; tasks that it starts inherit the value."""
 
 
 def from_headers(headers: Iterable[tuple[str, str | bytes]], operation: str) -> Incoming:

@@ -1,4 +1,4 @@
-"""What the gateway needs of whoever makes the answers; implemented by services.orchestrator, faked in tests."""
+"""The interface the gateway generates answers through; implemented by services.orchestrator, faked in tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adasd.text.tools import ToolForm
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether requests are served, and if not (or not fully) why: one sentence per reason."""
+    """Whether requests are served, and why not or only in part: one sentence per reason."""
 
     ready: bool
     degraded: bool = False  # the target serves without a draft
@@ -30,7 +30,7 @@ class ServedModel:
     context_len: int  # tokens of prompt + answer
     created: int  # seconds since 1970
     target: str = ""  # folder name or id of the large model
-    draft: str = ""  # folder name or id of the small model; empty: there is none
+    draft: str = ""  # folder name or id of the small model; empty: no draft model
     drafts: Sequence[Described] = ()  # draft sources that requests may name
 
 
@@ -42,45 +42,45 @@ class Text(Protocol):
 
     @property
     def max_token_chars(self) -> int:
-        """Characters that one token stands for at most."""
+        """The largest number of characters in one token."""
         ...
 
     def encode(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]: ...
 
     @property
     def knows_tools(self) -> bool:
-        """Whether the chat template can tell the model of tools."""
+        """Whether the chat template has a place for tools."""
         ...
 
     @property
     def tool_form(self) -> ToolForm | None:
-        """How the model writes calls; None if its template shows none of the known forms."""
+        """The format of the model's tool calls; None if its template shows no known format."""
         ...
 
     @property
     def template_options(self) -> frozenset[str]:
-        """Switches of the model's own chat template."""
+        """Options of the model's own chat template, for example ``enable_thinking``."""
         ...
 
     def apply_chat_template(
         self, messages: Sequence[Any], tools: Sequence[Any] = (), options: Mapping[str, Any] = ...
     ) -> tuple[int, ...]:
-        """Raises InvalidRequest if the messages or the model's template do not allow it."""
+        """Raises InvalidRequest if the template cannot render these messages."""
         ...
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 
     def pieces(self, token_ids: Sequence[int]) -> tuple[str, ...]:
-        """The tokens as the vocabulary writes them."""
+        """The tokens as strings of the vocabulary."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for, which need not be whole characters."""
+        """The bytes of a token; they may end inside a character."""
         ...
 
 
 class Backend(Protocol):
-    """Makes answers. All but ``generate`` answer at once from what is known."""
+    """Generates answers. All methods but ``generate`` return at once, from local state."""
 
     @property
     def tokenizer(self) -> Text: ...
@@ -94,28 +94,28 @@ class Backend(Protocol):
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
-        """Chunks, one per verification step, then Complete.
+        """Yields Chunks, one per verify step, then Complete.
 
         Raises an AdasdError before the first event if the request is refused (Overloaded, InvalidRequest), later
-        if the answer failed. Closing or cancelling the iterator cancels the request and frees its slots.
+        if the answer fails. Closing or cancelling the iterator cancels the request and frees its slots.
         """
         ...
 
     def refusal(self) -> Overloaded | None:
-        """Why a request that comes now is refused, whatever it asks for; None if it may run or wait."""
+        """The error for any request that arrives now; None if it may run or wait."""
         ...
 
     def abort(self, request_id: str) -> bool:
-        """End a running answer: its stream ends with finish reason ``cancelled``. False if none of that id runs."""
+        """End a running answer: its stream ends with finish reason ``cancelled``. False if the id is not running."""
         ...
 
     @property
     def num_running(self) -> int:
-        """Answers in the making, waiting ones included."""
+        """Answers in progress, including those that wait for a slot."""
         ...
 
     def effective(self, options: SpeculationOptions) -> SpeculationOptions:
-        """The options with the deployment's defaults filled in; raises InvalidRequest for one that cannot be had."""
+        """The options with the deployment's defaults filled in; InvalidRequest for one not available here."""
         ...
 
     def readiness(self) -> Readiness: ...

@@ -1,6 +1,6 @@
 """The tables of options in docs/api.md, from the fields of a request: ``python -m services.gateway.documentation``.
 
-With ``--check`` nothing is written; the exit status is 1 if the document is not what the fields say.
+With ``--check`` nothing is written; the exit status is 1 if the document differs from the fields.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from services.gateway.validation import range_of
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 TABLE = re.compile(r"(<!-- options: ([\w ]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
-"""Where a table stands, and of which dataclasses."""
+"""Matches one table; the second group names its dataclasses."""
 KINDS = {kind.__name__: kind for kind in (SamplingParams, SpeculationOptions, GenerationRequest)}
 
 
 def documented(text: str) -> str:
-    """The document with its tables as the fields say."""
+    """The document with its tables regenerated from the fields."""
     return TABLE.sub(
         lambda found: found[1] + table(*(KINDS[name] for name in found[2].split())) + found[3], text
     )
 
 
 def table(*kinds: type) -> str:
-    """One line for each option: its name over HTTP and gRPC, what it does, its range."""
+    """One row per option: its name over HTTP and gRPC, what it does, its range."""
     lines = ["| Option | Meaning | Range |", "|---|---|---|"]
     for kind in kinds:
         options = options_of(kind)

@@ -1,4 +1,4 @@
-"""What one replica of this door needs of the others."""
+"""What a gateway replica calls on the other replicas."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Peers(Protocol):
     """All replicas of the deployment, this one included."""
 
     async def abort(self, request_ids: Sequence[str]) -> tuple[str, ...]:
-        """Stop these wherever they run; returns those that were running somewhere."""
+        """Stop these requests on every replica; returns those that were running."""
         ...
 
     async def loads(self) -> Loads:
-        """How busy everybody is."""
+        """The load of all worker replicas."""
         ...

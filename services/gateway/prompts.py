@@ -1,4 +1,4 @@
-"""Prompts as callers may write them (a text, token ids, a conversation) to token ids; the same at both doors."""
+"""Converts prompts (a text, token ids or a conversation) to token ids; the same over HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Prompt:
 
     ids: tuple[int, ...]
     where: str  # the field that it came from
-    text: str | None = None  # as the caller wrote it; None where it came as token ids or as a conversation
-    least_tokens: int = 0  # of an answer to it
+    text: str | None = None  # as the caller wrote it; None if it came as token ids or a conversation
+    least_tokens: int = 0  # shortest answer allowed
 
 
 def text_prompt(text: str, backend: Backend, where: str, special: bool = True) -> Prompt:
-    """``special``: with the special tokens that the model wants in front. Raises InvalidRequest, ContextTooLong."""
+    """``special``: prepend the model's special tokens (such as BOS). Raises InvalidRequest, ContextTooLong."""
     check_text(text, where)
     check_chars(len(text), backend, where)
     return _filled(Prompt(backend.tokenizer.encode(text, special), where, text))
 
 
 def ids_prompt(ids: Sequence[int], text: Text, where: str) -> Prompt:
-    """Raises InvalidRequest for an id that the vocabulary does not have."""
+    """Raises InvalidRequest for an id outside the vocabulary."""
     for i, token_id in enumerate(ids):
         check_token(token_id, text.vocab_size, f"{where}.{i}")
     return _filled(Prompt(tuple(ids), where))
@@ -43,14 +43,14 @@ def chat_prompt(
     tools: Sequence[Any] = (),
     options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Prompt:
-    """A conversation in the model's own template. Raises InvalidRequest, ContextTooLong."""
+    """A conversation, rendered with the model's chat template. Raises InvalidRequest, ContextTooLong."""
     check_chars(_num_chars(messages), backend, "messages")
     ids = backend.tokenizer.apply_chat_template(messages, tools, options)
     return Prompt(ids, "messages", least_tokens=1)
 
 
 def check_token(token_id: int, vocab_size: int, where: str) -> None:
-    """Raises InvalidRequest for an id that the vocabulary does not have."""
+    """Raises InvalidRequest for an id outside the vocabulary."""
     if not 0 <= token_id < vocab_size:
         raise InvalidRequest(
             f"{where} is {token_id}, but token ids here run from 0 to {vocab_size - 1}", where
@@ -58,14 +58,14 @@ def check_token(token_id: int, vocab_size: int, where: str) -> None:
 
 
 def check_chars(num_chars: int, backend: Backend, where: str) -> None:
-    """Raises ContextTooLong for a text so long that it cannot fit, before anybody has the work of tokenising it."""
+    """Raises ContextTooLong for a text that cannot fit, without the cost of tokenising it."""
     num_tokens = num_chars // backend.tokenizer.max_token_chars
     if num_tokens >= backend.context_len:
         raise too_long(num_tokens, 1, backend.context_len, where)
 
 
 def too_long(num_prompt: int, num_asked: int, context_len: int, where: str) -> ContextTooLong:
-    """The error under the name of the field that the prompt came from."""
+    """The error, naming the field that the prompt came from."""
     error = ContextTooLong(num_prompt, num_asked, context_len)
     error.param = where
     return error

@@ -1,4 +1,4 @@
-"""A few threads that parse and tokenise what clients send, so that large prompts do not stop running streams."""
+"""Threads that parse and tokenise requests, so that large prompts do not stall running streams."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 NUM_READERS = 2
-"""More would share the same processor with the event loop; further requests wait for their turn."""
+"""Threads; more would compete with the event loop for the processor. Further requests queue."""
 _READERS = ThreadPoolExecutor(NUM_READERS, "reader")
 
 
 async def read_aside(work: Callable[[], T]) -> T:
-    """The result of blocking work, done by a reader."""
+    """Run blocking work on a reader thread and return its result."""
     return await asyncio.get_running_loop().run_in_executor(_READERS, copy_context().run, work)

@@ -1,7 +1,7 @@
-"""What both doors make of what they were sent: one generation request, or an InvalidRequest that names the field.
+"""Checks a request, for HTTP and gRPC alike: one generation request, or an InvalidRequest that names the field.
 
-Ranges come from the fields of adasd.requests; what contradicts another field, the vocabulary or the deployment is
-found here as well, so that HTTP and gRPC refuse in the same words.
+Ranges come from the fields of adasd.requests. Conflicts with another field, the vocabulary or the deployment are
+found here too, so HTTP and gRPC refuse with the same messages.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from services.gateway.backend import Backend
 from services.gateway.prompts import Prompt, check_token, too_long
 
 GREEDY_BELOW = 1e-4
-"""Lower temperatures are greedy: dividing logits by them leaves the range of float32."""
+"""Lower temperatures are treated as greedy: logits divided by them would overflow float32."""
 OWN_NAMES: Mapping[str, str] = {}
 
 
 def checked(
     request: GenerationRequest, backend: Backend, names: Mapping[str, str] = OWN_NAMES
 ) -> GenerationRequest:
-    """The request with everything judged that does not depend on its prompt, which may still be empty.
+    """Check everything that does not depend on the prompt, which may still be empty; return the checked request.
 
-    ``names``: what the caller calls a field, where not by its own name.
+    ``names`` maps a field to the caller's name for it, where the two differ.
     """
     check_options(request, names)
     check_options(request.speculation, prefix="speculation.")
     check_options(request.sampling, names)
-    backend.effective(request.speculation)  # refuses what cannot be had here
+    backend.effective(request.speculation)  # refuses options not available here
     sampling = request.sampling
     for i, stop in enumerate(sampling.stop):
         check_text(stop, f"stop.{i}")
@@ -55,7 +55,7 @@ def checked(
 def fitted(
     request: GenerationRequest, prompt: Prompt, backend: Backend, names: Mapping[str, str] = OWN_NAMES
 ) -> GenerationRequest:
-    """A checked request with its prompt and the length that its answer may have. Raises ContextTooLong."""
+    """A checked request with its prompt and the final max_tokens. Raises ContextTooLong."""
     sampling, num_prompt, context_len = request.sampling, len(prompt.ids), backend.context_len
     asked = sampling.max_tokens
     if asked < prompt.least_tokens:
@@ -76,7 +76,7 @@ def fitted(
 
 
 def check_model(name: str | None, backend: Backend) -> None:
-    """Raises UnknownModel; no name is the only model that is served."""
+    """Raises UnknownModel; an empty name means the served model."""
     if name and name != backend.model_name:
         raise UnknownModel(name, backend.model_name)
 
@@ -130,7 +130,7 @@ def _check_one(value: Any, option: RequestOption, where: str) -> None:
 
 
 def _check_grammar(grammar: Grammar, sampling: SamplingParams, where: str) -> None:
-    """Compiled once to see that it can be."""
+    """Compile the grammar once to see whether it is valid."""
     for name in ("ignore_eos", "min_tokens"):
         if getattr(sampling, name):
             raise InvalidRequest(

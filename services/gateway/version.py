@@ -7,7 +7,7 @@ from importlib.metadata import version as installed
 
 
 def version() -> str:
-    """As in pyproject.toml; ``0+source`` when run from a source tree that was not installed."""
+    """As in pyproject.toml; ``0+source`` if the package is not installed."""
     try:
         return installed("adasd-serve")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Who calls, and how much they may: API keys by their hashes, limits per key. Knows no protocol."""
+"""Identifies callers by hashed API keys and enforces the limits of each key. Knows no protocol."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SCHEME = "bearer"
 
 @dataclass(slots=True)
 class _Use:
-    """What one key has used up in this process."""
+    """What one key has used in this process."""
 
     num_running: int = 0  # answers
-    begun_s: deque[float] = field(default_factory=deque)  # of the last WINDOW_S seconds, oldest first
+    begun_s: deque[float] = field(default_factory=deque)  # starts in the last WINDOW_S seconds, oldest first
 
 
 class KeyRing:
-    """The keys of a deployment; without any, everybody may call. Limits hold per process."""
+    """The keys of a deployment; without keys, anyone may call. Limits hold per process."""
 
     def __init__(self, keys: Sequence[ApiKey] = (), clock: Clock = time.monotonic) -> None:
         self._keys, self._clock = tuple(keys), clock
@@ -35,9 +35,9 @@ class KeyRing:
         self._uses = {key.name: _Use() for key in self._keys}
 
     def identify(self, authorization: str | None) -> ApiKey | None:
-        """Whose key it is that ``Bearer KEY`` names; None if no keys are asked for. Unauthenticated otherwise.
+        """The key in ``Bearer KEY``; None if the deployment has no keys. Otherwise raises Unauthenticated.
 
-        Takes the same time for every key: hashes are compared, each with each, in constant time.
+        Takes the same time for every key: its hash is compared with every known one, each in constant time.
         """
         if not self._keys:
             return None
@@ -52,7 +52,7 @@ class KeyRing:
 
     @contextmanager
     def use(self, key: ApiKey | None, num: int = 1) -> Iterator[None]:
-        """``num`` answers of this key, for as long as they run; RateLimited if those are too many."""
+        """Counts ``num`` answers against the key while the block runs; RateLimited if those are too many."""
         if key is None or num == 0:
             yield
             return
@@ -65,7 +65,7 @@ class KeyRing:
             use.num_running -= num
 
     def num_running(self, name: str) -> int:
-        """Requests of the key of that name that run now."""
+        """Running answers of the key with that name."""
         return self._uses[name].num_running
 
     def _admit(self, key: ApiKey, use: _Use, num: int) -> None:
@@ -85,7 +85,7 @@ class KeyRing:
 
 
 def shares(keys: Sequence[ApiKey], num_replicas: int) -> tuple[ApiKey, ...]:
-    """The keys with limits that add up over equal replicas to at most the keys' own, but never to nothing."""
+    """The keys with limits split over equal replicas: they sum to at most the key's limit, but each is at least 1."""
 
     def share(limit: int | None) -> int | None:
         return None if limit is None else max(1, limit // num_replicas)

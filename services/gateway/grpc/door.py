@@ -1,6 +1,6 @@
 """The public gRPC server on its own port: Generation, standard health, reflection.
 
-Health: ``""`` says that the process is alive, ``adasd.v1.Generation`` that requests are served.
+Health: ``""`` reports that the process is alive, ``adasd.v1.Generation`` that requests are served.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from services.transport.server import RunningServer, start_server
 HEALTH_SERVICE = "grpc.health.v1.Health"
 REFLECTION_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 HEALTH_PERIOD_S = 0.5
-"""Between looks at the backend's readiness."""
+"""Interval between checks of the backend's readiness."""
 LAST_WORD_S = 0.1
-"""For watchers of the health to hear that the door closes, before their streams end."""
+"""Time for health watchers to receive NOT_SERVING before their streams end."""
 
 
 class GrpcDoor:
@@ -53,13 +53,13 @@ class GrpcDoor:
         return self._running.address
 
     def abort_here(self, request_ids: Sequence[str]) -> tuple[str, ...]:
-        """Stop those answers that run behind this door; returns them."""
+        """Stop the answers among these that this server runs; returns them."""
         return self._service.abort_here(request_ids)
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Say NOT_SERVING first, then refuse new calls, give running ones ``grace_s`` seconds, then cancel them.
+        """Report NOT_SERVING first, then refuse new calls, give running ones ``grace_s`` seconds, then cancel them.
 
-        Returns as soon as none is running. Streams that watch the health do not count: they end here.
+        Returns as soon as no call is running. Streams that watch the health are not waited for: they end here.
         """
         self._watch.cancel()
         await asyncio.gather(self._watch, return_exceptions=True)
@@ -83,11 +83,11 @@ async def start_grpc(
     peers: Peers | None = None,
     tls: DoorTlsConfig | None = None,
 ) -> GrpcDoor:
-    """Listen on ``host``; port 0 takes a free one. ConfigError if the address cannot be had.
+    """Listen on ``host``; port 0 takes a free one. ConfigError if the address is not available.
 
-    ``peers`` are the other replicas, for Abort and GetLoads; without them this one speaks for itself.
-    ``keys`` are asked for everywhere but on the health service; ``tell`` hears of refusals.
-    The port may be shared by the gateways of one machine: the kernel spreads connections over them.
+    ``peers`` are the other replicas, for Abort and GetLoads; without them, this replica answers for itself alone.
+    ``keys`` are required on every service but health; ``tell`` receives refusals as events.
+    Gateways on one machine may share the port: the kernel distributes connections over them.
     """
     servicer = health.aio.HealthServicer()
     await set_readiness(servicer, backend)
@@ -111,7 +111,7 @@ async def start_grpc(
 
 
 async def set_readiness(servicer: health.aio.HealthServicer, backend: Backend) -> None:
-    """Bring the service's health status to what the backend says now."""
+    """Set the service's health status to the backend's current readiness."""
     status = health_pb2.HealthCheckResponse
     serving = status.SERVING if backend.readiness().ready else status.NOT_SERVING
     await servicer.set(GENERATION_SERVICE, serving)

@@ -36,11 +36,11 @@ class GatewayService:
 
     def __init__(self, backend: Backend, tell: Observer = ignore, peers: Peers | None = None) -> None:
         self._backend, self._tell, self._peers = backend, tell, peers
-        self._running: dict[str, str] = {}  # the caller's request id -> the backend's
+        self._running: dict[str, str] = {}  # the caller's request id -> the backend's id
         self._started_s = time.monotonic()
 
     async def generate(self, request_id: str, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:
-        """Chunks, then Complete. Two running requests may not share an id, or Abort would be ambiguous."""
+        """Yields Chunks, then Complete. Running requests must have distinct ids, or Abort would be ambiguous."""
         has_begun = False
         try:
             async with aclosing(self._answer(request_id, call)) as events:
@@ -89,7 +89,7 @@ class GatewayService:
         return tuple(name for name, own_id in running if self._backend.abort(own_id))
 
     async def model_info(self, model: str) -> ModelInfo:
-        """What is served and with which methods."""
+        """The served model, and the methods that requests may name."""
         served = {one.id: one for one in self._backend.models()}
         name = model or self._backend.model_name
         if name not in served:
@@ -113,7 +113,7 @@ class GatewayService:
         return ServerInfo(version(), state.ready, state.degraded, state.reasons, uptime_s)
 
     async def loads(self) -> Loads:
-        """Of all replicas; of this one alone where it knows no others."""
+        """Of all replicas; of this one alone if it has no peers."""
         if self._peers is not None:
             return await self._peers.loads()
         return Loads(replicas=(), num_running=self._backend.num_running, num_waiting=0)

@@ -1,4 +1,4 @@
-"""Keys at the gRPC door: the ``authorization`` metadata is checked before any handler sees a request."""
+"""API keys over gRPC: the ``authorization`` metadata is checked before any handler sees a request."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from services.transport.generation_messages import GENERATION_SERVICE
 from services.transport.status import abort
 
 LIMITED_METHOD = f"/{GENERATION_SERVICE}/Generate"
-"""The one that counts against a key's limits."""
+"""The one method that counts against a key's limits."""
 
 Behaviour = Callable[[Any, grpc.aio.ServicerContext], Awaitable[None]]
 
 
 class GuardedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """Handlers that only answer callers with a known key, within its limits."""
+    """Wraps a handler; only callers with a known key, within its limits, get through."""
 
     def __init__(self, inner: grpc.GenericRpcHandler, keys: KeyRing, tell: Observer) -> None:
         self._inner, self._keys, self._tell = inner, keys, tell
@@ -66,7 +66,7 @@ def _authorization(details: grpc.HandlerCallDetails) -> str | None:
 
 
 def _replaced(handler: grpc.RpcMethodHandler, behaviour: Behaviour) -> grpc.RpcMethodHandler:
-    """A handler of the same shape that behaves otherwise."""
+    """A handler of the same kind with another behaviour."""
     make = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,

@@ -1,4 +1,4 @@
-"""What an answer has to look like: OpenAI's ``response_format`` and the names that vLLM's clients use."""
+"""The required format of an answer: OpenAI's ``response_format`` and the field names of vLLM's clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
 
 
 def grammar_of(body: GenerationBody) -> tuple[str, Grammar] | None:
-    """The field that asks for a grammar, and the grammar; None without one. Not compiled yet.
+    """The field that sets a grammar, and the grammar; None if there is none. Not compiled yet.
 
     Raises InvalidRequest for more than one.
     """
@@ -79,7 +79,7 @@ def _named(kind: str, value: Any, where: str) -> tuple[str, Grammar]:
 
 
 def _of_schema(schema: Any, where: str) -> Grammar:
-    """A schema as an object or as JSON text."""
+    """A schema given as an object or as JSON text."""
     try:
         parsed = json.loads(schema) if isinstance(schema, str) else schema
         return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(parsed, allow_nan=False))
@@ -88,5 +88,5 @@ def _of_schema(schema: Any, where: str) -> Grammar:
 
 
 def _literal(text: str) -> str:
-    """A regular expression that matches this text alone."""
+    """A regular expression that matches exactly this text."""
     return SPECIAL.sub(r"\\\g<0>", text)

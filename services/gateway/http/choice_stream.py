@@ -1,6 +1,6 @@
-"""One choice of a response while it is made: what each verification step adds to it.
+"""One choice of a response in progress: what each verify step adds to it.
 
-Streams write every piece as it comes, whole responses join them; both know no more than this.
+Streams write every piece as it comes; whole responses join the pieces.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from services.gateway.http.token_lists import ListedToken
 
 @dataclass(frozen=True, slots=True)
 class ChoiceDelta:
-    """What one step adds; ``listed`` and ``provenance`` are empty unless asked for."""
+    """What one step adds; ``listed`` and ``provenance`` are empty unless requested."""
 
     text: str
     num_tokens: int
@@ -31,7 +31,7 @@ class ChoiceDelta:
 
 
 class ChoiceReader:
-    """Turns the events of one answer into pieces. ``index`` is the choice's, and the request's in the order."""
+    """Turns the events of one answer into pieces. ``index`` is that of the choice and of the order's request."""
 
     def __init__(self, order: Order, index: int, text: Text) -> None:
         self.finished = False
@@ -42,7 +42,7 @@ class ChoiceReader:
         self._offsets = _Offsets(text)
 
     def read(self, chunk: Chunk) -> ChoiceDelta:
-        """The next piece; the first one begins with the prompt where the order echoes it."""
+        """The next piece; the first one begins with the prompt if the order echoes it."""
         listed: tuple[ListedToken, ...] = ()
         shown = ""
         if self._echo is not None:
@@ -59,7 +59,7 @@ class ChoiceReader:
         return ChoiceDelta(shown + text, len(tokens), self._reason(chunk), listed, tuple(provenance), calls)
 
     def end(self, complete: Complete) -> ChoiceDelta | None:
-        """The piece of an answer that ended without a last chunk (no tokens, cancelled); None otherwise."""
+        """The last piece of an answer that ended without a last chunk (no tokens, cancelled); otherwise None."""
         return None if self.finished else self.read(Chunk("", (), complete.finish_reason))
 
     def _reason(self, chunk: Chunk) -> str | None:
@@ -80,7 +80,9 @@ class ChoiceReader:
             ListedToken(token_id, logprob, self._offsets.of(token_id))
             for token_id, logprob in zip((first, *rest), known, strict=True)
         ]
-        self._offsets = _Offsets(self._text, len(shown))  # the answer's text begins right behind
+        self._offsets = _Offsets(
+            self._text, len(shown)
+        )  # the answer's text begins directly after the prompt's
         return tuple(listed)
 
     def _listed(self, token_id: int, logprob: TokenLogprob | None) -> ListedToken:
@@ -90,7 +92,7 @@ class ChoiceReader:
 
 
 class _Offsets:
-    """Where the text of each token begins, in characters; half a character begins where the whole one does."""
+    """Offset of each token's text, in characters. A token inside a character has the offset of that character."""
 
     def __init__(self, text: Text, num_shown: int = 0) -> None:
         self._decode, self._num_shown = text.decode, num_shown

@@ -1,4 +1,4 @@
-"""The HTTP connection itself: a body of bounded length, and a client that may leave at any moment."""
+"""The HTTP connection: reads a body of bounded length, and notices when the client disconnects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body; raises BodyTooLarge as soon as it is known to be too long, and 415 for what is no JSON."""
+    """The body; raises BodyTooLarge as soon as the limit is passed, and 415 for a content type other than JSON."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise HTTPException(415, f"the content type is {media_type[:100]!r}; send application/json")
@@ -52,7 +52,7 @@ def _unzipped(body: bytes, max_bytes: int) -> bytes:
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work``, but cancel it and raise Cancelled once the client is gone. The body must have been read."""
+    """Await ``work``; cancel it and raise Cancelled if the client disconnects. The body must have been read."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnect(request))
     try:

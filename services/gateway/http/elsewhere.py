@@ -1,4 +1,4 @@
-"""What other servers have where, and what to use here instead; for the message of a 404."""
+"""Paths of other servers, and what to use here instead; for the message of a 404."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one table from error codes to HTTP, and the shape in which OpenAI clients read errors."""
+"""The table from error codes to HTTP, and the JSON shape in which OpenAI clients expect errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How one code looks over HTTP."""
+    """HTTP status and OpenAI error type of one code."""
 
     status: int
     type: str  # OpenAI's error type
@@ -63,19 +63,19 @@ def status_of(error: Exception) -> int:
 
 
 def error_body(error: Exception) -> dict[str, Any]:
-    """``{"error": {message, type, param, code}}``; the cause of an unforeseen error stays in the log."""
+    """``{"error": {message, type, param, code}}``; the cause of an unexpected error is only logged."""
     if not isinstance(error, AdasdError):
         return openai_error("the server failed on this request; its log says why", "server_error", None, None)
     return openai_error(str(error), TABLE[error.code].type, getattr(error, "param", None), error.code.value)
 
 
 def openai_error(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
-    """The shape itself, also for what HTTP refuses before any code of ours (unknown path, wrong method)."""
+    """The JSON shape, also for errors without a code of ours (unknown path, wrong method)."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def error_response(error: Exception) -> JSONResponse:
-    """The whole answer for a request that failed before its first byte."""
+    """The full response to a request that failed before its first byte."""
     if not isinstance(error, AdasdError):
         log.error("unforeseen error", exc_info=error)
     status = status_of(error)

@@ -1,13 +1,13 @@
-"""Server-sent events: one chunk per verification step.
+"""Server-sent events: one chunk per verify step.
 
-The rule that independent benchmark clients assume (and read speculation from): the first chunk holds the one
-token of the prefill and the role, then comes one chunk per step with all its tokens, ``finish_reason`` rides
-on the last of them, and usage, effective speculation and metrics follow in a chunk with ``choices: []``.
-That chunk is sent if ``stream_options.include_usage`` or a ``speculation`` object was in the request. A step
-whose text is still held back is a chunk all the same, with empty text.
+Independent benchmark clients assume this layout (and derive speculation figures from it): the first chunk holds the
+role and the one token of the prefill. Then comes one chunk per step with all its tokens; ``finish_reason`` is set on
+the last of them. Usage, effective speculation and metrics follow in a chunk with ``choices: []``, which is sent if the
+request had ``stream_options.include_usage`` or a ``speculation`` object. A step whose text is still held back is also
+sent as a chunk, with empty text.
 
-The events that end a stream are one write, and nobody waits for its slots to be given back: closing the answers
-is left to the response, once its last byte is on its way.
+The events that end a stream are one write, which does not wait for slots to be given back: the response closes the
+answers after its last byte is on its way.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ DONE = "data: [DONE]\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 Events = AsyncGenerator[tuple[int, Chunk | Complete], None]
-"""Of all answers of an order: the choice's index and the event."""
+"""Events of all answers of an order: the choice's index and the event."""
 
 
 class EventStream(StreamingResponse):
-    """Streams ``pieces``; ``close`` runs at the end on every path, also if no piece was ever asked for.
+    """Streams ``pieces``; ``close`` runs at the end on every path, even if no piece was ever pulled.
 
-    The client has the whole response before ``close`` begins, unless it leaves.
+    The client has the whole response before ``close`` begins, unless it disconnects.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EventStream(StreamingResponse):
                 await self._close()
 
     async def stream_response(self, send: Send) -> None:
-        """As the inherited one, but the piece with ``DONE`` ends the body: a write less."""
+        """As in the base class, but the piece with ``DONE`` ends the body, which saves a write."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         more = True
         async for piece in self.body_iterator:
@@ -73,10 +73,10 @@ class EventStream(StreamingResponse):
 async def pieces(
     first: tuple[int, Chunk | Complete], rest: Events, writer: ChunkWriter
 ) -> AsyncGenerator[str, None]:
-    """The writes of a response, of one or more events each; ``DONE`` ends the last one.
+    """The writes of a response, each of one or more events; the last one ends with ``DONE``.
 
-    The chunk that ends an answer waits for the Complete right behind it. Nothing is asked of ``rest`` after the last
-    Complete. A failure becomes an error event, since the status was sent long ago.
+    The chunk that ends an answer is held until its Complete arrives. ``rest`` is not pulled after the last Complete.
+    A failure becomes an error event, since the status has already been sent.
     """
     event, held = first, ""
     try:
@@ -101,14 +101,14 @@ def frame(data: dict[str, Any]) -> str:
 
 
 class ChunkWriter:
-    """Events of an order's answers to chunk bodies."""
+    """Turns events of an order's answers into chunk bodies."""
 
     def __init__(self, order: Order, form: OpenAiFormat, head: dict[str, Any], text: Text) -> None:
         self._order, self._form, self._text = order, form, text
         self._head = {**head, "object": form.piece}
         self._readers = [ChoiceReader(order, index, text) for index in range(len(order.requests))]
         self._begun: set[int] = set()
-        self._last: dict[int, dict[str, Any]] = {}  # chunks that wait for why the answer ended
+        self._last: dict[int, dict[str, Any]] = {}  # last chunks of answers, held until their Complete
         self._ends: dict[int, Complete] = {}
         self._num_tokens = 0
 
@@ -118,7 +118,7 @@ class ChunkWriter:
         return len(self._ends) == len(self._readers)
 
     def write(self, index: int, event: Chunk | Complete) -> list[dict[str, Any]]:
-        """The bodies that this event becomes: the last chunk of an answer is one with its Complete."""
+        """The bodies for this event; the last chunk of an answer and its Complete share one."""
         if isinstance(event, Chunk):
             body = self._chunk(index, self._readers[index].read(event))
             if event.finish_reason is None:
@@ -130,14 +130,14 @@ class ChunkWriter:
         self._ends[index] = event
         last = self._last.pop(index)
         last["choices"][0]["stop_reason"] = event.stop_match
-        last |= self._running_usage()  # others may have gone on meanwhile
+        last |= self._running_usage()  # other answers may have added tokens since
         bodies = [last]
         if self._order.final_report and self.is_complete:
             bodies.append(self._report())
         return bodies
 
     def left(self) -> list[dict[str, Any]]:
-        """Last chunks whose Complete did not come."""
+        """Last chunks whose Complete never came."""
         return list(self._last.values())
 
     def _chunk(self, index: int, piece: ChoiceDelta) -> dict[str, Any]:

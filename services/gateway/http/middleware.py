@@ -1,6 +1,6 @@
-"""What every HTTP request passes first: it gets an id, its key is checked, its end is logged. Plain ASGI.
+"""Middleware around every HTTP request: assigns an id, checks the key, logs the end. Plain ASGI.
 
-Nothing of a body is read or logged here; a path is logged without its query.
+Bodies are neither read nor logged here; paths are logged without their query.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
-"""Free of keys. The page at / holds no data; it asks for a key before it calls anything."""
+"""Need no key. The page at / holds no data; it asks for a key before it calls anything."""
 QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
-"""Asked every few seconds by machines; logged only if they fail."""
+"""Polled every few seconds by machines; logged only on failure."""
 
 
 class RequestIds:
-    """Gives every request an id (the client's own if it is a sane one) and logs its end.
+    """Gives every request an id (the client's own if it is valid) and logs its end.
 
-    ``answer``: the answer's header repeats it.
+    ``answer``: repeat the id in a response header.
     """
 
     def __init__(self, app: ASGIApp, answer: bool = True) -> None:
@@ -66,7 +66,7 @@ class RequestIds:
 
 
 class Tolerance:
-    """A slash at the end of a path changes nothing, and HEAD is answered where GET is."""
+    """Ignores a slash at the end of a path, and answers HEAD wherever GET is served."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -86,7 +86,7 @@ class Tolerance:
 
 
 class KeyGuard:
-    """Lets nobody without a known key beyond OPEN_PATHS, and counts POST requests against the key's limits."""
+    """Refuses requests without a known key outside OPEN_PATHS, and counts POST requests against the key's limits."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing, tell: Observer) -> None:
         self.app, self.keys, self.tell = app, keys, tell
@@ -106,7 +106,7 @@ class KeyGuard:
 
             async def send_and_free(message: Message) -> None:
                 if message["type"] == "http.response.body" and not message.get("more_body", False):
-                    stack.close()  # whoever has the whole answer may ask for the next at once
+                    stack.close()  # a client with the whole answer may send its next request at once
                 await send(message)
 
             await self.app(scope, receive, send_and_free)
@@ -119,7 +119,7 @@ class KeyGuard:
 
 
 def request_id_of(scope: Scope) -> str:
-    """The id that RequestIds gave."""
+    """The id that RequestIds assigned."""
     return str(scope["state"]["request_id"])
 
 
@@ -134,13 +134,13 @@ def count_answers(scope: Scope, num: int) -> None:
 
 
 def path_of(scope: Scope) -> str:
-    """The path below the application's own root."""
+    """The path relative to the application's root."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "")) or "/"
 
 
 def _incoming(scope: Scope) -> Incoming:
-    """The trace that the request belongs to, and what it asks for in OpenTelemetry's words."""
+    """The trace that the request belongs to, and its operation in OpenTelemetry's terms."""
     return from_headers(
         Headers(scope=scope).items(), "chat" if "chat" in scope["path"] else "text_completion"
     )

@@ -1,4 +1,4 @@
-"""The answers of one order as one stream of events, in the order in which they happen."""
+"""Merges the answers of one order into one stream of events, in the order in which they occur."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Events = AsyncGenerator[Chunk | Complete, None]
 
 
 async def merged(answers: Sequence[Events]) -> AsyncGenerator[tuple[int, Chunk | Complete], None]:
-    """``(index of the answer, event)``; ends after the last Complete.
+    """Yields ``(index of the answer, event)``; ends after the last Complete.
 
-    Pulls one event ahead per answer and no more, so a slow reader slows all of them. An answer that has ended is closed
-    at once: others may wait for its slots. The first failure is raised and, like closing this generator, closes every
-    answer.
+    Pulls at most one event ahead per answer, so a slow reader slows all of them. A finished answer is closed at once,
+    since others may be waiting for its slots. The first failure is raised; a failure, or closing this generator, closes
+    every answer.
     """
     async with AsyncExitStack() as stack:
         for answer in answers:
             await stack.enter_async_context(aclosing(answer))
-        if len(answers) == 1:  # the usual case, without a task per event
+        if len(answers) == 1:  # the common case, without a task per event
             event: Chunk | Complete | None = None
             while not isinstance(event, Complete):
                 event = await next_event(answers[0])
@@ -45,7 +45,7 @@ async def merged(answers: Sequence[Events]) -> AsyncGenerator[tuple[int, Chunk |
 
 
 async def next_event(events: Events) -> Chunk | Complete:
-    """The next event; a stream that just ends without Complete has failed."""
+    """The next event; a stream that ends without Complete counts as failed."""
     try:
         return await anext(events)
     except StopAsyncIteration:

@@ -1,4 +1,4 @@
-"""The two OpenAI response shapes; what differs between chat and text completions, and nothing else."""
+"""The two OpenAI response shapes: only what differs between chat and text completions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.gateway.http.tool_use import whole_calls
 
 
 class OpenAiFormat(Protocol):
-    """How one route writes its choices."""
+    """How one route formats its choices."""
 
     id_prefix: str
     whole: str  # value of `object` of a whole response
@@ -44,7 +44,7 @@ class ChatFormat:
         return {"message": message}
 
     def delta(self, piece: ChoiceDelta, first: bool) -> dict[str, Any]:
-        # The role rides on the first token: benchmark clients count a chunk of its own as a step.
+        # The role goes with the first token: benchmark clients would count a chunk of its own as a step.
         delta: dict[str, Any] = {"role": "assistant"} if first else {}
         delta["content"] = piece.text
         if piece.calls:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: bodies are read by hand (limits, strict JSON), so their schemas are added here."""
+"""The OpenAPI document: bodies are parsed by hand (limits, strict JSON), so their schemas are added here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ERROR = {
 }
 EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
 STREAMED = {"200": {"content": {"text/event-stream": {"schema": EVENT}}}}
-"""What ``stream: true`` answers beside FastAPI's own word on application/json."""
+"""The response to ``stream: true``, in addition to FastAPI's own application/json."""
 READ_ERROR_STATUSES = ("401", "404", "429", "500", "503")
 ERROR_STATUSES = ("400", "401", "404", "413", "415", "429", "500", "503", "504")
 
@@ -45,13 +45,13 @@ def body_doc(kind: type[Body]) -> dict[str, Any]:
 
 
 def errors(statuses: Sequence[str]) -> dict[str, Any]:
-    """``responses`` of an operation that may answer with these error statuses."""
+    """``responses`` of an operation that may return these error statuses."""
     error = {"content": {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}}
     return {status: {"description": "error", **error} for status in statuses}
 
 
 def document(app: FastAPI) -> None:
-    """Let the application's document contain the schemas that ``body_doc`` refers to."""
+    """Add the schemas that ``body_doc`` refers to to the application's document."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -61,7 +61,7 @@ def document(app: FastAPI) -> None:
             for operation in (
                 operations["get"] for operations in spec["paths"].values() if "get" in operations
             ):
-                operation["responses"].pop("422", None)  # FastAPI's own; wrong input is a 400 here
+                operation["responses"].pop("422", None)  # added by FastAPI; invalid input is a 400 here
                 operation["responses"] = {**errors(READ_ERROR_STATUSES), **operation["responses"]}
             for kind in (CHAT_BODY, COMPLETION_BODY, TokenizeBody, DetokenizeBody):
                 schema = kind.model_json_schema(ref_template=REF)

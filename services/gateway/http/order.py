@@ -1,4 +1,4 @@
-"""An HTTP body becomes generation requests, and what is known of how their answers are to be delivered."""
+"""Converts an HTTP body to generation requests, and to the options for delivering their answers."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ BodyT = TypeVar("BodyT", bound=Body)
 
 
 SYNONYMS = {"max_tokens": "n_predict", "repetition_penalty": "repeat_penalty"}
-"""Options and llama.cpp's names of them."""
+"""Options with another name in llama.cpp."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A body that passed: one request per choice, and how the answers are to be delivered."""
+    """A valid body: one request per choice, and how the answers are delivered."""
 
-    requests: tuple[GenerationRequest, ...]  # by the index of their choices: ``n`` of the first prompt, ...
+    requests: tuple[
+        GenerationRequest, ...
+    ]  # in the order of their choices: the ``n`` of the first prompt, ...
     n: int  # answers per prompt
     model: str
     stream: bool
@@ -51,19 +53,19 @@ class Order:
     prediction_tokens: bool  # usage counts drafted tokens
     provenance: bool  # choices list where their tokens came from
     logprobs: bool  # choices list the log-probabilities of their tokens
-    echo: tuple[str, ...]  # per request the prompt's text, shown in front of the answer; empty: not shown
-    only_prompt: bool  # nothing of the answer is shown, it was made for the prompt's log-probabilities
+    echo: tuple[str, ...]  # text of each request's prompt, shown before its answer; empty: not shown
+    only_prompt: bool  # no token of the answer is shown; it was generated for the prompt's log-probabilities
     ignored: tuple[str, ...]  # names of fields that had no effect
-    tools: ToolUse | None = None  # what the answer may call
+    tools: ToolUse | None = None  # the functions that the answer may call
 
     @property
     def num_prompt_tokens(self) -> int:
-        """Of all prompts, each counted once."""
+        """Tokens of all prompts, each prompt counted once."""
         return sum(len(request.prompt) for request in self.requests[:: self.n])
 
 
 def parse(raw: bytes, kind: type[BodyT]) -> BodyT:
-    """Bytes to body. Refuses what is no JSON or not UTF-8, nests too deep, or has wrong types."""
+    """Parse a body. Refuses invalid JSON or UTF-8, too deep nesting, and wrong types."""
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
@@ -108,7 +110,7 @@ def read_completion(body: CompletionBody, backend: Backend, answer_id: str) -> O
         names["grammar"], sent["grammar"] = format_
     request = _request(body, answer_id, sent, names)
     only_prompt = request.sampling.max_tokens == 0 and bool(body.echo) and body.logprobs is not None
-    if only_prompt:  # the prompt's log-probabilities come with a first token
+    if only_prompt:  # the prompt's log-probabilities come with the first token of an answer
         request = replace(request, sampling=replace(request.sampling, max_tokens=1))
     request = checked(request, backend, names)
     prompts = read_prompts(body.prompt, backend, body.add_special_tokens is not False)
@@ -123,7 +125,7 @@ def read_completion(body: CompletionBody, backend: Backend, answer_id: str) -> O
 
 
 def read_prompts(prompt: Any, backend: Backend, special: bool = True) -> tuple[Prompt, ...]:
-    """Every prompt in one of OpenAI's four shapes; raises InvalidRequest naming the part that is wrong."""
+    """Tokenise every prompt in any of OpenAI's four shapes; raises InvalidRequest naming the part that is wrong."""
     if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and _is_int(prompt[0])):
         return (_read_prompt(prompt, backend, "prompt", special),)
     if not isinstance(prompt, list) or not prompt:
@@ -134,7 +136,7 @@ def read_prompts(prompt: Any, backend: Backend, special: bool = True) -> tuple[P
 
 
 def seed_of_choice(seed: int | None, number: int) -> int | None:
-    """The seed of one prompt's ``number``-th answer: the first has the request's own, so n = 1 and n = 4 agree."""
+    """The seed of a prompt's answer ``number``. Answer 0 has the request's own, so n = 1 and n = 4 agree on it."""
     if seed is None or number == 0:
         return seed
     digest = hashlib.blake2b(struct.pack("<qq", seed, number), digest_size=8).digest()
@@ -144,9 +146,9 @@ def seed_of_choice(seed: int | None, number: int) -> int | None:
 def _request(
     body: GenerationBody, answer_id: str, sent: dict[str, Any], names: dict[str, str]
 ) -> GenerationRequest:
-    """The request without its prompt; ``sent`` goes before what the body says under an option's own name.
+    """The request without its prompt; ``sent`` overrides the body's option of the same name.
 
-    ``names`` takes up the names that the body has for options.
+    Adds to ``names`` the body's names for options.
     """
     sampling = sent_options(body, SamplingParams)
     for name, value in (("max_tokens", body.n_predict), ("repetition_penalty", body.repeat_penalty)):
@@ -173,7 +175,7 @@ def _choices(
     prompts: tuple[Prompt, ...],
     names: dict[str, str],
 ) -> tuple[GenerationRequest, ...]:
-    """``n`` per prompt, those of the first prompt first."""
+    """``n`` requests per prompt, those of the first prompt first."""
     n = _num_choices(body)
     if n * len(prompts) > MAX_CHOICES:
         raise InvalidRequest(
@@ -204,7 +206,7 @@ def _num_choices(body: GenerationBody) -> int:
 
 
 def _chat_logprobs(body: ChatBody) -> int | None:
-    """Likeliest tokens to report beside each token; None if log-probabilities were not asked for."""
+    """Number of likeliest tokens to report with each token; None if log-probabilities were not requested."""
     if body.logprobs:
         return body.top_logprobs or 0
     if body.top_logprobs:
@@ -267,14 +269,14 @@ def _first_fault(error: ValidationError) -> InvalidRequest:
         )
     if param is None:
         return InvalidRequest("the body must be a JSON object")
-    if fault["type"] == "enum":  # as services.transport says it over gRPC
+    if fault["type"] == "enum":  # the same wording as services.transport over gRPC
         possible = ", ".join(re.findall(r"'(\w+)'", fault["ctx"]["expected"]))
         return InvalidRequest(f"{param} is {str(fault['input'])[:64]!r}; possible: {possible}", param)
     return InvalidRequest(f"{param}: {fault['msg'][0].lower()}{fault['msg'][1:]}", param)
 
 
 def _is_branch(part: str) -> bool:
-    """Whether pydantic names one possible type of a field here, not a field."""
+    """Whether pydantic names one member of a union here, not a field."""
     return "[" in part or part in ("str", "bool", "NamedTool")
 
 

@@ -1,7 +1,7 @@
-"""Which token each part of the shown text came from.
+"""Lists which token each part of the shown text came from.
 
-Shown text lags behind tokens (half characters, possible stop texts). A token is listed once all of its text
-is shown, with the last chunk at the latest, so that the listed texts join to exactly what was shown.
+Shown text lags behind tokens (partial characters, possible stop strings). A token is listed once all of its text
+is shown, at the latest with the last chunk, so that the listed texts join to exactly what was shown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from adasd.text.detokenizer import DetokenizerState, flush, push
 
 
 class Provenance:
-    """Follows one answer."""
+    """Tracks one answer."""
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode

@@ -1,7 +1,7 @@
 """Figures of a finished answer as JSON: usage, effective speculation, and metrics in vLLM's shape.
 
-``metrics.speculative_decoding`` adds up, or benchmark clients drop it: the histogram is dense, has
-``num_spec_tokens + 1`` entries, sums to ``num_spec_steps``, and weighted by its index to
+``metrics.speculative_decoding`` must add up, or benchmark clients drop it: the histogram is dense, has
+``num_spec_tokens + 1`` entries, sums to ``num_spec_steps``, and its sum weighted by the index is
 ``num_accepted_draft_tokens``.
 """
 
@@ -27,7 +27,7 @@ def usage_json(usage: Usage) -> dict[str, Any]:
 
 
 def usage_of(order: Order, ends: Sequence[Complete]) -> Usage:
-    """Usage of a whole order: answers add up, each prompt counts once, with what its first answer found cached."""
+    """Usage of a whole order: answers add up; each prompt and the cached tokens of its first answer count once."""
     return Usage(
         order.num_prompt_tokens,
         0 if order.only_prompt else sum(end.usage.completion_tokens for end in ends),
@@ -36,7 +36,7 @@ def usage_of(order: Order, ends: Sequence[Complete]) -> Usage:
 
 
 def reports_json(order: Order, ends: Sequence[Complete]) -> dict[str, Any]:
-    """Usage, speculation and metrics; the last describe one answer, so several have null metrics."""
+    """Usage, speculation and metrics. Metrics describe one answer, so they are null for several."""
     report, usage = ends[0].speculation, usage_json(usage_of(order, ends))
     if order.prediction_tokens:
         usage["completion_tokens_details"] = _prediction_tokens(ends)

@@ -1,4 +1,4 @@
-"""A whole response: every event of every answer is gathered, then written as one body."""
+"""A whole response: gathers every event of every answer, then writes one body."""
 
 from __future__ import annotations
 

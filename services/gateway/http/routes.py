@@ -1,4 +1,4 @@
-"""The HTTP door: every route on one page. Knows no model and no cluster; answers come from a Backend."""
+"""The HTTP server: all its routes. Knows no model and no cluster; answers come from a Backend."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ PAGE_POLICY = (
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """What the door itself can be told."""
+    """Settings of the HTTP server."""
 
     max_body_bytes: int = 4 * 1024 * 1024  # of one request
-    cors_origins: tuple[str, ...] = ()  # web origins whose pages may call
-    answer_request_ids: bool = True  # in a header; False where a proxy in front does so (Serve's always does)
+    cors_origins: tuple[str, ...] = ()  # web origins whose pages may call the API
+    answer_request_ids: bool = True  # in a header; False if a proxy in front adds it (Serve's always does)
 
 
 def create_app(
@@ -72,10 +72,10 @@ def create_app(
     tell: Observer = ignore,
     keys: KeyRing | None = None,
 ) -> FastAPI:
-    """The application; every error leaves it in OpenAI's format.
+    """The application; every error response has OpenAI's format.
 
-    ``scrape`` makes the text of ``/metrics`` (404 without), ``tell`` hears of refusals; without ``keys`` everybody
-    may call.
+    ``scrape`` produces the text of ``/metrics`` (404 if None), ``tell`` receives refusals as events; without ``keys``
+    anyone may call.
     """
     limits = settings or GatewaySettings()
     page = (files("services.gateway.http") / "playground.html").read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def create_app(
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
         tell(RequestRefused("http", Code.INTERNAL.value))
-        response = error_response(error)  # sent from outside of RequestIds
+        response = error_response(error)  # sent outside of RequestIds
         if limits.answer_request_ids:
             response.headers[REQUEST_ID_HEADER] = request_id_of(request.scope)
         return response
@@ -181,12 +181,12 @@ async def _respond(
     read: Reader[BodyT],
     form: OpenAiFormat,
 ) -> Response:
-    if (refusal := backend.refusal()) is not None:  # before the body costs anything
+    if (refusal := backend.refusal()) is not None:  # before reading the body
         raise refusal
     raw = await read_body(request, limits.max_body_bytes)
     answer_id = f"{form.id_prefix}{request_id_of(request.scope)}"
-    session = f"{answer_id}.{uuid.uuid4().hex[:8]}"  # clients may use an id of their own twice
-    # Parsing and tokenising megabytes would hold up every running stream.
+    session = f"{answer_id}.{uuid.uuid4().hex[:8]}"  # ids chosen by clients need not be unique
+    # Parsing and tokenising megabytes here would block every running stream.
     order = await read_aside(lambda: read(parse(raw, kind), backend, session))
     count_answers(request.scope, len(order.requests))
     head = {"id": answer_id, "created": int(time.time()), "model": order.model}
@@ -205,7 +205,7 @@ async def _stream(
     head: dict[str, Any],
     headers: dict[str, str],
 ) -> Response:
-    """Waits for the first event: until then a refusal still has a status of its own."""
+    """Waits for the first event: until then, a refusal can still set the HTTP status."""
     events = merged([backend.generate(one) for one in order.requests])
     try:
         first = await until_disconnect(request, anext(events))
@@ -240,11 +240,11 @@ def _model_json(model: ServedModel) -> dict[str, Any]:
 
 
 def _methods_json(methods: Iterable[Described]) -> list[dict[str, str]]:
-    """What a request may name, each with one line and where it is published."""
+    """The names that a request may use, each with one sentence and its publication."""
     return [{"name": one.name, "summary": one.summary, "source": one.source} for one in methods]
 
 
 def _ignored_header(names: tuple[str, ...]) -> dict[str, str]:
-    """Names come from the client; only what is safe in a header is repeated."""
+    """Names come from the client; only characters that are safe in a header are repeated."""
     shown = [name for name in names[:32] if len(name) <= 64 and name.isascii() and name.isprintable()]
     return {IGNORED_HEADER: ", ".join(shown)} if shown else {}

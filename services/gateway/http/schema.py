@@ -1,10 +1,10 @@
 """Bodies of the OpenAI routes as clients may send them: types and ranges, nothing that needs a model.
 
-Strict JSON types (``true`` is no number, ``"1"`` is none either), finite numbers only; ``null`` means unset.
+Strict JSON types (neither ``true`` nor ``"1"`` is a number), finite numbers only; ``null`` means unset.
 Unknown top-level fields are kept, so that they can be reported.
 
-Options of a request stand in adasd.requests alone: ``with_options`` gives a body their names, types and ranges. Ranges
-are for the document; services.gateway.validation checks them.
+The options of a request are defined only in adasd.requests: ``with_options`` adds their names, types and ranges to a
+body. These ranges are documentation; services.gateway.validation checks them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MESSAGE: dict[str, Any] = {
         },
     },
 }
-"""How a message looks that adasd.text.chat takes; for the document, it is not checked here."""
+"""The shape of a message that adasd.text.chat accepts; for the document, not checked here."""
 
 
 def _listed(stop: Any) -> Any:
@@ -228,7 +228,7 @@ class CompletionBody(GenerationBody):
 
 
 def with_options(body: type[BodyT], *kinds: type) -> type[BodyT]:
-    """The body with a field for every option of these dataclasses that HTTP has under its own name."""
+    """The body with a field for every option of these dataclasses, except those that HTTP represents differently."""
     derived: dict[str, Any] = {}
     for kind in kinds:
         hints = get_type_hints(kind)
@@ -242,7 +242,7 @@ def with_options(body: type[BodyT], *kinds: type) -> type[BodyT]:
 
 
 def sent_options(body: Body, kind: type) -> dict[str, Any]:
-    """The options of a dataclass that the body says, as that dataclass has them."""
+    """The options of a dataclass that the body sets, with the dataclass's types."""
     named = [name for name in options_of(kind) if name in type(body).model_fields]
     sent = {name: getattr(body, name) for name in named if options_of(kind)[name].http is None}
     return {
@@ -253,7 +253,7 @@ def sent_options(body: Body, kind: type) -> dict[str, Any]:
 
 
 def _field(kind: Any, option: RequestOption) -> Any:
-    """A pydantic field that is null or unset until it is sent."""
+    """A pydantic field whose default is None."""
     python = JSON_TYPES.get(kind, kind)
     return (python | None, Field(None, description=option.sentence, json_schema_extra=_bounds(option)))
 
@@ -263,11 +263,11 @@ JSON_TYPES: dict[Any, Any] = {
     tuple[int, ...]: list[int],
     tuple[tuple[int, float], ...]: dict[str, float],
 }
-"""How JSON writes what a dataclass has as a tuple; texts may also come as one text."""
+"""The JSON type of each tuple type; a list of texts may also be sent as a single text."""
 
 
 def _bounds(option: RequestOption) -> Any:
-    """Puts an option's range where JSON Schema has it."""
+    """Adds an option's range to its JSON schema."""
     each = {
         "minimum": option.at_least,
         "exclusiveMinimum": option.above,
@@ -277,7 +277,7 @@ def _bounds(option: RequestOption) -> Any:
     }
 
     def add(schema: dict[str, Any]) -> None:
-        sent = schema["anyOf"][0]  # the other one is null
+        sent = schema["anyOf"][0]  # the other member is null
         entry = sent.get("items") or sent.get("additionalProperties") or sent
         entry |= {key: bound for key, bound in each.items() if bound is not None}
         if option.max_items is not None:

@@ -10,16 +10,16 @@ from adasd.results import TokenLogprob
 from services.gateway.backend import Text
 
 LOWEST = -9999.0
-"""JSON has no infinity; this is what OpenAI writes for a token that cannot be."""
+"""JSON has no infinity; OpenAI uses this value for an impossible token."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedToken:
-    """One token of the prompt or the answer, and what the target thought of it."""
+    """One token of the prompt or the answer, with its log-probability under the target."""
 
     id: int
-    logprob: TokenLogprob | None  # None for the very first token of a prompt, which nothing comes before
-    offset: int  # characters of the choice's text in front of it
+    logprob: TokenLogprob | None  # None for the first token of a prompt, which has no context
+    offset: int  # characters of the choice's text before it
 
 
 def chat_logprobs(tokens: Sequence[ListedToken], text: Text) -> dict[str, Any] | None:
@@ -35,7 +35,7 @@ def chat_logprobs(tokens: Sequence[ListedToken], text: Text) -> dict[str, Any] |
 def completion_logprobs(tokens: Sequence[ListedToken], text: Text) -> dict[str, Any] | None:
     """``logprobs`` of a text completion's choice; None without tokens.
 
-    The token itself is always among its ``top_logprobs``, likely or not, as OpenAI has it.
+    As with OpenAI, the token itself is always among its ``top_logprobs``, however unlikely.
     """
     if not tokens:
         return None
@@ -67,7 +67,7 @@ def _spelled(token_id: int, logprob: float, text: Text) -> dict[str, Any]:
 
 
 def _name(token_id: int, text: Text) -> str:
-    """A token as text completions name it; part of a character as ``bytes:\\xe2\\x80``."""
+    """A token's name in text completions; a partial character is ``bytes:\\xe2\\x80``."""
     spelled = text.token_bytes(token_id)
     try:
         return spelled.decode()

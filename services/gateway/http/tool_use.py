@@ -1,4 +1,4 @@
-"""Tools of a chat request: what the model is told of, what its answer has to be, how calls are written back."""
+"""Tools of a chat request: what the model is told about them, the grammar of its calls, and how calls are returned."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from services.gateway.http.schema import ChatBody, FunctionTool, NamedTool
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """Tools that this answer may, or has to, call."""
+    """Tools that this answer may or must call."""
 
     tools: tuple[dict[str, Any], ...]  # as sent; the template shows them to the model
-    functions: tuple[Function, ...]  # those that it may call
+    functions: tuple[Function, ...]  # those that the answer may call
     form: ToolForm
-    parallel: bool  # more than one call is welcome
-    grammar: Grammar | None  # of calls that have to be, or have to be valid
-    only_calls: bool = False  # the answer has to be calls
+    parallel: bool  # more than one call is allowed
+    grammar: Grammar | None  # set if calls are forced, or must be valid
+    only_calls: bool = False  # the answer must consist of calls
 
     def reader(self) -> CallReader:
-        """For one answer."""
+        """A new reader for one answer."""
         return CallReader(self, parser_of(self.form, (function.name for function in self.functions)))
 
     def or_format(self, answer: Grammar, where: str) -> Grammar:
-        """What the answer has to look like if it may also be this. Raises InvalidRequest naming the field."""
+        """A grammar that allows calls or an answer of this format. Raises InvalidRequest naming the field."""
         if self.only_calls:
             assert self.grammar is not None
             return self.grammar
@@ -58,7 +58,7 @@ class ToolUse:
 
 
 def tool_use(body: ChatBody, text: Text) -> ToolUse | None:
-    """None if no tool may be called. Raises InvalidRequest for tools that this model cannot be given."""
+    """None if no tool may be called. Raises InvalidRequest for tools that this model cannot use."""
     choice = body.tool_choice or ("auto" if body.tools else "none")
     if not body.tools:
         if choice not in ("none", "auto"):
@@ -106,7 +106,7 @@ def tool_use(body: ChatBody, text: Text) -> ToolUse | None:
 
 
 def _parameters(function: FunctionTool) -> dict[str, Any]:
-    """The schema of a function's arguments; one that names none takes none."""
+    """The schema of a function's arguments; a function without parameters takes none."""
     schema = function.parameters
     if not schema or (schema.get("properties") == {} and "additionalProperties" not in schema):
         return {**(schema or {}), **NO_ARGUMENTS}
@@ -134,7 +134,7 @@ def _named(functions: tuple[Function, ...], name: str) -> tuple[Function, ...]:
 
 
 class CallReader:
-    """One answer's text to what is said and what is called; calls have ids."""
+    """Splits one answer's text into shown text and calls; gives each call an id."""
 
     def __init__(self, use: ToolUse, parser: CallParser) -> None:
         self._use, self._parser = use, parser
@@ -147,9 +147,9 @@ class CallReader:
         return self._num_calls > 0 and not self._is_cut
 
     def read(self, text: str, last: bool) -> tuple[str, tuple[dict[str, Any], ...]]:
-        """Text that is shown, and OpenAI's ``tool_calls`` deltas: one entry for each call.
+        """Text to show, and OpenAI's ``tool_calls`` deltas: one entry per call.
 
-        What a forced call writes before its name is known is shown to nobody, even if it is cut there.
+        The text of a forced call before its name is complete is never shown, even if the answer is cut there.
         """
         found = self._parser.push(text)
         if last:
@@ -183,7 +183,7 @@ class CallReader:
 
 
 def whole_calls(deltas: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The calls that deltas add up to, as a whole message lists them."""
+    """The calls that these deltas add up to, as a whole message lists them."""
     calls: dict[int, dict[str, Any]] = {}
     for delta in deltas:
         function = delta["function"]

@@ -1,4 +1,4 @@
-"""Fields that clients send beyond ours: refused if honouring them would change the answer, else reported."""
+"""Fields from clients that this server does not support: refused if they would change the answer, else reported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "do_sample": (True,),
     "options": ({},),
 }
-"""Field to the values (besides null) that leave the answer as it is; any other value is refused."""
+"""Per field, the values (besides null) that leave the answer unchanged; any other value is refused."""
 
 INSTEAD = {
     "grammar": "send structured_outputs.grammar, in Lark's notation",
@@ -69,17 +69,17 @@ INSTEAD = {
     "reasoning_effort": "the model's chat template has no such switch",
     "enable_thinking": "the model's chat template has no such switch",
 }
-"""What to do about some of them."""
+"""For some of these fields: what to send instead."""
 
 TEMPLATE_SWITCHES = ("reasoning_effort", "enable_thinking")
-"""Fields that are honoured where the model's chat template has a switch of that name."""
+"""Fields that take effect if the model's chat template has an option of that name."""
 
 SILENT = {"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
-"""Book-keeping of OpenAI's own service: no effect on an answer, nothing to report."""
+"""Bookkeeping of OpenAI's own service: no effect on the answer, nothing to report."""
 
 
 def refuse_unsupported(body: GenerationBody, honoured: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Names of fields that were ignored; raises InvalidRequest for one that must not be."""
+    """Names of ignored fields; raises InvalidRequest for a field that must not be ignored."""
     extra = {name: value for name, value in (body.model_extra or {}).items() if name not in honoured}
     for name, value in extra.items():
         if value is not None and name in NEUTRAL and not _is_neutral(value, NEUTRAL[name]):
@@ -89,5 +89,5 @@ def refuse_unsupported(body: GenerationBody, honoured: tuple[str, ...] = ()) -> 
 
 
 def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
-    """Equal to one of them, where a truth value and a number are never equal."""
+    """Whether the value equals one of these; a bool never equals a number."""
     return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in neutral)
