@@ -1,7 +1,7 @@
-"""Who may wait for a target slot: a bounded queue in front of the placement of each request.
+"""A bounded queue for target slots, in front of the placement of each request.
 
-A request that gets no slot within ``GRACE_S`` is queued. If the queue is full, those in it have found nothing
-free; so whoever comes then is refused at once, and never hangs.
+A request that gets no slot within ``GRACE_S`` is queued. A full queue means that no slot is free, so further
+requests are refused at once and never hang.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GRACE_S = 0.05
 
 
 class AdmissionQueue:
-    """Counts who waits for a target slot; ``max_queued`` may. Belongs to one event loop."""
+    """Counts requests that wait for a target slot, at most ``max_queued``. Belongs to one event loop."""
 
     def __init__(self, max_queued: int, grace_s: float = GRACE_S) -> None:
         self.max_queued, self.grace_s = max_queued, grace_s
@@ -34,7 +34,7 @@ class AdmissionQueue:
 
     @contextmanager
     def wait(self, limit: asyncio.Timeout) -> Iterator[None]:
-        """Around the wait for one slot: takes a place once the grace is over, or expires ``limit``."""
+        """Wraps the wait for one slot: takes a place once the grace period is over; if the queue is full, expires ``limit``."""
         loop, placed = asyncio.get_running_loop(), False
 
         def queue_up() -> None:
@@ -56,7 +56,7 @@ class AdmissionQueue:
 class AdmittedPlacement:
     """The placement of one request (adasd.ports.Placement): it queues for its first target.
 
-    A request that was admitted once does not queue again when its target is lost.
+    An admitted request that loses its target does not queue again.
     """
 
     def __init__(self, inner: Placement, queue: AdmissionQueue) -> None:
@@ -67,7 +67,7 @@ class AdmittedPlacement:
         return self._inner.draft_names
 
     async def attach_target(self, call: OpenCall) -> Verifier:
-        """As the inner one; Overloaded at once or after the grace if nothing is free and the queue is full."""
+        """As in the wrapped placement; Overloaded at once or after the grace period if no slot is free and the queue full."""
         if self._admitted:
             return await self._inner.attach_target(call)
         if self._queue.max_queued and self._queue.is_full:

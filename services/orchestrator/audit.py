@@ -1,15 +1,15 @@
-"""Shadow audit: a sample of adaptive answers is scored again by the exact rule, in the background, on the target.
+"""Shadow audit: scores a sample of adaptive answers again with the exact test, in the background, on the target.
 
-A verify session is fed the prompt and judges the answer in blocks, as if somebody had drafted it. Where the exact
-rule rejects a token it would have written another one in its place; the audit counts that and goes on behind the
-answer's own token, so every position is judged given the same prefix as it was written behind.
+A verify session is fed the prompt and judges the answer in blocks, as if they had been drafted. Where the exact test
+rejects a token, exact decoding would have emitted another one. The audit counts that and continues after the answer's
+own token, so every position is judged given the same prefix as in the answer.
 
-* greedy, seeded: the exact rule's token is one token (argmax, the shared noise's choice). The share of tokens that
-  differ bounds the mean total-variation distance between the two rules' distributions from above, as of any coupling.
-* unseeded: the exact rule writes an answer's token again with the target's probability of it, so the count
+* greedy, seeded: the exact token is unique (argmax, the shared noise's choice). The share of tokens that differ is an
+  upper bound on the mean total-variation distance between the two distributions, as for any coupling.
+* unseeded: exact decoding emits an answer's token again with the target's probability of it, so the count
   estimates how often an independent exact answer would differ; that is above 0 for exact answers, too.
 
-Audits yield: none begins or goes on while requests wait or half of the target's slots are taken.
+Audits have the lowest priority: none starts or continues while requests wait or half of the target's slots are taken.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from services.observability.service_events import (
 log = logging.getLogger(__name__)
 
 BLOCK_LEN = 32
-"""Tokens per call: other sessions' rounds share a pass with no more than so many."""
+"""Tokens per call, so the most that an audit adds to a forward pass shared with other sessions."""
 MAX_WAITING = 16
-"""Answers that wait for their audit; further ones are left out."""
+"""Answers that may wait for their audit; further ones are skipped."""
 ATTACH_TIMEOUT_S = 2.0
 POLL_S = 0.2
-"""Between looks whether the target is idle enough."""
+"""Interval between checks whether the target is idle enough."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedAnswer:
-    """What is scored again."""
+    """An answer to score again."""
 
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]  # the whole answer
@@ -58,7 +58,7 @@ class AuditedAnswer:
 
     @property
     def choice(self) -> str:
-        """How the exact rule chooses: greedy | seeded | unseeded."""
+        """How the exact test chooses: greedy | seeded | unseeded."""
         if self.sampling.temperature == 0.0:
             return "greedy"
         return "unseeded" if self.sampling.seed is None else "seeded"
@@ -71,13 +71,13 @@ class _Running:
 
 
 class NotIdle(Exception):
-    """Requests need the target; the audit is given up."""
+    """Requests need the target; the audit is abandoned."""
 
 
 class Auditor:
     """An observer (services.observability.service_events) that audits a ``share`` of adaptive answers, one at a time.
 
-    ``is_idle`` says whether the target has slots to spare. Start it, stop it on the same event loop.
+    ``is_idle`` says whether the target has slots to spare. Start and stop it on the same event loop.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class Auditor:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Audit what comes from now on."""
+        """Audit answers that start from now on."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """End the audit that runs; its slot is given back. Idempotent."""
+        """End the running audit and give its slot back. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -120,7 +120,7 @@ class Auditor:
 
     def _enqueue(self, running: _Running | None, event: RequestEnded) -> None:
         if running is None or event.complete is None or not running.tokens:
-            return  # a cut answer says nothing that a whole one doesn't
+            return  # failed, or emitted nothing
         request = running.request
         try:
             self._waiting.put_nowait(AuditedAnswer(request.prompt, tuple(running.tokens), request.sampling))
@@ -135,7 +135,7 @@ class Auditor:
             self._tell(AuditEnded(await self._audit(answer)))
 
     async def _audit(self, answer: AuditedAnswer) -> str:
-        """How it ended: done | given_up | failed."""
+        """Audit and return the outcome: done | given_up | failed."""
         try:
             num_different = await self.audit(answer)
         except (NotIdle, TimeoutError):
@@ -150,9 +150,9 @@ class Auditor:
         return "done"
 
     async def audit(self, answer: AuditedAnswer) -> int:
-        """Tokens of the answer in whose place the exact rule would have written another one.
+        """Number of tokens in the answer that exact decoding would have replaced.
 
-        Raises NotIdle, TimeoutError (no slot), or what the target raises. The slot is given back on every path.
+        Raises NotIdle, TimeoutError (no slot), or the target's error. The slot is given back on every path.
         """
         name = next(self._names)
         transform = transform_of(answer.sampling, len(answer.prompt), self._eos_ids)
@@ -166,7 +166,11 @@ class Auditor:
 
     async def _count(self, answer: AuditedAnswer, slot: Verifier, name: str) -> int:
         text = (*answer.prompt, *answer.tokens)
-        known, cached, num_different = len(answer.prompt), 0, 0  # tokens given or judged, in the cache, other
+        known, cached, num_different = (
+            len(answer.prompt),
+            0,
+            0,
+        )  # tokens given or judged, tokens in the cache, tokens that differ
         for epoch in count(1):
             if known == len(text):
                 return num_different
@@ -181,5 +185,5 @@ class Auditor:
             known = cached
             if verdict.num_accepted < len(block):
                 num_different += 1
-                known += 1  # on behind the answer's own token
+                known += 1  # continue after the answer's own token
         raise AssertionError("unreachable")

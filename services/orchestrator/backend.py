@@ -1,6 +1,6 @@
-"""Makes answers for the gateway: admission, one runner per request, and what is known about the whole.
+"""Generates answers for the gateway: admission, one runner per request, and the state of the service.
 
-Knows no Ray: it is handed a Placement (leases in production, fakes in tests).
+Knows no Ray: it is given a Placement (leases in production, fakes in tests).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class OrchestratorBackend:
         tell: Callable[[Observation], None] = lambda _: None,
     ) -> None:
         self.config, self._tokenizer, self._context_len = config, tokenizer, context_len
-        """``tell`` hears of every answer's rounds and slots."""
+        """``tell`` receives events about every answer's rounds and slots."""
         self.placement, self.readings, self.tell = placement, readings, tell
         self.controller = Controller(config.speculation, config.draft_sources)
         self.lookups = Lookups(config.speculation.recent_tokens)
@@ -54,7 +54,7 @@ class OrchestratorBackend:
         self.runners: dict[str, Runner] = {}
         self.queue = AdmissionQueue(config.max_queued_requests)
 
-    # ----------------------------------------------------------------- what is known
+    # ----------------------------------------------------------------- state
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -79,18 +79,18 @@ class OrchestratorBackend:
         return [ServedModel(self.model_name, self.context_len, self.started_s, target, draft, sources)]
 
     def effective(self, options: SpeculationOptions) -> SpeculationOptions:
-        """Raises InvalidRequest naming the option that cannot be had here."""
+        """Raises InvalidRequest naming the option that is not available here."""
         return self.controller.effective(options).options
 
     @property
     def num_running(self) -> int:
-        """Answers in the making, waiting ones included."""
+        """Answers in progress, including those that wait for a slot."""
         return len(self.runners)
 
     # ----------------------------------------------------------------- answers
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
-        """Chunks, one per verdict, then Complete; closing it gives both slots back."""
+        """Yields Chunks, one per verdict, then Complete; closing it gives both slots back."""
         if (refusal := self.refusal()) is not None:
             raise refusal
         if request.request_id in self.runners:
@@ -107,14 +107,14 @@ class OrchestratorBackend:
             await events.aclose()
 
     def refusal(self) -> Overloaded | None:
-        """Of a request that comes now, if as many run or wait as may."""
+        """The error for a request that arrives now, if the limit of running and waiting requests is reached."""
         limit = self.config.max_ongoing_requests + self.config.max_queued_requests
         if len(self.runners) >= limit:
             return Overloaded(f"{limit} requests are running or waiting already, the limit of this replica")
         return self.queue.refusal() if self.queue.max_queued and self.queue.is_full else None
 
     def abort(self, request_id: str) -> bool:
-        """End a running answer; False if there is none of that id."""
+        """End a running answer; False if the id is not running."""
         runner = self.runners.get(request_id)
         if runner is None:
             return False

@@ -1,4 +1,4 @@
-"""The orchestrator as Ray Serve sees it: the doors (HTTP, public gRPC) and the runners behind, in one replica.
+"""The orchestrator as a Ray Serve deployment: HTTP server, public gRPC server and runners in one replica.
 
 docs/adr/0001 says why they share a process.
 """
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 Handle = DeploymentHandle[Any]
 
 DRAFT_CALL_TIMEOUT_S = 20.0
-"""A draft that has not answered one call by then is lost, not late."""
+"""A draft that has not answered a call by then counts as lost, not late."""
 
 
 class ServeLeaseClient:
@@ -57,13 +57,13 @@ class ServeLeaseClient:
 
 
 class OwnReplicas:
-    """Reaches every orchestrator replica of this application, by Serve's own list of them."""
+    """Reaches every orchestrator replica of this application, using Serve's list of them."""
 
     def __init__(self) -> None:
         self._handle: Handle | None = None
 
     async def abort(self, request_ids: tuple[str, ...]) -> list[object]:
-        """What each of them answers to ``abort_here``, this one included."""
+        """Every replica's reply to ``abort_here``, including this one's."""
         if self._handle is None:
             me = serve.get_replica_context()
             self._handle = serve.get_deployment_handle(me.deployment, me.app_name)
@@ -80,7 +80,7 @@ def request_traces(config: ServeConfig) -> RequestTraces | None:
 
 @serve.ingress()
 class Orchestrator:
-    """One replica. Serve awaits ``__init__``, then asks for the app, and awaits ``__del__`` when drained."""
+    """One replica. Serve awaits ``__init__``, then gets the app, and awaits ``__del__`` after draining."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self,
@@ -159,24 +159,24 @@ class Orchestrator:
             raise RuntimeError("the readiness prober of this orchestrator ended") from self.prober.exception()
 
     async def abort_here(self, request_ids: tuple[str, ...]) -> tuple[str, ...]:
-        """Stop those gRPC answers that run in this replica; returns them. Called by every replica's Abort."""
+        """Stop the gRPC answers among these that run in this replica; returns them. Called by every replica's Abort."""
         return self.grpc.abort_here(request_ids) if self.grpc is not None else ()
 
     def has_slots_to_spare(self) -> bool:
-        """Whether an audit may take a target slot: nobody waits, and half of what is always there is free."""
+        """Whether an audit may take a target slot: nothing is queued, and half of the guaranteed slots are free."""
         num_slots = self.config.target.min_replicas * self.config.target.engine.num_slots
         share = num_slots / self.config.orchestrator.replicas
         return self.orchestrator.queue.num_queued == 0 and 2 * self.num_running() <= share
 
     def num_running(self) -> int:
-        """Answers in the making."""
+        """Answers in progress."""
         return self.backend.num_running
 
     async def shutdown(self) -> None:
-        """Let running gRPC answers end behind a closed door, then give back everything they use. Idempotent."""
+        """Refuse new gRPC calls, let running answers end, then release all resources. Idempotent."""
         self.is_shut_down = True
         if self.grpc is not None:
-            # Serve does not know of this door's streams, so its own drain has not waited for them.
+            # Serve does not know this server's streams, so its own drain has not waited for them.
             await self.grpc.stop(self.config.request_timeout_s)
         self.prober.cancel()
         with contextlib.suppress(asyncio.CancelledError):

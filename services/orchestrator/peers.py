@@ -13,14 +13,14 @@ from services.transport.generation_messages import Loads
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 3.0
-"""For all replicas to answer one call."""
+"""Timeout for all replicas to answer one call."""
 
 Broadcast = Callable[[tuple[str, ...]], Awaitable[Sequence[object]]]
-"""Asks every replica to abort these; what each of them aborted, or the error that it answered with."""
+"""Tells every replica to abort these; returns what each of them aborted, or its error."""
 
 
 class OrchestratorPeers:
-    """``broadcast`` reaches every replica, ``snapshots`` are what all replicas last reported."""
+    """``broadcast`` reaches every replica, ``snapshots`` are the newest reports of all replicas."""
 
     def __init__(
         self, broadcast: Broadcast, snapshots: Callable[[], Awaitable[tuple[ReplicaSnapshot, ...]]]
@@ -28,7 +28,7 @@ class OrchestratorPeers:
         self._broadcast, self._snapshots = broadcast, snapshots
 
     async def abort(self, request_ids: Sequence[str]) -> tuple[str, ...]:
-        """A replica that does not answer in time has nothing that it aborted."""
+        """A replica that does not answer in time counts as having aborted nothing."""
         asked = tuple(dict.fromkeys(request_ids))
         if not asked:
             return ()

@@ -1,9 +1,8 @@
-"""Finds a worker with a free slot: a lease on a Serve handle, then a line to the replica that granted it.
+"""Finds a worker with a free slot: a lease on a Serve handle, then a stream to the replica that granted it.
 
-The lease is one long-lived streaming call: Serve counts the session by it, its first item is the replica's
-address and incarnation, and its end is the end of the session or the death of the replica. It goes over
-Serve's gRPC transport (``_by_reference=False``), because the default one leaks the lease when its holder is
-killed.
+The lease is one long-lived streaming call: Serve counts the session as a request, the first item is the replica's
+address and incarnation, and the stream ends with the session or with the death of the replica. It uses Serve's gRPC
+transport (``_by_reference=False``), because the default one leaks the lease when its holder is killed.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 A = TypeVar("A", DraftBlock, Verdict)
 
 RETRY_S = 0.2
-"""Between attempts to lease after a replica failed; doubles up to MAX_RETRY_S."""
+"""Pause between attempts to lease after a replica failed; doubles up to MAX_RETRY_S."""
 MAX_RETRY_S = 2.0
 DRAFT_LEASE_TIMEOUT_S = 2.0
 """A session does not queue for a draft; it tries again later (ServeConfig.reattach_s)."""
@@ -39,14 +38,14 @@ class LeaseStream(Protocol):
 
 
 class LeaseClient(Protocol):
-    """Opens a lease stream on some replica of one tier (a Serve handle in production)."""
+    """Opens a lease stream on a replica of one tier (a Serve handle in production)."""
 
     def __call__(self, session: str) -> LeaseStream: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """One tier as the orchestrator sees it. ``call_timeout_s`` is the longest one call may take."""
+    """One tier as the orchestrator sees it. ``call_timeout_s`` is the longest time for one call."""
 
     role: str  # draft | target
     lease_client: LeaseClient
@@ -54,13 +53,13 @@ class Tier:
 
 
 class LeasedSlot:
-    """A slot on a worker (adasd.ports.Verifier). ``opening`` may still be under way."""
+    """A slot on a worker (adasd.ports.Verifier). Opening it may still be in progress."""
 
     def __init__(
         self, lease_id: str, stream: LeaseStream, line: RoundsLine, opening: asyncio.Future[None]
     ) -> None:
         self.lease_id, self.stream, self.line, self._opening = lease_id, stream, line, opening
-        opening.add_done_callback(lambda done: done.cancelled() or done.exception())  # calls raise it
+        opening.add_done_callback(lambda done: done.cancelled() or done.exception())  # calls raise it instead
         self.lost: asyncio.Future[str] = asyncio.ensure_future(self._until_lost())
         self.released = False
 
@@ -68,7 +67,7 @@ class LeasedSlot:
         return await self._asked(self.line.draft(replace(call, session=self.lease_id)))
 
     async def verify(self, call: VerifyCall) -> Verdict:
-        """The verdict. Raises what the opening raised, if the slot was never opened."""
+        """The verdict. Raises the error of the opening if that failed."""
         return await self._asked(self.line.verify(replace(call, session=self.lease_id)))
 
     async def _asked(self, answer: Awaitable[A]) -> A:
@@ -79,7 +78,7 @@ class LeasedSlot:
             raise
 
     async def release(self) -> None:
-        """Give the slot back: close the line, then end the lease. Safe to call twice and to cancel."""
+        """Give the slot back: close the stream, then end the lease. Safe to call twice and to cancel."""
         if self.released:
             return
         self.released = True
@@ -102,16 +101,16 @@ class LeasedSlot:
 
 
 def is_first_call_sent_along(tier: Tier, call: OpenCall) -> bool:
-    """Whether the first call goes right behind the opening instead of waiting for its answer.
+    """Whether the first call is sent right after the opening, without waiting for its reply.
 
-    A prompt need not wait for a round trip, and a stream keeps their order; but not where the worker first compiles a
-    grammar beside its queue. A draft is no use to anybody before its slot is known to be open.
+    This saves a prompt a round trip, since a stream keeps the order. Not if the worker must first compile a grammar,
+    which happens outside its queue. A draft is useless until its slot is known to be open.
     """
     return tier.role == "target" and call.transform.grammar is None
 
 
 def is_being_cancelled(error: BaseException) -> bool:
-    """Is this our own cancellation? Serve also raises CancelledError for a stream whose replica went away."""
+    """Whether this is our own cancellation: Serve also raises CancelledError for a stream whose replica died."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
@@ -127,7 +126,7 @@ class LeasePlacement:
         admission_timeout_s: float,
         headers: Callable[[str], Mapping[str, str] | None] = lambda _: None,
     ) -> None:
-        """``headers`` of a session go to its workers with its streams (a trace context)."""
+        """``headers`` returns a session's metadata for its streams to workers (a trace context)."""
         self.target, self.drafts, self.channels = target, dict(drafts), channels
         self.admission_timeout_s, self._headers = admission_timeout_s, headers
         self._attempts = count()
@@ -135,7 +134,7 @@ class LeasePlacement:
 
     @property
     def holds_draft(self) -> bool:
-        """Whether a draft slot is leased here whose replica lives."""
+        """Whether a draft slot is leased here and its replica is alive."""
         return bool(self._draft_slots)
 
     @property
@@ -145,7 +144,7 @@ class LeasePlacement:
     async def attach_target(self, call: OpenCall) -> LeasedSlot:
         """Lease and open a target slot; raises Overloaded if none is free within the admission timeout.
 
-        The opening's own refusal may come from the first call instead (LeasedSlot).
+        A refusal to open may be raised by the first call instead (LeasedSlot).
         """
         loop = asyncio.get_running_loop()
         deadline_s, pause_s = loop.time() + self.admission_timeout_s, RETRY_S
@@ -160,17 +159,17 @@ class LeasePlacement:
             pause_s = min(2 * pause_s, MAX_RETRY_S)
 
     async def attach_draft(self, call: OpenCall, name: str | None = None) -> LeasedSlot:
-        """Lease and open a draft slot; raises Overloaded soon if none is free."""
+        """Lease and open a draft slot; raises Overloaded after a short wait if none is free."""
         tier = self.drafts[name or self.draft_names[0]]
         return await self.attach(tier, call, DRAFT_LEASE_TIMEOUT_S)
 
     async def attach(self, tier: Tier, call: OpenCall, timeout_s: float) -> LeasedSlot:
-        """One attempt. Whatever fails half-way is given back."""
+        """One attempt; on failure, everything taken is given back."""
         lease_id = f"{call.session}.{next(self._attempts)}"
         stream = tier.lease_client(lease_id)
         try:
             try:
-                # Not wait_for: before Python 3.12 it swallows a cancellation that meets the answer.
+                # Not wait_for: before Python 3.12 it swallows a cancellation that coincides with the result.
                 async with asyncio.timeout(timeout_s):
                     grant = await stream.__anext__()
             except TimeoutError:
@@ -185,7 +184,7 @@ class LeasePlacement:
             opening = asyncio.ensure_future(line.open(replace(call, session=lease_id)))
             try:
                 if is_first_call_sent_along(tier, call):
-                    await asyncio.sleep(0)  # the opening's first step, which sends it
+                    await asyncio.sleep(0)  # lets the opening run its first step, which sends it
                 else:
                     await opening
             except BaseException:

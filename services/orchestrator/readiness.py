@@ -1,7 +1,7 @@
-"""Can the service serve? Asked by doing: a lease, a slot and one token on each tier, again and again.
+"""Readiness by probing: a lease, a slot and one token on each tier, repeatedly.
 
-A tier that is merely full is alive: its last reading stands. A draft tier without a free slot is full only as long as
-this orchestrator holds a draft slot itself; otherwise the drafts are gone, and the service says so within 5 s.
+A full tier is alive: its last reading stands. A draft tier without a free slot counts as full only while this
+orchestrator itself holds a draft slot; otherwise the drafts are gone, and the service reports it within 5 s.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ RUNNING_S = 5.0
 RUNNING_DRAFT_S = 1.5
 """Seconds between probes of the drafts afterwards."""
 DRAFT_PROBE_S = 3.0
-"""How long a probe of drafts that have answered before may take."""
+"""Timeout of a probe of drafts that have answered before."""
 DRAFT_GRACE_S = 60.0
-"""How long a serving target waits for a draft's first answer before the service counts as ready without."""
+"""Time for the first answer of a draft after the target serves; then the service is ready without a draft."""
 GREEDY = SamplingTransform(temperature=0.0)
 
 
@@ -54,9 +54,9 @@ class Readings:
 
 
 class Prober:
-    """Keeps ``readings`` true. ``run`` ends only by cancellation.
+    """Keeps ``readings`` current. ``run`` ends only by cancellation.
 
-    Where drafts ``may_sleep`` (scale to zero), none is probed after its first answer: a probe would wake it.
+    If drafts ``may_sleep`` (scale to zero), none is probed after its first answer: a probe would wake it.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Prober:
         may_sleep: bool = False,
         holds_draft: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``holds_draft``: whether a session of this orchestrator has a draft slot whose replica lives."""
+        """``holds_draft``: whether a session of this orchestrator has a draft slot whose replica is alive."""
         self.placement, self.readings, self.clock, self.may_sleep = placement, readings, clock, may_sleep
         self.holds_draft = holds_draft
         self.target_since_s: float | None = None
         self._names = (f"probe-{number}" for number in count())
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:  # a full target must not keep the drafts' reading back
+        async with asyncio.TaskGroup() as tasks:  # a full target must not delay the drafts' reading
             tasks.create_task(self.watch_target())
             if self.readings.has_draft:
                 tasks.create_task(self.watch_draft())
@@ -91,7 +91,7 @@ class Prober:
             await asyncio.sleep(RUNNING_DRAFT_S if self.readings.draft is None else STARTING_S)
 
     def waited_long_enough(self) -> bool:
-        """The target has been serving for DRAFT_GRACE_S without a word from any draft."""
+        """Whether the target has served for DRAFT_GRACE_S without an answer from any draft."""
         if self.readings.target is not None:
             self.target_since_s = None
             return False
@@ -108,7 +108,7 @@ class Prober:
             return before if role == "target" or self.holds_draft() else f"the {role} cannot serve: {error}"
         except AdasdError as error:
             return f"the {role} cannot serve: {error}"
-        except Exception as error:  # whatever it is, the next probe comes
+        except Exception as error:  # any error: the next probe follows anyway
             log.exception("the %s's probe failed for an unforeseen reason", role)
             return f"the {role} cannot serve: {type(error).__name__}: {error}"
         self.readings.answered.add(role)
@@ -123,7 +123,7 @@ class Prober:
             await release(slot)
 
     async def probe_drafts(self) -> None:
-        """Every draft tier at once; what the first in order raises is raised. Overloaded if it takes too long."""
+        """Probe every draft tier at once; raises the first error in their order, Overloaded if it takes too long."""
         probes = [self.probe_draft(tier) for tier in self.placement.draft_names]
         try:
             async with asyncio.timeout(DRAFT_PROBE_S if "draft" in self.readings.answered else None):

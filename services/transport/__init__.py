@@ -1,1 +1,1 @@
-"""The wire: the only importer of generated protobuf code; hands frozen messages to both sides."""
+"""The wire format: the only importer of generated protobuf code; both sides exchange frozen messages."""

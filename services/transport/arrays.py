@@ -1,4 +1,4 @@
-"""Rows of numbers as little-endian bytes. A buffer that does not fit raises InvalidRequest."""
+"""Arrays of numbers as little-endian bytes. A buffer of the wrong length raises InvalidRequest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adasd.errors import InvalidRequest
 
 
 def pack_ids(ids: Sequence[int]) -> bytes:
-    """Token ids as int32; an id outside of 32 bits is InvalidRequest."""
+    """Token ids as int32; an id outside 32 bits raises InvalidRequest."""
     try:
         return struct.pack(f"<{len(ids)}i", *ids)
     except struct.error:
@@ -27,7 +27,7 @@ def unpack_ids(buffer: bytes) -> tuple[int, ...]:
 
 
 def pack_reals(values: Sequence[float]) -> bytes:
-    """Floats as float64, so that nothing is rounded on the way."""
+    """Floats as float64, so that nothing is rounded in transit."""
     return struct.pack(f"<{len(values)}d", *values)
 
 
@@ -37,17 +37,17 @@ def unpack_reals(buffer: bytes) -> tuple[float, ...]:
 
 
 def unpack_flags(buffer: bytes) -> tuple[bool, ...]:
-    """Truth values from one byte each; ``bytes(flags)`` is the inverse."""
+    """Booleans from one byte each; ``bytes(flags)`` is the inverse."""
     return tuple(map(bool, buffer))
 
 
 def pack_ids_array(ids_KR: NDArray[np.int32]) -> bytes:
-    """An array of ids, row after row, as int32."""
+    """An array of ids in row-major order, as int32."""
     return ids_KR.astype("<i4", copy=False).tobytes()
 
 
 def pack_floats_array(values_KR: NDArray[np.float32]) -> bytes:
-    """An array of floats, row after row, as float32."""
+    """An array of floats in row-major order, as float32."""
     return values_KR.astype("<f4", copy=False).tobytes()
 
 

@@ -1,4 +1,4 @@
-"""One gRPC channel per worker address, shared by the sessions that need it."""
+"""One gRPC channel per worker address, shared by all sessions on that worker."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class _Shared:
 
 
 class WorkerChannelPool:
-    """Channels by address, counted. An unused one lives on for ``linger_s`` seconds, then is closed.
+    """Reference-counted channels by address. An unused one is closed after ``linger_s`` seconds.
 
-    Belongs to the event loop that it is first used on; await ``close`` before that loop ends. With ``tls`` both
-    ends have to prove who they are; ConfigError if its files cannot be read.
+    Belongs to the event loop that it is first used on; await ``close`` before that loop ends. With ``tls``, both
+    ends must show a certificate; ConfigError if its files cannot be read.
     """
 
     def __init__(self, linger_s: float = 10.0, tls: TlsConfig | None = None) -> None:
         self._linger_s, self._tls = linger_s, tls if tls is not None and tls.is_on else None
         if self._tls is not None:
-            client_credentials(self._tls)  # complain now
+            client_credentials(self._tls)  # fail now if a file is unreadable
         self._shared: dict[str, _Shared] = {}
         self._closings: set[asyncio.Task[None]] = set()
 
@@ -37,7 +37,7 @@ class WorkerChannelPool:
         return len(self._shared)
 
     def acquire(self, address: str) -> grpc.aio.Channel:
-        """The channel to ``host:port``; every call needs its ``release``."""
+        """The channel to ``host:port``; every call must be matched by a ``release``."""
         shared = self._shared.get(address)
         if shared is None:
             shared = self._shared[address] = _Shared(self._connect(address))
@@ -48,7 +48,7 @@ class WorkerChannelPool:
         return shared.channel
 
     def release(self, address: str) -> None:
-        """Give back one ``acquire``; after ``close`` it does nothing."""
+        """Undo one ``acquire``; after ``close`` it does nothing."""
         shared = self._shared.get(address)
         if shared is None:
             return
@@ -64,7 +64,7 @@ class WorkerChannelPool:
         return grpc.aio.secure_channel(address, client_credentials(self._tls), options)
 
     async def close(self) -> None:
-        """Close every channel; streams on them end."""
+        """Close every channel; their streams end."""
         addresses = list(self._shared)
         for address in addresses:
             self._close_unused(address)

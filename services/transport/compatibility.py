@@ -1,8 +1,8 @@
-"""Holds the protos to what callers were built against: ``python -m services.transport.compatibility [--check]``.
+"""Checks that the protos stay compatible with old callers: ``python -m services.transport.compatibility [--check]``.
 
-``protos/adasd/v1/baseline.binpb`` is the committed description of both files. What old callers rely on may not
-change (numbers, types, names, methods); what is new is taken into the baseline by running this without ``--check``.
-A breaking change is only taken with ``--accept-breaking``. Needs grpcio-tools (extra ``dev``).
+``protos/adasd/v1/baseline.binpb`` is the committed description of both files. Anything old callers rely on (numbers,
+types, names, methods) must not change. Additions enter the baseline by a run without ``--check``; a breaking change
+is only accepted with ``--accept-breaking``. Needs grpcio-tools (extra ``dev``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BASELINE = PACKAGE / "baseline.binpb"
 
 
 def described(root: Path) -> FileDescriptorSet:
-    """The protos below ``root`` as protoc describes them, without comments."""
+    """The protos under ``root`` as protoc describes them, without comments."""
     from grpc_tools import protoc  # type: ignore[import-untyped]
 
     sources = sorted(str(path.relative_to(root)) for path in (root / PACKAGE).glob("*.proto"))
@@ -38,7 +38,7 @@ def described(root: Path) -> FileDescriptorSet:
 
 
 def breaking(before: FileDescriptorSet, now: FileDescriptorSet) -> list[str]:
-    """One sentence per change that old callers would stumble over."""
+    """One sentence per change that breaks old callers."""
     known, found = _facts(before), _facts(now)
     problems = []
     for name, fact in known.items():
@@ -93,7 +93,7 @@ def _of_enum(name: str, enum: EnumDescriptorProto) -> Iterator[tuple[str, str]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare, and without ``--check`` renew the baseline; returns the exit status."""
+    """Compare, and without ``--check`` update the baseline; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m services.transport.compatibility")
     parser.add_argument(
         "--check", action="store_true", help="write nothing, exit 1 if the baseline is not current"

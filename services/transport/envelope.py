@@ -1,4 +1,4 @@
-"""What one message of the Rounds stream says, apart from how it is written."""
+"""The frames of the Rounds stream, independent of their encoding."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Give the slot back; the stream ends without an answer."""
+    """Give the slot back; the stream ends without a reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The slot is taken."""
+    """The session has its slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,14 @@ class Frame:
     """A request of the stream."""
 
     session: str
-    incarnation: str  # the life of the replica that the sender's lease named
-    seq: int  # number in the stream, echoed by the answer
+    incarnation: str  # the worker incarnation that the sender's lease is for
+    seq: int  # number in the stream, echoed by the reply
     call: OpenCall | DraftCall | VerifyCall | Close
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyFrame:
-    """The answer to the frame with the same ``seq``; an error leaves the stream usable."""
+    """The reply to the frame with the same ``seq``; an error leaves the stream usable."""
 
     seq: int
     answer: Opened | DraftBlock | Verdict | AdasdError

@@ -1,7 +1,7 @@
-"""Errors of adasd.errors to the wire's Failed and back: each arrives as its own class with its fields.
+"""Converts errors of adasd.errors to the wire's Failed and back: class and fields are preserved.
 
 No pickle: only classes of the error tree are built, from texts and numbers. An error that cannot be rebuilt
-(a peer of another version) arrives as the root AdasdError with the peer's sentence.
+(a peer of another version) becomes the root AdasdError with the peer's message.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CLASSES = error_classes()
 
 
 def failed_from_error(error: AdasdError) -> pb.Failed:
-    """The wire's form of an error; texts are cut to MAX_TEXT_LEN."""
+    """The wire format of an error; texts are cut to MAX_TEXT_LEN."""
     return pb.Failed(
         code=error.code.value,
         type=type(error).__name__,
@@ -48,18 +48,18 @@ def error_from_failed(failed: pb.Failed) -> AdasdError:
         return AdasdError(failed.message)
     try:
         return cls(*(_field_from_wire(field) for field in failed.fields))
-    except TypeError:  # other arguments than ours
+    except TypeError:  # the peer's class has other arguments
         return AdasdError(failed.message)
 
 
 def error_to_bytes(error: AdasdError) -> bytes:
-    """An error as the value of the trailing metadata that goes with a gRPC status."""
+    """An error as the value of the trailing metadata that accompanies a gRPC status."""
     data: bytes = failed_from_error(error).SerializeToString()
     return data
 
 
 def error_from_bytes(data: bytes) -> AdasdError | None:
-    """The inverse of error_to_bytes; None if these bytes hold no error."""
+    """The inverse of error_to_bytes; None if the bytes contain no error."""
     try:
         return error_from_failed(pb.Failed.FromString(data))
     except DecodeError:

@@ -1,7 +1,7 @@
 """Generates protos/adasd/v1/*_pb2*: ``python -m services.transport.generate [--check]``.
 
-With ``--check`` nothing is written; the exit status is 1 if the committed files are not what the pinned
-grpcio-tools make of the sources. Needs grpcio-tools (extra ``dev``).
+With ``--check`` nothing is written; the exit status is 1 if the committed files differ from the output of the
+pinned grpcio-tools. Needs grpcio-tools (extra ``dev``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PACKAGE = Path("protos/adasd/v1")
 
 
 def generated(root: Path) -> dict[Path, bytes]:
-    """What protoc makes of the sources below ``root``: path relative to the root -> content."""
+    """Protoc's output for the sources under ``root``: path relative to the root -> content."""
     from grpc_tools import protoc  # type: ignore[import-untyped]
 
     sources = sorted(str(path.relative_to(root)) for path in (root / PACKAGE).glob("*.proto"))
@@ -28,7 +28,7 @@ def generated(root: Path) -> dict[Path, bytes]:
 
 
 def stale(root: Path, fresh: dict[Path, bytes]) -> list[Path]:
-    """Files that are missing, differ, or have no source any more."""
+    """Files that are missing, differ, or no longer have a source."""
     committed = {path.relative_to(root) for path in (root / PACKAGE).glob("*_pb2*")}
     differing = [
         path

@@ -1,4 +1,4 @@
-"""Both ends of the public interface: a handler around a GenerationService, and a client."""
+"""Server and client of the public interface: a handler around a GenerationService, and GenerationClient."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from services.transport.server import guarded
 from services.transport.status import error_from_rpc
 
 REQUEST_ID_KEY = "x-request-id"
-"""Metadata that names a request, in and out; as the header over HTTP."""
+"""Metadata key of the request id, in both directions; the same name as the HTTP header."""
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Message)
 
 
 def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
-    """The Generation service of protos/adasd/v1/generation.proto, answered by ``service``."""
+    """The Generation service of protos/adasd/v1/generation.proto, implemented by ``service``."""
 
     async def generate(data: bytes, context: grpc.aio.ServicerContext) -> None:
         async def answer() -> None:
@@ -80,7 +80,7 @@ def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
 
 
 def _id_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
-    """The caller's own name of a request, if it is one that may stand in logs."""
+    """The caller's request id, if it is valid."""
     for key, value in metadata or ():
         if key == REQUEST_ID_KEY and isinstance(value, str):
             return sane_id(value)
@@ -110,11 +110,11 @@ def _parsed(kind: type[M], data: bytes) -> M:
 class GenerationClient:
     """A client of the public interface; errors arrive as the classes of adasd.errors. Close it at the end.
 
-    Calls that no server has taken are tried again for some 4 s (services.transport.options.RETRY_POLICY).
+    Calls that no server has accepted are retried for about 4 s (services.transport.options.RETRY_POLICY).
     """
 
     def __init__(self, address: str, api_key: str | None = None, ca: bytes | None = None) -> None:
-        """``ca``: certificate (PEM) of the authority that a server with TLS shows one of; None is no TLS."""
+        """``ca``: PEM certificate of the authority that signed the server's certificate; None: no TLS."""
         options = retrying(GENERATION_SERVICE)
         if ca is None:
             self._channel = grpc.aio.insecure_channel(address, options)
@@ -123,7 +123,7 @@ class GenerationClient:
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:
-        """Chunks, then Complete; leaving the iteration early cancels the answer."""
+        """Yields Chunks, then Complete; leaving the iteration early cancels the answer."""
         stream = self._channel.unary_stream(f"/{GENERATION_SERVICE}/Generate")(
             codec.call_to_wire(call).SerializeToString(), metadata=self._metadata
         )
@@ -141,19 +141,19 @@ class GenerationClient:
         return tuple(answer.aborted)
 
     async def model_info(self, model: str = "") -> ModelInfo:
-        """What is served."""
+        """The served model and the methods that requests may name."""
         request = pb.GetModelInfoRequest(model=model)
         return codec.model_info_from_wire(await self._ask("GetModelInfo", request, pb.GetModelInfoResponse))
 
     async def server_info(self) -> ServerInfo:
-        """Whether the server can serve."""
+        """The state of the server: whether it can serve, and why not."""
         request = pb.GetServerInfoRequest()
         return codec.server_info_from_wire(
             await self._ask("GetServerInfo", request, pb.GetServerInfoResponse)
         )
 
     async def loads(self) -> Loads:
-        """How busy the replicas are."""
+        """The load of the worker replicas."""
         return codec.loads_from_wire(await self._ask("GetLoads", pb.GetLoadsRequest(), pb.GetLoadsResponse))
 
     async def close(self) -> None:

@@ -1,5 +1,8 @@
-"""Public messages to protobuf and back. Options and figures go field by field (message_fields); only what the wire
-writes in another way stands here."""
+"""Converts public messages to protobuf and back.
+
+Options and figures are converted field by field (message_fields); this file handles only what the wire represents
+differently.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ def call_to_wire(call: GenerateCall) -> pb.GenerateRequest:
 
 
 def call_from_wire(wire: pb.GenerateRequest) -> GenerateCall:
-    """The call as sent; InvalidRequest without an input or with a mode that there is not."""
+    """The call as sent; InvalidRequest without an input or with an unknown mode."""
     content: str | tuple[ChatMessage, ...] | tuple[int, ...]
     match wire.WhichOneof("input"):
         case "text":
@@ -103,7 +106,7 @@ def _grammar_from_wire(wire: pb.AnswerGrammar) -> Grammar:
 
 
 def event_to_wire(request_id: str, event: Chunk | Complete) -> pb.GenerateResponse:
-    """One message of the answer's stream."""
+    """One message of the response stream."""
     match event:
         case Chunk():
             return pb.GenerateResponse(request_id=request_id, chunk=_chunk_to_wire(event))
@@ -207,14 +210,14 @@ _YOUNGER = tuple(
     for one in fields(SpeculationOptions)
     if one.name not in pb.SpeculationReport.DESCRIPTOR.fields_by_name
 )
-"""Options that only stand in ``SpeculationReport.effective``; older ones are there twice, for older callers."""
+"""Options that are only in ``SpeculationReport.effective``; older ones also have their own field, for older callers."""
 
 
 # --------------------------------------------------------------------------- the other methods
 
 
 def model_info_to_wire(info: ModelInfo) -> pb.GetModelInfoResponse:
-    """The answer to GetModelInfo."""
+    """The reply to GetModelInfo."""
     message = pb.GetModelInfoResponse()
     fill(message, info)
     return message
@@ -226,7 +229,7 @@ def model_info_from_wire(wire: pb.GetModelInfoResponse) -> ModelInfo:
 
 
 def server_info_to_wire(info: ServerInfo) -> pb.GetServerInfoResponse:
-    """The answer to GetServerInfo."""
+    """The reply to GetServerInfo."""
     message = pb.GetServerInfoResponse()
     fill(message, info)
     return message
@@ -238,7 +241,7 @@ def server_info_from_wire(wire: pb.GetServerInfoResponse) -> ServerInfo:
 
 
 def loads_to_wire(loads: Loads) -> pb.GetLoadsResponse:
-    """The answer to GetLoads."""
+    """The reply to GetLoads."""
     message = pb.GetLoadsResponse()
     fill(message, loads)
     return message

@@ -1,4 +1,4 @@
-"""What the public gRPC interface says, apart from how it is written; None is "not sent"."""
+"""The messages of the public gRPC interface, independent of their encoding; None means "not sent"."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class GenerateCall:
-    """One answer asked for; the input is not tokenised and nothing is checked yet."""
+    """A call for one answer; the input is not tokenised and nothing is checked yet."""
 
     input: str | tuple[ChatMessage, ...] | tuple[int, ...]  # text, conversation or token ids; not empty
     request_id: str = ""  # empty: the server chooses
@@ -35,7 +35,7 @@ class GenerateCall:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is served and with which methods."""
+    """The served model and the methods that requests may name."""
 
     model: str  # name that requests use
     target: str  # folder name or id
@@ -43,7 +43,7 @@ class ModelInfo:
     max_context: int  # tokens of prompt + answer
     vocab_size: int
     defaults: SpeculationOptions
-    drafting: tuple[str, ...]  # policies that requests may name
+    drafting: tuple[str, ...]  # drafting methods that requests may name
     acceptance: tuple[str, ...]
     drafts: tuple[str, ...] = ()  # draft sources that requests may name
 
@@ -54,7 +54,7 @@ class ServerInfo:
 
     version: str
     ready: bool
-    degraded: bool  # serves without a draft
+    degraded: bool  # serves without a draft model
     reasons: tuple[str, ...]  # why not ready or degraded
     uptime_s: float
 
@@ -73,18 +73,18 @@ class ReplicaLoad:
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """How busy the whole deployment is."""
+    """The load of the whole deployment."""
 
     replicas: tuple[ReplicaLoad, ...]
-    num_running: int  # answers in the making
+    num_running: int  # answers in progress
     num_waiting: int  # requests that wait for a slot
 
 
 class GenerationService(Protocol):
-    """What answers the public interface; errors of adasd.errors become statuses (transport.status)."""
+    """Implements the public interface; errors of adasd.errors become statuses (transport.status)."""
 
     def generate(self, request_id: str, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:
-        """Chunks, then Complete. Closed early (``aclose``) when the client leaves."""
+        """Yields Chunks, then Complete. Closed early (``aclose``) when the client disconnects."""
         ...
 
     async def abort(self, request_ids: Sequence[str]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""Frozen dataclasses to protobuf messages and back, field by field of the same name.
+"""Converts frozen dataclasses to protobuf messages and back, matching fields by name.
 
-None, and what equals a field's default, is not sent. A field that the message does not have is a KeyError: it has
-to be added to the .proto file.
+None and values equal to a field's default are not sent. A field missing from the message raises KeyError: add it to
+the .proto file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def fill(message: Message, value: Any, without: tuple[str, ...] = ()) -> None:
-    """Set the message's fields to those of the dataclass ``value``, all but ``without``."""
+    """Set the message's fields to those of the dataclass ``value``, except those in ``without``."""
     for one in dataclasses.fields(value):
         content = getattr(value, one.name)
         if one.name in without or content is None or content == one.default:
@@ -43,9 +43,9 @@ def fill(message: Message, value: Any, without: tuple[str, ...] = ()) -> None:
 
 
 def read(message: Message, kind: Callable[..., T], where: str = "", **known: Any) -> T:
-    """The dataclass that ``fill`` made the message of; ``known`` are fields that are not read.
+    """The dataclass that ``fill`` converted to this message; ``known`` holds fields not to be read.
 
-    Raises InvalidRequest, naming the field behind ``where``, for a text that is none of an enumeration.
+    Raises InvalidRequest for a text that is not in an enumeration, naming the field with ``where`` as prefix.
     """
     for one in dataclasses.fields(kind):  # type: ignore[arg-type]
         if one.name in known:
@@ -77,7 +77,7 @@ def _content(content: Any, field: FieldDescriptor, kind: Any, where: str) -> Any
 
 
 def enum_value(kind: type[StrEnum], text: Any, where: str) -> StrEnum:
-    """The member of that text; raises InvalidRequest with the known ones."""
+    """The enum member with this text; raises InvalidRequest listing the members."""
     if text not in list(kind):
         raise InvalidRequest(f"{where} is {str(text)[:64]!r}; possible: {', '.join(kind)}", where)
     return kind(text)
@@ -94,7 +94,7 @@ def _types(kind: Any) -> Mapping[str, Any]:
 
 @cache
 def _inner(kind: Any) -> tuple[Any, bool]:
-    """The type of one entry, and whether there may be none."""
+    """The type of one entry, and whether it may be None."""
     if get_origin(kind) is tuple:
         return get_args(kind)[0], False
     if get_origin(kind) is UnionType:

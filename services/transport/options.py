@@ -1,4 +1,4 @@
-"""gRPC options that both ends share: a dead link shows within 8 s, also when idle."""
+"""gRPC options that both ends share: a dead link is detected within 8 s, also when idle."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ RETRY_POLICY = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
-"""Of clients of the public interface, whose server may be replaced. Only calls that no server has taken are tried
-again: a taken one has answered with initial metadata, after which gRPC never retries. CANCELLED is what gRPC's core
-tells callers whose call reaches a server that begins to stop (grpc/grpc#41785)."""
+"""For clients of the public interface, whose server may be replaced. Only calls that no server has accepted are
+retried: an accepted call has answered with initial metadata, after which gRPC never retries. CANCELLED is the status
+that gRPC's core gives a call that reaches a server just beginning to stop (grpc/grpc#41785).
+"""
 
 
 def retrying(service: str) -> tuple[tuple[str, str], ...]:
-    """Channel options by which calls of ``service`` follow RETRY_POLICY."""
+    """Channel options that apply RETRY_POLICY to calls of ``service``."""
     method_config = {"name": [{"service": service}], "retryPolicy": RETRY_POLICY}
     return (("grpc.service_config", json.dumps({"methodConfig": [method_config]})),)
 
 
 ROUNDS_METHOD = "/adasd.v1.Worker/Rounds"
-MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # a long prompt is some KiB, full-vocabulary rows are some MiB
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # a long prompt is some KiB, full-vocabulary distributions are some MiB
 
 KEEPALIVE: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 5000),
@@ -41,5 +42,5 @@ CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *CLIENT_OPTIONS,
     ("grpc.http2.min_ping_interval_without_data_ms", 3000),
-    ("grpc.so_reuseport", 0),  # two servers on one port are a mistake, not a load balancer
+    ("grpc.so_reuseport", 0),  # two servers on one port are a mistake, not load balancing
 )

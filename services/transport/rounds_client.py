@@ -1,8 +1,7 @@
-"""A session's line to one worker: draft and verify calls over one Rounds stream.
+"""A session's connection to one worker: draft and verify calls over one Rounds stream.
 
-One task reads the stream and hands every answer to the call with its ``seq``. A caller that stopped waiting
-(its deadline passed, or it was cancelled) is simply not there any more: its answer is dropped, and the line
-stays in step.
+One task reads the stream and hands every reply to the call with its ``seq``. The reply to a caller that no longer
+waits (deadline passed, or cancelled) is dropped; later calls are not affected.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ A = TypeVar("A", Opened, DraftBlock, Verdict)
 
 @dataclass(frozen=True, slots=True)
 class WorkerAddress:
-    """Where a lease's worker listens."""
+    """The worker's address from a lease."""
 
     role: str  # draft | target
     address: str  # host:port
-    incarnation: str  # life of the replica
+    incarnation: str  # life of the worker process
 
 
 class RoundsLine:
     """One stream to one worker for one session; has the calls of a Drafter and a Verifier.
 
     Use: ``line = RoundsLine(pool, worker, session, timeout_s)``, ``await line.open(call)``, calls, and on
-    every path ``await line.close()``. Once a call raised anything but the call's own failure
-    (InvalidRequest, StaleCache, UnknownSession, Overloaded, DeviceFailure), every later one raises it too.
+    every path ``await line.close()``. Errors of a single call (InvalidRequest, StaleCache, UnknownSession, Overloaded,
+    DeviceFailure) leave the line usable; after any other error, every later call raises that error too.
     """
 
     def __init__(
@@ -51,9 +50,9 @@ class RoundsLine:
         close_timeout_s: float = 1.0,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """``timeout_s`` bounds the wait for each answer, ``close_timeout_s`` the wait for a clean end.
+        """``timeout_s`` bounds the wait for each reply, ``close_timeout_s`` the wait for a clean end.
 
-        ``headers`` go along as the stream's metadata (a trace context).
+        ``headers`` are sent as the stream's metadata (a trace context).
         """
         self.worker, self.session = worker, session
         self._timeout_s, self._close_timeout_s = timeout_s, close_timeout_s
@@ -74,11 +73,11 @@ class RoundsLine:
         await self._ask(call, Opened, timeout_s)
 
     async def draft(self, call: DraftCall, timeout_s: float | None = None) -> DraftBlock:
-        """A block; WorkerLost if there is no answer in ``timeout_s`` (the line's own if None)."""
+        """A block; WorkerLost if there is no reply in ``timeout_s`` (None: the line's own)."""
         return await self._ask(call, DraftBlock, timeout_s)
 
     async def verify(self, call: VerifyCall, timeout_s: float | None = None) -> Verdict:
-        """A verdict; WorkerLost if there is no answer in ``timeout_s`` (the line's own if None)."""
+        """A verdict; WorkerLost if there is no reply in ``timeout_s`` (None: the line's own)."""
         return await self._ask(call, Verdict, timeout_s)
 
     async def close(self) -> None:
@@ -87,7 +86,7 @@ class RoundsLine:
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
 
-    # ----------------------------------------------------------------- asking
+    # ----------------------------------------------------------------- sending
 
     async def _ask(
         self, call: OpenCall | DraftCall | VerifyCall, kind: type[A], timeout_s: float | None
@@ -117,7 +116,7 @@ class RoundsLine:
         return self._num_sent, encode_frame(frame)
 
     def _send(self, data: bytes) -> None:
-        """Write in a task of its own: a write that is cancelled half-way would end the whole stream."""
+        """Write in a separate task: cancelling a write half-way would end the whole stream."""
         task = asyncio.get_running_loop().create_task(self._write(data))
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
@@ -127,9 +126,9 @@ class RoundsLine:
             async with self._writing:
                 await self._stream.write(data)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            pass  # the stream is over; the reader says why (if a write met the end half-way: no more than INTERNAL)
+            pass  # the stream is over and the reader has the reason; a write that meets the end only gets INTERNAL
 
-    # ----------------------------------------------------------------- listening
+    # ----------------------------------------------------------------- receiving
 
     async def _read(self) -> None:
         try:
@@ -140,7 +139,7 @@ class RoundsLine:
             self._end(_as_loss(error_from_rpc(error, self.worker.role), self.worker.role))
         except asyncio.CancelledError:
             self._end(WorkerLost(self.worker.role, f"the stream to {self.worker.address} was cancelled"))
-        except AdasdError as error:  # an answer that cannot be understood
+        except AdasdError as error:  # a reply that cannot be decoded
             self._end(WorkerLost(self.worker.role, str(error)))
             self._stream.cancel()
 
@@ -148,14 +147,14 @@ class RoundsLine:
         reply = decode_reply(data, self.session)
         waiting = self._waiting.pop(reply.seq, None)
         if waiting is None or waiting.done():
-            return  # late: nobody waits for it any more
+            return  # late: no caller waits for it any more
         if isinstance(reply.answer, AdasdError):
             waiting.set_exception(reply.answer)
         else:
             waiting.set_result(reply.answer)
 
     def _end(self, error: AdasdError) -> None:
-        """The line is over; whoever waits now or asks later hears why (the first reason counts)."""
+        """End the line; present waiters and later calls get this error (the first reason counts)."""
         self._over = self._over or error
         for waiting in self._waiting.values():
             if not waiting.done():
@@ -176,12 +175,12 @@ class RoundsLine:
             pass
         finally:
             self._stream.cancel()
-            for write in self._writes:  # one to a stream that had not begun yet would wait for ever
+            for write in self._writes:  # a write to a stream that never started would wait for ever
                 write.cancel()
             await asyncio.gather(self._reader, *self._writes, return_exceptions=True)
             self._pool.release(self.worker.address)
 
 
 def _as_loss(error: AdasdError, role: str) -> AdasdError:
-    """The end of a stream by a mere status is the loss of the worker, unless it said something better."""
+    """A stream that ends with only a status means that the worker is lost, unless the error is more specific."""
     return WorkerLost(role, str(error)) if isinstance(error, Cancelled) else error

@@ -1,6 +1,6 @@
-"""Frames of the Rounds stream to bytes and back; the only place that knows the worker's wire format.
+"""Encodes and decodes frames of the Rounds stream; the only place that knows the worker's wire format.
 
-Decoding trusts nobody: bytes that are no message, or hold rows that do not fit, raise InvalidRequest.
+Decoding validates everything: invalid messages, or arrays of the wrong length, raise InvalidRequest.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from services.transport.envelope import Close, Frame, Opened, ReplyFrame
 from services.transport.error_codec import error_from_failed, failed_from_error
 
 ANY_TOKEN = -1
-"""On the wire: whichever token follows. A worker that does not know this yet refuses such a call as superseded."""
+"""On the wire: any next token. A worker too old to know this refuses such a call as superseded."""
 
 
 def encode_frame(frame: Frame) -> bytes:
@@ -106,7 +106,7 @@ def encode_reply(reply: ReplyFrame) -> bytes:
 
 
 def decode_reply(data: bytes, session: str) -> ReplyFrame:
-    """The inverse of encode_reply on the stream of ``session``."""
+    """The inverse of encode_reply, for the stream of ``session``."""
     message = pb.RoundReply()
     try:
         message.ParseFromString(data)
@@ -283,7 +283,7 @@ def _assumption_from_wire(wire: pb.Assumption) -> Assumption:
 
 
 def _rule_to_wire(rule: AcceptanceRule) -> pb.AcceptanceRule:
-    """The name as it is: whoever judges looks it up."""
+    """The method's name is sent unchanged; the target looks it up."""
     numbers = {name: value for name, value in rule.params.items() if not isinstance(value, tuple)}
     tables = {name: pack_reals(value) for name, value in rule.params.items() if isinstance(value, tuple)}
     return pb.AcceptanceRule(
@@ -307,7 +307,7 @@ def _rule_from_wire(wire: pb.AcceptanceRule) -> AcceptanceRule:
     )
 
 
-# --------------------------------------------------------------------------- answers
+# --------------------------------------------------------------------------- replies
 
 
 def _rows_to_wire(rows: DraftDistributions | None) -> pb.Rows | None:

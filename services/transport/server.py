@@ -1,6 +1,6 @@
 """A grpc.aio server with our options, and the adapter between the Rounds stream and its service.
 
-The service sees frozen frames and raises errors of adasd.errors; this file turns both into gRPC.
+The service sees frozen frames and raises errors of adasd.errors; this file converts both to gRPC.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RoundsStream(Protocol):
     """The worker's end of one Rounds stream."""
 
     async def read(self) -> Frame | None:
-        """The next frame; None once the client has sent its last. InvalidRequest if it is not understood."""
+        """The next frame; None after the client's last. InvalidRequest if it cannot be decoded."""
         ...
 
     async def write(self, reply: ReplyFrame) -> None: ...
@@ -40,7 +40,7 @@ class RoundsStream(Protocol):
 
 
 class RoundsService(Protocol):
-    """What answers Rounds streams."""
+    """Implements the Rounds stream."""
 
     async def rounds(self, stream: RoundsStream) -> None:
         """Serve one stream until its end. An AdasdError ends it with that error's status."""
@@ -48,7 +48,7 @@ class RoundsService(Protocol):
 
 
 class GrpcRoundsStream:
-    """A RoundsStream over the context of a gRPC call that passes bytes through."""
+    """A RoundsStream over the context of a gRPC call that passes raw bytes."""
 
     def __init__(self, context: grpc.aio.ServicerContext) -> None:
         self._context = context
@@ -67,7 +67,7 @@ class GrpcRoundsStream:
 
 
 def rounds_handler(service: RoundsService) -> grpc.GenericRpcHandler:
-    """The Worker service of protos/adasd/v1/worker.proto, answered by ``service``."""
+    """The Worker service of protos/adasd/v1/worker.proto, implemented by ``service``."""
 
     async def rounds(_: object, context: grpc.aio.ServicerContext) -> None:
         await guarded(context, service.rounds(GrpcRoundsStream(context)))
@@ -77,7 +77,7 @@ def rounds_handler(service: RoundsService) -> grpc.GenericRpcHandler:
 
 
 async def guarded(context: grpc.aio.ServicerContext, work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work``; its error becomes the call's status, an unforeseen one INTERNAL without its details."""
+    """Await ``work``; its error becomes the call's status, an unexpected one INTERNAL without details."""
     try:
         return await work
     except AdasdError as error:
@@ -116,7 +116,7 @@ async def start_server(
 ) -> RunningServer:
     """Listen on ``host``; port 0 takes a free one. With a TlsConfig, only peers with a certificate may call.
 
-    ConfigError if the address cannot be had, or a file of ``tls`` cannot be read.
+    ConfigError if the address is not available, or a file of ``tls`` cannot be read.
     """
     server = grpc.aio.server(options=list(options))
     server.add_generic_rpc_handlers(tuple(handlers))

@@ -1,4 +1,4 @@
-"""One table: what went wrong (adasd.errors.Code) -> gRPC status, and back for peers that say no more."""
+"""The table from error codes (adasd.errors.Code) to gRPC statuses, and back for peers that send only a status."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from adasd.errors import (
 from services.transport.error_codec import error_from_bytes, error_to_bytes
 
 ERROR_KEY = "adasd-error-bin"
-"""Trailing metadata that holds the error itself beside the status."""
+"""Trailing metadata key of the encoded error, next to the status."""
 
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
-"""Where gRPC's richer error model has its google.rpc.Status."""
+"""Metadata key of google.rpc.Status in gRPC's richer error model."""
 
 RETRY_STATUSES = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
-"""The same request can succeed later: these tell when to try."""
+"""The same request can succeed later: these statuses carry the time to wait."""
 RETRY_AFTER_LOSS_S = 1.0
 
 MAX_DETAILS_LEN = 1000  # characters of the status message
@@ -62,7 +62,7 @@ async def abort(context: grpc.aio.ServicerContext, error: AdasdError) -> NoRetur
 
 
 def _retry_info(error: AdasdError, details: str) -> bytes:
-    """google.rpc.Status with RetryInfo, which gRPC clients of any language know how to wait by."""
+    """google.rpc.Status with RetryInfo, which gRPC clients of any language understand."""
     delay = duration_pb2.Duration()
     wait_s = error.retry_after_s if isinstance(error, Overloaded) else RETRY_AFTER_LOSS_S
     delay.FromNanoseconds(round(1e9 * max(0.0, wait_s)))
@@ -74,9 +74,9 @@ def _retry_info(error: AdasdError, details: str) -> bytes:
 
 
 def error_from_rpc(error: grpc.aio.AioRpcError, role: str) -> AdasdError:
-    """What a failed call means to the caller; ``role`` names the peer in WorkerLost.
+    """The error that a failed call means to the caller; ``role`` names the peer in WorkerLost.
 
-    A peer of ours says it by metadata. Otherwise the status speaks: whatever is not plainly the request's own
+    Our own peers send the error as metadata. Otherwise the status decides: anything that is not clearly the request's
     fault counts as the loss of the peer.
     """
     told = _error_in(error.trailing_metadata() or ())

@@ -1,9 +1,9 @@
-"""Mutual TLS on the links between orchestrators and workers: both ends show a certificate of the same authority.
-The public gRPC door shows one too, and asks for none.
+"""Mutual TLS between orchestrators and workers: both ends show a certificate of the same authority.
+The public gRPC server shows one too, but requires none from clients.
 
 Files are read again for every handshake of a server and every new channel, so renewed certificates need no
-restart. Workers listen on addresses that no certificate can know beforehand: what is checked is one name that
-all of them carry.
+restart. Workers' addresses are not known when certificates are issued, so the check is for one name that all
+workers' certificates share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from services.config import DoorTlsConfig, TlsConfig
 
 
 def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
-    """For a worker; who shows no certificate of the authority is refused. ConfigError if a file cannot be read."""
+    """For a worker; refuses clients without a certificate of the authority. ConfigError if a file cannot be read."""
     return grpc.dynamic_ssl_server_credentials(
         _server_files(tls),
         lambda: _unless_away(lambda: _server_files(tls)),
@@ -27,7 +27,7 @@ def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
 
 
 def door_credentials(tls: DoorTlsConfig) -> grpc.ServerCredentials:
-    """For the public gRPC door; clients show nothing. ConfigError if a file cannot be read."""
+    """For the public gRPC server; clients need no certificate. ConfigError if a file cannot be read."""
     return grpc.dynamic_ssl_server_credentials(
         _door_files(tls), lambda: _unless_away(lambda: _door_files(tls)), require_client_authentication=False
     )
@@ -39,7 +39,7 @@ def client_credentials(tls: TlsConfig) -> grpc.ChannelCredentials:
 
 
 def client_options(tls: TlsConfig) -> tuple[tuple[str, str], ...]:
-    """Channel options beside the credentials: the name that the worker's certificate has to carry."""
+    """Channel options besides the credentials: the name required in the worker's certificate."""
     return (("grpc.ssl_target_name_override", tls.name),)
 
 
@@ -56,7 +56,7 @@ def _door_files(tls: DoorTlsConfig) -> grpc.ServerCertificateConfiguration:
 def _unless_away(
     read: Callable[[], grpc.ServerCertificateConfiguration],
 ) -> grpc.ServerCertificateConfiguration | None:
-    """None keeps what was read before: a file may be away for a moment while it is replaced."""
+    """None keeps the previous files: one may be missing for a moment while it is replaced."""
     try:
         return read()
     except ConfigError:
