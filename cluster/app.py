@@ -3,9 +3,9 @@
     clients -- HTTP, gRPC --> orchestrator == leases: Serve handle, rounds: gRPC ==> target (large model)
                                            == leases: Serve handle, rounds: gRPC ==> draft  (small model)
 
-Each tier is a deployment of its own, so that each is placed and scaled for itself. A lease is one ongoing
-request of a worker deployment; hence ``max_ongoing_requests`` is the number of slots. Another deployment
-collects the metrics of all replicas.
+Each tier is a deployment of its own, placed and scaled independently. A lease is one ongoing request of a worker
+deployment; hence ``max_ongoing_requests`` is the number of slots. Another deployment collects the metrics of all
+replicas.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from services.orchestrator.deployment import Orchestrator
 from services.worker.worker import Worker
 
 ANSWERED_AT_ONCE = 2000
-"""Requests beside generations that one orchestrator replica takes: health, models, refusals. The replica itself refuses
-what is too much, in milliseconds; so Serve's queue in front of it stays empty and health never waits behind a crowd."""
+"""Requests besides generations that one orchestrator replica takes: health, models, refusals. The replica itself
+refuses excess requests, within milliseconds, so Serve's queue in front of it stays empty and health checks never wait.
+"""
 BACKLOG = 500
-"""Requests that may wait in Serve for a replica that takes no more; Serve answers 503 to further ones at once."""
+"""Requests that may wait in Serve for a full replica; Serve answers 503 to further ones at once."""
 
 
 def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
@@ -52,7 +53,7 @@ def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
 
 
 def metrics_store(config: ServeConfig) -> Application:
-    """The snapshot store: a scrape of any orchestrator shows the metrics of all replicas."""
+    """The snapshot store: a scrape of any orchestrator returns the metrics of all replicas."""
     deployed = serve.deployment(
         name="metrics",
         num_replicas=1,
@@ -72,7 +73,7 @@ def replicas_of(
     snapshots: Application,
     name: str | None = None,
 ) -> Application:
-    """Equal replicas of one model; ``name`` of the deployment, if it is not the role."""
+    """Identical replicas of one model; ``name`` of the deployment, if it differs from the role."""
     deployed = serve.deployment(
         name=name or role,
         **scaling(role, tier),
@@ -100,7 +101,7 @@ def replicas_of(
 
 
 def scaling(role: str, tier: TierConfig) -> dict[str, Any]:
-    """A fixed number, or the policy of cluster.scaling."""
+    """A fixed number, or autoscaling by the policy of cluster.scaling."""
     if tier.min_replicas == tier.max_replicas:
         return {"num_replicas": tier.min_replicas}
     return {

@@ -1,6 +1,6 @@
 """Files that come with the package: the demo pair and the manifests that every overlay builds on.
 
-In a source tree they lie at its root; an installed package carries them inside of itself (pyproject.toml).
+In a source tree they are at its root; an installed package contains them (pyproject.toml).
 """
 
 from __future__ import annotations
@@ -19,6 +19,6 @@ def packaged(name: str) -> Path:
 
 
 DEMO = packaged("models/demo")
-"""The pair that is served when nobody names another."""
+"""The pair that is served if no model is configured."""
 BASE = packaged("k8s/base")
 """The manifests that a rendered overlay patches."""

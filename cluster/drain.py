@@ -20,7 +20,7 @@ POLL_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class RayNode:
-    """One living node of the cluster."""
+    """A node of the cluster that is alive."""
 
     node_id: str
     address: str
@@ -28,12 +28,12 @@ class RayNode:
 
 
 class Gcs(Protocol):
-    """What Ray's control store is asked and told."""
+    """The calls to Ray's control store."""
 
     def alive(self) -> list[RayNode]: ...
 
     def drain(self, node_id: str, deadline_s: float) -> None:
-        """The node shall be gone ``deadline_s`` seconds from now."""
+        """Announce that the node will be gone ``deadline_s`` seconds from now."""
         ...
 
 
@@ -44,7 +44,7 @@ def drain(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> bool:
-    """Leave the cluster in good order; False if the deadline came first."""
+    """Leave the cluster in an orderly way; False if the deadline passed first."""
     until_s = now() + deadline_s
     own = [node for node in gcs.alive() if node.address == own_address]
     is_head = any(node.is_head for node in own)
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         done = drain(RayGcs(arguments.address), arguments.own_address, arguments.deadline_s)
-    except Exception as error:  # the cluster's head is gone: nothing is left to wait for
+    except Exception as error:  # the cluster's head is gone, so there is nothing to wait for
         print(f"adasd drain: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0 if done else 1

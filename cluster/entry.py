@@ -1,7 +1,7 @@
-"""The application as a Serve config file names it: ``import_path: cluster.entry:app``, settings under ``args``.
+"""The application that a Serve config file names: ``import_path: cluster.entry:app``, settings under ``args``.
 
 The settings are those of ``adasd serve``'s YAML file, with the same nested names. They are read where Serve
-builds the application, so variables (``ADASD_...``) and files (API keys) count there, in the pod.
+builds the application, so variables (``ADASD_...``) and files (API keys) must be present there, in the pod.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ WORKER_HOST = "0.0.0.0"
 
 def app(args: dict[str, Any]) -> Application:
     """What ``serve deploy`` runs. ConfigError with one sentence per problem in ``args``."""
-    from cluster.app import build  # brings torch, which those who only read settings do without
+    from cluster.app import build  # imports torch, which reading the settings does not need
 
     return build(read(args, os.environ), WORKER_HOST)
 
 
 def read(args: Mapping[str, Any], environment: Mapping[str, str]) -> ServeConfig:
-    """The settings; without a target, the demo pair. ``args`` goes before the environment."""
+    """The settings; without a target, the demo pair. ``args`` override the environment."""
     from cluster.data import DEMO
 
     return settings.load(dict(flat(args)), environment, demo=DEMO)

@@ -1,4 +1,4 @@
-"""What a client of the service's HTTP door needs: the model's name, the stream's events, the words of a refusal."""
+"""Helpers for clients of the HTTP server: the model's name, the stream's events, the message of a refusal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 
 
 class ServerRefusal(Exception):
-    """What the user should read: the server refused, or is none of ours."""
+    """A message for the user: the server refused the request, or is not an AdaSD server."""
 
 
 def first_model(client: httpx.Client) -> str:
@@ -37,7 +37,7 @@ def server_sent(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 
 def refusal(response: httpx.Response) -> str:
-    """The server's own sentence."""
+    """The server's own error message."""
     if response.status_code == 401:
         return "The server asks for an API key that it knows: adasd chat --api-key KEY, or ADASD_API_KEY"
     try:

@@ -1,13 +1,13 @@
-"""How many replicas each tier should have: one policy for both, pure, in seconds of whatever clock it is told.
+"""How many replicas each tier should have: one pure policy for both tiers; the caller supplies the time in seconds.
 
-A session holds one slot of each tier, so sessions (waiting ones included) bound both from below. Time in forward
-passes says little: a single session keeps its replicas busy. What says that a replica is too full for its sessions is
-a forward pass that takes several times as long as with a small batch. For the draft another sign counts: blocks
-that wait in its worker, because then verifiers wait. Work ahead of a verdict is left out of the draft's load, as it
-yields and stops first: it fills spare time and is no need.
+A session holds one slot of each tier, so the number of sessions (including waiting ones) is a lower bound for both.
+Utilisation says little: a single session keeps its replica busy. A replica has too many sessions when a forward pass
+takes several times as long as with a small batch. For the draft, blocks that wait in its worker also count, because
+verifiers then wait too. Lookahead does not count as load of the draft: it has the lowest priority and only fills
+spare time.
 
-More replicas come at once, fewer only after the load was low for a while, and then as many as the most that were
-needed meanwhile. So a load that swings faster than that never makes the number swing.
+Scaling up is immediate. Scaling down happens only after the load was low for a while, to the largest number needed
+during that time, so a load that fluctuates faster does not change the number.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 FULL = 0.8
-"""Share of the slots that may be leased before one more replica is wanted."""
+"""Share of the slots that may be leased before another replica is added."""
 SLOW = 3.0
-"""How many times as long as at its fastest a forward pass may take."""
+"""How many times its fastest duration a forward pass may take."""
 FEW = 4
-"""Sessions of one replica that never make it too full: what is slow with so few is slow for another reason."""
+"""At this many sessions per replica or fewer, load adds no replica: the cause of slowness is another."""
 WAIT = 0.5
-"""Share of a block's time in its draft worker that may be waiting."""
+"""Share of a block's time in its draft worker that may be spent waiting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One look at a tier; ``step_ms`` and shares are means over its replicas."""
+    """Measurements of a tier; ``step_ms`` and shares are means over its replicas."""
 
-    num_replicas: int  # wanted last time; some may still be starting
-    num_running: int  # of them, those that serve
+    num_replicas: int  # the last decision; some may still be starting
+    num_running: int  # of those, the ones that serve
     num_sessions: float  # holding a slot or waiting for one
-    num_slots: float  # of one replica
-    step_ms: float = 0.0  # of a forward pass; 0 before the first
-    wait: float = 0.0  # of the time that rounds' calls spent in the worker, waiting; [0, 1]
-    optimistic: float = 0.0  # of the calls, those that assumed an acceptance; [0, 1]
+    num_slots: float  # per replica
+    step_ms: float = 0.0  # duration of a forward pass; 0 before the first
+    wait: float = 0.0  # share of calls' time in the worker spent waiting, [0, 1]
+    optimistic: float = 0.0  # share of calls that assumed acceptance, [0, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,40 +44,38 @@ class Pace:
 
     min_replicas: int
     max_replicas: int
-    settle_s: float = 5.0  # after new replicas serve: what was measured before them is old
-    down_after_s: float = 60.0  # of less load, before replicas go
+    settle_s: float = 5.0  # after new replicas serve; older measurements do not apply
+    down_after_s: float = 60.0  # of lower load before replicas are removed
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the policy remembers between looks."""
+    """State of the policy between calls."""
 
-    fastest_ms: float = 0.0  # least time of a forward pass so far; 0 before the first
-    settled_s: float = 0.0  # from then on what is measured speaks of the replicas that run
-    low_since_s: float | None = None  # fewer replicas would have done since
-    most_since: int = 0  # the most that were needed since
+    fastest_ms: float = 0.0  # shortest forward pass so far; 0 before the first
+    settled_s: float = 0.0  # from then on, measurements describe the current replicas
+    low_since_s: float | None = None  # since then, fewer replicas would have sufficed
+    most_since: int = 0  # the most replicas needed since then
 
 
 def needed(role: str, reading: Reading, fastest_ms: float, settled: bool) -> int:
-    """Replicas that the load of this moment asks for, bounds aside."""
-    if reading.num_sessions < 0.5:  # a probe's lease, averaged over a while, is no load
+    """Replicas that the current load needs, ignoring bounds."""
+    if reading.num_sessions < 0.5:  # the lease of a probe, averaged over time, is not load
         return 0
     by_sessions = max(1, ceil(reading.num_sessions / (FULL * reading.num_slots) - 1e-9))
     if not settled:
-        return max(
-            by_sessions, reading.num_replicas
-        )  # those on their way were needed when they were asked for
+        return max(by_sessions, reading.num_replicas)  # starting replicas still count as needed
     if not reading.num_running or not fastest_ms:
         return by_sessions
     load = reading.step_ms / (SLOW * fastest_ms)
     if role == "draft":
         load = max(load * (1.0 - reading.optimistic), reading.wait / WAIT)
-    by_load = ceil(reading.num_running * load)  # what is shared by n now would be shared by so many
+    by_load = ceil(reading.num_running * load)  # spreads the load of num_running over so many
     return max(by_sessions, min(by_load, ceil(reading.num_sessions / FEW)))
 
 
 def decide(role: str, reading: Reading, state: State, pace: Pace, now_s: float) -> tuple[int, State]:
-    """The number of replicas that the tier should have from now on."""
+    """The number of replicas that the tier should have now, and the new state."""
     if reading.step_ms > 0.0:
         state = replace(state, fastest_ms=min(reading.step_ms, state.fastest_ms or reading.step_ms))
     if reading.num_running != reading.num_replicas:

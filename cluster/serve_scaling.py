@@ -1,6 +1,6 @@
-"""The scaling policy as Ray Serve calls it: its view of a tier to a reading, the answer back.
+"""The scaling policy as a Ray Serve policy function: converts Serve's metrics to a reading, and the decision back.
 
-Serve ships this module to its controller by value, and what it imports by name; so dataclasses stay in
+Serve ships this module to its controller by value, but what it imports by name; so dataclasses stay in
 cluster.scaling.
 """
 
@@ -13,11 +13,11 @@ from typing import Any, Protocol
 from cluster.scaling import Pace, Reading, State, decide
 
 KEPT = "adasd"
-"""Where the state is kept between calls."""
+"""Key of the state between calls."""
 
 
 class Context(Protocol):
-    """What of Serve's AutoscalingContext is looked at."""
+    """The fields of Serve's AutoscalingContext that are used here."""
 
     target_num_replicas: int
     running_replicas: Any
@@ -31,21 +31,21 @@ class Context(Protocol):
 
 
 class TierPolicy:
-    """Serve's ``policy_function`` of one tier; bounds and cool-downs come as its keyword arguments."""
+    """Serve's ``policy_function`` of one tier; bounds and cool-downs are its keyword arguments."""
 
     def __init__(self, role: str, num_slots: int, **pace: Any) -> None:
         self.role, self.num_slots, self.pace = role, num_slots, Pace(**pace)
 
     def __call__(self, context: Context) -> tuple[int, dict[str, Any]]:
         """Replicas wanted, and the state for the next call."""
-        state = State(**context.policy_state.get(KEPT, {}))  # Serve keeps things of its own beside it
+        state = State(**context.policy_state.get(KEPT, {}))  # Serve keeps its own entries next to it
         reading = read(context, self.num_slots)
         wanted, state = decide(self.role, reading, state, self.pace, context.current_time or time.time())
         return wanted, {KEPT: asdict(state)}
 
 
 def read(context: Context, num_slots: int) -> Reading:
-    """A look at the tier through Serve's eyes; ``num_slots`` until a replica reported its own number."""
+    """The tier's metrics from Serve; ``num_slots`` is used until a replica has reported its own number."""
     reported = context.aggregated_metrics or {}
 
     def mean(name: str, default: float = 0.0) -> float:
@@ -56,7 +56,7 @@ def read(context: Context, num_slots: int) -> Reading:
     return Reading(
         num_replicas=context.target_num_replicas,
         num_running=len(context.running_replicas),
-        num_sessions=max(held, context.total_num_requests),  # the latter counts waiting ones, too
+        num_sessions=max(held, context.total_num_requests),  # the latter includes waiting ones
         num_slots=mean("slots", num_slots),
         step_ms=mean("step_ms"),
         wait=mean("wait"),
@@ -67,7 +67,7 @@ def read(context: Context, num_slots: int) -> Reading:
 def autoscaling(
     role: str, num_slots: int, min_replicas: int, max_replicas: int, **pace: float
 ) -> dict[str, Any]:
-    """Serve's ``autoscaling_config`` for a tier; delays of its own are off, as the policy has cool-downs."""
+    """Serve's ``autoscaling_config`` for a tier; Serve's own delays are off, as the policy has cool-downs."""
     return {
         "min_replicas": min_replicas,
         "max_replicas": max_replicas,

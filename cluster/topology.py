@@ -1,7 +1,7 @@
-"""Where replicas may run: a tier's wishes as Ray options, and what a cluster lacks to fulfil them.
+"""Where replicas may run: a tier's requirements as Ray options, and what a cluster lacks to meet them.
 
-Pure functions; they know neither Ray Serve nor a running cluster. ``resources`` are Ray's own names:
-``CPU``, ``GPU``, ``accelerator_type:L4`` and whatever a node was started with.
+Pure functions; they know neither Ray Serve nor a running cluster. ``resources`` have Ray's own names:
+``CPU``, ``GPU``, ``accelerator_type:L4`` and the custom ones that a node was started with.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 from services.config import ServeConfig, TierConfig
 
 ORCHESTRATOR_CPUS = 0.1
-"""Ray CPUs of one orchestrator replica: enough that it never lands on a node that offers none."""
+"""Ray CPUs of one orchestrator replica: above 0, so that it is never placed on a node that offers no CPU."""
 METRICS_CPUS = 0.01
 """Ray CPUs of the snapshot store, for the same reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What one Ray node offers in total."""
+    """The total resources and the labels of one Ray node."""
 
     name: str
     resources: Mapping[str, float]
@@ -40,7 +40,7 @@ def actor_options(tier: TierConfig) -> dict[str, Any]:
 
 
 def placement_group(tier: TierConfig) -> dict[str, Any]:
-    """Serve's options for a replica that needs several GPUs: all of one node, reserved at once or not at all."""
+    """Serve's options for a replica with several GPUs: all on one node, reserved together or not at all."""
     if tier.engine.num_devices == 1:
         return {}
     wishes = {"placement_group_bundles": [demand(tier)], "placement_group_strategy": "STRICT_PACK"}
@@ -50,7 +50,7 @@ def placement_group(tier: TierConfig) -> dict[str, Any]:
 
 
 def gateway_options(config: ServeConfig, num_cpus: float) -> dict[str, Any]:
-    """``ray_actor_options`` of a replica that serves clients rather than models."""
+    """``ray_actor_options`` of a replica that serves clients, not models."""
     labels = dict(config.orchestrator.label_selector)
     return {"num_cpus": num_cpus, **({"label_selector": labels} if labels else {})}
 
@@ -59,20 +59,20 @@ def demand(tier: TierConfig) -> dict[str, float]:
     """Ray resources that one replica reserves."""
     wanted = {"CPU": tier.num_cpus, "GPU": tier.num_gpus, **dict(tier.resources)}
     if tier.accelerator_type:
-        wanted[f"accelerator_type:{tier.accelerator_type}"] = 0.001  # as Ray does
+        wanted[f"accelerator_type:{tier.accelerator_type}"] = 0.001  # the amount that Ray itself reserves
     return {name: amount for name, amount in wanted.items() if amount > 0}
 
 
 def num_cpus(config: ServeConfig) -> float:
-    """Ray CPUs of the smallest deployment."""
+    """Ray CPUs that the deployment needs at minimum."""
     tiers = sum(tier.num_cpus * tier.min_replicas for tier in config.tiers.values())
     return ORCHESTRATOR_CPUS + METRICS_CPUS + tiers
 
 
 def missing(config: ServeConfig, nodes: Sequence[Node]) -> list[str]:
-    """One sentence per tier whose ``min_replicas`` can never be placed on these nodes; empty if all can.
+    """One sentence per tier whose ``min_replicas`` do not fit on these nodes; empty if all do.
 
-    Tiers are placed one after the other, first fit, so that two that want the same card are noticed.
+    Tiers are placed one after the other, first fit, so that two tiers that need the same GPU are noticed.
     """
     free = [dict(node.resources) for node in nodes]
     problems = []
@@ -84,7 +84,7 @@ def missing(config: ServeConfig, nodes: Sequence[Node]) -> list[str]:
 
 
 def _place(tier: TierConfig, nodes: Sequence[Node], free: list[dict[str, float]]) -> int:
-    """Reserve as many of the tier's replicas as fit; how many that were."""
+    """Reserve as many of the tier's replicas as fit; returns their number."""
     wanted = demand(tier)
     for placed in range(tier.min_replicas):
         for node, left in zip(nodes, free, strict=True):
@@ -102,7 +102,7 @@ def _labels_fit(tier: TierConfig, node: Node) -> bool:
 
 
 def matches(actual: str | None, wanted: str) -> bool:
-    """Ray's selectors on one label: ``x``, ``!x``, ``in(a,b)``, ``!in(a,b)``."""
+    """Whether a label matches one of Ray's selectors: ``x``, ``!x``, ``in(a,b)``, ``!in(a,b)``."""
     negated, wanted = wanted.startswith("!"), wanted.removeprefix("!")
     inside = wanted.removeprefix("in(").removesuffix(")") if wanted.startswith("in(") else wanted
     return (actual in [part.strip() for part in inside.split(",")]) is not negated
@@ -119,7 +119,7 @@ def _sentence(role: str, tier: TierConfig, placed: int, nodes: Sequence[Node]) -
 
 
 def _lacks(tier: TierConfig, nodes: Sequence[Node]) -> Iterator[str]:
-    """What no node has at all."""
+    """Requirements that no single node meets."""
     for name, amount in demand(tier).items():
         most = max((node.resources.get(name, 0.0) for node in nodes), default=0.0)
         if most < amount:

@@ -1,8 +1,8 @@
-"""The command line, ``adasd COMMAND``. A new command is one file: every module of this package is one, by its name.
+"""The command line, ``adasd COMMAND``. Every module of this package is a command of the same name.
 
 A command module has a docstring whose first line is "``adasd NAME``: what it does." and a function ``main(argv)`` that
-returns the exit status. Packages outside of this one add commands by an entry point in the group ``adasd.commands``
-whose value is such a module. Modules whose names begin with an underscore are no commands.
+returns the exit status. Other packages add commands by an entry point in the group ``adasd.commands`` whose value is
+such a module. Modules whose names begin with an underscore are not commands.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Main = Callable[[Sequence[str]], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``adasd``; the exit status."""
+    """Entry point of ``adasd``; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(overview())
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def overview() -> str:
-    """What ``adasd`` alone prints: every command with the first line of its docstring."""
+    """The output of ``adasd`` alone: every command with the first line of its docstring."""
     lines = [f"  {name:<9} {summary(module)}" for name, module in commands().items()]
     return "\n".join(
         ["usage: adasd COMMAND [OPTIONS]", "", *lines, "", "adasd COMMAND --help lists its options."]
@@ -50,7 +50,7 @@ def overview() -> str:
 
 
 def commands() -> dict[str, str]:
-    """Modules by the names of their commands, sorted."""
+    """Command name -> module, sorted by name."""
     own = {name: f"{__name__}.{name}" for _, name, _ in iter_modules(__path__) if not name.startswith("_")}
     return dict(sorted((added(GROUP) | own).items()))
 
@@ -84,7 +84,7 @@ def summary(module: str) -> str:
 
 
 def _source(module: str) -> Path | None:
-    """The module's file; None where its package is not installed."""
+    """The module's file; None if its package is not installed."""
     try:
         spec = find_spec(module)
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Options of the commands that read a configuration: one per setting, with its sentence and its default."""
+"""Options of the commands that read a configuration: one per setting, with its description and default."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECTIONS = {"target.": "target tier", "draft.": "draft tier", "speculation.": "s
 
 
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser for ``adasd NAME`` that takes every setting."""
+    """A parser for ``adasd NAME`` that accepts every setting."""
     parser = argparse.ArgumentParser(prog=f"adasd {name}", description=description, allow_abbrev=False)
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML file with the same names (target.dtype)"
@@ -50,7 +50,7 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse, or leave with status 2 and one sentence that names the nearest option."""
+    """Parse, or exit with status 2 and a message that names the nearest option."""
     arguments, rest = parser.parse_known_args(argv)
     if rest:
         unknown = rest[0].split("=")[0]
@@ -61,7 +61,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 
 def read_config(arguments: argparse.Namespace) -> ServeConfig:
-    """The settings from the command line, the environment and the file; values stay texts until here. ConfigError."""
+    """The settings from the command line, the environment and the file, converted from text here. ConfigError."""
     named = {name: value for name, value in vars(arguments).items() if name in settings.options()}
     if arguments.pair is not None:
         if given := [name for name in ("target.model", "draft.model") if name in named]:
@@ -96,7 +96,7 @@ def _metavar(option: settings.Option) -> str:
 
 
 def _describe(option: settings.Option) -> str:
-    """The sentence and the default."""
+    """The option's description and its default."""
     default = {"target.model": "the demo pair", "draft.model": "the demo pair; none: plain decoding"}.get(
         option.name
     )

@@ -38,7 +38,7 @@ Message = dict[str, str]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Entry point; the exit status."""
+    """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="adasd chat", description="Talk to a server.", allow_abbrev=False)
     add = parser.add_argument
     add("message", nargs="*", help="one question; without it, a conversation")
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def paint(choice: Mapping[str, Any]) -> Text:
-    """What one chunk adds to the screen: its listed tokens in colour, or its text if it lists none.
+    """The text that one chunk adds to the screen: its listed tokens in colour, or its plain text if it lists none.
 
     Listed tokens join to the text; a token is listed once all of it is there, at the latest at the end.
     """
@@ -77,7 +77,7 @@ def paint(choice: Mapping[str, Any]) -> Text:
 
 
 def harmless(text: str) -> str:
-    """Control characters made visible, but for line ends and tabs: a model must not steer the terminal."""
+    """Makes control characters visible, except newlines and tabs: a model must not control the terminal."""
     return "".join("\ufffd" if category(char) == "Cc" and char not in "\n\t" else char for char in text)
 
 
@@ -144,8 +144,8 @@ def chat(
     transport: httpx.BaseTransport | None = None,
     api_key: str | None = None,
 ) -> int:
-    """Ask once (``message``) or hold a conversation; 1 when the server is down or refuses."""
-    timeout = httpx.Timeout(10.0, read=None)  # the server has a deadline of its own for every answer
+    """Ask once (``message``) or hold a conversation; returns 1 if the server is down or refuses."""
+    timeout = httpx.Timeout(10.0, read=None)  # the server enforces its own deadline for every answer
     try:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         with httpx.Client(base_url=url, timeout=timeout, transport=transport, headers=headers) as client:
@@ -185,7 +185,7 @@ def converse(talk: Conversation) -> None:
         elif message:
             try:
                 talk.ask(message)
-            except ServerRefusal as error:  # the next message may go well
+            except ServerRefusal as error:  # the next message may succeed
                 talk.console.print(f"{error}", highlight=False)
             except KeyboardInterrupt:
                 talk.console.print("(cut)")
@@ -206,7 +206,7 @@ def legend() -> Text:
 
 
 def figures(last: Mapping[str, Any], seconds: float) -> str:
-    """One line about an answer, from its last chunk; ``seconds`` is the wall time."""
+    """One line of figures about an answer, from its last chunk; ``seconds`` is the wall time."""
     num_tokens = (last.get("usage") or {}).get("completion_tokens", 0)
     metrics = last.get("metrics") or {}
     parts = [f"{num_tokens} tokens in {seconds:.2f} s ({num_tokens / max(seconds, 1e-9):.0f} tokens/s)"]

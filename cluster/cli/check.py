@@ -31,10 +31,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(config: ServeConfig, console: Console, address: str | None = None) -> int:
-    """Print what would be served and every problem, one sentence each; 0 if there is none, else 1.
+    """Print what would be served and every problem, one sentence each; returns 0 if there is none, else 1.
 
-    With the ``address`` of a Ray cluster its nodes are looked at, and not this machine, where models and cards
-    need not be.
+    With the ``address`` of a Ray cluster, checks its nodes and not this machine, which may lack the models and GPUs.
     """
     found = problems(config) if address is None else missing(config, nodes_of(address))
     table = Table(
@@ -62,7 +61,7 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
 
 
 def nodes_of(address: str) -> list[Node]:
-    """What the nodes of a running Ray cluster offer; ConfigError if there is none."""
+    """The nodes of a running Ray cluster with their resources; ConfigError if there is no cluster."""
     from cluster.runtime.ray_cluster import nodes, ray_cluster
 
     with ray_cluster(address, 0.0, dashboard=False):
@@ -70,7 +69,7 @@ def nodes_of(address: str) -> list[Node]:
 
 
 def memory_columns(engine: EngineConfig) -> tuple[str, str]:
-    """Weights and full cache of one replica, readable; question marks if the model cannot be read."""
+    """Size of one replica's weights and of its full cache, formatted; question marks if the model cannot be read."""
     from adasd.engine.loading.memory import memory_estimate
 
     try:

@@ -1,6 +1,6 @@
 """``adasd eval``: compare methods on one pair and one workload, side by side in one run.
 
-The pair is loaded into this process, or asked for at a running server (``--url``).
+The pair is loaded into this process, or served by a running server (``--url``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WIDTH = 132  # columns that the tables need
 
 
 def main(argv: Sequence[str]) -> int:
-    """Entry point; the exit status."""
+    """Entry point; returns the exit status."""
     options = parser().parse_args(argv)
     if options.suite:
         from cluster.evaluation.suite import write_all
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_options(argv: Sequence[str], console: Console) -> Evaluation:
-    """The report of these options, in this process; raises AdasdError."""
+    """Run with these options in this process and return the report; raises AdasdError."""
     options = parser().parse_args(argv)
     items = _items(options)
     methods = parse(options.methods, options.max_relaxed_fraction)
@@ -80,7 +80,7 @@ def evaluate(
     temperatures: Sequence[float],
     console: Console,
 ) -> Evaluation:
-    """Run everything behind a progress bar with the time that remains."""
+    """Run everything, with a progress bar that shows the remaining time."""
     run_all = remotely(options, items, methods) if options.url else in_process(options, items, methods)
     progress = Progress(
         TextColumn("{task.description}"),
@@ -103,11 +103,11 @@ def evaluate(
 
 OnAnswer = Callable[[Method, float], None]
 RunAll = Callable[[Sequence[float], OnAnswer], tuple[list[MethodRun], dict[str, Any]]]
-"""Temperatures and a listener to the runs, and what is known of the server."""
+"""(temperatures, listener) -> the runs, and the description of the server."""
 
 
 def in_process(options: argparse.Namespace, items: Sequence[Question], methods: Sequence[Method]) -> RunAll:
-    """The pair of this process; ConfigError if it cannot be loaded."""
+    """Runs the pair in this process; ConfigError if it cannot be loaded."""
     import torch
 
     from adasd.evaluate.measure import load_pair, run
@@ -140,7 +140,7 @@ def in_process(options: argparse.Namespace, items: Sequence[Question], methods: 
 
 
 def remotely(options: argparse.Namespace, items: Sequence[Question], methods: Sequence[Method]) -> RunAll:
-    """The models of a running server; ServerGone if nobody answers there."""
+    """Runs the models of a running server; ServerGone if no server answers."""
     import httpx
 
     from cluster.evaluation.remote import CONNECT_S, SILENCE_S, Journal, run, server_about
@@ -175,7 +175,7 @@ def remotely(options: argparse.Namespace, items: Sequence[Question], methods: Se
 
 
 def parse_drafts(text: str | None) -> dict[str, str]:
-    """``tiny=FOLDER,...`` to models by name; raises InvalidRequest."""
+    """Models by name from ``tiny=FOLDER,...``; raises InvalidRequest."""
     pairs = [part.partition("=") for part in (text or "").split(",") if part.strip()]
     for name, sign, model in pairs:
         if not (name.strip() and sign and model.strip()) or name.strip() in RESERVED:
@@ -187,7 +187,7 @@ def parse_drafts(text: str | None) -> dict[str, str]:
 
 
 def parse_temperatures(text: str) -> list[float]:
-    """Numbers with commas between; raises InvalidRequest."""
+    """Numbers separated by commas; raises InvalidRequest."""
     try:
         temperatures = [float(word) for word in text.split(",")]
     except ValueError as error:
@@ -198,7 +198,7 @@ def parse_temperatures(text: str) -> list[float]:
 
 
 def about(options: argparse.Namespace, num_items: int, methods: Sequence[Method]) -> dict[str, Any]:
-    """Commit, hardware, settings and seeds: what somebody needs to repeat the run."""
+    """Commit, hardware, settings and seeds: what is needed to repeat the run."""
     import torch
     import transformers
 
@@ -224,7 +224,7 @@ def about(options: argparse.Namespace, num_items: int, methods: Sequence[Method]
 
 
 def _items(options: argparse.Namespace) -> list[Question]:
-    """The workload that is named, or a file's lines."""
+    """The named workload, or the lines of a file."""
     known = WORKLOADS.get(options.workload)
     return known(options.n, options.seed) if known else jsonl(Path(options.workload), options.n)
 
@@ -235,7 +235,7 @@ def _check_place(path: Path | None) -> None:
 
 
 def _git(*words: str) -> str:
-    """What git says about the source tree; unknown without one."""
+    """Output of git in the source tree; "unknown" without one."""
     if not (ROOT / ".git").exists():
         return "unknown"
     try:
@@ -246,7 +246,7 @@ def _git(*words: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's own name where the system tells it."""
+    """The processor's name, if the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,6 +1,6 @@
 """``adasd k8s``: render manifests for Kubernetes and check them.
 
-Packages outside of this one add actions by an entry point in the group ``adasd.k8s``, as commands are added.
+Other packages add actions by an entry point in the group ``adasd.k8s``, in the same way as commands.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GROUP = "adasd.k8s"
 
 
 def main(argv: Sequence[str], stdin: TextIO | None = None) -> int:
-    """The exit status: 0, 1 if a check found something, 2 if the input cannot be used."""
+    """Returns the exit status: 0, 1 if a check found something, 2 if the input is unusable."""
     extra = added(GROUP)
     action = argv[0] if argv else ""
     try:
@@ -72,7 +72,7 @@ def parse(argv: Sequence[str], extra: Mapping[str, str]) -> argparse.Namespace:
 
 
 def write(topology: Path, cluster: Path | None, out: Path | None, base: Path) -> int:
-    """Render into a folder and say what the cluster needs besides."""
+    """Render into a folder and print what else the cluster needs."""
     folder = out or topology.parent
     if base.is_relative_to(PACKAGED):  # the overlay has to work without this installation
         base = shutil.copytree(base, folder / "base", dirs_exist_ok=True)

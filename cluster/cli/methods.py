@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def table(title: str, methods: Sequence[Described], default: str) -> Table:
-    """One line per method; ``default`` may have parameters."""
+    """One row per method; ``default`` may have parameters."""
     made = Table(title=title, title_justify="left")
     for column in ("name", "what it does", "source"):
         made.add_column(column, no_wrap=column == "name", overflow="fold")

@@ -104,7 +104,7 @@ def _rate(answers: Sequence[Replayed]) -> float:
 
 
 def _traces(options: argparse.Namespace, console: Console) -> list[Trace]:
-    """From the file if it is there, else collected, and kept in the file if one is named."""
+    """Load from the file if it exists; otherwise collect, and save to the file if one is named."""
     if options.traces is not None and options.traces.exists():
         return load(options.traces)
     from adasd.config import EngineConfig
@@ -149,7 +149,7 @@ def _traces(options: argparse.Namespace, console: Console) -> list[Trace]:
 
 
 def table(cells: Sequence[Cell], num_traces: int) -> Table:
-    """One line per cell; the interval is of the ratio before it."""
+    """One row per method; the interval belongs to the ratio before it."""
     made = Table(title=f"{num_traces} traces; times are modelled, a target pass is 1", title_justify="left")
     for column in (
         "T",

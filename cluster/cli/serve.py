@@ -1,7 +1,7 @@
 """``adasd serve``: serve a target with its drafts until told to stop.
 
-The exit status is 0 after Ctrl-C or SIGTERM, 1 if the service could not start or broke down, 2 if the configuration
-is wrong. On a Ray cluster of its own everything ends with the command; with ``--address`` only the application does.
+The exit status is 0 after Ctrl-C or SIGTERM, 1 if the service could not start or failed, 2 if the configuration
+is invalid. Its own Ray cluster ends with the command; with ``--address``, only the application does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cluster.runtime.lifecycle import ServeOptions, serve
 
 
 def main(argv: Sequence[str]) -> int:
-    """Entry point; the exit status."""
+    """Entry point; returns the exit status."""
     parser = parser_of("serve", "Serve a target with its drafts until told to stop.")
     add = parser.add_argument
     add("--address", metavar="HOST:PORT", help="join this Ray cluster (auto finds a local one)")

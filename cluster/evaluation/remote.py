@@ -1,9 +1,8 @@
-"""``adasd eval --url``: the same questions to a running server, one after the other, over its HTTP door.
+"""``adasd eval --url``: the same questions to a running server, one after the other, over HTTP.
 
-What an answer showed is read from the response alone: token ids and their provenance, the blocks from the metrics,
-and the wall time from the first chunk with a token to the last. Answers are kept in a journal as they come, so that
-a run that was cut goes on where it stood. Unlike in process, what the server has learned carries over from one
-method to the next.
+All figures come from the response alone: token ids and their provenance, the blocks from the metrics, and the wall
+time from the first chunk with a token to the last. A journal keeps each answer as it arrives, so that an interrupted
+run can continue. Unlike in process, what the server has learned carries over from one method to the next.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from cluster.http_client import refusal, server_sent
 
 CONNECT_S = 10.0
 SILENCE_S = 300.0
-"""Seconds without a word in the middle of an answer after which the server counts as gone."""
+"""Seconds of silence in the middle of an answer after which the server counts as gone."""
 
 
 class ServerGone(AdasdError):
@@ -34,9 +33,9 @@ class ServerGone(AdasdError):
 
 @dataclass(slots=True)
 class Journal:
-    """Answers by place (method, temperature, number of the question); a line of JSON each, appended at once.
+    """Answers by place (method, temperature, number of the question); one line of JSON each, appended at once.
 
-    ``about`` is what the run asks, ``path`` None keeps nothing. Raises ConfigError if the file is of another run.
+    ``about`` describes the run; with ``path`` None, nothing is kept. Raises ConfigError if the file is of another run.
     """
 
     path: Path | None
@@ -59,7 +58,7 @@ class Journal:
 
     def _read(self, path: Path) -> None:
         written = path.read_text(encoding="utf-8")
-        whole = written[: written.rfind("\n") + 1]  # the last line may have been cut while it was written
+        whole = written[: written.rfind("\n") + 1]  # the last line may have been cut off while being written
         if whole != written:
             path.write_text(whole, encoding="utf-8")
         try:
@@ -86,7 +85,7 @@ def _record(fields: Mapping[str, Any]) -> AnswerRecord:
 
 
 def server_about(client: httpx.Client) -> dict[str, Any]:
-    """What the server says it serves; raises ServerGone if nobody answers or it is something else."""
+    """The server's description of its models; raises ServerGone if no AdaSD server answers."""
     try:
         response = client.get("/v1/models")
         if response.status_code != 200:
@@ -114,7 +113,7 @@ def run(
     max_tokens: int,
     on_answer: Callable[[Method, float], None] = lambda method, temperature: None,
 ) -> Iterator[MethodRun]:
-    """Every method at every temperature. Raises ServerGone, with what is done kept in the journal."""
+    """Every method at every temperature. Raises ServerGone; finished answers stay in the journal."""
     num_runs = sum(method.serves(temperature) for method in methods for temperature in temperatures)
     total = len(items) * num_runs
     for temperature in temperatures:
@@ -166,7 +165,7 @@ def request_body(
 
 
 def ask(client: httpx.Client, body: Mapping[str, Any], item: Question) -> AnswerRecord:
-    """One answer; raises httpx's errors and ServerGone for a refusal or an answer that broke off."""
+    """One answer; raises httpx's errors, and ServerGone for a refusal or an incomplete answer."""
     text, tokens, last = "", list[dict[str, Any]](), dict[str, Any]()
     begun_s = ended_s = 0.0
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -194,7 +193,7 @@ def record(
     metrics: Mapping[str, Any],
     decode_s: float,
 ) -> AnswerRecord:
-    """What an answer showed. The metrics count blocks by length and acceptance; their order is not told."""
+    """The record of an answer. The metrics count blocks by length and acceptance, but not in their order."""
     own, blocks = metrics["adasd"], metrics["speculative_decoding"] or {}
     rounds = [
         (int(drafted), accepted)
@@ -211,7 +210,7 @@ def record(
         accepted_per_round=tuple(accepted for _, accepted in rounds),
         num_relaxed=own["tokens"]["relaxed"],
         decode_s=decode_s,
-        cpu_s=None,  # the server's own, which nobody here can see
+        cpu_s=None,  # CPU time of the server, which a client cannot see
         generation_threshold=own["generation_threshold"],
         acceptance_threshold=own["acceptance_threshold"],
         distortion=own.get("distortion"),

@@ -1,7 +1,7 @@
-"""``adasd eval --suite FOLDER``: every series that docs/evaluation.md speaks of, in one run on the demo pair.
+"""``adasd eval --suite FOLDER``: every series in docs/evaluation.md, in one run on the demo pair.
 
-Each series is an ``adasd eval`` of its own, written down here as its options, so that any of them can be repeated
-by hand. Written are NAME.json, NAME.html and, for the document, tables.md.
+Each series is one ``adasd eval``, listed here by its options, so that it can be repeated by hand. Output: NAME.json,
+NAME.html and, for the document, tables.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Series:
     name: str
     title: str
     options: tuple[str, ...]
-    share: float  # of --n: prompts per task
+    share: float  # share of --n: prompts per task
 
 
 SERIES = (
@@ -64,7 +64,7 @@ SERIES = (
 
 
 RunSeries = Callable[[Sequence[str], Console], Evaluation]
-"""The report of an ``adasd eval`` with these options; raises AdasdError."""
+"""Runs an ``adasd eval`` with these options and returns its report; raises AdasdError."""
 
 
 def write_all(folder: Path, num_per_task: int, seed: int, run: RunSeries) -> int:
@@ -74,7 +74,7 @@ def write_all(folder: Path, num_per_task: int, seed: int, run: RunSeries) -> int
     for series in SERIES:
         console.print(series.title)
         num = max(1, round(series.share * num_per_task))
-        cost = ("--cost-ratio", f"{COST_RATIOS[1]:g}")  # that of the column that compares with static lengths
+        cost = ("--cost-ratio", f"{COST_RATIOS[1]:g}")  # that of the column with static lengths
         words = [*series.options, *cost, "--n", str(num), "--seed", str(seed)]
         try:
             report = run(words, console)
@@ -90,7 +90,7 @@ def write_all(folder: Path, num_per_task: int, seed: int, run: RunSeries) -> int
 
 
 def _anywhere(text: str) -> str:
-    """The same with the demo pair where every checkout has it."""
+    """The same text with the demo pair at its path in a checkout."""
     return text.replace(str(DEMO), "models/demo")
 
 

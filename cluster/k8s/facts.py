@@ -1,4 +1,4 @@
-"""What a topology cannot know: which machines, images and volumes a Kubernetes cluster has (``--cluster FILE``)."""
+"""What a topology does not say: the machines, images and volumes of a Kubernetes cluster (``--cluster FILE``)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class _Strict(BaseModel):
 
 
 class Pods(_Strict):
-    """The pods of one group; what is not said follows from the topology."""
+    """The pods of one group; unset values follow from the topology."""
 
-    cpu: Quantity | None = None  # requested
-    memory: Quantity = "4Gi"  # requested and at most used
+    cpu: Quantity | None = None  # request
+    memory: Quantity = "4Gi"  # request and limit
     node_selector: dict[str, str] = {}
     tolerations: list[dict[str, str]] = []
-    shared_memory: Quantity | None = None  # of /dev/shm; None: KubeRay's choice
+    shared_memory: Quantity | None = None  # of /dev/shm; None: KubeRay's default
 
 
 class Models(_Strict):
-    """Where the weights lie: a volume claim, or an object store that an init container copies from."""
+    """Where the weights are: a volume claim, or an object store that an init container copies from."""
 
     claim: str | None = None
-    store: str | None = None  # remote:bucket/folder, in rclone's words
-    store_secret: str = "adasd-model-store"  # its keys become variables of rclone (RCLONE_CONFIG_...)
+    store: str | None = None  # remote:bucket/folder, in rclone's notation
+    store_secret: str = "adasd-model-store"  # its keys become rclone's variables (RCLONE_CONFIG_...)
     size: Quantity = "100Gi"  # of the copy on each node
 
     @model_validator(mode="after")
@@ -56,14 +56,14 @@ class Gateways(_Strict):
 
 
 class Images(_Strict):
-    """What the Dockerfile's two stages were pushed as, with their tags."""
+    """Names and tags of the pushed images of the Dockerfile's two stages."""
 
     cpu: str = "adasd-serve:0.1.0"
     cuda: str = "adasd-serve-cuda:0.1.0"
 
 
 class Facts(_Strict):
-    """All of it."""
+    """The whole file."""
 
     images: Images = Images()
     gateways: Gateways = Gateways()  # type: ignore[call-arg]
@@ -71,7 +71,7 @@ class Facts(_Strict):
     pods: dict[str, Pods] = {}  # group -> its pods
     gpu_resource: str = "nvidia.com/gpu"
     api_keys_secret: str = "adasd-api-keys"
-    worker_tls_secret: str = "adasd-worker-tls"  # tls.crt, tls.key, ca.crt, as cert-manager makes it
+    worker_tls_secret: str = "adasd-worker-tls"  # tls.crt, tls.key, ca.crt, as created by cert-manager
 
 
 def read(file: Path | None) -> Facts:

@@ -1,6 +1,6 @@
-"""Which groups of pods a topology needs: tiers with the same wishes share one, and the gateway has its own.
+"""The pod groups that a topology needs: tiers with the same requirements share one, and the gateway has its own.
 
-Pure functions. A tier without any wish and without a GPU lives beside the gateway.
+Pure functions. A tier without requirements and without a GPU runs in the gateway's pods.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PodGroup:
 
 
 def groups_of(config: ServeConfig, facts: Facts) -> list[PodGroup]:
-    """The gateway first. ConfigError if two tiers of one group can't be told a pool apart from the gateway."""
+    """The groups, gateway first. ConfigError if a tier asks for the gateway's pool."""
     by_wishes: dict[object, list[tuple[str, TierConfig]]] = {}
     for role, tier in config.tiers.items():
         by_wishes.setdefault(_wishes(tier), []).append((role, tier))
@@ -49,13 +49,13 @@ def groups_of(config: ServeConfig, facts: Facts) -> list[PodGroup]:
 
 
 def _name(members: Sequence[tuple[str, TierConfig]]) -> str:
-    """Of a group: its tier; ``draft`` where several drafts share it, ``pair`` where the target does, too."""
+    """A group's name: its tier; ``draft`` if several drafts share it, ``pair`` if the target is among them."""
     roles = [role for role, _ in members]
     return roles[0] if len(roles) == 1 else "pair" if "target" in roles else "draft"
 
 
 def _wishes(tier: TierConfig) -> object:
-    """What decides where a tier may run; None for no wish at all."""
+    """The key that decides where a tier may run; None without requirements."""
     names = tuple(name for name, _ in tier.resources)
     wishes = (tier.label_selector, tier.accelerator_type, names, tier.num_gpus > 0)
     return None if wishes == ((), None, (), False) else wishes
@@ -98,7 +98,7 @@ def _group(name: str, members: Sequence[tuple[str, TierConfig]]) -> PodGroup:
 
 
 def label_for(selector: str) -> str | None:
-    """A label that a selector accepts: ``x`` for ``x``, ``a`` for ``in(a,b)``, none for what only forbids."""
+    """A label that a selector accepts: ``x`` for ``x``, ``a`` for ``in(a,b)``, None for a negated one."""
     if selector.startswith("!"):
         return None
     return selector.removeprefix("in(").removesuffix(")").split(",")[0].strip()

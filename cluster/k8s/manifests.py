@@ -1,4 +1,4 @@
-"""A stream of Kubernetes manifests, seen as what it deploys: pod templates, groups, the Serve configuration."""
+"""A stream of Kubernetes manifests as the things it deploys: pod templates, groups, the Serve configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PodTemplate:
-    """The head's or one group's pods."""
+    """The pod template of the head or of one group."""
 
     group: str  # head, or the worker group's name
     labels: Mapping[str, str]  # of the pods
@@ -21,7 +21,7 @@ class PodTemplate:
 
     @property
     def containers(self) -> list[Mapping[str, Any]]:
-        """Init containers first."""
+        """Init containers come first."""
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
 
     @property
@@ -51,7 +51,7 @@ class Manifests:
 
     @property
     def spec(self) -> Mapping[str, Any]:
-        """Of the RayService."""
+        """The RayService's spec."""
         return self.of_kind("RayService")[0]["spec"]  # type: ignore[no-any-return]
 
     @property
@@ -81,5 +81,5 @@ class Manifests:
             yield PodTemplate(name, template.get("metadata", {}).get("labels", {}), template["spec"])
 
     def selected(self, labels: Mapping[str, str]) -> list[PodTemplate]:
-        """The templates whose pods carry all of these labels."""
+        """The templates whose pods have all of these labels."""
         return [pod for pod in self.pods() if labels.items() <= pod.labels.items()]

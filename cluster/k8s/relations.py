@@ -1,6 +1,6 @@
-"""Relations between manifests that no schema sees. Each rule yields one sentence per problem.
+"""Checks between manifests that no schema covers. Each rule yields one sentence per problem.
 
-``problems`` is what ``adasd k8s check`` prints and what CI holds every overlay to.
+``problems`` is the output of ``adasd k8s check``; CI requires that it is empty for every overlay.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLOSED_PORTS = {6379: "Ray's control store", 8265: "Ray's dashboard", 10001: "Ra
 OPERATOR = {"app.kubernetes.io/name": "kuberay-operator"}
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 SECRET_ARGUMENT = re.compile(rf"(-*[\w-]*(?:{'|'.join(SECRET_WORDS)})[\w-]*)=\S", re.IGNORECASE)
-"""An option or a variable that is given its value in a command line."""
+"""An option or a variable with its value in a command line."""
 OTHERWISE_IN_PODS = ("RAY_SERVE_LOG_TO_STDERR",)  # kubectl logs shows stderr
 HOOK_FLAG = "--deadline-s"
 
@@ -31,7 +31,7 @@ Rule = Callable[[Manifests], Iterator[str]]
 
 
 def problems(documents: list[Document], existing: frozenset[str] = frozenset()) -> list[str]:
-    """One sentence per problem; ``existing`` (kind/name, lower case) is in the cluster already."""
+    """One sentence per problem; ``existing`` (kind/name, lower case) is already in the cluster."""
     manifests = Manifests(documents)
     if len(manifests.of_kind("RayService")) != 1:
         return [f"there are {len(manifests.of_kind('RayService'))} RayServices, expected one"]
@@ -43,7 +43,7 @@ def problems(documents: list[Document], existing: frozenset[str] = frozenset()) 
 
 
 def versions(m: Manifests) -> Iterator[str]:
-    """Ray in the manifest is Ray in the image; free strings have a known value."""
+    """The Ray version in the manifest is the one in the image; version strings have a known value."""
     if m.cluster.get("rayVersion") != version("ray"):
         yield f"rayVersion is {m.cluster.get('rayVersion')}, the image brings Ray {version('ray')}"
     upgrade = m.spec.get("upgradeStrategy", {}).get("type", UPGRADES[0])
@@ -52,7 +52,7 @@ def versions(m: Manifests) -> Iterator[str]:
 
 
 def application(m: Manifests) -> Iterator[str]:
-    """The Serve configuration names an application that exists, with settings that it takes."""
+    """The Serve configuration names an existing application, with settings that it accepts."""
     module, _, builder = str(m.application.get("import_path", "")).partition(":")
     try:
         getattr(importlib.import_module(module), builder)
@@ -74,16 +74,16 @@ def application(m: Manifests) -> Iterator[str]:
 
 
 def _holds_streams(deployment: str) -> bool:
-    """All but the snapshot store: the orchestrator, the target, and every draft model."""
+    """All deployments but the snapshot store: the orchestrator, the target, and every draft model."""
     return deployment != "metrics"
 
 
 def placement(m: Manifests) -> Iterator[str]:
-    """Every replica that Serve may ask for fits into pods that the groups may grow to, and the least into the least."""
+    """The maximum of replicas fits into the maximum of pods, and the minimum into the minimum."""
     try:
         deployed = _deployed(m)
     except (AdasdError, ImportError, AttributeError, ValueError):
-        return  # application() says why
+        return  # reported by application()
     for bound, pods_key in ((0, "minReplicas"), (1, "maxReplicas")):
         free = [(g, _resources(g)) for g in m.groups for _ in range(g.get(pods_key, 0))]
         for deployment in deployed:
@@ -98,7 +98,7 @@ def placement(m: Manifests) -> Iterator[str]:
 
 
 def bounds(m: Manifests) -> Iterator[str]:
-    """Groups: 0 <= min <= replicas <= max, distinct names; the head takes no replica."""
+    """Groups: 0 <= min <= replicas <= max, distinct names; the head runs no replica."""
     names = [group["groupName"] for group in m.groups]
     yield from (f"two groups are named {name}" for name in sorted({n for n in names if names.count(n) > 1}))
     for group in m.groups:
@@ -140,7 +140,7 @@ def times(m: Manifests) -> Iterator[str]:
 
 
 def ports(m: Manifests) -> Iterator[str]:
-    """Settings, container ports, probes, services and policies mean the same ports."""
+    """Settings, container ports, probes, services and policies agree on the ports."""
     args = m.application.get("args", {})
     for service in m.of_kind("Service"):
         pods = m.selected(service["spec"]["selector"])
@@ -180,7 +180,7 @@ def _service_ports(
 
 
 def policies(m: Manifests) -> Iterator[str]:
-    """Every pod is fenced, every policy means a pod, and Ray's own ports are closed to strangers."""
+    """Every pod has a network policy, every policy selects a pod, and Ray's own ports are not open to everyone."""
     fenced = {pod.group for policy in m.of_kind("NetworkPolicy") for pod in _selected_by(m, policy)}
     for pod in m.pods():
         if pod.group not in fenced:
@@ -202,7 +202,7 @@ def _selected_by(m: Manifests, policy: Document) -> list[PodTemplate]:
 
 
 def _open(m: Manifests, pod: PodTemplate, number: int) -> bool:
-    """Whether anybody at all may connect to this port."""
+    """Whether anyone may connect to this port."""
     for policy in m.of_kind("NetworkPolicy"):
         if pod.group in {p.group for p in _selected_by(m, policy)}:
             for rule in policy["spec"].get("ingress", []):
@@ -216,7 +216,7 @@ def _open(m: Manifests, pod: PodTemplate, number: int) -> bool:
 
 
 def hardening(m: Manifests) -> Iterator[str]:
-    """No root, no escalation, a read-only root file system, limits, no secret in the open."""
+    """No root, no escalation, a read-only root file system, limits, no secret in plain text."""
     for pod in m.pods():
         if not pod.spec.get("securityContext", {}).get("runAsNonRoot"):
             yield f"{pod.group} may run as root; set securityContext.runAsNonRoot"
@@ -245,7 +245,7 @@ def _soft_spots(container: Mapping[str, Any]) -> Iterator[str]:
 
 
 def environment(m: Manifests) -> Iterator[str]:
-    """Ray runs in pods with the variables that it needs (cluster.runtime.ray_cluster)."""
+    """Ray's environment variables in pods are the required ones (cluster.runtime.ray_cluster)."""
     for pod in m.pods():
         values = {variable["name"]: variable.get("value") for variable in pod.ray.get("env", [])}
         for name, value in POD_ENVIRONMENT.items():
@@ -254,7 +254,7 @@ def environment(m: Manifests) -> Iterator[str]:
 
 
 def files(m: Manifests) -> Iterator[str]:
-    """Mounts name volumes, and files that settings name are mounted where they are read."""
+    """Mounts refer to volumes, and files named in settings are mounted in the pods that read them."""
     args = m.application.get("args", {})
     for pod in m.pods():
         volumes = {volume["name"] for volume in pod.spec.get("volumes", [])}
@@ -263,7 +263,7 @@ def files(m: Manifests) -> Iterator[str]:
                 if mount["name"] not in volumes:
                     yield f"{pod.group}/{container['name']} mounts {mount['name']}, which is no volume"
         for setting, path in _paths(args):
-            needs_it = pod.group != "head" or setting == "api_keys_file"  # the head serves nothing
+            needs_it = pod.group != "head" or setting == "api_keys_file"  # the head runs no replica
             if needs_it and not _is_mounted(pod, path):
                 yield f"{setting} is {path}, where {pod.group} has nothing mounted"
 
@@ -286,7 +286,7 @@ def _is_mounted(pod: PodTemplate, path: str) -> bool:
 
 
 def references(m: Manifests, existing: frozenset[str]) -> Iterator[str]:
-    """What pods refer to is there."""
+    """Everything that pods refer to exists."""
     wanted: set[tuple[str, str]] = set()
     for pod in m.pods():
         if account := pod.spec.get("serviceAccountName"):
@@ -321,11 +321,11 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-# --------------------------------------------------------------------------- what Serve will ask for
+# --------------------------------------------------------------------------- what Serve will request
 
 
 class Deployed:
-    """One deployment as Serve will run it: the application's own options under those of the manifest."""
+    """One deployment as Serve will run it: the application's options, overridden by those of the manifest."""
 
     def __init__(self, deployment: Any, override: Mapping[str, Any]) -> None:
         self.name: str = deployment.name
@@ -346,13 +346,13 @@ class Deployed:
         self.per_node: int | None = override.get("max_replicas_per_node")
 
     def wishes(self) -> str:
-        """For people."""
+        """The requirements as text."""
         wanted = [f"{amount:g} {name}" for name, amount in self.resources.items() if amount]
         return ", ".join([*wanted, *(f"label {key}={value}" for key, value in self.labels.items())])
 
 
 def _deployed(m: Manifests) -> list[Deployed]:
-    """Deployments of the application that ``args`` builds. Files in ``args`` need not exist here."""
+    """Deployments of the application built from ``args``. Files in ``args`` need not exist here."""
     from cluster.app import build
     from cluster.entry import read
 
@@ -380,7 +380,7 @@ def _resources(group: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _place(deployment: Deployed, free: list[tuple[Mapping[str, Any], dict[str, float]]]) -> int:
-    """Reserve one replica, first fit; 1 if there was room."""
+    """Reserve one replica, first fit; returns 1 if there was room, else 0."""
     for group, left in free:
         labels = group.get("labels", {})
         key = f"replicas of {deployment.name}"
@@ -396,7 +396,7 @@ def _place(deployment: Deployed, free: list[tuple[Mapping[str, Any], dict[str, f
 
 
 def _hook_s(pod: PodTemplate) -> float | None:
-    """How long the pod's preStop hook waits."""
+    """Seconds that the pod's preStop hook waits; None without a hook."""
     command = pod.ray.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [])
     return float(command[command.index(HOOK_FLAG) + 1]) if HOOK_FLAG in command else None
 

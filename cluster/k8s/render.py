@@ -1,7 +1,7 @@
-"""``adasd k8s render``: the topology that ``adasd serve`` reads, as a Kustomize overlay over ``k8s/base``.
+"""``adasd k8s render``: converts a topology for ``adasd serve`` to a Kustomize overlay over ``k8s/base``.
 
-The pods of the tiers are made after the base's gateway pod, so that what makes a pod safe stands in one place.
-Times follow from the longest answer: longest stream < drain < the hook that waits for it < the pod's grace.
+The pods of the tiers are copies of the base's gateway pod, so that the hardening of pods is defined in one place.
+Times follow from the longest answer: longest stream < drain < preStop hook that waits for it < the pod's grace period.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TLS_FOLDER = "/etc/adasd/tls"
 TLS_FILES = {"certificate": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
 RCLONE_IMAGE = "rclone/rclone:1.71.2"
 IN_PODS = {"host": "0.0.0.0", "port": 8000, "grpc_port": 9000}
-"""Settings that the pods, services and policies of the base fix."""
+"""Settings whose values are fixed by the pods, services and policies of the base."""
 HEADER = (
     "# Written by `adasd k8s render --topology topology.yaml --cluster cluster.yaml`: change those two and render\n"
     "# again, or put an overlay of your own on top.\n"
@@ -40,7 +40,7 @@ HEADER = (
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """Files by name, and what has to exist in the cluster before they are applied: ``secret/NAME``, ..."""
+    """Files by name, and what must exist in the cluster before they are applied: ``secret/NAME``, ..."""
 
     files: dict[str, str]
     needs: tuple[str, ...]
@@ -48,30 +48,30 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds that have to fit together; ``stream_s`` is the longest answer."""
+    """Durations in seconds that depend on each other; ``stream_s`` is the longest answer."""
 
     stream_s: int
 
     @property
     def drain_s(self) -> int:
-        """How long Serve lets a replica finish its sessions."""
+        """Time that Serve gives a replica to finish its sessions."""
         return self.stream_s + 15
 
     @property
     def hook_s(self) -> int:
-        """How long a pod's preStop hook waits for that."""
+        """Time that a pod's preStop hook waits for draining."""
         return self.stream_s + 30
 
     @property
     def grace_s(self) -> int:
-        """When Kubernetes kills it, and when KubeRay deletes a replaced cluster."""
+        """Time until Kubernetes kills the pod, and until KubeRay deletes a replaced cluster."""
         return self.stream_s + 60
 
 
 def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overlay:
-    """The overlay that goes to ``out``. ConfigError with one sentence per problem."""
+    """The overlay for the folder ``out``. ConfigError with one sentence per problem."""
     args = _read(topology)
-    # Keys and certificates are files of the pods; here only their being named counts.
+    # Keys and certificates are files in the pods; here it only matters whether they are named.
     config = settings.load(dict(_flat_without_files(args)), {}, demo=Path("/app/models/demo"))
     if config.tls.is_on:
         raise ConfigError(
@@ -96,10 +96,10 @@ def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overla
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything that the pieces of one RayService are made from."""
+    """Inputs for all parts of one RayService."""
 
     config: ServeConfig
-    args: Mapping[str, Any]  # the topology file's own content
+    args: Mapping[str, Any]  # content of the topology file
     facts: Facts
     times: Times
     mold: Mapping[str, Any]  # the base's RayService
@@ -115,13 +115,13 @@ class Parts:
         yield _replace(f"{cluster}/workerGroupSpecs", [self.worker_group(group) for group in groups])
 
     def serve_config(self, groups: list[PodGroup]) -> dict[str, Any]:
-        """What Serve deploys; names of deployments are those of cluster.app."""
+        """Serve's configuration; names of deployments are those of cluster.app."""
         gateway, tiers = groups[0], [role for group in groups for role, _ in group.tiers]
         drain = {"graceful_shutdown_timeout_s": self.times.drain_s}
         orchestrator = {
             "name": "orchestrator",
             **_scaling(gateway, self.facts, self.config),
-            "max_replicas_per_node": 1,  # each has the gateway pod's gRPC port
+            "max_replicas_per_node": 1,  # each replica takes the gateway pod's gRPC port
             "ray_actor_options": {"num_cpus": ORCHESTRATOR_CPUS, "label_selector": {POOL: GATEWAY}},
             **drain,
         }
@@ -146,7 +146,7 @@ class Parts:
         }
 
     def worker_group(self, group: PodGroup) -> dict[str, Any]:
-        """A group's pods, made after the gateway's."""
+        """A group's pods, copied from the gateway's."""
         spec: dict[str, Any] = copy.deepcopy(self.mold["spec"]["rayClusterConfig"]["workerGroupSpecs"][0])
         pod = spec["template"]["spec"]
         spec |= {
@@ -160,7 +160,7 @@ class Parts:
         spec["template"]["metadata"]["labels"]["app.kubernetes.io/component"] = group.name
         for constraint in pod["topologySpreadConstraints"]:
             constraint["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] = group.name
-        if group.name != GATEWAY:  # KubeRay's own probes suit pods that nobody reaches
+        if group.name != GATEWAY:  # KubeRay's own probes suit pods that receive no traffic
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 pod["containers"][0].pop(probe, None)
             ports = pod["containers"][0]["ports"]
@@ -170,7 +170,7 @@ class Parts:
         return spec
 
     def needs(self) -> Iterator[str]:
-        """What the overlay refers to and does not bring along."""
+        """What the overlay refers to but does not contain."""
         if "api_keys_file" in self.args:
             yield f"secret/{self.facts.api_keys_secret}"
         if "worker_tls" in self.args:
@@ -181,7 +181,7 @@ class Parts:
         if models and models.store:
             yield f"secret/{models.store_secret}"
 
-    # ----------------------------------------------------------------- pieces of a pod
+    # ----------------------------------------------------------------- parts of a pod
 
     def _size(self, group: PodGroup, pod: dict[str, Any]) -> None:
         wanted = self.facts.pods.get(group.name)
@@ -207,7 +207,7 @@ class Parts:
             container["volumeMounts"].append({"name": "shared-memory", "mountPath": "/dev/shm"})
 
     def _times_and_files(self, pod: dict[str, Any], group: PodGroup | None) -> None:
-        """``group`` is None for the head, which serves nothing."""
+        """``group`` is None for the head, which runs no replica."""
         container = pod["containers"][0]
         pod["terminationGracePeriodSeconds"] = self.times.grace_s
         container["lifecycle"]["preStop"]["exec"]["command"][-1] = str(self.times.hook_s)
@@ -242,7 +242,7 @@ class Parts:
         pod["initContainers"] = [loader]
 
     def _copies(self, group: PodGroup) -> Iterator[str]:
-        """Weights only where they are loaded; every pod reads the target's tokenizer and configuration."""
+        """Weights are copied only to pods that load them; every pod reads the target's tokenizer and configuration."""
         models, roles = self.facts.models, {role for role, _ in group.tiers}
         assert models is not None
         for role, tier in self.config.tiers.items():
@@ -277,7 +277,7 @@ def _flat_without_files(args: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _in_pods(args: Mapping[str, Any]) -> dict[str, Any]:
-    """The topology with the places of its files in a pod."""
+    """The topology with the paths that its files have in a pod."""
     moved = dict(args)
     if "api_keys_file" in moved:
         moved["api_keys_file"] = f"{KEYS_FOLDER}/{Path(moved['api_keys_file']).name}"
@@ -288,7 +288,7 @@ def _in_pods(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_models(config: ServeConfig, facts: Facts) -> None:
-    """A pod sees the image, what is mounted, and the hub; nothing of this machine."""
+    """A pod can load models from the image, from mounted volumes and from the hub, but not from this machine."""
     for role, tier in config.tiers.items():
         model = tier.engine.model
         if model.startswith(f"{MODELS_FOLDER}/"):
@@ -370,7 +370,7 @@ def _replace(path: str, value: Any) -> dict[str, Any]:
 
 
 class _Block(str):
-    """A text that is written as a block, line by line."""
+    """A text that YAML writes as a literal block."""
 
 
 class _Dumper(yaml.SafeDumper):

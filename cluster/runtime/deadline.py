@@ -1,4 +1,4 @@
-"""Calls into Ray that may never return, with a deadline: Ray waits without a limit for helpers that died."""
+"""Deadlines for calls into Ray that may never return, since Ray waits without limit for processes that died."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """What ``call`` returns or raises; TimeoutError after ``seconds``. A call that is late goes on in its thread."""
+    """Return or raise the result of ``call``; TimeoutError after ``seconds``. A late call goes on in its thread."""
     returned: list[T] = []
     raised: list[BaseException] = []
 

@@ -1,4 +1,4 @@
-"""``adasd serve``: bring everything up, say when it can serve, take everything down again."""
+"""``adasd serve``: starts everything, reports when the service is ready, and stops everything again."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ APP_NAME = "adasd"
 POLL_S = 0.3
 WATCH_S = 1.0
 STATE_TIMEOUT_S = 10.0
-"""How long Serve may take to say what it runs; one that cannot be reached never answers."""
+"""Timeout for Serve's status; an unreachable Serve never answers."""
 NUM_TRIES = 5
 TAKE_DOWN_S = 30.0
-"""On top of the longest answer."""
+"""In addition to the longest answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """How ``adasd serve`` runs Ray; what is served is in ServeConfig."""
+    """How ``adasd serve`` runs Ray; ServeConfig says what is served."""
 
-    address: str | None = None  # of a running Ray cluster; None: one of our own
+    address: str | None = None  # of a running Ray cluster; None: start our own
     dashboard: bool = False
     start_timeout_s: float = 600.0
-    restart: bool = False  # when the service goes down by itself
+    restart: bool = False  # when the service fails by itself
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentState:
-    """What Serve says about one deployment."""
+    """Serve's status of one deployment."""
 
     running: int
     starting: int
@@ -58,7 +58,7 @@ class DeploymentState:
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """What Serve says about the application; ``status`` is Serve's own word."""
+    """Serve's status of the application; ``status`` is Serve's own word."""
 
     status: str
     message: str
@@ -66,7 +66,7 @@ class AppState:
 
 
 def serve(config: ServeConfig, options: ServeOptions, console: Console) -> int:
-    """Serve until told to stop; 0 then, 1 if it could not start or broke down, 2 if the configuration is wrong."""
+    """Serve until told to stop, then return 0; 1 if it could not start or failed, 2 if the configuration is invalid."""
     if not options.restart:
         status = serve_once(config, options, console)
         return 1 if status == LOST else status
@@ -75,7 +75,7 @@ def serve(config: ServeConfig, options: ServeOptions, console: Console) -> int:
 
 
 def serve_once(config: ServeConfig, options: ServeOptions, console: Console) -> int:
-    """As ``serve``, without another try; LOST if the service went down after it had served."""
+    """As ``serve``, without restarts; returns LOST if the service failed after it had served."""
     try:
         with stop_on_signals():
             bring_up_and_watch(config, options, console)
@@ -95,11 +95,11 @@ def bring_up_and_watch(config: ServeConfig, options: ServeOptions, console: Cons
     if options.address is None and (absent := absent_folders(config)):
         raise ConfigError("\n".join(absent))
     with Steps(console) as steps, ThreadPoolExecutor(1) as pool:
-        # Reading the models takes as long as starting Ray; on somebody else's cluster the files lie elsewhere.
+        # Reading the models takes as long as starting Ray. In a joined cluster, the files are on other machines.
         checked = pool.submit(problems, config) if options.address is None else None
         steps.show("Ray", f"joining {options.address}" if options.address else "starting")
         with ray_cluster(options.address, topology.num_cpus(config), options.dashboard) as folder:
-            restore_signals()  # Ray sets a handler of its own
+            restore_signals()  # Ray installs its own handler
             steps.show("Ray", "joined" if options.address else "started", done=True)
             if checked is not None and (found := checked.result()):
                 raise ConfigError("\n".join(found))
@@ -118,11 +118,11 @@ def bring_up_and_watch(config: ServeConfig, options: ServeOptions, console: Cons
                     take_down(config, console)
 
 
-# --------------------------------------------------------------------------- before
+# --------------------------------------------------------------------------- before the start
 
 
 def check_ports(config: ServeConfig) -> None:
-    """Raise StartFailed for a port that somebody else listens on, before anything is started."""
+    """Raise StartFailed if another process listens on one of the ports, before anything is started."""
     for name, port in (("port", config.port), ("grpc_port", config.grpc_port)):
         if port == 0:
             continue
@@ -143,7 +143,7 @@ def deploy(config: ServeConfig, options: ServeOptions, steps: Steps) -> None:
     lacking = topology.missing(config, nodes())
     if lacking and options.address is None:
         raise StartFailed("this machine cannot hold the deployment: " + "; ".join(lacking))
-    for sentence in lacking:  # a cluster may still grow
+    for sentence in lacking:  # only a warning: a cluster may still grow
         steps.show("placement", f"waiting for nodes: {sentence}")
 
     steps.show("service", "starting")
@@ -152,7 +152,7 @@ def deploy(config: ServeConfig, options: ServeOptions, steps: Steps) -> None:
 
     from cluster.app import build
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # after the import, which sets its own
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # after the import, which sets the level
     alone = options.address is None
     location, worker_host = ("HeadOnly", "127.0.0.1") if alone else (config.orchestrator.proxies, "0.0.0.0")
     ray_serve.start(proxy_location=location, http_options=http_options(config))
@@ -185,7 +185,7 @@ def wait_until_ready(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Follow the start until ``/ready`` says yes; StartFailed if it cannot, or takes too long.
+    """Report progress until ``/ready`` succeeds; StartFailed if the start fails or takes too long.
 
     Serve itself waits for ever, in silence, for a replica that fits nowhere or never starts.
     """
@@ -195,7 +195,7 @@ def wait_until_ready(
             raise StartFailed(f"Ray went down: {', '.join(helpers)} ended by itself")
         try:
             seen = state()
-        except TimeoutError:  # a busy machine; the start has a deadline of its own
+        except TimeoutError:  # a busy machine; the start has its own deadline
             seen = None
         if seen is not None:
             show_deployments(config, seen, steps)
@@ -232,7 +232,7 @@ def show_deployments(config: ServeConfig, seen: AppState, steps: Steps) -> None:
 
 
 def why_failed(seen: AppState) -> str:
-    """The last line of the traceback that Serve passes on, with the deployment's name."""
+    """The last line of the traceback from Serve, with the deployment's name."""
     for name, deployment in seen.deployments.items():
         lines = [line.strip() for line in deployment.message.splitlines() if line.strip()]
         if not deployment.running and lines:
@@ -242,12 +242,12 @@ def why_failed(seen: AppState) -> str:
 
 
 def state_in_time() -> AppState | None:
-    """What Serve says; TimeoutError if it says nothing."""
+    """Serve's status; TimeoutError if it does not answer."""
     return within(STATE_TIMEOUT_S, read_state)
 
 
 def read_state() -> AppState | None:
-    """Ask Serve."""
+    """Query Serve's status."""
     from ray import serve as ray_serve
 
     app = ray_serve.status().applications.get(APP_NAME)
@@ -263,9 +263,9 @@ def read_state() -> AppState | None:
 
 
 def probe(config: ServeConfig) -> tuple[bool, str]:
-    """Ask ``/ready``: whether it can serve, and what it says."""
+    """Query ``/ready``: whether the service is ready, and its reasons."""
     try:
-        # Whom the certificate names is the clients' business; this asks the machine itself, without any secret.
+        # The certificate need not name this host: the request goes to this machine and carries no secret.
         answer = httpx.get(f"{url(config)}/ready", timeout=5.0, verify=not config.tls.is_on)
         body = answer.json()
     except (httpx.HTTPError, ValueError):
@@ -275,11 +275,11 @@ def probe(config: ServeConfig) -> tuple[bool, str]:
     return False, "; ".join(str(reason) for reason in body.get("reasons", [])) or "warming up"
 
 
-# --------------------------------------------------------------------------- while it serves
+# --------------------------------------------------------------------------- while serving
 
 
 def welcome(config: ServeConfig) -> str:
-    """What to do with it, ready to paste."""
+    """Instructions for the first requests, ready to paste."""
     body = f'{{"model": "{config.model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     grpc = f", gRPC on {config.host}:{config.grpc_port}" if config.grpc_port else ""
     flag = "" if config.port == 8000 else f" --url {url(config)}"
@@ -304,7 +304,7 @@ def watch(
     lost: Callable[[], list[str]],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Report replicas that come and go; RayLost once Ray or the application is gone for good."""
+    """Report replicas that start and stop; RayLost once Ray or the application is gone for good."""
     before: dict[str, int] = {}
     num_failures = 0
     while True:
@@ -313,7 +313,7 @@ def watch(
             raise RayLost(f"Ray went down: {', '.join(helpers)} ended by itself")
         try:
             seen = state()
-        except Exception as error:  # Ray raises its own, many kinds of them
+        except Exception as error:  # Ray raises many kinds of exceptions
             num_failures += 1
             if num_failures >= NUM_TRIES:
                 raise RayLost(f"Ray does not answer any more: {error}") from error
@@ -332,7 +332,7 @@ def watch(
 
 
 def take_down(config: ServeConfig, console: Console) -> None:
-    """Take the application from a cluster that goes on without it; running answers may finish."""
+    """Remove the application from a cluster that keeps running; running answers may finish."""
     from ray import serve as ray_serve
 
     console.print("Letting running answers finish; Ctrl-C again cuts them.")
@@ -362,7 +362,7 @@ def restore_signals() -> None:
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does; both work as before afterwards."""
+    """Make SIGTERM end the command like Ctrl-C; restores both handlers afterwards."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     restore_signals()
     try:

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a configuration, seen before anything is started."""
+"""Checks a configuration completely before anything is started."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def problems(config: ServeConfig) -> list[str]:
 
 
 def absent_folders(config: ServeConfig) -> list[str]:
-    """The problem that takes no time to see: a model that can only be a folder, and is none."""
+    """The check that takes no time: models given as a folder that does not exist."""
     return [
         f"{role}: there is no model folder {engine.model}; give a folder or a Hugging Face id (owner/name)"
         for role, engine in engines(config)
@@ -36,12 +36,12 @@ def absent_folders(config: ServeConfig) -> list[str]:
 
 
 def engines(config: ServeConfig) -> Iterator[tuple[str, EngineConfig]]:
-    """Every model by the name of its deployment, the target first."""
+    """Every model's engine settings by the name of its deployment, the target first."""
     yield from ((role, tier.engine) for role, tier in config.tiers.items())
 
 
 def _problems_of_model(engine: EngineConfig) -> Iterator[str]:
-    """Files and architecture of one model."""
+    """Problems with the files and the architecture of one model."""
     from adasd.engine.loading.checkpoint import check_weight_files, load_config
     from adasd.engine.loading.limits import check_architecture, resolve_max_context
 
@@ -53,7 +53,7 @@ def _problems_of_model(engine: EngineConfig) -> Iterator[str]:
 
 
 def _problems_of_text(config: ServeConfig) -> Iterator[str]:
-    """Tokenizer, and whether the draft speaks the target's language."""
+    """Problems with the tokenizer, and whether the draft has the target's vocabulary."""
     from adasd.engine.loading.vocabulary import check_vocabularies
     from adasd.text.tokenizer import Tokenizer
 
@@ -68,7 +68,7 @@ def _problems_of_text(config: ServeConfig) -> Iterator[str]:
 
 
 def _memory_problems(engine: EngineConfig) -> Iterator[str]:
-    """Weights, and on CUDA the cache too, have to fit; looked at only where the device is this machine's."""
+    """Weights, and on CUDA the cache too, must fit; checked only if the device is on this machine."""
     from adasd.engine.loading.limits import resolve_devices
     from adasd.engine.loading.memory import memory_estimate
 
@@ -92,7 +92,7 @@ def _memory_problems(engine: EngineConfig) -> Iterator[str]:
 
 
 def _sentences(*checks: Callable[[], object]) -> Iterator[str]:
-    """What the checks complain about."""
+    """The messages of the checks that fail."""
     for run in checks:
         try:
             run()

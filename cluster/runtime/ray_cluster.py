@@ -1,9 +1,9 @@
-"""Ray beneath the service: one of our own for as long as it is needed, or one that runs already.
+"""The Ray cluster of the service: one of our own that ends with it, or one that is already running.
 
-Our own cluster lives in a temporary folder, listens on free ports of the loopback address, keeps its access token in
-that folder (Ray's default would write it below the user's home) and ends with this process. The folder is readable
-for its owner alone; Ray opens its own folder to every user, so that is one below. A cluster that we joined is left
-running; only the application is taken from it.
+Our own cluster uses a temporary folder and free ports of the loopback address, keeps its access token in that folder
+(Ray's default is the user's home) and ends with this process. Only the owner can read the folder; Ray makes its own
+folder readable for every user, so it is inside ours. A joined cluster keeps running; only the application is removed
+from it.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # the default transport leaks a stream whose holder is killed
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "0.5",  # a busy machine is not a dead replica
-    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),  # by default answers beyond 4 MB are a 500
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a killed proxy is back in seconds, not in half a minute
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),  # by default, answers over 4 MB are a 500
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # restarts a killed proxy in seconds, not in half a minute
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # Ray's default of 15 lets everything else on the machine go before the models
+    "RAY_worker_niceness": "0",  # Ray's default of 15 gives every other process on the machine priority
 }
-"""Set before Ray is imported, unless the user's environment already says otherwise."""
+"""Set before Ray is imported, unless the user's environment already sets them."""
 
 POD_ENVIRONMENT = {
     **SERVE_ENVIRONMENT,
-    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "20",  # by default three starts cut short are the end of a deployment
+    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "20",  # by default, three failed starts end a deployment
 }
-"""Of every process of a Ray cluster that outlives its nodes. A server of our own rather says soon what is wrong."""
+"""For every process of a Ray cluster that outlives its nodes; our own cluster should report failures early instead."""
 
 OWN_ENVIRONMENT = {
-    # Ray's switch for systems without clusters: the node's address is 127.0.0.1 then, and Ray's servers bind to it.
+    # Ray's switch for systems without clusters: the node's address becomes 127.0.0.1, and Ray's servers bind to it.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
-"""Of a cluster of our own, which has one node."""
+"""For a cluster of our own, which has one node."""
 
 CONNECT_TIMEOUT_S = 5.0
 SHUTDOWN_TIMEOUT_S = 20.0
-OBJECT_STORE_BYTES = 128 * 1024 * 1024  # nothing of ours goes through it
+OBJECT_STORE_BYTES = 128 * 1024 * 1024  # this service does not use the object store
 
 
 class StartFailed(AdasdError):
@@ -59,12 +59,12 @@ class StartFailed(AdasdError):
 
 
 class RayLost(AdasdError):
-    """Ray or the application on it went down by itself while it was serving."""
+    """Ray or its application failed by itself while serving."""
 
 
 @contextmanager
 def ray_cluster(address: str | None, num_cpus: float, dashboard: bool) -> Iterator[Path | None]:
-    """Ray, ready for Serve. Yields the folder of logs, None on a cluster that we joined."""
+    """Ray, ready for Serve. Yields the folder of logs, None for a joined cluster."""
     for name, value in SERVE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address is not None:
@@ -85,7 +85,7 @@ def ray_cluster(address: str | None, num_cpus: float, dashboard: bool) -> Iterat
 
 
 def check_listens(address: str) -> None:
-    """ConfigError at once if nothing listens at ``host:port``; Ray itself would try for a minute and more."""
+    """ConfigError at once if nothing listens at ``host:port``; Ray itself would retry for over a minute."""
     host, _, port = address.rpartition(":")
     if not port.isdigit():  # auto, ray://...
         return
@@ -119,7 +119,7 @@ def _own(folder: Path, num_cpus: float, dashboard: bool) -> Iterator[Path]:
     try:
         try:
             _start(ray_folder, num_cpus, dashboard)
-        except Exception:  # Ray raises the plainest of all; it gives a busy machine 30 s and no more
+        except Exception:  # Ray raises a plain Exception; on a busy machine its 30 s may be too short
             _end(folder)
             try:
                 _start(ray_folder, num_cpus, dashboard)
@@ -148,7 +148,7 @@ def _start(ray_folder: Path, num_cpus: float, dashboard: bool) -> None:
 
 
 def _end(folder: Path) -> None:
-    """Stop Ray, in good order if it still can be."""
+    """Stop Ray, cleanly if possible."""
     import ray
 
     with suppress(Exception):
@@ -157,7 +157,7 @@ def _end(folder: Path) -> None:
 
 
 def lost_helpers() -> list[str]:
-    """Processes of a cluster of our own that it cannot do without and that ended by themselves, with their status."""
+    """Processes essential to our own cluster that have died, with their exit status."""
     from ray._private import worker
     from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET
 
@@ -168,16 +168,16 @@ def lost_helpers() -> list[str]:
 
 
 def _kill_what_is_left(folder: Path) -> None:
-    """Workers outlive a raylet that was killed for a while; they carry the folder in their environment (Linux)."""
+    """Workers outlive a killed raylet for a while; the folder in their environment identifies them (Linux)."""
     mark = str(folder).encode()
     for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended meanwhile, or belongs to somebody else
+        with suppress(OSError):  # it has ended, or belongs to another user
             if int(entry.name) != os.getpid() and mark in (entry / "environ").read_bytes():
                 os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _keep_token_in(folder: Path) -> None:
-    """Token authentication with a token of our own, unless the environment chose a mode."""
+    """Use token authentication with a token of our own, unless the environment sets a mode."""
     if "RAY_AUTH_MODE" in os.environ:
         return
     file = folder / "auth_token"
@@ -188,7 +188,7 @@ def _keep_token_in(folder: Path) -> None:
 
 
 def nodes() -> list[Node]:
-    """The living nodes of the cluster."""
+    """The nodes of the cluster that are alive."""
     import ray
 
     return [

@@ -1,4 +1,4 @@
-"""Start-up as the user sees it: one line per step with a spinner and its time, or plain lines in a log."""
+"""The start-up display: one line per step with a spinner and its time, or plain lines in a log."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Steps:
             self.live.stop()
 
     def show(self, name: str, text: str, done: bool = False) -> None:
-        """Begin a step, change its text, or end it. Saying the same thing again does nothing."""
+        """Begin a step, change its text, or end it. Repeating the same text does nothing."""
         step = self.steps.setdefault(name, StartStep("", self.now()))
         if step.text == text and done == (step.ended_s is not None):
             return

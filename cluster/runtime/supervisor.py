@@ -1,6 +1,6 @@
-"""``adasd serve --restart``: the service in a child process, started again whenever it is lost.
+"""``adasd serve --restart``: runs the service in a child process, and restarts it whenever it fails.
 
-The child is forked before Ray is imported, so a broken Ray leaves nothing behind in the process that starts the next.
+The child is forked before Ray is imported, so a broken Ray leaves no state in the process that starts the next child.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 
 LOST = 3
-"""The child's exit status when the service went down by itself after it had served."""
+"""The child's exit status if the service failed after it had served."""
 STABLE_S = 600.0
-"""Who served that long is started again at once; otherwise pauses double, up to LONGEST_PAUSE_S."""
+"""A service that ran this long is restarted after 1 s; otherwise pauses double, up to LONGEST_PAUSE_S."""
 LONGEST_PAUSE_S = 60.0
 
 
@@ -24,7 +24,7 @@ def supervise(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Run again whenever the status is LOST, and from then on also when the start fails (1); else the status."""
+    """Run again while the status is LOST or, once it has served, 1 (start failed); return any other status."""
     pause_s, has_served = 1.0, False
     while True:
         begun_s = now()
@@ -40,12 +40,12 @@ def supervise(
 
 
 def in_child(serve: Callable[[], int]) -> int:
-    """Exit status of ``serve`` in a forked process. SIGTERM and SIGINT, here KeyboardInterrupt, end the child first."""
+    """Exit status of ``serve`` in a forked process. SIGTERM and SIGINT (KeyboardInterrupt here) end the child first."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        os.setpgid(0, 0)  # Ctrl-C comes to the child once, through the parent
+        os.setpgid(0, 0)  # Ctrl-C reaches the child only once, through the parent
         status = serve()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -34,7 +34,7 @@ class AdmissionQueue:
 
     @contextmanager
     def wait(self, limit: asyncio.Timeout) -> Iterator[None]:
-        """Wraps the wait for one slot: takes a place once the grace period is over; if the queue is full, expires ``limit``."""
+        """Wraps the wait for one slot: after the grace period, takes a place or, in a full queue, ends the wait."""
         loop, placed = asyncio.get_running_loop(), False
 
         def queue_up() -> None:
@@ -67,7 +67,7 @@ class AdmittedPlacement:
         return self._inner.draft_names
 
     async def attach_target(self, call: OpenCall) -> Verifier:
-        """As in the wrapped placement; Overloaded at once or after the grace period if no slot is free and the queue full."""
+        """As in the wrapped placement; Overloaded at once or after the grace period if the queue is full."""
         if self._admitted:
             return await self._inner.attach_target(call)
         if self._queue.max_queued and self._queue.is_full:

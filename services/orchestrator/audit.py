@@ -166,11 +166,7 @@ class Auditor:
 
     async def _count(self, answer: AuditedAnswer, slot: Verifier, name: str) -> int:
         text = (*answer.prompt, *answer.tokens)
-        known, cached, num_different = (
-            len(answer.prompt),
-            0,
-            0,
-        )  # tokens given or judged, tokens in the cache, tokens that differ
+        known, cached, num_different = len(answer.prompt), 0, 0  # tokens judged, in the cache, that differ
         for epoch in count(1):
             if known == len(text):
                 return num_different
