@@ -1,4 +1,4 @@
-"""Asks a running server over gRPC and prints the answer as it comes.
+"""Sends a prompt to a running server over gRPC and prints the answer as it arrives.
 
     python examples/grpc_client.py "A short story, please: Kai and Max, the castle, a key."
 
@@ -18,8 +18,8 @@ from google.rpc import error_details_pb2, status_pb2
 from protos.adasd.v1 import generation_pb2 as pb
 from protos.adasd.v1.generation_pb2_grpc import GenerationStub
 
-# While a server is replaced, a call can reach it when it takes none any more (UNAVAILABLE, from some versions of gRPC
-# CANCELLED). gRPC tries such calls again by itself, and never one that a server has taken.
+# While a server is replaced, a call can reach it when it no longer accepts any (UNAVAILABLE, or CANCELLED from some
+# versions of gRPC). gRPC retries such calls by itself, but never one that a server has accepted.
 RETRIES = {
     "name": [{"service": "adasd.v1.Generation"}],
     "retryPolicy": {
@@ -34,7 +34,7 @@ OPTIONS = [("grpc.service_config", json.dumps({"methodConfig": [RETRIES]}))]
 
 
 def ask(stub: GenerationStub, question: str, metadata: list[tuple[str, str]]) -> pb.Complete:
-    """Print the answer, a chunk per verification step; its end says what speculation did."""
+    """Print the answer, one chunk per verify step; the returned Complete reports on speculation."""
     request = pb.GenerateRequest(
         chat=pb.ChatMessages(messages=[pb.ChatMessage(role="user", content=question)]),
         sampling=pb.SamplingParams(max_tokens=120, temperature=0.0),
@@ -50,7 +50,7 @@ def ask(stub: GenerationStub, question: str, metadata: list[tuple[str, str]]) ->
 
 
 def wait_s(error: grpc.RpcError) -> float | None:
-    """Seconds after which the server asks to be tried again; None if it does not."""
+    """Seconds to wait before a retry, as the server says; None if it does not."""
     details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
     info = error_details_pb2.RetryInfo()
     if details and any(one.Unpack(info) for one in status_pb2.Status.FromString(details).details):

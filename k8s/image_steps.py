@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SYSTEM = ("system",)
 HEALTHY_WITHIN_S = 300.0
 FOR_SMALL_IMAGES = ("PIP_NO_CACHE_DIR",)
-"""Variables that change what a layer weighs and nothing else; without them pip takes from its cache here."""
+"""Variables that only change the size of a layer; without them, pip uses its cache here."""
 
 
 class StepFailed(Exception):
@@ -54,7 +54,7 @@ class ImageStage:
 
 
 def read(dockerfile: str) -> dict[str, ImageStage]:
-    """Stages by name. Instructions before the first FROM only set defaults and are left out."""
+    """Stages by name. Instructions before the first FROM only set defaults and are skipped."""
     stages: dict[str, ImageStage] = {}
     current: ImageStage | None = None
     lines = (line for line in dockerfile.replace("\\\n", " ").splitlines() if line.strip())
@@ -69,7 +69,7 @@ def read(dockerfile: str) -> dict[str, ImageStage]:
 
 
 def lineage(stages: dict[str, ImageStage], name: str) -> list[ImageStage]:
-    """The stage and those it is built from, the first one first."""
+    """The stage and its base stages, the first one first."""
     if name not in stages:
         raise StepFailed(f"the Dockerfile has no stage {name!r}; it has {', '.join(stages)}")
     own = stages[name]
@@ -77,7 +77,7 @@ def lineage(stages: dict[str, ImageStage], name: str) -> list[ImageStage]:
 
 
 def context_files(root: Path, ignore: str) -> Iterator[Path]:
-    """What a build may copy, relative to ``root``: .dockerignore as far as ours uses it (*, !path, **/name)."""
+    """Files that a build may copy, relative to ``root``. Supports our .dockerignore syntax: *, !path, **/name."""
     patterns = [p for line in ignore.splitlines() if (p := line.strip()) and not p.startswith("#")]
     for folder, folders, names in os.walk(root):
         folders[:] = [f for f in folders if not f.startswith(".")]
@@ -88,7 +88,7 @@ def context_files(root: Path, ignore: str) -> Iterator[Path]:
 
 
 def is_ignored(path: Path, patterns: list[str]) -> bool:
-    """The last pattern that matches the path or a folder above it decides."""
+    """Decided by the last pattern that matches the path or a folder above it."""
     ignored = False
     above = [str(p) for p in (path, *path.parents) if str(p) != "."]
     for pattern in patterns:
@@ -104,7 +104,7 @@ def is_ignored(path: Path, patterns: list[str]) -> bool:
 
 @dataclass
 class Build:
-    """A folder that stands for the image's file system, and a virtual environment for its Python."""
+    """A folder as the image's file system, and a virtual environment as its Python."""
 
     context: Path
     image: Path
@@ -167,7 +167,7 @@ class Build:
 
 
 def wait_until_healthy(build: Build, port: int) -> None:
-    """Start CMD on ``port`` and ask HEALTHCHECK until it agrees; stop it again with SIGTERM."""
+    """Start CMD on ``port`` and run HEALTHCHECK until it passes; then stop it with SIGTERM."""
     command = [*build.command, "--port", str(port), "--grpc-port", "0"]
     health = [part.replace(":8000/", f":{port}/") for part in build.health]
     print(f"  CMD {' '.join(command)}", flush=True)

@@ -1,4 +1,4 @@
-"""What benchmarks of the demo pair share: where it lies, the same target made larger, a kind of option."""
+"""Helpers for benchmarks of the demo pair: its folder, an enlarged target, an argparse type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEMO = record.ROOT / "models" / "demo"
 
 @contextmanager
 def enlarged(factor: int, extra_layers: int) -> Iterator[Path]:
-    """Folder of the demo target, that much larger; it is removed in the end."""
+    """Folder of the demo target enlarged by these amounts; it is removed at the end."""
     from adasd.demo.enlarge import main as enlarge
 
     with tempfile.TemporaryDirectory(prefix="latency-") as folder:

@@ -1,4 +1,4 @@
-"""Ports for servers that are started here."""
+"""Free ports for servers that are started here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import suppress
 
 HOST = "127.0.0.1"
 LOWEST, HIGHEST = 20_000, 32_000
-"""Below the ports that connections get, above those of Ray's workers: nobody else takes them meanwhile."""
+"""Below the ephemeral ports of connections, above those of Ray's workers: no other process takes them in between."""
 
 _turns = itertools.count(random.SystemRandom().randrange(LOWEST, HIGHEST))
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on, each time another one."""
+    """A free port of the loopback address, a different one at each call."""
     for turn in _turns:
         port = LOWEST + turn % (HIGHEST - LOWEST)
         with suppress(OSError), socket.socket() as probe:

@@ -1,7 +1,7 @@
-"""Whose turn it is when several things are compared on one machine.
+"""The order of measurements when several contenders are compared on one machine.
 
-They alternate prompt by prompt, and who begins changes too, so that what drifts (clock, temperature, other
-load) meets all of them alike.
+They alternate prompt by prompt, and the first one changes too, so that drift (clock, temperature, other load) affects
+all of them equally.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Turn(NamedTuple):
-    """One name has to answer one prompt, in one repeat."""
+    """One contender answers one prompt, in one repeat."""
 
     repeat: int
     prompt: int
@@ -19,7 +19,7 @@ class Turn(NamedTuple):
 
 
 def turns(names: Sequence[str], num_prompts: int, num_repeats: int) -> Iterator[Turn]:
-    """Every name meets every prompt once per repeat."""
+    """Every contender gets every prompt once per repeat."""
     for repeat in range(num_repeats):
         for prompt in range(num_prompts):
             begin = (repeat + prompt) % len(names)

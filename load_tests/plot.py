@@ -1,4 +1,4 @@
-"""Lines over time as a small SVG file: one panel above the other, one axis of seconds."""
+"""Time series as a small SVG file: panels above each other, with one time axis in seconds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700")
 
 @dataclass(frozen=True)
 class PlotPanel:
-    """Lines that share a scale from 0; a missing value is None."""
+    """Lines that share a scale starting at 0; a missing value is None."""
 
     title: str
     lines: Mapping[str, Sequence[float | None]]
 
 
 def svg(seconds: Sequence[float], panels: Sequence[PlotPanel]) -> str:
-    """The whole picture; ``seconds`` rise, and every line has as many values."""
+    """The whole SVG; ``seconds`` ascend, and every line has as many values."""
     height = TOP + len(panels) * (HEIGHT + GAP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 20}" height="{height}" '

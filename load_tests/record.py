@@ -1,4 +1,4 @@
-"""What is written beside the figures of every benchmark: when, what, where, and with which versions."""
+"""The header of every benchmark's figures: date, command, hardware and versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "transformers", "ray", "grpcio", "uvloop", "scikit-learn")
 
 
 def circumstances(benchmark: str, arguments: Sequence[str], threads: int | None = None) -> dict[str, Any]:
-    """Of a module of load_tests. Call it before anything is measured: the load average is the one that was found."""
+    """The header for a module of load_tests. Call it before measuring, so that the load average is of other work."""
     return {
         "benchmark": benchmark.rpartition(".")[2],
         "command": shlex.join(["python", "-m", f"load_tests.{benchmark}", *arguments]),
@@ -39,14 +39,14 @@ def circumstances(benchmark: str, arguments: Sequence[str], threads: int | None 
 
 
 def commit() -> str | None:
-    """Short hash of HEAD, with ``-dirty`` behind it if tracked files differ; None outside of a repository."""
+    """Short hash of HEAD, with the suffix ``-dirty`` if tracked files differ; None outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return found.stdout.strip() or None
 
 
 def cpu_model() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -81,13 +81,13 @@ def write(file: Path, header: Mapping[str, Any], figures: Mapping[str, Any]) -> 
 
 
 def console() -> Console:
-    """A terminal as it is; wide enough for a table where the output goes to a file."""
+    """The terminal; wide enough for a table if the output goes to a file."""
     found = Console()
     return found if found.is_terminal else Console(width=120)
 
 
 def headline(header: Mapping[str, Any]) -> str:
-    """The header in one line for a terminal."""
+    """The header in one line."""
     machine = header["machine"]
     threads = f" · {header['threads']} thread(s)" if header["threads"] else ""
     return (

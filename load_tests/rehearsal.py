@@ -54,11 +54,11 @@ ROLLED_OUT_WITHIN_S = 240.0
 FILES = ("api_keys_file", "worker_tls")
 """Settings that name files of a Secret, which only Kubernetes has."""
 OF_THE_POD = ("HOME", "HF_HOME")
-"""Variables that mean a pod's file system."""
+"""Variables that refer to a pod's file system."""
 
 
 class RehearsalFailed(AdasdError):
-    """The shape does not work; one sentence per problem."""
+    """The cluster does not work; one sentence per problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,12 @@ class Pod:
     group: str
     ip: str
     labels: Mapping[str, str]
-    resources: Mapping[str, str]  # Ray's; CPU and GPU among them
+    resources: Mapping[str, str]  # Ray's, including CPU and GPU
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterShape:
-    """What is played of a manifest."""
+    """The parts of a manifest that are rehearsed."""
 
     serve: Mapping[str, Any]  # serveConfigV2
     pods: tuple[Pod, ...]
@@ -88,7 +88,7 @@ class ClusterShape:
 
 
 def shape_of(topology: Path, cluster: Path | None = None) -> ClusterShape:
-    """What ``adasd k8s render`` makes of these files. ConfigError with one sentence per problem."""
+    """The result of ``adasd k8s render`` for these files. ConfigError with one sentence per problem."""
     overlay = render(topology, cluster_facts.read(cluster), topology.parent)
     operations = yaml.safe_load(overlay.files["ray-service.patch.yaml"])
     patched = {operation["path"].rsplit("/", 1)[-1]: operation["value"] for operation in operations}
@@ -108,7 +108,7 @@ def shape_of(topology: Path, cluster: Path | None = None) -> ClusterShape:
 
 
 def _pods(groups: Sequence[Mapping[str, Any]]) -> Iterator[Pod]:
-    """The least number of each group, and one where that is none: Ray's autoscaler would add it."""
+    """Each group's minimum of pods, or one if that is 0, which Ray's autoscaler would add."""
     last = 1
     for group in groups:
         for number in range(max(1, group["minReplicas"])):
@@ -118,7 +118,7 @@ def _pods(groups: Sequence[Mapping[str, Any]]) -> Iterator[Pod]:
 
 
 def on_this_machine(serve: Mapping[str, Any], http_port: int, grpc_port: int) -> dict[str, Any]:
-    """The same configuration with the demo pair on the CPU and free ports."""
+    """The same configuration with the demo pair on the CPU, and free ports."""
     replaced: dict[str, Any] = json.loads(json.dumps(serve))
     replaced["http_options"]["port"] = http_port
     args = replaced["applications"][0]["args"]
@@ -130,24 +130,24 @@ def on_this_machine(serve: Mapping[str, Any], http_port: int, grpc_port: int) ->
     for role, tier in (("target", config.target), ("draft", config.draft)):
         if isinstance(args.get(role), dict) and tier is not None:
             args[role] |= {"model": str(DEMO / role), "device": "cpu"}
-            args[role].pop("num_gpus", None)  # a model on the CPU may reserve none, but its replica does
+            args[role].pop("num_gpus", None)  # invalid for a model on the CPU; its replica reserves them
             deployments[role]["ray_actor_options"] = actor_options(tier)
     return replaced
 
 
 @dataclass
 class Play(LocalCluster):
-    """The shape as a running cluster."""
+    """A running cluster of this shape."""
 
     shape: ClusterShape = field(kw_only=True)
 
     @property
     def environment(self) -> dict[str, str]:
-        """The pods' own variables before all others, and patience: all nodes share this machine."""
+        """The pods' own variables take precedence; timeouts are longer, since all nodes share this machine."""
         return {**super().environment, **self.shape.environment, "RAY_raylet_start_wait_time_s": "90"}
 
     def start(self) -> None:
-        """The head, which takes no replica, then every pod."""
+        """Start the head, which runs no replica, then every pod."""
         self._ray_start(
             "--head",
             f"--port={self.ray_port}",
@@ -158,7 +158,7 @@ class Play(LocalCluster):
         )
         for (
             pod
-        ) in self.shape.pods:  # one by one: nodes that start at once on one machine take each other's ports
+        ) in self.shape.pods:  # one by one: nodes started together on one machine take each other's ports
             self.start_pod(pod)
 
     def start_pod(self, pod: Pod) -> None:
@@ -173,13 +173,13 @@ class Play(LocalCluster):
         )
 
     def serve_config(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """serveConfigV2 with ``settings`` in place of its arguments' own."""
+        """serveConfigV2 with ``settings`` in place of its own arguments."""
         serve = json.loads(json.dumps(self.shape.serve))
         serve["applications"][0]["args"] |= settings
         return on_this_machine(serve, self.http_port, self.grpc_port)
 
     def close_service(self) -> None:
-        """``serve shutdown``: the application goes, the cluster stays."""
+        """``serve shutdown``: removes the application; the cluster keeps running."""
         serve = str(Path(sys.executable).with_name("serve"))
         self._run([serve, "shutdown", "--yes", "--address", f"http://{HEAD}:{self.dashboard_port}"])
 
@@ -196,7 +196,7 @@ class Play(LocalCluster):
         return found
 
     def is_rolled_out(self, num_slots: int) -> bool:
-        """Whether every target that reports has the new number of slots, and Serve is content."""
+        """Whether every reporting target has the new number of slots, and Serve reports the application as running."""
         try:
             reported = values(self.metrics(), "adasd_worker_slots", "target")
         except httpx.HTTPError:
@@ -204,12 +204,12 @@ class Play(LocalCluster):
         return self.serve_status() == "RUNNING" and set(reported) == {float(num_slots)}
 
     def is_ready(self) -> bool:
-        """As every local cluster, but a deployment that Serve gave up is not waited for."""
+        """As for every local cluster, but does not wait for a deployment that Serve has given up."""
         self.serve_status()
         return super().is_ready()
 
     def serve_status(self) -> str | None:
-        """Serve's word for the application, None before it has one; RehearsalFailed with its reason if it failed."""
+        """Serve's status of the application, None before it has one; RehearsalFailed with the reason if it failed."""
         try:
             answer = httpx.get(f"http://{HEAD}:{self.dashboard_port}/api/serve/applications/", timeout=10.0)
             app = answer.json()["applications"]["adasd"]
@@ -223,7 +223,7 @@ class Play(LocalCluster):
 
 @contextmanager
 def playing(shape: ClusterShape) -> Iterator[Play]:
-    """The cluster, empty; every process of it is killed in the end."""
+    """The cluster without an application; all its processes are killed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="play-"))  # short: socket paths hold 107 bytes
     with FaultyProxy() as link, ended_by_sigterm():
         play = Play(folder, (), link, shape=shape)
@@ -239,12 +239,12 @@ def playing(shape: ClusterShape) -> Iterator[Play]:
 
 
 async def traffic(play: Play, seconds: float) -> list[Reply]:
-    """A closed loop over both doors."""
+    """A closed loop over HTTP and gRPC."""
     return await _load(play, None, seconds)
 
 
 async def rollout(play: Play, settings: Mapping[str, Any], num_slots: int) -> list[Reply]:
-    """Clients go on asking while ``settings`` are deployed, until they are in force."""
+    """Clients keep sending requests while ``settings`` are deployed, until they take effect."""
     return await _load(play, (settings, num_slots), 0.0)
 
 
@@ -286,7 +286,7 @@ async def _load(play: Play, change: tuple[Mapping[str, Any], int] | None, second
 
 
 def complaints(what: str, answers: Sequence[Reply]) -> Iterator[str]:
-    """What must not be."""
+    """Sentences about failures."""
     bad = [answer for answer in answers if answer.outcome not in GOOD]
     if bad:
         yield f"{len(bad)} of {len(answers)} requests failed {what}; the first over {bad[0].door}: {bad[0].error}"
@@ -299,11 +299,11 @@ def complaints(what: str, answers: Sequence[Reply]) -> Iterator[str]:
         yield f"{wrong} of {len(answers)} answers {what} are wrong"
 
 
-# --------------------------------------------------------------------------- the whole
+# --------------------------------------------------------------------------- the whole rehearsal
 
 
 def main(argv: Sequence[str]) -> int:
-    """Entry point; 0 if the shape works, 1 if not, 2 if the files cannot be used."""
+    """Entry point; returns 0 if the cluster works, 1 if not, 2 if the files are invalid."""
     parser = argparse.ArgumentParser(prog="adasd k8s rehearse", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     default, beside = TWO_TIER / "topology.yaml", "[cluster.yaml beside it, if there is one]"
@@ -321,7 +321,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def rehearse(topology: Path, cluster: Path | None, console: Console) -> None:
-    """All of it with a line per step. RehearsalFailed with what does not work, ConfigError for the input."""
+    """The whole rehearsal, one line per step. RehearsalFailed if something fails, ConfigError for bad input."""
     shape = shape_of(topology, cluster)
     with Steps(console) as steps:
         steps.show("nodes", f"starting a head and {', '.join(pod.name for pod in shape.pods)}")
@@ -329,7 +329,7 @@ def rehearse(topology: Path, cluster: Path | None, console: Console) -> None:
             with playing(shape) as play:
                 steps.show("nodes", f"a head and {', '.join(pod.name for pod in shape.pods)}", done=True)
                 _act(play, steps)
-        except RuntimeError as error:  # of the cluster: a command failed, or something took too long
+        except RuntimeError as error:  # from the cluster: a command failed or timed out
             what, _, last = str(error).strip().rpartition("\n")
             raise RehearsalFailed(f"{what.split(': ')[0]}: {last}" if what else last) from error
         steps.show("end", f"taken down; {len(play.processes())} processes left", done=True)

@@ -32,9 +32,9 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 WITHIN_S = 60.0
 ONLY_AFTER_TROUBLE = ("adasd_requests_refused_total", "adasd:requests_refused:rate5m")
-"""Series that a server under a little load need not have yet."""
+"""Series that may be missing on a server under a little load."""
 LIVE_SETTINGS = {"audit_share": 1.0, "speculation": {"acceptance": "threshold"}}
-"""With these every panel has something to show: the default acceptance knows no threshold of the distance."""
+"""Settings with which every panel has data: the default acceptance method has no acceptance threshold."""
 
 
 def main() -> int:
@@ -63,7 +63,7 @@ def main() -> int:
 
 @contextmanager
 def loaded() -> Iterator[str]:
-    """A demo server that answers in every mode for as long as somebody looks; adaptive answers are all audited."""
+    """A demo server under load in every mode while the context is open; all adaptive answers are audited."""
     from load_tests.load.server_under_test import demo_server
 
     with demo_server(LIVE_SETTINGS) as server, tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def loaded() -> Iterator[str]:
 
 
 def report(url: str, trouble_too: bool) -> int:
-    """Wait until nothing is empty, or say what still is."""
+    """Wait until nothing is empty, or report what still is."""
     wanted = [
         (where, expression)
         for where, expression in expressions()
@@ -112,7 +112,7 @@ def report(url: str, trouble_too: bool) -> int:
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Recordings and panels; alerts are only evaluated, since all is well."""
+    """Recordings and panels; alerts are only evaluated, since nothing should fire."""
     for group in yaml.safe_load((FOLDER / "rules.yaml").read_text())["groups"]:
         for rule in group["rules"]:
             if "record" in rule:
@@ -124,18 +124,18 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 def query(url: str, expression: str) -> bool:
-    """Whether it has a value now; an error is printed and counts as none."""
+    """Whether it has a value now; an error is printed and counts as no value."""
     answer = httpx.get(f"{url}/api/v1/query", params={"query": expression}).json()
     if answer["status"] != "success":
         print(answer["error"], file=sys.stderr)
         return False
     values = [float(sample["value"][1]) for sample in answer["data"]["result"]]
-    return any(value == value for value in values)  # not only NaN
+    return any(value == value for value in values)  # at least one that is not NaN
 
 
 @contextmanager
 def running(folder: Path, scraped: str) -> Iterator[str]:
-    """A Prometheus that scrapes ``scraped`` and evaluates the rules every second; its address."""
+    """A Prometheus that scrapes ``scraped`` and evaluates the rules every second; yields its address."""
     rules = yaml.safe_load((FOLDER / "rules.yaml").read_text())
     for group in rules["groups"]:
         group["interval"] = "1s"
@@ -179,7 +179,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def scripted() -> Iterator[str]:
-    """Serves the scripted series; they move on with every scrape."""
+    """Serves the scripted series; they advance with every scrape."""
     minute = BusyMinute()
 
     class Handler(BaseHTTPRequestHandler):

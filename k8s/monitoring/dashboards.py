@@ -1,7 +1,7 @@
-"""Writes what follows from rules.yaml and from the panels below: ``python k8s/monitoring/dashboards.py [--check]``.
+"""Writes the files generated from rules.yaml and the panels below: ``python k8s/monitoring/dashboards.py [--check]``.
 
-Grafana's JSON is long; a panel here is a title, a unit and its expressions. ``--check`` says whether the
-committed files are fresh.
+Grafana's JSON is long; a panel here is a title, a unit and its expressions. ``--check`` reports whether the committed
+files are current.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def quantiles(buckets: str, extra: str = "") -> tuple[tuple[str, str], ...]:
 
 
 def mean_ms(kind: str, more: str = "") -> str:
-    """Mean of a histogram of one side of a round, by tier."""
+    """Mean of a histogram for one side of a round, by tier."""
     drop = "instance, pod, container, endpoint, service"
     parts = (
         f"sum by (tier) (max without ({drop}) (rate(adasd_{kind}_milliseconds_{end}{{{HERE}{more}}}[5m])))"
@@ -53,7 +53,7 @@ def one(expression: str, legend: str = "") -> tuple[tuple[str, str], ...]:
 
 
 def here(name: str, by: str = "", more: str = "") -> str:
-    """A recorded series of the chosen namespaces, summed."""
+    """A recorded series of the selected namespaces, summed."""
     return f"sum by ({by}) ({name}{{{HERE}{more}}})" if by else f"sum({name}{{{HERE}{more}}})"
 
 
@@ -266,7 +266,7 @@ DASHBOARDS: dict[str, tuple[str, Sequence[Panel]]] = {
 
 
 def dashboard(name: str) -> dict[str, Any]:
-    """Grafana's model of one dashboard."""
+    """Grafana's JSON of one dashboard."""
     title, panels = DASHBOARDS[name]
     source = {"type": "prometheus", "uid": "${datasource}"}
     variables = [
@@ -312,7 +312,7 @@ def _panel(number: int, panel: Panel, source: dict[str, str]) -> dict[str, Any]:
 
 
 def prometheus_rule() -> str:
-    """rules.yaml as the operator's kind."""
+    """rules.yaml as the Prometheus operator's resource."""
     rules = yaml.safe_load((FOLDER / "rules.yaml").read_text())
     kind = {
         "apiVersion": "monitoring.coreos.com/v1",
@@ -324,7 +324,7 @@ def prometheus_rule() -> str:
 
 
 def files() -> dict[Path, str]:
-    """Everything that is written, by path."""
+    """All generated files, by path."""
     boards = {
         FOLDER / "dashboards" / f"{name}.json": json.dumps(dashboard(name), indent=1) + "\n"
         for name in DASHBOARDS

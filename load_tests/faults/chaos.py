@@ -36,17 +36,17 @@ NODES = (
 )
 IDLE_TIMEOUT_S = 150.0
 LINGER_S = 14.0
-"""After that much idleness unused channels are closed and ended replicas have left the metrics."""
+"""Idle time after which unused channels are closed and stopped replicas have left the metrics."""
 SLACK = {"files": 8, "tasks": 2}
-"""By how much idle counts may differ from before: a replica knows as many peers as there happen to be."""
+"""How much idle counts may differ from before: the number of peers that a replica knows varies."""
 AFTER_S = 3.0
-"""Requests that begin within so many seconds after a target was lost."""
+"""Requests that begin within this many seconds after the loss of a target."""
 
 
 def settings(
     target: Path = DEMO / "target", draft: Path = DEMO / "draft", num_slots: int = 32
 ) -> dict[str, Any]:
-    """What is deployed."""
+    """The deployed settings."""
     placed = {"num_slots": num_slots, "num_cpus": 0.5}
     two = {"min_replicas": 2, "max_replicas": 2}
     return {
@@ -54,7 +54,7 @@ def settings(
         "target": {"model": str(target), "label_selector": {"pool": "target"}, **two, **placed},
         "draft": {"model": str(draft), "label_selector": {"pool": "draft"}, **placed},
         "orchestrator": {"label_selector": {"pool": "gateway"}},
-        "speculation": {"bypass": False},  # drafts whenever there is a draft, so that it is missed
+        "speculation": {"bypass": False},  # drafts whenever there is a draft, so that losing it has an effect
         "verify_timeout_s": 20.0,
         "admission_timeout_s": 90.0,
         "draft_timeout_s": 1.0,
@@ -71,7 +71,7 @@ def run(
     max_tokens: int,
     kinds: Sequence[str] = tuple(KINDS),
 ) -> dict[str, Any]:
-    """The whole experiment on a cluster of its own."""
+    """The whole experiment on its own cluster."""
     todo = work(num_distinct=min(30, num_requests), max_tokens=max_tokens)
     deployed = settings(target, draft, num_slots=2 * concurrency)
     with local_cluster(NODES, deployed) as made:
@@ -111,7 +111,7 @@ async def under_faults(
 
 
 def calm_load(made: LocalCluster, todo: Work) -> list[RequestOutcome]:
-    """Every request once, while nobody disturbs; RuntimeError if one fails."""
+    """Every request once, without faults; RuntimeError if one fails."""
     outcomes = asyncio.run(closed_loop(made.url, todo, 4, lambda done: len(done) >= len(todo.bodies)))
     if problems := [outcome.error for outcome in outcomes if outcome.error]:
         raise RuntimeError(f"requests failed while nothing was wrong: {problems[:3]}")
@@ -127,7 +127,7 @@ def until_idle(made: LocalCluster) -> float:
 
 
 def footprint(made: LocalCluster) -> dict[str, dict[str, float]]:
-    """Open files and tasks of the fullest replica of each role, once it has been idle for LINGER_S."""
+    """Open files and tasks of each role's replica with the most, once the service has been idle for LINGER_S."""
     time.sleep(LINGER_S)
     text = made.metrics()
     names = {"files": "adasd_process_open_files", "tasks": "adasd_process_tasks"}
@@ -143,7 +143,7 @@ def footprint(made: LocalCluster) -> dict[str, dict[str, float]]:
 def figures(
     before: Sequence[RequestOutcome], outcomes: Sequence[RequestOutcome], injections: Sequence[Injection]
 ) -> dict[str, Any]:
-    """What is reported; ``wrong`` and ``failed`` must be empty."""
+    """The reported figures; ``wrong`` and ``failed`` must be empty."""
     expected = {outcome.key: outcome.text for outcome in before}
     losses_s = [fault.at_s for fault in injections if fault.kind in LOSES_A_TARGET]
     after_loss = [o for o in outcomes if any(at_s <= o.began_s <= at_s + AFTER_S for at_s in losses_s)]
@@ -161,13 +161,13 @@ def figures(
 
 
 def spread(seconds: Sequence[float | None]) -> dict[str, float] | None:
-    """Median and worst; None of nothing."""
+    """Median and worst; None without values."""
     found = sorted(value for value in seconds if value is not None)
     return {"median": median(found), "max": found[-1], "of": len(found)} if found else None
 
 
 def complaints(found: dict[str, Any]) -> list[str]:
-    """What must not be; empty if nobody noticed."""
+    """Sentences about failures; empty if clients noticed nothing."""
     problems = []
     if found["failed"]:
         problems.append(f"{len(found['failed'])} requests failed, the first: {found['failed'][0]['error']}")
@@ -185,7 +185,7 @@ def complaints(found: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, print, write; the exit status is 1 if anything was noticed."""
+    """Run, print, write; the exit status is 1 if clients noticed anything."""
     parser = argparse.ArgumentParser(
         prog="python -m load_tests.faults.chaos",
         description=__doc__,

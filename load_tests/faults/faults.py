@@ -1,4 +1,4 @@
-"""What a service has to survive: each fault is injected, and a while later what it took away is given back."""
+"""The faults that a service must survive: each is injected, and undone some time later."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 from load_tests.faults.local_cluster import LocalCluster, NodeSpec
 
 SLOW_S = 0.05
-"""Each way, on a slow link."""
+"""Delay of a slow link in each direction."""
 FROZEN_S = 25.0
-"""How long a frozen replica stays frozen; by then its sessions have moved on, and it has to notice."""
+"""How long a replica stays frozen; by then its sessions have moved on, and it must notice that."""
 
 Undo = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """A fault that hit; ``undo`` after ``lasts_s`` seconds."""
+    """A fault that took effect; ``undo`` it after ``lasts_s`` seconds."""
 
     what: str  # process ids or host
     undo: Undo | None = None
@@ -30,21 +30,21 @@ class Injected:
 
 
 class Faults:
-    """Ways to hurt one local cluster. ``settings`` are those that it was deployed with."""
+    """The faults of one local cluster, which was deployed with ``settings``."""
 
     def __init__(self, cluster: LocalCluster, settings: Mapping[str, Any], rng: random.Random) -> None:
         self.cluster, self.settings, self.rng = cluster, settings, rng
         self.num_updates = 0
 
     def inject(self, kind: str) -> Injected | None:
-        """One of KINDS; None if there was nothing to hit."""
+        """Inject one of KINDS; None if it found no victim."""
         return KINDS[kind](self)
 
     def kill_replica(self, role: str) -> Injected | None:
         return self._signal(self.cluster.replicas(role), signal.SIGKILL)
 
     def kill_node(self, pool: str) -> Injected | None:
-        """The raylet, and with it everything on the node; another starts at once."""
+        """Kills the raylet, and with it everything on the node; another one starts at once."""
         node = self._node(pool)
         injected = self._signal(self.cluster.raylet(node), signal.SIGKILL)
         return (
@@ -58,7 +58,7 @@ class Faults:
         return self._signal(pids, signal.SIGKILL)
 
     def freeze_replica(self, role: str) -> Injected | None:
-        """Alive but silent: connections stay open, nothing is answered, for a while."""
+        """Alive but silent: connections stay open, but no request is answered for a while."""
         injected = self._signal(self.cluster.replicas(role), signal.SIGSTOP)
         if injected is None:
             return None
@@ -75,7 +75,7 @@ class Faults:
         return Injected(host, lambda: self.cluster.link.delay(host, 0.0), 8.0)
 
     def drop_link(self, pool: str) -> Injected:
-        """Nothing arrives; what was sent meanwhile comes late, as after lost packets."""
+        """Nothing arrives; what is sent in that time arrives late, as after lost packets."""
         host = self._node(pool).ip
         self.cluster.link.hold(host)
         return Injected(host, lambda: self.cluster.link.let_go(host), 4.0)
@@ -85,7 +85,7 @@ class Faults:
         return Injected(host) if self.cluster.link.cut(host) else None
 
     def update(self) -> Injected:
-        """``serve deploy`` of a changed configuration: every replica is replaced."""
+        """``serve deploy`` of a changed configuration, which replaces every replica."""
         self.num_updates += 1
         slots = self.settings["target"]["num_slots"] + self.num_updates
         target = {**self.settings["target"], "num_slots": slots}

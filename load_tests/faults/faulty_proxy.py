@@ -1,8 +1,7 @@
-"""A link that misbehaves: an HTTP CONNECT proxy that delays, holds back or cuts what it carries.
+"""A faulty link: an HTTP CONNECT proxy that delays, holds back or cuts the traffic.
 
-gRPC takes the way through it where the environment says ``grpc_proxy=http://...``. Ray's own channels do not (they
-switch proxies off), so with that variable in the gateway's environment it stands between the orchestrators and the
-workers, and nowhere else.
+gRPC uses it if the environment sets ``grpc_proxy=http://...``. Ray's own channels do not (they disable proxies), so
+with that variable in the gateway's environment, the proxy affects only the links between orchestrators and workers.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ CHUNK_BYTES = 65536
 
 @dataclass(slots=True)
 class Way:
-    """What happens to the bytes to and from one host."""
+    """State of the link to one host."""
 
     delay_s: float = 0.0  # in each direction
     flows: asyncio.Event = field(default_factory=asyncio.Event)  # unset: everything is held back
@@ -32,7 +31,7 @@ class Way:
 
 
 class FaultyProxy:
-    """Serves on a free port of 127.0.0.1; use as a context manager. Its loop runs in a thread of its own."""
+    """Serves on a free port of 127.0.0.1; use as a context manager. Its event loop runs in its own thread."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -53,21 +52,21 @@ class FaultyProxy:
         self._thread.join(10.0)
         self._loop.close()
 
-    # ----------------------------------------------------------------- what can be done to a link
+    # ----------------------------------------------------------------- faults of a link
 
     def delay(self, host: str, seconds: float) -> None:
-        """From now on everything to and from ``host`` takes so much longer, each way; 0 ends that."""
+        """From now on, delay everything to and from ``host`` by this time in each direction; 0 ends that."""
         self._do(lambda: setattr(self._ways[host], "delay_s", seconds))
 
     def hold(self, host: str) -> None:
-        """Nothing gets through any more, and nobody is told; ``let_go`` delivers it all."""
+        """Hold back all traffic, without an error; ``let_go`` delivers it."""
         self._do(lambda: self._ways[host].flows.clear())
 
     def let_go(self, host: str) -> None:
         self._do(lambda: self._ways[host].flows.set())
 
     def cut(self, host: str) -> int:
-        """Reset all open connections; how many there were."""
+        """Reset all open connections; returns their number."""
 
         def reset() -> int:
             ends = tuple(self._ways[host].ends)
@@ -78,7 +77,7 @@ class FaultyProxy:
         return self._do(reset)
 
     def num_open(self, host: str) -> int:
-        """Connections carried at the moment."""
+        """Number of open connections."""
         return self._do(lambda: len(self._ways[host].ends) // 2)
 
     def _do(self, action: Callable[[], T]) -> T:
@@ -87,7 +86,7 @@ class FaultyProxy:
 
         return asyncio.run_coroutine_threadsafe(act(), self._loop).result(10.0)
 
-    # ----------------------------------------------------------------- carrying
+    # ----------------------------------------------------------------- forwarding
 
     async def _listen(self) -> asyncio.Server:
         return await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -97,7 +96,7 @@ class FaultyProxy:
         for task in tuple(self._carrying):
             task.cancel()
         await asyncio.gather(*self._carrying, return_exceptions=True)
-        await asyncio.sleep(0.01)  # aborted transports close in the loop's next turns
+        await asyncio.sleep(0.01)  # aborted transports close in the next turns of the loop
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -111,7 +110,7 @@ class FaultyProxy:
             self._carrying.discard(task)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """``CONNECT host:port``, and everything behind it both ways until an end closes."""
+        """Handle ``CONNECT host:port``, then forward both ways until an end closes."""
         asked = (await reader.readuntil(b"\r\n\r\n")).split()
         host, port = asked[1].decode().rsplit(":", 1)
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
@@ -133,7 +132,7 @@ class FaultyProxy:
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
-    """One direction of one connection: in order, whatever the delay does meanwhile."""
+    """Forward one direction of one connection, in order even if the delay changes."""
     loop = asyncio.get_running_loop()
     under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 

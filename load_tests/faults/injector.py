@@ -12,12 +12,12 @@ from load_tests.faults.faults import KINDS, Faults, Injected
 
 EVERY_S = 8.0
 RECOVERY_S = 15.0
-"""After a fault the next one waits so long for the service to be whole again; some faults shall come before it is."""
+"""How long the next fault waits for the service to recover; some faults should come before it has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """A fault that was injected, and when (seconds of the load's clock)."""
+    """An injected fault and its time (seconds of the load's clock)."""
 
     kind: str
     what: str
@@ -32,7 +32,7 @@ async def injecting(
     kinds: Sequence[str] = tuple(KINDS),
     tell: Callable[[Injection], Any] = lambda injection: None,
 ) -> AsyncIterator[list[Injection]]:
-    """A fault every ``every_s`` seconds, each kind once before any comes again; in the end all is undone."""
+    """A fault every ``every_s`` seconds, each kind once before any repeats; at the end all are undone."""
     injections: list[Injection] = []
     undoing, ended = set[asyncio.Task[None]](), asyncio.Event()
 
@@ -59,7 +59,7 @@ async def injecting(
             kind = order.pop()
             at_s, injected = now(), await asyncio.to_thread(faults.inject, kind)
             if injected is None:
-                order.insert(0, kind)  # there was nothing to hit: later
+                order.insert(0, kind)  # no victim now; try again later
             else:
                 injections.append(Injection(kind, injected.what, at_s))
                 tell(injections[-1])

@@ -1,4 +1,4 @@
-"""Clients of the service: streamed requests with known answers, and what became of each."""
+"""Clients of the service: streamed requests with known answers, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from load_tests.demo_prompts import examples
 
 @dataclass(slots=True)
 class RequestOutcome:
-    """One request: its text, or why there is none; seconds."""
+    """One request: its text, or the reason why there is none; times in seconds."""
 
     key: int
     text: str | None
@@ -31,13 +31,13 @@ class RequestOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The requests: each key is one body, asked again and again."""
+    """The requests: each key has one body, which is sent repeatedly."""
 
     bodies: tuple[dict[str, Any], ...]
 
 
 def work(num_distinct: int, max_tokens: int) -> Work:
-    """Greedy and seeded requests in turn, exact."""
+    """Greedy and seeded requests in turn, in mode exact."""
     bodies = []
     for number, example in enumerate(examples(num_distinct)):
         sampling = {"temperature": 0} if number % 2 else {"temperature": 0.8, "seed": 1000 + number}
@@ -56,7 +56,7 @@ def work(num_distinct: int, max_tokens: int) -> Work:
 async def ask(
     client: httpx.AsyncClient, url: str, key: int, body: dict[str, Any], zero_s: float
 ) -> RequestOutcome:
-    """One streamed answer. Whatever goes wrong is in the outcome."""
+    """One streamed answer. Errors are recorded in the outcome."""
     began_s = newest_s = time.monotonic()
     first_s, text, pause_s, done = None, "", 0.0, False
     error: str | None = None
@@ -93,7 +93,7 @@ async def closed_loop(
     enough: Callable[[Sequence[RequestOutcome]], bool],
     zero_s: float | None = None,
 ) -> list[RequestOutcome]:
-    """``concurrency`` clients ask one request after the other until those done are ``enough``."""
+    """``concurrency`` clients send one request after another until the outcomes are ``enough``."""
     outcomes: list[RequestOutcome] = []
     zero_s = time.monotonic() if zero_s is None else zero_s
     keys = itertools.cycle(range(len(todo.bodies)))
@@ -110,7 +110,7 @@ async def closed_loop(
 
 
 def differing(outcomes: Sequence[RequestOutcome]) -> list[int]:
-    """Requests that were answered in more than one way."""
+    """Requests that received more than one answer."""
     texts: defaultdict[int, set[str]] = defaultdict(set)
     for outcome in outcomes:
         if outcome.text is not None:

@@ -42,7 +42,7 @@ NUM_SLOTS = 16
 
 @dataclass(frozen=True)
 class LoadPhase:
-    """So many sessions at once, for so long."""
+    """This many sessions at once for this long."""
 
     concurrency: int
     seconds: float
@@ -50,14 +50,14 @@ class LoadPhase:
 
 @dataclass(frozen=True)
 class TierSample:
-    """The service at one moment."""
+    """The state of the service at one moment."""
 
     at_s: float
-    asked: int  # sessions that clients keep going
+    asked: int  # sessions that clients keep running
     targets: int  # replicas that report
     drafts: int
-    running: int  # answers in the making
-    waiting: int  # of them, those without a target slot
+    running: int  # answers in progress
+    waiting: int  # of those, the ones without a target slot
     generated: float  # tokens since the start
 
 
@@ -88,7 +88,7 @@ def settings(target: Path, draft: Path, down_after_s: float) -> dict[str, Any]:
 
 
 def sample(metrics: str, at_s: float, asked: int) -> TierSample:
-    """What a scrape says."""
+    """The values of one scrape."""
     return TierSample(
         at_s,
         asked,
@@ -115,7 +115,7 @@ def asked_at(phases: Sequence[LoadPhase], at_s: float) -> int:
 async def load(
     url: str, todo: Work, phases: Sequence[LoadPhase]
 ) -> tuple[list[RequestOutcome], list[TierSample]]:
-    """Closed loop: client number i asks as long as more than i are wanted, and ends what it began."""
+    """Closed loop: client i sends requests while more than i sessions are wanted, and finishes the one it began."""
     zero_s, outcomes, samples = time.monotonic(), list[RequestOutcome](), list[TierSample]()
     most = max(phase.concurrency for phase in phases)
     end_s = sum(phase.seconds for phase in phases)
@@ -145,7 +145,7 @@ async def load(
 
 
 def rates(samples: Sequence[TierSample]) -> list[float]:
-    """Tokens per second since the sample before."""
+    """Tokens per second since the previous sample."""
     found = [0.0]
     for before, now in pairwise(samples):
         found.append(max(0.0, now.generated - before.generated) / (now.at_s - before.at_s))
@@ -153,7 +153,7 @@ def rates(samples: Sequence[TierSample]) -> list[float]:
 
 
 def first_token_ms(outcomes: Sequence[RequestOutcome], samples: Sequence[TierSample]) -> list[float | None]:
-    """Median of the answers whose first token came in the second before each sample."""
+    """Per sample, the median of the answers whose first token came in the second before it."""
     found: list[float | None] = []
     for now in samples:
         firsts = [
@@ -166,13 +166,13 @@ def first_token_ms(outcomes: Sequence[RequestOutcome], samples: Sequence[TierSam
 
 
 def scaled(samples: Sequence[TierSample]) -> bool:
-    """One target, then more, then one again."""
+    """Whether there was one target, then more, then one again."""
     counts = [now.targets for now in samples]
     return bool(counts) and counts[0] == 1 and max(counts) > 1 and counts[-1] == 1
 
 
 def table(outcomes: Sequence[RequestOutcome], samples: Sequence[TierSample], every_s: float = 5.0) -> Table:
-    """One row per ``every_s`` seconds, and every change of replicas."""
+    """One row per ``every_s`` seconds, and one for every change of replicas."""
     names = ("second", "asked", "targets", "drafts", "running", "waiting", "tokens/s", "first token (ms)")
     shown = Table(*names, title="Load step")
     before, next_s = None, 0.0
@@ -188,7 +188,7 @@ def table(outcomes: Sequence[RequestOutcome], samples: Sequence[TierSample], eve
 
 
 def plot(outcomes: Sequence[RequestOutcome], samples: Sequence[TierSample]) -> str:
-    """Replicas, sessions, speed and first token over time."""
+    """Replicas, sessions, speed and time to first token over time."""
     seconds = [now.at_s for now in samples]
     sessions = {
         "asked": [float(now.asked) for now in samples],
@@ -211,7 +211,7 @@ def plot(outcomes: Sequence[RequestOutcome], samples: Sequence[TierSample]) -> s
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, print, write; see the module for the exit status."""
+    """Run, print, write; the module docstring explains the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m load_tests.faults.load_step",
         description=__doc__,

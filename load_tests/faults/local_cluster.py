@@ -1,7 +1,7 @@
-"""A real multi-node Ray cluster on this machine's loopback addresses, and the service on it, to be mistreated.
+"""A real multi-node Ray cluster on this machine's loopback addresses, and the service on it, for fault injection.
 
-The head at 127.0.0.1 has the gateway; every further node has an address and a pool of its own. The service comes up
-and changes as it does in production: ``serve deploy`` of a configuration file that names ``cluster.entry:app``.
+The head at 127.0.0.1 has the gateway; every other node has its own address and pool. The service is started and
+changed as in production: ``serve deploy`` of a configuration file that names ``cluster.entry:app``.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ HELD = (
     "adasd_worker_streams",
     "adasd_worker_pending_calls",
 )
-"""Series that must be 0 when nobody asks for anything."""
+"""Series that must be 0 when there are no requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """A Ray node of its own on a loopback address."""
+    """A Ray node on its own loopback address."""
 
     name: str
     ip: str
@@ -51,7 +51,7 @@ class NodeSpec:
 
 @dataclass
 class LocalCluster:
-    """The cluster and the service on it; all its processes carry its temporary folder."""
+    """The cluster and its service; all its processes have its temporary folder in their environment."""
 
     folder: Path
     nodes: Sequence[NodeSpec]
@@ -67,7 +67,7 @@ class LocalCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of every process: the pods' own, and what makes lost nodes known in seconds."""
+        """Environment of every process: that of the pods, plus settings that detect lost nodes within seconds."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ADASD_", "RAY_"))}
         return {
             **inherited,
@@ -125,7 +125,7 @@ class LocalCluster:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
 
     def raylet(self, node: NodeSpec) -> list[int]:
-        """Its process id, if it lives."""
+        """The raylet's process id, if it is alive."""
         mark = f"--node_ip_address={node.ip} "
         return [pid for pid, c in self.processes().items() if "raylet/raylet" in c and mark in c + " "]
 
@@ -137,14 +137,14 @@ class LocalCluster:
     # ----------------------------------------------------------------- service
 
     def deploy(self, settings: Mapping[str, Any]) -> None:
-        """``serve deploy`` of these settings; returns once Serve has taken them, not once they are in force."""
+        """``serve deploy`` of these settings; returns once Serve has accepted them, before they take effect."""
         file = self.folder / "deployed.yaml"
         file.write_text(yaml.safe_dump(self.serve_config(settings)))
         serve = str(Path(sys.executable).with_name("serve"))
         self._run([serve, "deploy", "--address", f"http://{HEAD}:{self.dashboard_port}", str(file)])
 
     def serve_config(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The file of ``serve deploy``."""
+        """The file for ``serve deploy``."""
         args = {"port": self.http_port, "grpc_port": self.grpc_port, "host": HEAD, **settings}
         app = {"name": "adasd", "route_prefix": "/", "import_path": "cluster.entry:app", "args": args}
         return {
@@ -154,7 +154,7 @@ class LocalCluster:
         }
 
     def wait_until_ready(self) -> float:
-        """Seconds until both tiers served."""
+        """Seconds until both tiers serve."""
         return wait_for(self.is_ready, START_TIMEOUT_S, "the service to become ready", self.why_not_ready)
 
     def is_ready(self) -> bool:
@@ -180,7 +180,7 @@ class LocalCluster:
         return {name: sum(values(text, name)) for name in HELD}
 
     def replicas(self, deployment: str) -> list[int]:
-        """Process ids."""
+        """Process ids of a deployment's replicas."""
         mark = f"ServeReplica:adasd:{deployment}"
         return [pid for pid, command in self.processes().items() if mark in command]
 
@@ -193,7 +193,7 @@ class LocalCluster:
     # ----------------------------------------------------------------- processes
 
     def processes(self) -> dict[int, str]:
-        """Command lines by process id of everything that was started here."""
+        """Process id -> command line, for all processes of this cluster."""
         mark = f"LOAD_TEST_CLUSTER={self.folder}".encode()
         found = {}
         for entry in Path("/proc").iterdir():
@@ -215,9 +215,9 @@ class LocalCluster:
 
 @contextmanager
 def local_cluster(nodes: Sequence[NodeSpec], settings: Mapping[str, Any]) -> Iterator[LocalCluster]:
-    """A running cluster that serves ``settings``; everything is killed in the end.
+    """A running cluster that serves ``settings``; all its processes are killed at the end.
 
-    LOAD_TEST_KEEP in the environment keeps its folder with the logs.
+    If LOAD_TEST_KEEP is set in the environment, its folder with the logs is kept.
     """
     folder = Path(tempfile.mkdtemp(prefix="cluster-"))  # short: socket paths hold 107 bytes
     with FaultyProxy() as link, ended_by_sigterm():
@@ -237,7 +237,7 @@ def local_cluster(nodes: Sequence[NodeSpec], settings: Mapping[str, Any]) -> Ite
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """So that whoever stops this process does not leave a cluster behind."""
+    """Raise on SIGTERM, so that stopping this process also cleans up the cluster."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -250,19 +250,19 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def values(metrics: str, name: str, role: str | None = None) -> list[float]:
-    """Of every series of that name in a scrape, or of those of one role."""
+    """The values of all series with that name in a scrape, or of those of one role."""
     pattern = rf"^{re.escape(name)}(?:\{{([^}}]*)\}})? ([0-9.e+-]+)$"
     found = re.findall(pattern, metrics, re.MULTILINE)
     return [float(value) for labels, value in found if role is None or f'role="{role}"' in labels]
 
 
 def os_parent(pid: int) -> int:
-    """Of a process: who started it."""
+    """Process id of the parent."""
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float, what: str, state: Callable[[], str]) -> float:
-    """Seconds until the condition held; RuntimeError with the state if it never did."""
+    """Wait for the condition; returns the seconds, or raises RuntimeError with the state after the timeout."""
     begun_s = time.monotonic()
     while not condition():
         if time.monotonic() - begun_s > timeout_s:

@@ -1,7 +1,7 @@
-"""An engine without a model: it counts. For measuring everything around the forward pass, and for tests.
+"""An engine without a model that counts. It measures everything around the forward pass, and serves in tests.
 
-The model: behind token t follows (t + 1) mod vocab_size. A draft counts as long as its rule lets it; a target
-accepts what counts on. Contract and lengths as in adasd.ports.Engine.
+The model: token t is followed by (t + 1) mod vocab_size. A draft counts until its rule stops it; a target accepts
+tokens that continue the count. Contract and lengths as in adasd.ports.Engine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class _Slot:
 
 
 class CountingEngine:
-    """Answers all waiting calls at each step, which sleeps for ``step_ms`` milliseconds."""
+    """Answers all waiting calls in each step, which sleeps for ``step_ms`` milliseconds."""
 
     def __init__(
         self, num_slots: int = 32, max_context: int = 4096, vocab_size: int = 1000, step_ms: float = 0.0
@@ -45,10 +45,10 @@ class CountingEngine:
 
     @property
     def prefix_stats(self) -> PrefixStats:
-        return PrefixStats()  # it caches nothing
+        return PrefixStats()  # no prefix cache
 
     def prepare(self, call: OpenCall) -> None:
-        pass  # it knows no grammars
+        pass  # no grammars
 
     def open(self, call: OpenCall) -> None:
         if call.max_len > self.max_context:

@@ -35,7 +35,7 @@ BLOCK = (1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class Hop:
-    """Milliseconds, medians."""
+    """Medians in milliseconds."""
 
     compute_ms: float
     transport_ms: float
@@ -62,7 +62,7 @@ async def measure(target_at: WorkerAddress, session: str, compute_ms: float, num
 
 
 def run(computes_ms: Sequence[float], num_hops: int) -> list[Hop]:
-    """All lengths of compute on one worker."""
+    """All compute times on one worker."""
     costs = {f"{compute_ms:g}": Costs(1.0, compute_ms, 1.0) for compute_ms in computes_ms}
     with worker("target", list(costs), partial(TimedEngine, costs)) as target_at:
         return [

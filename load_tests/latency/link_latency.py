@@ -54,14 +54,14 @@ WAYS: Mapping[str, SpeculationConfig] = {
 
 @dataclass(frozen=True)
 class LinkRate:
-    """One way of decoding at one latency; tokens behind the first one, all prompts together."""
+    """One way of decoding at one latency; tokens after the first one, all prompts together."""
 
     latency_ms: float
     way: str
     tokens_per_s: float
-    acceptance: float  # share of drafted tokens that stood
-    ahead_used: float  # share of blocks drafted ahead that came true
-    num_differing: int  # prompts whose answer is not plain decoding's
+    acceptance: float  # share of drafted tokens accepted
+    ahead_used: float  # share of blocks drafted ahead that were used
+    num_differing: int  # prompts whose answer differs from plain decoding's
 
 
 @dataclass
@@ -78,7 +78,7 @@ class LinkAnswer:
 
 
 class Speaker:
-    """Asks for answers, one way and at one latency; what it learns stays with it."""
+    """Runs answers in one way at one latency; keeps its learned values."""
 
     def __init__(
         self, way: str, latency_ms: float, tokenizer: Tokenizer, at: tuple[WorkerAddress, WorkerAddress]
@@ -125,7 +125,7 @@ async def rate(
     max_tokens: int,
     alone: Sequence[tuple[int, ...]] | None,
 ) -> tuple[LinkRate, list[LinkAnswer]]:
-    """One prompt to warm up, then all; ``alone`` are the answers of plain decoding."""
+    """One prompt to warm up, then all; ``alone`` holds plain decoding's answers."""
     pool = WorkerChannelPool()
     try:
         await speaker.answer(pool, prompts[0], max_tokens)
@@ -153,14 +153,14 @@ def share(part: float, whole: float) -> float:
 
 
 def engine(model: str) -> TorchEngine:
-    """In the worker's process."""
+    """The engine in the worker's process."""
     return TorchEngine.from_config(EngineConfig(model, device="cpu", num_slots=2, max_context=MAX_CONTEXT))
 
 
 def run(
     factor: int, extra_layers: int, latencies_ms: Sequence[float], num_prompts: int, max_tokens: int
 ) -> list[LinkRate]:
-    """All ways at all latencies; plain decoding knows no draft, so it is measured once."""
+    """All ways at all latencies; plain decoding uses no draft, so it is measured once."""
     tokenizer = Tokenizer.load(str(DEMO / "target"))
     prompts = [
         tokenizer.apply_chat_template([{"role": "user", "content": example.prompt}])
@@ -199,7 +199,7 @@ def table(rates: Sequence[LinkRate], title: str) -> Table:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print; see the module for the exit status."""
+    """Measure and print; the module docstring explains the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m load_tests.latency.link_latency",
         description=__doc__,

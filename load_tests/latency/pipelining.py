@@ -57,10 +57,10 @@ from services.transport.rounds_client import RoundsLine, WorkerAddress
 GOAL = 0.9
 BLOCK_LEN = 4
 SIDES_MS = ((5.0, 5.0), (5.0, 10.0), (10.0, 5.0), (5.0, 20.0), (20.0, 20.0))
-"""(draft, verify): compute of a block drafted ahead, guess included, and of a verdict."""
+"""(draft, verify): compute of a block drafted ahead, including the guess, and of a verdict."""
 ACCEPTANCES = (1.0, 0.9, 0.7)
 LINK_MS = (0.0, 1.0, 5.0, 20.0)
-"""One way, on the line to the draft alone."""
+"""One-way latency, on the link to the draft only."""
 SECOND = 0.5
 """How often the draft's second choice is right where its first one is wrong."""
 LINK_COSTS = Costs(draft_ms=2.0, verify_ms=20.0, acceptance=0.85, seed=7, second=SECOND)
@@ -72,7 +72,7 @@ PROMPT = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Case:
-    """One run."""
+    """The parameters of one run."""
 
     name: str
     costs: Costs
@@ -83,20 +83,20 @@ class Case:
 
 @dataclass
 class RoundTrace:
-    """What one run showed, from its first drafted round on (in mode off: its first)."""
+    """Measurements of one run, from its first drafted round on (in mode off: from its first round)."""
 
-    at_s: list[float] = field(default_factory=list)  # when each verdict came
-    tokens: list[int] = field(default_factory=list)  # of each verdict
-    ahead: list[bool] = field(default_factory=list)  # was its block drafted ahead
+    at_s: list[float] = field(default_factory=list)  # time of each verdict
+    tokens: list[int] = field(default_factory=list)  # per verdict
+    ahead: list[bool] = field(default_factory=list)  # whether its block was drafted ahead
 
 
 class Link:
-    """A slot on a worker (adasd.ports.Verifier), ``delay_ms`` away in each direction."""
+    """A slot on a worker (adasd.ports.Verifier), with a latency of ``delay_ms`` in each direction."""
 
     def __init__(self, line: RoundsLine, delay_ms: float) -> None:
         self.line, self.delay_s = line, 1e-3 * delay_ms
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.ahead: set[int] = set()  # epochs of the calls that assumed an acceptance
+        self.ahead: set[int] = set()  # epochs of the calls that assumed acceptance
 
     async def draft(self, call: DraftCall) -> DraftBlock:
         if call.optimistic:
@@ -119,7 +119,7 @@ class Link:
 
 
 class Lines:
-    """Placement without leases: both workers know the sessions already."""
+    """A Placement without leases: both workers already know the sessions."""
 
     draft_names = ("model",)
 
@@ -143,7 +143,7 @@ class Lines:
 
 
 class FixedBlocks(SessionController):
-    """Learns and decides as ever, then drafts ``block_len`` tokens whatever came out, ahead or not."""
+    """Learns and decides as usual, but always drafts ``block_len`` tokens, ahead or not."""
 
     case: Case
 
@@ -157,7 +157,7 @@ class FixedBlocks(SessionController):
 
 
 class FixedController(Controller):
-    """Its sessions draft fixed blocks."""
+    """A controller whose sessions draft fixed blocks."""
 
     def __init__(self, case: Case) -> None:
         super().__init__(SpeculationConfig())
@@ -172,7 +172,7 @@ class FixedController(Controller):
 
 
 def runner_of(case: Case, lines: Lines, trace: RoundTrace) -> Runner:
-    """A runner for one endless answer; ``trace`` notes its rounds."""
+    """A runner for one endless answer; ``trace`` records its rounds."""
     mode = Mode.OFF if case.mode == "off" else Mode.EXACT
 
     def note(done: Observation) -> None:
@@ -201,7 +201,7 @@ async def trace_of(
     num_rounds: int | None = None,
     seconds: float | None = None,
 ) -> RoundTrace:
-    """Run a case for so many rounds, or for so long."""
+    """Run a case for this many rounds, or for this long."""
     pool, trace = WorkerChannelPool(), RoundTrace()
     runner = runner_of(case, Lines(pool, draft_at, target_at, case.link_ms), trace)
     if seconds is not None:
@@ -220,7 +220,7 @@ async def trace_of(
 
 @dataclass(frozen=True)
 class RoundShare:
-    """How near one case came to the ideal; times in milliseconds per round."""
+    """How close one case came to the ideal; times in milliseconds per round."""
 
     draft_ms: float
     verify_ms: float
@@ -228,7 +228,7 @@ class RoundShare:
     mode: str
     ideal_ms: float
     round_ms: float  # by medians, of rounds whose block was drafted ahead and of the others
-    mean_ms: float  # with whatever else ran on the machine
+    mean_ms: float  # includes the effect of other load on the machine
     hit_rate: float  # share of rounds whose block was drafted ahead
 
     @property
@@ -237,7 +237,7 @@ class RoundShare:
 
 
 def share_of(case: Case, trace: RoundTrace) -> RoundShare:
-    """Leave out the first rounds, in which links and learned values settle."""
+    """Leaves out the first rounds, in which links and learned values settle."""
     costs, block_len = case.costs, case.block_len
     times_ms = [1e3 * (later - sooner) for sooner, later in pairwise(trace.at_s[WARM_UP_ROUNDS - 1 :])]
     rounds = list(zip(times_ms, trace.ahead[WARM_UP_ROUNDS:], strict=True))
@@ -260,7 +260,7 @@ def share_of(case: Case, trace: RoundTrace) -> RoundShare:
 
 @dataclass(frozen=True)
 class PipelineRate:
-    """Tokens per second of one session at one link time."""
+    """Tokens per second of one session at one latency."""
 
     link_ms: float
     mode: str
@@ -306,7 +306,7 @@ def run(num_rounds: int, seconds: float) -> tuple[list[RoundShare], list[Pipelin
 
 @contextmanager
 def workers(costs: Mapping[str, Costs]) -> Iterator[tuple[WorkerAddress, WorkerAddress]]:
-    """A draft and a target whose engines take the time that ``costs`` says, by session."""
+    """A draft and a target whose engines take the times in ``costs``, by session."""
     make_engine = partial(TimedEngine, costs)
     with (
         worker("draft", list(costs), make_engine) as draft_at,
@@ -315,7 +315,7 @@ def workers(costs: Mapping[str, Costs]) -> Iterator[tuple[WorkerAddress, WorkerA
         yield draft_at, target_at
 
 
-# --------------------------------------------------------------------------- what people see
+# --------------------------------------------------------------------------- output
 
 
 def share_table(shares: Sequence[RoundShare]) -> Table:
@@ -351,7 +351,7 @@ def rate_table(rates: Sequence[PipelineRate]) -> Table:
 
 
 def missed(shares: Sequence[RoundShare]) -> list[RoundShare]:
-    """Pipelined cases short of the goal."""
+    """Pipelined cases that miss the goal."""
     return [each for each in shares if each.mode == "pipelined" and each.share < GOAL]
 
 

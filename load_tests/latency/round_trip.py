@@ -59,7 +59,7 @@ class RoundTripTimes:
 def worker_process(
     role: str, sessions: Sequence[str], port: Connection, make_engine: Callable[[], Engine]
 ) -> None:
-    """One replica without Ray: sends its address through ``port``, runs until something comes back."""
+    """One replica without Ray: sends its address through ``port``, runs until it receives something."""
     uvloop.run(_serve(role, sessions, port, make_engine))
 
 
@@ -82,9 +82,9 @@ async def _serve(
 def worker(
     role: str, sessions: Sequence[str], make_engine: Callable[[], Engine] | None = None
 ) -> Iterator[WorkerAddress]:
-    """A replica in a process of its own, for as long as the context lasts; its engine counts by default.
+    """A replica in its own process while the context lasts; its engine counts by default.
 
-    ``make_engine`` travels to the process by pickle.
+    ``make_engine`` is pickled.
     """
     make_engine = make_engine or partial(CountingEngine, num_slots=len(sessions))
     context = multiprocessing.get_context("spawn")

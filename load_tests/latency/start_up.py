@@ -35,12 +35,12 @@ SERVE = (sys.executable, "-m", "cluster.cli", "serve")
 
 
 class StartUpFailed(Exception):
-    """The server ended by itself or was not ready in time; the message holds the end of its output."""
+    """The server exited or was not ready in time; the message contains the end of its output."""
 
 
 @dataclass(frozen=True)
 class StartUp:
-    """One run, seconds."""
+    """Times of one run in seconds."""
 
     ready_s: float  # from starting the process to the first 200 of /ready
     stop_s: float  # from the signal to the end of the process
@@ -66,7 +66,7 @@ def start_once(command: Sequence[str], port: int, timeout_s: float) -> StartUp:
 
 @contextmanager
 def process_group(command: Sequence[str], output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a group of its own, in the repository's root; the whole group is killed at the end."""
+    """A process in its own group, in the repository's root; the whole group is killed at the end."""
     process = subprocess.Popen(
         command,
         cwd=record.ROOT,
@@ -79,7 +79,7 @@ def process_group(command: Sequence[str], output: IO[bytes]) -> Iterator[subproc
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):  # all of it ended by itself
+        with suppress(ProcessLookupError):  # the whole group has ended
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -96,13 +96,13 @@ def wait_until_ready(
                 if client.get("/ready").status_code == 200:
                     return
             except httpx.HTTPError:
-                pass  # nobody listens yet
+                pass  # the server does not listen yet
             time.sleep(POLL_S)
     raise StartUpFailed(f"not ready in time:\n{tail(output)}")
 
 
 def tail(output: IO[bytes], num_bytes: int = 2000) -> str:
-    """The end of what the server printed."""
+    """The end of the server's output."""
     output.seek(0, os.SEEK_END)
     output.seek(max(0, output.tell() - num_bytes))
     return output.read().decode(errors="replace").strip()

@@ -1,7 +1,7 @@
-"""A CountingEngine that takes its time: so many milliseconds per drafted token and per verdict.
+"""A CountingEngine with simulated compute: a given time per drafted token and per verdict.
 
-The time is spent in work that holds no lock, as a forward pass is. The draft is wrong at random positions, so that
-acceptance is what one asks for, and in doubt exactly there. One engine simulates many pairs of models, one per session.
+The time is spent in work that holds no lock, like a forward pass. The draft is wrong at random positions, at the
+given rate, and has low confidence exactly there. One engine simulates many pairs of models, one per session.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from adasd.rounds import CallFailed, DraftBlock, DraftCall, Verdict, VerifyCall
 from load_tests.latency.counting_engine import CountingEngine
 
 WORK = bytes(32 * 1024)
-"""Hashed over and over; once takes some 20 microseconds."""
+"""Hashed repeatedly; one pass takes about 20 microseconds."""
 SURE, IN_DOUBT = 0.95, 0.5
-"""The draft's largest probability where it is right, and where it is wrong."""
+"""The draft's confidence where it is right, and where it is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a pair of models does: milliseconds per forward pass, and how often the draft is right."""
+    """A simulated pair of models: milliseconds per forward pass, and how often the draft is right."""
 
     draft_ms: float  # per drafted token
-    verify_ms: float  # per verdict, however long the block
+    verify_ms: float  # per verdict, for any block length
     acceptance: float  # probability that a drafted token is right, independent of all others
     seed: int = 0
-    second: float = 0.0  # probability that the second choice is right in place of a wrong token
+    second: float = 0.0  # probability that the second choice is right where the first one is wrong
 
 
 class TimedEngine(CountingEngine):
@@ -45,7 +45,7 @@ class TimedEngine(CountingEngine):
             session: _chances(each.second, f"second {each.seed}", max_context)
             for session, each in costs.items()
         }
-        self._done: dict[tuple[str, int], int] = {}  # (session, epoch) -> steps that the call took
+        self._done: dict[tuple[str, int], int] = {}  # (session, epoch) -> steps of the call so far
 
     def step(self) -> list[DraftBlock | Verdict | CallFailed]:
         waiting = dict(self._waiting)
@@ -92,7 +92,7 @@ def num_steps(call: DraftCall | VerifyCall) -> int:
 
 
 def work(seconds: float) -> None:
-    """Keep a core busy, and end on time."""
+    """Keep a core busy for this long."""
     end_s = time.perf_counter() + seconds
     while time.perf_counter() < end_s:
         hashlib.sha256(WORK)

@@ -1,1 +1,1 @@
-"""The load-test runner behind ``adasd bench``: scenarios, an open-loop generator, figures, reports."""
+"""The load tests of ``adasd bench``: scenarios, an open-loop generator, figures, reports."""

@@ -1,4 +1,4 @@
-"""What is asked and what came back: the two records that everything else is computed from."""
+"""Requests and their answers: the two records from which everything else is computed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from adasd.requests import Mode
 
 
 class Outcome(StrEnum):
-    """How a request ended, from the client's side."""
+    """How a request ended, from the client's point of view."""
 
     DONE = "done"  # a whole answer
-    LEFT = "left"  # the client went away, as it was told to
-    REFUSED = "refused"  # an error that the request deserved
+    LEFT = "left"  # the client disconnected as planned
+    REFUSED = "refused"  # an error that was expected, since the request was wrong
     OVERLOADED = "overloaded"  # 429, RESOURCE_EXHAUSTED
-    FAILED = "failed"  # any other error, or a refusal that was not deserved
+    FAILED = "failed"  # any other error, or an unexpected refusal
     CUT = "cut"  # still running when the run ended
 
 
@@ -27,26 +27,26 @@ GOOD = frozenset({Outcome.DONE, Outcome.LEFT, Outcome.REFUSED})
 class Ask:
     """One request."""
 
-    kind: str  # the part of the workload it belongs to; figures are given for each
+    kind: str  # its part of the workload; figures are computed per kind
     messages: tuple[tuple[str, str], ...] = ()  # (role, content)
     max_tokens: int = 64
     mode: Mode | None = None  # None: the server's default
     temperature: float = 0.0
     seed: int | None = None
-    example: Example | None = None  # judges the answer; None: nobody can say
-    leave_after_chunks: int | None = None  # the client goes away then
+    example: Example | None = None  # judges the answer; None: not judged
+    leave_after_chunks: int | None = None  # the client then disconnects
     pause_s: float = 0.0  # between reading one chunk and the next
-    raw: bytes | None = None  # a body that is wrong: sent as it is, and has to be refused
-    door: str = ""  # http | grpc; empty: they take turns
+    raw: bytes | None = None  # an invalid body: sent unchanged, must be refused
+    door: str = ""  # http | grpc; empty: alternating
 
 
 @dataclass(slots=True)
 class Reply:
-    """One request's fate; times in seconds since the start of the run."""
+    """The answer to one request; times in seconds since the start of the run."""
 
     ask: Ask
     door: str
-    intended_s: float  # when it should have been sent; all latencies count from here
+    intended_s: float  # when it should have been sent; all latencies are measured from here
     sent_s: float  # when it was sent
     phase: str = ""
     chunks_s: list[float] = field(default_factory=list)  # chunks that carried tokens
@@ -60,7 +60,7 @@ class Reply:
 
     @property
     def first_token_s(self) -> float | None:
-        """From the intended time, so that a late generator or a full queue cannot hide."""
+        """From the intended time, so that a late generator or a full queue is included."""
         return self.chunks_s[0] - self.intended_s if self.chunks_s else None
 
     @property
@@ -69,7 +69,7 @@ class Reply:
 
     @property
     def per_token_s(self) -> float | None:
-        """Mean time per token behind the first chunk's (TPOT); None for answers of one chunk."""
+        """Mean time per token after the first chunk (TPOT); None for answers of one chunk."""
         if len(self.chunks_s) < 2 or self.num_tokens < 2:
             return None
         return (self.chunks_s[-1] - self.chunks_s[0]) / (self.num_tokens - 1)

@@ -1,4 +1,4 @@
-"""When requests are meant to be sent: seconds from the start of a phase, rising.
+"""Intended send times of requests: ascending seconds from the start of a phase.
 
 Nothing here waits; the generator does. All processes are pure functions of their arguments.
 """
@@ -32,7 +32,7 @@ def poisson(rate_per_s: float, seconds: float, seed: int) -> Iterator[float]:
 
 
 def bursts(rate_per_s: float, size: int, every_s: float, seconds: float, seed: int) -> Iterator[float]:
-    """A Poisson stream, and ``size`` requests at once after each ``every_s`` seconds."""
+    """A Poisson process, plus ``size`` requests at once every ``every_s`` seconds."""
     num_bursts = math.ceil(seconds / every_s) - 1
     crowds = [number * every_s for number in range(1, num_bursts + 1) for _ in range(size)]
     yield from sorted([*poisson(rate_per_s, seconds, seed), *crowds])
@@ -41,7 +41,7 @@ def bursts(rate_per_s: float, size: int, every_s: float, seconds: float, seed: i
 def trace(file: Path, speed: float = 1.0) -> list[float]:
     """Recorded arrivals: one per line, seconds or a JSON object with ``at_s``; the first one becomes 0.
 
-    ``speed`` 2 plays it twice as fast. ConfigError if a line cannot be read.
+    ``speed`` 2 replays it twice as fast. ConfigError if a line cannot be read.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

@@ -42,7 +42,7 @@ ORDER = ("steady", "ramp", "burst", "mixed", "soak")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run all, then say what goes into the documentation."""
+    """Run all, then print what belongs into the documentation."""
     parser = argparse.ArgumentParser(prog="python -m load_tests.load.baselines", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--folder", type=Path, default=record.ROOT / BASELINES, help=f"[{BASELINES}]")
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def between_marks(page: str, text: str) -> str:
-    """The page with ``text`` in place of what stands between the marks; ConfigError if it has none."""
+    """The page with ``text`` between the marks; ConfigError if it has no marks."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -111,7 +111,7 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def row(name: str, group: Mapping[str, Any]) -> str:
-    """One line of the table."""
+    """One row of the table."""
     failed = sum(group["outcomes"].get(outcome, 0) for outcome in ("failed", "overloaded", "cut"))
     return (
         f"| {name} | {group['num_requests']} | {failed} | {group['answers_per_s']:.1f} | "

@@ -37,7 +37,7 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str], console: Console | None = None) -> int:
-    """0: passed; 1: something did not hold, or the server went away; 2: the command is wrong; 130: interrupted."""
+    """Returns 0: passed; 1: a check failed, or the server died; 2: the command is invalid; 130: interrupted."""
     arguments = parse(argv)
     console = console or record.console()
     try:
@@ -69,7 +69,7 @@ def complain(error: AdasdError, exit_status: int) -> int:
 
 
 def status(result: dict[str, Any]) -> int:
-    """The exit status that a result deserves."""
+    """The exit status for a result."""
     if result["was_interrupted"]:
         return INTERRUPTED
     return 1 if result["problems"] or result["ended_early"] else 0
@@ -81,7 +81,7 @@ def status(result: dict[str, Any]) -> int:
 def play(
     scenario: Scenario, server: Server, options: Options, argv: Sequence[str], console: Console
 ) -> dict[str, Any]:
-    """Run and print; the result as it is written."""
+    """Run and print; returns the result as it is written."""
     header = record.circumstances("bench", argv) | {"command": shlex.join(["adasd", "bench", *argv])}
     console.print(record.headline(header), highlight=False)
     with Progress(console) as progress:
@@ -92,7 +92,7 @@ def play(
 
 
 async def _until_told_to_stop(running: Any) -> ScenarioRun:
-    """SIGTERM ends a run as Ctrl-C does: what was measured is kept."""
+    """SIGTERM ends a run like Ctrl-C: the measurements are kept."""
     task: asyncio.Task[ScenarioRun] = asyncio.ensure_future(running)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -107,7 +107,7 @@ async def _until_told_to_stop(running: Any) -> ScenarioRun:
 
 
 def keep(result: dict[str, Any], json_file: Path, html_file: Path, console: Console) -> None:
-    """Write both files, also of a run that was cut."""
+    """Write both files, even for an interrupted run."""
     result_file.write(json_file, result)
     try:
         html_file.parent.mkdir(parents=True, exist_ok=True)
@@ -155,13 +155,13 @@ def settings_of(words: Sequence[str]) -> dict[str, Any]:
 
 
 def files_of(scenario: Scenario, arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """Where the result goes."""
+    """Paths of the result files."""
     stem = f"{scenario.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     json_file = arguments.json or RESULTS / f"{stem}.json"
     return json_file, arguments.html or json_file.with_suffix(".html")
 
 
-# --------------------------------------------------------------------------- words
+# --------------------------------------------------------------------------- options
 
 
 def options_of(arguments: argparse.Namespace) -> Options:

@@ -1,7 +1,7 @@
-"""Two results side by side: ratios with 95 % confidence intervals from a block bootstrap.
+"""Compares two results: ratios with 95 % confidence intervals from a block bootstrap.
 
-Answers that were asked at about the same time met the same queue, so whole blocks of BLOCK_S seconds are drawn
-again (Künsch 1989), not single answers: intervals from single answers would be too narrow.
+Requests sent at about the same time meet the same queue, so blocks of BLOCK_S seconds are resampled (Künsch 1989), not
+single answers: intervals from single answers would be too narrow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Column = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """B over A; the interval is None where there is too little data."""
+    """B over A; the interval is None if there is too little data."""
 
     name: str
     first: float
@@ -35,7 +35,7 @@ class Ratio:
 
     @property
     def differs(self) -> bool:
-        """Whether 1 lies outside of the interval."""
+        """Whether 1 is outside the interval."""
         return self.interval is not None and not self.interval[0] <= 1.0 <= self.interval[1]
 
 
@@ -62,9 +62,9 @@ STATISTICS: dict[str, tuple[str, Statistic]] = {
     "whole answer, median": ("total_s", _quantile(0.5)),
     "share of good answers": ("good", _mean),
 }
-"""Name, column of the answers, and what is made of it."""
+"""Name -> (column of the answers, statistic)."""
 RATES = {"answers per second": ("answers_per_s", "done"), "tokens per second": ("tokens_per_s", "tokens")}
-"""Name, figure, and the column of the timeline that counts it."""
+"""Name -> (figure, column of the timeline that counts it)."""
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any], seed: int = 0) -> list[Ratio]:
@@ -92,7 +92,7 @@ def _ratio(name: str, values: Sequence[float], interval: tuple[float, float] | N
 
 
 def _columns(result: Mapping[str, Any]) -> dict[str, Column]:
-    """Seconds, NaN where nothing was measured; ``good`` is 0 or 1; ``block`` numbers the time."""
+    """Seconds, NaN where nothing was measured; ``good`` is 0 or 1; ``block`` is the number of the time block."""
     answers, objective = result["answers"], result["objective"]
     numbers = {
         name: np.array([np.nan if v is None else v for v in answers[name]], dtype=float)
@@ -126,7 +126,7 @@ def _interval(
 
 
 def _per_block(per_second: Sequence[float | None]) -> Column:
-    """What the timeline counts per BLOCK_S seconds."""
+    """Sums of the timeline's counts per BLOCK_S seconds."""
     counts = np.array([value or 0.0 for value in per_second], dtype=float)
     size = int(BLOCK_S)
     whole = counts[: len(counts) // size * size]
@@ -152,7 +152,7 @@ def _middle(ratios: Sequence[float]) -> tuple[float, float] | None:
 
 
 def table(ratios: Sequence[Ratio], files: Sequence[Path]) -> Table:
-    """B over A with its interval; a star where the interval leaves out 1."""
+    """B over A with its interval; a star if the interval excludes 1."""
     shown = Table("", *(file.stem for file in files), "ratio", "95 % interval", "", title_justify="left")
     for ratio in ratios:
         interval = "" if ratio.interval is None else f"{ratio.interval[0]:.3f} to {ratio.interval[1]:.3f}"
@@ -162,5 +162,5 @@ def table(ratios: Sequence[Ratio], files: Sequence[Path]) -> Table:
 
 
 def compared(first: Path, second: Path) -> Table:
-    """The table of two files; ConfigError if they do not belong together."""
+    """The table of two files; ConfigError if they are not comparable."""
     return table(compare(read(first), read(second)), (first, second))

@@ -1,7 +1,7 @@
-"""The two doors of the service as clients use them: server-sent events over HTTP, a stream over gRPC.
+"""Clients of the service's two interfaces: server-sent events over HTTP, a stream over gRPC.
 
-A door sends one request, notes when each chunk came, and says how it ended. It never raises but when it is
-cancelled, so that a run always has an answer for every request.
+A client sends one request and records the time of each chunk and the outcome. It raises only when it is cancelled, so
+that a run has an answer for every request.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from services.transport.generation_messages import ChatMessage, GenerateCall
 
 Clock = Callable[[], float]
 TIMEOUT_S = 120.0
-"""Longest silence of a stream, or wait for a connection, before it counts as failed."""
+"""Longest silence of a stream, or wait for a connection, before the request counts as failed."""
 
 
 class Door(Protocol):
-    """One way to ask."""
+    """A client of one interface."""
 
     async def ask(self, ask: Ask, answer: Reply) -> None:
-        """Fill in ``answer`` as things happen; its outcome at the end."""
+        """Fill in ``answer`` as events happen; its outcome at the end."""
         ...
 
     async def close(self) -> None: ...
@@ -58,7 +58,7 @@ class HttpClient:
     def __init__(self, url: str, api_key: str | None, now: Clock) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = aiohttp.ClientTimeout(total=None, connect=TIMEOUT_S, sock_read=TIMEOUT_S)
-        connector = aiohttp.TCPConnector(limit=0)  # the arrivals decide, not the connections
+        connector = aiohttp.TCPConnector(limit=0)  # arrivals set the concurrency, not connections
         self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
         self._url, self._now = f"{url}/v1/chat/completions", now
 
@@ -77,7 +77,7 @@ class HttpClient:
         answer.ended_s = self._now()
 
     async def _read(self, response: aiohttp.ClientResponse, ask: Ask, answer: Reply) -> None:
-        """Chunk by chunk to ``[DONE]``; a stream that ends without it has failed."""
+        """Read chunks until ``[DONE]``; a stream that ends without it has failed."""
         async for line in response.content:
             if not line.startswith(b"data: "):
                 continue
@@ -91,7 +91,7 @@ class HttpClient:
             self._take(event, answer)
             if ask.leave_after_chunks is not None and len(answer.chunks_s) >= ask.leave_after_chunks:
                 answer.outcome = Outcome.LEFT
-                response.close()  # as a browser does: no word, the connection is gone
+                response.close()  # like a browser, which just closes the connection
                 return
             if ask.pause_s:
                 await asyncio.sleep(ask.pause_s)
@@ -152,7 +152,7 @@ class GrpcClient:
 
 
 def refused(answer: Reply, status: int, text: str) -> None:
-    """An HTTP error: deserved if the request was wrong and the server says so."""
+    """Records an HTTP error: expected if the request was wrong and the server says so."""
     answer.error = f"{status}: {text}"
     if status == 429:
         answer.outcome = Outcome.OVERLOADED
@@ -161,7 +161,7 @@ def refused(answer: Reply, status: int, text: str) -> None:
 
 
 def call_of(ask: Ask) -> GenerateCall:
-    """The same request over gRPC; a wrong one is an empty conversation with the raw bytes as its model."""
+    """The same request over gRPC; an invalid one becomes an empty conversation with the raw bytes as its model."""
     if ask.raw is not None:
         return GenerateCall((), model=ask.raw[:80].decode(errors="replace"))
     return GenerateCall(

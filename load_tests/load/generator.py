@@ -1,7 +1,7 @@
-"""Sends requests when they are due, whatever became of those before, and knows when it is itself too slow.
+"""Sends requests at their intended times, independent of earlier ones, and detects when it is too slow itself.
 
-Open loop: arrivals are given, so a slow server gets the same load as a fast one and every latency counts from the
-intended time (no coordinated omission). Closed loop: so many clients, each asks again when it has its answer.
+Open loop: arrivals are given, so a slow server gets the same load as a fast one, and every latency is measured from
+the intended time (no coordinated omission). Closed loop: a number of clients, each with one request at a time.
 """
 
 from __future__ import annotations
@@ -19,37 +19,38 @@ from load_tests.load.doors import Door
 MAX_IN_FLIGHT = 2000
 PROBE_S = 0.02
 LATE_S = 0.02
-"""A generator whose 99th percentile of lateness is above this, or above a tenth of the median time to the first
-token, measured itself."""
+"""If the 99th percentile of lateness is above this, or above a tenth of the median time to the first token, the
+generator has measured itself.
+"""
 BUSY_SHARE = 0.85
-"""Of one core: beyond it the generator's own work is part of what it measures."""
+"""Share of one core above which the generator's own work affects its measurements."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArrivalPhase:
-    """A stretch of the run under one load; seconds since its start. ``offered_per_s`` is None for closed loops."""
+    """A part of the run with one load; seconds since its start. ``offered_per_s`` is None for closed loops."""
 
     name: str
     began_s: float
-    ended_s: float  # the last request is out, though not yet answered
+    ended_s: float  # the last request is sent, though not yet answered
     offered_per_s: float | None
     num_clients: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Strain:
-    """How hard the generator itself had to work."""
+    """How loaded the generator itself was."""
 
     late_p99_s: float = 0.0  # sent after the intended time
     loop_lag_p99_s: float = 0.0  # a timer of the event loop fired late
     cpu_share: float = 0.0  # of one core
-    num_not_sent: int = 0  # more than MAX_IN_FLIGHT were waiting for answers
+    num_not_sent: int = 0  # MAX_IN_FLIGHT were already waiting for answers
 
 
 class Generator:
-    """One run's requests. Use it on one event loop; ``close`` cuts what still runs.
+    """One run's requests. Use it on one event loop; ``close`` cuts running requests.
 
-    ``now``: seconds since the start of the run, the same clock as the doors'.
+    ``now``: seconds since the start of the run, the same clock as the clients'.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Generator:
     async def open_loop(
         self, name: str, times_s: Iterable[float], asks: Iterator[Ask], rate_per_s: float
     ) -> None:
-        """Send a request at each of ``times_s`` (from now on); returns when the last one is out."""
+        """Send a request at each of ``times_s`` (from now); returns when the last one is sent."""
         began_s = self.now()
         try:
             for at_s in times_s:
@@ -92,7 +93,7 @@ class Generator:
         num_requests: int | None = None,
         still: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``num_clients`` ask and ask again, until the time is up, the number is reached or ``still`` says no."""
+        """``num_clients`` send one request after another until time or number is reached, or ``still`` is false."""
         began_s, num_sent = self.now(), 0
 
         async def client() -> None:
@@ -112,13 +113,13 @@ class Generator:
             self.phases.append(ArrivalPhase(name, began_s, self.now(), None, num_clients))
 
     async def settle(self, timeout_s: float) -> None:
-        """Wait for what is under way; what takes longer is cut."""
+        """Wait for running requests; those that take longer are cut."""
         if self._running:
             await asyncio.wait(self._running, timeout=timeout_s)
         await self._cut()
 
     async def close(self) -> None:
-        """Cut everything; nothing of the generator runs afterwards."""
+        """Cut all requests; nothing of the generator runs afterwards."""
         self._probe.cancel()
         with suppress(asyncio.CancelledError):
             await self._probe
@@ -166,7 +167,7 @@ class Generator:
     # ----------------------------------------------------------------- the generator itself
 
     def strain(self) -> Strain:
-        """Of the run so far."""
+        """Strain of the run so far."""
         late_s = [answer.late_s for answer in self.answers if answer.error != NOT_SENT]
         num_not_sent = sum(answer.error == NOT_SENT for answer in self.answers)
         share = (time.process_time() - self._begun_cpu_s) / max(1e-9, self.now() - self._begun_s)
@@ -177,7 +178,7 @@ NOT_SENT = "not sent: too many requests in flight"
 
 
 def judge_refusal(answer: Reply) -> None:
-    """A refusal is good news for a wrong request only, and an answer to it is bad news."""
+    """A refusal is correct only for an invalid request, and an answer to an invalid request is wrong."""
     if answer.ask.raw is None and answer.outcome is Outcome.REFUSED:
         answer.outcome = Outcome.FAILED
     if answer.ask.raw is not None and answer.outcome is Outcome.DONE:
@@ -185,13 +186,13 @@ def judge_refusal(answer: Reply) -> None:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Nearest rank; 0 of nothing."""
+    """Nearest rank; 0 without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 def bottleneck(strain: Strain, median_first_token_s: float) -> str | None:
-    """Why the generator and not the server may be what was measured; None if it kept up."""
+    """Why the generator, not the server, may be the bottleneck; None if it kept up."""
     allowed_s = max(LATE_S, 0.1 * median_first_token_s)
     if strain.num_not_sent:
         return f"{strain.num_not_sent} requests were not sent, since {MAX_IN_FLIGHT} were in flight"

@@ -1,4 +1,4 @@
-"""The highest rate that still holds, found with few trials: double until it fails, then halve the gap (in logs)."""
+"""Finds the highest rate that meets the objective in few trials: doubles until it fails, then bisects (in logs)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 CLOSE_ENOUGH = 1.15
-"""Ratio of the lowest failing rate to the highest holding one, at which the search ends."""
+"""The search ends when the lowest failing rate is within this factor of the highest passing one."""
 MOST_PER_S = 512.0
 
 
 @dataclass(frozen=True, slots=True)
 class Knee:
-    """``rate_per_s`` held and ``missed_per_s`` did not; None where none was found."""
+    """``rate_per_s`` passed and ``missed_per_s`` failed; None if not found."""
 
     rate_per_s: float | None
     missed_per_s: float | None

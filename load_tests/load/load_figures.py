@@ -1,4 +1,4 @@
-"""From answers to figures: of all, of each kind and phase, and second by second."""
+"""Computes figures from answers: for all, for each kind and phase, and per second."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class LoadFigures:
     outcomes: dict[str, int]
     answers_per_s: float
     tokens_per_s: float
-    goodput_per_s: float  # answers within the objective
-    attainment: float  # their share
+    goodput_per_s: float  # answers that meet the objective
+    attainment: float  # share of answers that meet the objective
     first_token_ms: Spread
     per_token_ms: Spread
-    gap_ms: Spread  # between chunks, one per verification step
+    gap_ms: Spread  # between chunks, one per verify step
     total_ms: Spread
     acceptance: float | None  # of drafted tokens
     right: float | None  # share of judged answers that solve their task
 
 
 def figures(name: str, answers: Sequence[Reply], seconds: float, objective: Objective) -> LoadFigures:
-    """``seconds`` is the time that these answers were asked and given in."""
+    """``seconds`` is the duration over which these answers were requested and completed."""
     done = [answer for answer in answers if answer.outcome is Outcome.DONE]
     seen = [answer for answer in answers if answer.outcome in (Outcome.DONE, Outcome.LEFT)]
     seconds = max(seconds, 1e-9)
@@ -71,7 +71,7 @@ def figures(name: str, answers: Sequence[Reply], seconds: float, objective: Obje
 
 
 def spread(seconds: Iterable[float | None]) -> Spread:
-    """Percentiles in milliseconds of the values that are known."""
+    """Percentiles in milliseconds of the values that are not None."""
     known = sorted(value for value in seconds if value is not None)
     if not known:
         return Spread(None, None, None)
@@ -79,7 +79,7 @@ def spread(seconds: Iterable[float | None]) -> Spread:
 
 
 def by_kind(answers: Iterable[Reply]) -> dict[str, list[Reply]]:
-    """In the order of first appearance."""
+    """Answers by kind, in the order of first appearance."""
     found: dict[str, list[Reply]] = {}
     for answer in answers:
         found.setdefault(answer.ask.kind, []).append(answer)
@@ -87,7 +87,7 @@ def by_kind(answers: Iterable[Reply]) -> dict[str, list[Reply]]:
 
 
 def worded_differently(answers: Iterable[Reply]) -> list[str]:
-    """Prompts whose exact greedy answers were not always the same text: there must be none."""
+    """Prompts whose exact greedy answers were not always the same text; there must be none."""
     texts: defaultdict[tuple[object, ...], set[str]] = defaultdict(set)
     for answer in answers:
         ask = answer.ask
@@ -98,7 +98,7 @@ def worded_differently(answers: Iterable[Reply]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class LoadTimeline:
-    """Second by second since the start, by what the clients saw and what the server says."""
+    """Per second since the start: the clients' measurements and the server's metrics."""
 
     seconds: list[float]
     sent: list[float | None]

@@ -1,4 +1,4 @@
-"""What counts as served well enough (a service-level objective), and the goodput under it."""
+"""The service-level objective, and the goodput under it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from load_tests.load.answers import Outcome, Reply
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """An answer is good if it is whole and both times hold; a load is held if ``share`` of its answers are good."""
+    """An answer is good if it is complete and meets both times; a load passes if ``share`` of its answers are good."""
 
     first_token_ms: float = 500.0  # from the intended time of sending
-    per_token_ms: float = 50.0  # mean, behind the first chunk
+    per_token_ms: float = 50.0  # mean, after the first chunk
     share: float = 0.95
 
     def holds_for(self, answer: Reply) -> bool:
-        """Clients that left are judged by what they saw; deserved refusals are good."""
+        """Clients that disconnected are judged by what they received; expected refusals are good."""
         if answer.outcome is Outcome.REFUSED:
             return True
         if answer.outcome not in (Outcome.DONE, Outcome.LEFT):
@@ -29,7 +29,7 @@ class Objective:
         return per_token_s is None or 1e3 * per_token_s <= self.per_token_ms
 
     def attainment(self, answers: Sequence[Reply]) -> float:
-        """Share of good answers; 1 of nothing."""
+        """Share of good answers; 1 without answers."""
         return sum(map(self.holds_for, answers)) / len(answers) if answers else 1.0
 
     def is_held(self, answers: Sequence[Reply]) -> bool:

@@ -1,4 +1,4 @@
-"""What has to hold when far more is asked than can be served: everybody gets a status, and soon."""
+"""Checks for a load far above capacity: every request gets a status, and soon."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HEALTH_TIMEOUT_S = 30.0
 REFUSED_WITHIN_S = 0.2
 HEALTH_WITHIN_S = 0.1
 FIRST_TOKEN_RATIO = 1.5
-"""Of those that are admitted, to that below the knee."""
+"""Time to first token of admitted requests, relative to that below the knee."""
 
 
 @dataclass(frozen=True, slots=True)
 class OverloadFigures:
-    """99th percentiles in seconds; None of nothing."""
+    """99th percentiles in seconds; None without values."""
 
     num_answered: int
     num_refused: int
@@ -35,7 +35,7 @@ class OverloadFigures:
     first_token_below_p99_s: float | None  # below the knee
 
     def problems(self) -> Iterator[str]:
-        """What must not be, one sentence each."""
+        """What failed, one sentence each."""
         if self.num_without_status:
             yield f"{self.num_without_status} requests ended without a whole answer and without a refusal"
         if not self.num_answered:
@@ -57,7 +57,7 @@ class OverloadFigures:
 
 
 def judge(below: Sequence[Reply], over: Sequence[Reply], health_s: Sequence[float]) -> OverloadFigures:
-    """Figures of the load beyond the knee, beside the first token's time below it."""
+    """Figures of the load above the knee, with the time to first token below it."""
     refused = [reply for reply in over if reply.outcome is Outcome.OVERLOADED]
     done = [reply for reply in over if reply.outcome is Outcome.DONE]
     return OverloadFigures(
@@ -73,7 +73,7 @@ def judge(below: Sequence[Reply], over: Sequence[Reply], health_s: Sequence[floa
 
 @asynccontextmanager
 async def asking_health(url: str) -> AsyncIterator[list[float]]:
-    """Seconds that ``/health`` took, asked again and again meanwhile; HEALTH_TIMEOUT_S for one that failed."""
+    """Seconds that ``/health`` took, polled while the context is open; HEALTH_TIMEOUT_S for a failure."""
     took_s: list[float] = []
 
     async def ask() -> None:

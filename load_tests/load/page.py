@@ -1,4 +1,4 @@
-"""The result as one self-contained HTML page: verdict, table, plots over time, circumstances."""
+"""The result as one self-contained HTML page: verdict, table, plots over time, header."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def page(result: Mapping[str, Any]) -> str:
 
 
 def panels(result: Mapping[str, Any]) -> Iterator[PlotPanel]:
-    """What changed during the run, second by second."""
+    """Plots of the values that change during the run, per second."""
     line = result["timeline"]
     yield PlotPanel(
         "requests per second", {"sent": line["sent"], "done": line["done"], "failed": line["failed"]}

@@ -1,4 +1,4 @@
-"""What one sees while a load test runs: a line that lives in a terminal, a line now and then in a log."""
+"""Progress of a load test: a live line in a terminal, a line from time to time in a log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Progress:
             self._live.stop()
 
     def show(self, stage: Stage) -> None:
-        """The run so far."""
+        """Show the state of the run."""
         if self._console.is_terminal:
             self._live.update(Text(line(stage), no_wrap=True, overflow="ellipsis"), refresh=True)
         elif stage.generator.now() - self._logged_s >= LOG_EVERY_S:
@@ -42,7 +42,7 @@ class Progress:
 
 
 def line(stage: Stage) -> str:
-    """Time, load, ends, and the newest times to the first token."""
+    """Time, load, outcomes, and the newest times to first token."""
     generator = stage.generator
     now_s, answers = generator.now(), generator.answers
     ended = [answer for answer in answers if answer.ended_s]

@@ -1,7 +1,7 @@
 """Endless streams of requests, made from the held-out demo prompts, so that answers can be judged.
 
-Every stream is a pure function of its arguments. Greedy requests without relaxation have one right answer in
-their wording, which must come back every time: that is how load tests notice a service that mixes up sessions.
+Every stream is a pure function of its arguments. A greedy request without relaxation always has the same answer; that
+is how load tests detect a service that mixes up sessions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from load_tests.load.answers import Ask
 
 NUM_DISTINCT = 48
 WHOLE_ANSWER = 128
-"""Tokens that every demo answer ends within."""
+"""Tokens within which every demo answer ends."""
 
 
 def whole(
@@ -28,20 +28,20 @@ def whole(
     num_distinct: int = NUM_DISTINCT,
     max_tokens: int = WHOLE_ANSWER,
 ) -> Iterator[Ask]:
-    """Greedy questions; each of ``modes`` gets every one of them."""
+    """Greedy questions, each sent in every one of ``modes``."""
     for example in cycle(examples(num_distinct)):
         for mode in modes:
             yield asked(example, mode.value if mode and len(modes) > 1 else kind, mode, max_tokens)
 
 
 def asked(example: Example, kind: str, mode: Mode | None, max_tokens: int = WHOLE_ANSWER) -> Ask:
-    """One question; it can be judged if there is room for all of the answer."""
+    """One question; it is judged if there is room for the whole answer."""
     judged = example if max_tokens >= WHOLE_ANSWER else None
     return Ask(kind, (("user", example.prompt),), max_tokens, mode, example=judged)
 
 
 def short(max_tokens: int, num_distinct: int = NUM_DISTINCT) -> Iterator[Ask]:
-    """The beginnings of answers, for many requests in little time."""
+    """The first tokens of answers, for many requests in little time."""
     return whole("short", num_distinct=num_distinct, max_tokens=max_tokens)
 
 
@@ -55,7 +55,7 @@ def long_prompts(num_turns: int, max_tokens: int = 32) -> Iterator[Ask]:
 
 
 def leaving(seed: int) -> Iterator[Ask]:
-    """Every other client leaves after one to eight chunks."""
+    """Every second client disconnects after one to eight chunks."""
     rng = random.Random(seed)
     for number, ask in enumerate(whole()):
         if number % 2:
@@ -65,13 +65,13 @@ def leaving(seed: int) -> Iterator[Ask]:
 
 
 def slow_readers(pause_s: float) -> Iterator[Ask]:
-    """Clients that look at each chunk for ``pause_s`` seconds."""
+    """Clients that wait ``pause_s`` seconds after each chunk."""
     for ask in whole():
         yield Ask("slow reader", ask.messages, ask.max_tokens, example=ask.example, pause_s=pause_s)
 
 
 def malformed() -> Iterator[Ask]:
-    """Requests that deserve a refusal, each in its own way; gRPC gets one way of its own."""
+    """Invalid requests, each in a different way; gRPC has one of its own."""
     user = [{"role": "user", "content": "Hello"}]
     wrong: list[dict[str, Any]] = [
         {},
@@ -107,13 +107,13 @@ def malformed() -> Iterator[Ask]:
 
 
 def alternate(*streams: Iterator[Ask]) -> Iterator[Ask]:
-    """One of each in turn."""
+    """One request of each stream in turn."""
     while True:
         for stream in streams:
             yield next(stream)
 
 
 def one_in(every: int, rare: Iterator[Ask], common: Iterator[Ask]) -> Iterator[Ask]:
-    """``rare`` at each ``every``-th place."""
+    """``rare`` at every ``every``-th place."""
     for number in count(1):
         yield next(rare) if number % every == 0 else next(common)

@@ -1,4 +1,4 @@
-"""A run as JSON: figures for people and dashboards, and the answers as columns for ``--compare``."""
+"""A run as JSON: its figures, and the answers as columns for ``--compare``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from load_tests.load.load_figures import by_kind, figures, timeline
 from load_tests.load.runner import ScenarioRun
 
 MAX_ANSWERS = 2000
-"""Answers that the file keeps one by one; of more, a sample."""
+"""Answers that the file keeps one by one; if there are more, a sample of them."""
 FORMAT = 1
 
 
 def as_json(run: ScenarioRun, header: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that was measured."""
+    """All measurements."""
     objective = run.options.objective
     whole = figures("all", run.answers, run.seconds, objective)
     return {
@@ -52,7 +52,7 @@ def as_json(run: ScenarioRun, header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def phases(run: ScenarioRun) -> list[dict[str, Any]]:
-    """Each phase with what was offered and what came of it."""
+    """Each phase with its load and its results."""
     found = []
     for phase in run.phases:
         own = [answer for answer in run.answers if answer.phase == phase.name]
@@ -95,7 +95,7 @@ def columns(answers: list[Reply]) -> dict[str, list[Any]]:
 
 
 def write(file: Path, result: Mapping[str, Any]) -> None:
-    """The columns on a line each, so that the file stays readable; ConfigError if it cannot be written."""
+    """Writes each column on one line, so that the file stays readable; ConfigError if it cannot be written."""
     lists = {name: result[name] for name in ("timeline", "answers")}
     marks = {name: {key: f"@{name}.{key}@" for key in values} for name, values in lists.items()}
     text = json.dumps({**result, **marks}, indent=1)
@@ -110,7 +110,7 @@ def write(file: Path, result: Mapping[str, Any]) -> None:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A file of ``write``; ConfigError for anything else."""
+    """Reads a file written by ``write``; ConfigError for anything else."""
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""The result in the terminal: one table, and the sentences that matter."""
+"""The result in the terminal: one table, and the most important sentences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """All answers, then each phase and each kind where there are several. Times: median (99th percentile)."""
+    """All answers, then each phase and each kind if there are several. Times: median (99th percentile)."""
     shown = Table(title=f"{result['scenario']}: {result['about']}", title_justify="left")
     shown.add_column("", no_wrap=True, min_width=8)
     for column in COLUMNS:
@@ -59,7 +59,7 @@ def times(spread: Mapping[str, float | None]) -> str:
 
 
 def short(value: float | None) -> str:
-    """Three digits, and never an exponent."""
+    """Three digits, never with an exponent."""
     return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -68,7 +68,7 @@ def percent(share: float | None) -> str:
 
 
 def before_and_after(result: Mapping[str, Any]) -> Table | None:
-    """What the server held, side by side; None if it was not looked at."""
+    """What the server held before and after, side by side; None if it was not recorded."""
     ends = [flat(result["server"][name]) for name in ("before", "after") if result["server"][name]]
     if len(ends) < 2:
         return None
@@ -93,7 +93,7 @@ HELD = (
 
 
 def flat(snapshot: Mapping[str, Any]) -> dict[str, float]:
-    """Replicas' own figures, then those of all processes."""
+    """Figures of the replicas, then those of all processes."""
     service, own = snapshot["service"] or {}, snapshot["processes"] or {}
     found = {f"replicas: {name.replace('_', ' ')}": service[name] for name in HELD if name in service}
     return found | {f"all processes: {name.replace('_', ' ')}": value for name, value in own.items()}
@@ -110,7 +110,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 
 
 def sentences(result: Mapping[str, Any]) -> Iterator[str]:
-    """Notes, then what was wrong, then the verdict."""
+    """Notes, then problems, then the verdict."""
     yield from result["notes"]
     objective = result["objective"]
     yield (

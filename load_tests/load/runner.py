@@ -1,4 +1,4 @@
-"""One scenario from the first request to the verdict, whatever happens on the way."""
+"""Runs one scenario from the first request to the verdict, including failures on the way."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from load_tests.load.watch import GONE_AFTER_S, ServerGone, Watch
 
 IDLE_WITHIN_S = 60.0
 UNDER_FIRE_S = 60.0
-"""How long a server that is being shot at may be silent before it counts as gone."""
+"""How long a server under fault injection may be silent before it counts as gone."""
 PROGRESS_S = 0.5
 WARM_UP_CLIENTS = 16
 WARM_UP = "warm-up"
-"""A phase whose answers do not count."""
+"""A phase whose answers are not counted."""
 GROWTH = {
     "resident_mb": (1.1, 50.0),
     "open_files": (1.05, 16.0),
     "threads": (1.05, 8.0),
     "tasks": (1.05, 8.0),
 }
-"""What counts as flat: at most so many times as much as before, plus so much."""
+"""Allowed growth: (factor, absolute amount) over the value before."""
 
 Show = Callable[[Stage], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """The server while nobody asks: its own figures, and all of its processes if they are ours."""
+    """The idle server: its own figures, and those of all its processes if we started them."""
 
     service: Scrape | None
     processes: Mapping[str, float] | None
@@ -51,7 +51,7 @@ class ServerState:
 
 @dataclass(slots=True)
 class ScenarioRun:
-    """Everything that one run measured."""
+    """All measurements of one run."""
 
     scenario: Scenario
     options: Options
@@ -66,17 +66,17 @@ class ScenarioRun:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # empty: passed
     found: dict[str, Any] = field(default_factory=dict)
-    ended_early: str | None = None  # why the run was cut, in one sentence
+    ended_early: str | None = None  # why the run was cut short, in one sentence
     was_interrupted: bool = False
 
 
 async def run(
     scenario: Scenario, server: Server, options: Options, show: Show = lambda _: None
 ) -> ScenarioRun:
-    """Warm up, load, settle, look again.
+    """Warm up, load, settle, compare with the state before.
 
-    Cancelled, or left by its server, it returns what it has, with the reason in ``ended_early``. Raises ServerGone
-    only if there was nothing to measure, because the first answer failed already.
+    If it is cancelled or the server dies, it returns the measurements so far, with the reason in ``ended_early``.
+    Raises ServerGone only if the first answer already failed, so that nothing was measured.
     """
     begun_s = time.monotonic()
 
@@ -94,7 +94,7 @@ async def run(
             await _play(done, stage, watch, show)
         except asyncio.CancelledError:
             done.ended_early, done.was_interrupted = f"interrupted after {now():.0f} s", True
-        except (ServerGone, RuntimeError) as error:  # the latter: a command of the cluster failed
+        except (ServerGone, RuntimeError) as error:  # RuntimeError: a command of the cluster failed
             done.ended_early = str(error)
         finally:
             done.strain = stage.generator.strain()
@@ -107,7 +107,7 @@ async def run(
 
 
 async def _play(done: ScenarioRun, stage: Stage, watch: Watch, show: Show) -> None:
-    """The scenario itself, under the eyes of the watch."""
+    """The scenario itself, while the watch runs."""
     watching = asyncio.ensure_future(watch.run())
     showing = asyncio.ensure_future(_keep_showing(stage, show))
     playing = asyncio.ensure_future(_look_and_play(done, stage, watch))
@@ -157,7 +157,7 @@ def _doors(server: Server, options: Options, now: Clock) -> dict[str, Door]:
 
 
 async def _warm_up(doors: Mapping[str, Door], server: Server, now: Clock) -> None:
-    """One answer through each door that does not count; ServerGone if it fails."""
+    """One uncounted answer through each interface; ServerGone if it fails."""
     for name, door in doors.items():
         answer = Reply(next(whole()), name, now(), now())
         await door.ask(answer.ask, answer)
@@ -172,7 +172,7 @@ async def _snapshot(server: Server, watch: Watch) -> ServerState:
 
 
 async def _idle(stage: Stage, watch: Watch) -> ServerState:
-    """Wait until the service holds nothing any more; a problem if it still does in the end."""
+    """Wait until the service holds nothing; records a problem if it still does at the end."""
     until_s = stage.generator.now() + (2 if stage.server.cluster else 1) * IDLE_WITHIN_S
     while True:
         seen = await watch.once()
@@ -187,7 +187,7 @@ async def _idle(stage: Stage, watch: Watch) -> ServerState:
 
 
 def _collect(done: ScenarioRun, stage: Stage, watch: Watch) -> None:
-    """Everything into one place; the verdict."""
+    """Collect all results and the verdict."""
     generator = stage.generator
     done.answers = [answer for answer in generator.answers if answer.phase != WARM_UP]
     done.phases = [phase for phase in generator.phases if phase.name != WARM_UP]
@@ -198,7 +198,7 @@ def _collect(done: ScenarioRun, stage: Stage, watch: Watch) -> None:
 
 
 def problems(done: ScenarioRun) -> list[str]:
-    """What no scenario may find, and the objective where it counts."""
+    """Failures of any scenario, and the objective if the scenario judges it."""
     found = []
     if changed := worded_differently(done.answers):
         found.append(
@@ -219,7 +219,7 @@ def problems(done: ScenarioRun) -> list[str]:
 
 
 def grown(whose: str, before: Scrape | Mapping[str, float] | None, after: Any) -> Iterator[str]:
-    """What did not stay flat."""
+    """What grew beyond its limit."""
     if before is None or after is None:
         return
     early, late = (seen if isinstance(seen, Mapping) else asdict(seen) for seen in (before, after))

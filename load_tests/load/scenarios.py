@@ -1,4 +1,4 @@
-"""The scenarios by name. Each is a few lines: which load, and what has to hold besides."""
+"""The scenarios by name. Each is a few lines: its load, and its additional checks."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Scenario:
     about: str
     play: Callable[[Stage], Awaitable[None]]
     judge_objective: bool = False
-    under_fire: bool = False  # replicas are killed meanwhile, on a cluster of its own
-    warm_up_share: float = 0.0  # of its requests, before the server is looked at for the first time
-    stays_flat: bool = False  # memory, files, threads and tasks may not grow between the two looks
+    under_fire: bool = False  # kills replicas during the load, on a cluster of its own
+    warm_up_share: float = 0.0  # share of its requests before the first snapshot of the server
+    stays_flat: bool = False  # memory, files, threads and tasks must not grow between the two snapshots
 
 
 async def smoke(stage: Stage) -> None:
@@ -148,7 +148,7 @@ async def soak(stage: Stage) -> None:
 
 
 async def _open(stage: Stage, name: str, rate_per_s: float, seconds: float, asks: Iterator[Ask]) -> None:
-    """An open loop with the options' rate, length or trace; nothing may fail."""
+    """An open loop with the options' rate, duration or trace; no request may fail."""
     options = stage.options
     rate_per_s, seconds = options.rate_per_s or rate_per_s, options.seconds or seconds
     times_s = list(arrivals.poisson(rate_per_s, seconds, options.seed))
@@ -184,7 +184,7 @@ SCENARIOS = {
 
 
 def named(name: str) -> Scenario:
-    """ConfigError with the list, and the nearest name, for a name that there is not."""
+    """ConfigError with the list, and the nearest name, for an unknown name."""
     if name in SCENARIOS:
         return SCENARIOS[name]
     near = get_close_matches(name, SCENARIOS, 1)

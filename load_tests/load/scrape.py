@@ -1,4 +1,4 @@
-"""The service's own figures: its ``/metrics`` page read once, and what a run has to give back."""
+"""The service's own figures: one scrape of its ``/metrics`` page, and the resources that a run must give back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{([^}]*)\})? (\S+)$", re.MULT
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 HELD = ("running", "waiting", "leases", "sessions", "streams", "pending_calls")
-"""What an idle service holds nothing of."""
+"""What an idle service holds none of."""
 
 
 class Page:
@@ -34,19 +34,19 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """The service at one moment, all replicas together."""
+    """The state of the service at one moment, over all replicas."""
 
     at_s: float
     targets: int  # replicas that report
     drafts: int
-    running: int  # answers in the making
-    waiting: int  # of them, those without a target slot
+    running: int  # answers in progress
+    waiting: int  # of those, the ones without a target slot
     leases: int  # on both tiers
     sessions: int  # open slots of both tiers
     streams: int
     pending_calls: int
     generated: float  # tokens since the start
-    judged: float  # drafted tokens that were judged
+    judged: float  # drafted tokens that were verified
     accepted: float
     resident_mb: float  # memory of the replicas' processes
     open_files: int  # file descriptors
@@ -60,7 +60,7 @@ class Scrape:
 
 
 def sample(text: str, at_s: float) -> Scrape:
-    """What a scrape says; figures that the server does not have are 0."""
+    """The values of one scrape; figures that the server does not have are 0."""
     page = Page(text)
     return Scrape(
         at_s=round(at_s, 3),

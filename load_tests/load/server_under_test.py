@@ -1,4 +1,4 @@
-"""The server under test: a demo server of our own for as long as the run takes, or one that runs already."""
+"""The server under test: a demo server of our own for the duration of the run, or one that is already running."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from load_tests.load.watch import ServerGone
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 30.0
 MARK = "LOAD_TEST_BENCH"
-"""Variable that all processes of a demo server carry; its value is their temporary folder."""
+"""Variable in the environment of all processes of a demo server; its value is their temporary folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where it is. One of our own says which processes are its; one to be mistreated comes with its cluster."""
+    """The server's addresses. Our own server knows its processes; one for fault injection includes its cluster."""
 
     url: str
     grpc: str | None
@@ -41,7 +41,7 @@ class Server:
 
 @contextmanager
 def demo_server(settings: Mapping[str, Any]) -> Iterator[Server]:
-    """``adasd serve`` with the demo pair and these settings on free ports; everything is killed in the end.
+    """``adasd serve`` with the demo pair and these settings on free ports; all its processes are killed at the end.
 
     ServerGone with the end of its output if it does not become ready.
     """
@@ -58,7 +58,7 @@ def demo_server(settings: Mapping[str, Any]) -> Iterator[Server]:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            start_new_session=True,  # Ctrl-C is for the load test, which takes the server down itself
+            start_new_session=True,  # Ctrl-C reaches only the load test, which stops the server itself
         )
     url = f"http://127.0.0.1:{config['port']}"
     try:
@@ -91,7 +91,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], output: Path) -
 
 
 def stop(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """As Ctrl-C does; what is left then is killed."""
+    """Stop as Ctrl-C does, then kill the remaining processes."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
@@ -115,7 +115,7 @@ def marked(folder: Path) -> list[int]:
 
 
 def running_server(url: str, grpc: str | None, api_key: str | None) -> Server:
-    """One that somebody else started; ServerGone if it is not there or not ready."""
+    """A server that is already running; ServerGone if it does not answer or is not ready."""
     url = url.rstrip("/")
     try:
         answer = httpx.get(f"{url}/ready", timeout=10.0)
@@ -131,14 +131,14 @@ def running_server(url: str, grpc: str | None, api_key: str | None) -> Server:
 
 
 def footprint(pids: Iterable[int]) -> dict[str, float]:
-    """All of them together, from /proc: how many, MB resident, open files, threads."""
+    """Totals over all of them, from /proc: number of processes, MB resident, open files, threads."""
     found = {"processes": 0.0, "resident_mb": 0.0, "open_files": 0.0, "threads": 0.0}
     for pid in pids:
         folder = Path(f"/proc/{pid}")
         try:
             pages = int((folder / "statm").read_text().split()[1])
             files, threads = len(list((folder / "fd").iterdir())), len(list((folder / "task").iterdir()))
-        except (OSError, IndexError, ValueError):  # it ended meanwhile
+        except (OSError, IndexError, ValueError):  # it has ended
             continue
         found["processes"] += 1
         found["resident_mb"] += pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,4 +1,4 @@
-"""What a scenario works with: loads, notes and complaints. The runner sets it up and takes it down."""
+"""What a scenario works with: loads, notes and problems. The runner sets it up and tears it down."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTLE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line may change; None: the scenario's own choice."""
+    """Options of the command line; None: the scenario's own value."""
 
     rate_per_s: float | None = None
     seconds: float | None = None
@@ -37,12 +37,12 @@ class Stage:
     server: Server
     options: Options
     generator: Generator
-    notes: list[str] = field(default_factory=list)  # what was found out
-    problems: list[str] = field(default_factory=list)  # what must not be
-    found: dict[str, Any] = field(default_factory=dict)  # figures of the scenario's own, for the JSON file
+    notes: list[str] = field(default_factory=list)  # findings
+    problems: list[str] = field(default_factory=list)  # failures
+    found: dict[str, Any] = field(default_factory=dict)  # figures of this scenario only, for the JSON file
 
     async def settle(self, timeout_s: float = SETTLE_S) -> None:
-        """Until everything is answered; what takes longer is cut."""
+        """Wait until all requests are answered; those that take longer are cut."""
         await self.generator.settle(timeout_s)
 
     def of(self, phase: str) -> list[Reply]:
@@ -50,7 +50,7 @@ class Stage:
         return [answer for answer in self.generator.answers if answer.phase == phase]
 
     def expect_no_failure(self, what: str, answers: Iterable[Reply]) -> None:
-        """Note a problem for what did not end well."""
+        """Record a problem for answers that did not end well."""
         bad = [answer for answer in answers if answer.outcome not in GOOD]
         if bad:
             first = bad[0]

@@ -1,4 +1,4 @@
-"""Looks at the service once per second while a run goes on, and says when it is gone."""
+"""Samples the service once per second during a run, and detects when it is gone."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SILENT_FOR_S = 60.0
 
 
 class ServerGone(AdasdError):
-    """The server under test answers no more, or never did."""
+    """The server under test no longer answers, or never did."""
 
 
 class Watch:
-    """Samples over a run. ``run`` ends with ServerGone once nobody listened for ``patience_s`` seconds."""
+    """Samples over a run. ``run`` raises ServerGone if the server did not answer for ``patience_s`` seconds."""
 
     def __init__(
         self, url: str, api_key: str | None, now: Callable[[], float], patience_s: float = GONE_AFTER_S
@@ -30,7 +30,7 @@ class Watch:
         self.samples: list[Scrape] = []
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Sample until cancelled."""
         last_s = self._now()
         async with self._session() as session:
             while True:
@@ -48,7 +48,7 @@ class Watch:
                 await asyncio.sleep(max(0.0, begun_s + PERIOD_S - self._now()))
 
     async def once(self) -> Scrape | None:
-        """One look, beside the series; None if the server shows no figures."""
+        """One sample, not added to the series; None if the server shows no figures."""
         async with self._session() as session:
             return await self._fetch(session)
 

@@ -1,7 +1,7 @@
-"""The ways to answer many prompts at once that ``batch_throughput`` compares: transformers' two, and ours.
+"""The contenders of ``batch_throughput`` that answer many prompts at once: transformers' two, and ours.
 
-All answer greedily from token ids in float32 (on CPU), end where the model ends, and give the new ids without
-the end-of-sequence token. None finds the beginning of a prompt in a cache.
+All answer greedily from token ids in float32 (on CPU), stop where the model stops, and return the new ids without
+the end-of-sequence token. None uses a prefix cache.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BatchPeer(Protocol):
 
 @dataclass(slots=True)
 class OurBatch:
-    """Session machines over the engines; a session that ends makes room for the next at once."""
+    """Session machines over the engines; when a session ends, the next starts at once."""
 
     pair: LocalPair
     options: SpeculationOptions
@@ -81,7 +81,7 @@ class PaddedBatch:
 
 
 class Continuous:
-    """transformers' continuous batching, its manager kept running between answers."""
+    """transformers' continuous batching; its manager keeps running between answers."""
 
     def __init__(self, model: PreTrainedModel, eos_ids: frozenset[int], max_width: int) -> None:
         self.eos_ids = eos_ids
@@ -130,7 +130,7 @@ class Continuous:
 
 
 def until_end(ids: Sequence[int], eos_ids: frozenset[int]) -> list[int]:
-    """What stands before the end of the answer and its padding."""
+    """The tokens before the end of the answer and its padding."""
     end = next((i for i, token in enumerate(ids) if token in eos_ids), len(ids))
     return list(ids[:end])
 
@@ -138,7 +138,7 @@ def until_end(ids: Sequence[int], eos_ids: frozenset[int]) -> list[int]:
 def load_pair(
     target: str, draft: str, threads: int, num_slots: int, *, prefix_cache: bool, device: str = "cpu"
 ) -> LocalPair:
-    """A pair with as many slots as sessions are to run at once."""
+    """A pair with as many slots as sessions that run at once."""
     config = EngineConfig(
         target, device=device, num_threads=threads, num_slots=num_slots, prefix_cache=prefix_cache
     )
@@ -149,7 +149,7 @@ def load_pair(
 
 
 def ours(pair: LocalPair) -> dict[str, BatchPeer]:
-    """Plain decoding, and speculation as the service does it by default."""
+    """Plain decoding, and speculation with the service's defaults."""
     return {
         OFF: OurBatch(pair, SpeculationOptions(Mode.OFF)),
         EXACT: OurBatch(pair, SpeculationOptions(Mode.EXACT)),

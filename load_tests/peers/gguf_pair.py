@@ -69,7 +69,7 @@ def _describe(writer: Any, config: Any) -> None:
 
 
 def _spell(writer: Any, tokenizer: Any, config: Any) -> None:
-    """The vocabulary, special tokens marked as such."""
+    """Write the vocabulary, with special tokens marked as such."""
     special = set(tokenizer.all_special_ids)
     known = {id_: text for text, id_ in tokenizer.get_vocab().items()}
     ids = range(config.vocab_size)
@@ -85,13 +85,13 @@ def _spell(writer: Any, tokenizer: Any, config: Any) -> None:
 
 
 def _merges(tokenizer: Any) -> list[list[str]]:
-    """Pairs of tokens in the order of merging; llama.cpp refuses a vocabulary without."""
+    """Pairs of tokens in merge order; llama.cpp refuses a vocabulary without them."""
     written = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("merges") or []
     return [pair.split(" ") if isinstance(pair, str) else pair for pair in written]
 
 
 def _tensors(model: Any) -> list[tuple[str, NDArray[np.float32]]]:
-    """Names and values as llama.cpp wants them."""
+    """Names and values as llama.cpp expects them."""
     config, body = model.config, model.model
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     found = [
@@ -109,7 +109,7 @@ def _tensors(model: Any) -> list[tuple[str, NDArray[np.float32]]]:
 
 
 def paired(weight: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
-    """Rows of every head in the order 0, D/2, 1, D/2 + 1, ...: llama.cpp turns neighbours, transformers halves."""
+    """Reorders each head to 0, D/2, 1, D/2 + 1, ...: llama.cpp rotates adjacent pairs, transformers halves."""
     halves = weight.reshape(num_heads, 2, -1, *weight.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
 

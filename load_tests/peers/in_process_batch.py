@@ -1,7 +1,7 @@
 """Many answers on one pair in one process and one thread: runners over the batches of the two engines.
 
 The drafting steps of all answers come first, then one step of the target, so that blocks which are drafted together
-are judged together. What the service does over a network, without the network.
+are verified together. It does what the service does, but without a network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from adasd.session.runner import Runner, SharedParts
 from adasd.session.tasks import InPlaceTasks, finished
 
 MAX_DRAFT_STEPS = 16
-"""Drafting steps before a step of the target, so that a draft's long prompt does not hold the others up."""
+"""Drafting steps before a step of the target, so that a draft's long prompt does not delay the others."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,9 +52,9 @@ class BatchedAnswer:
 
 
 class InProcessBatch:
-    """Answers under fixed options, with a controller of their own that learns from all of them.
+    """Answers with fixed options and a controller of its own that learns from all of them.
 
-    It is the Placement of its runners, too.
+    It is also the Placement of its runners.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class InProcessBatch:
         return len(self._running)
 
     def start(self, prompt: Sequence[int], sampling: SamplingParams) -> BatchedAnswer:
-        """Begin an answer; it goes on with every ``turn``. Raises what opening a slot raises."""
+        """Begin an answer; it advances with every ``turn``. Raises the errors of opening a slot."""
         request = GenerationRequest(next(self._names), tuple(prompt), sampling, self._options)
         runner = Runner(request, self._shared, self, tasks=InPlaceTasks())
         answer = BatchedAnswer(runner.run(), self._clock())
@@ -84,7 +84,7 @@ class InProcessBatch:
         return answer
 
     def turn(self) -> None:
-        """Draft for all who wait for a block, then one step of the target."""
+        """Draft for all answers that wait for a block, then run one step of the target."""
         draft, target = self.pair.draft, self.pair.target
         for _ in range(MAX_DRAFT_STEPS):
             if draft is None or not draft.num_pending:
@@ -94,7 +94,7 @@ class InProcessBatch:
             self._hand_out(target)
 
     def finish(self) -> None:
-        """Turns until every answer is whole."""
+        """Run turns until every answer is complete."""
         while self._running:
             self.turn()
 
@@ -108,7 +108,7 @@ class InProcessBatch:
             self._resume(answer.session)
 
     def _resume(self, session: str) -> None:
-        """Go on to where the answer waits for an engine again, or ends."""
+        """Resume until the answer waits for an engine again, or ends."""
         answer = self._running[session]
         try:
             while True:
@@ -140,7 +140,7 @@ class InProcessBatch:
 
 
 class BatchedSlot:
-    """adasd.ports.Verifier over a slot of an engine that the batch steps for all."""
+    """adasd.ports.Verifier over a slot of an engine whose steps the batch runs."""
 
     def __init__(self, batch: InProcessBatch, engine: Engine, call: OpenCall) -> None:
         engine.open(call)

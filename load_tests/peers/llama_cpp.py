@@ -1,8 +1,8 @@
 """llama.cpp's server as a contender of ``single_stream``: the same weights in float32, token ids in and out.
 
-Build the server from llama.cpp's sources (those inside the source distribution of llama-cpp-python will do):
+Build the server from llama.cpp's sources (those in the source distribution of llama-cpp-python are sufficient):
 ``cmake -B build -DLLAMA_CURL=OFF && cmake --build build --target llama-server``. Its figures include HTTP on
-localhost, which is what its users get.
+localhost, as its users also have.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ START_S, ANSWER_S = 60.0, 120.0
 
 @dataclass(slots=True)
 class LlamaServer:
-    """A running server: ``answer`` as every contender does."""
+    """A running server with the ``answer`` method of every contender."""
 
     client: httpx.Client
     eos_ids: frozenset[int]
@@ -57,7 +57,7 @@ class LlamaServer:
 def llama_servers(
     binary: str, target: str, draft: str, threads: int, eos_ids: frozenset[int]
 ) -> Iterator[dict[str, LlamaServer]]:
-    """One server alone and one that drafts, over files that exist as long as they run."""
+    """One server without and one with a draft; their model files exist while they run."""
     with TemporaryDirectory(prefix="gguf-") as folder:
         files = [Path(folder) / "target.gguf", Path(folder) / "draft.gguf"]
         for model, file in zip((target, draft), files, strict=True):
@@ -89,7 +89,7 @@ def _running(
 
 
 def _wait(process: subprocess.Popen[bytes], client: httpx.Client, log: IO[str]) -> None:
-    """Until the model is loaded; RuntimeError with what the server said if it ends or takes too long."""
+    """Wait until the model is loaded; RuntimeError with the server's output if it exits or takes too long."""
     until_s = time.monotonic() + START_S
     while time.monotonic() < until_s:
         if process.poll() is not None:

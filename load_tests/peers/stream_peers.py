@@ -1,6 +1,6 @@
-"""The ways to answer that ``single_stream`` compares: transformers alone, transformers assisted, and ours.
+"""The contenders of ``single_stream``: transformers alone, transformers assisted, and ours.
 
-All answer greedily from token ids in float32 (on CPU) and give the new ids without the end-of-sequence token.
+All answer greedily from token ids in float32 (on CPU) and return the new ids without the end-of-sequence token.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OURS = {
 
 @dataclass(slots=True)
 class Drafting:
-    """What speculation did for one contender, over all its answers."""
+    """Counts of speculation for one contender, over all its answers."""
 
     num_passes: int = 0  # of the target, prefill not counted
     num_drafted: int = 0
@@ -51,13 +51,13 @@ class Drafting:
 
 
 class StreamPeer(Protocol):
-    """One way to answer. ``drafting`` is None where it cannot be known."""
+    """One contender. ``drafting`` is None if it is unknown."""
 
     drafting: Drafting | None
 
     @property
     def exact(self) -> bool:
-        """Whether every answer has to be that of the target alone."""
+        """Whether every answer must equal that of the target alone."""
         ...
 
     def answer(self, prompt: Sequence[int], max_tokens: int) -> list[int]: ...
@@ -65,9 +65,9 @@ class StreamPeer(Protocol):
 
 @dataclass(slots=True)
 class Generate:
-    """``transformers`` alone, or assisted by a draft under its own copy of the draft's generation settings.
+    """``transformers`` alone, or assisted by a draft with its own copy of the draft's generation settings.
 
-    The copy matters: the heuristic schedule writes into it between answers.
+    The copy matters: the heuristic schedule changes it between answers.
     """
 
     model: PreTrainedModel
@@ -95,7 +95,7 @@ class Generate:
 
 @dataclass(slots=True)
 class OurStream:
-    """``LocalPair`` under fixed options, with a controller of its own."""
+    """``LocalPair`` with fixed options and its own controller."""
 
     pair: LocalPair
     options: SpeculationOptions
@@ -121,17 +121,16 @@ def without_end(ids: Sequence[int], eos_ids: frozenset[int]) -> list[int]:
 
 
 def plain_model(name: str, device: str) -> PreTrainedModel:
-    """As transformers loads it; float32 on CPU as in our engine."""
+    """The model as transformers loads it; float32 on CPU as in our engine."""
     dtype = torch.float32 if device == "cpu" else "auto"
-    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)  # its own types are too narrow
+    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)  # its declared types are too narrow
     return cast("PreTrainedModel", model.to(device).eval())
 
 
 def load(target: str, draft: str, device: str, threads: int) -> tuple[LocalPair, dict[str, StreamPeer]]:
-    """All contenders by name, and a pair whose tokenizer they share. The models are loaded twice.
+    """All contenders by name, and a pair whose tokenizer they share. No prefix cache, since prompts repeat.
 
-    Twice, because an engine changes the model that it takes over. Prompts come again in every repeat, so nothing
-    of them may be found in a cache.
+    The models are loaded twice, because an engine modifies the model that it takes over.
     """
     pair = LocalPair.load(target, draft, device=device, num_threads=threads, prefix_cache=False)
     model, assistant = plain_model(target, device), plain_model(draft, device)

@@ -69,9 +69,9 @@ class Throughput:
 
     name: str
     width: int
-    tokens_per_s: list[float]  # of each repeat
+    tokens_per_s: list[float]  # per repeat
     median_tokens_per_s: float
-    num_differing: int  # prompts with an answer other than that of mode off, in any repeat
+    num_differing: int  # prompts whose answer differs from mode off's, in any repeat
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ class FirstToken:
 
 @dataclass(frozen=True)
 class Memory:
-    """Sessions of both models together, in bytes."""
+    """Memory of sessions of both models together, in bytes."""
 
     num_sessions: int
     num_tokens: int  # of each answer
-    bytes_per_session: int  # that the process grew by
-    bytes_per_full_slot: int  # what a session takes that fills its context
+    bytes_per_session: int  # growth of the process
+    bytes_per_full_slot: int  # for a session that fills its context
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def race(
     max_tokens: int,
     clock: Clock = time.perf_counter,
 ) -> list[Throughput]:
-    """Everybody answers a few prompts to warm up, then all of them in turn."""
+    """Every contender answers a few prompts to warm up, then all of them in turn."""
     for batcher in batchers.values():
         batcher.answer_all(prompts[:width], width, min(8, max_tokens))
     rates: dict[str, list[float]] = {name: [] for name in batchers}
@@ -161,12 +161,12 @@ def differing(answers: Sequence[Sequence[list[int]]], others: Sequence[Sequence[
 
 
 def memory_per_session(load_fresh: Callable[[], LocalPair], prompts: Prompts) -> Memory:
-    """What sessions that are all under way add to the process, by fresh engines without a prefix cache."""
+    """Memory that running sessions add to the process, with fresh engines without a prefix cache."""
     pair = load_fresh()
     batch = InProcessBatch(pair, SpeculationOptions(Mode.EXACT))
     endless = SamplingParams(MEMORY_TOKENS, temperature=0.0, ignore_eos=True)
     batch.start(prompts[0], endless)
-    batch.finish()  # what a first answer takes once and for all
+    batch.finish()  # one-time allocations of a first answer
     before = resident_bytes()
     answers = [batch.start(prompt, endless) for prompt in prompts]
     while not any(answer.done for answer in answers):
@@ -180,7 +180,7 @@ def memory_per_session(load_fresh: Callable[[], LocalPair], prompts: Prompts) ->
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in use now (Linux)."""
+    """Resident memory of this process now (Linux)."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
@@ -188,7 +188,7 @@ def resident_bytes() -> int:
 
 
 def first_tokens(pair: LocalPair, modes: Sequence[Mode], num_runs: int, seed: int = 0) -> list[FirstToken]:
-    """Prompts of random tokens; the cached ones share their first ``PREFIX_LEN`` with an earlier answer."""
+    """Prompts of random tokens; the cached ones share their first ``PREFIX_LEN`` tokens with an earlier answer."""
     chance = random.Random(seed)
     vocab_size = pair.target.vocab_size
 
@@ -219,9 +219,9 @@ def first_tokens(pair: LocalPair, modes: Sequence[Mode], num_runs: int, seed: in
 def gaps(
     pair: LocalPair, mode: Mode, prompts: Prompts, num_tokens: int, num_long: int, seed: int = 0
 ) -> Gaps:
-    """Gaps of sessions of ``num_tokens`` each; then of the same while ``num_long`` prompts arrive in turn.
+    """Gaps of sessions of ``num_tokens`` each; then the same while ``num_long`` prompts arrive in turn.
 
-    Only the gaps that begin while a long prompt is in the works count as disturbed.
+    Only gaps that begin while a long prompt is being processed count as disturbed.
     """
     chance = random.Random(seed)
     long_len = pair.target.max_context - 8
@@ -260,7 +260,7 @@ def gaps(
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which so large a share of all lies; of nothing it is 0."""
+    """The value below which this share of all values lies; 0 without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
@@ -269,7 +269,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def throughput_table(found: Sequence[Throughput], waves: int) -> Table:
-    """Medians by width; in brackets what differs from mode off."""
+    """Medians by width; in brackets the number of answers that differ from mode off."""
     names = list(dict.fromkeys(one.name for one in found))
     title = f"tokens/s of all sessions, greedy, demo prompts, {waves} per session (answers unlike off)"
     shown = Table("sessions", title=title)
@@ -298,7 +298,7 @@ def print_waits(console: Console, firsts: Sequence[FirstToken], between: Sequenc
 
 
 def goals(found: Sequence[Throughput], firsts: Sequence[FirstToken], between: Sequence[Gaps]) -> list[str]:
-    """A sentence for every goal that was missed."""
+    """One sentence for every missed goal."""
     rate = {(one.name, one.width): one.median_tokens_per_s for one in found}
     wanted = [(EXACT, OFF, width, 0.98) for width in sorted({one.width for one in found})]
     wanted += [(OFF, CONTINUOUS, 32, 1.5), (OFF, PADDED, 32, 1.0)]

@@ -40,14 +40,14 @@ PARTS = ("target", "draft", "batch", "sampling", "verification", "engine", "sess
 
 @dataclass(slots=True)
 class Stopwatches:
-    """Seconds by part; time within a part inside another counts for the inner one only."""
+    """Seconds by part; a part inside another counts only for the inner one."""
 
     clock: Clock = time.thread_time
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     _inner: list[float] = field(default_factory=lambda: [0.0])
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time counted for the part."""
+        """Wraps the function so that its time counts for the part."""
 
         def wrapped(*args: Any, **options: Any) -> Any:
             began_s = self.clock()
@@ -64,7 +64,7 @@ class Stopwatches:
 
 @contextmanager
 def watched(watches: Stopwatches, pair: LocalPair) -> Iterator[None]:
-    """Stopwatches around the parts of both engines; taken off again at the end."""
+    """Stopwatches around the parts of both engines; removed at the end."""
     assert isinstance(pair.target, TorchEngine)
     assert isinstance(pair.draft, TorchEngine)
     with (
@@ -80,7 +80,7 @@ def watched(watches: Stopwatches, pair: LocalPair) -> Iterator[None]:
 
 
 def _by_engine(watches: Stopwatches, pair: LocalPair) -> Callable[..., Any]:
-    """A forward pass, counted for the side whose model it is. The two may be of one class."""
+    """Counts a forward pass for the side that owns the model. The two may have the same class."""
     assert isinstance(pair.target, TorchEngine)
     honest = type(pair.target.forward).__call__
     sides = {part: watches.timed(part, honest) for part in ("target", "draft")}
@@ -95,7 +95,7 @@ def _by_engine(watches: Stopwatches, pair: LocalPair) -> Callable[..., Any]:
 def measure(
     pair: LocalPair, mode: Mode, prompts: Sequence[Sequence[int]], num_repeats: int, max_tokens: int
 ) -> dict[str, float]:
-    """Microseconds per token by part, and in all, of the repeat that took least; one more warms up."""
+    """Microseconds per token by part and in total, of the fastest repeat; one more repeat warms up."""
     found: list[dict[str, float]] = []
     for _ in range(num_repeats + 1):
         watches = Stopwatches()
@@ -111,7 +111,7 @@ def _answer_all(pair: LocalPair, mode: Mode, prompts: Sequence[Sequence[int]], m
 
 
 def table(found: dict[str, dict[str, float]]) -> Table:
-    """Parts down, modes across; microseconds and shares."""
+    """Parts as rows, modes as columns; microseconds and shares."""
     shown = Table("part", title="processor time of one greedy stream, µs per token")
     for mode in found:
         shown.add_column(mode, justify="right")

@@ -51,7 +51,7 @@ Run = Callable[[Sequence[str]], int]
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Medians of one model, one session; a step is timed from its call to its answer on the host."""
+    """Medians of one model, one session; a step is timed from its call to its result on the host."""
 
     model: str
     compile: str
@@ -59,12 +59,12 @@ class StepTimes:
     decode_ms: float
     verify_ms: float  # BLOCK_LEN tokens
     drafted_token_ms: float  # of a burst of BLOCK_LEN
-    weight_bytes: int  # that a step reads
-    bandwidth_share: float | None  # of the card's copying speed, by a decode step's weights alone
+    weight_bytes: int  # read by one step
+    bandwidth_share: float | None  # of the device's copy bandwidth, for a decode step's weights alone
 
 
 def run(command: Sequence[str]) -> int:
-    """In the repository's root; the exit status."""
+    """Run in the repository's root; returns the exit status."""
     return subprocess.run(command, cwd=record.ROOT, check=False).returncode
 
 
@@ -74,7 +74,7 @@ def slug(name: str) -> str:
 
 
 def build_pair(folder: Path) -> dict[str, Path]:
-    """The enlarged pair, made on the card; what lies in the folder already is used."""
+    """The enlarged pair, made on the GPU; files already in the folder are reused."""
     found = {role: folder / role for role in SHAPES}
     for role, (factor, extra_layers) in SHAPES.items():
         if (found[role] / "config.json").exists():
@@ -90,7 +90,7 @@ def build_pair(folder: Path) -> dict[str, Path]:
 
 
 def copying_bytes_per_s(num_bytes: int = 2**31, num_tries: int = 20) -> float:
-    """Bytes read and written per second by the card's own copy of a large tensor: the best of some tries."""
+    """Bytes read and written per second by the GPU's own copy of a large tensor: the best of several tries."""
     source = torch.zeros(num_bytes, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     best_ms = float("inf")
@@ -105,7 +105,7 @@ def copying_bytes_per_s(num_bytes: int = 2**31, num_tries: int = 20) -> float:
 
 
 def read_bytes(folder: Path) -> int:
-    """Weights that one token reads: all but the embedding, of which it reads a row."""
+    """Bytes of weights read per token: all but the embedding, of which only one row is read."""
     with torch.device("meta"):
         model: Any = LlamaForCausalLM(LlamaConfig.from_pretrained(folder))
     embedding = 0 if model.config.tie_word_embeddings else model.model.embed_tokens.weight.numel()
@@ -115,7 +115,7 @@ def read_bytes(folder: Path) -> int:
 def step_times(
     engine: TorchEngine, model: str, weight_bytes: int, bytes_per_s: float | None, num_runs: int
 ) -> StepTimes:
-    """One session's steps; the engine is left as it was found."""
+    """One session's steps; the engine's state is restored."""
     engine.warm_up()
     engine.open(OpenCall("timed", _GREEDY, PROMPT_LEN + 4 * BLOCK_LEN))
     try:
@@ -146,7 +146,7 @@ def step_times(
 
 
 def seconds(engine: TorchEngine, call: VerifyCall | DraftCall) -> float:
-    """From submission to the answer; raises RuntimeError if it failed."""
+    """Seconds from submission to the result; raises RuntimeError if it failed."""
     began_s = time.perf_counter()
     engine.submit(call)
     answers = []
@@ -170,7 +170,7 @@ def table(found: Sequence[StepTimes]) -> Table:
 
 
 def measure_steps(pair: dict[str, Path], num_runs: int) -> tuple[list[StepTimes], float]:
-    """Both models with recorded passes and without, each loaded alone; and the card's copying speed."""
+    """Both models with and without CUDA graphs, each loaded alone; and the GPU's copy bandwidth."""
     bytes_per_s = copying_bytes_per_s()
     found = []
     for role, folder in pair.items():
@@ -185,7 +185,7 @@ def measure_steps(pair: dict[str, Path], num_runs: int) -> tuple[list[StepTimes]
 
 
 def benchmarks(pair: dict[str, Path], folder: Path, card: str, quick: bool) -> list[list[str]]:
-    """Commands of the benchmarks that have the enlarged pair as an argument."""
+    """Commands of the benchmarks that take the enlarged pair as an argument."""
     models = ["--target", str(pair["target"]), "--draft", str(pair["draft"]), "--device", "cuda"]
     chosen = {
         "single_stream": ["--prompts", "6" if quick else "24", "--repeats", "1" if quick else "3"],

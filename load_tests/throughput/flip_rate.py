@@ -37,7 +37,7 @@ Text = Sequence[int]
 
 @dataclass(frozen=True)
 class Flips:
-    """One forward pass in one format; ``per_million`` positions by shape, against single tokens."""
+    """One forward backend in one format; flips per million positions by shape, against single tokens."""
 
     forward: str
     dtype: str
@@ -47,7 +47,7 @@ class Flips:
 
 
 def passes(texts: Sequence[Text], shape: str) -> Iterator[list[StepInput]]:
-    """All texts, each in a slot of its own, in passes of the shape; logits wanted everywhere."""
+    """All texts, each in its own slot, in passes of this shape; logits requested at every position."""
     if shape == TOGETHER:
         for i in range(max(map(len, texts))):
             yield [StepInput(slot, i, (text[i],), 1) for slot, text in enumerate(texts) if i < len(text)]
@@ -84,7 +84,7 @@ def count_flips(forward: Forward, texts: Sequence[Text]) -> Flips:
 
 
 def texts_of(target: str, num_texts: int, length: int) -> list[Text]:
-    """Prompts and what the model says to them, at most ``length`` tokens each."""
+    """Prompts and the model's answers to them, at most ``length`` tokens each."""
     pair = LocalPair.load(target, None, device="cpu", dtype="float32")
     assert pair.tokenizer is not None
     texts: list[Text] = []
@@ -96,7 +96,7 @@ def texts_of(target: str, num_texts: int, length: int) -> list[Text]:
 
 
 def table(found: Sequence[Flips]) -> Table:
-    """Forward passes down, shapes across."""
+    """Forward backends as rows, shapes as columns."""
     shown = Table("forward", "format", title="greedy tokens flipped per million positions")
     for column in (*SHAPES[1:], "largest difference"):
         shown.add_column(column, justify="right")
@@ -107,7 +107,7 @@ def table(found: Sequence[Flips]) -> Table:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write; 1 if a forward pass that promises to be blind to the batch is not."""
+    """Measure, print, write; 1 if a forward backend that claims to be batch-invariant is not."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
     header = record.circumstances("throughput.flip_rate", arguments, threads=1)

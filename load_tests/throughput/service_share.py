@@ -1,9 +1,9 @@
-"""What the whole service leaves of the in-process speed, on a target of realistic cost: ``service_stream --enlarged``.
+"""Speed of the whole service relative to in-process, with a target of realistic cost: ``service_stream --enlarged``.
 
 The demo target is made 70 times as large (100 M parameters) without changing what it computes (adasd.demo.enlarge).
-A server of our own serves it beside the demo draft; the same pair is loaded here. Both answer the same prompts in turn,
-greedily, by the same forward passes, one thread each; a service's answer counts from sending the request to the end of
-the stream.
+A server of our own serves it with the demo draft; the same pair is loaded here. Both answer the same prompts in turn,
+greedily, with the same forward backends, one thread each. An answer of the service is timed from sending the request
+to the end of the stream.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class ServiceShare:
     mode: str
     service: list[float]
     in_process: list[float]
-    ratio: float  # median over repeats of the quotient within a repeat
-    num_differing: int  # prompts with another text in the service than in process, in any repeat
+    ratio: float  # median over repeats of the ratio within a repeat
+    num_differing: int  # prompts whose text differs between service and process, in any repeat
 
 
 def measure(ways: Mapping[str, Ask], chosen: Sequence[Example], num_repeats: int) -> list[ServiceShare]:
-    """Both ways and modes in turn, after one answer of each that does not count."""
+    """Both ways and modes in turn, after one uncounted answer of each."""
     for ask in ways.values():
         for mode in MODES:
             ask(chosen[0].prompt, mode)
@@ -97,7 +97,7 @@ def measure(ways: Mapping[str, Ask], chosen: Sequence[Example], num_repeats: int
 
 @contextmanager
 def both_ways(max_tokens: int, clock: Clock = time.perf_counter) -> Iterator[tuple[Mapping[str, Ask], str]]:
-    """The two ways to ask, and what is asked; everything is taken down in the end."""
+    """The two ways to answer, and a description of what is measured; everything is shut down at the end."""
     with enlarged(FACTOR, 0) as target:
         pair, engines = load(target)
         settings = {tier: served(engine.config) for tier, engine in engines.items()}
@@ -114,7 +114,7 @@ def both_ways(max_tokens: int, clock: Clock = time.perf_counter) -> Iterator[tup
 
 
 def load(target: Path) -> tuple[LocalPair, dict[str, TorchEngine]]:
-    """The pair in this process. Which forward passes serve it is measured here, and then insisted on everywhere."""
+    """The pair in this process. It chooses forward backends by measurement; both sides then use those."""
     tokenizer = Tokenizer.load(str(target))
     config = EngineConfig(str(target), device="cpu", num_slots=2, max_context=512)
     engines = {
@@ -131,7 +131,7 @@ def load(target: Path) -> tuple[LocalPair, dict[str, TorchEngine]]:
 
 
 def served(config: EngineConfig) -> dict[str, Any]:
-    """The same engine as a tier's settings. The prober takes a slot beside the answer's."""
+    """The same engine as a tier's settings, with one more slot for the prober."""
     return {
         "model": config.model,
         "device": config.device,
@@ -144,13 +144,13 @@ def served(config: EngineConfig) -> dict[str, Any]:
 def ask_service(
     client: httpx.Client, model: str, max_tokens: int, clock: Clock, prompt: str, mode: Mode
 ) -> ShareAnswer:
-    """Over HTTP, streamed to the end."""
+    """One answer over HTTP, streamed to the end."""
     one = stream(client, model, prompt, mode, max_tokens, clock)
     return ShareAnswer(one.text, one.num_tokens, one.seconds)
 
 
 def ask_here(pair: LocalPair, max_tokens: int, clock: Clock, prompt: str, mode: Mode) -> ShareAnswer:
-    """In this process, chat template and text included."""
+    """One answer in this process, including chat template and detokenisation."""
     began_s = clock()
     answer = pair.chat(prompt, mode=mode.value, max_tokens=max_tokens)
     return ShareAnswer(answer.text, answer.usage.completion_tokens, clock() - began_s)
@@ -173,7 +173,7 @@ def table(found: Sequence[ServiceShare]) -> Table:
 
 
 def falls_short(found: Sequence[ServiceShare]) -> list[str]:
-    """What the goal lacks, one sentence each."""
+    """The missed goals, one sentence each."""
     short = [
         f"mode {one.mode}: the service reaches {one.ratio:.1%} of the in-process speed, the goal is {GOAL:.0%}"
         for one in found

@@ -45,13 +45,13 @@ class ModeResult:
     """One mode's figures."""
 
     mode: str
-    tokens_per_s: list[float]  # of each repeat: all tokens by all seconds
+    tokens_per_s: list[float]  # per repeat: all tokens over all seconds
     median_tokens_per_s: float
     first_token_ms: dict[str, float]  # median, p90
     gap_ms: dict[str, float]  # median, p90
     tokens_per_chunk: float
     accepted_share: float | None  # of drafted tokens
-    num_differing: int  # prompts with another text than in mode off, in any repeat
+    num_differing: int  # prompts whose text differs from mode off's, in any repeat
     accuracy: float
 
 
@@ -64,7 +64,7 @@ def measure(
     clock: Clock = time.perf_counter,
     show: bool = False,
 ) -> dict[Turn, Streamed]:
-    """All modes in turn, after one answer of each that does not count."""
+    """All modes in turn, after one uncounted answer of each."""
     for mode in Mode:
         stream(client, model, chosen[0].prompt, mode, max_tokens, clock)
     order = list(turns([mode.value for mode in Mode], len(chosen), num_repeats))
@@ -102,7 +102,7 @@ def result(mode: Mode, measured: dict[Turn, Streamed], chosen: Sequence[Example]
 
 
 def spread_ms(times_s: Sequence[float]) -> dict[str, float]:
-    """Median and 90th percentile in milliseconds; of nothing they are 0."""
+    """Median and 90th percentile in milliseconds; 0 without values."""
     if not times_s:
         return {"median": 0.0, "p90": 0.0}
     ordered = sorted(times_s)
@@ -169,7 +169,7 @@ def main(arguments: list[str] | None = None, transport: httpx.BaseTransport | No
 
 
 def compare(options: argparse.Namespace, header: dict[str, Any], console: Console) -> int:
-    """The service beside the pair in this process, on an enlarged target; 1 if it misses its goal."""
+    """The service against the pair in this process, on an enlarged target; 1 if it misses its goal."""
     with service_share.both_ways(options.max_tokens) as (ways, forwards):
         found = service_share.measure(ways, examples(options.prompts), options.repeats)
     console.print(service_share.table(found))

@@ -49,12 +49,12 @@ class Result:
     """One contender's figures."""
 
     name: str
-    tokens_per_s: list[float]  # of each repeat: all tokens by all seconds
+    tokens_per_s: list[float]  # per repeat: all tokens over all seconds
     median_tokens_per_s: float
     ratio_to_generate: float  # median over repeats
-    ratio_to_best_assisted: float  # median over repeats; the best one is the best by median
+    ratio_to_best_assisted: float  # median over repeats; against the assisted contender with the best median
     num_tokens: int  # of one repeat, on average
-    num_differing: int  # prompts with an answer other than generate's, in any repeat
+    num_differing: int  # prompts whose answer differs from generate's, in any repeat
     accuracy: float  # right answers by the task's check, all repeats
     target_passes_per_token: float | None
     accepted_share: float | None  # of drafted tokens
@@ -68,7 +68,7 @@ def race(
     clock: Callable[[], float] = time.perf_counter,
     show: bool = False,
 ) -> list[Measured]:
-    """Everybody answers the first prompt once to warm up, then all prompts in turn."""
+    """Every contender answers the first prompt once to warm up, then all prompts in turn."""
     for contender in contenders.values():
         contender.answer(prompts[0], max_tokens)
         if contender.drafting is not None:
@@ -124,12 +124,12 @@ def per_repeat(measured: Sequence[Measured], name: str) -> list[float]:
 
 
 def ratio(rates: Sequence[float], others: Sequence[float]) -> float:
-    """Median over repeats of the quotient within a repeat."""
+    """Median over repeats of the ratio within a repeat."""
     return statistics.median(own / other for own, other in zip(rates, others, strict=True))
 
 
 def shares(drafting: Drafting | None, num_tokens: int) -> tuple[float | None, float | None]:
-    """Target passes per token, accepted share of drafted tokens."""
+    """Target passes per token, and accepted share of drafted tokens."""
     if drafting is None:
         return None, None
     accepted = drafting.num_accepted / drafting.num_drafted if drafting.num_drafted else None
@@ -169,7 +169,7 @@ def table(found: Sequence[Result]) -> Table:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write; 1 if an exact mode of ours changed an answer."""
+    """Measure, print, write; 1 if one of our exact modes changed an answer."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
     header = record.circumstances("throughput.single_stream", arguments, options.threads)

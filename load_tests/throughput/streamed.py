@@ -1,4 +1,4 @@
-"""One answer of a running server as it streams in over HTTP: its text, its times, what was drafted."""
+"""One answer of a running server as it arrives over HTTP: its text, its times, its speculation figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Streamed:
-    """One answer as it came in; times in seconds."""
+    """One streamed answer; times in seconds."""
 
     text: str
     num_tokens: int
@@ -31,7 +31,7 @@ class Streamed:
 def stream(
     client: httpx.Client, model: str, prompt: str, mode: Mode, max_tokens: int, clock: Clock
 ) -> Streamed:
-    """Ask once and read to the end; raises ServerRefusal if the server refuses or the stream fails."""
+    """Send one request and read to the end; raises ServerRefusal if the server refuses or the stream fails."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],

@@ -80,9 +80,7 @@ class ChoiceReader:
             ListedToken(token_id, logprob, self._offsets.of(token_id))
             for token_id, logprob in zip((first, *rest), known, strict=True)
         ]
-        self._offsets = _Offsets(
-            self._text, len(shown)
-        )  # the answer's text begins directly after the prompt's
+        self._offsets = _Offsets(self._text, len(shown))  # the answer's text follows the prompt's
         return tuple(listed)
 
     def _listed(self, token_id: int, logprob: TokenLogprob | None) -> ListedToken:

@@ -41,9 +41,7 @@ SYNONYMS = {"max_tokens": "n_predict", "repetition_penalty": "repeat_penalty"}
 class Order:
     """A valid body: one request per choice, and how the answers are delivered."""
 
-    requests: tuple[
-        GenerationRequest, ...
-    ]  # in the order of their choices: the ``n`` of the first prompt, ...
+    requests: tuple[GenerationRequest, ...]  # by choice index: ``n`` of the first prompt, ...
     n: int  # answers per prompt
     model: str
     stream: bool
