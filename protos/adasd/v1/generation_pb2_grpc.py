@@ -65,23 +65,23 @@ class GenerationServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """Generates one answer. Chunks come one per verification step (the first holds the one token of the
-        prefill); `complete` is the last message of every stream that does not fail. Cancelling the call stops it.
+        """Generates one answer. There is one chunk per verify step (the first holds the one token of the
+        prefill); `complete` is the last message of every stream that does not fail. Cancelling the call stops the answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Stops running answers, whichever replica of the server they run on; their streams end with the finish reason
-        "cancelled". Every running answer of a name is stopped.
+        """Stops running answers on every replica of the server; their streams end with the finish reason "cancelled".
+        If several running answers have the same name, all are stopped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """What is served here and with which methods.
+        """The served model and the methods that requests may name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +95,7 @@ class GenerationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetLoads(self, request, context):
-        """How busy the replicas are, as they last reported (every 2 s).
+        """Load of the replicas, from their last report (every 2 s).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
