@@ -33,7 +33,7 @@ FOR_SMALL_IMAGES = ("PIP_NO_CACHE_DIR",)
 
 
 class StepFailed(Exception):
-    """A step of the image does not work."""
+    """A step of the image failed."""
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,12 @@ Run = Callable[[Sequence[str]], int]
 
 
 def run(command: Sequence[str]) -> int:
-    """In the repository's root; the exit status."""
+    """Run in the repository's root; returns the exit status."""
     return subprocess.run(command, cwd=record.ROOT, check=False).returncode
 
 
 def main(arguments: list[str] | None = None, run: Run = run) -> int:
-    """Run all, then say which fell short."""
+    """Run all, then report which ones missed their goal."""
     parser = argparse.ArgumentParser(prog="python -m load_tests.benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(

@@ -61,7 +61,7 @@ def num_cores() -> int:
 
 
 def version(package: str) -> str | None:
-    """None if it is not installed."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

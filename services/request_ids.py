@@ -1,4 +1,4 @@
-"""Request ids of callers, with one rule for HTTP and gRPC."""
+"""Validates request ids of callers, with one rule for HTTP and gRPC."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Option:
 
     name: str  # dotted path, for example target.num_slots
     hint: Any  # its type
-    default: Any  # MISSING where there is none
+    default: Any  # MISSING if there is none
     sentence: str
     low: float | None
     high: float | None

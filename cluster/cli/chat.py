@@ -94,7 +94,7 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
 
     def ask(self, message: str) -> None:
-        """Send a message and print the answer as it comes; raises ServerRefusal."""
+        """Send a message and print the answer as it arrives; raises ServerRefusal."""
         self.messages.append({"role": "user", "content": message})
         answer, last, begun_s = "", {}, time.monotonic()
         try:

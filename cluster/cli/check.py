@@ -17,7 +17,7 @@ from services.config import ServeConfig
 
 
 def main(argv: Sequence[str]) -> int:
-    """Entry point; 0 if it can be served, 1 if not, 2 if the settings cannot be read."""
+    """Entry point; returns 0 if it can be served, 1 if not, 2 if the settings cannot be read."""
     parser = parser_of("check", "Validate a configuration without serving it.")
     where = "check the places on this Ray cluster instead of this machine"
     parser.add_argument("--address", metavar="HOST:PORT", help=where)

@@ -74,7 +74,7 @@ def parse(argv: Sequence[str], extra: Mapping[str, str]) -> argparse.Namespace:
 def write(topology: Path, cluster: Path | None, out: Path | None, base: Path) -> int:
     """Render into a folder and print what else the cluster needs."""
     folder = out or topology.parent
-    if base.is_relative_to(PACKAGED):  # the overlay has to work without this installation
+    if base.is_relative_to(PACKAGED):  # the overlay must work without this installation
         base = shutil.copytree(base, folder / "base", dirs_exist_ok=True)
     overlay = render(topology, cluster_facts.read(cluster), folder, base)
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from adasd.requests import Mode
 
 
 def main(argv: Sequence[str]) -> int:
-    """Entry point; the exit status."""
+    """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="adasd methods", description=__doc__)
     parser.parse_args(argv)
     defaults, console = SpeculationConfig(), Console()

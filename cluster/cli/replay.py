@@ -38,13 +38,13 @@ class Cell:
     cost_ratio: float
     tokens_per_round: float
     drafted_per_round: float
-    over_off: float  # tokens per millisecond, over those of plain decoding
+    over_off: float  # tokens per millisecond, relative to plain decoding
     best_static: str
     over_best_static: tuple[float, float, float]  # ratio, and its 95 % interval by bootstrap over prompts
 
 
 def main(argv: Sequence[str]) -> int:
-    """Entry point; the exit status."""
+    """Entry point; returns the exit status."""
     options = parser().parse_args(argv)
     console = Console(width=max(Console().width, WIDTH))
     try:

@@ -68,7 +68,7 @@ RunSeries = Callable[[Sequence[str], Console], Evaluation]
 
 
 def write_all(folder: Path, num_per_task: int, seed: int, run: RunSeries) -> int:
-    """Run all series; the exit status."""
+    """Run all series; returns the exit status."""
     folder.mkdir(parents=True, exist_ok=True)
     console, tables = Console(), list[str]()
     for series in SERIES:

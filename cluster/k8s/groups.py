@@ -21,20 +21,20 @@ POOL = "pool"
 
 @dataclass(frozen=True, slots=True)
 class PodGroup:
-    """Equal pods. Each holds one replica of every tier in ``tiers`` (or as many as share its GPUs)."""
+    """Identical pods. Each holds one replica of every tier in ``tiers`` (or as many as share its GPUs)."""
 
     name: str
     tiers: tuple[tuple[str, TierConfig], ...]
     min_pods: int
     max_pods: int
     num_cpus: int  # Ray CPUs of a pod
-    num_gpus: int  # whole cards of a pod
+    num_gpus: int  # GPUs of a pod
     labels: dict[str, str]  # of the Ray node
     resources: dict[str, float]  # other Ray resources of a pod
 
 
 def groups_of(config: ServeConfig, facts: Facts) -> list[PodGroup]:
-    """The groups, gateway first. ConfigError if a tier asks for the gateway's pool."""
+    """The groups, gateway first. ConfigError for an unknown group in ``facts``, or a tier in the gateway's pool."""
     by_wishes: dict[object, list[tuple[str, TierConfig]]] = {}
     for role, tier in config.tiers.items():
         by_wishes.setdefault(_wishes(tier), []).append((role, tier))

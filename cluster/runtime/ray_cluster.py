@@ -55,7 +55,7 @@ OBJECT_STORE_BYTES = 128 * 1024 * 1024  # this service does not use the object s
 
 
 class StartFailed(AdasdError):
-    """The service could not be brought up."""
+    """The service could not start."""
 
 
 class RayLost(AdasdError):

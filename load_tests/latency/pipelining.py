@@ -3,13 +3,14 @@
     python -m load_tests.latency.pipelining [--rounds 60] [--seconds 2] [--json FILE]
 
 The real Runner talks gRPC to a draft and a target in processes of their own, whose engines only keep a core busy
-(load_tests.latency.timed_engine). So everything beyond the simulated compute is our overhead. Half of the rejections
-come for the draft's second choice; on the demo pair between 47 and 60 % do, where the draft is most in doubt.
+(load_tests.latency.timed_engine), so everything beyond the simulated compute is our overhead. In half of the
+rejections, the correction is the draft's second choice; on the demo pair it is in 47 to 60 % of those where the
+draft's confidence is lowest.
 
 Ideal: a round whose block was drafted ahead takes max(draft, verify), any other draft + verify, where *draft* is
 the compute of the block and, ahead, of the guess before it. The goal is 90 % of the ideal, drafting ahead, in
-every case with at least 5 ms per side. Shares are by medians; on a machine that is busy with something else also
-those say little, unless the benchmark runs before it (``chrt --rr 1 python -m ...``, which the figures note).
+every case with at least 5 ms per side. Shares are by medians. On a busy machine even medians are unreliable, unless
+the benchmark has priority (``chrt --rr 1 python -m ...``; the figures record this).
 """
 
 from __future__ import annotations

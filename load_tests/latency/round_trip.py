@@ -2,9 +2,9 @@
 
     python -m load_tests.latency.round_trip [--rounds 2000] [--json FILE]
 
-Draft and target are processes of their own, each with its event loop, leases, engine thread and a
-CountingEngine; the client is this process. Event loops are uvloop's, as in Ray Serve. What is measured is
-what speculation over a network costs before any model runs; the goal is a median of at most 1.2 ms.
+Draft and target are separate processes, each with its event loop, leases, engine thread and a CountingEngine; the
+client is this process. Event loops are uvloop's, as in Ray Serve. The result is the overhead of speculation over a
+network, without any model; the goal is a median of at most 1.2 ms.
 """
 
 from __future__ import annotations

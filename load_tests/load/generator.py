@@ -41,8 +41,8 @@ class ArrivalPhase:
 class Strain:
     """How loaded the generator itself was."""
 
-    late_p99_s: float = 0.0  # sent after the intended time
-    loop_lag_p99_s: float = 0.0  # a timer of the event loop fired late
+    late_p99_s: float = 0.0  # delay after the intended send time
+    loop_lag_p99_s: float = 0.0  # delay of a timer of the event loop
     cpu_share: float = 0.0  # of one core
     num_not_sent: int = 0  # MAX_IN_FLIGHT were already waiting for answers
 

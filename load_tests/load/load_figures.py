@@ -17,7 +17,7 @@ from load_tests.load.scrape import Scrape
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Milliseconds; None where nothing was measured."""
+    """Milliseconds; None if nothing was measured."""
 
     p50: float | None
     p90: float | None

@@ -28,10 +28,10 @@ class OverloadFigures:
 
     num_answered: int
     num_refused: int
-    num_without_status: int  # failed, or cut at the end
+    num_without_status: int  # failed, or cut off at the end
     refused_p99_s: float | None
     health_p99_s: float | None
-    first_token_p99_s: float | None  # of the admitted
+    first_token_p99_s: float | None  # of admitted requests
     first_token_below_p99_s: float | None  # below the knee
 
     def problems(self) -> Iterator[str]:

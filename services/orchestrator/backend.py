@@ -37,8 +37,8 @@ class OrchestratorBackend:
         readings: Readings,
         tell: Callable[[Observation], None] = lambda _: None,
     ) -> None:
-        self.config, self._tokenizer, self._context_len = config, tokenizer, context_len
         """``tell`` receives events about every answer's rounds and slots."""
+        self.config, self._tokenizer, self._context_len = config, tokenizer, context_len
         self.placement, self.readings, self.tell = placement, readings, tell
         self.controller = Controller(config.speculation, config.draft_sources)
         self.lookups = Lookups(config.speculation.recent_tokens)

@@ -154,7 +154,7 @@ class Orchestrator:
         return create_app(self.backend, self.settings, self.reporter.scrape, self.tell, self.keys)
 
     def check_health(self) -> None:
-        """Fail if the prober died; Serve then replaces this replica."""
+        """Raises if the prober died; Serve then replaces this replica."""
         if self.prober.done() and not self.is_shut_down:
             raise RuntimeError("the readiness prober of this orchestrator ended") from self.prober.exception()
 

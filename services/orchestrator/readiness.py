@@ -41,7 +41,7 @@ class Readings:
     target: str | None = "the target has not answered its warm-up yet"
     draft: str | None = "the draft has not answered its warm-up yet"
     answered: set[str] = field(default_factory=set)  # tiers that have answered at least once
-    draft_overdue: bool = False  # the target serves and has waited long enough for the draft's first answer
+    draft_overdue: bool = False  # the target has served for DRAFT_GRACE_S without the draft's first answer
 
     def readiness(self) -> Readiness:
         """Ready once both tiers have answered a warm-up; a draft lost later (or overdue) only degrades."""

@@ -48,7 +48,7 @@ def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
             operation = "chat" if is_chat else "text_completion"
             INCOMING.set(from_headers(context.invocation_metadata() or (), operation))
             request_id = call.request_id or _id_in(context.invocation_metadata()) or uuid4().hex
-            if not (request_id.isascii() and request_id.isprintable()):  # it goes into metadata and logs
+            if not (request_id.isascii() and request_id.isprintable()):  # goes into metadata and logs
                 raise InvalidRequest(f"request_id is {request_id[:64]!a}; send printable ASCII", "request_id")
             await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
             async with aclosing(service.generate(request_id, call)) as events:

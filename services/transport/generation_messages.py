@@ -61,7 +61,7 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
-    """How busy one worker replica is."""
+    """The load of one worker replica."""
 
     role: str  # draft | target
     replica: str

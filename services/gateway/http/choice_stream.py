@@ -24,7 +24,7 @@ class ChoiceDelta:
 
     text: str
     num_tokens: int
-    finish_reason: str | None  # in OpenAI's words
+    finish_reason: str | None  # OpenAI's name for it
     listed: tuple[ListedToken, ...] = ()
     provenance: tuple[dict[str, Any], ...] = ()
     calls: tuple[dict[str, Any], ...] = ()  # deltas of tool calls

@@ -192,7 +192,7 @@ def _choices(
 
 
 def _num_choices(body: GenerationBody) -> int:
-    """Answers per prompt; raises InvalidRequest for a best_of that would throw some away."""
+    """Answers per prompt; raises InvalidRequest for a best_of that would discard answers."""
     wanted = body.n or 1
     if body.best_of is not None and body.best_of != wanted:
         raise InvalidRequest(
