@@ -67,7 +67,7 @@ class AdmittedPlacement:
         return self._inner.draft_names
 
     async def attach_target(self, call: OpenCall) -> Verifier:
-        """As in the wrapped placement; Overloaded at once or after the grace period if the queue is full."""
+        """As in the wrapped placement; Overloaded, after the grace period at most, if slots and queue are full."""
         if self._admitted:
             return await self._inner.attach_target(call)
         if self._queue.max_queued and self._queue.is_full:

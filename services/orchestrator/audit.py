@@ -120,7 +120,7 @@ class Auditor:
 
     def _enqueue(self, running: _Running | None, event: RequestEnded) -> None:
         if running is None or event.complete is None or not running.tokens:
-            return  # failed, or emitted nothing
+            return  # not sampled, failed, or empty
         request = running.request
         try:
             self._waiting.put_nowait(AuditedAnswer(request.prompt, tuple(running.tokens), request.sampling))

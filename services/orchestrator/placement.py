@@ -103,8 +103,8 @@ class LeasedSlot:
 def is_first_call_sent_along(tier: Tier, call: OpenCall) -> bool:
     """Whether the first call is sent right after the opening, without waiting for its reply.
 
-    This saves a prompt a round trip, since a stream keeps the order. Not if the worker must first compile a grammar,
-    which happens outside its queue. A draft is useless until its slot is known to be open.
+    This saves a prompt a round trip, since a stream keeps the order. It waits if the worker must first compile a
+    grammar, which happens outside its queue. A draft is useless until its slot is known to be open.
     """
     return tier.role == "target" and call.transform.grammar is None
 
