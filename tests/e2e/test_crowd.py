@@ -25,7 +25,7 @@ MALFORMED: tuple[bytes, ...] = (
     b"[]",
     b'{"messages": "hello"}',
     b'{"messages": [{"role": "user", "content": "x"}], "temperature": "hot"}',
-    b'{"messages": [{"role": "user", "content": "x"}], "stream": true, "speculation": {"mode": "transform"}}',
+    b'{"messages": [{"role": "user", "content": "x"}], "stream": true, "speculation": {"mode": "warp"}}',
     b'{"messages": [{"role": "user", "content": "x"}], "stream": true, "max_tokens": 99999999}',
     b"\xff\xfe\x00" * 100,
 )
