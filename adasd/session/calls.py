@@ -1,4 +1,4 @@
-"""What a session sends: draft and verify calls with what each side has cached, and the parts of blocks."""
+"""Builds the calls of a session: each says what the worker keeps in its cache and what it is fed. Cuts blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def verify(
     *,
     phase: Phase = Phase.VERIFYING,
 ) -> Step:
-    """Ask for a verdict on a block drafted by ``rule`` (None: plain decoding); opens a new epoch, without branches."""
+    """Call for a verdict on a block drafted by ``rule`` (None: plain decoding), in a new epoch without branches."""
     epoch, keep_len = session.last_epoch + 1, session.target_cached
     call = verify_call(session, epoch, keep_len, session.committed[keep_len:], block)
     session = session._replace(
@@ -42,7 +42,7 @@ def verify_call(
     block: DraftBlock | None,
     assuming: Assumption | None = None,
 ) -> VerifyCall:
-    """A call for a verdict on a block (None: plain decoding) by the plan of the round under way."""
+    """The verify call for a block (None: plain decoding), under the acceptance rule of the current round."""
     return VerifyCall(
         session.request.request_id,
         epoch,
@@ -59,7 +59,7 @@ def verify_call(
 def call_draft(
     session: Session, behind: tuple[int, ...], rule: StopRule, *, optimistic: bool = False
 ) -> tuple[Session, AskDraft]:
-    """Feed the draft what it lacks of the committed text and of what is assumed ``behind`` it, and have it draft."""
+    """Make the draft continue the committed tokens and those assumed after them (``behind``); feed what it lacks."""
     epoch = session.last_epoch + 1
     side = session.draft.asked(epoch, session.committed, behind)
     call = DraftCall(session.request.request_id, epoch, side.keep_len, side.feeding, rule, optimistic)
@@ -67,9 +67,9 @@ def call_draft(
 
 
 def without_tripping(drafted: DraftBlock, rule: StopRule, num_kept: int) -> DraftBlock:
-    """The block without the token that passed the ceiling, if the rule asks for that; ``num_kept`` always stay.
+    """Drop the last token if its entropy exceeds the ceiling and the rule wants that; ``num_kept`` always stay.
 
-    What decides is the distribution that the token was drawn from, never the token, so the exact tests stay exact.
+    The decision depends on the distribution that the token was drawn from, not on the token, so tests stay exact.
     """
     entropies = drafted.entropies
     if not rule.drops_last or len(drafted.tokens) <= num_kept or len(entropies) != len(drafted.tokens):
@@ -78,14 +78,14 @@ def without_tripping(drafted: DraftBlock, rule: StopRule, num_kept: int) -> Draf
 
 
 def judged_part(block: DraftBlock | None, length: int | None) -> DraftBlock | None:
-    """What was judged of a block that the target cut to ``length`` tokens (None: it did not); None for nothing."""
+    """The first ``length`` tokens of a block, those the target judged (None: all); None if there are none."""
     if block is None or length is None or length >= len(block.tokens):
         return block
     return part(block, slice(length)) if length else None
 
 
 def part(drafted: DraftBlock, which: slice) -> DraftBlock:
-    """Some of a block's tokens with what belongs to them."""
+    """Some of a block's tokens, with their entropies, distributions, confidences and runner-ups."""
     full = drafted.distributions
     return replace(
         drafted,

@@ -1,4 +1,4 @@
-"""What goes out: which tokens of a verdict are emitted, where the answer ends, and the counts of both."""
+"""Emission: which tokens of a verdict are emitted, where the answer ends, and the counts of the report."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ KIND_INDEX = {kind: index for index, kind in enumerate(KINDS)}
 
 
 def emit(session: Session, verdict: Verdict, elapsed_ms: float) -> tuple[Session, RoundCompleted, Chunk]:
-    """Commit the tokens of a verdict up to the first that ends the answer, and count the round.
+    """Commit the verdict's tokens up to the first that ends the answer, and count the round.
 
-    The session is over if it has a finish reason afterwards. Raises IllegalEvent for a verdict that does not fit.
+    The session is over if it then has a finish reason. Raises IllegalEvent if the verdict does not fit the block.
     """
     base_len, whole = len(session.committed), session.block
     block = judged_part(whole, verdict.block_len)
@@ -61,7 +61,7 @@ def emit(session: Session, verdict: Verdict, elapsed_ms: float) -> tuple[Session
 
 
 def provenance(block: DraftBlock | None, verdict: Verdict) -> tuple[EmittedToken, ...]:
-    """The verdict's tokens, each with where it came from."""
+    """The verdict's tokens, each with its provenance."""
     drafted = block.tokens if block else ()
     relaxed = verdict.relaxed or (False,) * verdict.num_accepted
     logprobs = verdict.logprobs or (None,) * (verdict.num_accepted + 1)
@@ -85,7 +85,7 @@ def commit(
 ) -> tuple[Session, str, tuple[EmittedToken, ...]]:
     """Append tokens up to the first that ends the answer; the text stops before a stop string.
 
-    The session, the text to show, and the tokens that were emitted.
+    Returns the session, the text to show, and the emitted tokens.
     """
     num_kept, reason, match = end_by_token(session, tokens)
     ends_silently = reason is FinishReason.STOP  # the token that ends the answer is no part of its text
@@ -103,10 +103,10 @@ def commit(
 def end_by_token(
     session: Session, tokens: tuple[EmittedToken, ...]
 ) -> tuple[int, FinishReason | None, str | int | None]:
-    """How many tokens stand, why the answer ends with them if it does, and the stop token that did it.
+    """The number of tokens to emit, the finish reason or None, and the stop token that matched.
 
-    An answer that follows a grammar ends with the end-of-sequence token whatever else was asked for: the grammar
-    says where that is allowed, and nothing can follow.
+    Under a grammar the end-of-sequence token always ends the answer, despite ``min_tokens`` and ``ignore_eos``: the
+    grammar says where it is allowed, and nothing can follow it.
     """
     sampling, num_before = session.request.sampling, session.num_emitted
     if sampling.max_tokens == 0:
@@ -125,9 +125,9 @@ def end_by_token(
 
 
 def read_text(session: Session, tokens: tuple[EmittedToken, ...]) -> tuple[TextState, str, int, str | None]:
-    """Read up to the first stop string: the text's state, what may be shown, tokens read, the stop string."""
+    """Decode up to the first stop string. Returns text state, text to show, tokens read, stop string or None."""
     sampling, decode, text, shown = session.request.sampling, session.decode, session.text, ""
-    if not sampling.stop:  # in one piece
+    if not sampling.stop:  # all tokens at once
         text, shown, _ = stop_strings.push(text, [token.id for token in tokens], (), decode)
         return text, shown, len(tokens), None
     for num, token in enumerate(tokens, 1):
@@ -143,7 +143,7 @@ def read_text(session: Session, tokens: tuple[EmittedToken, ...]) -> tuple[TextS
 
 
 def counted(counts: Counts, done: RoundCompleted, tokens: tuple[EmittedToken, ...]) -> Counts:
-    """Add a round and the tokens that were emitted in it."""
+    """Add a round and its emitted tokens."""
     drafted, verdict = done.drafted, done.verdict
     draft_ms = drafted.compute_ms if drafted else 0.0
     waited_ms = max(0.0, done.draft_ms - draft_ms) + max(0.0, done.verify_ms - verdict.compute_ms)
@@ -164,7 +164,7 @@ def counted(counts: Counts, done: RoundCompleted, tokens: tuple[EmittedToken, ..
 
 
 def complete(session: Session, effective: SpeculationOptions, learned: SessionController) -> Complete:
-    """The last event of an answer that did not fail."""
+    """The last result of an answer that did not fail."""
     counts = session.counts
     return Complete(
         finish_reason=session.finish_reason or FinishReason.ERROR,

@@ -1,4 +1,4 @@
-"""Events (facts that go into the session) and actions (what is to be done now); frozen, no behaviour."""
+"""Events (what happened) and actions (what to do next) of a session; frozen, without behaviour."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from adasd.rounds import AcceptanceRule, DraftBlock, DraftCall, RoundCompleted, 
 
 @dataclass(frozen=True, slots=True)
 class TargetAttached:
-    """A target slot is open for this session and empty."""
+    """An empty target slot is open for this session."""
 
 
 @dataclass(frozen=True, slots=True)
 class TargetLost:
-    """The target's answer will never come: replica dead, silent or restarted."""
+    """The target's reply will never come: its replica is dead, silent or restarted."""
 
 
 @dataclass(frozen=True, slots=True)
 class TargetAnswered:
-    """A verdict arrived ``elapsed_ms`` after it was asked for."""
+    """A verdict arrived ``elapsed_ms`` after its call."""
 
     verdict: Verdict
     elapsed_ms: float = 0.0
@@ -31,14 +31,14 @@ class TargetAnswered:
 
 @dataclass(frozen=True, slots=True)
 class TargetDeclined:
-    """The target will not do the ask of ``epoch``: what that assumed did not come true, as far as it knows."""
+    """The target refuses the early call of ``epoch``: to its knowledge, the assumption did not come true."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class DraftAttached:
-    """A draft slot is open for this session and empty."""
+    """An empty draft slot is open for this session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,14 @@ class DraftLeft:
 
 @dataclass(frozen=True, slots=True)
 class DraftLate:
-    """The block of ``epoch`` is not worth waiting for any longer; the draft itself may still live."""
+    """The block of ``epoch`` took too long to wait for it; the draft itself may still be alive."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class DraftAnswered:
-    """A block arrived ``elapsed_ms`` after it was asked for."""
+    """A block arrived ``elapsed_ms`` after its call."""
 
     drafted: DraftBlock
     elapsed_ms: float = 0.0
@@ -68,26 +68,26 @@ class DraftAnswered:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The controller's answer to AskPlan; ``draft.max_tokens == 0`` makes the round a plain one.
+    """The controller's reply to AskPlan; ``draft.max_tokens == 0`` makes the round a plain one.
 
-    While the target judges, branches of a lookahead may be prepared (adasd.session.lookahead).
+    The three flags allow lookahead while the target judges (adasd.session.lookahead).
     """
 
     draft: StopRule
     accept: AcceptanceRule
-    drafts_ahead: bool = False  # the draft goes on behind the block, for a full acceptance
-    drafts_for_rejection: bool = False  # and prepares for the likeliest rejection
-    asks_early: bool = False  # the target takes calls that assume a verdict, and so decodes on
+    drafts_ahead: bool = False  # the draft continues after the block, in case of full acceptance
+    drafts_for_rejection: bool = False  # the draft also prepares for the likeliest rejection
+    asks_early: bool = False  # the target takes calls that assume a verdict, so it can decode ahead
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The caller left."""
+    """The client has left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Nothing helps any more (retries used up, deadline passed); ``error`` goes to the caller."""
+    """The answer cannot be completed (retries used up, deadline passed); ``error`` goes to the caller."""
 
     error: AdasdError
 
@@ -112,12 +112,12 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class AttachTarget:
-    """Lease a target, open a slot there, answer TargetAttached (or Fail)."""
+    """Lease a target and open a slot there; TargetAttached or Fail follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskPlan:
-    """Ask the controller for the next round's rules; answer Planned."""
+    """Get the next round's rules from the controller; Planned follows."""
 
     remaining_tokens: int
     num_emitted: int
@@ -126,14 +126,14 @@ class AskPlan:
 
 @dataclass(frozen=True, slots=True)
 class AskDraft:
-    """Send the call to the draft; answer DraftAnswered, DraftLate or DraftLost."""
+    """Send the call to the draft; DraftAnswered, DraftLate or DraftLost follows."""
 
     call: DraftCall
 
 
 @dataclass(frozen=True, slots=True)
 class AskVerify:
-    """Send the call to the target; answer TargetAnswered or TargetLost."""
+    """Send the call to the target; TargetAnswered, TargetDeclined, TargetLost or Fail follows."""
 
     call: VerifyCall
 

@@ -1,17 +1,17 @@
-"""Lookahead: what may be prepared while the target judges a block.
+"""Lookahead: work that starts while the target judges a block.
 
-A lookahead is a tuple of branches. A branch is an assumption about the verdict under way, the draft call made on it
-and, if the target was asked early, the epoch of that verify call. There are three kinds:
+A lookahead is a tuple of branches. A branch is an assumption about the pending verdict, the draft call made on it
+and, if the target was called early, the epoch of that verify call. There are three kinds:
 
-* *Full acceptance*: the draft goes on behind the block. Its first token is its guess at the target's own token, the
+* *Full acceptance*: the draft continues after the block. Its first token is its guess at the target's own token, the
   rest is the next block if that guess is right (post-verify in PEARL, arXiv:2408.11850).
-* *Likeliest rejection*: the block is rejected where the draft was least sure, and the target's own token there is the
-  draft's runner-up. What is drafted behind it is the next block (outcomes of a verification are predicted in
-  arXiv:2603.03251, many at once).
-* *Decoding on*: nothing is drafted, and the target is asked for the token behind the one that it is at.
+* *Likeliest rejection*: the block is rejected where the draft expects it most, and the target's own token there is the
+  draft's runner-up. The tokens drafted after it are the next block (arXiv:2603.03251 predicts many outcomes of a
+  verification at once).
+* *Decoding ahead*: nothing is drafted; the target gets the call for the next token while it computes this one.
 
-``resolve`` keeps the branch that came true. The output never depends on a lookahead: a block that is used was drafted
-behind exactly the text that was committed.
+``resolve`` keeps the branch that came true. The output never depends on a lookahead: a block is used only if it was
+drafted after exactly the committed tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from adasd.session.state import Branch, Branches, Phase, Session
 
 
 def look_ahead(session: Session) -> Step:
-    """Prepare for what the verdict under way may be: the draft for one outcome at a time, or the target itself."""
+    """Prepare for the pending verdict: with the draft, one outcome at a time, or by decoding ahead."""
     plan, block = session.plan, session.block
     if session.phase is not Phase.VERIFYING:
         return session, ()
@@ -46,10 +46,10 @@ def look_ahead(session: Session) -> Step:
 
 
 def decode_on(session: Session) -> Step:
-    """If nothing will be drafted, ask the target for the token behind the one that it is at, whichever that becomes.
+    """If nothing will be drafted, call the target for the next token before it has returned the current one.
 
-    The call is the one that would follow anyway, so the hop between two tokens is hidden. Where the answer ends
-    unforeseen, a forward pass for one token was for nothing.
+    The same call would follow anyway, so this hides the network hop between two tokens. If the answer ends
+    unexpectedly (a stop token), one forward pass for one token is wasted.
     """
     plan = session.plan
     drafts = plan.draft.max_tokens > 0 and session.draft.attached
@@ -62,9 +62,9 @@ def decode_on(session: Session) -> Step:
 
 
 def ask_early(session: Session, branch: Branch) -> tuple[Session, Branch, tuple[Action, ...]]:
-    """Ask the target now for the verdict that would follow if the branch comes true, so that no hop lies between.
+    """Send the verify call that follows if the branch comes true already now, which hides a network hop.
 
-    Nothing depends on whether it is asked early; hence only under a rule that the verdict under way cannot change.
+    Only under a rule that the pending verdict cannot change, so that the result is the same as without it.
     """
     rule = session.plan.accept
     if (
@@ -83,7 +83,7 @@ def ask_early(session: Session, branch: Branch) -> tuple[Session, Branch, tuple[
 
 
 def keep(session: Session, branch: Branch) -> Step:
-    """A block came for a branch that is still open: ask the target for it early, and prepare the next branch."""
+    """A branch whose verdict is pending got its block: call the target early, and prepare the next branch."""
     session, branch, asks = ask_early(session, branch)
     branches = tuple(branch if each.draft_epoch == branch.draft_epoch else each for each in session.branches)
     session, more = look_ahead(session._replace(branches=branches))
@@ -91,7 +91,7 @@ def keep(session: Session, branch: Branch) -> Step:
 
 
 def settle_branches(session: Session, verdict: Verdict) -> Session:
-    """Keep the branch that came true; forget the others."""
+    """Keep only the branch that came true."""
     if not session.branches:
         return session
     came_true = resolve(session.branches, verdict)
@@ -107,7 +107,7 @@ def count_used(session: Session) -> Session:
 
 
 def drop_late(session: Session, late: DraftLate) -> Step:
-    """Do not count on a branch whose block is late."""
+    """Drop the branch whose block is late."""
     kept = tuple(
         each for each in session.branches if not (each.on_its_way and each.draft_epoch == late.epoch)
     )
@@ -117,7 +117,7 @@ def drop_late(session: Session, late: DraftLate) -> Step:
 
 
 def forget_refused(branches: Branches, epoch: int | None) -> Branches:
-    """The branches when the target will not do the early call of ``epoch`` (None: none of them)."""
+    """The branches after the target refused the early call of ``epoch`` (None: all early calls)."""
     branches = tuple(
         branch._replace(verify_epoch=None) if epoch in (None, branch.verify_epoch) else branch
         for branch in branches
@@ -129,7 +129,7 @@ def forget_refused(branches: Branches, epoch: int | None) -> Branches:
 
 
 def with_block(branch: Branch, drafted: DraftBlock, elapsed_ms: float) -> Branch:
-    """The branch with the draft's answer. Behind a full acceptance its first token is the guess."""
+    """The branch with the block from the draft. After a full acceptance, the first token is the guess."""
     guesses = branch.num_accepted is None
     assert branch.rule is not None
     drafted = without_tripping(drafted, branch.rule, num_kept=2 if guesses else 1)
@@ -142,7 +142,7 @@ def with_block(branch: Branch, drafted: DraftBlock, elapsed_ms: float) -> Branch
 
 
 def resolve(branches: Branches, verdict: Verdict) -> Branch | None:
-    """The branch that came true, or may still once its block is there; None if none did."""
+    """The branch that came true, or still may once its block arrives; None if there is none."""
     base_len = verdict.base_len + verdict.num_accepted
     return next((branch for branch in branches if branch.matches(base_len, verdict.next_token)), None)
 
@@ -150,10 +150,10 @@ def resolve(branches: Branches, verdict: Verdict) -> Branch | None:
 def next_branch(
     branches: Branches, block: DraftBlock, plan: Planned, remaining_tokens: int
 ) -> tuple[Branch, tuple[int, ...], StopRule] | None:
-    """What the draft should prepare for next: the branch, the tokens it assumes behind the text, the rule of its call.
+    """What the draft prepares next: the branch, the tokens assumed after the committed ones, the rule of its call.
 
-    The likelier outcome goes first, and each is prepared for once. ``remaining_tokens`` may be emitted before the
-    verdict. None: nothing is left to do, or no token would fit.
+    The likelier outcome comes first, and each is prepared once. ``remaining_tokens`` is counted before the pending
+    verdict. None: both are prepared, or no token would fit.
     """
     wanted = []
     known = {branch.num_accepted is None for branch in branches}
@@ -169,7 +169,7 @@ def next_branch(
 def full_acceptance(
     block: DraftBlock, rule: StopRule, remaining_tokens: int
 ) -> tuple[Branch, tuple[int, ...], StopRule] | None:
-    """Draft a guess at the target's own token and a block behind it; the next verdict's own token needs room, too."""
+    """Draft a guess at the target's own token and a block after it; leaves room for the next verdict's own token."""
     num_judged = len(block.tokens)
     num_drafted = min(rule.max_tokens, remaining_tokens - num_judged - 2)
     if num_drafted < 1:
@@ -189,7 +189,7 @@ class Rejection(NamedTuple):
 
 
 def likeliest_rejection(block: DraftBlock) -> Rejection | None:
-    """Where the draft expects it; None if it did not tell its runner-up tokens."""
+    """The most probable place, by the draft's confidences; None if the block has no runner-up tokens."""
     if not block.tokens or not len(block.runner_ups) == len(block.confidences) == len(block.tokens):
         return None
     likelihoods, before = [], 1.0
@@ -205,7 +205,7 @@ def likeliest_rejection(block: DraftBlock) -> Rejection | None:
 def rejection(
     block: DraftBlock, at: Rejection, rule: StopRule, remaining_tokens: int
 ) -> tuple[Branch, tuple[int, ...], StopRule] | None:
-    """Draft a block behind the runner-up token."""
+    """Draft a block after the runner-up token."""
     num_drafted = min(rule.max_tokens, remaining_tokens - at.place - 2)
     if num_drafted < 1:
         return None
@@ -218,6 +218,6 @@ def rejection(
 
 
 def foreseen(block: DraftBlock | None, verdict: Verdict) -> bool | None:
-    """Was the block rejected where the draft expected it, for its runner-up? None if the draft expected nothing."""
+    """Whether ``likeliest_rejection`` predicted place and token of the verdict; None if it predicted nothing."""
     at = likeliest_rejection(block) if block is not None else None
     return None if at is None else (verdict.num_accepted, verdict.next_token) == (at.place, at.token)

@@ -1,4 +1,4 @@
-"""What a request turns into before its session begins: how its slots are opened, and whether it fits."""
+"""From a request to the call that opens its slots, and the check that it fits the context."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from adasd.rounds import OpenCall, SamplingTransform
 
 
 def open_call(request: GenerationRequest, eos_ids: frozenset[int]) -> OpenCall:
-    """How the request's slots are opened on both workers."""
+    """The call that opens the request's slot on both workers."""
     sampling, prompt_len = request.sampling, len(request.prompt)
     return OpenCall(
         request.request_id,
@@ -20,7 +20,7 @@ def open_call(request: GenerationRequest, eos_ids: frozenset[int]) -> OpenCall:
 
 
 def transform_of(sampling: SamplingParams, prompt_len: int, eos_ids: frozenset[int]) -> SamplingTransform:
-    """The transform that both workers apply: everything of the request that shapes the distribution."""
+    """The sampling transform that both workers apply to logits."""
     return SamplingTransform(
         temperature=sampling.temperature,
         top_k=sampling.top_k,
@@ -39,6 +39,6 @@ def transform_of(sampling: SamplingParams, prompt_len: int, eos_ids: frozenset[i
 
 
 def check_length(prompt_len: int, max_tokens: int, context_len: int) -> None:
-    """Raise ContextTooLong unless prompt and answer fit, all in tokens."""
+    """Raise ContextTooLong unless prompt and answer fit. All numbers are in tokens."""
     if prompt_len + max_tokens > context_len:
         raise ContextTooLong(prompt_len, max_tokens, context_len)

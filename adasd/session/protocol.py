@@ -6,12 +6,12 @@
     any ──TargetLost──> ATTACHING (prefill of prompt + committed tokens follows)
     any ──last token, Cancel or Fail──> FINISHED
 
-``TRANSITIONS`` has the handler of every event in every phase. While the target judges, branches are prepared for what
-it may say (adasd.session.lookahead); PLANNING then leads straight to VERIFYING when one of them comes true. A lost or
-late draft costs speed, never an answer: the round goes on with an empty block, which is plain decoding. Every call
-carries a fresh epoch; an answer to any other call is stale and changes nothing. Roll-back is no message of its own:
-each call says how many cached tokens to keep, and feeds the rest. The newest committed token is never cached yet, so
-after a full acceptance the draft is simply fed two tokens.
+``TRANSITIONS`` has the handler of every event in every phase. While the target judges, branches are prepared for
+possible verdicts (adasd.session.lookahead); if one comes true, PLANNING leads straight to VERIFYING. A lost or late
+draft costs speed, never an answer: the round continues with an empty block, which is plain decoding. Every call has a
+new epoch; a reply to any other call is stale and changes nothing. Roll-back has no message of its own: each call says
+how many cached tokens to keep, and feeds the rest. The newest committed token is never cached yet, so after a full
+acceptance the draft is fed two tokens.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from adasd.session.state import Branch, DraftSide, Phase, Session
 
 
 def begin(request: GenerationRequest, eos_ids: frozenset[int], decode: Decode) -> Step:
-    """Start a session; an answer of no tokens ends at once, unless the prompt is to be looked at."""
+    """Start a session. If ``max_tokens`` is 0 it ends at once, unless logprobs of the prompt are wanted."""
     session, sampling = Session(request, eos_ids, decode, committed=request.prompt), request.sampling
     if sampling.max_tokens == 0 and sampling.prompt_logprobs is None:
         return finish(session, FinishReason.LENGTH)
@@ -67,7 +67,7 @@ def begin(request: GenerationRequest, eos_ids: frozenset[int], decode: Decode) -
 
 
 def step(session: Session, event: Event) -> Step:
-    """Advance by one event. Raises IllegalEvent for what the phase does not allow."""
+    """Advance by one event. Raises IllegalEvent if the phase does not allow it."""
     return TRANSITIONS[session.phase][type(event)](session, event)
 
 
@@ -75,18 +75,18 @@ def step(session: Session, event: Event) -> Step:
 
 
 def prefill(session: Session, _: TargetAttached) -> Step:
-    """The fresh target reads everything that is committed."""
+    """Feed a newly attached target all committed tokens."""
     return verify(session._replace(target_cached=0), phase=Phase.PREFILLING)
 
 
 def start_round(session: Session, plan: Planned) -> Step:
-    """Go on with the branch that came true, or draft if the plan and the draft allow it, else decode plainly.
+    """Continue the branch that came true, or draft if the plan allows and the draft is ready, else decode plainly.
 
-    The target never waits for a draft that is busy with something else.
+    The target never waits for a draft that is busy with another call.
     """
     session = session._replace(plan=plan)
     branch = session.branches[0] if session.branches else None
-    if branch is not None and branch.verify_epoch is not None:  # the target is at it already
+    if branch is not None and branch.verify_epoch is not None:  # the target has the call already
         session = session._replace(
             phase=Phase.VERIFYING,
             epoch=branch.verify_epoch,
@@ -106,7 +106,7 @@ def start_round(session: Session, plan: Planned) -> Step:
 
 
 def draft(session: Session, rule: StopRule) -> Step:
-    """Have the draft go on behind what is committed."""
+    """Call the draft for a block after the committed tokens."""
     session, ask = call_draft(session, (), rule)
     return session._replace(phase=Phase.DRAFTING, epoch=session.last_epoch, branches=()), (ask,)
 
@@ -114,17 +114,17 @@ def draft(session: Session, rule: StopRule) -> Step:
 def judge(
     session: Session, block: DraftBlock | None = None, block_ms: float = 0.0, rule: StopRule | None = None
 ) -> Step:
-    """Have the target judge a block drafted by ``rule`` (None: plain decoding), and look ahead meanwhile."""
+    """Call the target for a verdict on a block drafted by ``rule`` (None: plain decoding), and look ahead."""
     session, ask = verify(session, block, block_ms, rule)
     session, more = look_ahead(session)
     return session, (*ask, *more)
 
 
 def take_block(session: Session, answered: DraftAnswered) -> Step:
-    """A block arrived: judge it if the round waits for it, keep it if a branch does, else the draft is just free."""
+    """A block arrived: judge it if the round waits for it, store it if it belongs to a branch, else drop it."""
     drafted, elapsed_ms = answered.drafted, answered.elapsed_ms
     if drafted.epoch != session.draft.busy:
-        return session, ()  # from a draft, or a call, that this session gave up
+        return session, ()  # from a draft or a call that this session gave up
     is_awaited = session.phase is Phase.DRAFTING and drafted.epoch == session.epoch
     session = session._replace(draft=session.draft.answered(drafted))
     for branch in session.branches:
@@ -144,7 +144,7 @@ def take_block(session: Session, answered: DraftAnswered) -> Step:
 
 
 def take_verdict(session: Session, answered: TargetAnswered) -> Step:
-    """Commit what stands, learn from it, and begin the next round or end."""
+    """Commit the verdict's tokens, learn from it, and begin the next round or finish."""
     verdict = answered.verdict
     if verdict.epoch != session.epoch:
         return take_stale_verdict(session, answered)
@@ -157,14 +157,14 @@ def take_verdict(session: Session, answered: TargetAnswered) -> Step:
 
 
 def take_stale_verdict(session: Session, answered: TargetAnswered) -> Step:
-    """An answer to a call that this session gave up."""
+    """A verdict on a call that this session gave up."""
     if answered.verdict.epoch >= session.epoch:
         return refuse(session, answered)
     return session, ()
 
 
 def settle(session: Session, branch: Branch) -> Step:
-    """The verdict came before the block of its branch, and the round waits for it: does the block fit?"""
+    """The block of a branch arrived after the verdict, and the round waits for it: use it if its guess was right."""
     if branch.token != session.committed[-1]:
         return draft(session, session.plan.draft)
     session = count_used(session)
@@ -174,10 +174,10 @@ def settle(session: Session, branch: Branch) -> Step:
 
 
 def take_refusal(session: Session, declined: TargetDeclined) -> Step:
-    """What was asked early will not be judged: ask again if the round counts on it."""
+    """The target refused an early call: send it again, now without an assumption, if the round depends on it."""
     if session.phase is not Phase.VERIFYING or session.epoch != declined.epoch:
         return session._replace(branches=forget_refused(session.branches, declined.epoch)), ()
-    kept = forget_refused(session.branches, None)  # they assumed the verdict that will not come
+    kept = forget_refused(session.branches, None)  # their early calls assumed the refused one's verdict
     session, asks = verify(session, session.block, session.block_ms, session.block_rule)
     return session._replace(branches=kept), asks
 
@@ -186,7 +186,7 @@ def take_refusal(session: Session, declined: TargetDeclined) -> Step:
 
 
 def warm_draft(session: Session, event: DraftAttached) -> Step:
-    """Let a fresh draft read what is committed, beside whatever the target does; no round waits for that."""
+    """Feed a newly attached draft the committed tokens, in parallel with the target; no round waits for that."""
     if session.draft.attached:
         return refuse(session, event)
     session, ask = call_draft(session._replace(draft=DraftSide(attached=True)), (), StopRule(max_tokens=0))
@@ -194,7 +194,7 @@ def warm_draft(session: Session, event: DraftAttached) -> Step:
 
 
 def be_late(session: Session, late: DraftLate) -> Step:
-    """Go on without a block that the round waits for; a late draft stays busy until its answer comes."""
+    """Continue the round without its block, which is late; the draft stays busy until its reply comes."""
     return judge(count_lost(session)) if late.epoch == session.epoch else drop_late(session, late)
 
 
@@ -204,17 +204,17 @@ def lose_draft(session: Session, _: DraftLost) -> Step:
 
 
 def lose_awaited_draft(session: Session, _: DraftLost) -> Step:
-    """The round that waited for its block goes on without."""
+    """Continue the round that waited for its block without one."""
     return judge(count_lost(without_draft(session)))
 
 
 def leave_draft(session: Session, _: DraftLeft) -> Step:
-    """As after a loss, but none is counted."""
+    """As ``lose_draft``, but not counted as a loss."""
     return without_draft(session), ()
 
 
 def leave_awaited_draft(session: Session, _: DraftLeft) -> Step:
-    """The round does not wait for the draft that comes next."""
+    """Continue the round without a block; it does not wait for the next draft."""
     return verify(without_draft(session))
 
 
@@ -228,8 +228,8 @@ def count_lost(session: Session) -> Session:
 
 
 def lose_target(session: Session, _: TargetLost) -> Step:
-    """Forget the target's cache and the block; ask for another target. The draft keeps what it has cached."""
-    epoch, side = session.last_epoch + 1, session.draft  # nobody answers to this one
+    """Forget the target's cache and the block; attach another target. The draft keeps its cache."""
+    epoch, side = session.last_epoch + 1, session.draft  # no call has this epoch, so all replies are stale
     if any(branch.on_its_way for branch in session.branches):
         side = side.given_up()  # the next call takes its place
     return session._replace(
@@ -258,12 +258,12 @@ def fail(session: Session, event: Fail) -> Step:
 
 
 def ignore(session: Session, _: Event) -> Step:
-    """What was on its way when the answer ended."""
+    """An event that arrives after the answer ended."""
     return session, ()
 
 
 def refuse(session: Session, event: Event) -> Step:
-    """Only a broken runner lets this happen."""
+    """Happens only if the runner has a bug."""
     raise IllegalEvent(f"{type(event).__name__} while {session.phase.name} in epoch {session.epoch}")
 
 
@@ -290,4 +290,4 @@ TABLE: Mapping[type[Event], tuple[Handler, ...]] = {
 TRANSITIONS: Mapping[Phase, Mapping[type[Event], Handler]] = {
     phase: {event: handlers[index] for event, handlers in TABLE.items()} for index, phase in enumerate(Phase)
 }
-"""What is done about every event in every phase."""
+"""The handler of every event in every phase."""

@@ -1,9 +1,9 @@
-"""Drives one answer over a Drafter and a Verifier: performs what the session asks for, one event at a time.
+"""Drives one answer over a Drafter and a Verifier: performs the session's actions, one event at a time.
 
-The runner knows ports, timers and the controller; it decides nothing. Every call runs beside it (adasd.session.tasks),
-its outcome comes back as an event, and the session (adasd.session.protocol) says what follows. The service, the
-in-process pair, the benchmarks and the tests all use this one, over ports of their own. Leaving ``run`` on any path
-ends the calls and gives both slots back.
+The runner knows ports, timers and the controller; it decides nothing. Every call runs as a task (adasd.session.tasks),
+its outcome comes back as an event, and the session (adasd.session.protocol) decides what follows. The service, the
+in-process pair, the benchmarks and the tests all use this runner, each with its own ports. Leaving ``run`` on any
+path ends the calls and gives both slots back.
 """
 
 from __future__ import annotations
@@ -65,16 +65,18 @@ class SharedParts:
     decode: Decode
     context_len: int  # tokens of prompt and answer
     settings: RunnerSettings
-    as_timed: Callable[[RoundCompleted], RoundCompleted] = as_measured  # what is learned of a round's times
+    as_timed: Callable[[RoundCompleted], RoundCompleted] = (
+        as_measured  # the round as the controller learns it
+    )
 
 
 @dataclass(slots=True)
 class PendingEffects:
-    """What a step of the session leaves to be done, by when it is done: the plan first, the rest at leisure."""
+    """What remains to be done after a step of the session: the plan first, since the next calls wait for it."""
 
     plan: AskPlan | None = None
-    done: RoundCompleted | None = None  # to be told
-    chunk: Chunk | None = None  # to be yielded
+    done: RoundCompleted | None = None  # for the observers
+    chunk: Chunk | None = None  # for the caller
     error: AdasdError | None = None  # why the session ended, if it failed
 
 
@@ -89,9 +91,9 @@ class Runner:
         tell: Callable[[Observation], object] = lambda _: None,
         tasks: Tasks | None = None,
     ) -> None:
-        """Puts together everything that one answer needs. Raises InvalidRequest and ContextTooLong.
+        """Build everything that one answer needs. Raises InvalidRequest and ContextTooLong.
 
-        ``tell`` hears of rounds and slots; ``tasks`` are those of the running asyncio loop where none are given.
+        ``tell`` is called with rounds and slot events; ``tasks`` defaults to the running asyncio loop.
         """
         if not request.prompt:
             raise InvalidRequest("the prompt has no tokens", "prompt")
@@ -110,11 +112,11 @@ class Runner:
             wants_draft=self.effective.mode is not Mode.OFF,
         )
         self.newest_draft_call = 0  # epoch
-        self.newest_verdict_s = 0.0  # when it came
+        self.newest_verdict_s = 0.0  # when it arrived
         self.verdict_posted: asyncio.Event | None = None  # of the newest verify call
 
     def cancel(self) -> None:
-        """End the answer from outside (Abort); the stream ends with finish reason ``cancelled``."""
+        """End the answer from outside (Abort); its finish reason is ``cancelled``."""
         self.tasks.post(Cancel())
 
     async def run(self) -> AsyncGenerator[Chunk | Complete, None]:
@@ -126,7 +128,7 @@ class Runner:
             session, actions = begin(self.request, self.shared.eos_ids, self.shared.decode)
             while True:
                 pending = self.perform(actions)
-                if pending.plan is not None:  # the next calls leave before anybody reads the verdict's chunk
+                if pending.plan is not None:  # send the next calls before yielding the verdict's chunk
                     session, actions = step(session, self.plan(pending.plan))
                     self.perform(actions)
                     await self.tasks.calls_have_left()
@@ -152,11 +154,11 @@ class Runner:
     # ----------------------------------------------------------------- actions
 
     def perform(self, actions: tuple[Action, ...]) -> PendingEffects:
-        """Start what takes time, whose outcome comes back as an event; return what remains to be done."""
+        """Start calls, whose outcomes come back as events; return what remains to be done."""
         pending = PendingEffects()
         for action in actions:
             match action:
-                # a call on a slot that is lost meanwhile is not made: the session hears of the loss by its own event
+                # no call on a lost slot: the session learns of the loss by an event
                 case AskVerify(call):
                     if self.slots.target is not None:
                         before, posted = self.verdict_posted, None
@@ -184,7 +186,7 @@ class Runner:
         return pending
 
     def plan(self, ask: AskPlan) -> Planned:
-        """The controller's rules for the next round; a better draft source is attached meanwhile."""
+        """The controller's rules for the next round; also starts to attach a better draft source, if there is one."""
         other = self.controller.another_source(ask.remaining_tokens)
         if other is not None and self.slots.draft is not None:
             self.tasks.spawn(self.slots.change_draft(other, self.slots.draft))
@@ -200,7 +202,7 @@ class Runner:
         try:
             drafted = await draft.draft(call)
         except Superseded as error:
-            if call.epoch == self.newest_draft_call:  # by nothing that this runner sent
+            if call.epoch == self.newest_draft_call:  # superseded, but not by a call of this runner
                 self.slots.lose(draft, error)
         except Exception as error:
             self.slots.lose(draft, error)
@@ -211,7 +213,7 @@ class Runner:
             late.cancel()
 
     def be_late(self, call: DraftCall) -> None:
-        if call.rule.max_tokens:  # a call that drafts nothing keeps no round waiting
+        if call.rule.max_tokens:  # no round waits for a call that drafts nothing
             self.tell(BlockLate())
         self.tasks.post(DraftLate(call.epoch))
 
@@ -222,20 +224,20 @@ class Runner:
         before: asyncio.Event | None,
         posted: asyncio.Event | None,
     ) -> None:
-        """Verdicts become events in the order of their calls: this one after ``before``, then ``posted`` is set."""
-        asked_s = time.perf_counter()  # uvloop's own clock counts whole milliseconds
+        """Post verdicts in the order of their calls: wait for ``before``, then set ``posted``."""
+        asked_s = time.perf_counter()  # uvloop's own clock has a resolution of 1 ms
         try:
             verdict = await target.verify(call)
             if before is not None:
                 await before.wait()
             if target is self.slots.target:
-                # one that was asked early waited for the verdict before it, not for the link or the worker
+                # an early call also waited for the verdict before it; that time is not its own
                 began_s, self.newest_verdict_s = max(asked_s, self.newest_verdict_s), time.perf_counter()
                 self.tasks.post(TargetAnswered(verdict, 1e3 * (self.newest_verdict_s - began_s)))
-        except (InvalidRequest, Overloaded) as error:  # of the call, or of a slot that was never opened
+        except (InvalidRequest, Overloaded) as error:  # the call, or opening its slot, was refused
             self.tasks.post(Fail(error))
         except Superseded as error:
-            if call.assuming is None:  # by nothing that this runner sent
+            if call.assuming is None:  # superseded, but not by a call of this runner
                 return self.slots.lose(target, error)
             if before is not None:
                 await before.wait()

@@ -1,4 +1,4 @@
-"""The slots of one answer: attached, watched, exchanged for others, replaced when they are lost, and given back."""
+"""The slots of one answer: attaches, watches, exchanges and releases them, and replaces lost ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from adasd.session.tasks import Tasks
 log = logging.getLogger(__name__)
 
 TARGET_RETRY_S = 0.02
-"""Doubled with every target that an answer loses, from the second one on; at most RunnerSettings.reattach_s."""
+"""Pause before attaching a new target; doubles with every lost target from the second on, up to ``reattach_s``."""
 
 Observation = RoundCompleted | SlotGranted | SlotLost | BlockLate
 
@@ -38,7 +38,7 @@ class RunnerSettings:
 
 
 class SessionSlots:
-    """The slots that a runner's calls go to. What happens to them is posted to the runner and told to observers."""
+    """The slots that a runner's calls go to. Changes are posted to the runner as events and told to observers."""
 
     def __init__(
         self,
@@ -54,16 +54,16 @@ class SessionSlots:
         self._tasks, self._tell, self._wants_draft = tasks, tell, wants_draft
         self.target: Verifier | None = None
         self.draft: Drafter | None = None
-        self._next_draft: Drafter | None = None  # attached, to be used once the session knows
+        self._next_draft: Drafter | None = None  # attached; used once the session has seen DraftLeft
         self._num_target_losses = 0
         self._is_over = False  # slots that are attached from now on are given back at once
 
     def prompt_was_read(self) -> None:
-        """Another target need not go through the prompt's tokens again for their logprobs."""
+        """The prompt's logprobs were sent; another target need not compute them again."""
         self._call = replace(self._call, prompt_logprobs=None)
 
     async def attach_target(self) -> None:
-        """Attach a target; at once after a first loss, then with longer and longer pauses."""
+        """Attach a target: at once after the first loss, later with growing pauses."""
         if self._num_target_losses > 1:
             pause_s = TARGET_RETRY_S * 2.0 ** min(self._num_target_losses, 10)
             await asyncio.sleep(min(self._settings.reattach_s, pause_s))
@@ -79,11 +79,13 @@ class SessionSlots:
         self._watch(target, "target", began_s)
         self._tasks.post(TargetAttached())
         if self._wants_draft:
-            self._wants_draft = False  # whoever waits for its first target holds nothing else
+            self._wants_draft = (
+                False  # only now: a session holds no draft slot while it waits for its first target
+            )
             self._tasks.spawn(self._attach_draft())
 
     async def _attach_draft(self) -> None:
-        """Attach a draft, later if not now: it is never worth an answer."""
+        """Attach a draft; try again later if there is none. A missing draft never fails the answer."""
         draft = await self._new_draft(None)
         if draft is None:
             self._attach_draft_later()
@@ -92,11 +94,11 @@ class SessionSlots:
         self._tasks.post(DraftAttached())
 
     async def change_draft(self, source: str, before: Drafter) -> None:
-        """Attach another source first, then give the one in use back; without success nothing changes."""
+        """Attach another source, then release the current one; if that fails, nothing changes."""
         draft = await self._new_draft(source)
         if draft is None:
             return
-        if self.draft is not before:  # lost meanwhile: its successor is on its way
+        if self.draft is not before:  # lost in the meantime, so a replacement is already being attached
             self._release(draft)
             return
         self._next_draft = draft
@@ -104,7 +106,7 @@ class SessionSlots:
         self._tasks.post(DraftAttached())
 
     async def _new_draft(self, source: str | None) -> Drafter | None:
-        """A draft of that source, or of the one that is due; None if there is none to be had, or no use for it."""
+        """A slot of that source (None: of the controller's choice); None if there is none, or the answer is over."""
         began_s = time.monotonic()
         try:
             draft = await self._placement.attach_draft(self._call, source)
@@ -127,13 +129,13 @@ class SessionSlots:
         self._tasks.call_later(self._settings.reattach_s, attach)
 
     def adopt_draft(self) -> None:
-        """Exchange the draft at the moment in which the session forgets the old one's cache."""
+        """Switch to the next draft, when the session forgets the old one's cache."""
         before, self.draft, self._next_draft = self.draft, self._next_draft, None
         if before is not None:
             self._release(before)
 
     def _watch(self, slot: Drafter | Verifier, role: str, began_s: float) -> None:
-        """Hear of the end of its lease."""
+        """Report a leased slot as granted, and notice when it is lost."""
         if is_leased(slot):
             now_s = time.monotonic()
             self._tell(SlotGranted(self._call.session, role, now_s - began_s, now_s))
@@ -144,7 +146,7 @@ class SessionSlots:
             self.lose(slot, str(lost.result()))
 
     def lose(self, slot: Drafter | Verifier, error: Exception | str) -> None:
-        """Give a slot up once, however many signs of its loss there are."""
+        """Handle the loss of a slot; further reports of the same loss do nothing."""
         if slot is not self.target and slot is not self.draft:
             return
         if isinstance(error, Exception) and not self._settings.replaces_lost:
@@ -160,7 +162,7 @@ class SessionSlots:
                 why = f"{error} (for the {self._num_target_losses}th time)"
                 self._tasks.post(Fail(WorkerLost("target", why)))
         elif self._next_draft is not None:
-            return  # it is being exchanged anyway
+            return  # it is being exchanged already
         else:
             self.draft = None
             log.warning("session %s lost its draft: %s", self._call.session, error)
@@ -174,7 +176,7 @@ class SessionSlots:
         self._tasks.spawn(slot.release(), to_its_end=True)
 
     def give_back(self) -> None:
-        """Release all slots. A task may miss its cancellation (libraries swallow some); then ``_is_over`` ends it."""
+        """Release all slots. ``_is_over`` ends tasks that miss their cancellation (some libraries swallow it)."""
         self._is_over = True
         for slot in (self.target, self.draft, self._next_draft):
             if slot is not None:

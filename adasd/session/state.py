@@ -1,6 +1,6 @@
-"""What a session knows: values that are replaced and never changed.
+"""The state of a session, as immutable values.
 
-What changes with every round is a named tuple, of which a changed copy takes a quarter of a dataclass' time.
+Values that change every round are named tuples: copying one with a change takes a quarter of a dataclass's time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ PLAIN = Planned(StopRule(0), AcceptanceRule())
 
 
 class Phase(StrEnum):
-    """What the session waits for; ``protocol.TRANSITIONS`` says what may happen meanwhile."""
+    """What the session waits for; ``protocol.TRANSITIONS`` says which events each phase allows."""
 
     ATTACHING = "attaching"  # a target slot (first or replacement)
-    PREFILLING = "prefilling"  # the verdict on an empty block behind the prompt
+    PREFILLING = "prefilling"  # the verdict on an empty block after the prompt
     PLANNING = "planning"  # the controller
     DRAFTING = "drafting"  # a block
     VERIFYING = "verifying"  # a verdict
@@ -30,11 +30,11 @@ class Phase(StrEnum):
 
 
 class DraftSide(NamedTuple):
-    """The session's idea of its draft.
+    """What the session knows about its draft.
 
-    ``cached_len`` counts leading committed tokens that the draft surely has in its cache; behind them it surely has
-    ``tail``, whether that was committed or not. ``busy`` is the epoch of the one call that it works on, which feeds
-    ``feeding`` behind both; a draft that is late stays busy until its answer comes.
+    The draft's cache is known to hold ``cached_len`` leading committed tokens, then ``tail``, which may not be
+    committed. ``busy`` is the epoch of the one call that it works on, which feeds ``feeding`` after both; a draft that
+    is late stays busy until its reply comes.
     """
 
     attached: bool = False
@@ -48,30 +48,30 @@ class DraftSide(NamedTuple):
         return self.attached and self.busy is None
 
     def asked(self, epoch: int, committed: tuple[int, ...], behind: tuple[int, ...]) -> DraftSide:
-        """It is to draft behind ``committed`` and ``behind``: keeps what it has of them, and is fed the rest."""
+        """After a call to draft after ``committed + behind``: it keeps what is cached of them and is fed the rest."""
         wanted = committed[self.cached_len :] + behind
-        num_kept = common_len(self.tail, wanted[:-1])  # without a token it has nothing to go on from
+        num_kept = common_len(self.tail, wanted[:-1])  # at least one token must be fed to get logits
         cached_len = self.cached_len + min(num_kept, len(committed) - self.cached_len)
         kept = wanted[cached_len - self.cached_len : num_kept]
         return DraftSide(self.attached, epoch, cached_len, kept, wanted[num_kept:])
 
     def answered(self, drafted: DraftBlock) -> DraftSide:
-        """Its block came; the last token of a block is not fed."""
+        """After its block arrived; the last token of a block is not fed."""
         tail = self.tail + self.feeding + drafted.tokens[:-1]
         return self._replace(busy=None, tail=tail, feeding=())
 
     def given_up(self) -> DraftSide:
-        """Nobody waits for its call any more: the next one takes its place."""
+        """After the session stopped waiting for its call; the next call supersedes it."""
         return self._replace(busy=None, feeding=())
 
     @property
     def keep_len(self) -> int:
-        """Tokens that the call it works on keeps."""
+        """Cached tokens that its current call keeps."""
         return self.cached_len + len(self.tail)
 
 
 def common_len(some: tuple[int, ...], others: tuple[int, ...]) -> int:
-    """How many leading tokens are the same."""
+    """Length of the common prefix."""
     shorter = min(len(some), len(others))
     if some[:shorter] == others[:shorter]:
         return shorter
@@ -79,25 +79,25 @@ def common_len(some: tuple[int, ...], others: tuple[int, ...]) -> int:
 
 
 class Branch(NamedTuple):
-    """One assumption about the verdict under way, and what is prepared in case it comes true."""
+    """One assumption about the pending verdict, and the work done on it."""
 
     base_len: int  # position of the target's own token
     num_accepted: int | None = None  # tokens of the block before it; None: all of the block
-    token: int | None = None  # the target's own token; None: not known yet, or whichever it is
-    rule: StopRule | None = None  # of the block behind that token; None: nothing is drafted
+    token: int | None = None  # the target's own token; None: not known yet, or any
+    rule: StopRule | None = None  # of the block after that token; None: nothing is drafted
     draft_epoch: int | None = None  # of the draft call
-    is_drafted: bool = False  # that call was answered
+    is_drafted: bool = False  # the reply to that call arrived
     block: DraftBlock | None = None  # the next block; None: not drafted yet, or empty
-    elapsed_ms: float = 0.0  # from the draft call to its answer
-    verify_epoch: int | None = None  # of the verify call, if the target was asked early
+    elapsed_ms: float = 0.0  # from the draft call to its reply
+    verify_epoch: int | None = None  # of the early verify call, if there is one
 
     @property
     def on_its_way(self) -> bool:
-        """Is the draft still working on it?"""
+        """Whether the draft still works on it."""
         return self.draft_epoch is not None and not self.is_drafted
 
     def matches(self, base_len: int, token: int) -> bool:
-        """Does the target's own token ``token`` at ``base_len`` bear the assumption out, as far as it is known?"""
+        """Whether the target's own token ``token`` at ``base_len`` fits the assumption, as far as that is known."""
         if base_len != self.base_len:
             return False
         return token == self.token or (self.token is None and not self.is_drafted)
@@ -112,7 +112,7 @@ KINDS = tuple(TokenKind)
 class Counts(NamedTuple):
     """What speculation did for this answer. Counts in tokens, times in milliseconds.
 
-    Tokens behind the end of the answer count nowhere, and prefill is no round.
+    Tokens after the end of the answer are not counted, and prefill is not a round.
     """
 
     num_rounds: int = 0
@@ -126,7 +126,7 @@ class Counts(NamedTuple):
     draft_lost: int = 0
     target_lost: int = 0
     num_ahead: int = 0  # branches drafted
-    num_ahead_used: int = 0  # of them, those that came true
+    num_ahead_used: int = 0  # of these, the ones that came true
 
     def of_kind(self, kind: TokenKind) -> int:
         """Emitted tokens of one provenance."""
@@ -141,15 +141,15 @@ class Session(NamedTuple):
     decode: Decode
     committed: tuple[int, ...]  # prompt + answer; the newest token is never cached yet
     phase: Phase = Phase.ATTACHING
-    epoch: int = 0  # of the answer that the round under way waits for
+    epoch: int = 0  # of the reply that the current round waits for
     last_epoch: int = 0  # of the newest call
     target_cached: int = 0  # leading committed tokens in the target's cache
     draft: DraftSide = DraftSide()
-    plan: Planned = PLAIN  # of the round under way
-    block: DraftBlock | None = None  # that is being verified
-    block_ms: float = 0.0  # wall time that the round waited for its block
-    block_rule: StopRule | None = None  # that it was drafted by
-    branches: Branches = ()  # what is prepared while the target judges; afterwards the one that came true
+    plan: Planned = PLAIN  # of the current round
+    block: DraftBlock | None = None  # being verified
+    block_ms: float = 0.0  # wall time that the round waited for ``block``
+    block_rule: StopRule | None = None  # the rule that ``block`` was drafted by
+    branches: Branches = ()  # the lookahead while the target judges; afterwards the branch that came true
     text: TextState = TextState()
     counts: Counts = Counts()
     finish_reason: FinishReason | None = None

@@ -1,4 +1,4 @@
-"""How a runner's calls are awaited side by side: on an asyncio loop, or in place, without any loop."""
+"""How a runner's calls run concurrently: on an asyncio loop, or in the caller's thread without a loop."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ Work = Coroutine[Any, Any, None]
 
 
 class Timer(Protocol):
-    """What has not happened yet."""
+    """A pending callback."""
 
     def cancel(self) -> object: ...
 
 
 class Tasks(Protocol):
-    """What runs beside a runner's loop, and the queue of its events."""
+    """A runner's concurrent work, and the queue of its events."""
 
     def post(self, event: Event) -> None:
-        """Something happened."""
+        """Append an event to the queue."""
         ...
 
     async def next_event(self) -> Event:
-        """Wait until something has happened."""
+        """Wait for the next event."""
         ...
 
     def spawn(self, work: Work, *, others_first: bool = False, to_its_end: bool = False) -> None:
-        """Begin work soon. ``close`` cancels it, unless it has to come ``to_its_end``.
+        """Start work soon. ``close`` cancels it, or with ``to_its_end`` waits for it.
 
-        ``others_first``: where work is done one after the other, all other work goes first.
+        ``others_first``: if work runs one piece at a time, all other work goes first.
         """
         ...
 
     async def calls_have_left(self) -> None:
-        """Wait until the calls that were spawned are on their way, where that takes no more than a moment."""
+        """Let the spawned calls be sent, if that takes no more than a moment."""
         ...
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer: ...
 
     async def close(self) -> None:
-        """End everything that was spawned."""
+        """End all spawned work."""
         ...
 
 
 class AsyncioTasks:
-    """On the running loop. An unforeseen error in a task ends the answer with an error instead of silence."""
+    """On the running loop. An unexpected error in a task ends the answer with that error."""
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._cancelled: set[asyncio.Task[None]] = set()  # at the end
+        self._cancelled: set[asyncio.Task[None]] = set()  # cancelled by ``close``
         self._awaited: set[asyncio.Task[None]] = set()
 
     def post(self, event: Event) -> None:
@@ -82,7 +82,7 @@ class AsyncioTasks:
             self.post(Fail(AdasdError(f"internal error: {type(error).__name__}: {error}")))
 
     async def calls_have_left(self) -> None:
-        """One turn of the loop begins a call, the next writes it."""
+        """One iteration of the loop starts a call, the next writes it."""
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -90,31 +90,31 @@ class AsyncioTasks:
         return asyncio.get_running_loop().call_later(delay_s, callback)
 
     async def close(self) -> None:
-        """Whatever happens in between. A task may miss its cancellation: libraries swallow some."""
+        """Shielded, so that it completes if the caller is cancelled. Some libraries swallow a task's cancellation."""
         for task in tuple(self._cancelled):
             task.cancel()
         await asyncio.shield(asyncio.gather(*self._cancelled, *self._awaited, return_exceptions=True))
 
 
 class InPlaceTasks:
-    """In the caller's thread, one piece of work after the other; ``finished`` waits for what others do meanwhile.
+    """In the caller's thread, one piece of work at a time; work waits for other threads with ``finished``.
 
-    There is no clock: nothing is late, and nothing is tried again later. Errors reach the caller as they are.
+    There is no clock: nothing is late, and nothing is retried. Errors are raised in the caller unchanged.
     """
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
         self._ready: deque[Work] = deque()
-        self._last: deque[Work] = deque()  # ready, too, but lets the others go first
+        self._last: deque[Work] = deque()  # ready, but runs after the others
         self._waiting: set[Work] = set()
-        self._kept: set[Work] = set()  # comes to its end whatever happens
-        self._resumed: SimpleQueue[Work] = SimpleQueue()  # what it waited for is done
+        self._kept: set[Work] = set()  # ``close`` waits for it
+        self._resumed: SimpleQueue[Work] = SimpleQueue()  # its future is done
 
     def post(self, event: Event) -> None:
         self._events.append(event)
 
     async def next_event(self) -> Event:
-        """Goes on with work until something happens; suspends where all of it waits, until the next ``send``."""
+        """Run work until there is an event; if all work waits, suspend until the next ``send``."""
         while not self._events:
             if self._ready:
                 self._go_on(self._ready.popleft())
@@ -134,7 +134,7 @@ class InPlaceTasks:
             (self._last if others_first else self._ready).append(work)
 
     def wait(self) -> None:
-        """Block until something is done that work waits for."""
+        """Block until a future that some work waits for is done."""
         assert self._waiting, "nothing is under way that could lead to an event"
         work = self._resumed.get()
         if work in self._waiting:
@@ -154,7 +154,7 @@ class InPlaceTasks:
             waits_for.add_done_callback(lambda _: self._resumed.put(work))
 
     async def calls_have_left(self) -> None:
-        """They are made when the caller comes back."""
+        """Nothing to wait for: they run when the caller asks for the next event."""
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         return NEVER
@@ -180,7 +180,7 @@ NEVER = _Never()
 
 @coroutine
 def finished(future: Future[R]) -> Generator[Future[R], None, R]:
-    """Wait in place for what another thread does."""
+    """Wait, without a loop, for another thread's result."""
     if not future.done():
         yield future
     return future.result()

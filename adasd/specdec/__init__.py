@@ -1,4 +1,4 @@
-"""The mathematics of speculative decoding over torch tensors; knows no model, cache, session or wire.
+"""The mathematics of speculative decoding on torch tensors, independent of models, caches, sessions and the wire.
 
 Read in this order: ``divergence``, ``distributions``, ``draft_step``, ``verify``.
 """

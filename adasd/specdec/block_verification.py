@@ -3,12 +3,13 @@
     p_0 = 1,  p_i = min(1, p_(i-1) p(x_i) / q(x_i))
     S_i = sum over x of max(p_i p(x | x_1..i) - q(x | x_1..i), 0)
     h_i = S_i / (S_i + 1 - p_i) for i < K,  h_K = p_K
-    keep the longest prefix whose h_i exceeds its uniform number; the token behind it has the weights
-    max(p_i p - q, 0), or p if the whole block stands
+    keep the longest prefix whose h_i exceeds its uniform number; the next token has the weights
+    max(p_i p - q, 0), or p if the whole block is accepted
 
-The distribution is the target's, as token by token, and as many tokens or more are accepted in the mean: a token that p
-likes better than q makes up for one that it likes less. It stays exact where the drafted prefix decides how long
-the block is. Shape letters: F sessions sampled without a seed, K drafted tokens, V vocabulary, R row entries.
+The output has the target's distribution, as token by token, and on average at least as many tokens are accepted: a
+token likelier under p than under q makes up for one that is less likely. It stays exact if the drafted prefix decides
+the block's length. Shape letters: F sessions sampled without a seed, K drafted tokens, V vocabulary, R entries of a
+top-k distribution.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ def num_kept(
     lens_F: Tensor,
     uniform_FK: Tensor,
 ) -> Tensor:
-    """Tokens of each block that stand, [F] int64.
+    """Accepted tokens of each block, [F] int64.
 
-    ``weights_FL`` are ``prefix_weights`` (L = K + 1); ``target_top_probs_FKR`` is the target's probability of the
-    entries of the draft's rows, whose distribution is ``top_probs_FKR``.
+    ``weights_FL`` are ``prefix_weights`` (L = K + 1); ``top_probs_FKR`` are the draft's top-k distributions, and
+    ``target_top_probs_FKR`` the target's probabilities of the same tokens.
     """
     num_drafted = uniform_FK.shape[1]
     inner_FK = weights_FL[:, :num_drafted]  # p_i beside the distributions that follow x_i
@@ -46,7 +47,7 @@ def num_kept(
     total_FK = excess_FK + rest_FK
     share_FK = torch.where(total_FK > 0, excess_FK / total_FK, torch.ones_like(total_FK))
     at_K = torch.arange(1, num_drafted + 1, device=lens_F.device)
-    # h_i stands at position i: shares of inner prefixes shifted by one, p_K at the block's own end
+    # h_i: shares of inner prefixes shifted by one, p_K at the block's own end
     chance_FK = torch.cat([share_FK[:, 1:], weights_FL[:, -1:]], dim=1)
     is_end_FK = at_K == lens_F[:, None]
     chance_FK = torch.where(is_end_FK, weights_FL[:, 1:], chance_FK)

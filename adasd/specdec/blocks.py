@@ -1,4 +1,4 @@
-"""Blocks of several sessions as padded tensors, ready to be judged together.
+"""Blocks of several sessions as padded tensors, to be judged together.
 
 Shape letters: B sessions, K drafted tokens (the longest block), R entries of a top-k distribution (the longest one).
 """
@@ -23,7 +23,7 @@ class BlockBatch:
     """DraftBlock blocks of B sessions, padded to the longest; K and R may be 0."""
 
     lens: tuple[int, ...]  # tokens per block
-    has_distributions: tuple[bool, ...]  # did the session send its draft distributions (and a token)
+    has_distributions: tuple[bool, ...]  # whether the session sent tokens with draft distributions
     tokens_BK: Tensor  # int64, padding 0
     lens_B: Tensor  # int64, as ``lens``
     top_ids_BKR: Tensor  # int64, padding 0
@@ -36,7 +36,7 @@ class BlockBatch:
         rows: Sequence[DraftDistributions | None],
         device: torch.device | str = "cpu",
     ) -> BlockBatch:
-        """Blocks and, where there are any, their draft distributions; ``check_block`` says if they can be judged."""
+        """Pad blocks and their draft distributions, if any, which ``check_block`` must have accepted."""
         lens = tuple(len(block) for block in blocks)
         sent = [distributions if length else None for distributions, length in zip(rows, lens, strict=True)]
         longest = max(lens, default=0)
@@ -70,7 +70,7 @@ def check_block(
 ) -> None:
     """Raise InvalidRequest if the block cannot be judged.
 
-    An id is out of range, the rule or its parameters are unknown, or distributions are missing or misshapen.
+    Reasons: an id out of range, an unknown rule or parameter, missing distributions or distributions of wrong shape.
     """
     for token in block:
         if not 0 <= token < vocab_size:

@@ -1,10 +1,10 @@
-"""The one transform: how logits become the distribution that both models sample from.
+"""The sampling transform: how logits become the distribution that both models sample from.
 
 Order: penalties (``penalties``), bias, grammar, forbidden end-of-sequence (``masked_logits``), temperature,
 top-k, top-p, min-p (``transformed_probs``). Entropy and Jensen-Shannon distance are computed after the masks and at
 temperature 1.
-Shape letters: N rows (one per session and position), B sessions, J positions of a block, R entries of a
-truncated row, V vocabulary.
+Shape letters: N positions (of all sessions), B sessions, J positions of a block, R entries of a top-k distribution,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Kind(Enum):
 
 
 def kind_of(transform: SamplingTransform) -> Kind:
-    """Temperature 0 is greedy whatever the seed."""
+    """Temperature 0 is greedy, with or without a seed."""
     if transform.greedy:
         return Kind.GREEDY
     return Kind.SAMPLED if transform.seed is None else Kind.COUPLED
@@ -38,16 +38,16 @@ def kind_of(transform: SamplingTransform) -> Kind:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TransformBatch:
-    """Transforms of N rows as tensors [N], and what the host knows about them (so that nothing syncs)."""
+    """Transforms of N positions as tensors [N], with copies on the host, so that reading them needs no sync."""
 
     transforms: tuple[SamplingTransform, ...]
     kinds: tuple[Kind, ...]
-    temperature_N: Tensor  # float32, 1 for greedy rows
+    temperature_N: Tensor  # float32, 1 if greedy
     top_p_N: Tensor  # float32
     min_p_N: Tensor  # float32
     top_k_N: Tensor  # int64, 0 keeps all
     seed_N: Tensor  # int64, the 64 bits of the seed; 0 without one
-    position_N: Tensor  # int64, absolute position of the token that the row's distribution is for
+    position_N: Tensor  # int64, absolute position of the token that the distribution is for
 
     @classmethod
     def build(
@@ -56,7 +56,7 @@ class TransformBatch:
         positions: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> TransformBatch:
-        """One row per transform; ``positions`` are absolute, counting the prompt."""
+        """One entry per transform; ``positions`` are absolute, counting the prompt."""
         reals = [[w.temperature or 1.0, w.top_p, w.min_p] for w in transforms]
         whole = [[w.top_k, _signed(w.seed or 0), p] for w, p in zip(transforms, positions, strict=True)]
         temperature_N, top_p_N, min_p_N = (
@@ -69,7 +69,7 @@ class TransformBatch:
         return cls(tuple(transforms), kinds, temperature_N, top_p_N, min_p_N, top_k_N, seed_N, position_N)
 
     def select(self, rows: Sequence[int]) -> TransformBatch:
-        """The given rows, in that order."""
+        """The given entries, in that order."""
         if len(rows) == len(self.transforms) and all(n == row for n, row in enumerate(rows)):
             return self
         index = torch.tensor(rows, dtype=torch.int64, device=self.position_N.device)
@@ -85,14 +85,14 @@ class TransformBatch:
         )
 
     def expand(self, num_positions: int) -> TransformBatch:
-        """Every row ``num_positions`` times, at positions p, p + 1, ...: N -> N * J, session by session."""
+        """Every entry ``num_positions`` times, at positions p, p + 1, ...: N -> N * J, session by session."""
         num_rows = len(self.transforms)
         each = self.select([row for row in range(num_rows) for _ in range(num_positions)])
         step = torch.arange(num_positions, device=self.position_N.device).repeat(num_rows)
         return replace(each, position_N=each.position_N + step)
 
     def indices_of(self, *kinds: Kind) -> list[int]:
-        """Indices of the rows of these kinds."""
+        """Indices of the entries of these kinds."""
         return [row for row, kind in enumerate(self.kinds) if kind in kinds]
 
 
@@ -101,8 +101,8 @@ def masked_logits(
 ) -> Tensor:
     """Float32 logits with bias added and, before ``eos_from``, end-of-sequence at minus infinity.
 
-    Penalties are applied and what a grammar forbids is at minus infinity already; where it left nothing but
-    end-of-sequence, that stays. The input stays untouched, and is returned itself if there is nothing to change.
+    The caller has applied penalties and grammars. If a grammar allows nothing but end-of-sequence, that stays
+    allowed. The input is not changed; float32 input is returned itself if there is nothing to do.
     Ids beyond V are ignored.
     """
     rows = list(zip(range(len(transforms)), transforms, positions, strict=True))
@@ -131,7 +131,7 @@ def masked_logits(
 
 
 def _must_end(masked_V: Tensor, transform: SamplingTransform) -> bool:
-    """Whether a grammar has left nothing but tokens that are too early: it has the last word."""
+    """Whether the grammar allows nothing but end-of-sequence, which is then allowed even before ``eos_from``."""
     open_V = masked_V > -torch.inf
     open_V[[token for token in transform.eos_ids if token < len(masked_V)]] = False
     return not bool(open_V.any())
@@ -140,7 +140,7 @@ def _must_end(masked_V: Tensor, transform: SamplingTransform) -> bool:
 def masked_block_logits(
     logits_BJV: Tensor, transforms: Sequence[SamplingTransform], base_lens: Sequence[int]
 ) -> Tensor:
-    """``masked_logits`` of whole blocks: row (b, i) stands at position ``base_lens[b] + i``."""
+    """``masked_logits`` of whole blocks: entry (b, i) is at position ``base_lens[b] + i``."""
     num_positions = logits_BJV.shape[1]
     transforms_N = [transform for transform in transforms for _ in range(num_positions)]
     positions_N = [base + i for base in base_lens for i in range(num_positions)]
@@ -148,10 +148,10 @@ def masked_block_logits(
 
 
 def transformed_probs(masked_logits_NV: Tensor, batch: TransformBatch) -> Tensor:
-    """The distribution that is sampled from, [N, V] float32, rows summing to 1; greedy: a point mass.
+    """The distribution to sample from, [N, V] float32, summing to 1 over V; greedy: a point mass.
 
     As transformers' TopK-, TopP- and MinPLogitsWarper, except that logits equal to the smallest one that
-    top-p keeps stay too (as in top-k). A row's distribution does not depend on the other rows.
+    top-p keeps stay too (as in top-k). Each distribution is independent of the rest of the batch.
     """
     greedy = batch.indices_of(Kind.GREEDY)
     if len(greedy) == len(batch.transforms):
@@ -173,7 +173,7 @@ def transformed_probs(masked_logits_NV: Tensor, batch: TransformBatch) -> Tensor
 def truncate_row(masked_logits_NV: Tensor, row_len: int) -> tuple[Tensor, Tensor]:
     """The R = min(row_len, V) likeliest tokens: ids [N, R] int32 and log-probabilities [N, R] float32.
 
-    Log-probabilities are those of the full distribution at temperature 1, falling; equal ones rank by id.
+    Log-probabilities are those of the full distribution at temperature 1, in falling order; ties by id.
     """
     ids_NR = masked_logits_NV.topk(min(row_len, masked_logits_NV.shape[-1]), dim=-1, sorted=False).indices
     ids_NR = ids_NR.sort(dim=-1).values
@@ -183,16 +183,16 @@ def truncate_row(masked_logits_NV: Tensor, row_len: int) -> tuple[Tensor, Tensor
 
 
 def top_k_probs(top_logprobs_NR: Tensor, batch: TransformBatch) -> Tensor:
-    """The distribution [N, R] over the entries of a truncated row: the transform of exactly this row.
+    """The sampling transform of top-k distributions, [N, R].
 
-    An unseeded draft samples from it, so it is the complete proposal distribution for rejection sampling.
+    An unseeded draft samples from the result, so it is the complete proposal distribution for rejection sampling.
     Entries at minus infinity (forbidden, padding) get 0.
     """
     return transformed_probs(top_logprobs_NR, batch)
 
 
 def _signed(seed: int) -> int:
-    """The low 64 bits as a signed number, the form that torch can hold."""
+    """The low 64 bits as a signed number, for torch.int64."""
     return ((seed + 2**63) % 2**64) - 2**63
 
 
@@ -201,7 +201,7 @@ def _point_mass(logits_NV: Tensor) -> Tensor:
 
 
 def _tempered(logits_NV: Tensor, batch: TransformBatch) -> Tensor:
-    """Divided by temperature; the largest logit moves to 0 first, so that nothing can overflow."""
+    """Logits over temperature; the largest is shifted to 0 first, so that nothing overflows."""
     temperature_N1 = batch.temperature_N[:, None].clamp_min(torch.finfo(torch.float32).tiny)
     return (logits_NV - logits_NV.amax(-1, keepdim=True)) / temperature_N1
 
@@ -212,7 +212,7 @@ def _on_rows(
     batch: TransformBatch,
     rows: list[int],
 ) -> Tensor:
-    """Logits with what ``keep`` refuses at minus infinity, in the given rows only."""
+    """Logits with those that ``keep`` drops at minus infinity, at the given indices only."""
     if not rows:
         return logits_NV
     if len(rows) == len(batch.transforms):
@@ -237,7 +237,7 @@ def _top_p(logits_NV: Tensor, batch: TransformBatch) -> Tensor:
 
 
 def _falling(logits_NV: Tensor) -> Tensor:
-    """Sorted values without their ids; NumPy's sort takes 2 us for 1,000 logits where torch's takes 40."""
+    """Logits in falling order. On the CPU NumPy sorts 1,000 logits in 2 us, torch in 40."""
     if logits_NV.device.type == "cpu":
         return -torch.from_numpy(np.sort(-logits_NV.numpy(), axis=-1))
     return logits_NV.sort(dim=-1, descending=True).values

@@ -1,7 +1,7 @@
-"""Entropy and Jensen-Shannon distance of next-token distributions; the two signals AdaSD decides on.
+"""Entropy and Jensen-Shannon distance of next-token distributions, the two signals of AdaSD.
 
-Shape letters: K rows of a block, R entries of a truncated row, V vocabulary; ``...`` any batch shape.
-Probabilities lie in the last dimension. Work is done in float32, or float64 where that comes in.
+Shape letters: K tokens of a block, R entries of a top-k distribution, V vocabulary; ``...`` any batch shape.
+Probabilities lie in the last dimension. Computed in float32, or float64 if the input is float64.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def entropy(probs: Tensor) -> Tensor:
-    """Shannon entropy in nats over the last dimension: [..., V] -> [...]; zero mass adds nothing."""
+    """Shannon entropy in nats over the last dimension: [..., V] -> [...]; probabilities of 0 add nothing."""
     terms: Tensor = torch.special.entr(_wide(probs))
     return terms.sum(-1)
 
@@ -27,10 +27,10 @@ def js_distance(target_probs: Tensor, draft_probs: Tensor) -> Tensor:
 
 
 def js_distance_truncated(target_probs_KV: Tensor, draft_ids_KR: Tensor, draft_logprobs_KR: Tensor) -> Tensor:
-    """Distance to a draft distribution of which only R entries are known: [K, V], [K, R], [K, R] -> [K].
+    """Distance to a draft's top-k distribution with R entries: [K, V], [K, R], [K, R] -> [K].
 
-    The draft's missing mass Q stands against the target's mass P outside the R ids as one tail bucket, so
-    this never exceeds the true distance; the divergence falls short by at most ``m * h_b(P / (P + Q))`` bits
+    Outside the R ids, the draft's mass Q and the target's mass P are compared as one tail bucket, so the result
+    never exceeds the true distance; the divergence is too small by at most ``m * h_b(P / (P + Q))`` bits
     with ``m = (P + Q) / 2`` and the binary entropy h_b. With all V entries it equals ``js_distance``.
     Entries with log-probability minus infinity are padding: their ids must be valid and count as tail.
     """
@@ -41,7 +41,7 @@ def js_distance_truncated(target_probs_KV: Tensor, draft_ids_KR: Tensor, draft_l
     target_tail_K = (target_KV.sum(-1) - target_KR.sum(-1)).clamp_min(0.0)
     draft_tail_K = (1.0 - draft_KR.sum(-1)).clamp_min(0.0)
     complete_K = known_KR.sum(-1) >= target_KV.shape[-1]
-    draft_tail_K = draft_tail_K.masked_fill(complete_K, 0.0)  # nothing is missing: what is left is rounding
+    draft_tail_K = draft_tail_K.masked_fill(complete_K, 0.0)  # nothing is missing: the rest is rounding
     return _distance(_js_terms(target_KR, draft_KR).sum(-1) + _js_terms(target_tail_K, draft_tail_K))
 
 
@@ -52,8 +52,8 @@ def _wide(values: Tensor) -> Tensor:
 def _js_terms(target: Tensor, draft: Tensor) -> Tensor:
     """Each token's share of the divergence in bits: ``m * (1 - h_b(target / (target + draft)))``.
 
-    With ``skew = (target - draft) / (target + draft)`` it is exactly 0 where both agree, so that equal distributions
-    have distance 0 and not the root of a rounding error.
+    Written with ``skew = (target - draft) / (target + draft)`` it is exactly 0 for equal probabilities, so equal
+    distributions have distance 0 and not the root of a rounding error.
     """
     both = target + draft
     skew = (target - draft) / both.clamp_min(torch.finfo(both.dtype).tiny)

@@ -1,6 +1,6 @@
-"""One drafted token per session: what the draft proposes and the signals that may stop it.
+"""One drafted token per session: the draft's proposal and the signals that may stop drafting.
 
-Shape letters: N sessions, R entries of a truncated row, V vocabulary.
+Shape letters: N sessions, R entries of a top-k distribution, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from adasd.specdec.noise import coupled_race
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proposal:
-    """The next drafted token of every row."""
+    """The next drafted token of every session."""
 
     tokens_N: Tensor  # int64
     entropies_N: Tensor  # float32, nats, of the masked distribution at temperature 1
     max_probs_N: Tensor  # float32, largest probability of that distribution
-    top_ids_NR: Tensor | None  # int32; None if nobody asked for rows
-    top_logprobs_NR: Tensor | None  # float32; minus infinity from the row's own row_len on
-    runner_ups_N: Tensor | None = None  # int64, second choices; None if nobody asked for them
+    top_ids_NR: Tensor | None  # int32; None if no session wants distributions
+    top_logprobs_NR: Tensor | None  # float32; minus infinity from the session's own row_len on
+    runner_ups_N: Tensor | None = None  # int64, second choices; None if not wanted
 
 
 def check_draft(transform: SamplingTransform, rule: StopRule) -> None:
-    """Raise ValueError if an unseeded sampled session drafts without rows: its exact test needs them."""
+    """Raise ValueError if an unseeded sampled session drafts without distributions: its exact test needs them."""
     if rule.max_tokens > 0:
         _require_row(kind_of(transform), rule.row_len)
 
@@ -50,12 +50,12 @@ def propose(
     *,
     want_runner_ups: bool = False,
 ) -> Proposal:
-    """Draft one token per session; with ``want_runner_ups`` also what it would be if that were forbidden.
+    """Draft one token per session; with ``want_runner_ups`` also the second choice.
 
     Greedy: the largest logit. Seeded: the coupled choice from the full transformed distribution. Otherwise: a draw
     from exactly the top-k distribution that will be sent. ``row_lens[n]`` entries are wanted for session n (0: none);
-    R is the largest of them. The second choice is the second in the race under a seed, else the likeliest token beside
-    the drafted one (no transform changes the order); the drafted token itself if no other is possible. Raises
+    R is the largest of them. The second choice is the second in the race under a seed, else the likeliest token other
+    than the drafted one (no transform changes the order); the drafted token itself if no other is possible. Raises
     ValueError as ``check_draft``.
     """
     for kind, row_len in zip(batch.kinds, row_lens, strict=True):
@@ -82,19 +82,19 @@ def propose(
 
 
 def runner_up(scores_NV: Tensor, chosen_N: Tensor, otherwise_N: Tensor) -> Tensor:
-    """Where the largest score beside the chosen one's lies, [N, V] -> [N]; minus infinity is no score."""
+    """Index of the largest score without the chosen one, [N, V] -> [N]; ``otherwise_N`` if all are minus infinity."""
     best = scores_NV.scatter(-1, chosen_N[:, None], -torch.inf).max(dim=-1)
     return torch.where(best.values > -torch.inf, best.indices, otherwise_N)
 
 
 def draw(probs_NV: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One entry per row by an exponential race, [N, V] -> [N]; an entry with probability 0 never wins."""
+    """One token per distribution by an exponential race, [N, V] -> [N]; a token with probability 0 never wins."""
     expo_NV = torch.empty_like(probs_NV).exponential_(generator=generator)
     return (probs_NV / expo_NV.clamp_min(torch.finfo(expo_NV.dtype).tiny)).argmax(dim=-1)
 
 
 def _rows(all_N: Tensor, rows: list[int]) -> Tensor:
-    """These rows, in order; if they are all, nothing is copied (nor sent to a device, which waits for that)."""
+    """These entries, in order. All of them are returned without a copy and without a transfer to the device."""
     return all_N if len(rows) == len(all_N) else all_N[rows]
 
 
@@ -114,7 +114,7 @@ def _require_row(kind: Kind, row_len: int) -> None:
 
 
 def _truncated(masked_logits_NV: Tensor, row_lens: Sequence[int]) -> tuple[Tensor, Tensor] | None:
-    """Rows of each session's own length, padded with minus infinity to the longest."""
+    """Top-k distributions of each session's own length, padded with minus infinity to the longest."""
     longest = max(row_lens, default=0)
     if longest == 0:
         return None

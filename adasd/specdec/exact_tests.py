@@ -1,8 +1,7 @@
-"""The exact tests, one per kind of session, and the target's token that follows each.
+"""The exact tests, one per kind of session, and the target's token that follows.
 
-Shape letters: B sessions, K drafted tokens (longest block), J = K + 1 positions of the target, N = positions of a
-flattened block, V vocabulary, R entries of a top-k distribution, F those sessions of the B that are sampled without a
-seed.
+Shape letters: B sessions, K drafted tokens (longest block), J = K + 1 positions of the target, N = positions of all
+blocks flattened, V vocabulary, R entries of a top-k distribution, F of the B sessions that are sampled without a seed.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class ExactTest:
     """The outcome at every drafted position, as if all tokens before it had been accepted."""
 
     ok_BK: Tensor  # bool: the exact test passes
-    allowed_BK: Tensor  # bool: the target could emit the token itself, after all masks and the transform
+    allowed_BK: Tensor  # bool: the token has a chance in the target's transformed distribution
     choice_BJ: Tensor  # int64: the target's own token; 0 for sampled sessions
     rejection: RejectionSampling | None  # the sampled sessions, if there are any
 
@@ -30,9 +29,9 @@ class ExactTest:
     def of(
         cls, masked_logits_BJV: Tensor, blocks: BlockBatch, batch: TransformBatch, accept_FK: Tensor
     ) -> ExactTest:
-        """Greedy and seeded: is the drafted token the target's own choice? Sampled: rejection sampling.
+        """Greedy and seeded: whether the drafted token is the target's own choice. Sampled: rejection sampling.
 
-        A greedy distribution is a point mass, so there the guard asks for a finite logit: not forbidden by a mask.
+        A greedy distribution is a point mass, so there ``allowed_BK`` only excludes tokens that a mask forbids.
         """
         drafted_BK1 = blocks.tokens_BK[..., None]
         choice_BJ = torch.zeros_like(masked_logits_BJV[..., 0], dtype=torch.int64)
@@ -68,7 +67,7 @@ class ExactTest:
 
 
 def _coupled_choice(masked_logits_BJV: Tensor, batch: TransformBatch) -> tuple[Tensor, Tensor]:
-    """The race's winners [B, J] with the shared noise of each position, and its distributions [B, J, V]."""
+    """The winners [B, J] of the race with each position's shared noise, and the target's distributions [B, J, V]."""
     distributions = batch.expand(masked_logits_BJV.shape[1])
     probs_NV = transformed_probs(masked_logits_BJV.flatten(0, 1), distributions)
     choice_N = coupled_argmax(probs_NV, distributions.seed_N, distributions.position_N)
@@ -77,13 +76,13 @@ def _coupled_choice(masked_logits_BJV: Tensor, batch: TransformBatch) -> tuple[T
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RejectionSampling:
-    """Leviathan et al., arXiv:2211.17192, Algorithm 1; the proposal distribution is the transform of the row sent."""
+    """Leviathan et al., arXiv:2211.17192, Algorithm 1, with the transformed top-k distribution as the proposal."""
 
     indices: list[int]  # which of the B sessions
     lens_F: Tensor  # drafted tokens
     target_probs_FJV: Tensor
     top_ids_FKR: Tensor
-    top_probs_FKR: Tensor  # the draft's distribution over the row's entries
+    top_probs_FKR: Tensor  # the draft's transformed top-k distribution
     target_prob_FK: Tensor  # of the drafted token
     draft_prob_FK: Tensor  # of the drafted token
 
@@ -91,7 +90,7 @@ class RejectionSampling:
     def of(
         cls, masked_logits_BJV: Tensor, blocks: BlockBatch, batch: TransformBatch
     ) -> RejectionSampling | None:
-        """Distributions of both models for the sampled sessions; None if there are no such sessions."""
+        """Distributions of both models for the sampled sessions; None if there are none."""
         indices = batch.indices_of(Kind.SAMPLED)
         if not indices:
             return None
@@ -122,11 +121,11 @@ class RejectionSampling:
         return uniform_FK * self.draft_prob_FK < self.target_prob_FK
 
     def target_top_probs(self) -> Tensor:
-        """The target's probability of the entries of the draft's rows, [F, K, R]."""
+        """The target's probabilities of the tokens in the draft's top-k distributions, [F, K, R]."""
         return self.target_probs_FJV[:, :-1].gather(-1, self.top_ids_FKR)
 
     def excess(self) -> Tensor:
-        """(q - p)+ of the row entries that the target may emit, [F, K, R]: what rejection sampling rejects."""
+        """(q - p)+ of the top-k tokens that the target may emit, [F, K, R]: what rejection sampling rejects."""
         target_FKR = self.target_top_probs()
         return (self.top_probs_FKR - target_FKR).clamp_min(0.0) * (target_FKR > 0)
 
@@ -136,10 +135,7 @@ class RejectionSampling:
         return (self.weights(num_accepted_F, scale_FK) / expo_FV).argmax(dim=-1)
 
     def weights(self, num_accepted_F: Tensor, scale_FK: Tensor | None = None) -> Tensor:
-        """After a rejection ``max(0, scale target - draft)``, else the target's probabilities; [F, V].
-
-        Not normalised.
-        """
+        """After a rejection ``max(0, scale target - draft)``, else the target's probabilities; [F, V], unnormalised."""
         index_F = torch.arange(len(self.indices), device=num_accepted_F.device)
         target_FV = self.target_probs_FJV[index_F, num_accepted_F]
         if scale_FK is not None and scale_FK.shape[1]:
@@ -150,7 +146,7 @@ class RejectionSampling:
         return torch.where(empty_F1, target_FV, residual_FV)
 
     def _where_rejected(self, num_accepted_F: Tensor, scale_F: Tensor) -> Tensor:
-        """``scale_F`` where a token was rejected, 1 where all stand."""
+        """``scale_F`` where a token was rejected, 1 where all were accepted."""
         return torch.where(num_accepted_F < self.lens_F, scale_F, torch.ones_like(scale_F))
 
     def _rejected_probs(self, num_accepted_F: Tensor, target_FV: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the target thinks of tokens: log-probabilities before penalties, bias, masks and temperature.
+"""The target's log-probabilities of tokens, before penalties, bias, masks and temperature.
 
 Shape letters: N positions, V vocabulary.
 """
@@ -14,7 +14,7 @@ from adasd.results import TokenLogprob
 
 
 def token_logprobs(logits_NV: Tensor, tokens: Sequence[int], num_top: int) -> tuple[TokenLogprob, ...]:
-    """The log-probability of ``tokens[n]`` under row n, and the ``num_top`` likeliest tokens beside it."""
+    """The log-probability of ``tokens[n]`` at position n, and the ``num_top`` likeliest tokens there."""
     if not tokens:
         return ()
     logits_NV = logits_NV.float()

@@ -1,8 +1,8 @@
-"""Penalties: what a text holds already makes its tokens less likely (or more), before everything else of the transform.
+"""Penalties: tokens already in the text become less (or more) likely; the first step of the sampling transform.
 
 As vLLM's: repetition over prompt and answer (Keskar et al., arXiv:1909.05858, also transformers'
-RepetitionPenaltyLogitsProcessor), then frequency and presence over the answer (OpenAI's). Only the columns of
-tokens that were seen are touched.
+RepetitionPenaltyLogitsProcessor), then frequency and presence over the answer (OpenAI's). Only logits of tokens seen
+are changed.
 Shape letters: J positions (one distribution each), U tokens seen, V vocabulary.
 """
 
@@ -21,7 +21,7 @@ from adasd.rounds import SamplingTransform
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeenCounts:
-    """How often each token seen comes before each of J positions."""
+    """How often each seen token occurs before each of J positions."""
 
     ids_U: NDArray[np.int64]
     text_JU: NDArray[np.float32]  # in prompt and answer; zeros without a repetition penalty
@@ -29,17 +29,17 @@ class SeenCounts:
 
 
 def has_penalties(transform: SamplingTransform) -> bool:
-    """Whether the distribution depends on how often a token was seen."""
+    """Whether the transform has any penalty."""
     return bool(
         transform.presence_penalty or transform.frequency_penalty or transform.repetition_penalty != 1.0
     )
 
 
 class TokenCounts:
-    """How often each token was seen in one session's text; goes forth and back with it.
+    """How often each token occurs in one session's text, updated as the text grows and is rolled back.
 
-    ``vocab_size``: ids from there on have no logits and are not counted. A token that is gone again keeps its
-    place in the table, with a count of 0, which changes nothing.
+    ``vocab_size``: ids from there on have no logits and are not counted. A token that was rolled back keeps its
+    place in the table with a count of 0.
     """
 
     def __init__(self, transform: SamplingTransform, vocab_size: int) -> None:
@@ -50,22 +50,22 @@ class TokenCounts:
         self._counts = np.zeros((2, 64), np.float32)  # in the text, in the answer
 
     def extend(self, tokens: Sequence[int], at: int) -> None:
-        """``tokens`` follow from position ``at`` on."""
+        """Append ``tokens``, which begin at position ``at``."""
         self._count(tokens, at, 1.0)
 
     def cut(self, tokens: Sequence[int], at: int) -> None:
-        """``tokens``, the last of the text from position ``at`` on, are gone."""
+        """Roll back ``tokens``, the end of the text from position ``at`` on."""
         self._count(tokens, at, -1.0)
 
     def ahead(self, tokens: Sequence[int], at: int, num_rows: int) -> SeenCounts:
-        """What was seen before each of the last ``num_rows`` positions once ``tokens`` follow.
+        """Counts before each of the last ``num_rows`` positions of the text with ``tokens`` appended.
 
-        The last row is for the position behind all of ``tokens``, the one before for the last of them, ...
+        The last entry is for the position after all of ``tokens``, the one before for their last token, and so on.
         """
         steps = self._countable(tokens, at)
         size = len(self._place)
         counts_2JU = np.repeat(self._counts[:, None, :size], num_rows, axis=1)
-        first = len(tokens) - num_rows + 1  # tokens before the first row
+        first = len(tokens) - num_rows + 1  # tokens before the first position
         for i, place, in_answer in steps:
             row = max(0, i - first + 1)
             counts_2JU[0, row:, place] += 1.0

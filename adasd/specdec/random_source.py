@@ -1,6 +1,6 @@
-"""Where the slow twin's decisions by chance come from: numbers given beforehand, or whatever a proof wants.
+"""The slow twin's source of randomness: given random numbers, or a test's enumeration of all outcomes.
 
-``verify_reference`` asks for decisions, not for numbers, so that a proof can follow every branch with its exact
+``verify_reference`` calls it for decisions, not for numbers, so that a test can follow every outcome with its exact
 probability (tests/statistical).
 """
 
@@ -13,24 +13,24 @@ from typing import Protocol
 
 
 class RandomSource(Protocol):
-    """Decisions about one block."""
+    """Random decisions about one block."""
 
     def below(self, i: int, threshold: float) -> bool:
-        """Is token i's uniform number, one for all questions about it, below the threshold?"""
+        """Whether token i's uniform number is below the threshold; every call for i uses the same number."""
         ...
 
     def relax_below(self, i: int, threshold: float) -> bool:
-        """The same of token i's second uniform number, for acceptance methods."""
+        """The same for token i's second uniform number, for acceptance methods."""
         ...
 
     def pick(self, weights: Sequence[float]) -> int:
-        """An index with the probability of its weight; asked once per block."""
+        """An index drawn in proportion to the weights; called once per block."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class GivenNumbers:
-    """The numbers that the tensor code was given (``verify.Chance``)."""
+    """The same numbers as the tensor code uses (``verify.Chance``)."""
 
     accept: Sequence[float]
     expo: Sequence[float]

@@ -1,13 +1,13 @@
-"""Relaxation: which tokens that fail the exact test stand all the same, and what that costs.
+"""Relaxation: which tokens are accepted although they fail the exact test, and the distortion that this costs.
 
-A method (adasd.methods.acceptance) says with which chance it would accept a token. What is gained in acceptance and
-what the distribution is distorted by are the same number: the total variation between what is emitted and the
-target's distribution is the sum over x of chance(x) (q(x) - p(x))+. It does not depend on the token that was drafted,
-so a budget of it can be kept without a bias of its own. Greedy and seeded sessions have no draft distribution at hand,
-and some methods look at the tokens behind: there every relaxed token costs 1, its largest possible cost.
+A method (adasd.methods.acceptance) gives the chance that it would accept a token. The gain in acceptance equals the
+distortion: the total variation between the emitted and the target's distribution is the sum over x of
+chance(x) (q(x) - p(x))+. It does not depend on the drafted token, so enforcing a budget on it adds no bias. For greedy
+and seeded sessions, which send no draft distribution, and for methods that look at later tokens, every relaxed token
+costs 1, the largest possible cost.
 
 Shape letters: B sessions, K drafted tokens, R entries of a top-k distribution, V vocabulary, N token ids per position,
-T entries of a table, F those of the B that are sampled without a seed, G those of the B under one method.
+T entries of a table, F of the B sessions that are sampled without a seed, G of the B sessions under one method.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from adasd.specdec.exact_tests import ExactTest
 
 @dataclass(frozen=True, eq=False)
 class RelaxationBatch:
-    """The drafted positions of G sessions under one acceptance method; everything that the method may look at."""
+    """The drafted positions of G sessions under one acceptance method: all inputs of that method."""
 
     params: tuple[Params, ...]  # of each session
     lens_G: Tensor  # drafted tokens of each session; positions from there on are padding
@@ -49,7 +49,7 @@ class RelaxationBatch:
 
     @cached_property
     def place_K(self) -> Tensor:
-        """Each position's place in its block, from 0."""
+        """Each position's index in its block."""
         return torch.arange(self.exact_ok_GK.shape[1], device=self.lens_G.device)
 
     def probs_of(self, ids_GKN: Tensor) -> Tensor:
@@ -73,9 +73,9 @@ class RelaxationBatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Relaxation:
-    """What is relaxed, within the sessions' budgets."""
+    """The relaxed tokens, within the sessions' budgets."""
 
-    relaxed_BK: Tensor  # bool: failed the exact test and stands all the same, if all tokens before stand
+    relaxed_BK: Tensor  # bool: failed the exact test, accepted anyway if all tokens before are accepted
     cost_BK: Tensor  # float32: expected total variation to the target's distribution
 
 
@@ -87,7 +87,7 @@ def relax(
     distance_BK: Tensor,
     uniform_BK: Tensor,
 ) -> Relaxation:
-    """Ask every session's acceptance method, then keep to the budgets; ``uniform_BK`` are U[0, 1)."""
+    """Apply every session's acceptance method within its budgets; ``uniform_BK`` are U[0, 1)."""
     groups = _by_method(rules, blocks)
     willing_BK = torch.zeros_like(exact.ok_BK)
     if not groups:
@@ -124,7 +124,7 @@ def relax(
 def _by_method(
     rules: Sequence[AcceptanceRule], blocks: BlockBatch
 ) -> list[tuple[AcceptanceMethod[object], list[int]]]:
-    """The sessions that have something to be judged and to spend, by acceptance method."""
+    """The sessions with a block and a relaxation budget left, by acceptance method."""
     groups: dict[str, list[int]] = {}
     for b, rule in enumerate(rules):
         if not rule.is_exact and rule.relax_budget > 0 and blocks.lens[b]:
@@ -133,9 +133,9 @@ def _by_method(
 
 
 def _within_budgets(candidate_BK: Tensor, cost_BK: Tensor, rules: Sequence[AcceptanceRule]) -> Tensor:
-    """Where a rule may still be applied, position by position: [B, K] bool.
+    """Where the budgets still allow relaxation, position by position: [B, K] bool.
 
-    A position that costs more total variation than what is left is judged exactly; cheaper ones behind it need not be.
+    A position that costs more total variation than is left is judged exactly; later, cheaper ones may be relaxed.
     """
     budgets = [0 if rule.is_exact else rule.relax_budget for rule in rules]
     tokens_B = torch.tensor(budgets, device=cost_BK.device)

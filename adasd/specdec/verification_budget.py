@@ -1,13 +1,13 @@
-"""Whose drafted tokens a pass judges when it cannot judge all: TETRIS (Wu et al., arXiv:2502.15197).
+"""Which drafted tokens a forward pass judges if it cannot judge all: TETRIS (Wu et al., arXiv:2502.15197).
 
-A token is worth the chance that it and everything before it in its block stands, as the draft sees it. Over all
-blocks the worthiest tokens are taken; since worth falls along a block, what is taken of it is a prefix.
+A token's worth is the draft's estimate of the chance that it and all tokens before it in its block are accepted. The
+tokens of highest worth over all blocks are taken; worth falls along a block, so a prefix of each block is taken.
 
-TETRIS scores a prefix by the product of q(x) of its tokens. Under sampling without a seed that is a bias: a token
-that is dropped for being unlikely is one that the target draws again, without the rejection that q(x) would have
-had. Here the factor is max q, which the distribution settles before the token is drawn (and which is q(x) for a greedy
-draft). So whether a token is judged depends on the tokens before it and on other sessions, never on itself or on
-what follows it, and a cut block is verified exactly (tests/statistical/test_exact_by_enumeration.py).
+TETRIS scores a prefix by the product of q(x) of its tokens. That biases sampling without a seed: dropping a token
+because it is unlikely lets the target draw it again, without the rejection test at q(x). Here the factor is max q,
+which is fixed before the token is drawn (and equals q(x) for a greedy draft). So whether a token is judged depends on
+the tokens before it and on other sessions, never on the token itself or on later ones, and a cut block is verified
+exactly (tests/statistical/test_exact_by_enumeration.py).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Confidences = Sequence[float]
 """max q at each token of one block."""
 
 Place = tuple[float, int, int]
-"""Minus worth, position in the block, number of the block: in this order they are taken."""
+"""Minus worth, index in the block, number of the block; tokens are taken in this order."""
 
 
 def ranked(blocks: Sequence[Confidences]) -> list[Place]:
-    """All tokens, the worthiest first; of equal ones the earlier in its block, so that prefixes stay whole."""
+    """All tokens by falling worth; ties by index in the block, so that what is taken is always a prefix."""
     return sorted(
         (-worth, position, block)
         for block, confidences in enumerate(blocks)
@@ -33,16 +33,16 @@ def ranked(blocks: Sequence[Confidences]) -> list[Place]:
 
 
 def share(budget: int, blocks: Sequence[Confidences]) -> list[int]:
-    """Tokens of each block that are judged, ``budget`` in all or fewer."""
+    """Number of tokens of each block to judge, at most ``budget`` in total."""
     return _lens(ranked(blocks)[: max(0, budget)], len(blocks))
 
 
 def share_by_cost(blocks: Sequence[Confidences], pass_ms: Callable[[int], float | None]) -> list[int]:
-    """As ``share`` with a budget that pays: tokens are taken while each raises the tokens per millisecond.
+    """As ``share`` with a budget from measured times: take tokens while each raises the tokens per millisecond.
 
-    ``pass_ms(n)`` is the time of a pass over n tokens; one per block is always computed. It stops at the first
-    token that does not pay: a better budget behind it would depend on tokens that follow those it decides on.
-    Everything is judged while nothing is known of times.
+    ``pass_ms(n)`` is the time of a pass over n tokens; one per block is always computed. It stops at the first token
+    that does not pay, even if a larger budget would be better: that choice would depend on later tokens of the
+    blocks. Everything is judged while times are unknown.
     """
     order = ranked(blocks)
     tokens, size = float(len(blocks)), len(blocks)

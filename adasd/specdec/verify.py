@@ -1,4 +1,4 @@
-"""Judging drafted blocks: what the target accepts, and the token that follows.
+"""Judging drafted blocks: how many tokens the target accepts, and the token that follows.
 
 The exact test (``exact_tests``) is
 
@@ -7,12 +7,12 @@ The exact test (``exact_tests``) is
 * sampled: rejection sampling (arXiv:2211.17192, arXiv:2302.01318), token by token or by whole blocks
   (arXiv:2403.10444).
 
-Where it fails, an acceptance method may accept the token all the same (``relaxation``). With the exact test in front,
-a method by distance alone gives the same distribution as without, and more tokens stand.
+If it fails, an acceptance method may still accept the token (``relaxation``). For a method that looks at the distance
+alone, running the exact test first leaves the output's distribution as it is and accepts more tokens.
 
 Everything random is an argument, so equal inputs give equal outputs; ``verify_reference`` is the slow twin.
 Shape letters: B sessions, K drafted tokens (longest block), J = K + 1 positions of the target, V vocabulary,
-F those sessions of the B that are sampled without a seed.
+F of the B sessions that are sampled without a seed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from adasd.specdec.relaxation import relax
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chance:
-    """Everything random about a judgement; the noise of seeded sessions follows from their seed."""
+    """The random numbers of a judgement; a seeded session's shared noise is computed from its seed instead."""
 
     accept_FK: Tensor  # U[0, 1): the rejection test
     expo_FV: Tensor  # Exp(1): the race that picks the next token
@@ -45,17 +45,17 @@ class Chance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judgement:
-    """The first ``num_accepted`` tokens stand, ``next_token`` follows.
+    """The first ``num_accepted`` tokens are accepted, ``next_token`` follows.
 
-    Judged are the accepted positions and the rejected one after them; elsewhere flags are False.
+    Judged positions are the accepted ones and the rejected one after them; elsewhere flags are False.
     """
 
     num_accepted_B: Tensor  # int64
     next_token_B: Tensor  # int64
     relaxed_BK: Tensor  # bool, accepted by relaxation
-    exact_ok_BK: Tensor  # bool, judged and passed the exact test
+    exact_ok_BK: Tensor  # bool, passed the exact test at a judged position
     distance_BK: Tensor  # float32, Jensen-Shannon distance base 2; NaN where not judged or not needed
-    distortion_B: Tensor  # float32, total variation that relaxation cost, expected, over judged positions
+    distortion_B: Tensor  # float32, expected total variation from relaxation, summed over judged positions
 
 
 def judge(
@@ -97,7 +97,7 @@ def judge(
 def _whole_blocks(
     sampling: RejectionSampling, rules: Sequence[AcceptanceRule], ok_BK: Tensor, uniform_FK: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(which tokens stand, factor of the target's probabilities) where blocks are verified as a whole."""
+    """(accepted tokens, factor of the target's probabilities) under block verification."""
     weights_FL = prefix_weights(sampling.target_prob_FK, sampling.draft_prob_FK)
     kept_F = num_kept(
         weights_FL, sampling.target_top_probs(), sampling.top_probs_FKR, sampling.lens_F, uniform_FK
@@ -117,9 +117,9 @@ def draw_chance(
     vocab_size: int,
     generator: torch.Generator | None = None,
 ) -> Chance:
-    """Draw what ``judge`` needs for these sessions; ``num_drafted`` is K.
+    """Draw the random numbers that ``judge`` needs; ``num_drafted`` is K.
 
-    What a seeded session's acceptance method draws comes from its seed, so that its answer can be repeated.
+    For a seeded session, the acceptance method's numbers come from the seed, so that its answer is reproducible.
     """
     device, num_sampled = batch.position_N.device, len(batch.indices_of(Kind.SAMPLED))
     accept_FK = torch.rand(num_sampled, num_drafted, device=device, generator=generator)
@@ -134,7 +134,7 @@ def draw_chance(
 
 
 def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: Sequence[AcceptanceRule]) -> Tensor:
-    """Distance of the two distributions after masks at temperature 1 where a rule needs it, NaN elsewhere."""
+    """Distance of the two distributions after masks at temperature 1, if the rule needs it; NaN elsewhere."""
     distance_BK = torch.full_like(blocks.tokens_BK, torch.nan, dtype=torch.float32)
     wanted = [b for b, sent in enumerate(blocks.has_distributions) if sent and needs_distances(rules[b])]
     if wanted:

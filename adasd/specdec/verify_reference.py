@@ -1,7 +1,7 @@
 """The slow, obvious twin of ``verify`` for one session: plain Python, double precision, same random inputs.
 
-It shares no arithmetic with the tensor code: transform, noise, distance and rules are written out once more. Tests
-hold the two against each other, and the fake engine (adasd.testing) judges with it.
+It shares no arithmetic with the tensor code: transform, noise, distance and rules are implemented a second time.
+Tests compare the two, and the fake engine (adasd.testing) judges with it.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ class ReferenceJudgement:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One drafted token in front of both distributions."""
+    """One drafted token with both models' distributions."""
 
     token: int
     logits: Sequence[float]  # the target's, masked
-    target: Probs  # what the target would sample from
-    draft: Probs | None  # what the draft sampled from; None if it was not sent
-    distance: float  # nan without the draft's
+    target: Probs  # the target's sampling distribution
+    draft: Probs | None  # the draft's sampling distribution; None if it was not sent
+    distance: float  # nan without the draft's distribution
 
     @property
     def excess(self) -> Probs:
-        """(q - p)+ of what the target may emit."""
+        """(q - p)+ of the tokens that the target may emit."""
         assert self.draft is not None
         return [max(0.0, q - p) if p > 0 else 0.0 for p, q in zip(self.target, self.draft, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceBlock:
-    """One session's block; everything that an acceptance method may look at (``RelaxationBatch``)."""
+    """One session's block: all inputs of an acceptance method (as ``RelaxationBatch``)."""
 
     places: Sequence[Place]
     params: Params
@@ -116,7 +116,7 @@ def judge_one(
     sampled = not transform.greedy and transform.seed is None
 
     def after(at: int) -> int:
-        """The target's own token behind ``at`` accepted ones."""
+        """The target's own token after ``at`` accepted ones."""
         if transform.greedy:
             return first_max(masked_logits[at])
         if transform.seed is not None:
@@ -165,7 +165,7 @@ def judge_one(
 
 
 def judge_whole(places: Sequence[Place], behind: Probs, source: RandomSource) -> ReferenceJudgement:
-    """Block verification (arXiv:2403.10444): every prefix has its chance, the longest that stands is kept."""
+    """Block verification (arXiv:2403.10444): test every prefix, keep the longest that passes."""
     weights = [1.0]
     for place in places:
         assert place.draft is not None
@@ -192,7 +192,7 @@ def excess_of(weight: float, place: Place) -> Probs:
 
 
 def residual_of(weight: float, place: Place) -> Probs:
-    """What a rejected token is replaced from; p itself if rounding leaves nothing."""
+    """The weights from which a rejected token's replacement is drawn; p itself if rounding leaves nothing."""
     left = excess_of(weight, place)
     return left if sum(left) > 0 else place.target
 
@@ -203,7 +203,7 @@ def ratio(target: float, draft: float) -> float:
 
 
 def distances(places: Sequence[Place]) -> tuple[float, ...]:
-    """Of those that have rows."""
+    """The distances of the tokens that came with draft distributions."""
     return tuple(place.distance for place in places if place.draft is not None)
 
 
@@ -213,9 +213,10 @@ def masked(
     transform: SamplingTransform,
     allowed: Sequence[bool] | None = None,
 ) -> list[float]:
-    """Penalties for what ``text`` holds, bias, what a grammar does not allow, end-of-sequence before its time.
+    """Apply penalties for the tokens of ``text``, bias, the grammar's mask, and the mask of an early end-of-sequence.
 
-    ``allowed`` by token id; ids beyond are not allowed. Nothing is too early where it is all that is allowed.
+    ``allowed`` is by token id; ids beyond it are not allowed. If a grammar allows nothing but end-of-sequence, that
+    stays allowed.
     """
     out, answer = list(logits), text[transform.answer_from :]
     for token in set(text):
@@ -274,7 +275,7 @@ def first_max(values: Sequence[float]) -> int:
 
 
 def spread(ids: Sequence[int], probs: Probs, vocab_size: int) -> Probs:
-    """Probabilities of a top-k distribution as those of the vocabulary."""
+    """A top-k distribution's probabilities, spread over the whole vocabulary."""
     full = [0.0] * vocab_size
     for token, prob in zip(ids, probs, strict=True):
         full[token] += prob
@@ -282,7 +283,7 @@ def spread(ids: Sequence[int], probs: Probs, vocab_size: int) -> Probs:
 
 
 def bucket_distance(target: Probs, ids: Sequence[int], logprobs: Sequence[float]) -> float:
-    """Jensen-Shannon distance, base 2, with everything outside the row as one bucket."""
+    """Jensen-Shannon distance, base 2, with everything outside the top-k tokens as one bucket."""
     inside = {token: math.exp(lp) for token, lp in zip(ids, logprobs, strict=True) if lp > -math.inf}
     pairs = [(target[token], prob) for token, prob in inside.items()]
     pairs.append(
@@ -292,7 +293,7 @@ def bucket_distance(target: Probs, ids: Sequence[int], logprobs: Sequence[float]
 
 
 def pair_distance(pairs: Sequence[tuple[float, float]]) -> float:
-    """From both distributions' probabilities, pair by pair."""
+    """Jensen-Shannon distance, base 2, from pairs (p, q) of probabilities."""
     bits = 0.0
     for p, q in pairs:
         mean = (p + q) / 2
