@@ -1,10 +1,9 @@
-"""Bypass: when drafting does not pay, rounds run plain, and now and then drafting is tried again.
+"""Bypass: if drafting does not pay, rounds run plain, and drafting is tried again from time to time.
 
-The yield of both ways is measured where it counts, in emitted tokens per millisecond of wall time: drafting by
-its own rounds (draft wait and verdict, as pipelining leaves them), plain decoding by the verdict's time as it
-would be without a block. Whatever makes drafting poor (acceptance, a saturated or distant draft tier, a target
-batch that is bound by arithmetic) shows there, and whatever makes it better again shows in the next trial.
-Trials get rarer while they fail, but never end.
+Both are measured in emitted tokens per millisecond of wall time: drafting by its own rounds (wait for the block and
+the verdict, with lookahead as it is), plain decoding by the estimated time of a verdict without a block. Every reason
+for slow drafting (low acceptance, a saturated or distant draft tier, a compute-bound target batch) shows in this
+number, and an improvement shows in the next trial. Trials become rarer while they fail, but never end.
 """
 
 from __future__ import annotations
@@ -14,38 +13,38 @@ from dataclasses import dataclass, replace
 from adasd.rounds import RoundCompleted
 
 DECAY = 0.95
-"""Per round with a block: evidence fades with a memory of 20 rounds."""
+"""Per round with a block: a memory of 20 rounds."""
 MIN_EVIDENCE = 6.0
-"""Faded rounds before the bypass may begin."""
+"""Decayed number of rounds before the bypass may begin."""
 MARGIN = 0.05
-"""Relative gain that a change of mind needs, both ways."""
+"""Relative gain needed to switch, in both directions."""
 TRIAL_ROUNDS = 6
 FIRST_WAIT, LONGEST_WAIT = 16, 256
-"""Plain rounds before the next trial; doubled by every trial that fails or is regretted."""
+"""Plain rounds before the next trial; doubled if a trial fails or its success does not last."""
 REGRET_ROUNDS = 100
-"""Drafting again is regretted if the bypass begins again within so many rounds."""
+"""A successful trial did not last if the bypass begins again within this many rounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bypass:
-    """What is known, and whether drafting is on."""
+    """The measured yields, and whether drafting is on."""
 
     drafts: bool = True
-    num_rounds: float = 0.0  # faded count of rounds with a block
-    tokens: float = 0.0  # faded, emitted by them
-    ms: float = 0.0  # faded, taken by them
+    num_rounds: float = 0.0  # decayed count of rounds with a block
+    tokens: float = 0.0  # decayed sum of their emitted tokens
+    ms: float = 0.0  # decayed sum of their wall times
     wait: int = FIRST_WAIT  # plain rounds between trials
     waited: int = 0  # plain rounds since the last trial
-    trial: int = 0  # rounds that the trial under way still has
+    trial: int = 0  # rounds left in the current trial
     num_drafting: int = REGRET_ROUNDS  # rounds with a block since drafting began again
 
     @property
     def may_draft(self) -> bool:
-        """May the next round draft?"""
+        """Whether the next round may draft."""
         return self.drafts or self.trial > 0 or self.waited >= self.wait
 
     def learn(self, done: RoundCompleted, plain_ms: float | None) -> Bypass:
-        """Take in a round; ``plain_ms`` is what a verdict without a block takes, None if unknown."""
+        """Learn from a round; ``plain_ms`` is the time of a verdict without a block, None if unknown."""
         if done.num_drafted == 0:
             return self if self.drafts else replace(self, waited=self.waited + 1)
         seen = replace(
@@ -59,7 +58,7 @@ class Bypass:
         return seen._weigh_drafting(plain_ms) if self.drafts else seen._weigh_trial(plain_ms, self)
 
     def _gain(self, plain_ms: float) -> float:
-        """Tokens per millisecond with drafting over without."""
+        """Tokens per millisecond with drafting, divided by those of plain decoding."""
         return plain_ms * self.tokens / max(self.ms, 1e-6)
 
     def _weigh_drafting(self, plain_ms: float) -> Bypass:
@@ -69,9 +68,9 @@ class Bypass:
         return replace(self, drafts=False, wait=wait, waited=0, trial=0)
 
     def _weigh_trial(self, plain_ms: float, before: Bypass) -> Bypass:
-        """A trial begins without the evidence that began the bypass."""
+        """A trial starts without the evidence that began the bypass."""
         if not before.may_draft:
-            return before  # was under way when the bypass began
+            return before  # this round had started before the bypass began
         if before.trial == 0:
             fresh_tokens = self.tokens - DECAY * before.tokens
             fresh_ms = self.ms - DECAY * before.ms
@@ -85,5 +84,5 @@ class Bypass:
 
 
 def longer(wait: int) -> int:
-    """The wait after one more disappointment."""
+    """The wait after one more failure."""
     return min(2 * wait, LONGEST_WAIT)

@@ -1,13 +1,12 @@
-"""The controller: policies, what they have learned, and the rules of a request's next round.
+"""The controller: methods, their learned state, and the rules of a request's next round.
 
 One ``Controller`` per process and pair of models, used from one thread. It never sees a device or a link.
 
-With a seed, mode ``adaptive`` must give equal output for equal requests although relaxation and block ends
-shape it. So such a request learns from itself alone: it starts its policies from nothing. In mode ``exact``
-output does not depend on drafting, and every request starts from what the process knows.
+With a seed, mode ``adaptive`` must give equal output for equal requests, although relaxation and block ends affect
+it. So such a request learns only from itself: its methods start from nothing. In mode ``exact`` the output does not
+depend on drafting, and every request starts from what the process has learned.
 
-What is measured and learned about drafting is kept per draft source; what a verdict without a block takes is
-the same for all.
+Measurements of drafting are kept per draft source; the time of a verdict without a block is shared by all.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ __all__ = ["PLAIN", "Controller", "EffectiveSpeculation", "Plan", "SessionContro
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The rules of one round; ``draft.max_tokens == 0`` means that it is a plain one."""
+    """The rules of one round; ``draft.max_tokens == 0`` makes it a plain round."""
 
     draft: StopRule
     accept: AcceptanceRule
-    drafts_ahead: bool = False  # the draft may go on behind the block while the target judges it
-    drafts_for_rejection: bool = False  # it may prepare for the block's rejection meanwhile
+    drafts_ahead: bool = False  # the draft may continue after the block while the target judges it
+    drafts_for_rejection: bool = False  # it may prepare for the block's rejection during that time
 
 
 PLAIN = Plan(StopRule(0), AcceptanceRule())
 
 
 class Circumstance(NamedTuple):
-    """What requests have in common whose rounds mean the same: relaxation and temperature change who is accepted."""
+    """Requests with the same values learn together; relaxation and temperature change which tokens are accepted."""
 
     source: str  # of the drafts
     mode: Mode
@@ -56,12 +55,12 @@ class Circumstance(NamedTuple):
 
 
 MAX_METHODS = 64
-"""Methods (with their parameters) per circumstance that are remembered; the one longest unused is forgotten."""
+"""Methods (with parameters) per circumstance whose state is kept; the least recently used is dropped."""
 
 
 @dataclass(slots=True)
 class Shared:
-    """What the requests under one circumstance have taught the process."""
+    """What the process has learned from the requests of one circumstance."""
 
     estimates: Estimates = field(default_factory=Estimates)
     bypass: Bypass = field(default_factory=Bypass)
@@ -78,9 +77,9 @@ class Shared:
 
 
 class Controller:
-    """What all requests of one pair of models share.
+    """The state that all requests of one pair of models share.
 
-    What is learned is kept apart by circumstance; what a verdict takes is the same under all.
+    It is kept per circumstance, except for the times of verdicts, which all circumstances share.
     ``tiers`` are the names of the draft models, the preferred one first.
     """
 
@@ -88,15 +87,15 @@ class Controller:
         check_config(config)
         self.config, self.tiers = config, tuple(tiers)
         self.selector = Selector((*self.tiers, draft_sources.SUFFIX), guests=(draft_sources.NGRAM,))
-        self._target = Estimates()  # what verdicts take is the same under all circumstances
+        self._target = Estimates()  # its times of verdicts are shared by all circumstances
         self._shared: dict[Circumstance, Shared] = {}
 
     def effective(
         self, options: SpeculationOptions, transform: SamplingTransform | None = None
     ) -> EffectiveSpeculation:
-        """Options with the deployment's defaults; InvalidRequest naming the field that cannot be honoured.
+        """Options with the deployment's defaults; InvalidRequest, which names the field, if one cannot be honoured.
 
-        ``transform``, where it is known already: how the request samples.
+        ``transform`` is the request's sampling transform, if it is known already.
         """
         effective = resolve(options, self.config, self.tiers)
         return effective if transform is None else check_transform(options, effective, transform)
@@ -104,11 +103,11 @@ class Controller:
     def session(
         self, effective: EffectiveSpeculation, transform: SamplingTransform, prompt: Sequence[int] = ()
     ) -> SessionController:
-        """The controller of one request, which begins now."""
+        """The controller of a new request."""
         return SessionController(self, effective, transform, prompt)
 
     def shared(self, at: Circumstance) -> Shared:
-        """What all requests know under this circumstance."""
+        """The shared state of this circumstance."""
         known = self._shared.setdefault(at, Shared())
         known.estimates = known.estimates.with_target(self._target)
         return known
@@ -116,7 +115,7 @@ class Controller:
     def learn(
         self, at: Circumstance, methods: Sequence[Method], may_bypass: bool, round: RoundCompleted
     ) -> None:
-        """Feed a request's round into what all share; ``methods`` are those that it teaches."""
+        """Update the shared state with a request's round; ``methods`` are those that learn from it."""
         known = self.shared(at)
         if may_bypass:
             known.bypass = known.bypass.learn(round, known.estimates.plain_ms)
@@ -146,12 +145,12 @@ class SessionController:
         self._acceptance = acceptance_method(effective.relaxation) if effective.relaxation else None
         self._task = task_of(prompt)
         self._failed: set[str] = set()
-        self._planned = False  # was the round under way to draft?
+        self._planned = False  # whether the current round was planned to draft
         self.sources_used: tuple[str, ...] = ()
         self._begin(self._first_source())
 
     def _begin(self, source: str) -> None:
-        """Start from what is known of a source; isolated, from nothing (it must not follow the clock either)."""
+        """Start from a source's shared state; if isolated, from nothing and without the bypass, which uses the clock."""
         self.source, self._own = source, NOTHING
         self._own_rounds = 0
         temperature = ceil(2 * self._transform.temperature) / 2
@@ -168,9 +167,9 @@ class SessionController:
 
     @property
     def _taught(self) -> tuple[Method, ...]:
-        """The methods whose process-wide state this request's rounds teach.
+        """The methods whose shared state learns from this request's rounds.
 
-        Shared noise passes other tokens than rejection sampling: labels of another kind.
+        Under a seed the acceptance method is left out: shared noise accepts other tokens than rejection sampling.
         """
         if self.effective.mode is Mode.OFF:
             return ()
@@ -182,7 +181,7 @@ class SessionController:
 
     @property
     def chooses(self) -> bool:
-        """Is the source chosen here, rather than by the request?"""
+        """Whether the controller chooses the source, not the request."""
         return self.effective.draft == draft_sources.AUTO
 
     def _first_source(self) -> str:
@@ -192,22 +191,22 @@ class SessionController:
         return selector.candidates[0] if self.isolated else selector.first(self._task)
 
     def another_source(self, remaining_tokens: int) -> str | None:
-        """A source that would serve the rest of the answer clearly better; None to stay."""
+        """A source that would be clearly faster for the rest of the answer; None to keep the current one."""
         if not self.chooses or self.isolated or self._own_rounds < OWN_ROUNDS:
             return None
-        self._own_rounds = 0  # asked again after as many
+        self._own_rounds = 0  # reconsider after as many rounds again
         return self._controller.selector.better(
             self._task, self.source, self._own, remaining_tokens, self._failed
         )
 
     def use(self, source: str) -> None:
-        """The blocks come from this source from now on."""
+        """Blocks now come from this source."""
         self._failed.discard(source)
         if source != self.source:
             self._begin(source)
 
     def source_failed(self, source: str) -> str:
-        """The source that is to be tried next: another one if this request leaves the choice."""
+        """The source to try next: another one if the controller chooses."""
         self._failed.add(source)
         if not self.chooses or self.isolated:
             return source
@@ -216,7 +215,7 @@ class SessionController:
         return self._controller.selector.first(self._task, self._failed)
 
     def attached(self, source: str, took_ms: float) -> None:
-        """How long it took until the source could draft."""
+        """Learn how long it took to attach a source."""
         plain_ms = self._estimates.plain_ms
         if plain_ms:
             self._controller.selector.attached(source, took_ms / plain_ms)
@@ -230,8 +229,8 @@ class SessionController:
         return bool(by_distance) or (not transform.greedy and transform.seed is None)
 
     def plan(self, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> Plan:
-        """The next round's rules. ``remaining_tokens`` may still be emitted; ``num_emitted`` were, and
-        ``num_relaxed`` of them by relaxation. Never drafts so many that the target's own token would not fit.
+        """The next round's rules. ``remaining_tokens`` may still be emitted; ``num_emitted`` were, ``num_relaxed`` of
+        them by relaxation. A block always leaves room for the target's own token.
         """
         self._planned = False
         cap = min(self.effective.max_draft_tokens, remaining_tokens - 1)
@@ -255,12 +254,12 @@ class SessionController:
 
     @property
     def _may_run_ahead(self) -> bool:
-        """What takes no time need not be done before it is wanted."""
-        waits = (*draft_sources.LOOKUPS, draft_sources.SELF)  # the target itself has no time to spare
+        """Whether the source may draft ahead: look-ups take no time, and ``self`` would need the busy target."""
+        waits = (*draft_sources.LOOKUPS, draft_sources.SELF)
         return self._controller.config.draft_ahead and self.source not in waits
 
     def learn(self, round: RoundCompleted) -> None:
-        """Take a verdict (not the prefill's) into the request's and the process's state."""
+        """Update the request's and the process's state with a round (not with the prefill)."""
         self._num_rounds += 1
         if round.num_drafted and self.source not in self.sources_used:
             self.sources_used += (self.source,)
@@ -275,7 +274,7 @@ class SessionController:
         self._controller.learn(self._at, self._taught, self.effective.may_bypass, round)
 
     def _rate_source(self, round: RoundCompleted) -> None:
-        """What a round that was to draft says of its source."""
+        """Count a round that was planned to draft in its source's yield."""
         plain_ms = self._estimates.plain_ms
         if not (self._planned and plain_ms):
             return
@@ -285,7 +284,7 @@ class SessionController:
 
     @property
     def generation_threshold(self) -> float | None:
-        """Entropy ceiling in force, nats; None: there is none."""
+        """Current entropy ceiling, nats; None: there is none."""
         if self.effective.mode is Mode.OFF:
             return None
         ceiling = self._drafting.decide(self._drafting_state, self._any_outlook()).entropy_ceiling
@@ -293,7 +292,7 @@ class SessionController:
 
     @property
     def acceptance_threshold(self) -> float | None:
-        """Largest distance accepted with at least even odds now; None: nothing is relaxed by distance."""
+        """Largest distance now accepted with a chance of at least 1/2; None: nothing is relaxed by distance."""
         if self._acceptance is None:
             return None
         params = self._decision(self._any_outlook())
@@ -301,7 +300,7 @@ class SessionController:
 
     @property
     def distortion(self) -> float:
-        """Total variation that relaxation has cost this answer, expected, summed over its positions."""
+        """Expected total variation from relaxation so far, summed over the answer's positions."""
         return self._distortion
 
     def _outlook(self, cap: int, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> RoundOutlook:
@@ -329,7 +328,7 @@ class SessionController:
         )
 
     def _any_outlook(self) -> RoundOutlook:
-        """For questions about the rules in force, outside of a round."""
+        """An outlook for reading the current rules outside of a round."""
         cap = self.effective.max_draft_tokens
         return self._outlook(cap, cap + 1, 0, 0)
 
@@ -337,7 +336,7 @@ class SessionController:
         return self._acceptance.decide(self._acceptance_state, outlook) if self._acceptance else None
 
     def _accept(self, draft: StopRule, outlook: RoundOutlook) -> AcceptanceRule:
-        """Exact, or relaxed within the share of the answer that the request allows."""
+        """The acceptance rule: exact, or relaxed within the request's budgets."""
         if self._acceptance is None:
             return AcceptanceRule(BLOCK if self.effective.whole_block else TOKEN)
         wants = self._acceptance.needs_distances

@@ -1,12 +1,11 @@
-"""Choosing among draft sources while serving: which one yields the most on prompts of this kind.
+"""Choice among draft sources while serving: the one with the highest yield on prompts of this kind.
 
 On-the-fly adaptation (Liu, Park, Shen, ACL 2025 long 482) chooses the draft model by estimated goodput; the
-estimator here is our own reading. Every round says how many tokens a source brought and how much time that took,
-measured in *plain rounds* (verdicts without a block), so that a busy target does not count against whichever
-source it met. Evidence is kept per source and per *task*, prompts that begin alike; a task that was seen little
-leans on what all tasks say of the source. Choices follow discounted UCB (Garivier and Moulines, arXiv:0805.3415):
-the yield, and a bonus for what was seen little or long ago. Within an answer another source has to win even when
-the time to attach it counts.
+estimator here is our own reading. A source's yield is its tokens per unit of time, measured in *plain rounds*
+(verdicts without a block), so that a busy target does not count against the source in use. Yields are kept per source
+and per *task* (prompts that begin alike); a task with little evidence is shrunk towards the mean over all tasks.
+Choices follow discounted UCB (Garivier and Moulines, arXiv:0805.3415): the yield plus a bonus for sources tried rarely
+or long ago. Within an answer, another source must win with the time to attach it included.
 """
 
 from __future__ import annotations
@@ -17,26 +16,26 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 TASK_LEN = 16
-"""Leading tokens by which prompts are of one task."""
+"""Prompts with the same first tokens, this many, are one task."""
 MAX_TASKS = 256
-"""Tasks that are told apart; the one longest unseen is forgotten."""
+"""Tasks that are kept; the least recently seen is dropped."""
 FADE = 0.999
-"""Of all evidence of a task, per round: a memory of 1,000 rounds."""
+"""Decay of a task's evidence per round: a memory of 1,000 rounds."""
 LEAN = 20.0
-"""What all tasks say of a source counts as so many plain rounds of one task."""
+"""Weight of the mean over all tasks, in plain rounds of one task."""
 START_COST = 10.0
 """Plain rounds of evidence below which a source counts as untried."""
 BONUS = 0.5
-"""Scale of the bonus, in tokens per plain round: what is tried again costs whole answers."""
+"""Scale of the bonus, in tokens per plain round; low, because a trial costs a whole answer."""
 OWN_ROUNDS = 8
-"""Rounds of an answer's own before another source is considered."""
+"""Rounds of an answer before another source is considered."""
 MARGIN = 0.15
-"""Relative saving of time that a switch within an answer needs."""
+"""Relative saving of time needed for a switch within an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Yield:
-    """What a source brought: tokens, and their cost in plain rounds."""
+    """A source's tokens, and their cost in plain rounds."""
 
     tokens: float = 0.0
     cost: float = 0.0
@@ -48,7 +47,7 @@ class Yield:
         return Yield(self.tokens + tokens, self.cost + cost)
 
     def gain(self, prior: float) -> float:
-        """Tokens per plain round, leaning on ``prior``."""
+        """Tokens per plain round, shrunk towards ``prior``."""
         return (self.tokens + LEAN * prior) / (self.cost + LEAN)
 
 
@@ -56,10 +55,10 @@ NOTHING = Yield()
 
 
 class Selector:
-    """What is known of the sources; one per process and target, used from one thread.
+    """Chooses sources by their yields; one per process and target, used from one thread.
 
-    Candidates are tried unasked. Guests are not: a trial costs what the best source would have yielded. They are
-    chosen among the others while requests that name them show what they yield.
+    Candidates are explored. Guests are not, since exploring costs what the best source would have yielded; they can be
+    chosen only while requests that name them provide evidence.
     """
 
     def __init__(self, candidates: Sequence[str], guests: Sequence[str] = ()) -> None:
@@ -69,7 +68,7 @@ class Selector:
         self._attach_cost: dict[str, float] = {}  # plain rounds until a source drafts
 
     def first(self, task: int, excluded: Collection[str] = ()) -> str:
-        """The source that an answer begins with."""
+        """The source for the start of an answer."""
         names = self._possible(excluded)
         seen = self._tasks.get(task, {})
         total = math.log(1 + sum(seen.get(name, NOTHING).cost for name in names))
@@ -85,9 +84,9 @@ class Selector:
     def better(
         self, task: int, current: str, own: Yield, remaining_tokens: int, excluded: Collection[str] = ()
     ) -> str | None:
-        """Another source that would finish the answer sooner by more than MARGIN, its attachment included.
+        """Another source that would finish the answer faster by more than MARGIN, time to attach included; or None.
 
-        ``own`` is what the current source brought in this answer.
+        ``own`` is the current source's yield in this answer.
         """
         if own.cost <= 0.0:
             return None
@@ -106,7 +105,7 @@ class Selector:
         return self._tasks.get(task, {}).get(name, NOTHING).gain(overall)
 
     def learn(self, task: int, name: str, tokens: float, cost: float) -> None:
-        """A round of an answer under ``name``; ``cost`` in plain rounds. Of no effect for a name that is unknown."""
+        """Add a round with source ``name``; ``cost`` in plain rounds. Unknown names are ignored."""
         if name not in self._all:
             return
         seen = self._tasks.setdefault(task, {})
@@ -120,7 +119,7 @@ class Selector:
         self._all[name] = self._all[name].plus(tokens, cost)
 
     def attached(self, name: str, cost: float) -> None:
-        """Attaching a source and letting it read the text took so many plain rounds."""
+        """Learn that attaching a source took ``cost`` plain rounds."""
         before = self._attach_cost.get(name, cost)
         self._attach_cost[name] = before + 0.2 * (cost - before)
 
@@ -130,5 +129,5 @@ class Selector:
 
 
 def task_of(prompt: Sequence[int]) -> int:
-    """The task that a prompt belongs to, by how it begins."""
+    """The task of a prompt, by its first tokens."""
     return hash(tuple(prompt[:TASK_LEN]))

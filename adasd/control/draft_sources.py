@@ -1,7 +1,7 @@
-"""Where blocks come from: the draft sources of a deployment, by name.
+"""The draft sources of a deployment, by name.
 
-A source is whatever answers a DraftCall with a DraftBlock. Models are tiers of their own; look-ups run beside the
-runner and need neither device nor network. ``auto`` is no source: it chooses among them (adasd.control.draft_choice).
+A source answers a DraftCall with a DraftBlock. Models run in tiers of their own; look-ups run in the runner's process
+and need neither device nor network. ``auto`` is not a source; it chooses one (adasd.control.draft_choice).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ LOOKUPS = (NGRAM, SUFFIX)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One source as people see it."""
+    """A source's description for users."""
 
     name: str
     summary: str
-    source: str  # where the method is published
+    source: str  # publication
 
 
 KNOWN = (
@@ -52,9 +52,9 @@ RESERVED = tuple(source.name for source in KNOWN)
 
 
 def offered(drafts: Sequence[str]) -> tuple[Source, ...]:
-    """What a deployment offers, in the order of preference.
+    """The sources of a deployment, in order of preference.
 
-    ``drafts`` are its draft models by name, or ``self`` where the target drafts for itself.
+    ``drafts`` are its draft models by name, or ``self`` if the target drafts for itself.
     """
     known = {source.name: source for source in KNOWN}
     others = "the draft model {!r}, on replicas of its own", known[MODEL].source
@@ -63,7 +63,7 @@ def offered(drafts: Sequence[str]) -> tuple[Source, ...]:
 
 
 def choose(name: str, tiers: Sequence[str]) -> str:
-    """The source of that name; InvalidRequest with what this deployment offers if it has none."""
+    """The source of that name; InvalidRequest, which lists the deployment's sources, if there is none."""
     names = [source.name for source in offered(tiers)]
     if name in names:
         return name

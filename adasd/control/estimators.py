@@ -1,6 +1,6 @@
-"""What rounds teach about a draft and its links: means, times, acceptance by position. Pure values.
+"""Estimates from rounds: means, times, acceptance by position. Pure values.
 
-None of them knows a policy; all forget, so that a change of traffic shows within about 50 rounds.
+They do not depend on methods, and old rounds decay, so that a change of traffic shows within about 50 rounds.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from adasd.rounds import RoundCompleted
 
 @dataclass(frozen=True, slots=True)
 class Survival:
-    """Chance that a block's first k tokens are accepted: S_k, the product of conditional chances.
+    """Chance S_k that a block's first k tokens are accepted, the product of conditional chances.
 
-    A block says nothing about positions behind its rejection or its end (they are censored), so each
-    position's chance is estimated among the rounds that judged it, as in Kaplan and Meier's estimator;
-    accepted / drafted would count unjudged tokens as failures. Positions seen little lean on the mean of
-    all positions. Holds if where blocks end says nothing about the next token; an entropy ceiling ends
-    them before doubtful tokens, so behind it S_k is an upper estimate.
+    Positions after a rejection or the block's end are not judged (censored), so each position's chance is estimated
+    from the rounds that judged it, as in the Kaplan-Meier estimator; accepted / drafted would count unjudged tokens as
+    failures. Positions with few verdicts are shrunk towards the mean of all positions. Assumes that a block's end is
+    independent of the next token's acceptance; an entropy ceiling ends blocks where acceptance is unlikely, so S_k
+    beyond that point is too high.
     """
 
     accepted: tuple[float, ...] = ()  # per position: decayed count of acceptances
     judged: tuple[float, ...] = ()  # per position: decayed count of verdicts
 
     decay = 0.98  # per round with a block: a memory of 50 rounds
-    start, start_weight = 0.7, 2.0  # chance assumed before any verdict, worth so many verdicts
-    pool_weight = 4.0  # the mean over positions counts as so many verdicts of one position
+    start, start_weight = 0.7, 2.0  # chance assumed before any verdict, and its weight in verdicts
+    pool_weight = 4.0  # weight of the mean over positions, in verdicts of one position
 
     def add(self, num_accepted: int, num_drafted: int) -> Survival:
         """One verdict on a block of ``num_drafted`` >= 1 tokens."""
@@ -69,13 +69,13 @@ class Ema:
 
 @dataclass(frozen=True, slots=True)
 class EmaOfTimes(Ema):
-    """Of milliseconds, which a busy machine now and then multiplies by a hundred: one such value says little.
+    """Mean of milliseconds, robust to outliers: a busy machine can take a hundred times as long once.
 
-    A value counts as at most ``clip`` times the mean, so a lasting change shows within some ten values all the same.
+    A value counts as at most ``clip`` times the mean, so a lasting change still shows within about ten values.
     """
 
     clip = 4.0
-    least = 0.05  # ms that the mean is taken for in this, lest it stay at 0
+    least = 0.05  # ms; lower bound of the mean in this rule, so that it cannot stay at 0
 
     def add(self, value: float) -> EmaOfTimes:
         if self.value is None:
@@ -114,37 +114,35 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """What is measured about one pair of models, whatever the policies."""
+    """Measurements of one pair of models, independent of methods."""
 
     survival: Survival = field(default_factory=Survival)
     draft_ms: EmaOfTimes = field(default_factory=EmaOfTimes)  # compute per drafted token
     hop_ms: EmaOfTimes = field(default_factory=EmaOfTimes)  # wall time of a block beyond its compute
     verify_ms: Line = field(default_factory=Line)  # wall time of a verdict over the tokens of its block
     full: Ema = field(default_factory=Ema)  # 1 for a block that was accepted in full, else 0
-    foreseen: Ema = field(default_factory=Ema)  # 1 for a rejection that the draft foresaw, else 0
+    foreseen: Ema = field(default_factory=Ema)  # 1 for a rejection that the draft predicted, else 0
     length: Ema = field(default_factory=Ema)  # tokens per block
-    cost: CostTable = field(default_factory=CostTable)  # the target's passes by their tokens, all sessions'
+    cost: CostTable = field(default_factory=CostTable)  # the target's passes by their tokens of all sessions
     batch_size: Ema = field(default_factory=Ema)  # sessions in the pass of a verdict
     wait_ms: Ema = field(default_factory=Ema)  # wall time of a verdict beyond its passes
-    queue_ms: Ema = field(default_factory=Ema)  # of it, waiting in the worker
+    queue_ms: Ema = field(default_factory=Ema)  # the part of wait_ms spent in the worker's queue
     pass_ms: Line = field(default_factory=Line)  # the target's passes over the tokens of this pair's block
-    plain_extra_ms: EmaOfTimes = field(
-        default_factory=EmaOfTimes
-    )  # of a plain round, beyond its pass and its wait
+    plain_extra_ms: EmaOfTimes = field(default_factory=EmaOfTimes)  # of a plain round, beyond pass and queue
     exposed: Ema = field(default_factory=Ema)  # share of a block's drafting that its round waited for
 
     def with_target(self, other: Estimates) -> Estimates:
-        """These, with what ``other`` knows of the target's times."""
+        """These estimates, with the target's times of ``other``."""
         return replace(
             self, verify_ms=other.verify_ms, pass_ms=other.pass_ms, plain_extra_ms=other.plain_extra_ms
         )
 
     @property
     def plain_ms(self) -> float | None:
-        """Wall time of a token that is decoded plainly; None until there is something to go by.
+        """Wall time of a token in plain decoding; None until measured.
 
-        The target decodes on while its verdicts travel, so such a token takes no hop: a pass over one token, the wait
-        for the pass, and what plain rounds were seen to take beyond both.
+        The target decodes ahead while its verdicts travel, so a token includes no network hop: it takes a pass over one
+        token, the wait for the pass, and what plain rounds were measured to take beyond both.
         """
         fitted = self.pass_ms.fit()
         return (
@@ -152,7 +150,7 @@ class Estimates:
         )
 
     def learn(self, round: RoundCompleted) -> Estimates:
-        """With one round more; built in one go, since every round passes here."""
+        """The estimates after one more round; a single construction, since this runs every round."""
         drafted, verdict, num = round.drafted, round.verdict, round.num_drafted
         wait_ms = max(0.0, round.verify_ms - verdict.compute_ms)
         plain, tells_batch, has_block = num == 0, verdict.batch_tokens > 0, drafted is not None and num > 0

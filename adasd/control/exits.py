@@ -1,13 +1,13 @@
-"""Which layer to leave at and how far to draft, when a model drafts for itself by its own first layers.
+"""Choice of the exit layer and the block length when a model drafts with its own first layers.
 
-DEL (Entezari Zarch et al., 2025; arXiv:2504.05598). With L layers, an exit behind layer l that agrees with the whole
-model with chance a, and d drafted tokens, a round brings
+DEL (Entezari Zarch et al., 2025; arXiv:2504.05598). With L layers, an exit after layer l that agrees with the whole
+model with chance a, and d drafted tokens, a round yields
 
     TPL(l, d) = (1 - a^(d + 1)) / ((1 - a) (d l + L))      tokens per layer computed,
 
-and the pair with the most is taken before every block. Agreement is counted on *shadow tokens*: whatever the whole
-model judges, each exit's own first choice is compared with the model's, whether that exit drafted or not. Within
-a block drafting stops where the exit is less sure than halfway between its hits and its misses on average.
+and the pair (l, d) with the highest TPL is used for the next block. Agreement is counted on *shadow tokens*: at every
+position that the whole model judges, each exit's first choice is compared with the model's, even if another exit
+drafted. Within a block, drafting stops at a confidence below the midpoint of the means of the exit's hits and misses.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 FADE = 0.98
-"""Of the evidence, per verdict: a memory of 50 verdicts."""
+"""Decay of the evidence per verdict: a memory of 50 verdicts."""
 START_WEIGHT = 4.0
-"""The agreement assumed before any evidence counts as so many tokens."""
+"""Weight of the agreement assumed before any evidence, in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """One exit's first choices against the whole model's, and how sure it was of them."""
+    """How often one exit's first choices match the whole model's, and their confidences."""
 
     layer: int  # layers computed, 1 to L - 1
     matches: float
     total: float
-    sure_hits: float = 0.0  # sum of the largest probabilities where it agreed
-    sure_misses: float = 0.0
+    sure_hits: float = 0.0  # sum of the exit's largest probabilities where it agreed
+    sure_misses: float = 0.0  # and where it did not
 
     @property
     def chance(self) -> float:
@@ -37,14 +37,14 @@ class Agreement:
 
     @property
     def confidence_floor(self) -> float:
-        """Halfway between the mean confidence of hits and of misses; 0 without either."""
+        """Midpoint of the mean confidences of hits and of misses; 0 if there are none of either."""
         misses = self.total - self.matches
         if self.sure_hits == 0.0 or self.sure_misses == 0.0 or misses <= 0.0:
             return 0.0
         return (self.sure_hits / self.matches + self.sure_misses / misses) / 2
 
     def plus(self, hits: Sequence[bool], confidences: Sequence[float]) -> Agreement:
-        """After one verdict's tokens."""
+        """The agreement after one verdict's tokens."""
         pairs = list(zip(hits, confidences, strict=True))
         return replace(
             self,
@@ -57,7 +57,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """What the next block does."""
+    """The exit layer and stop rule of the next block."""
 
     layer: int
     length: int  # tokens at most
@@ -66,14 +66,14 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Exits:
-    """What is known of all exits of a model of ``num_layers``."""
+    """All exits of a model of ``num_layers``."""
 
     num_layers: int
     seen: tuple[Agreement, ...]
 
     @classmethod
     def of(cls, num_layers: int, most: int = 8) -> Exits:
-        """At most so many exits, evenly spaced. A later exit is assumed to agree more often."""
+        """At most ``most`` exits, evenly spaced. Later exits are assumed to agree more often."""
         num = min(most, num_layers - 1)
         layers = sorted({round(num_layers * (i + 1) / (num + 1)) for i in range(num)})
         start = [
@@ -98,6 +98,6 @@ class Exits:
         return tokens / (length * exit.layer + self.num_layers)
 
     def learn(self, hits: Sequence[Sequence[bool]], confidences: Sequence[Sequence[float]]) -> Exits:
-        """One verdict: per exit and judged position, whether its first choice was the model's, and how sure."""
+        """Add one verdict: per exit and judged position, whether its first choice matched, and its confidence."""
         told = zip(self.seen, hits, confidences, strict=True)
         return replace(self, seen=tuple(one.plus(hit, sure) for one, hit, sure in told))

@@ -1,9 +1,9 @@
-"""Drafting under load: where the target's passes are shared, each judged token takes time from all sessions.
+"""Drafting under load: if sessions share the target's passes, each judged token costs all of them time.
 
-Around any drafting policy. The k-th token of a block stands with chance S_k and makes the pass longer by what one
-token more costs at the present size; that time would have brought ``rate`` tokens per millisecond. So it is worth
-judging iff S_k >= rate * cost, and the policy's rule is capped at the last such k. Alone on the target (or while
-passes take as long with more tokens, as on a large device) the policy has its way.
+Wraps any drafting method. The k-th token of a block is accepted with chance S_k and makes the pass longer by the cost
+of one more token at the current size; that time would otherwise yield ``rate`` tokens per millisecond. So it is worth
+judging iff S_k >= rate * cost, and the method's rule is capped at the last such k. The rule is not changed if the
+session is alone on the target, or if more tokens do not make passes longer, as on a large device.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from adasd.methods.policy import RoundOutlook
 from adasd.rounds import StopRule
 
 BUSY_SHARE = 0.1
-"""Mean wait for a pass over its time from which the target counts as busy without a gap."""
+"""Ratio of the mean wait for a pass to its time, from which on the target counts as continuously busy."""
 
 
 def under_load(rule: StopRule, outlook: RoundOutlook) -> StopRule:
-    """``rule`` with its block capped at what the target's batch has room for, at least 1 token."""
+    """``rule`` with its block capped to the tokens worth judging, at least 1."""
     need = survival_needed(outlook)
     if need is None or rule.max_tokens < 2:
         return rule
@@ -27,7 +27,7 @@ def under_load(rule: StopRule, outlook: RoundOutlook) -> StopRule:
 
 
 def survival_needed(outlook: RoundOutlook) -> float | None:
-    """The S_k that pays for a token's place in a pass; None while the target is not shared, or nothing is known."""
+    """The S_k from which on judging a token pays; None if the target is not shared or times are unknown."""
     sessions = outlook.batch_size
     if not outlook.is_shared or outlook.mean_block is None:
         return None

@@ -1,9 +1,9 @@
-"""Whether to draft ahead: while the target judges a block, the draft may prepare for what the verdict may be.
+"""Whether to draft ahead: while the target judges a block, the draft may prepare for possible verdicts.
 
-What was drafted behind the block is used if all of it is accepted and the draft's guess at the token behind it is
-right; what was drafted for a rejection, if that comes where the draft was most in doubt, for its second choice. Used,
-it saves the time of a block as far as that hides behind the verdict; unused, the next block waits for the step that the
-draft is in, half a step on average. So either pays iff
+Tokens drafted after the block are used if the whole block is accepted and the draft's guess at the next token is right;
+tokens drafted for a rejection, if it comes where the draft expected it, for its second choice. If used, they save the
+part of a block's drafting time that overlaps with the verdict; if not, the next block waits for the draft's current
+step, half a step on average. So each pays iff
 
     P(used) * min(block_ms, verify_ms)  >  (1 - P(used)) * step_ms / 2
 """
@@ -14,13 +14,13 @@ from adasd.control.estimators import Estimates
 
 
 def drafting_ahead_pays(estimates: Estimates) -> bool:
-    """By what was measured so far; True until there is something to go by."""
+    """By the measurements so far; True without any."""
     full = estimates.full.value
     return full is None or _pays(estimates, full * estimates.survival.curve(1)[0])
 
 
 def preparing_for_rejection_pays(estimates: Estimates) -> bool:
-    """By what was measured so far; True until there is something to go by."""
+    """By the measurements so far; True without any."""
     foreseen = estimates.foreseen.value
     return foreseen is None or _pays(estimates, foreseen)
 

@@ -1,4 +1,4 @@
-"""What a request's speculation options come to under the deployment's settings."""
+"""A request's speculation options, completed and checked by the deployment's settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from adasd.rounds import SamplingTransform
 
 @dataclass(frozen=True, slots=True)
 class EffectiveSpeculation:
-    """Options with nothing left open; echoed to the caller."""
+    """Options with all defaults filled in; echoed to the caller."""
 
     mode: Mode
     drafting: str
@@ -33,11 +33,11 @@ class EffectiveSpeculation:
     max_relaxed_fraction: float  # of the answer's tokens; 0 unless the mode is adaptive
     may_bypass: bool = False  # rounds run plain while drafting does not pay
     draft: str | None = None  # name of the draft source; None in mode off
-    max_distortion: float = math.inf  # total variation that relaxation may cost, summed over the answer
+    max_distortion: float = math.inf  # largest total variation from relaxation, summed over the answer
 
     @property
     def options(self) -> SpeculationOptions:
-        """As the options of a request; no limit is None."""
+        """As a request's options, with None for no limit."""
         values = {one.name: getattr(self, one.name) for one in fields(SpeculationOptions)}
         return SpeculationOptions(
             **{name: None if value == math.inf else value for name, value in values.items()}
@@ -57,7 +57,7 @@ class EffectiveSpeculation:
 def resolve(
     options: SpeculationOptions, config: SpeculationConfig, tiers: Sequence[str] = (draft_sources.MODEL,)
 ) -> EffectiveSpeculation:
-    """Fill in defaults; InvalidRequest naming the field for what this deployment cannot honour.
+    """Fill in defaults; InvalidRequest, which names the field, if this deployment cannot honour an option.
 
     ``tiers`` are the names of its draft models, the preferred one first.
     """
@@ -81,7 +81,7 @@ def resolve(
             f"max_relaxed_fraction is {fraction}, but a fraction lies between 0 and 1",
             "speculation.max_relaxed_fraction",
         )
-    may_bypass = config.bypass and options.drafting is None  # who names a policy gets just that
+    may_bypass = config.bypass and options.drafting is None  # a method named by the request is always used
     distortion = config.max_distortion if options.max_distortion is None else options.max_distortion
     distortion = math.inf if distortion is None else distortion
     if not distortion >= 0:
@@ -102,10 +102,10 @@ def resolve(
 def check_transform(
     options: SpeculationOptions, effective: EffectiveSpeculation, transform: SamplingTransform
 ) -> EffectiveSpeculation:
-    """What holds for a request that samples so.
+    """The options for a request with this sampling transform.
 
-    Block verification acts on rejection sampling and has nothing to do where tokens are matched (greedy, seeded):
-    named by the request it is refused, as the deployment's default it gives way to the test token by token.
+    Block verification applies to rejection sampling, not to matching (greedy, seeded). There it is refused if the
+    request names it; as the deployment's default it is replaced by the test token by token.
     """
     if not effective.whole_block or not (transform.greedy or transform.seed is not None):
         return effective
@@ -120,7 +120,7 @@ def check_transform(
 
 
 def check_config(config: SpeculationConfig) -> None:
-    """Raise ConfigError unless every request that names nothing can be served by these settings."""
+    """Raise ConfigError unless a request without speculation options can be served."""
     if config.max_draft_tokens < 1 or config.draft_top_k < 1:
         raise ConfigError(
             f"speculation.max_draft_tokens is {config.max_draft_tokens} and speculation.draft_top_k is "
@@ -135,7 +135,7 @@ def check_config(config: SpeculationConfig) -> None:
 
 
 def _mode(options: SpeculationOptions, config: SpeculationConfig, tiers: Sequence[str]) -> Mode:
-    """Without a draft model nothing is drafted unless somebody asks for it."""
+    """The mode; off without a draft model, unless request or deployment names a mode or a source."""
     asked = options.mode or options.draft or config.draft
     if not tiers and not asked:
         return Mode.OFF
@@ -143,13 +143,13 @@ def _mode(options: SpeculationOptions, config: SpeculationConfig, tiers: Sequenc
 
 
 def _draft(options: SpeculationOptions, config: SpeculationConfig, tiers: Sequence[str]) -> str:
-    """The source that is named, else the first model, else the look-up that needs none."""
+    """The named source, else the first draft model, else the suffix look-up."""
     default = tiers[0] if tiers else draft_sources.SUFFIX
     return draft_sources.choose(options.draft or config.draft or default, tiers)
 
 
 def _exact_acceptance(options: SpeculationOptions, config: SpeculationConfig, mode: Mode) -> str | None:
-    """Which exact rule; None is token by token, the rule that serves every request."""
+    """The exact test; None is token by token, which suits every request."""
     names = [test.name for test in EXACT_TESTS]
     name = options.acceptance
     if mode is Mode.OFF or (name is not None and name not in names):

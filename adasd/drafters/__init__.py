@@ -1,1 +1,1 @@
-"""Drafts without a model: what follows is looked up in the text so far. No torch, no network."""
+"""Draft sources without a model, which look up what may follow in earlier text; no torch, no network."""

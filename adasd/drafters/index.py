@@ -1,4 +1,4 @@
-"""What a lookup is: an index over a growing text that guesses how the text goes on."""
+"""The interface of a look-up: an index over a growing text that guesses its continuation."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """One token that may follow, and how sure the index is of it."""
+    """One token that may follow, and the index's confidence."""
 
     token: int
-    entropy: float  # nats, of what followed in the index; 0 where it does not count
-    max_prob: float  # share of the guessed token in it
+    entropy: float  # nats, of the tokens that followed in the index; 0 if the index does not count them
+    max_prob: float  # share of the guessed token among them
 
 
 class Index(Protocol):
-    """Grows at its end only; one text, one index."""
+    """An index over one text, which only grows at its end."""
 
     def __len__(self) -> int:
         """Tokens indexed."""
@@ -28,5 +28,5 @@ class Index(Protocol):
         ...
 
     def guesses(self) -> Iterator[Guess]:
-        """How the text goes on, as far as the index would bet; changes nothing."""
+        """Guessed continuation, as far as the index is confident; does not change the index."""
         ...

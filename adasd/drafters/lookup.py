@@ -1,8 +1,8 @@
 """One session's look-up: answers draft calls as a draft worker does (adasd.ports.Drafter).
 
-What is looked up is certain: every proposal has probability 1. Greedy match and shared noise ask no more; rejection
-sampling is told so by draft distributions of one entry, and acceptance with probability p(x) and the residual p without
-x give the target's distribution exactly. The entropies are the index's own doubt, for the rule that stops drafting.
+A look-up is deterministic: every proposal has probability 1. Greedy match and shared noise need no more; for rejection
+sampling, the draft distributions have one entry, and accepting with probability p(x), else drawing from p without x,
+gives the target's distribution exactly. Entropies come from the index's counts and serve the stop rule.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from adasd.rounds import DraftBlock, DraftCall, DraftDistributions
 from adasd.stop_rule import stops
 
 PIECE = 512
-"""Tokens that are indexed at once: under a millisecond or so, however long the prompt."""
+"""Tokens that are indexed at once, in about a millisecond."""
 
 
 class Lookup:
@@ -28,21 +28,21 @@ class Lookup:
 
     def __init__(self, make: Callable[[], Index], clock: Clock = time.perf_counter) -> None:
         self._make, self._index, self._clock = make, make(), clock
-        self._text: tuple[int, ...] = ()  # what the session believes to be cached here
+        self._text: tuple[int, ...] = ()  # the tokens that the session counts as cached here
 
     def draft(self, call: DraftCall) -> DraftBlock:
-        """Read what is new, then guess by the rule. Raises StaleCache."""
+        """Index the new tokens, then guess by the rule. Raises StaleCache."""
         began_s = self._clock()
         for _ in self.read(call):
             pass
         return self.answer(call, began_s)
 
     def read(self, call: DraftCall) -> Iterator[None]:
-        """Take in the call's text piece by piece."""
+        """Index the call's tokens piece by piece."""
         if call.keep_len > len(self._text):
             raise StaleCache(call.session, call.keep_len, len(self._text))
         text, num_indexed = self._text[: call.keep_len] + call.feed, len(self._index)
-        if text[:num_indexed] != self._text[:num_indexed]:  # an optimistic call did not come true
+        if text[:num_indexed] != self._text[:num_indexed]:  # an optimistic call's assumption was wrong
             self._index, num_indexed = self._make(), 0
         self._text = text
         for start in range(num_indexed, len(text), PIECE):
@@ -50,11 +50,11 @@ class Lookup:
             yield
 
     def answer(self, call: DraftCall, began_s: float) -> DraftBlock:
-        """The block behind what was read."""
+        """The block after the indexed text."""
         guesses = list(_until_it_stops(call, self._index.guesses()))
         tokens = tuple(guess.token for guess in guesses)
         base_len = len(self._text)
-        self._text += tokens[:-1]  # as an engine, which feeds all drafted tokens but the last
+        self._text += tokens[:-1]  # like an engine, which feeds all drafted tokens but the last
         return DraftBlock(
             session=call.session,
             epoch=call.epoch,
@@ -67,7 +67,7 @@ class Lookup:
 
 
 def point_masses(tokens: Sequence[int]) -> DraftDistributions:
-    """Distributions of proposals that could not have been others: each has probability 1."""
+    """Draft distributions of deterministic proposals, each with probability 1."""
     ids = np.asarray(tokens, np.int32)[:, None]
     return DraftDistributions(ids, np.zeros(ids.shape, np.float32))
 

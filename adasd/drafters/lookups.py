@@ -1,4 +1,4 @@
-"""The look-ups of one process: one for every session, and remembers answers where that is switched on."""
+"""Creates the look-up of each session of a process; remembers recent answers if that is switched on."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from adasd.rounds import DraftBlock, DraftCall
 
 
 def nothing_drafted(call: DraftCall) -> DraftBlock:
-    """The answer of a source that has no need to read."""
+    """An empty block, the reply of a source that does not need to read the text."""
     return DraftBlock(call.session, call.epoch, call.keep_len + len(call.feed), (), ())
 
 
 class Lookups:
-    """``recent_tokens``: as in SpeculationConfig; 0 remembers nothing."""
+    """``recent_tokens`` as in SpeculationConfig; 0 remembers nothing."""
 
     def __init__(self, recent_tokens: int = 0) -> None:
         self._recent = RecentAnswers(recent_tokens) if recent_tokens else None
 
     def lookup(self, name: str, *, alone: bool = False) -> Lookup:
-        """The look-up of that name for a new session; ``alone``: it must not follow other answers."""
+        """A new session's look-up of that name; ``alone``: it must not depend on other answers."""
         assert name in LOOKUPS, name
         if name == NGRAM:
             return Lookup(NgramIndex)
@@ -34,6 +34,6 @@ class Lookups:
         return Lookup(partial(RememberingIndex, self._recent))
 
     def remember(self, answer: Sequence[int]) -> None:
-        """An answer is complete."""
+        """Store a complete answer."""
         if self._recent is not None:
             self._recent.add(answer)

@@ -1,6 +1,6 @@
-"""Prompt look-up: what followed when the last few tokens stood here before (Saxena, 2023, prompt-lookup-decoding).
+"""Prompt look-up: what followed an earlier occurrence of the last tokens (Saxena, 2023, prompt-lookup-decoding).
 
-Longer n-grams go before shorter ones; of several occurrences the newest counts.
+Longer n-grams are tried first; of several occurrences the newest counts.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from adasd.drafters.index import Guess
 
 LONGEST, SHORTEST = 3, 2
-"""Lengths of the n-grams that are looked for, in tokens."""
+"""Lengths of the n-grams that are looked up, in tokens."""
 
 
 class NgramIndex:
-    """Where every n-gram was last followed by something. ``adasd.drafters.index.Index``."""
+    """The newest occurrence of every n-gram that has a successor. ``adasd.drafters.index.Index``."""
 
     def __init__(self) -> None:
         self._text: list[int] = []
-        self._after: dict[tuple[int, ...], int] = {}  # n-gram -> position behind its newest occurrence
+        self._after: dict[tuple[int, ...], int] = {}  # n-gram -> position after its newest occurrence
 
     def __len__(self) -> int:
         return len(self._text)
@@ -27,7 +27,7 @@ class NgramIndex:
         text = self._text
         for token in tokens:
             for n in range(SHORTEST, LONGEST + 1):
-                if n <= len(text):  # entered only now that it has a successor
+                if n <= len(text):  # stored only now, when it has a successor
                     self._after[tuple(text[-n:])] = len(text)
             text.append(token)
 

@@ -1,7 +1,7 @@
-"""Recent answers as a further text to look things up in, shared by all sessions of one process.
+"""Recent answers as a second text for look-ups, shared by all sessions of one process.
 
-Two generations: answers go into the younger one, and when it is full it becomes the older one, whose predecessor
-is forgotten. So memory is bounded and nothing has to be taken out of an automaton.
+There are two generations: answers are added to the younger one; when it is full it replaces the older one. So memory
+is bounded, and no token has to be removed from an automaton.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from adasd.drafters.suffix import SEPARATOR, SuffixAutomaton
 
 
 class RecentAnswers:
-    """At most ``capacity`` tokens (about half a kilobyte each) of what was answered lately; at least half of that."""
+    """The newest answers: between half of ``capacity`` tokens and all (about half a kilobyte each)."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self.younger, self.older = SuffixAutomaton(), SuffixAutomaton()
 
     def add(self, answer: Sequence[int]) -> None:
-        """An answer is complete."""
+        """Add a complete answer."""
         if not answer or len(answer) > self._capacity // 2:
             return
         if len(self.younger) + len(answer) >= self._capacity // 2:
@@ -31,7 +31,7 @@ class RecentAnswers:
 
 @dataclass(slots=True)
 class _Reader:
-    """How much of a session's text ends somewhere in another text."""
+    """The longest suffix of a session's text that occurs in another text."""
 
     text: SuffixAutomaton
     state: int = 0
@@ -42,7 +42,7 @@ class _Reader:
 
 
 class RememberingIndex:
-    """A session's own text and the recent answers: the longer match guesses. ``adasd.drafters.index.Index``."""
+    """A session's own text and the recent answers; the longer match is used. ``adasd.drafters.index.Index``."""
 
     def __init__(self, recent: RecentAnswers) -> None:
         self._own = SuffixAutomaton()

@@ -1,7 +1,7 @@
-"""Where one answer's blocks come from: the source that it asks for, or the one that its controller chooses.
+"""The draft source of one answer: the one that the request names, or the controller's choice.
 
-Look-ups run right here; models are attached through the placement below. A source that cannot be had or is lost is
-reported to the controller, which may name another one for the next attempt.
+Look-ups run in this process; models are attached through the inner placement. If a source cannot be attached or is
+lost, the controller is told and may name another one for the next attempt.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LookupDrafter:
         self._lookup, self._turn = lookup, asyncio.Lock()
 
     async def draft(self, call: DraftCall) -> DraftBlock:
-        """A long text is read in pieces, between which the loop serves others."""
+        """A long text is indexed in pieces, so that the event loop is not blocked."""
         async with self._turn:
             began_s = time.perf_counter()
             for _ in self._lookup.read(call):
@@ -40,14 +40,14 @@ class LookupDrafter:
 
 
 class SelfDrafter:
-    """The target's own first layers as a Drafter: calls on the slot of its verdicts, whichever target holds it now."""
+    """The target's own first layers as a Drafter: draft calls go to the session's current target slot."""
 
     def __init__(self, target: Callable[[], Verifier | None]) -> None:
         self.lost: Future[str] = Future()
         self._target = target
 
     async def draft(self, call: DraftCall) -> DraftBlock:
-        """Reading alone needs nothing of the target, which has read it all for its verdicts."""
+        """A call that drafts nothing is not sent: the target reads the text for its verdicts anyway."""
         if not call.rule.max_tokens:
             return nothing_drafted(call)
         target = self._target()
@@ -60,12 +60,12 @@ class SelfDrafter:
 
 
 def is_leased(slot: Drafter | Verifier) -> bool:
-    """Is it a slot on a worker?"""
+    """Whether the slot is on a worker."""
     return not isinstance(slot, LookupDrafter | SelfDrafter)
 
 
 class DraftSources:
-    """The Placement of one answer: its drafts may be of any source."""
+    """The Placement of one answer, with drafts of any source."""
 
     def __init__(self, inner: Placement, lookups: Lookups, controller: SessionController) -> None:
         self.inner, self._lookups, self._controller = inner, lookups, controller
@@ -82,8 +82,8 @@ class DraftSources:
         return self._target
 
     async def attach_draft(self, call: OpenCall, name: str | None = None) -> Drafter:
-        """The source of that name; without one, that which the controller wants."""
-        if name is None and self._attached:  # asked for again: what was attached is gone
+        """The source of that name; None: the controller's choice."""
+        if name is None and self._attached:  # called again, so the attached source was lost
             self._fail(self._attached)
         source = name or self._next
         began_s = time.perf_counter()

@@ -1,8 +1,8 @@
-"""A suffix automaton that grows with the text: the longest suffix that stood here before, and what followed it.
+"""An online suffix automaton: the longest suffix of the text that occurred before, and what followed it.
 
-The idea of SuffixDecoding (arXiv:2411.04975) over the automaton of SAM Decoding (arXiv:2411.10666): guesses
-follow the most frequent path behind the longest repeated suffix, at most as many as that suffix is long. An
-automaton takes a few operations per token however the text looks, where a tree of suffixes takes its depth.
+The idea of SuffixDecoding (arXiv:2411.04975) on the automaton of SAM Decoding (arXiv:2411.10666): guesses follow the
+most frequent path after the longest repeated suffix, at most as many as that suffix is long. An automaton takes a few
+operations per token for any text, a suffix tree as many as its depth.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from collections.abc import Iterator, Sequence
 from adasd.drafters.index import Guess
 
 SHORTEST_MATCH = 2
-"""Tokens of repeated suffix below which nothing is guessed."""
+"""Shortest repeated suffix that leads to guesses, in tokens."""
 GUESSES_PER_MATCH = 1.0
-"""Guesses per token of the repeated suffix at most; SuffixDecoding's alpha."""
+"""Most guesses per token of the repeated suffix; SuffixDecoding's alpha."""
 COUNTED_LINKS = 32
-"""Suffix links along which a new occurrence is counted; the shorter suffixes behind stay a little behind."""
+"""Suffix links along which a new occurrence is counted; counts of shorter suffixes are then a little too low."""
 SEPARATOR = -1
-"""Stands between two texts; never guessed, and no suffix that holds it is found again."""
+"""Separates two texts; it is never guessed, and no session's suffix contains it."""
 
 
 class SuffixAutomaton:
-    """States of all substrings of what was added. State 0 is the empty one. ``adasd.drafters.index.Index``."""
+    """States of all substrings of the text; state 0 is the empty string. ``adasd.drafters.index.Index``."""
 
     def __init__(self) -> None:
         self._next: list[dict[int, int]] = [{}]  # per state: token -> state
-        self._link: list[int] = [-1]  # the longest suffix that ends elsewhere, too
-        self._len: list[int] = [0]  # of the longest substring that the state stands for
-        self._count: list[int] = [0]  # how often it ends somewhere
+        self._link: list[int] = [-1]  # suffix link: state of the longest suffix that also ends elsewhere
+        self._len: list[int] = [0]  # length of the state's longest substring
+        self._count: list[int] = [0]  # occurrences of the state's substrings
         self._last = 0  # state of the whole text
         self._num_tokens = 0
 
@@ -43,14 +43,14 @@ class SuffixAutomaton:
 
     @property
     def match_len(self) -> int:
-        """Tokens of the longest suffix of the text that stands elsewhere in it, too."""
+        """Length of the longest suffix of the text that also occurs elsewhere in it, in tokens."""
         return self._len[max(0, self._link[self._last])]
 
     def guesses(self) -> Iterator[Guess]:
         return self.behind(max(0, self._link[self._last]), self.match_len)
 
     def advance(self, state: int, length: int, token: int) -> tuple[int, int]:
-        """Where a reader stands after one more token of a text that is not this one: (state, tokens matched)."""
+        """Match one more token of another text against this one: (new state, tokens matched)."""
         while state and token not in self._next[state]:
             state = self._link[state]
             length = self._len[state]
@@ -58,11 +58,11 @@ class SuffixAutomaton:
         return state_after, (length + 1 if state_after else 0)
 
     def behind(self, state: int, match_len: int) -> Iterator[Guess]:
-        """The most frequent path behind a state that stands for ``match_len`` tokens."""
+        """The most frequent path after a state whose match has ``match_len`` tokens."""
         if match_len < SHORTEST_MATCH:
             return
         for _ in range(math.ceil(GUESSES_PER_MATCH * match_len)):
-            while state and not self._next[state]:  # the end of the text: go on as its repetition would
+            while state and not self._next[state]:  # end of the text: fall back to a shorter suffix
                 state = self._link[state]
             counts = {token: self._count[after] for token, after in self._next[state].items()}
             counts.pop(SEPARATOR, None)
@@ -75,7 +75,7 @@ class SuffixAutomaton:
     # ----------------------------------------------------------------------- growing
 
     def _append(self, token: int) -> None:
-        """Blumer et al. 1985, with counts."""
+        """The online construction of Blumer et al. 1985, with counts."""
         new = self._state(self._len[self._last] + 1, {}, count=0)
         state = self._last
         while state != -1 and token not in self._next[state]:
@@ -93,7 +93,7 @@ class SuffixAutomaton:
                 break
 
     def _split(self, state: int, token: int) -> int:
-        """The state for the substrings of ``state`` and the token; made if they end in more places than before."""
+        """The state of ``state``'s longest substring plus the token; cloned from its successor if necessary."""
         after = self._next[state][token]
         if self._len[after] == self._len[state] + 1:
             return after
@@ -114,7 +114,7 @@ class SuffixAutomaton:
 
 
 def _doubt(counts: Sequence[int]) -> tuple[float, float]:
-    """Entropy (nats) and largest share of what followed, with one more count for what never did."""
+    """Entropy (nats) and largest share of the tokens that followed, with one extra count for unseen tokens."""
     total = sum(counts) + 1
     shares = [count / total for count in (*counts, 1)]
     return -sum(share * math.log(share) for share in shares), max(shares[:-1])

@@ -1,1 +1,1 @@
-"""Methods of speculative decoding: when a draft stops (``drafting``) and what is accepted (``acceptance``)."""
+"""Methods of speculative decoding: when drafting stops (``drafting``) and what is accepted (``acceptance``)."""

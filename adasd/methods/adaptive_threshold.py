@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from adasd.rounds import RoundCompleted
 
 INITIAL = 0.4
-"""Lambda at the start: not published, and results hang on it, since a round moves it by 0.001 at most."""
+"""Lambda at the start: not published, and results depend on it, since a round moves it by at most 0.001."""
 ACCEPTANCE_DECAY, THRESHOLD_DECAY = 0.5, 0.9
 """beta 1 and beta 2."""
 STEP = 0.01
@@ -22,16 +22,16 @@ class ThresholdState:
 
     threshold: float
     acceptance: float | None = None
-    longest: int = 0  # tokens; the longest block so far stands for the paper's maximum length L
+    longest: int = 0  # tokens of the longest block so far, used as the paper's maximum length L
 
 
 def started(shared: ThresholdState | None, initial: float) -> ThresholdState:
-    """Requests go on where the process is, since lambda moves so slowly."""
+    """A request continues from the process's state, since lambda moves so slowly."""
     return shared or ThresholdState(initial)
 
 
 def learned(state: ThresholdState, round: RoundCompleted) -> ThresholdState:
-    """Lambda rises (shorter blocks) while too little is accepted, else falls unless L tokens were accepted."""
+    """Lambda rises (shorter blocks) if too little is accepted, else it falls unless L tokens were accepted."""
     if not round.num_drafted:
         return state
     num_accepted = round.verdict.num_accepted

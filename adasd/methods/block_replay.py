@@ -1,9 +1,9 @@
-"""What blocks of other lengths would have brought: recent ones, replayed under every simpler rule.
+"""Replay of recent blocks: what shorter blocks would have yielded under other stop rules.
 
-A block that nothing but its cap ended says what any shorter one would have been: it would have ended at a length,
-or behind the first token above an entropy, and stood as far as the whole block did. So each rule has its mean
-tokens per round and its mean length, and those that another rule beats in both are left out. What is left is a menu
-from which times, which change faster, choose.
+A block that only its cap ended shows the outcome of any rule that ends it earlier, at a length or after the first
+token above an entropy: as many tokens are accepted, up to the new end. So each rule has a mean of tokens per round
+and a mean length; rules that another one beats in both are left out. The rest is a menu, from which the measured
+times, which change faster, choose.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from typing import NamedTuple
 import numpy as np
 
 ONE_IN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""Ceilings are the entropies that one in so many drafted tokens passes."""
+"""Candidate ceilings: the entropy that one in n drafted tokens exceeds, for these n."""
 
 
 class Block(NamedTuple):
-    """A block that ended at its cap, and what became of it."""
+    """A block that ended at its cap, and how much of it was accepted."""
 
     entropies: tuple[float, ...]  # nats, one per token
     num_accepted: int
 
 
 class Course(NamedTuple):
-    """One rule and what it would have brought."""
+    """One stop rule and its replayed yield."""
 
     max_tokens: int
     entropy_ceiling: float  # nats
-    tokens: float  # emitted per round, mean; the target's own included
-    length: float  # drafted per round, mean
+    tokens: float  # mean tokens emitted per round, including the target's own
+    length: float  # mean tokens drafted per round
 
 
 def menu(blocks: Sequence[Block]) -> tuple[Course, ...]:
-    """Lengths without a ceiling and ceilings without a length, by growing length and tokens; blocks of one length."""
+    """Unbeaten lengths and ceilings, by rising mean length and tokens; all ``blocks`` have the same length."""
     entropies_BK = np.array([block.entropies for block in blocks])
     accepted_B = np.array([block.num_accepted for block in blocks])
     longest = entropies_BK.shape[1]

@@ -1,6 +1,6 @@
-"""Judged tokens as two histograms over the Jensen-Shannon distance: accepted and rejected ones.
+"""Judged tokens as two histograms over the Jensen-Shannon distance: accepted and rejected tokens.
 
-Distances (base 2, in [0, 1]) are known to one bin, 1 / 256. Arrays are never written after they are made.
+Distances (base 2, in [0, 1]) are binned to 1 / 256. Arrays are never modified after creation.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ WARM_LABELS = 32.0
 
 
 class Label(StrEnum):
-    """What makes a judged token an example of acceptance."""
+    """Which judged tokens count as accepted."""
 
-    OUTCOME = "outcome"  # it was accepted, exactly or by relaxation
-    EXACT = "exact"  # it passed the exact test, whatever became of it
+    OUTCOME = "outcome"  # those accepted, exactly or by relaxation
+    EXACT = "exact"  # those that passed the exact test
 
 
 class Scope(StrEnum):
-    """Whose verdicts make a request's rule; other requests' make its output depend on traffic."""
+    """Whose verdicts determine a request's rule; with ``process``, its output depends on other requests."""
 
-    PROCESS = "process"  # what the process knew when the request began, unchanged until its end
-    REQUEST = "request"  # the request's own verdicts alone
+    PROCESS = "process"  # all requests', as of the request's start, unchanged until its end
+    REQUEST = "request"  # the request's own only
 
 
 def labelled(round: RoundCompleted, label: Label) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(bins, accepted) of the round's judged positions; those of exactly 0 or 1 or no number stay out."""
+    """(bins, accepted) of the round's judged positions, without distances of exactly 0 or 1 and NaN."""
     verdict = round.verdict
     num = min(len(verdict.distances), len(verdict.exact_ok))
     distances = np.array(verdict.distances[:num], dtype=np.float64)
@@ -51,7 +51,7 @@ def _zeros() -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DistanceHistograms:
-    """Weights by class and bin; first the rejected tokens, then the accepted ones."""
+    """Weights by class (0: rejected, 1: accepted) and bin."""
 
     weights: NDArray[np.float64] = field(default_factory=_zeros)  # [2, NUM_DISTANCE_BINS]
     num_labels: int = 0  # ever seen
@@ -78,7 +78,7 @@ class Histories:
     """The histograms of one request, or of the process."""
 
     histograms: DistanceHistograms = field(default_factory=DistanceHistograms)
-    is_frozen: bool = False  # a request's view of the process stays as it was when the request began
+    is_frozen: bool = False  # a request's copy of the process's histograms, which does not change
 
     @classmethod
     def start(cls, shared: Histories | None, scope: Scope) -> Histories:

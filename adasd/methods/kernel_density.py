@@ -30,7 +30,7 @@ def bandwidth(weights: NDArray[np.float64], rule: Bandwidth) -> float:
 
 
 def quantile(weights: NDArray[np.float64], share: float) -> float:
-    """The distance below which ``share`` of the weight lies, linear within a bin."""
+    """The distance below which ``share`` of the weight lies, interpolated linearly within a bin."""
     edges = np.arange(NUM_DISTANCE_BINS + 1) / NUM_DISTANCE_BINS
     below = np.concatenate(([0.0], np.cumsum(weights)))
     return float(np.interp(share * below[-1], below, edges))

@@ -1,10 +1,9 @@
-"""What a method is: a frozen, stateless object that answers questions about a state that it is handed.
+"""The interface of methods: frozen objects without state of their own; the caller passes a state in.
 
-``start`` makes a request's state, ``decide`` reads it, ``learn`` returns the next one. The state that all
-requests share is a state of the same method, fed with every request's rounds; ``start(shared)`` says what a
-new request takes over from it, ``start(None)`` starts from nothing (process start, or a request whose answer
-may depend on nothing but itself). A method's fields are its parameters; their defaults are the published ones
-where there are any.
+``start`` makes a request's state, ``decide`` reads it, ``learn`` returns the next one. The state that all requests
+share is a state of the same method that learns from every request's rounds; ``start(shared)`` makes a new request's
+state from it, ``start(None)`` starts from nothing (at process start, or for a request whose answer must not depend on
+other requests). A method's fields are its parameters; the defaults are the published values, if there are any.
 """
 
 from __future__ import annotations
@@ -26,29 +25,29 @@ if TYPE_CHECKING:
 State = TypeVar("State")
 
 SHARED_FROM = 1.5
-"""Mean sessions per pass from which a target counts as shared."""
+"""Mean sessions per pass from which on a target counts as shared."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundOutlook:
-    """Everything that a method may know about a request before a round; times are None until measured."""
+    """All inputs of a method before a round; times are None until measured."""
 
     max_draft_tokens: int  # tokens that this round may draft, >= 1
     remaining_tokens: int  # tokens that the answer may still get, >= max_draft_tokens + 1
     num_emitted: int = 0  # tokens of the answer so far
-    num_relaxed: int = 0  # of them accepted by relaxation
-    max_relaxed_fraction: float = 1.0  # share of the answer that may be
+    num_relaxed: int = 0  # of these, accepted by relaxation
+    max_relaxed_fraction: float = 1.0  # largest share of the answer that may be relaxed
     num_rounds: int = 0  # rounds that this request has learned from
     survival: tuple[float, ...] = ()  # entry k - 1 is S_k = P(first k drafted tokens accepted)
     draft_ms: float | None = None  # draft compute per drafted token
     hop_ms: float | None = None  # draft wall time of a round beyond its compute: links and queue
     verify_ms: float | None = None  # target wall time of a round without a block
-    verify_ms_per_token: float = 0.0  # what each token of a block adds to it
+    verify_ms_per_token: float = 0.0  # added to it by each token of a block
     mean_block: float | None = None  # tokens per block
-    batch_size: float = 1.0  # sessions that share one of the target's passes, mean
-    cost: CostTable = field(default_factory=CostTable)  # milliseconds of its passes by their tokens
+    batch_size: float = 1.0  # mean number of sessions in a pass of the target
+    cost: CostTable = field(default_factory=CostTable)  # milliseconds of the target's passes by their tokens
     wait_ms: float = 0.0  # target wall time of a round beyond its passes: links and queue
-    queue_ms: float | None = None  # of it, waiting for a pass
+    queue_ms: float | None = None  # the part of wait_ms spent waiting for a pass
     plain_ms: float | None = None  # wall time of a token that is decoded plainly
     may_bypass: bool = True  # whether a round may draft nothing because drafting does not pay
     exposed: float = 1.0  # share of a block's drafting time that its round waits for
@@ -65,14 +64,14 @@ class RoundOutlook:
 
 
 class Described(Protocol):
-    """What a method says about itself."""
+    """A method's description."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def summary(self) -> str:
-        """One line for people who choose."""
+        """One line to help choose a method."""
         ...
 
     @property
@@ -82,13 +81,13 @@ class Described(Protocol):
 
 
 class DraftingMethod(ABC, Generic[State]):
-    """Decides when drafting stops."""
+    """Decides when a block ends."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
     default_block: ClassVar[int | None] = None
-    """Tokens per block for requests that name no maximum; None takes the deployment's."""
+    """Tokens per block for requests that name no maximum; None: the deployment's maximum."""
 
     @abstractmethod
     def start(self, shared: State | None) -> State: ...
@@ -110,11 +109,11 @@ class Bounds(NamedTuple):
 
 
 class AcceptanceMethod(ABC, Generic[State]):
-    """Decides which tokens that failed the exact test are accepted all the same.
+    """Decides which tokens that failed the exact test are accepted anyway.
 
-    ``decide`` runs beside the session and sends parameters to the target; ``chance`` evaluates them there, over a
-    batch of sessions, and depends on nothing else. ``reference_chance`` is its slow twin. What a rule costs (the
-    expected total variation to the target's distribution) follows from ``chance``.
+    ``decide`` runs in the orchestrator and sends parameters to the target; there ``chance`` applies them to a batch of
+    sessions and depends on nothing else. ``reference_chance`` is its slow twin. A rule's cost (the expected total
+    variation to the target's distribution) is computed from ``chance``.
     """
 
     name: ClassVar[str]
@@ -123,9 +122,9 @@ class AcceptanceMethod(ABC, Generic[State]):
     rule_params: ClassVar[Mapping[str, Bounds]]
     """The parameters that ``decide`` sends and ``chance`` reads."""
     needs_distances: ClassVar[bool] = False
-    """Whether it reads the Jensen-Shannon distance, which takes the draft's distributions along with every token."""
+    """Whether it reads the Jensen-Shannon distance, for which the draft must send its distributions."""
     costs_whole_tokens: ClassVar[bool] = False
-    """Whether each relaxed token costs 1 of ``max_distortion``: where chances depend on tokens behind it."""
+    """Whether each relaxed token costs 1 of ``max_distortion``: set if chances depend on later tokens."""
 
     @abstractmethod
     def start(self, shared: State | None) -> State: ...
@@ -140,7 +139,7 @@ class AcceptanceMethod(ABC, Generic[State]):
     @staticmethod
     @abstractmethod
     def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
-        """The chance with which each of these tokens is accepted if it fails the exact test: [G, K, N] or [G, K, 1].
+        """The chance that each of these tokens is accepted if it fails the exact test: [G, K, N] or [G, K, 1].
 
         ``ids_GKN`` are N token ids per drafted position of G sessions (the first is the drafted token itself).
         """
@@ -152,7 +151,7 @@ class AcceptanceMethod(ABC, Generic[State]):
 
     @staticmethod
     def largest_distance(params: Params) -> float | None:
-        """The largest distance at which a token is accepted with at least even odds; None: not by distance."""
+        """The largest distance at which a token is accepted with a chance of at least 1/2; None: not by distance."""
         return None
 
 

@@ -1,6 +1,6 @@
-"""Methods by name: those of this package, of installed packages (entry points ``adasd.methods``), and of ``register``.
+"""Registry of methods by name: this package's, installed packages' (entry points ``adasd.methods``), and registered.
 
-A method is chosen by its name, with parameters behind colons where they differ from the defaults:
+A method is chosen by its name, followed by parameters that differ from the defaults, separated by colons:
 ``adaedl``, ``adaedl:gamma=0.3``, ``on-the-fly:variant=fsm:initial=3``. An entry point names a module that registers
 its methods when it is imported, so that every process of a deployment has them.
 """
@@ -40,10 +40,10 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
         "threshold": "adasd-v1",
     },
 }
-"""Names of earlier versions, which configurations and clients may hold."""
+"""Names of earlier versions, which configurations and clients may still use."""
 
 DEFAULT_DRAFTING = {Mode.OFF: "calibrated", Mode.EXACT: "calibrated", Mode.ADAPTIVE: "adasd"}
-"""Where neither the request nor the deployment names a drafting method."""
+"""The drafting method if neither the request nor the deployment names one."""
 
 Method = DraftingMethod[Any] | AcceptanceMethod[Any]
 Drafting = TypeVar("Drafting", bound=type[DraftingMethod[Any]])
@@ -55,7 +55,7 @@ _acceptance: dict[str, type[AcceptanceMethod[Any]]] = {}
 
 @dataclass(frozen=True, slots=True)
 class ExactTest:
-    """How mode exact accepts; every one of them keeps the target's distribution."""
+    """An exact test of mode exact; all of them keep the target's distribution."""
 
     name: str
     summary: str
@@ -77,7 +77,7 @@ EXACT_TESTS: tuple[ExactTest, ...] = (
 
 
 def register_drafting(method: Drafting) -> Drafting:
-    """Class decorator: the method can be chosen by its name from now on."""
+    """Class decorator that registers a method under its name."""
     _drafting[method.name] = method
     drafting_method.cache_clear()
     return method
@@ -101,7 +101,7 @@ def load() -> None:
 
 
 def drafting_methods() -> tuple[DraftingMethod[Any], ...]:
-    """All of them with their default parameters, by name."""
+    """All drafting methods with default parameters, sorted by name."""
     load()
     return tuple(_drafting[name]() for name in sorted(_drafting))
 
@@ -114,7 +114,7 @@ def acceptance_methods() -> tuple[AcceptanceMethod[Any], ...]:
 
 @lru_cache(maxsize=256)
 def drafting_method(text: str) -> DraftingMethod[Any]:
-    """The method of that name and parameters; InvalidRequest with what is possible if there is none."""
+    """The method of that name and parameters; InvalidRequest, which lists the known names, if there is none."""
     load()
     return _made(text, _drafting, "drafting")
 
@@ -127,7 +127,7 @@ def acceptance_method(text: str) -> AcceptanceMethod[Any]:
 
 
 def exact_test(name: str) -> ExactTest:
-    """The exact test of that name; InvalidRequest with all names if there is none."""
+    """The exact test of that name; InvalidRequest, which lists the known names, if there is none."""
     by_name = {test.name: test for test in EXACT_TESTS}
     if name not in by_name:
         raise _unknown(name, by_name, "exact acceptance")
@@ -135,7 +135,7 @@ def exact_test(name: str) -> ExactTest:
 
 
 def spelled(method: Method) -> str:
-    """The shortest text that stands for the method: its name, and the parameters that are not the defaults."""
+    """The shortest text that selects the method: its name and the parameters that differ from the defaults."""
     values = [
         (field.name, getattr(method, field.name), _default(field)) for field in parameters(type(method))
     ]
@@ -150,12 +150,12 @@ def parameters(method: type[Method]) -> tuple[Field[Any], ...]:
 
 
 def needs_distances(rule: AcceptanceRule) -> bool:
-    """Whether the rule asks for d_JS, which takes the draft's distributions."""
+    """Whether the rule needs d_JS, and with it the draft's distributions."""
     return rule.want_distances or (not rule.is_exact and acceptance_method(rule.name).needs_distances)
 
 
 def check_params(method: AcceptanceMethod[Any], params: Params) -> None:
-    """Raise InvalidRequest unless ``params`` are those that the method's ``chance`` reads, and in range."""
+    """Raise InvalidRequest unless ``params`` are exactly the method's ``rule_params``, and in range."""
     wanted = method.rule_params
     if set(params) != set(wanted):
         raise InvalidRequest(
@@ -199,7 +199,7 @@ def _made(text: str, known: Mapping[str, type[Any_]], kind: str) -> Any_:
 
 
 def _parsed(text: str, kind: type, field: Field[Any], where: str) -> Any:
-    """A parameter's value; InvalidRequest if it is none of its type or out of its range."""
+    """A parameter's value; InvalidRequest if it has the wrong type or is out of range."""
     choices: Sequence[str] = field.metadata.get("choices", ())
     if issubclass(kind, StrEnum):
         choices = [str(member) for member in kind]

@@ -65,9 +65,7 @@ class SharedParts:
     decode: Decode
     context_len: int  # tokens of prompt and answer
     settings: RunnerSettings
-    as_timed: Callable[[RoundCompleted], RoundCompleted] = (
-        as_measured  # the round as the controller learns it
-    )
+    as_timed: Callable[[RoundCompleted], RoundCompleted] = as_measured  # applied before the controller learns
 
 
 @dataclass(slots=True)

@@ -79,9 +79,7 @@ class SessionSlots:
         self._watch(target, "target", began_s)
         self._tasks.post(TargetAttached())
         if self._wants_draft:
-            self._wants_draft = (
-                False  # only now: a session holds no draft slot while it waits for its first target
-            )
+            self._wants_draft = False  # only now: no draft slot is held while waiting for the first target
             self._tasks.spawn(self._attach_draft())
 
     async def _attach_draft(self) -> None:

@@ -1,1 +1,1 @@
-"""What is accepted although it failed the exact test: one file per method."""
+"""Acceptance methods, which accept some tokens that failed the exact test: one file per method."""

@@ -35,14 +35,14 @@ REFRESH_LABELS = 32
 
 
 class Priors(StrEnum):
-    """P(A) and P(R) of Bayes' rule; not published."""
+    """P(A) and P(R) in Bayes' rule; not published."""
 
     COUNTS = "counts"  # the shares of the two classes
     EQUAL = "equal"
 
 
 class Decision(StrEnum):
-    """What becomes of P(A | d); not published."""
+    """How P(A | d) decides; not published."""
 
     MAP = "map"  # accept iff P >= 1/2
     STOCHASTIC = "stochastic"  # accept with probability P
@@ -52,18 +52,18 @@ class Decision(StrEnum):
 class PosteriorState:
     histories: Histories = field(default_factory=Histories)
     table: tuple[float, ...] | None = None  # P(A | d) or the decision by bin; None: exact
-    fitted_labels: int = 0  # labels that were known at the last fit
+    fitted_labels: int = 0  # labels seen by the last fit
 
 
 @register_acceptance
 @dataclass(frozen=True, slots=True)
 class Adasd(AcceptanceMethod[PosteriorState]):
-    """Accept where P(A | d) = p(d | A) P(A) / (p(d | A) P(A) + p(d | R) P(R)) says so.
+    """Accept by the posterior P(A | d) = p(d | A) P(A) / (p(d | A) P(A) + p(d | R) P(R)).
 
-    p(d | A) and p(d | R) are Gaussian kernel densities (Silverman 1986) over the distances of tokens that were
-    accepted and rejected; distances of exactly 0 and 1 stay out of them. Ours: the posterior never rises with d, the
-    exact test comes first (which leaves the distribution of the output as it is and accepts more), and the guard
-    ``min_ratio``. Table of what is published and what is not: docs/algorithm.md.
+    p(d | A) and p(d | R) are Gaussian kernel densities (Silverman 1986) over the distances of accepted and rejected
+    tokens, without distances of exactly 0 and 1. Ours: the posterior never rises with d, the exact test comes first
+    (which leaves the output's distribution as it is and accepts more), and the guard ``min_ratio``.
+    docs/algorithm.md lists what is published and what is not.
     """
 
     decision: Decision = setting(Decision.MAP, "accept iff P >= 1/2, or with probability P; not published")
@@ -104,7 +104,7 @@ class Adasd(AcceptanceMethod[PosteriorState]):
         return PosteriorState(histories, self.fit(histories.histograms), num_labels)
 
     def fit(self, histograms: DistanceHistograms) -> tuple[float, ...] | None:
-        """The table that travels to the target; None where nothing would be accepted by it."""
+        """The table that is sent to the target; None if it would accept nothing."""
         if not histograms.is_warm(self.warm_labels):
             return None
         chance = self.posterior(histograms)
@@ -113,7 +113,7 @@ class Adasd(AcceptanceMethod[PosteriorState]):
         return tuple(chance.tolist()) if chance.any() else None
 
     def posterior(self, histograms: DistanceHistograms) -> NDArray[np.float64]:
-        """P(A | d) at each bin's centre, never rising with d; 0 behind the last bin with any density."""
+        """P(A | d) at each bin's centre, never rising with d; 0 after the last bin with any density."""
         prior = histograms.weights.sum(axis=1) if self.priors is Priors.COUNTS else np.ones(2)
         joint_R, joint_A = (
             share * density(weights, bandwidth(weights, self.bandwidth))
@@ -148,7 +148,7 @@ class Adasd(AcceptanceMethod[PosteriorState]):
 
 
 def without_gaps(curve: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Unknown entries become their lower bound: the next known value behind them, 0 at the end."""
+    """Replace unknown entries by their lower bound: the next known value, 0 at the end."""
     filled = np.append(np.where(known, curve, 0.0), 0.0)
     source = np.where(known, np.arange(len(curve)), len(curve))
     return np.asarray(filled[np.minimum.accumulate(source[::-1])[::-1]])

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 class AdasdV1(AcceptanceMethod[Histories]):
     """Accept iff d < T_V = (mean d of accepted tokens + mean d of rejected ones) / 2.
 
-    Exact while either class is small or the means stand the wrong way round. The exact test comes first, which leaves
-    the distribution of the output as it is and accepts more. The guard ``min_ratio`` is ours.
+    Nothing is relaxed while either class is small or the accepted tokens' mean is not below the rejected tokens'.
+    The exact test comes first, which leaves the output's distribution as it is and accepts more. The guard
+    ``min_ratio`` is ours.
     """
 
     labels: Label = setting(Label.OUTCOME, "what makes a judged token an accepted one")

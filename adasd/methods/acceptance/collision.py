@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 class Collision(Stateless, AcceptanceMethod[None]):
     """Accept iff p(x) >= c * sum p^2: at most log(1/c) nats more surprising than the target's own sample.
 
-    ``sum p^2`` is the probability that the target expects to give its own sample, so c = 1 asks for a token
-    that is as likely as those which the target itself would have chosen, on average (the set that p-less sampling
-    keeps, arXiv:2509.23234). c stands at 1/2 (one bit) while the request has spent less than half of what it allows
-    to be relaxed, and follows the spent share from there up to 1, so that what is left of the budget goes to the
-    likeliest tokens. It depends on the request's own tokens and on nothing else. Derivation: docs/collision.md.
+    ``sum p^2`` is the expected probability of the target's own sample, so c = 1 requires a token that is as likely as
+    the target's own choice is on average (the set that p-less sampling keeps, arXiv:2509.23234). c is 1/2 (one bit)
+    until the request has spent half of its relaxation budget, then equals the spent share, up to 1, so that the rest
+    of the budget goes to the likeliest tokens. It depends only on the request's own tokens. Derivation:
+    docs/collision.md.
     """
 
     start_ratio: float = setting(0.5, "c of a fresh budget", low=0.001, high=1)

@@ -1,4 +1,4 @@
-"""FLy: a mismatch is tolerated where the target is uncertain and the tokens behind it agree again."""
+"""FLy: a mismatch is accepted if the target is uncertain and the tokens after it match again."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Fly(Stateless, AcceptanceMethod[None]):
     """Accept iff H(p) >= min_entropy and each of the next ``window`` drafted tokens passes the exact test.
 
-    A window that reaches beyond the block has not been seen, so such a token is rejected. What follows a token
-    decides on it, so each relaxed token counts in full against max_distortion. The window is the published one; the
-    published gate was not seen, ours is one nat.
+    A token whose window reaches beyond the block is rejected. Later tokens decide on a token, so each relaxed token
+    costs 1 of max_distortion. The window is the published one; we have not seen the published entropy gate, ours is
+    one nat.
     """
 
     window: int = setting(6, "tokens that have to agree behind the mismatch", low=0, high=256)
@@ -48,7 +48,7 @@ class Fly(Stateless, AcceptanceMethod[None]):
     @staticmethod
     def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
         agrees_GK = (at.exact_ok_GK & (at.place_K < at.lens_G[:, None])).long()
-        agreed_GK = agrees_GK.cumsum(dim=1)  # so many tokens agree up to and with each position
+        agreed_GK = agrees_GK.cumsum(dim=1)  # tokens that agree, up to and including each position
         window_G1 = at.number("window")[..., 0].long()
         end_GK = at.place_K + window_G1
         is_whole_GK = end_GK < at.lens_G[:, None]

@@ -1,4 +1,4 @@
-"""Fuzzy speculative decoding: a drafted token stands where the two distributions are alike."""
+"""Fuzzy speculative decoding: a drafted token is accepted where the two distributions are similar."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Fsd(Stateless, AcceptanceMethod[None]):
     """Accept iff the Jensen-Shannon divergence is at most ``max_divergence`` nats (at most log 2 = 0.693).
 
-    The authors' code sums the two divergences the wrong way round, which is 2.95 times the true value in the median
-    over random distributions; their bound of 0.4 is divided by that.
+    The authors' code swaps the arguments of the two divergences; its result is 2.95 times the true value in the median
+    over random distributions, so their bound of 0.4 is divided by that.
     """
 
     max_divergence: float = setting(round(0.4 / 2.95, 4), "nats", low=0, high=1)

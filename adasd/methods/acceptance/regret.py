@@ -1,4 +1,4 @@
-"""Acceptance within budgets of regret: how much likelier the target's first choice is than the drafted token."""
+"""Acceptance within budgets of regret, by how much the target prefers its first choice to the drafted token."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 class Regret(Stateless, AcceptanceMethod[None]):
     """Accept iff regret / value <= max_regret and the block's regrets so far stay within block_budget.
 
-    regret = log max p - log p(x), the difference of the two logits. value = (K - j) / K at position j (from 0) of a
-    block of K tokens: what a token saves falls along its block. Budgets of 0 are exact in greedy decoding. A request's
-    budget is its max_relaxed_fraction and max_distortion. The published constants were not seen; these are ours.
+    regret = log max p - log p(x), the difference of the two logits. value = (K - j) / K at index j of a block of K
+    tokens, since accepting a token saves less the later it is in its block. Budgets of 0 are exact in greedy decoding.
+    A request's budget is its max_relaxed_fraction and max_distortion. We have not seen the published constants; these
+    are ours.
     """
 
     max_regret: float = setting(math.log(2), "nats per token, at the block's beginning", low=0)

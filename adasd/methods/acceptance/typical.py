@@ -1,4 +1,4 @@
-"""Typical acceptance: a drafted token stands if it is not much less likely than the target's typical tokens."""
+"""Typical acceptance: a drafted token is accepted if it is not much less likely than the target's typical tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @register_acceptance
 @dataclass(frozen=True, slots=True)
 class Typical(Stateless, AcceptanceMethod[None]):
-    """Accept iff p(x) > min(epsilon, delta exp(-H(p))), H in nats; the constants that Medusa generates with."""
+    """Accept iff p(x) > min(epsilon, delta exp(-H(p))), H in nats, with Medusa's constants."""
 
     epsilon: float = setting(0.09, "probability that is always enough (posterior_threshold)", low=0, high=1)
     delta: float = setting(0.3, "share of exp(-H) that is enough (posterior_alpha)", low=0, high=1)

@@ -1,1 +1,1 @@
-"""When a draft stops: one file per method."""
+"""Drafting methods, which decide when a block ends: one file per method."""

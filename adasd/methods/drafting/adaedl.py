@@ -1,4 +1,4 @@
-"""AdaEDL: drafting stops where an entropy bound on the acceptance chance falls below lambda."""
+"""AdaEDL: drafting stops when an entropy-based lower bound on the acceptance chance falls below lambda."""
 
 from __future__ import annotations
 

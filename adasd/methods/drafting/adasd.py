@@ -1,4 +1,4 @@
-"""AdaSD's first component: drafting stops at an entropy that rejected tokens usually have."""
+"""AdaSD's first component: drafting stops at the mean entropy of rejected tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RunningMean:
     """Arithmetic mean of the first ``memory`` values, then an exponential mean of weight 1 / memory."""
 
     mean: float = 0.0
-    count: int = 0  # values that the mean stands for, at most ``memory``
+    count: int = 0  # number of values in the mean, at most ``memory``
 
     def add(self, value: float, memory: float = math.inf) -> RunningMean:
         count = self.count + 1 if self.count < memory else self.count
@@ -26,15 +26,15 @@ class RunningMean:
 
 
 class CeilingScope(StrEnum):
-    """Whose rejections make the ceiling."""
+    """Whose rejections determine the ceiling."""
 
     REQUEST = "request"  # the request's own, shrunk towards the process's mean
-    PROCESS = "process"  # every rejection counts alike, wherever it came from
+    PROCESS = "process"  # all requests', with equal weight
 
 
 @dataclass(frozen=True, slots=True)
 class CeilingState:
-    """Rejections of one request (or of the process) and what is known from before."""
+    """Rejections of one request (or of the process), and the prior from earlier requests."""
 
     own: RunningMean = field(default_factory=RunningMean)  # nats
     prior: RunningMean = field(default_factory=RunningMean)  # the process's mean when the request began
@@ -48,11 +48,11 @@ class CeilingState:
 class Adasd(DraftingMethod[CeilingState]):
     """T_G = mean entropy of the rejected tokens since the start (AdaSD, arXiv:2512.11280), at most 20 tokens a block.
 
-    Each round has one rejected token at most: what is behind it saw a wrong prefix. What the paper leaves open are
-    parameters. The mean alone has two traps. At 0 nothing is rejected, so it would stay there: we start without a
+    A round has at most one rejected token; later tokens had a wrong prefix. What the paper leaves open is a parameter.
+    The mean alone has two traps. A ceiling of 0 would never change, since nothing is rejected: we start without a
     ceiling. And a low mean ends every block before anything can be rejected: so ``patience`` blocks in a row that
     ended above the ceiling and were accepted in full count as one observation, at the largest entropy that ended one
-    of them, and hold the ceiling there until the next rejection.
+    of them, and keep the ceiling there until the next rejection.
     """
 
     initial_ceiling: float = setting(math.inf, "nats, until the first rejection; not published", low=0)
@@ -92,7 +92,7 @@ class Adasd(DraftingMethod[CeilingState]):
             or len(round.drafted.entropies) != round.num_drafted
             or not round.num_drafted
         ):
-            return state  # nothing drafted, or by a source without a distribution
+            return state  # nothing drafted, or the source has no distribution
         num_accepted = round.verdict.num_accepted
         if num_accepted < round.num_drafted:
             return self._rejected(state, round.drafted.entropies[num_accepted])

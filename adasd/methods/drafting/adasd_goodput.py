@@ -1,4 +1,4 @@
-"""AdaSD's entropy ceiling, or a plain length, whichever yields the most tokens per millisecond."""
+"""An entropy ceiling as in AdaSD or a fixed length: the one with the most tokens per millisecond."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from adasd.rounds import RoundCompleted, StopRule
 
 @dataclass(frozen=True, slots=True)
 class MenuState:
-    """Whole blocks, what they say, and what it has cost to know it."""
+    """Whole blocks, the menu computed from them, and the cost of drafting them."""
 
     blocks: tuple[Block, ...] = ()  # of the same length, the newest last
-    courses: tuple[Course, ...] = ()  # empty until there are enough blocks
-    num_new: int = 0  # blocks that came since ``courses``
-    rounds: float = 0.0  # with a block, fading
-    tokens: float = 0.0  # that they emitted
-    ms: float = 0.0  # that they took
-    lost: float = 0.0  # tokens that whole blocks yielded less than their time was worth, fading
+    courses: tuple[Course, ...] = ()  # the menu; empty until there are enough blocks
+    num_new: int = 0  # blocks since ``courses`` was computed
+    rounds: float = 0.0  # decayed number of rounds with a block
+    tokens: float = 0.0  # decayed sum of their emitted tokens
+    ms: float = 0.0  # decayed sum of their times
+    lost: float = 0.0  # decayed sum of tokens that whole blocks fell short of the mean rate
 
     @property
     def longest(self) -> int:
@@ -34,12 +34,12 @@ class MenuState:
 @register_drafting
 @dataclass(frozen=True, slots=True)
 class AdasdGoodput(DraftingMethod[MenuState]):
-    """The best course of a menu of ceilings and lengths (``menu``), by measured times.
+    """The best entry of a menu of ceilings and lengths (``menu``), by measured times.
 
-    AdaSD's mean entropy of rejected tokens knows nothing of what a draft pass costs: where sampling is warm and most
-    doubtful tokens stand, it ends blocks that had better go on. Here every static length is on the menu, so by what
-    was seen no static length is better. Whole blocks show what the rule in force hides; they are drafted while their
-    loss is below ``probing`` of all tokens. They lose nothing where long blocks are right, so it soon knows.
+    AdaSD's mean entropy of rejected tokens ignores the cost of a draft pass: at high temperature, where most uncertain
+    tokens are accepted, it ends blocks too early. Here every static length is on the menu, so on the observed blocks no
+    static length is better. Whole blocks show what the current rule cuts off; they are drafted while their loss is
+    below ``probing`` of all tokens. Where long blocks are right they lose nothing, so evidence comes quickly.
     """
 
     probing: float = setting(0.005, "share of tokens that whole blocks may cost", low=0)
@@ -83,7 +83,7 @@ class AdasdGoodput(DraftingMethod[MenuState]):
         return self._with_block(replace(sums, lost=lost), round)
 
     def _worth(self, state: MenuState, took_ms: float) -> float:
-        """Tokens that come in so much time; a hiccup of a busy machine counts as a few rounds."""
+        """Tokens that this time yields at the mean rate; an outlier counts as ``longest_round`` rounds at most."""
         if not state.ms:
             return 0.0
         return min(took_ms, self.longest_round * state.ms / state.rounds) * state.tokens / state.ms
@@ -100,7 +100,7 @@ class AdasdGoodput(DraftingMethod[MenuState]):
 
 
 def _is_whole(round: RoundCompleted, longest: int) -> bool:
-    """Did nothing but a cap end the block, and is it as long as those before it?"""
+    """Whether only a cap ended the block, and it is at least as long as those before it."""
     drafted, rule = round.drafted, round.rule
     if drafted is None or rule is None or len(drafted.entropies) != round.num_drafted:
         return False

@@ -12,7 +12,7 @@ from adasd.methods.registry import register_drafting
 from adasd.rounds import RoundCompleted, StopRule
 
 MISS_COST = 3.0
-"""Cost of stopping before a token that would have stood, in tokens that were drafted in vain."""
+"""Cost of stopping before a token that would have been accepted, in rejected tokens."""
 MIN_PROBS = 6
 """Judged tokens before the threshold is updated."""
 MEMORY = 1024
@@ -28,7 +28,7 @@ class Schedule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AssistedState:
-    """The next length in tokens; judged tokens as (largest probability of the draft, whether it stood)."""
+    """The next length in tokens; judged tokens as (largest probability of the draft, whether it was accepted)."""
 
     length: int
     threshold: float
@@ -38,7 +38,7 @@ class AssistedState:
 @register_drafting
 @dataclass(frozen=True, slots=True)
 class Assisted(DraftingMethod[AssistedState]):
-    """Every request begins anew, as in transformers. The draft's largest probability stands for that of its token."""
+    """Every request starts from nothing, as in transformers. Uses the draft's largest probability as its token's."""
 
     schedule: Schedule = setting(
         Schedule.HEURISTIC, "heuristic: length + 2, - 1; constant: length and confidence"
@@ -65,7 +65,7 @@ class Assisted(DraftingMethod[AssistedState]):
             return state
         num_accepted, num_drafted = round.verdict.num_accepted, round.num_drafted
         if self.schedule is Schedule.HEURISTIC:
-            # From what was drafted: under a cap the wish would otherwise grow without end and never come back.
+            # From the drafted length: otherwise it would grow without limit under a cap.
             length = num_drafted + 2 if num_accepted == num_drafted else max(1, num_drafted - 1)
             return replace(state, length=length)
         new = [
@@ -76,7 +76,7 @@ class Assisted(DraftingMethod[AssistedState]):
 
 
 def best_threshold(judged: tuple[tuple[float, bool], ...], before: float) -> float:
-    """The probability at which false positives + 3 x false negatives are fewest; ``before`` without both kinds."""
+    """The probability that minimises the rates of false positives + 3 x false negatives; ``before`` without both."""
     num_stood = sum(stood for _, stood in judged)
     num_fell = len(judged) - num_stood
     if len(judged) < MIN_PROBS or not num_stood or not num_fell:

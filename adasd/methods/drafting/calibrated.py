@@ -1,19 +1,20 @@
 """``calibrated``: draft one more token while its expected gain is above its price.
 
-Ours. What a drafted token is worth is the chance that it is accepted, and that chance is read off the draft's entropy.
-Entropies fall into bins b (``ENTROPY_EDGES``). Two things are counted on judged tokens: a_b, the share that was
-accepted in bin b, and M, how often a token of bin b was followed by one of bin c. With S_k, the product of a over the k
-tokens drafted so far, the next one is accepted with chance S_k (M a)_b, and drafting goes on while
+Ours. A drafted token's expected gain is the chance that it is accepted, which is estimated from the draft's entropy.
+Entropies are sorted into bins b (``ENTROPY_EDGES``). Judged tokens give a_b, the share accepted in bin b, and M, how
+often a token of bin b was followed by one of bin c. With S_k, the product of a over the k tokens drafted so far, the
+next token is accepted with chance S_k (M a)_b, and drafting continues while
 
     S_k (M a)_b > price.
 
-The price is chosen, too: for each price of a grid, M and a say how many tokens a round would bring and draft; measured
-times say how long it would take; the price with the most tokens per millisecond is taken. If even that is less than
-plain decoding yields, the round drafts nothing; one token is then tried now and then, for 1 % of the time.
+The price is chosen too: for each price of a grid, M and a give the tokens that a round would yield and draft, and
+measured times give its duration; the price with the most tokens per millisecond is used. If plain decoding yields
+more, the round drafts nothing; a single token is then drafted from time to time, for 1 % of the time.
 
-If the entropy says nothing, this is the fixed length of most goodput (SmartSpec, arXiv:2406.14066); if it says all,
-it is AdaSD's and AdaEDL's ceiling with a price. It reads the draft's distributions, never a drafted token, so the exact
-tests stay exact. Shape letters: B bins, C = B + 1 rows of M (the last: the first token of a block), G prices.
+If the entropy carries no information, this is the fixed length of highest goodput (SmartSpec, arXiv:2406.14066); if
+the entropy decides acceptance, it is AdaSD's and AdaEDL's ceiling with a price. It reads the draft's distributions,
+never a drafted token, so the exact tests stay exact. Shape letters: B bins, C = B + 1 rows of M (the last one for the
+first token of a block), G prices.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ from adasd.stop_rule import entropy_bin
 Array = NDArray[np.float64]
 
 NUM_BINS = len(ENTROPY_EDGES) + 1
-FIRST = NUM_BINS  # row of M: what a block begins with
+FIRST = NUM_BINS  # row of M for the first token of a block
 PRICES: tuple[float, ...] = tuple(np.geomspace(0.02, 0.98, 24).tolist())
 _PRICES_G1: Array = np.array(PRICES)[:, None]
 MARGIN = 0.03
-"""Drafting goes on unless plain decoding is expected to yield more by this share: estimates are noisy."""
+"""Drafting continues unless plain decoding is expected to yield more by this share: estimates are noisy."""
 LONGEST = 16
-"""Tokens of a block that forecasts look at."""
+"""Longest block in forecasts, in tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forecast:
-    """Chances by bin (a ChanceTable without its price), and what a round under each price would bring."""
+    """Chances by bin (a ChanceTable without its price), and a round's expected yield under each price."""
 
     chances: tuple[float, ...]
     next_chances: tuple[float, ...]
@@ -56,17 +57,17 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Priors:
-    """What is assumed before there are verdicts."""
+    """Assumptions before there are verdicts."""
 
-    chance: float = 0.7  # of acceptance ...
-    weight: float = 2.0  # ... as so many judged tokens
-    pool_weight: float = 4.0  # the mean over all bins counts as so many judged tokens of each bin
-    move_weight: float = 2.0  # the mean over all rows of M counts as so many moves of each row
+    chance: float = 0.7  # of acceptance
+    weight: float = 2.0  # of ``chance``, in judged tokens
+    pool_weight: float = 4.0  # of the mean over all bins, in judged tokens of each bin
+    move_weight: float = 2.0  # of the mean over all rows of M, in moves of each row
 
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Faded counts of judged tokens. What follows from them is computed when it is first wanted."""
+    """Decayed counts of judged tokens; the forecast is computed on first use."""
 
     accepted_B: Array
     judged_B: Array
@@ -82,7 +83,7 @@ class Counts:
         return float(self.judged_B.sum())
 
     def plus(self, bins: Sequence[int], num_accepted: int, fade: float) -> Counts:
-        """With a verdict on these tokens, of which the first ``num_accepted`` stand."""
+        """The counts after a verdict on these tokens that accepted the first ``num_accepted``."""
         accepted_B, judged_B, moves_CB = fade * self.accepted_B, fade * self.judged_B, fade * self.moves_CB
         before = FIRST
         for i, bin in enumerate(bins):
@@ -107,7 +108,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CalibratedState:
-    """What was counted, and the counts that forecasts are made of."""
+    """The current counts, and the older counts that the forecast is computed from."""
 
     counts: Counts
     believed: Counts
@@ -118,7 +119,7 @@ class CalibratedState:
 @register_drafting
 @dataclass(frozen=True, slots=True)
 class Calibrated(DraftingMethod[CalibratedState]):
-    """Parameters are counts and shares, none of them is tuned to a pair."""
+    """Parameters are counts and shares; none is tuned to a pair of models."""
 
     initial: int = setting(4, "tokens per block until times are measured", low=1)
     fade: float = setting(
@@ -148,13 +149,13 @@ class Calibrated(DraftingMethod[CalibratedState]):
         forecast = state.believed.forecast
         best, pays = self._best(forecast, outlook)
         if outlook.may_bypass and not pays:
-            one_token_now = state.waited >= self._wait(state, outlook)  # it tells whether drafting pays again
+            one_token_now = state.waited >= self._wait(state, outlook)  # a trial: does drafting pay again?
             return StopRule(int(one_token_now))
         return StopRule(cap, table=ChanceTable(forecast.chances, forecast.next_chances, PRICES[best]))
 
     @staticmethod
     def _best(forecast: Forecast, outlook: RoundOutlook) -> tuple[int, bool]:
-        """The price with the most tokens per millisecond, and whether plain decoding yields no more than that."""
+        """Index of the price with the most tokens per millisecond, and whether it beats plain decoding (MARGIN)."""
         draft_ms, hop_ms, verify_ms = outlook.draft_ms or 0.0, outlook.hop_ms or 0.0, outlook.verify_ms or 0.0
         token_ms = outlook.exposed * draft_ms + outlook.verify_ms_per_token
         ms_G = verify_ms + hop_ms + forecast.drafted_G * token_ms
@@ -167,7 +168,7 @@ class Calibrated(DraftingMethod[CalibratedState]):
         if not round.num_drafted:
             return replace(state, waited=state.waited + 1)
         if drafted is None or len(drafted.entropies) != round.num_drafted:
-            return state  # of a source that has no distribution
+            return state  # the source has no distribution
         num_judged = min(verdict.num_accepted + 1, round.num_drafted)
         bins = [entropy_bin(entropy) for entropy in drafted.entropies[:num_judged]]
         counts, num_new = state.counts.plus(bins, verdict.num_accepted, self.fade), state.num_new + num_judged
@@ -176,17 +177,17 @@ class Calibrated(DraftingMethod[CalibratedState]):
         return CalibratedState(counts, state.believed, num_new)
 
     def _wait(self, state: CalibratedState, outlook: RoundOutlook) -> float:
-        """Plain rounds between two trials: a share ``probing`` of the time is theirs, more while evidence is scant."""
+        """Plain rounds between two trials, which may take the share ``probing`` of the time, more with little data."""
         lost_ms = (outlook.draft_ms or 0.0) + outlook.verify_ms_per_token + (outlook.hop_ms or 0.0)
         rounds = lost_ms / (self.probing * max(outlook.plain_ms or 0.0, 1e-6))
         return min(rounds, self.longest_wait) * min(1.0, state.counts.total / self.enough)
 
 
 def _rounds(chance_B: Array, next_chance_C: Array, moves_CB: Array) -> tuple[Array, Array]:
-    """Accepted and drafted tokens per round under every price, by following the chain of bins; at least one is drafted.
+    """Expected accepted and drafted tokens per round for every price, by the Markov chain of bins; drafts at least one.
 
-    ``reach_GB`` is the chance that a block has a k-th token and it is of bin b, ``stand_GB`` the chance that it also
-    stands with all before it. S_k of those blocks is taken as their mean.
+    ``reach_GB`` is the chance that a block has a k-th token and it is of bin b, ``stand_GB`` the chance that it is
+    also accepted with all tokens before it. S_k is approximated by its mean over those blocks.
     """
     reach_GB = np.repeat(moves_CB[FIRST][None], len(PRICES), axis=0)
     stand_GB = reach_GB * chance_B

@@ -1,4 +1,4 @@
-"""Drafting stops at a token of which the draft itself is not sure."""
+"""Drafting stops at a token with low draft confidence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FloorSchedule(StrEnum):
     """How the floor moves."""
 
     CONSTANT = "constant"  # as in transformers (``assistant_confidence_threshold``)
-    DYNAMIC = "dynamic"  # as AdaEDL's lambda: its rival "max-conf"
+    DYNAMIC = "dynamic"  # as AdaEDL's lambda; the baseline "max-conf" of its paper
 
 
 @register_drafting

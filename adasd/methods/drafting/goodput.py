@@ -1,4 +1,4 @@
-"""Draft as many tokens as yield the most expected tokens per millisecond, 0 included."""
+"""The block length, 0 included, with the most expected tokens per millisecond."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from adasd.rounds import RoundCompleted, StopRule
 def rates(outlook: RoundOutlook) -> list[float]:
     """Expected tokens per millisecond for blocks of 0, 1, 2, ... tokens.
 
-    A round yields 1 + S_1 + ... + S_k tokens in verdict(k) + k draft + hop. Raises ValueError while a time was
-    never measured.
+    A round yields 1 + S_1 + ... + S_k tokens in verdict(k) + k draft + hop. Raises ValueError until all times are
+    measured.
     """
     tokens = accumulate(outlook.survival[: outlook.max_draft_tokens], initial=1.0)
     return [expected / round_ms(outlook, k) for k, expected in enumerate(tokens)]
@@ -34,8 +34,8 @@ def round_ms(outlook: RoundOutlook, length: float) -> float:
 def verdict_ms(outlook: RoundOutlook, length: float) -> float:
     """Wall time of a verdict on ``length`` tokens.
 
-    Alone on the target: by the line through this pair's own verdicts. Where B sessions share a pass, a length
-    that is right for one is right for all, so the pass has B (1 + length) tokens (SmartSpec's batch).
+    Alone on the target: from the line fitted to this pair's own verdicts. If B sessions share a pass, all are assumed
+    to draft this length, so the pass has B (1 + length) tokens (SmartSpec's batch).
     """
     if outlook.verify_ms is None:
         raise ValueError("rates need measured times")
@@ -48,7 +48,7 @@ def verdict_ms(outlook: RoundOutlook, length: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class GoodputState:
-    """The length in force and how long nothing was drafted."""
+    """The current length, and the time since something was drafted."""
 
     length: int | None = None  # tokens; None before the first round
     idle_ms: float = 0.0  # wall time of rounds since the last drafted token
@@ -58,9 +58,9 @@ class GoodputState:
 @register_drafting
 @dataclass(frozen=True, slots=True)
 class Goodput(DraftingMethod[GoodputState]):
-    """argmax of ``rates``; another length must win by ``margin``, and 0 is left for a probe now and then.
+    """argmax of ``rates``; another length must win by ``margin``, and at length 0 a probe is drafted now and then.
 
-    Its lengths follow measured times, so it is the one policy whose blocks differ from run to run.
+    Lengths follow measured times, so blocks differ from run to run.
     """
 
     initial: int = setting(5, "tokens, until times are measured", low=0)
@@ -94,7 +94,7 @@ class Goodput(DraftingMethod[GoodputState]):
         return self.probe_length if best == 0 and self._probe_due(state) else best
 
     def _probe_due(self, state: GoodputState) -> bool:
-        """So that probes take some 2 % of the time, whatever a token takes; a second is 5,000 tokens of a fast pair."""
+        """Probes take about 2 % of the time at any speed; one second alone would be 5,000 tokens of a fast pair."""
         return state.idle_ms >= min(self.probe_after_ms, self.probe_after * state.block_ms)
 
     def learn(self, state: GoodputState, round: RoundCompleted) -> GoodputState:
@@ -102,5 +102,5 @@ class Goodput(DraftingMethod[GoodputState]):
         if not round.num_drafted:
             return GoodputState(0, state.idle_ms + took_ms, state.block_ms)
         if state.length == 0 and self._probe_due(state) and round.num_drafted == self.probe_length:
-            return GoodputState(0, 0.0, took_ms)  # a probe is no decision: 0 stays until another length wins
+            return GoodputState(0, 0.0, took_ms)  # a probe keeps length 0 until another length wins
         return GoodputState(round.num_drafted, 0.0, took_ms)

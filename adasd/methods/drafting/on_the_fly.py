@@ -1,6 +1,7 @@
 """On-the-fly adaptation of the draft's length (Liu, Park and Shen, ACL 2025): by goodput, or by a finite-state machine.
 
-We know the paper's abstract and the names of its parts; the estimators are our reconstruction (docs/algorithm.md).
+We know only the paper's abstract and the names of its parts; the estimators are our reconstruction
+(docs/algorithm.md).
 """
 
 from __future__ import annotations
@@ -18,29 +19,29 @@ from adasd.rounds import RoundCompleted, StopRule
 
 
 class Variant(StrEnum):
-    """How the next length follows from the rounds before."""
+    """How the next length follows from earlier rounds."""
 
-    GOODPUT = "goodput"  # the length of most tokens per millisecond; follows measured times
+    GOODPUT = "goodput"  # the length with the most tokens per millisecond, by measured times
     FSM = "fsm"  # one token more after a full acceptance, else one less
-    CACHED = "cached"  # the same machine with one state per token that a block follows
+    CACHED = "cached"  # the same machine, with one state per token before the block
 
 
 @dataclass(frozen=True, slots=True)
 class LengthState:
-    """The newest rounds with a block as (accepted, drafted), and the lengths that worked by the token before."""
+    """The newest rounds with a block as (accepted, drafted), and the lengths by the token before the block."""
 
     rounds: tuple[tuple[int, int], ...] = ()
-    length: int | None = None  # the machine's next one; None before the first round with a block
+    length: int | None = None  # the machine's next length; None before the first round with a block
     lengths: MappingProxyType[int, int] = field(default_factory=lambda: MappingProxyType({}))
-    behind: int | None = None  # token that the next block follows; None: the prompt's last, which is not told
+    behind: int | None = None  # token before the next block; None: the prompt's last, unknown here
 
     @property
     def acceptance(self) -> float | None:
         """Maximum-likelihood chance of acceptance per token; None before the first round with a block.
 
-        A block that was accepted in full is censored: it says that its tokens were accepted and nothing about
-        the one behind. So alpha = sum V / (sum V + number of rounds with a rejection). Accepted over drafted
-        would count tokens that nobody judged as failures.
+        A block accepted in full is a censored observation: it says nothing about the token that would follow.
+        So alpha = sum V / (sum V + number of rounds with a rejection), V being the accepted tokens of a round.
+        Accepted over drafted would count unjudged tokens as failures.
         """
         accepted = sum(num_accepted for num_accepted, _ in self.rounds)
         rejections = sum(num_accepted < num_drafted for num_accepted, num_drafted in self.rounds)
@@ -52,13 +53,13 @@ class LengthState:
 class OnTheFly(DraftingMethod[LengthState]):
     """argmax over k >= 1 of (1 - alpha^(k+1)) / ((1 - alpha) (verify + k draft)), or a finite-state machine.
 
-    Where a text is predictable is often a matter of the last token (after a keyword, after a comma), so what the
-    cached machine learned behind a token serves when that token comes again.
+    How predictable a text is often depends on the last token (a keyword, a comma), so the cached machine reuses the
+    length that it learned after the same token.
     """
 
     variant: Variant = setting(Variant.GOODPUT, "goodput, or a finite-state machine without or with a cache")
     initial: int = setting(5, "tokens, until something is known", low=1)
-    # 16 rounds are too few: the estimate's deviation at 0.8 is 0.057 there and 0.028 with 64
+    # 16 rounds are too few: at alpha = 0.8 the estimate's standard deviation is 0.057, with 64 rounds 0.028
     window: int = setting(64, "rounds that goodput looks back", low=1, high=65536)
     memory: int = setting(
         1024, "tokens that the cache tells apart; the one longest unused is forgotten", low=1, high=65536

@@ -1,4 +1,4 @@
-"""Drafting of a fixed length."""
+"""Blocks of a fixed length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adasd.rounds import StopRule
 @register_drafting
 @dataclass(frozen=True, slots=True)
 class Static(Stateless, DraftingMethod[None]):
-    """Always drafts as many tokens as the request allows: 5 unless it says otherwise."""
+    """Always drafts the request's ``max_draft_tokens``, 5 by default."""
 
     default_block: ClassVar[int | None] = 5
     name: ClassVar[str] = "static"
