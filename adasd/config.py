@@ -1,4 +1,4 @@
-"""Settings of an engine and of speculation: frozen fields, each with a default, a unit, a range and a sentence.
+"""Settings of an engine and of speculation: frozen fields, each with default, unit, range and description.
 
 The field names are the option names of ``adasd serve`` (services.settings reads them once, at start).
 """
@@ -19,7 +19,7 @@ MODEL = "model"
 def described(
     sentence: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
 ) -> Any:
-    """Metadata of a field: its sentence, the closed range of a number, the allowed texts."""
+    """Metadata of a field: its description, the closed range of a number, the allowed texts."""
     return {"help": sentence, "low": low, "high": high, "choices": choices}
 
 

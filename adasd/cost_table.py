@@ -1,4 +1,4 @@
-"""What a forward pass takes by the number of its tokens, as measured: flat on a large device, then rising."""
+"""Measured time of a forward pass by its number of tokens: flat on a large device, then rising."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import math
 from dataclasses import dataclass
 
 PER_DOUBLING = 2
-"""Classes of sizes per doubling of the number of tokens."""
+"""Size classes per doubling of the number of tokens."""
 MEMORY = 32.0
-"""Passes of a class after which the oldest fade."""
+"""Passes of a class after which the oldest decay."""
 
 Point = tuple[float, float, float]
-"""Passes (faded), mean tokens, mean milliseconds."""
+"""Number of passes (at most MEMORY), mean tokens, mean milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostTable:
-    """Mean milliseconds of passes by classes of their size; between classes a straight line, never falling."""
+    """Mean milliseconds of passes by size class, interpolated linearly between classes, never falling."""
 
-    points: tuple[Point | None, ...] = ()  # by class of size
+    points: tuple[Point | None, ...] = ()  # by size class
 
     def add(self, num_tokens: int, ms: float) -> CostTable:
         """One pass over ``num_tokens`` >= 1 tokens."""
@@ -36,8 +36,8 @@ class CostTable:
     def at(self, num_tokens: float) -> float | None:
         """Milliseconds of a pass of that size; None without data.
 
-        Below the smallest pass known it takes as long as that; above the largest it goes on as between the
-        last two, and without a second one as long as the only one.
+        Constant below the smallest known size. Above the largest, the line through the last two is continued; with
+        only one known size it is constant.
         """
         known = self._rising()
         if not known:
@@ -53,7 +53,7 @@ class CostTable:
         return y0 if x1 <= x0 else y0 + (num_tokens - x0) * (y1 - y0) / (x1 - x0)
 
     def _rising(self) -> list[tuple[float, float]]:
-        """(tokens, ms), ms never falling: a dip is noise."""
+        """(tokens, ms), with ms made non-decreasing, since a dip is noise."""
         known = [(tokens, ms) for _, tokens, ms in filter(None, self.points)]
         largest, rising = 0.0, []
         for tokens, ms in known:

@@ -1,4 +1,4 @@
-"""Every error that a user or a caller of a worker can see, in one tree.
+"""The tree of all errors that a user or a caller of a worker can see.
 
     AdasdError
     ├── InvalidRequest          the request itself is wrong            (never retry)
@@ -9,14 +9,14 @@
     ├── Overloaded              nothing is free now                    (retry later)
     │   └── RateLimited         the caller's key is over its limit
     ├── DeadlineExceeded        the request ran out of time
-    ├── Cancelled               the caller left
+    ├── Cancelled               the client has left
     ├── WorkerLost              a replica died, hangs or is unreachable (retry elsewhere)
     ├── StaleIncarnation        the replica has restarted              (retry elsewhere)
     ├── UnknownSession          the worker holds no such session       (reopen)
-    ├── StaleCache              caller and worker disagree on the cache (send the prefix again)
+    ├── StaleCache              caller and worker disagree on the cache (resend the prefix)
     ├── Superseded              a newer call of the session replaced this one
     ├── DeviceFailure           the forward pass itself failed         (retry elsewhere)
-    └── IllegalEvent            our own mistake: a runner broke the session protocol
+    └── IllegalEvent            a bug: a runner broke the session protocol
 
 Fields are positional and passed to ``super().__init__`` unchanged, because Ray pickles errors.
 """
@@ -27,7 +27,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """What went wrong, independent of any protocol; one table per protocol maps it to a status."""
+    """Kind of error, independent of any protocol; one table per protocol maps it to a status."""
 
     INVALID = "invalid_request"
     CONTEXT_TOO_LONG = "context_length_exceeded"
@@ -67,9 +67,9 @@ class InvalidRequest(AdasdError):
 
 
 class ContextTooLong(InvalidRequest):
-    """Prompt (and the answer asked for) do not fit into the model's context; lengths in tokens.
+    """Prompt and requested answer do not fit into the model's context; lengths in tokens.
 
-    Clients know this error by OpenAI's words.
+    The message is OpenAI's, because clients recognise the error by it.
     """
 
     code = Code.CONTEXT_TOO_LONG
@@ -165,7 +165,7 @@ class WorkerLost(AdasdError):
 
 
 class StaleIncarnation(AdasdError):
-    """The message was for an earlier incarnation of this replica."""
+    """The message is for an earlier incarnation of this replica."""
 
     code = Code.STALE_INCARNATION
 
@@ -209,7 +209,7 @@ class StaleCache(AdasdError):
 
 
 class Superseded(AdasdError):
-    """A newer call of the same session replaced this one before its result; not a failure."""
+    """A newer call of the same session replaced this one before it had a result; not a failure."""
 
     code = Code.SUPERSEDED
 
@@ -228,4 +228,4 @@ class DeviceFailure(AdasdError):
 
 
 class IllegalEvent(AdasdError):
-    """An event that the session's phase does not allow: a bug in the runner, never a user's fault."""
+    """An event that the session's phase does not allow: a bug in the runner, never a user's mistake."""

@@ -1,4 +1,4 @@
-"""Speculative decoding in one process, by the same runner as the service; no Ray needed.
+"""Speculative decoding in one process, with the same runner as the service and without Ray.
 
 from adasd import LocalPair
 pair = LocalPair.load("models/demo/target", "models/demo/draft")
@@ -40,12 +40,12 @@ IN_PLACE = RunnerSettings(
     replaces_lost=False,
     asks_early=False,
 )
-"""There is no clock, no link and nothing to replace: an engine's error ends the answer as it is."""
+"""No timeouts, no network and no replacements: an engine's error ends the answer unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: its text, its tokens with provenance, and its figures."""
+    """A whole answer: its text, its tokens with provenance, and its statistics."""
 
     text: str
     tokens: tuple[EmittedToken, ...]
@@ -63,9 +63,9 @@ class LocalPair:
     """A target and its drafts in this process. Not for use by several threads at once.
 
     ``draft`` is the source ``model`` (None: there is none), ``drafts`` are further models by name. With ``lookahead``
-    every draft works in a thread of its own, and drafts on while the target judges, where the controller finds that
-    this pays; it takes a core that the target does not use. What is learned from a round's times is learned from
-    those of ``as_timed``.
+    every draft runs in a thread of its own and drafts ahead while the target judges, if the controller finds that this
+    pays; it needs a core that the target does not use. ``as_timed`` maps each round to the one that the controller
+    learns from, to replace its times.
     """
 
     def __init__(
@@ -117,8 +117,8 @@ class LocalPair:
         ``drafts`` names further draft models, for ``speculation.draft``; with ``early_exit`` the target drafts
         for itself, without any.
 
-        ``prefix_cache``: what earlier answers computed for the beginning of a prompt is used again.
-        ``lookahead``: drafts work in threads of their own (LocalPair).
+        ``prefix_cache``: reuse the cache of earlier prompts that begin with the same tokens.
+        ``lookahead``: drafts run in threads of their own (LocalPair).
         """
         from adasd.engine.engine import TorchEngine
         from adasd.engine.loading.vocabulary import check_vocabularies
@@ -138,7 +138,7 @@ class LocalPair:
             check_vocabularies(target, model)
         tokenizer = Tokenizer.load(target)
         target_engine = TorchEngine.from_config(config)
-        engines = {  # none must propose what the target does not know
+        engines = {  # a draft must not propose tokens that the target does not have
             name: TorchEngine.from_config(replace(own, model=model), vocab_limit=target_engine.vocab_size)
             for name, model in models.items()
         }
@@ -156,7 +156,7 @@ class LocalPair:
     # ----------------------------------------------------------------- answers
 
     def chat(self, message: str, **options: object) -> Answer:
-        """Answer one user message; options as for ``generate``."""
+        """Answer one user message; options as in ``generate``."""
         if self.tokenizer is None:
             raise ConfigError("this pair was made without a tokenizer; use generate(prompt_ids)")
         prompt = self.tokenizer.apply_chat_template([{"role": "user", "content": message}])
@@ -172,7 +172,7 @@ class LocalPair:
         sampling: SamplingParams | None = None,
         speculation: SpeculationOptions | None = None,
     ) -> Answer:
-        """Answer token ids. ``sampling`` and ``speculation``, where given, replace the short options.
+        """Answer a prompt of token ids. ``sampling`` and ``speculation``, if given, replace the short options.
 
         ``mode`` is off, exact or adaptive; None is exact with a draft and off without.
         """
@@ -210,7 +210,7 @@ class LocalPair:
 
 
 class EnginePlacement:
-    """Opens slots on engines of this process; ``lookahead``: drafts work in threads of their own."""
+    """Opens slots on engines of this process; ``lookahead``: drafts run in threads of their own."""
 
     def __init__(self, target: Engine, drafts: Mapping[str, Engine], *, lookahead: bool) -> None:
         self._target, self._drafts = target, drafts
@@ -232,7 +232,7 @@ class EnginePlacement:
 
 
 class EngineSlot:
-    """A Drafter and Verifier over a slot of an engine; draft calls are answered in ``thread``, where there is one."""
+    """A Drafter and Verifier over a slot of an engine; draft calls run in ``thread``, if there is one."""
 
     def __init__(self, engine: Engine, session: str, thread: ThreadPoolExecutor | None = None) -> None:
         self.lost: Future[str] = Future()
@@ -262,7 +262,7 @@ class EngineSlot:
         return work() if self._thread is None else await finished(self._thread.submit(work))
 
     def _answer(self, call: DraftCall | VerifyCall) -> DraftBlock | Verdict:
-        """Submit one call and step until it is answered; raises the error that it failed with."""
+        """Submit one call and step until its result is there; raises the error that it failed with."""
         self._engine.submit(call)
         while call.epoch >= self._newest:
             for answer in self._engine.step():
@@ -274,7 +274,7 @@ class EngineSlot:
 
 
 def mode_of(name: str | None) -> Mode | None:
-    """The mode of that name; InvalidRequest with what is possible."""
+    """The mode of that name; InvalidRequest, which lists the modes, if there is none."""
     try:
         return Mode(name) if name is not None else None
     except ValueError:

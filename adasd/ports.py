@@ -1,4 +1,4 @@
-"""Protocols between the parts; whoever builds the graph hands in the real thing or a fake."""
+"""Protocols between the parts; the code that assembles them passes real implementations or fakes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Decode(Protocol):
 class Engine(Protocol):
     """Slots of one batched KV cache over one causal language model. Owned by one thread.
 
-    Calls are submitted and answered by ``step``, so that sessions join and leave the running batch at every
-    forward pass. Contract (held by ``adasd.testing.contracts.check_engine``):
+    Calls are submitted, and ``step`` returns their results, so that sessions join and leave the batch at every
+    forward pass (continuous batching). Contract (tested by ``adasd.testing.contracts.check_engine``):
 
     * ``submit`` raises UnknownSession without a slot, StaleCache if ``keep_len`` exceeds what is cached,
       InvalidRequest if the tokens would not fit in the slot's ``max_len``.
-    * at most one call per session waits: a newer draft call takes the place of a waiting one, which is never
-      answered (and whose feed may be cached in part); any other second call raises IllegalEvent.
+    * at most one call per session waits: a newer draft call replaces a waiting one, which never gets a result (and
+      whose feed may be cached in part); any other second call raises IllegalEvent.
     * after a draft call the cache holds ``base_len + num_drafted - 1`` tokens (the last one is not fed; with
       nothing drafted: ``base_len``); after a verify call ``base_len + num_accepted``.
-    * answers depend on the tokens that a session holds and on nothing that was rolled back: penalties and grammars
-      follow the text, wherever it came from (fed, drafted, found in a prefix cache).
-    * ``close`` frees the slot on every path, also with a call waiting, and is idempotent.
+    * results depend on the session's current tokens only, not on what was rolled back: penalties and grammars follow
+      the text, however it was added (fed, drafted, found in a prefix cache).
+    * ``close`` frees the slot on every path, even with a call waiting, and is idempotent.
     """
 
     @property
@@ -45,9 +45,9 @@ class Engine(Protocol):
 
     @property
     def drafts_itself(self) -> bool:
-        """Whether draft calls are answered by this model's own first layers, on the slots of its verdicts.
+        """Whether this model drafts with its own first layers, in the same slots as its verdicts.
 
-        Then a draft call leaves the cache as it was, and what it feeds may be cached already.
+        Then a draft call leaves the cache unchanged, and the tokens that it feeds may be cached already.
         """
         ...
 
@@ -60,15 +60,15 @@ class Engine(Protocol):
     def vocab_size(self) -> int: ...
 
     def prepare(self, call: OpenCall) -> None:
-        """Do beforehand what would make ``open`` slow (a grammar to be compiled); from any thread.
+        """Do the slow part of ``open`` in advance (compile a grammar); from any thread.
 
-        Raises InvalidRequest for a grammar that does not compile. Never needed.
+        Raises InvalidRequest for a grammar that does not compile. Optional.
         """
         ...
 
     def open(self, call: OpenCall) -> None:
         """Take a slot; raises Overloaded if none is free, InvalidRequest if ``max_len`` is too long or the
-        grammar cannot be followed here."""
+        grammar is not supported here."""
         ...
 
     def cached_len(self, session: str) -> int:
@@ -79,16 +79,16 @@ class Engine(Protocol):
 
     @property
     def num_pending(self) -> int:
-        """Calls submitted and not answered yet."""
+        """Calls submitted and without a result yet."""
         ...
 
     @property
     def prefix_stats(self) -> PrefixStats:
-        """What the prefix cache was asked for and what it held; zeros without one."""
+        """Tokens looked up and found in the prefix cache; zeros without one."""
         ...
 
     def step(self) -> list[DraftBlock | Verdict | CallFailed]:
-        """One forward pass over all waiting calls; answers those that it completed."""
+        """One forward pass over all waiting calls; returns the results of those that it completed."""
         ...
 
     def close(self, session: str) -> None: ...
@@ -99,7 +99,7 @@ class Engine(Protocol):
 
 
 class Lost(Protocol):
-    """The part of a future (of asyncio or of concurrent.futures) that tells of a loss."""
+    """The part of a future (asyncio's or concurrent.futures') that reports a loss."""
 
     def add_done_callback(self, callback: Callable[[Any], object], /) -> object: ...
     def cancelled(self) -> bool: ...
@@ -107,19 +107,19 @@ class Lost(Protocol):
 
 
 class Drafter(Protocol):
-    """Where the blocks of one session come from: a draft replica, a look-up, or the target's own first layers.
+    """The source of one session's blocks: a draft replica, a look-up, or the target's own first layers.
 
-    ``lost`` is done when the slot was lost without having been given back, and says why; ``release`` cancels it.
-    Any error of a call but those named below means that the slot is lost, too.
+    ``lost`` is done, with the reason, when the slot is lost without ``release``; ``release`` cancels it. Any error of a
+    call other than those below also means that the slot is lost.
     """
 
     @property
     def lost(self) -> Lost: ...
 
     async def draft(self, call: DraftCall) -> DraftBlock:
-        """The block behind what the call keeps and feeds.
+        """The block after the tokens that the call keeps and feeds.
 
-        Raises Superseded if a newer call took its place before it was answered. At most one call is worked on.
+        Raises Superseded if a newer call replaced it before it had a result. At most one call runs at a time.
         """
         ...
 
@@ -129,12 +129,12 @@ class Drafter(Protocol):
 
 
 class Verifier(Drafter, Protocol):
-    """A target replica: gives the verdicts, and drafts for itself where its first layers may (Engine.drafts_itself)."""
+    """A slot on a target replica: gives verdicts, and drafts if the engine can (Engine.drafts_itself)."""
 
     async def verify(self, call: VerifyCall) -> Verdict:
         """The verdict on the call's block.
 
-        A call that assumes something about the verdict before it may be made while that is under way; it raises
+        A call with an assumption about an earlier verdict may be made while that verdict is pending; it raises
         Superseded if the assumption did not come true. Raises InvalidRequest or Overloaded if the request, or the
         opening of its slot, was refused.
         """
@@ -150,12 +150,12 @@ class Placement(Protocol):
         ...
 
     async def attach_target(self, call: OpenCall) -> Verifier:
-        """Raises Overloaded or WorkerLost when no replica grants a slot in time.
+        """Raises Overloaded or WorkerLost if no replica grants a slot in time.
 
-        What is wrong with the slot itself may be raised by its first call.
+        Errors of opening the slot may be raised by its first call instead.
         """
         ...
 
     async def attach_draft(self, call: OpenCall, name: str | None = None) -> Drafter:
-        """A slot of the draft model of that name; without one, of the preferred one."""
+        """A slot of the draft model of that name; None: of the preferred one."""
         ...

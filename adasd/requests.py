@@ -1,7 +1,7 @@
-"""What a request asks for: frozen dataclasses, no behaviour.
+"""The content of a request: frozen dataclasses, no behaviour.
 
-A field made by ``option`` is all there is to say about an option: both doors take it under its name, check its
-range with the same words, carry it over the wire, and list it in schemas and documentation.
+A field made by ``option`` fully defines an option: HTTP and gRPC take it under its name, check its range with the same
+message, send it over the wire, and list it in schemas and documentation.
 """
 
 # ruff: noqa: RUF009 (option is dataclasses.field)
@@ -13,21 +13,21 @@ from enum import StrEnum
 from typing import Any
 
 WHAT_FITS = 2**31 - 1
-"""``max_tokens`` of a request that leaves the length of its answer open."""
+"""``max_tokens`` of a request that does not limit its answer."""
 MAX_TOKEN_ID = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class RequestOption:
-    """What is said about one option of a request. Bounds hold for a number, or for each one of several."""
+    """Description and bounds of one option of a request. Bounds apply to a number, or to each one of several."""
 
     sentence: str
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
     max_items: int | None = None
-    max_chars: int | None = None  # of a text, or of each one of several, which are not empty then
-    http: str | None = None  # how HTTP bodies say it, where not by the option's name
+    max_chars: int | None = None  # of a text, or of each one of several, which then must not be empty
+    http: str | None = None  # the field of HTTP bodies, if it is not the option's name
 
 
 def option(default: Any, sentence: str, **bounds: Any) -> Any:
@@ -44,8 +44,8 @@ class Mode(StrEnum):
     """What speculation may do to a request's output."""
 
     OFF = "off"  # plain decoding
-    EXACT = "exact"  # speculation, the distribution of the target alone
-    ADAPTIVE = "adaptive"  # speculation, drafted tokens may also be accepted by relaxation
+    EXACT = "exact"  # speculation that keeps the target's distribution
+    ADAPTIVE = "adaptive"  # speculation in which drafted tokens may also be accepted by relaxation
 
 
 class GrammarKind(StrEnum):
@@ -58,7 +58,7 @@ class GrammarKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer has to look like: at every position only tokens that keep it completable are allowed."""
+    """The required form of an answer: at every position, only tokens are allowed after which it can be completed."""
 
     kind: GrammarKind
     text: str
@@ -66,7 +66,7 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the answer is sampled and when it ends. Checked at the doors (services.gateway.http.order)."""
+    """How the answer is sampled and when it ends. Checked by the gateway (services.gateway.http.order)."""
 
     max_tokens: int = option(
         WHAT_FITS,
@@ -137,7 +137,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class SpeculationOptions:
-    """What speculation may do; ``None`` means the deployment's default. Echoed with the values in effect."""
+    """Options of speculation; ``None`` means the deployment's default. Reports echo them with the values in effect."""
 
     mode: Mode | None = option(
         None,
@@ -161,7 +161,7 @@ class SpeculationOptions:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One answer to be generated from token ids; both doors make nothing else of what they are sent."""
+    """One answer to generate from token ids; HTTP and gRPC requests are both converted to this."""
 
     request_id: str
     prompt: tuple[int, ...]  # token ids, at least one

@@ -1,4 +1,4 @@
-"""What an answer consists of: chunks of tokens with their provenance, and the figures at its end."""
+"""The parts of an answer: chunks of tokens with their provenance, and the statistics at its end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """What the target thought of one token, before penalties, bias, masks and temperature."""
+    """The target's log-probability of one token, before penalties, bias, masks and temperature."""
 
     logprob: float  # natural logarithm of the token's probability
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob) of the likeliest tokens, falling
@@ -38,21 +38,21 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class EmittedToken:
-    """One committed token and where it came from."""
+    """One committed token and its provenance."""
 
     id: int
     kind: TokenKind
-    logprob: TokenLogprob | None = None  # where the request asks for it
+    logprob: TokenLogprob | None = None  # if requested
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one verification step adds to the answer; ``text`` may lag behind ``tokens``."""
+    """The part of the answer from one verdict; ``text`` may lag behind ``tokens``."""
 
     text: str
     tokens: tuple[EmittedToken, ...]
     finish_reason: FinishReason | None = None  # set on the last chunk of the answer
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # with the first chunk, where the request asks for it
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # in the first chunk, if requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class SpeculationReport:
-    """What speculation did for one answer, with effective options and learned values."""
+    """Statistics of speculation for one answer, with effective options and learned values."""
 
     effective: SpeculationOptions  # with the deployment's defaults filled in
     num_rounds: int  # verdicts, prefill not counted
@@ -80,13 +80,13 @@ class SpeculationReport:
     acceptance_threshold: float | None  # largest d_JS that is accepted; None: none
     draft_ms: float  # compute on the draft worker
     verify_ms: float  # compute on the target worker
-    network_ms: float  # waiting on links and queues, both sides
+    network_ms: float  # waiting for network and queues, both sides
     draft_lost: int = 0  # how often the draft was lost or late
     target_lost: int = 0
     num_ahead: int = 0  # blocks drafted while the target was judging the one before
-    num_ahead_used: int = 0  # of them, those whose assumption came true
-    drafts_used: tuple[str, ...] = ()  # sources whose blocks were judged, in the order of their first
-    distortion: float = 0.0  # total variation that relaxation cost, expected, over the answer
+    num_ahead_used: int = 0  # of these, the ones whose assumption came true
+    drafts_used: tuple[str, ...] = ()  # sources whose blocks were judged, in the order of first use
+    distortion: float = 0.0  # expected total variation from relaxation, summed over the answer
 
 
 @dataclass(frozen=True, slots=True)

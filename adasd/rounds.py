@@ -1,9 +1,9 @@
-"""What a session and its workers say to each other in a round: frozen dataclasses, no behaviour, no torch.
+"""The messages between a session and its workers in a round: frozen dataclasses, no behaviour, no torch.
 
 Glossary: *position* is an index into prompt + answer, from 0. *base_len* is the number of tokens before a block, so
-the block's first token has position ``base_len``. *keep_len* is how many cached tokens a worker keeps; everything
-behind is rolled back. *feed* are committed tokens that are not cached yet. *epoch* numbers the calls of one session;
-an answer with another epoch than the one awaited is stale and dropped.
+the block's first token has position ``base_len``. *keep_len* is how many cached tokens a worker keeps; the rest is
+rolled back. *feed* are committed tokens that are not cached yet. *epoch* numbers the calls of one session; a reply
+with another epoch than the expected one is stale and dropped.
 Shape letters: K drafted tokens, R entries of a top-k distribution, V vocabulary.
 """
 
@@ -20,7 +20,7 @@ from adasd.requests import Grammar
 from adasd.results import TokenLogprob
 
 NUM_DISTANCE_BINS = 256
-"""Resolution of acceptance tables over the Jensen-Shannon distance, which lies in [0, 1]."""
+"""Bins of acceptance tables over the Jensen-Shannon distance, which lies in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class SamplingTransform:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    answer_from: int = 0  # length of the prompt: presence, frequency and grammar see what comes from there on
+    answer_from: int = 0  # prompt length; presence, frequency and grammar apply to tokens from there on
     grammar: Grammar | None = None
 
     @property
@@ -57,19 +57,19 @@ class OpenCall:
     session: str
     transform: SamplingTransform
     max_len: int  # tokens of prompt + answer that the slot may ever hold
-    logprobs: int | None = None  # verdicts report so many likeliest tokens beside each token (target only)
-    prompt_logprobs: int | None = None  # the first verdict reports them for the prompt, too
+    logprobs: int | None = None  # number of likeliest tokens that verdicts report per token (target only)
+    prompt_logprobs: int | None = None  # the same for the prompt's tokens, in the first verdict
 
 
 ENTROPY_EDGES = (0.01, 0.03, 0.1, 0.25, 0.5, 0.9, 1.4, 2.2)
-"""Nats: entropy H lies in bin b iff edge b - 1 <= H < edge b. There is one bin more than edges."""
+"""Nats: entropy H lies in bin b iff edge b - 1 <= H < edge b. There is one more bin than edges."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChanceTable:
-    """Acceptance by the entropy of drafted tokens: drafting stops where the next token is not worth its price.
+    """Chances of acceptance by entropy bin: drafting stops when the next token is not worth its price.
 
-    After a token of bin b the next one is accepted with chance S * ``next_chances[b]``, S being the product of
+    After a token of bin b, the next one is accepted with chance S * ``next_chances[b]``, where S is the product of
     ``chances`` over the bins of the block so far.
     """
 
@@ -82,10 +82,10 @@ class ChanceTable:
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
-    """When drafting stops; evaluated beside the logits at every drafted token.
+    """When drafting stops; evaluated on the draft worker after every drafted token.
 
-    The token that trips the rule stays in the block. Every published stop rule compiles to a ceiling, a floor or a
-    table.
+    The token that triggers the rule stays in the block. Every published stop rule can be written as a ceiling, a floor
+    or a table.
     """
 
     max_tokens: int  # hard cap, >= 0; 0 only feeds the cache
@@ -98,7 +98,7 @@ class StopRule:
 
 
 Params = Mapping[str, float | tuple[float, ...]]
-"""What an acceptance method decided for one round, by name: numbers and tables of numbers."""
+"""An acceptance method's parameters for one round, by name: numbers and tables of numbers."""
 
 TOKEN, BLOCK = "token", "block"
 """The exact tests: token by token, and the block as a whole."""
@@ -106,19 +106,19 @@ TOKEN, BLOCK = "token", "block"
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceRule:
-    """What the target accepts: what passes an exact test, or an acceptance method as well, within its budgets.
+    """What the target accepts: tokens that pass the exact test, or also those of an acceptance method, within budgets.
 
-    ``name`` is ``token``, ``block`` (sampling without a seed only) or that of an acceptance method (adasd.methods),
-    which is asked where the exact test fails, token by token. The exact test follows from the session's
-    SamplingTransform: greedy match, shared noise under a seed, rejection sampling otherwise. A token that the
-    transform forbids is never accepted.
+    ``name`` is ``token``, ``block`` (sampling without a seed only) or an acceptance method (adasd.methods), which is
+    applied token by token where the exact test fails. The exact test follows from the session's SamplingTransform:
+    greedy match, shared noise under a seed, rejection sampling otherwise. A token that the transform forbids is never
+    accepted.
     """
 
     name: str = TOKEN
     params: Params = field(default_factory=dict)  # of the acceptance method
-    relax_budget: int = 0  # tokens that this verdict may accept by relaxation at most
+    relax_budget: int = 0  # most tokens that this verdict may accept by relaxation
     want_distances: bool = False  # report d_JS of every judged position (needs the draft's distributions)
-    max_distortion: float = math.inf  # total variation that relaxation may cost in this verdict
+    max_distortion: float = math.inf  # largest total variation from relaxation in this verdict
 
     @property
     def is_exact(self) -> bool:
@@ -131,7 +131,7 @@ class DraftDistributions:
     """Top-k distributions of a draft: the R likeliest tokens after bias and masks, at temperature 1.
 
     The draft *samples from* the transform of exactly these entries, so they are the complete proposal distribution for
-    the exact test; for the Jensen-Shannon distance the missing mass is one tail bucket.
+    the exact test; for the Jensen-Shannon distance, the missing mass counts as one tail bucket.
     """
 
     ids: NDArray[np.int32]  # [K, R], by falling probability
@@ -147,7 +147,7 @@ class DraftCall:
     keep_len: int
     feed: tuple[int, ...]
     rule: StopRule
-    optimistic: bool = False  # assumes that a block under judgement will be accepted; yields to other work
+    optimistic: bool = False  # assumes the outcome of a pending verdict; yields to other work
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +161,17 @@ class DraftBlock:
     entropies: tuple[float, ...]  # nats, one per token, of the distribution after masks at temperature 1
     distributions: DraftDistributions | None = None
     compute_ms: float = 0.0  # forward passes that this call took part in
-    queue_ms: float = 0.0  # waiting in the worker before
+    queue_ms: float = 0.0  # waiting in the worker before that
     confidences: tuple[float, ...] = ()  # one per token: largest probability of that distribution
-    runner_ups: tuple[int, ...] = ()  # one per token if asked for: the draft's second choice in its place
+    runner_ups: tuple[int, ...] = ()  # one per token if requested: the draft's second choice
 
 
 @dataclass(frozen=True, slots=True)
 class Assumption:
-    """The verdict of ``epoch`` accepts ``num_accepted`` tokens of its block and puts ``next_token`` behind them."""
+    """The verdict of ``epoch`` accepts ``num_accepted`` tokens of its block, and ``next_token`` follows."""
 
     epoch: int
-    next_token: int | None  # None: whichever
+    next_token: int | None  # None: any token
     num_accepted: int | None = None  # None: all of the block
 
 
@@ -179,9 +179,9 @@ class Assumption:
 class VerifyCall:
     """Keep ``keep_len`` cached tokens, feed ``feed``, judge ``block``; an empty block is plain decoding.
 
-    Prefill is the same call: keep 0, feed the prompt, block empty. A call that is ``assuming`` something waits at
-    the worker until that is known; then it is done at once, or fails as Superseded. One that assumes whichever
-    token feeds nothing itself: the worker feeds that token.
+    Prefill is the same call: keep 0, feed the prompt, block empty. A call with an assumption (``assuming``) waits in
+    the worker until the outcome is known; then it runs at once, or fails as Superseded. A call that assumes any token
+    feeds nothing itself: the worker feeds the token.
     """
 
     session: str
@@ -191,16 +191,18 @@ class VerifyCall:
     block: tuple[int, ...] = ()
     distributions: DraftDistributions | None = None
     rule: AcceptanceRule = field(default_factory=AcceptanceRule)
-    confidences: tuple[float, ...] = ()  # the draft's, of the block; without them it is never cut
+    confidences: tuple[
+        float, ...
+    ] = ()  # the draft's, one per token of the block; without them the block is never cut
     assuming: Assumption | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The target's answer: ``block[:num_accepted]`` stands, ``next_token`` follows.
+    """The target's reply: ``block[:num_accepted]`` is accepted, ``next_token`` follows.
 
     Judged positions are the accepted ones and, after a rejection, the rejected one:
-    ``min(num_accepted + 1, len(block))`` entries in ``exact_ok`` and (if asked for) ``distances``.
+    ``min(num_accepted + 1, len(block))`` entries in ``exact_ok`` and (if requested) ``distances``.
     """
 
     session: str
@@ -209,19 +211,17 @@ class Verdict:
     num_accepted: int
     next_token: int
     relaxed: tuple[bool, ...] = ()  # per accepted token
-    exact_ok: tuple[bool, ...] = ()  # per judged position: did the exact test pass
+    exact_ok: tuple[bool, ...] = ()  # per judged position: whether the exact test passed
     distances: tuple[float, ...] = ()  # per judged position: d_JS(p, q), base 2
-    logprobs: tuple[TokenLogprob, ...] = ()  # per token that follows: the accepted ones and ``next_token``
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the accepted tokens and ``next_token``
     prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of a prompt's tokens from the second on
     cached_tokens: int = 0  # fed tokens that a prefix cache already held
     compute_ms: float = 0.0
     queue_ms: float = 0.0
-    distortion: float = (
-        0.0  # total variation between the distribution and the target's, expected, over judged positions
-    )
+    distortion: float = 0.0  # expected total variation from relaxation, summed over judged positions
     block_len: int | None = None  # tokens of the block that were judged; None: all, else the rest was cut off
-    batch_size: int = 1  # sessions in the pass that judged
-    batch_tokens: int = 0  # tokens in it, all sessions together; 0: not told
+    batch_size: int = 1  # sessions in the forward pass of this verdict
+    batch_tokens: int = 0  # tokens in that pass, of all sessions; 0: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ class CallFailed:
 
 @dataclass(frozen=True, slots=True)
 class PrefixStats:
-    """Prompt tokens that were looked up in an engine's prefix cache, and found in it, since the engine's start."""
+    """Prompt tokens looked up in an engine's prefix cache, and those found there, since the engine's start."""
 
     num_queried: int = 0
     num_hits: int = 0
@@ -243,30 +243,26 @@ class PrefixStats:
 
 @dataclass(frozen=True, slots=True)
 class RoundCompleted:
-    """One verdict and what led to it; estimators, metrics and the request's figures feed on it."""
+    """One verdict and its block; input of estimators, metrics and the request's statistics."""
 
     drafted: DraftBlock | None  # None: nothing was drafted
     verdict: Verdict
-    draft_ms: float = 0.0  # wall time from asking the draft to its block
-    verify_ms: float = 0.0  # wall time from asking the target to its verdict
-    prefill: bool = (
-        False  # the verdict on an empty block behind the whole prompt: no round, says nothing of drafting
-    )
-    rule: StopRule | None = None  # that the block was drafted by; None: nothing was drafted
-    foreseen: bool | None = (
-        None  # rejected at the draft's greatest doubt, for its second choice; None: it named none
-    )
+    draft_ms: float = 0.0  # wall time from the draft call to its block; 0 if drafted ahead in time
+    verify_ms: float = 0.0  # wall time from the verify call to the verdict
+    prefill: bool = False  # the verdict on an empty block after the whole prompt; not a round
+    rule: StopRule | None = None  # the rule that the block was drafted by; None: nothing was drafted
+    foreseen: bool | None = None  # whether the likeliest rejection came true; None: none was predicted
 
-    num_emitted: int | None = None  # tokens that came out of it; None: all of the verdict's
+    num_emitted: int | None = None  # emitted tokens of the verdict; None: all
 
     @property
     def num_drafted(self) -> int:
-        """Tokens that were judged as a block in this round."""
+        """Judged tokens of this round's block."""
         return len(self.drafted.tokens) if self.drafted else 0
 
     @property
     def num_accepted(self) -> int:
-        """Drafted tokens that came out; the verdict's own count goes on behind the end of the answer."""
+        """Accepted tokens that were emitted; the verdict's own count may go beyond the end of the answer."""
         accepted = self.verdict.num_accepted
         return accepted if self.num_emitted is None else min(accepted, self.num_emitted)
 
@@ -290,4 +286,4 @@ class SlotLost:
 
 @dataclass(frozen=True, slots=True)
 class BlockLate:
-    """A block was not there in time; its round goes on without it."""
+    """A block was late; its round continues without it."""

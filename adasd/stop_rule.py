@@ -1,4 +1,4 @@
-"""When a draft stops: the host's evaluation of a StopRule, and the slow twin of every drafting loop."""
+"""Evaluation of a StopRule on the host; also the slow twin of every drafting loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_TABLE = ChanceTable((1.0,) * (len(ENTROPY_EDGES) + 1), (1.0,) * (len(ENTROPY_
 def stops(rule: StopRule, entropies: Sequence[float], max_prob: float) -> bool:
     """Whether drafting ends with the newest token (which stays in the block).
 
-    ``entropies`` of the block so far, nats; ``max_prob``, the largest probability of the newest token's distribution.
+    ``entropies`` of the block so far, in nats; ``max_prob``: largest probability of the newest token's distribution.
     """
     entropy = entropies[-1]
     return (
@@ -33,7 +33,7 @@ def entropy_bin(entropy: float) -> int:
 
 
 def next_chance(table: ChanceTable, entropies: Sequence[float]) -> float:
-    """The chance that the token after these is accepted, with all before it."""
+    """The chance that these tokens and the next one are accepted."""
     return survival(table, entropies) * table.next_chances[entropy_bin(entropies[-1])]
 
 
@@ -43,5 +43,5 @@ def survival(table: ChanceTable, entropies: Sequence[float]) -> float:
 
 
 def rest_of(table: ChanceTable, entropies: Sequence[float]) -> ChanceTable:
-    """The table for the rest of a block that holds these tokens already: its first token counts from 1 again."""
+    """The table for the rest of a block that begins with these tokens: S starts at 1 again, so the price is scaled."""
     return replace(table, price=table.price / max(survival(table, entropies), ulp(0.0)))

@@ -150,7 +150,7 @@ class SessionController:
         self._begin(self._first_source())
 
     def _begin(self, source: str) -> None:
-        """Start from a source's shared state; if isolated, from nothing and without the bypass, which uses the clock."""
+        """Start from a source's shared state; if isolated, from nothing and without the bypass, which reads times."""
         self.source, self._own = source, NOTHING
         self._own_rounds = 0
         temperature = ceil(2 * self._transform.temperature) / 2

@@ -45,11 +45,11 @@ class WorkerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Rounds(self, request_iterator, context):
-        """One stream per session and side. Every request but `close` has one answer with its `seq`; a draft request
-        that overtakes another one makes that fail as superseded. The end of the stream, in whatever way, frees
-        the session's slot. The stream ends with a status other than OK if the peer may
-        not speak (FAILED_PRECONDITION: another incarnation; NOT_FOUND: no lease) or cannot be understood
-        (INVALID_ARGUMENT); the trailing metadata "adasd-error-bin" then holds a Failed.
+        """One stream per session and side. Every request except `close` gets one reply with its `seq`; a draft
+        request that is replaced by a newer one fails as superseded. When the stream ends, for any reason, the
+        session's slot is freed. A refused stream ends with a status other than OK (FAILED_PRECONDITION: another
+        incarnation; NOT_FOUND: no lease; INVALID_ARGUMENT: malformed request); the trailing metadata
+        "adasd-error-bin" then holds a Failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
