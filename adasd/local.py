@@ -52,7 +52,7 @@ class Answer:
     finish_reason: FinishReason
     usage: Usage
     report: SpeculationReport
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens from the second on, if asked for
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens from the second on, if requested
 
     @property
     def token_ids(self) -> tuple[int, ...]:

@@ -74,15 +74,13 @@ class ChanceTable:
     """
 
     chances: tuple[float, ...]  # per bin: that a token is accepted if those before it are
-    next_chances: tuple[
-        float, ...
-    ]  # per bin: that the token after one of this bin is accepted if that one is
+    next_chances: tuple[float, ...]  # per bin: the same for the token after one of this bin
     price: float  # the chance that the next token has to exceed
 
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
-    """When drafting stops; evaluated on the draft worker after every drafted token.
+    """When drafting stops; evaluated by the draft source after every drafted token.
 
     The token that triggers the rule stays in the block. Every published stop rule can be written as a ceiling, a floor
     or a table.
@@ -191,9 +189,7 @@ class VerifyCall:
     block: tuple[int, ...] = ()
     distributions: DraftDistributions | None = None
     rule: AcceptanceRule = field(default_factory=AcceptanceRule)
-    confidences: tuple[
-        float, ...
-    ] = ()  # the draft's, one per token of the block; without them the block is never cut
+    confidences: tuple[float, ...] = ()  # the draft's, one per token; without them the block is never cut
     assuming: Assumption | None = None
 
 

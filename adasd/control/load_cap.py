@@ -18,7 +18,7 @@ BUSY_SHARE = 0.1
 
 
 def under_load(rule: StopRule, outlook: RoundOutlook) -> StopRule:
-    """``rule`` with its block capped to the tokens worth judging, at least 1."""
+    """``rule`` with its block capped at the tokens worth judging, at least 1."""
     need = survival_needed(outlook)
     if need is None or rule.max_tokens < 2:
         return rule

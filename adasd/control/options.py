@@ -120,7 +120,7 @@ def check_transform(
 
 
 def check_config(config: SpeculationConfig) -> None:
-    """Raise ConfigError unless a request without speculation options can be served."""
+    """Raise ConfigError unless requests that name at most a mode can be served."""
     if config.max_draft_tokens < 1 or config.draft_top_k < 1:
         raise ConfigError(
             f"speculation.max_draft_tokens is {config.max_draft_tokens} and speculation.draft_top_k is "
@@ -135,7 +135,7 @@ def check_config(config: SpeculationConfig) -> None:
 
 
 def _mode(options: SpeculationOptions, config: SpeculationConfig, tiers: Sequence[str]) -> Mode:
-    """The mode; off without a draft model, unless request or deployment names a mode or a source."""
+    """The mode; off without a draft model, unless the request names a mode or source, or the deployment a source."""
     asked = options.mode or options.draft or config.draft
     if not tiers and not asked:
         return Mode.OFF

@@ -111,9 +111,9 @@ class Bounds(NamedTuple):
 class AcceptanceMethod(ABC, Generic[State]):
     """Decides which tokens that failed the exact test are accepted anyway.
 
-    ``decide`` runs in the orchestrator and sends parameters to the target; there ``chance`` applies them to a batch of
-    sessions and depends on nothing else. ``reference_chance`` is its slow twin. A rule's cost (the expected total
-    variation to the target's distribution) is computed from ``chance``.
+    ``decide`` runs in the session's process and sends parameters to the target; there ``chance`` applies them to a
+    batch of sessions and depends on nothing else. ``reference_chance`` is its slow twin. A rule's cost (the expected
+    total variation to the target's distribution) is computed from ``chance``.
     """
 
     name: ClassVar[str]

@@ -1,8 +1,8 @@
-"""Registry of methods by name: this package's, installed packages' (entry points ``adasd.methods``), and registered.
+"""Registry of methods by name: this package's, installed packages' (``adasd.methods``), and those of ``register_*``.
 
 A method is chosen by its name, followed by parameters that differ from the defaults, separated by colons:
-``adaedl``, ``adaedl:gamma=0.3``, ``on-the-fly:variant=fsm:initial=3``. An entry point names a module that registers
-its methods when it is imported, so that every process of a deployment has them.
+``adaedl``, ``adaedl:gamma=0.3``, ``on-the-fly:variant=fsm:initial=3``. An entry point of group ``adasd.methods`` names
+a module that registers its methods when it is imported, so that every process of a deployment has them.
 """
 
 from __future__ import annotations

@@ -50,7 +50,9 @@ def emit(session: Session, verdict: Verdict, elapsed_ms: float) -> tuple[Session
         num_emitted=len(tokens),
     )
     wants_prompt = session.request.sampling.prompt_logprobs is not None and is_first
-    prompt_logprobs = verdict.prompt_logprobs if wants_prompt else ()  # not again from another target
+    prompt_logprobs = (
+        verdict.prompt_logprobs if wants_prompt else ()
+    )  # once only, even if the target is replaced
     session = session._replace(
         target_cached=base_len + verdict.num_accepted,
         block=None,

@@ -183,9 +183,7 @@ class Rejection(NamedTuple):
 
     place: int  # index into the block
     token: int  # the draft's runner-up there
-    likelihood: (
-        float  # that the tokens before are accepted and this one is not, by the draft's own probabilities
-    )
+    likelihood: float  # that this is the first rejected token, by the draft's own probabilities
 
 
 def likeliest_rejection(block: DraftBlock) -> Rejection | None:

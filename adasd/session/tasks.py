@@ -154,7 +154,7 @@ class InPlaceTasks:
             waits_for.add_done_callback(lambda _: self._resumed.put(work))
 
     async def calls_have_left(self) -> None:
-        """Nothing to wait for: they run when the caller asks for the next event."""
+        """Nothing to wait for: they run in ``next_event``."""
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         return NEVER

@@ -50,9 +50,8 @@ class Regret(Stateless, AcceptanceMethod[None]):
         largest_GK1 = at.masked_logits_GKV.amax(-1, keepdim=True)
         regret_GKN = largest_GK1 - at.masked_logits_GKV.gather(-1, ids_GKN)
         missed_GK1 = regret_GKN[..., :1].masked_fill(at.exact_ok_GK[..., None], 0.0)
-        spent_GK1 = missed_GK1.cumsum(dim=1).roll(
-            1, dims=1
-        )  # before each position; a forbidden token's is infinite
+        # regret before each position; a forbidden token's is infinite
+        spent_GK1 = missed_GK1.cumsum(dim=1).roll(1, dims=1)
         spent_GK1[:, :1] = 0.0
         value_GK1 = 1 - at.place_K[None, :, None] / at.lens_G[:, None, None].clamp_min(1)
         within_GKN = regret_GKN <= at.number("max_regret") * value_GK1

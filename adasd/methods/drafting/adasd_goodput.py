@@ -24,7 +24,7 @@ class MenuState:
     rounds: float = 0.0  # decayed number of rounds with a block
     tokens: float = 0.0  # decayed sum of their emitted tokens
     ms: float = 0.0  # decayed sum of their times
-    lost: float = 0.0  # decayed sum of tokens that whole blocks fell short of the mean rate
+    lost: float = 0.0  # decayed sum of tokens that whole blocks lost against the mean rate
 
     @property
     def longest(self) -> int:
