@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 TASK_LEN = 16
-"""Prompts with the same first tokens, this many, are one task."""
+"""Number of first tokens that prompts of one task share."""
 MAX_TASKS = 256
 """Tasks that are kept; the least recently seen is dropped."""
 FADE = 0.999

@@ -69,7 +69,7 @@ class Ema:
 
 @dataclass(frozen=True, slots=True)
 class EmaOfTimes(Ema):
-    """Mean of milliseconds, robust to outliers: a busy machine can take a hundred times as long once.
+    """Mean of milliseconds, robust to outliers: on a busy machine, a single value can be a hundred times too long.
 
     A value counts as at most ``clip`` times the mean, so a lasting change still shows within about ten values.
     """

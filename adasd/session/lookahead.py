@@ -62,7 +62,7 @@ def decode_on(session: Session) -> Step:
 
 
 def ask_early(session: Session, branch: Branch) -> tuple[Session, Branch, tuple[Action, ...]]:
-    """Send the verify call that follows if the branch comes true already now, which hides a network hop.
+    """Send now the verify call that would follow if the branch comes true, which hides a network hop.
 
     Only under a rule that the pending verdict cannot change, so that the result is the same as without it.
     """
