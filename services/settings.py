@@ -39,8 +39,8 @@ SHORT_NAMES = {
 }
 OLD_NAMES = {"speculation.row_len": "speculation.draft_top_k"}
 """Former names of options, still accepted in the file, the environment and on the command line."""
-CLIENT_VARIABLES = ("ADASD_API_KEY",)
-"""Variables of ``adasd chat``, which a server started in the same shell ignores."""
+CLIENT_VARIABLES = ("ADASD_API_KEY", "ADASD_CACHE")
+"""Variables that are no settings: the key of ``adasd chat``, the folder of fetched models."""
 NONE_WORDS = ("none", "null", "")
 ORIGIN = re.compile(r"https?://[^/\s]+")
 HUB = "hf:"

@@ -22,6 +22,7 @@ def test_smollm2_is_fetched_and_served_under_its_name(monkeypatch, tmp_path):
         return tmp_path / "smollm2-135m-instruct"
 
     monkeypatch.setattr("adasd.pairs.smollm2.fetch", fetch)
+    monkeypatch.setenv("ADASD_CACHE", str(tmp_path))  # no setting of the service
     found = config("--pair", "smollm2")
     assert found.target.engine.model == str(tmp_path / "smollm2-135m-instruct")
     assert found.draft.engine.model == str(packaged("models") / "smollm2-draft")
