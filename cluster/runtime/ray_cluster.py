@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +52,8 @@ OWN_ENVIRONMENT = {
 
 CONNECT_TIMEOUT_S = 5.0
 SHUTDOWN_TIMEOUT_S = 20.0
+KILL_TIMEOUT_S = 5.0
+"""For the last processes of a Ray that is being ended."""
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # this service does not use the object store
 
 
@@ -168,12 +171,26 @@ def lost_helpers() -> list[str]:
 
 
 def _kill_what_is_left(folder: Path) -> None:
-    """Workers outlive a killed raylet for a while; the folder in their environment identifies them (Linux)."""
-    mark = str(folder).encode()
+    """Workers outlive a killed raylet for a while; the folder in their environment identifies them (Linux).
+
+    A process may start another one just before it is killed, so this is repeated until none is found.
+    """
+    deadline_s = time.monotonic() + KILL_TIMEOUT_S
+    while (left := _processes_of(folder)) and time.monotonic() < deadline_s:
+        for pid in left:
+            with suppress(OSError):  # it has ended, or belongs to another user
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _processes_of(folder: Path) -> list[int]:
+    """Other living processes with the folder in their environment."""
+    mark, found = str(folder).encode(), []
     for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, or belongs to another user
+        with suppress(OSError):
             if int(entry.name) != os.getpid() and mark in (entry / "environ").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
+                found.append(int(entry.name))
+    return found
 
 
 def _keep_token_in(folder: Path) -> None:

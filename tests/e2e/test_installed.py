@@ -81,9 +81,9 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel: Path):
         "services",
     }
     assert names >= {
-        "adasd/engine/native/llama.c",
+        "adasd/engine/forward/native/llama.c",
         "adasd/py.typed",
-        "services/gateway/playground.html",
+        "services/gateway/http/playground.html",
         "cluster/packaged/k8s/base/ray-service.yaml",
         *(f"cluster/packaged/models/demo/{role}/model.safetensors" for role in ("target", "draft")),
     }

@@ -45,7 +45,7 @@ def test_a_dead_helper_ends_the_command_with_the_reason_and_leaves_nothing(kind:
         os.kill(helper(server, kind), signal.SIGKILL)
         assert server.process.wait(ENDS_WITHIN_S) == 1
         assert server.output.strip().splitlines()[-1] == f"adasd serve: {reason}"
-        wait_for(lambda: not server.processes(), 30.0)
+        wait_for(lambda: not server.processes(), ENDS_WITHIN_S)
         assert not list(server.folder.glob("adasd-*"))
 
 
