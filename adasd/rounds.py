@@ -245,6 +245,7 @@ class RoundCompleted:
     verdict: Verdict
     draft_ms: float = 0.0  # wall time from the draft call to its block; 0 if drafted ahead in time
     verify_ms: float = 0.0  # wall time from the verify call to the verdict
+    overhead_ms: float = 0.0  # wall time between the verdict before and this one, beyond the two
     prefill: bool = False  # the verdict on an empty block after the whole prompt; not a round
     rule: StopRule | None = None  # the rule that the block was drafted by; None: nothing was drafted
     foreseen: bool | None = None  # whether the likeliest rejection came true; None: none was predicted

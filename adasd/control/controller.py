@@ -315,7 +315,7 @@ class SessionController:
             survival=self._estimates.survival.curve(cap),
             draft_ms=self._estimates.draft_ms.value,
             hop_ms=self._estimates.hop_ms.value,
-            verify_ms=verify[0] if verify else None,
+            verify_ms=verify[0] + (self._estimates.block_extra_ms.value or 0.0) if verify else None,
             verify_ms_per_token=verify[1] if verify else 0.0,
             mean_block=self._estimates.length.value,
             batch_size=self._estimates.batch_size.value or 1.0,

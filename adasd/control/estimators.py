@@ -129,6 +129,9 @@ class Estimates:
     queue_ms: Ema = field(default_factory=Ema)  # the part of wait_ms spent in the worker's queue
     pass_ms: Line = field(default_factory=Line)  # the target's passes over the tokens of this pair's block
     plain_extra_ms: EmaOfTimes = field(default_factory=EmaOfTimes)  # of a plain round, beyond pass and queue
+    block_extra_ms: EmaOfTimes = field(
+        default_factory=EmaOfTimes
+    )  # of a round with a block, beyond draft and target
     exposed: Ema = field(default_factory=Ema)  # share of a block's drafting that its round waited for
 
     def with_target(self, other: Estimates) -> Estimates:
@@ -168,9 +171,10 @@ class Estimates:
             wait_ms=self.wait_ms.add(wait_ms),
             queue_ms=self.queue_ms.add(verdict.queue_ms),
             pass_ms=self.pass_ms.add(num, verdict.compute_ms),
-            plain_extra_ms=self.plain_extra_ms.add(max(0.0, wait_ms - verdict.queue_ms))
+            plain_extra_ms=self.plain_extra_ms.add(max(0.0, wait_ms - verdict.queue_ms) + round.overhead_ms)
             if plain
             else self.plain_extra_ms,
+            block_extra_ms=self.block_extra_ms.add(round.overhead_ms) if has_block else self.block_extra_ms,
             exposed=self.exposed.add(min(1.0, round.draft_ms / max(draft_ms, 1e-6)))
             if has_block
             else self.exposed,

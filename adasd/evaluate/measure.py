@@ -147,7 +147,7 @@ def as_modelled(cost_ratio: float, done: RoundCompleted) -> RoundCompleted:
     verdict = replace(done.verdict, compute_ms=1.0, queue_ms=0.0)
     if drafted is not None:
         drafted = replace(drafted, compute_ms=draft_ms, queue_ms=0.0)
-    return replace(done, drafted=drafted, verdict=verdict, draft_ms=draft_ms, verify_ms=1.0)
+    return replace(done, drafted=drafted, verdict=verdict, draft_ms=draft_ms, verify_ms=1.0, overhead_ms=0.0)
 
 
 def _answer(pair: LocalPair, item: Question, method: Method, sampling: SamplingParams) -> AnswerRecord:

@@ -16,6 +16,7 @@ from adasd.results import (
 )
 from adasd.rounds import DraftBlock, RoundCompleted, Verdict
 from adasd.session.calls import judged_part
+from adasd.session.events import TargetAnswered
 from adasd.session.lookahead import foreseen
 from adasd.session.state import KINDS, Counts, Phase, Session
 from adasd.text import stop_strings
@@ -24,12 +25,12 @@ from adasd.text.stop_strings import TextState
 KIND_INDEX = {kind: index for index, kind in enumerate(KINDS)}
 
 
-def emit(session: Session, verdict: Verdict, elapsed_ms: float) -> tuple[Session, RoundCompleted, Chunk]:
+def emit(session: Session, answered: TargetAnswered) -> tuple[Session, RoundCompleted, Chunk]:
     """Commit the verdict's tokens up to the first that ends the answer, and count the round.
 
     The session is over if it then has a finish reason. Raises IllegalEvent if the verdict does not fit the block.
     """
-    base_len, whole = len(session.committed), session.block
+    verdict, base_len, whole = answered.verdict, len(session.committed), session.block
     block = judged_part(whole, verdict.block_len)
     num_drafted = len(block.tokens) if block else 0
     if verdict.base_len != base_len or not 0 <= verdict.num_accepted <= num_drafted:
@@ -39,11 +40,13 @@ def emit(session: Session, verdict: Verdict, elapsed_ms: float) -> tuple[Session
         )
     is_first = session.num_emitted == 0
     session, shown, tokens = commit(session, provenance(block, verdict))
+    draft_ms = session.block_ms if whole else 0.0
     done = RoundCompleted(
         drafted=block,
         verdict=verdict,
-        draft_ms=session.block_ms if whole else 0.0,
-        verify_ms=elapsed_ms,
+        draft_ms=draft_ms,
+        verify_ms=answered.elapsed_ms,
+        overhead_ms=max(0.0, answered.since_ms - draft_ms - answered.elapsed_ms),
         prefill=session.phase is Phase.PREFILLING,
         rule=session.block_rule,
         foreseen=foreseen(whole, verdict),

@@ -23,10 +23,11 @@ class TargetLost:
 
 @dataclass(frozen=True, slots=True)
 class TargetAnswered:
-    """A verdict arrived ``elapsed_ms`` after its call."""
+    """A verdict arrived ``elapsed_ms`` after its call, and ``since_ms`` after the verdict before it (0: the first)."""
 
     verdict: Verdict
     elapsed_ms: float = 0.0
+    since_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ def take_verdict(session: Session, answered: TargetAnswered) -> Step:
     verdict = answered.verdict
     if verdict.epoch != session.epoch:
         return take_stale_verdict(session, answered)
-    session, done, chunk = emit(settle_branches(session, verdict), verdict, answered.elapsed_ms)
+    session, done, chunk = emit(settle_branches(session, verdict), answered)
     if session.finish_reason is not None:
         return session, (Learn(done), Emit(chunk), Finish(session.finish_reason))
     relaxed = session.counts.of_kind(TokenKind.RELAXED)

@@ -230,8 +230,10 @@ class Runner:
                 await before.wait()
             if target is self.slots.target:
                 # an early call also waited for the verdict before it; that time is not its own
-                began_s, self.newest_verdict_s = max(asked_s, self.newest_verdict_s), time.perf_counter()
-                self.tasks.post(TargetAnswered(verdict, 1e3 * (self.newest_verdict_s - began_s)))
+                before_s, self.newest_verdict_s = self.newest_verdict_s, time.perf_counter()
+                elapsed_ms = 1e3 * (self.newest_verdict_s - max(asked_s, before_s))
+                since_ms = 1e3 * (self.newest_verdict_s - before_s) if before_s else 0.0
+                self.tasks.post(TargetAnswered(verdict, elapsed_ms, since_ms))
         except (InvalidRequest, Overloaded) as error:  # the call, or opening its slot, was refused
             self.tasks.post(Fail(error))
         except Superseded as error:
