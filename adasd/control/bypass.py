@@ -51,7 +51,7 @@ class Bypass:
             self,
             num_rounds=DECAY * self.num_rounds + 1,
             tokens=DECAY * self.tokens + done.verdict.num_accepted + 1,
-            ms=DECAY * self.ms + done.draft_ms + done.verify_ms + done.overhead_ms,
+            ms=DECAY * self.ms + done.draft_ms + done.verify_ms,
         )
         if plain_ms is None or plain_ms <= 0:
             return seen

@@ -14,6 +14,7 @@ import pytest
 
 from adasd.config import SpeculationConfig
 from adasd.control.controller import Controller
+from adasd.control.draft_choice import task_of
 from adasd.drafters.lookups import Lookups
 from adasd.ports import Engine
 from adasd.requests import GenerationRequest, Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
@@ -236,6 +237,8 @@ async def test_no_source_changes_the_output(faults, sampling, source):
     used, wanted = set[str](), {"model", "suffix"} if source == "auto" else {source}
     async with Workers(faults, seed=3) as workers:
         for number in range(MANY):
+            favoured = ("model", "suffix")[number % 2]  # the fakes' times must not decide what is tried
+            controller.selector.learn(task_of(PROMPT), favoured, tokens=1e4, cost=1e3)
             names = [f"s{number}.{i}" for i in range(1 if faults is CALM else 4)]
             options = {"ahead": True, "source": source, "controller": controller}
             answers = await asyncio.gather(*(answer(workers, name, sampling, **options) for name in names))
