@@ -23,6 +23,7 @@ COPY protos protos
 COPY cluster cluster
 COPY k8s/base k8s/base
 COPY models/demo models/demo
+COPY models/smollm2-draft models/smollm2-draft
 RUN pip install --constraint constraints.txt --editable .
 USER 1000:1000
 EXPOSE 8000 9000
@@ -38,6 +39,7 @@ COPY protos protos
 COPY cluster cluster
 COPY k8s/base k8s/base
 COPY models/demo models/demo
+COPY models/smollm2-draft models/smollm2-draft
 RUN pip install --constraint constraints.txt --editable .
 USER 1000:1000
 EXPOSE 8000 9000
