@@ -14,11 +14,13 @@ def map_body(context, body):
     if isinstance(body, dict):
         if isinstance(body.get("model"), str) and next(turns) % 4:
             body.pop("model")
-        for name in ("max_tokens", "max_completion_tokens"):
+        for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
             if type(body.get(name)) is int and body[name] > MAX_TOKENS:
                 body[name] = MAX_TOKENS
         if ("messages" in body or "prompt" in body) and body.get("max_tokens") is None:
             body["max_tokens"] = MAX_TOKENS
+        if "input" in body and body.get("max_output_tokens") is None:
+            body["max_output_tokens"] = MAX_TOKENS
     return body
 
 

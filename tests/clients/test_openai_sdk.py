@@ -41,6 +41,17 @@ def test_a_stream_adds_up_to_the_whole_answer(sdk: openai.OpenAI):
     assert last.usage.completion_tokens == whole.usage.completion_tokens
 
 
+def test_a_streamed_response_adds_up_and_is_what_chat_says(sdk: openai.OpenAI):
+    chat = sdk.chat.completions.create(**GREEDY)
+    asked = {"model": MODEL, "input": MESSAGES[0]["content"], "max_output_tokens": 24, "temperature": 0}
+    whole = sdk.responses.create(**asked)
+    with sdk.responses.stream(**asked) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        final = stream.get_final_response()
+    assert text == whole.output_text == final.output_text == chat.choices[0].message.content
+    assert whole.usage.output_tokens == chat.usage.completion_tokens
+
+
 async def test_many_at_once(server: Server):
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         one = await client.chat.completions.create(**GREEDY)

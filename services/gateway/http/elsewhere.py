@@ -8,7 +8,7 @@ INSTEAD = {
     "/chat/completions": CHAT,
     "/api/chat": CHAT,
     "/v1/messages": CHAT,
-    "/v1/responses": CHAT,
+    "/responses": "/v1/responses",
     "/completions": TEXT,
     "/completion": TEXT,
     "/generate": TEXT,
@@ -33,6 +33,8 @@ INSTEAD = {
 
 NOT_HERE = {
     "/v1/embeddings": "embeddings",
+    "/v1/responses": "stored responses",
+    "/v1/conversations": "stored conversations",
     "/v1/images": "images",
     "/v1/audio": "audio",
     "/v1/moderations": "moderations",

@@ -141,9 +141,8 @@ def path_of(scope: Scope) -> str:
 
 def _incoming(scope: Scope) -> Incoming:
     """The trace that the request belongs to, and its operation in OpenTelemetry's terms."""
-    return from_headers(
-        Headers(scope=scope).items(), "chat" if "chat" in scope["path"] else "text_completion"
-    )
+    is_chat = "chat" in scope["path"] or scope["path"].endswith("/responses")
+    return from_headers(Headers(scope=scope).items(), "chat" if is_chat else "text_completion")
 
 
 def _log_end(scope: Scope, status: int, seconds: float) -> None:

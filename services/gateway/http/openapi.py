@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from services.gateway.http.responses.body import RESPONSES_BODY, ResponsesBody
 from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY, Body, GenerationBody
 from services.gateway.http.tokenize_routes import DetokenizeBody, TokenizeBody
 
@@ -28,9 +29,12 @@ ERROR = {
         }
     },
 }
+BODIES: tuple[type[Body], ...] = (CHAT_BODY, COMPLETION_BODY, RESPONSES_BODY, TokenizeBody, DetokenizeBody)
 EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
 STREAMED = {"200": {"content": {"text/event-stream": {"schema": EVENT}}}}
 """The response to ``stream: true``, in addition to FastAPI's own application/json."""
+STREAMING = (GenerationBody, ResponsesBody)
+"""Bodies with ``stream``."""
 READ_ERROR_STATUSES = ("401", "404", "429", "500", "503")
 ERROR_STATUSES = ("400", "401", "404", "413", "415", "429", "500", "503", "504")
 
@@ -40,7 +44,7 @@ def body_doc(kind: type[Body]) -> dict[str, Any]:
     schema = {"$ref": REF.format(model=kind.__name__)}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {**errors(ERROR_STATUSES), **(STREAMED if issubclass(kind, GenerationBody) else {})},
+        "responses": {**errors(ERROR_STATUSES), **(STREAMED if issubclass(kind, STREAMING) else {})},
     }
 
 
@@ -63,7 +67,7 @@ def document(app: FastAPI) -> None:
             ):
                 operation["responses"].pop("422", None)  # added by FastAPI; invalid input is a 400 here
                 operation["responses"] = {**errors(READ_ERROR_STATUSES), **operation["responses"]}
-            for kind in (CHAT_BODY, COMPLETION_BODY, TokenizeBody, DetokenizeBody):
+            for kind in BODIES:
                 schema = kind.model_json_schema(ref_template=REF)
                 schemas.update(schema.pop("$defs", {}))
                 schemas[kind.__name__] = schema

@@ -6,7 +6,8 @@ import difflib
 import hashlib
 import re
 import struct
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -55,6 +56,9 @@ class Order:
     only_prompt: bool  # no token of the answer is shown; it was generated for the prompt's log-probabilities
     ignored: tuple[str, ...]  # names of fields that had no effect
     tools: ToolUse | None = None  # the functions that the answer may call
+    repeated: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # fields of the body that a Responses object repeats
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -67,7 +71,7 @@ def parse(raw: bytes, kind: type[BodyT]) -> BodyT:
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
-        raise _first_fault(error) from None
+        raise first_fault(error) from None
 
 
 def read_chat(body: ChatBody, backend: Backend, answer_id: str) -> Order:
@@ -255,7 +259,8 @@ def _token_id(key: str) -> int:
     return int(key)
 
 
-def _first_fault(error: ValidationError) -> InvalidRequest:
+def first_fault(error: ValidationError) -> InvalidRequest:
+    """The first thing that is wrong with a body."""
     fault = error.errors(include_url=False)[0]
     path = [str(part) for part in fault["loc"] if not _is_branch(str(part))]
     param = ".".join(path) or None

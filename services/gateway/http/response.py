@@ -1,16 +1,18 @@
-"""A whole response: gathers every event of every answer, then writes one body."""
+"""A whole response: gathers every event of every answer, then writes one body. And the shapes of responses."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from adasd.errors import AdasdError
 from adasd.results import Complete
 from services.gateway.backend import Backend, Text
 from services.gateway.http.choice_stream import ChoiceDelta, ChoiceReader
+from services.gateway.http.chunk_writer import ChunkWriter
+from services.gateway.http.event_stream import StreamWriter
 from services.gateway.http.openai_format import OpenAiFormat, choice
 from services.gateway.http.order import Order
 from services.gateway.http.reports import reports_json
@@ -24,6 +26,49 @@ class GatheredAnswer:
     end: Complete
 
 
+class ResponseShape(Protocol):
+    """How one route writes its responses. ``head`` has ``id``, ``created`` and ``model``."""
+
+    @property
+    def id_prefix(self) -> str:
+        """How the ids of its responses begin."""
+        ...
+
+    def whole(
+        self, order: Order, head: dict[str, Any], answers: list[GatheredAnswer], text: Text
+    ) -> dict[str, Any]:
+        """The body of a response that is not streamed."""
+        ...
+
+    def writer(self, order: Order, head: dict[str, Any], text: Text) -> StreamWriter:
+        """A new writer for one streamed response."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The shape of chat and text completions: one choice per answer."""
+
+    form: OpenAiFormat
+
+    @property
+    def id_prefix(self) -> str:
+        return self.form.id_prefix
+
+    def whole(
+        self, order: Order, head: dict[str, Any], answers: list[GatheredAnswer], text: Text
+    ) -> dict[str, Any]:
+        return {
+            **head,
+            "object": self.form.whole,
+            "choices": [_choice(order, self.form, i, answer, text) for i, answer in enumerate(answers)],
+            **reports_json(order, [answer.end for answer in answers]),
+        }
+
+    def writer(self, order: Order, head: dict[str, Any], text: Text) -> StreamWriter:
+        return ChunkWriter(order, self.form, head, text)
+
+
 async def gather(order: Order, backend: Backend) -> list[GatheredAnswer]:
     """All answers of an order at once; the first failure cancels the others and is raised."""
     if len(order.requests) == 1:
@@ -34,18 +79,6 @@ async def gather(order: Order, backend: Backend) -> list[GatheredAnswer]:
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
-
-
-def body(
-    order: Order, form: OpenAiFormat, head: dict[str, Any], answers: list[GatheredAnswer], text: Text
-) -> dict[str, Any]:
-    """The response body."""
-    return {
-        **head,
-        "object": form.whole,
-        "choices": [_choice(order, form, index, answer, text) for index, answer in enumerate(answers)],
-        **reports_json(order, [answer.end for answer in answers]),
-    }
 
 
 def _choice(

@@ -22,7 +22,7 @@ from services.gateway.backend import Backend, ServedModel
 from services.gateway.http.connection import read_body, until_disconnect
 from services.gateway.http.elsewhere import not_found
 from services.gateway.http.error_table import error_response, openai_error
-from services.gateway.http.event_stream import ChunkWriter, EventStream, pieces
+from services.gateway.http.event_stream import EventStream, StreamWriter, pieces
 from services.gateway.http.middleware import (
     REQUEST_ID_HEADER,
     KeyGuard,
@@ -33,19 +33,21 @@ from services.gateway.http.middleware import (
     request_id_of,
 )
 from services.gateway.http.multiplex import merged
-from services.gateway.http.openai_format import ChatFormat, CompletionFormat, OpenAiFormat
+from services.gateway.http.openai_format import ChatFormat, CompletionFormat
 from services.gateway.http.openapi import body_doc, document
 from services.gateway.http.order import Order, parse, read_chat, read_completion
-from services.gateway.http.response import body as whole_body
-from services.gateway.http.response import gather
-from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY, GenerationBody
+from services.gateway.http.response import Choices, ResponseShape, gather
+from services.gateway.http.responses.body import RESPONSES_BODY
+from services.gateway.http.responses.order import read_responses
+from services.gateway.http.responses.shape import ResponsesShape
+from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY, Body
 from services.gateway.http.tokenize_routes import DetokenizeBody, TokenizeBody, detokenize, tokenize
 from services.gateway.readers import read_aside
 from services.gateway.version import version
 from services.observability.service_events import Observer, RequestRefused, ignore
 from services.observability.snapshot import CONTENT_TYPE
 
-BodyT = TypeVar("BodyT", bound=GenerationBody)
+BodyT = TypeVar("BodyT", bound=Body)
 Scrape = Callable[[], Awaitable[bytes]]
 Reader = Callable[[BodyT, Backend, str], Order]
 
@@ -142,11 +144,16 @@ def create_app(
 
     @app.post("/v1/chat/completions", openapi_extra=body_doc(CHAT_BODY))
     async def chat(request: Request) -> Response:
-        return await _respond(request, backend, limits, CHAT_BODY, read_chat, ChatFormat())
+        return await _respond(request, backend, limits, CHAT_BODY, read_chat, Choices(ChatFormat()))
 
     @app.post("/v1/completions", openapi_extra=body_doc(COMPLETION_BODY))
     async def completions(request: Request) -> Response:
-        return await _respond(request, backend, limits, COMPLETION_BODY, read_completion, CompletionFormat())
+        shape = Choices(CompletionFormat())
+        return await _respond(request, backend, limits, COMPLETION_BODY, read_completion, shape)
+
+    @app.post("/v1/responses", openapi_extra=body_doc(RESPONSES_BODY))
+    async def responses(request: Request) -> Response:
+        return await _respond(request, backend, limits, RESPONSES_BODY, read_responses, ResponsesShape())
 
     @app.post("/tokenize", openapi_extra=body_doc(TokenizeBody))
     async def to_tokens(request: Request) -> dict[str, Any]:
@@ -179,12 +186,12 @@ async def _respond(
     limits: GatewaySettings,
     kind: type[BodyT],
     read: Reader[BodyT],
-    form: OpenAiFormat,
+    shape: ResponseShape,
 ) -> Response:
     if (refusal := backend.refusal()) is not None:  # before reading the body
         raise refusal
     raw = await read_body(request, limits.max_body_bytes)
-    answer_id = f"{form.id_prefix}{request_id_of(request.scope)}"
+    answer_id = f"{shape.id_prefix}{request_id_of(request.scope)}"
     session = f"{answer_id}.{uuid.uuid4().hex[:8]}"  # ids chosen by clients need not be unique
     # Parsing and tokenising megabytes here would block every running stream.
     order = await read_aside(lambda: read(parse(raw, kind), backend, session))
@@ -192,17 +199,16 @@ async def _respond(
     head = {"id": answer_id, "created": int(time.time()), "model": order.model}
     headers = _ignored_header(order.ignored)
     if order.stream:
-        return await _stream(request, backend, order, form, head, headers)
+        return await _stream(request, backend, order, shape.writer(order, head, backend.tokenizer), headers)
     answers = await until_disconnect(request, gather(order, backend))
-    return JSONResponse(whole_body(order, form, head, answers, backend.tokenizer), headers=headers)
+    return JSONResponse(shape.whole(order, head, answers, backend.tokenizer), headers=headers)
 
 
 async def _stream(
     request: Request,
     backend: Backend,
     order: Order,
-    form: OpenAiFormat,
-    head: dict[str, Any],
+    writer: StreamWriter,
     headers: dict[str, str],
 ) -> Response:
     """Waits for the first event: until then, a refusal can still set the HTTP status."""
@@ -212,7 +218,7 @@ async def _stream(
     except BaseException:
         await events.aclose()
         raise
-    written = pieces(first, events, ChunkWriter(order, form, head, backend.tokenizer))
+    written = pieces(first, events, writer)
 
     async def close() -> None:
         await written.aclose()

@@ -9,6 +9,7 @@ body. These ranges are documentation; services.gateway.validation checks them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -227,14 +228,18 @@ class CompletionBody(GenerationBody):
     )
 
 
-def with_options(body: type[BodyT], *kinds: type) -> type[BodyT]:
-    """The body with a field for every option of these dataclasses, except those that HTTP represents differently."""
+def with_options(body: type[BodyT], *kinds: type, without: Sequence[str] = ()) -> type[BodyT]:
+    """The body with a field for every option of these dataclasses, except those that HTTP represents differently.
+
+    ``without``: further options that this body represents differently.
+    """
     derived: dict[str, Any] = {}
     for kind in kinds:
         hints = get_type_hints(kind)
         for one in fields(kind):
-            if one.name in options_of(kind) and options_of(kind)[one.name].http is None:
-                derived[one.name] = _field(hints[one.name], options_of(kind)[one.name])
+            option = options_of(kind).get(one.name)
+            if option is not None and option.http is None and one.name not in without:
+                derived[one.name] = _field(hints[one.name], option)
     if "speculation" in body.model_fields:
         derived["speculation"] = (SPECULATION | None, None)
     made: type[BodyT] = create_model(body.__name__, __base__=body, __doc__=body.__doc__, **derived)

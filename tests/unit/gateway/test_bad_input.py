@@ -11,6 +11,8 @@ from adasd.errors import AdasdError, Code
 from adasd.text.tokenizer import Tokenizer
 from services.gateway.http.error_table import TABLE
 from services.gateway.http.order import parse, read_chat, read_completion
+from services.gateway.http.responses.body import RESPONSES_BODY
+from services.gateway.http.responses.order import read_responses
 from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY
 from tests.unit.gateway.fake_backend import FakeBackend
 from tests.unit.text.tokenizers_for_tests import TOOL_TEMPLATE, byte_level
@@ -367,7 +369,8 @@ async def test_a_body_may_be_gzip(door):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/v1/responses", "use /v1/chat/completions"),
+        ("/responses", "use /v1/responses"),
+        ("/v1/responses/resp_1", "does not offer stored responses"),
         ("/api/generate", "use /v1/completions"),
         ("/v1/v1/models", "use /v1/models"),
         ("/v1/embeddings", "does not offer embeddings"),
@@ -391,17 +394,24 @@ def test_every_code_has_a_status():
     assert set(TABLE) == set(Code)
 
 
+ITEMS = [
+    {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "x"}]},
+]
 JSON = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats()
     | st.text(max_size=8)
-    | st.sampled_from([*HELLO, *TOOLS, "required", {"type": "json_object"}, {"regex": "a+"}, TOOLS]),
+    | st.sampled_from(
+        [*HELLO, *TOOLS, "required", {"type": "json_object"}, {"regex": "a+"}, TOOLS, ITEMS, *ITEMS]
+    ),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = sorted({*CHAT_BODY.model_fields, *COMPLETION_BODY.model_fields, "tools", "logprobs", "unknown"})
+BODIES = (CHAT_BODY, COMPLETION_BODY, RESPONSES_BODY)
+FIELDS = sorted({"unknown", *(name for body in BODIES for name in body.model_fields)})
 BACKENDS = FakeBackend(), FakeBackend(tokenizer=Tokenizer(byte_level(TOOL_TEMPLATE)))
 
 
@@ -415,6 +425,7 @@ def test_random_bodies_are_read_or_refused_as_the_requests_fault(fields, with_in
     for kind, read, name, value in (
         (CHAT_BODY, read_chat, "messages", HELLO),
         (COMPLETION_BODY, read_completion, "prompt", "the cat"),
+        (RESPONSES_BODY, read_responses, "input", "the cat"),
     ):
         body = {**fields, **({name: value} if with_input else {})}
         try:

@@ -12,6 +12,8 @@ import pytest
 
 from services.gateway import documentation
 from services.gateway.grpc.door import start_grpc
+from services.gateway.http.responses.as_chat import REFUSED
+from services.gateway.http.responses.body import RESPONSES_BODY
 from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY
 from services.gateway.http.unsupported import SILENT
 from services.transport.generation_messages import GENERATION_SERVICE
@@ -36,7 +38,8 @@ def test_there_are_curl_lines():
 
 
 def test_every_field_is_documented():
-    fields = {*CHAT_BODY.model_fields, *COMPLETION_BODY.model_fields, *SILENT}
+    bodies = (CHAT_BODY, COMPLETION_BODY, RESPONSES_BODY)
+    fields = {*SILENT, *REFUSED, *(name for body in bodies for name in body.model_fields)}
     named = set(re.findall(r"[a-z_]{3,}", DOCUMENT)) | {"n"}
     assert fields - named == set()
 

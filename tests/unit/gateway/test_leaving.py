@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 from starlette.requests import ClientDisconnect
 
-from services.gateway.http.event_stream import EventStream
+from services.gateway.http.event_stream import EventStream, Write
 from tests.unit.gateway.conftest import opened
 from tests.unit.gateway.fake_backend import FakeBackend
 
@@ -82,7 +82,7 @@ async def test_the_answer_is_closed_by_the_response_itself_and_not_by_chance(spe
     async def endless():
         try:
             while True:
-                yield "data: {}\n\n"
+                yield Write("data: {}\n\n")
         finally:
             closed.append("frames")
 
