@@ -249,7 +249,9 @@ class RoundCompleted:
     prefill: bool = False  # the verdict on an empty block after the whole prompt; not a round
     rule: StopRule | None = None  # the rule that the block was drafted by; None: nothing was drafted
     foreseen: bool | None = None  # whether the likeliest rejection came true; None: none was predicted
-
+    asked_early: bool | None = (
+        None  # whether the call left before the last verdict came; None: calls never do
+    )
     num_emitted: int | None = None  # emitted tokens of the verdict; None: all
 
     @property

@@ -1,7 +1,7 @@
 """Bypass: if drafting does not pay, rounds run plain, and drafting is tried again from time to time.
 
-Both are measured in emitted tokens per millisecond of wall time: drafting by its own rounds (wait for the block and
-the verdict, with lookahead as it is), plain decoding by the estimated time of a verdict without a block. Every reason
+Both are measured in emitted tokens per millisecond of wall time: drafting by its own rounds (from one verdict to the
+next, with lookahead as it is), plain decoding by the estimated time between two verdicts without a block. Every reason
 for slow drafting (low acceptance, a saturated or distant draft tier, a compute-bound target batch) shows in this
 number, and an improvement shows in the next trial. Trials become rarer while they fail, but never end.
 """
@@ -51,7 +51,7 @@ class Bypass:
             self,
             num_rounds=DECAY * self.num_rounds + 1,
             tokens=DECAY * self.tokens + done.verdict.num_accepted + 1,
-            ms=DECAY * self.ms + done.draft_ms + done.verify_ms,
+            ms=DECAY * self.ms + done.draft_ms + done.verify_ms + done.overhead_ms,
         )
         if plain_ms is None or plain_ms <= 0:
             return seen

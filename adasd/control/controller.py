@@ -278,7 +278,8 @@ class SessionController:
         plain_ms = self._estimates.plain_ms
         if not (self._planned and plain_ms):
             return
-        tokens, cost = round.verdict.num_accepted + 1, (round.draft_ms + round.verify_ms) / plain_ms
+        tokens = round.verdict.num_accepted + 1
+        cost = (round.draft_ms + round.verify_ms + round.overhead_ms) / plain_ms
         self._own, self._own_rounds = self._own.plus(tokens, cost), self._own_rounds + 1
         self._controller.selector.learn(self._task, self.source, tokens, cost)
 

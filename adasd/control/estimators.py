@@ -85,6 +85,24 @@ class EmaOfTimes(Ema):
 
 
 @dataclass(frozen=True, slots=True)
+class SteadyMean:
+    """Mean of times that vary several-fold from one to the next; a memory of 100 values. None until the first value."""
+
+    value: float | None = None
+    n: float = 0.0
+
+    decay = 0.99
+    clip = 10.0  # a value counts as at most so many times the mean
+
+    def add(self, value: float) -> SteadyMean:
+        n = self.decay * self.n + 1
+        if self.value is None:
+            return SteadyMean(value, n)
+        value = min(value, self.clip * max(self.value, EmaOfTimes.least))
+        return SteadyMean(self.value + (value - self.value) / n, n)
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """Decayed least squares y = base + slope x, both kept >= 0; x is a count of tokens, y milliseconds."""
 
@@ -128,7 +146,9 @@ class Estimates:
     wait_ms: Ema = field(default_factory=Ema)  # wall time of a verdict beyond its passes
     queue_ms: Ema = field(default_factory=Ema)  # the part of wait_ms spent in the worker's queue
     pass_ms: Line = field(default_factory=Line)  # the target's passes over the tokens of this pair's block
-    plain_extra_ms: EmaOfTimes = field(default_factory=EmaOfTimes)  # of a plain round, beyond pass and queue
+    plain_round_ms: SteadyMean = field(
+        default_factory=SteadyMean
+    )  # between verdicts in continuous plain decoding
     block_extra_ms: EmaOfTimes = field(
         default_factory=EmaOfTimes
     )  # of a round with a block, beyond draft and target
@@ -137,20 +157,21 @@ class Estimates:
     def with_target(self, other: Estimates) -> Estimates:
         """These estimates, with the target's times of ``other``."""
         return replace(
-            self, verify_ms=other.verify_ms, pass_ms=other.pass_ms, plain_extra_ms=other.plain_extra_ms
+            self, verify_ms=other.verify_ms, pass_ms=other.pass_ms, plain_round_ms=other.plain_round_ms
         )
 
     @property
     def plain_ms(self) -> float | None:
         """Wall time of a token in plain decoding; None until measured.
 
-        The target decodes ahead while its verdicts travel, so a token includes no network hop: it takes a pass over one
-        token, the wait for the pass, and what plain rounds were measured to take beyond both.
+        Where the target takes early calls, it decodes on while its verdicts travel, so a token includes no network
+        hop. Rounds that had to wait for their hop (the first after a block) do not count. Until there is another plain
+        round, a pass over one token and the wait for it.
         """
+        if self.plain_round_ms.value is not None:
+            return self.plain_round_ms.value
         fitted = self.pass_ms.fit()
-        return (
-            fitted[0] + (self.queue_ms.value or 0.0) + (self.plain_extra_ms.value or 0.0) if fitted else None
-        )
+        return fitted[0] + (self.queue_ms.value or 0.0) if fitted else None
 
     def learn(self, round: RoundCompleted) -> Estimates:
         """The estimates after one more round; a single construction, since this runs every round."""
@@ -158,11 +179,13 @@ class Estimates:
         wait_ms = max(0.0, round.verify_ms - verdict.compute_ms)
         plain, tells_batch, has_block = num == 0, verdict.batch_tokens > 0, drafted is not None and num > 0
         draft_ms = drafted.compute_ms if drafted is not None else 0.0
+        is_continuous = plain and round.asked_early is not False
+        hides_hop = plain and round.asked_early is True
         return Estimates(
             survival=self.survival.add(verdict.num_accepted, num) if has_block else self.survival,
             draft_ms=self.draft_ms.add(draft_ms / num) if has_block else self.draft_ms,
             hop_ms=self.hop_ms.add(max(0.0, round.draft_ms - draft_ms)) if has_block else self.hop_ms,
-            verify_ms=self.verify_ms.add(num, round.verify_ms),
+            verify_ms=self.verify_ms if hides_hop else self.verify_ms.add(num, round.verify_ms),
             full=self.full.add(float(verdict.num_accepted == num)) if has_block else self.full,
             foreseen=self.foreseen if round.foreseen is None else self.foreseen.add(float(round.foreseen)),
             length=self.length.add(float(num)) if has_block else self.length,
@@ -171,9 +194,9 @@ class Estimates:
             wait_ms=self.wait_ms.add(wait_ms),
             queue_ms=self.queue_ms.add(verdict.queue_ms),
             pass_ms=self.pass_ms.add(num, verdict.compute_ms),
-            plain_extra_ms=self.plain_extra_ms.add(max(0.0, wait_ms - verdict.queue_ms) + round.overhead_ms)
-            if plain
-            else self.plain_extra_ms,
+            plain_round_ms=self.plain_round_ms.add(round.verify_ms + round.overhead_ms)
+            if is_continuous
+            else self.plain_round_ms,
             block_extra_ms=self.block_extra_ms.add(round.overhead_ms) if has_block else self.block_extra_ms,
             exposed=self.exposed.add(min(1.0, round.draft_ms / max(draft_ms, 1e-6)))
             if has_block

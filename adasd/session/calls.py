@@ -29,6 +29,7 @@ def verify(
         block=block,
         block_ms=block_ms,
         block_rule=rule,
+        asked_early=False,
         branches=(),
     )
     return session, (AskVerify(call),)
@@ -61,7 +62,7 @@ def call_draft(
 ) -> tuple[Session, AskDraft]:
     """Make the draft continue the committed tokens and those assumed after them (``behind``); feed what it lacks."""
     epoch = session.last_epoch + 1
-    side = session.draft.asked(epoch, session.committed, behind)
+    side = session.draft.asked(epoch, session.committed, behind, only_feeds=rule.max_tokens == 0)
     call = DraftCall(session.request.request_id, epoch, side.keep_len, side.feeding, rule, optimistic)
     return session._replace(last_epoch=epoch, draft=side), AskDraft(call)
 

@@ -50,6 +50,7 @@ def emit(session: Session, answered: TargetAnswered) -> tuple[Session, RoundComp
         prefill=session.phase is Phase.PREFILLING,
         rule=session.block_rule,
         foreseen=foreseen(whole, verdict),
+        asked_early=session.asked_early if session.plan.asks_early else None,
         num_emitted=len(tokens),
     )
     wants_prompt = session.request.sampling.prompt_logprobs is not None and is_first

@@ -52,7 +52,7 @@ def decode_on(session: Session) -> Step:
     unexpectedly (a stop token), one forward pass for one token is wasted.
     """
     plan = session.plan
-    drafts = plan.draft.max_tokens > 0 and session.draft.attached
+    drafts = plan.draft.max_tokens > 0 and session.draft.ready
     if drafts or not plan.asks_early or session.remaining_tokens < 2:
         return session, ()
     base_len, epoch = len(session.committed), session.last_epoch + 1

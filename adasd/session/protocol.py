@@ -57,6 +57,9 @@ from adasd.session.lookahead import (
 )
 from adasd.session.state import Branch, DraftSide, Phase, Session
 
+MOST_FED = 16
+"""Committed tokens that a draft's cache may lack when it is asked for a block."""
+
 
 def begin(request: GenerationRequest, eos_ids: frozenset[int], decode: Decode) -> Step:
     """Start a session. If ``max_tokens`` is 0 it ends at once, unless logprobs of the prompt are wanted."""
@@ -84,7 +87,29 @@ def start_round(session: Session, plan: Planned) -> Step:
 
     The target never waits for a draft that is busy with another call.
     """
-    session = session._replace(plan=plan)
+    session, feeds = catch_up(session._replace(plan=plan))
+    session, asks = continue_or_draft(session)
+    return session, (*feeds, *asks)
+
+
+def catch_up(session: Session) -> Step:
+    """If a block is planned and the draft's cache lags behind, as after plain rounds, feed it while a plain round runs.
+
+    So no round waits for many tokens to be fed, and the measured time of a block is that of drafting. It happens once
+    before a block: a slow draft would lag behind again, and never draft.
+    """
+    side = session.draft
+    if session.plan.draft.max_tokens == 0 or not side.ready or side.only_fed:
+        return session, ()
+    if side.num_missing(session.committed) <= MOST_FED:
+        return session, ()
+    session, ask = call_draft(session, (), StopRule(max_tokens=0))
+    return session, (ask,)
+
+
+def continue_or_draft(session: Session) -> Step:
+    """The next call of a round whose plan is known."""
+    plan = session.plan
     branch = session.branches[0] if session.branches else None
     if branch is not None and branch.verify_epoch is not None:  # the target has the call already
         session = session._replace(
@@ -93,6 +118,7 @@ def start_round(session: Session, plan: Planned) -> Step:
             block=branch.block,
             block_ms=0.0,
             block_rule=branch.rule,
+            asked_early=True,
             branches=(),
         )
         return look_ahead(session)

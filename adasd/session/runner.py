@@ -20,7 +20,7 @@ from adasd.drafters.lookups import Lookups
 from adasd.drafters.sources import DraftSources
 from adasd.errors import AdasdError, DeadlineExceeded, InvalidRequest, Overloaded, Superseded
 from adasd.ports import Decode, Drafter, Placement, Verifier
-from adasd.requests import GenerationRequest, Mode
+from adasd.requests import GenerationRequest
 from adasd.results import Chunk, Complete
 from adasd.rounds import BlockLate, DraftCall, RoundCompleted, VerifyCall
 from adasd.session.emission import complete
@@ -107,7 +107,7 @@ class Runner:
             shared.settings,
             self.tasks,
             tell,
-            wants_draft=self.effective.mode is not Mode.OFF,
+            wants_draft=self.means_to_draft,
         )
         self.newest_draft_call = 0  # epoch
         self.newest_verdict_s = 0.0  # when it arrived
@@ -183,12 +183,18 @@ class Runner:
                     pending.error = error
         return pending
 
+    def means_to_draft(self) -> bool:
+        """Whether the first round would draft; if not, no draft is attached until a round would."""
+        return self.controller.plan(self.request.sampling.max_tokens, 0, 0).draft.max_tokens > 0
+
     def plan(self, ask: AskPlan) -> Planned:
-        """The controller's rules for the next round; also starts to attach a better draft source, if there is one."""
+        """The controller's rules for the next round; also starts to attach a draft that they need, or a better one."""
         other = self.controller.another_source(ask.remaining_tokens)
         if other is not None and self.slots.draft is not None:
             self.tasks.spawn(self.slots.change_draft(other, self.slots.draft))
         plan = self.controller.plan(ask.remaining_tokens, ask.num_emitted, ask.num_relaxed)
+        if plan.draft.max_tokens > 0:
+            self.slots.want_draft()
         return Planned(
             plan.draft, plan.accept, plan.drafts_ahead, plan.drafts_for_rejection, self.settings.asks_early
         )

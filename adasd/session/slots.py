@@ -48,13 +48,15 @@ class SessionSlots:
         tasks: Tasks,
         tell: Callable[[Observation], object],
         *,
-        wants_draft: bool,
+        wants_draft: Callable[[], bool],
     ) -> None:
+        """``wants_draft``: asked when a target is attached, whether a draft shall be attached as well."""
         self._call, self._placement, self._settings = call, placement, settings
         self._tasks, self._tell, self._wants_draft = tasks, tell, wants_draft
         self.target: Verifier | None = None
         self.draft: Drafter | None = None
         self._next_draft: Drafter | None = None  # attached; used once the session has seen DraftLeft
+        self._asks_for_drafts = False  # whether drafts are attached, and replaced when they are lost
         self._num_target_losses = 0
         self._is_over = False  # slots that are attached from now on are given back at once
 
@@ -78,8 +80,13 @@ class SessionSlots:
         self.target = target
         self._watch(target, "target", began_s)
         self._tasks.post(TargetAttached())
-        if self._wants_draft:
-            self._wants_draft = False  # only now: no draft slot is held while waiting for the first target
+        if self._wants_draft():  # only now: no draft slot is held while waiting for the first target
+            self.want_draft()
+
+    def want_draft(self) -> None:
+        """Attach a draft, and replace it from now on when it is lost; later calls do nothing."""
+        if not self._asks_for_drafts:
+            self._asks_for_drafts = True
             self._tasks.spawn(self._attach_draft())
 
     async def _attach_draft(self) -> None:

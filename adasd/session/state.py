@@ -34,7 +34,7 @@ class DraftSide(NamedTuple):
 
     The draft's cache is known to hold ``cached_len`` leading committed tokens, then ``tail``, which may not be
     committed. ``busy`` is the epoch of the one call that it works on, which feeds ``feeding`` after both; a draft that
-    is late stays busy until its reply comes.
+    is late stays busy until its reply comes. ``only_fed``: its newest call asked for no block.
     """
 
     attached: bool = False
@@ -42,18 +42,21 @@ class DraftSide(NamedTuple):
     cached_len: int = 0
     tail: tuple[int, ...] = ()
     feeding: tuple[int, ...] = ()
+    only_fed: bool = False
 
     @property
     def ready(self) -> bool:
         return self.attached and self.busy is None
 
-    def asked(self, epoch: int, committed: tuple[int, ...], behind: tuple[int, ...]) -> DraftSide:
+    def asked(
+        self, epoch: int, committed: tuple[int, ...], behind: tuple[int, ...], *, only_feeds: bool = False
+    ) -> DraftSide:
         """After a call to draft after ``committed + behind``: it keeps what is cached of them and is fed the rest."""
         wanted = committed[self.cached_len :] + behind
         num_kept = common_len(self.tail, wanted[:-1])  # at least one token must be fed to get logits
         cached_len = self.cached_len + min(num_kept, len(committed) - self.cached_len)
         kept = wanted[cached_len - self.cached_len : num_kept]
-        return DraftSide(self.attached, epoch, cached_len, kept, wanted[num_kept:])
+        return DraftSide(self.attached, epoch, cached_len, kept, wanted[num_kept:], only_feeds)
 
     def answered(self, drafted: DraftBlock) -> DraftSide:
         """After its block arrived; the last token of a block is not fed."""
@@ -63,6 +66,10 @@ class DraftSide(NamedTuple):
     def given_up(self) -> DraftSide:
         """After the session stopped waiting for its call; the next call supersedes it."""
         return self._replace(busy=None, feeding=())
+
+    def num_missing(self, committed: tuple[int, ...]) -> int:
+        """Committed tokens that its cache lacks."""
+        return len(committed) - self.cached_len - common_len(self.tail, committed[self.cached_len :])
 
     @property
     def keep_len(self) -> int:
@@ -149,6 +156,7 @@ class Session(NamedTuple):
     block: DraftBlock | None = None  # being verified
     block_ms: float = 0.0  # wall time that the round waited for ``block``
     block_rule: StopRule | None = None  # the rule that ``block`` was drafted by
+    asked_early: bool = False  # whether the call of the current round left before the verdict before it came
     branches: Branches = ()  # the lookahead while the target judges; afterwards the branch that came true
     text: TextState = TextState()
     counts: Counts = Counts()

@@ -121,7 +121,7 @@ class CalibratedState:
 class Calibrated(DraftingMethod[CalibratedState]):
     """Parameters are counts and shares; none is tuned to a pair of models."""
 
-    initial: int = setting(4, "tokens per block until times are measured", low=1)
+    initial: int = setting(2, "tokens per block until times are measured", low=1)
     fade: float = setting(
         0.995, "of all counts, per round with a block: a memory of 200 rounds", low=0, high=1
     )
@@ -131,7 +131,7 @@ class Calibrated(DraftingMethod[CalibratedState]):
     probing: float = setting(
         0.01, "share of the time that trials may take while drafting does not pay", low=0.0001
     )
-    enough: float = setting(8.0, "judged tokens from which on their verdict is believed", low=1)
+    enough: float = setting(4.0, "judged tokens from which on their verdict is believed", low=1)
     longest_wait: float = setting(256.0, "plain rounds between two trials", low=1)
     name: ClassVar[str] = "calibrated"
     summary: ClassVar[str] = (

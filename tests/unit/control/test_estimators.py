@@ -1,5 +1,7 @@
 """Means, times and survival against numbers worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,20 @@ def test_estimates_split_a_round_into_compute_and_hop():
     assert plain.survival == estimates.survival
     base, per_token = plain.verify_ms.fit()
     assert (base, per_token) == pytest.approx((26.0, 1.0))
+
+
+def test_plain_decoding_is_timed_where_it_hides_its_hop():
+    """A plain round after a block waits for its hop; those behind it do not, and neither do rounds in one process."""
+    block = Estimates().learn(a_round(2, 4, draft_ms=10.0, draft_compute_ms=8.0, verify_ms=30.0))
+    assert block.plain_ms == 0.0  # the verdict's own time in ``a_round``
+    waits = replace(a_round(0, 0, verify_ms=26.0), asked_early=False)
+    ahead = replace(a_round(0, 0, verify_ms=7.0), asked_early=True, overhead_ms=1.0)
+    alone = replace(ahead, asked_early=None)
+    assert block.learn(waits).plain_ms == block.plain_ms
+    assert block.learn(waits).learn(ahead).plain_ms == 8.0
+    assert block.learn(ahead).verify_ms == block.verify_ms  # of rounds that wait
+    assert block.learn(alone).plain_ms == 8.0
+    assert block.learn(alone).verify_ms != block.verify_ms
 
 
 def test_a_mean_of_times_shrugs_at_one_outlier_and_follows_a_lasting_change():

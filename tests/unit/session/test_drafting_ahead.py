@@ -189,7 +189,9 @@ def test_lateness_while_the_round_waits_makes_it_plain():
     session, _ = step(session, verdict(ask.call, 2, "d"))
     session, _ = step(session, planned(4, ahead=True, early=True))
     session, actions = step(session, DraftLate(ahead.call.epoch))
-    assert only(actions, AskVerify).call.block == ()
+    plain, behind = (action.call for action in actions)  # the target decodes on while the draft is busy
+    assert (plain.block, plain.assuming) == ((), None)
+    assert (behind.block, behind.assuming) == ((), Assumption(plain.epoch, None))
     session, _ = step(session, DraftAnswered(block(ahead.call, "def")))
     assert session.draft.ready
     assert session.draft.keep_len == 10  # hello, a, b, c, d, e: committed now or later

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from adasd.config import SpeculationConfig
-from adasd.control.controller import Controller
+from adasd.control.bypass import Bypass
+from adasd.control.controller import Circumstance, Controller
+from adasd.control.draft_sources import MODEL
 from adasd.errors import DeadlineExceeded, Overloaded, WorkerLost
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete, FinishReason, TokenKind
@@ -62,6 +64,20 @@ async def test_mode_off_takes_no_draft_slot():
     assert text == TEXT
     assert placement.num_attached == {"draft": 0, "target": 1}
     assert end.speculation.num_draft_rounds == 0
+
+
+@pytest.mark.parametrize(("wait", "num_drafts"), [(1000, 0), (16, 1)])
+async def test_while_drafting_is_bypassed_a_draft_slot_is_taken_only_for_a_trial(wait, num_drafts):
+    placement = world()
+    running = runner(placement)
+    controller = running.shared.controller
+    learned = controller.shared(Circumstance(MODEL, Mode.EXACT, 0.0))
+    learned.bypass = Bypass(drafts=False, wait=wait)
+    text, end = await text_and_end(Runner(running.request, running.shared, placement))
+    assert text == TEXT
+    assert placement.num_attached == {"draft": num_drafts, "target": 1}
+    assert (end.speculation.num_draft_rounds > 0) == (num_drafts > 0)
+    assert placement.open_slots == []
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,7 +11,7 @@ from cluster.http_client import ServerRefusal
 from load_tests.demo_prompts import examples
 from load_tests.interleaving import Turn
 from load_tests.throughput import service_stream
-from load_tests.throughput.service_stream import result, spread_ms
+from load_tests.throughput.service_stream import over_off, result, spread_ms
 from load_tests.throughput.streamed import Streamed, read, stream
 
 
@@ -74,14 +74,16 @@ def test_the_figures_of_a_mode():
         Turn(0, 0, "exact"): answer,
         Turn(1, 0, "exact"): Streamed("other", 6, 1.0, 0.3, (0.2, 0.4), 4, 2),
     }
-    found = result(Mode.EXACT, measured, chosen)
+    seconds = {(0, "off"): 4.0, (1, "off"): 4.0, (0, "exact"): 2.0, (1, "exact"): 1.0}
+    off, found = (result(mode, measured, seconds, chosen) for mode in (Mode.OFF, Mode.EXACT))
+    assert over_off(found, [off, found]) == 3.0
     assert found.tokens_per_s == [3.0, 6.0]
     assert found.median_tokens_per_s == 4.5
     assert found.first_token_ms == {"median": 200.0, "p90": 300.0}
     assert found.tokens_per_chunk == 2.0
     assert found.accepted_share == 5 / 8
     assert found.num_differing == 1
-    assert result(Mode.OFF, measured, chosen).accepted_share is None
+    assert off.accepted_share is None
 
 
 def test_quantiles_of_few_and_of_none():
@@ -100,6 +102,18 @@ def test_every_mode_takes_its_turn_and_the_figures_are_written(tmp_path, capsys)
     assert [one["mode"] for one in report["results"]] == list(Mode)
     assert [one["accepted_share"] for one in report["results"]] == [None, 0.75, 0.75]
     assert "tokens/chunk" in capsys.readouterr().out
+
+
+def test_with_several_streams_each_mode_gets_all_prompts_at_once(tmp_path):
+    server, file = Server(), tmp_path / "figures.json"
+    command = ["--prompts", "4", "--repeats", "2", "--streams", "3", "--json", str(file)]
+    assert service_stream.main(command, server) == 0
+    modes = [body["speculation"]["mode"] for body in server.asked[3:]]
+    bursts = ["off", "exact", "adaptive", "exact", "adaptive", "off"]
+    assert modes == [mode for mode in bursts for _ in range(4)]
+    report = json.loads(file.read_text())
+    assert report["num_streams"] == 3
+    assert all(len(one["tokens_per_s"]) == 2 and one["over_off"] > 0 for one in report["results"])
 
 
 @pytest.mark.parametrize(("changed", "status"), [("exact", 1), ("adaptive", 0)])
