@@ -36,7 +36,9 @@ class Ask:
     example: Example | None = None  # judges the answer; None: not judged
     leave_after_chunks: int | None = None  # the client then disconnects
     pause_s: float = 0.0  # between reading one chunk and the next
-    raw: bytes | None = None  # an invalid body: sent unchanged, must be refused
+    raw: bytes | None = None  # a body, over gRPC a message, that is sent unchanged and must be refused,
+    may_be_valid: bool = False  # or may be answered, if it happens to be right
+    path: str = "/v1/chat/completions"  # where a raw body goes over HTTP
     door: str = ""  # http | grpc; empty: alternating
 
 

@@ -60,15 +60,18 @@ class HttpClient:
         timeout = aiohttp.ClientTimeout(total=None, connect=TIMEOUT_S, sock_read=TIMEOUT_S)
         connector = aiohttp.TCPConnector(limit=0)  # arrivals set the concurrency, not connections
         self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
-        self._url, self._now = f"{url}/v1/chat/completions", now
+        self._url, self._now = url, now
 
     async def ask(self, ask: Ask, answer: Reply) -> None:
         data = ask.raw if ask.raw is not None else json.dumps(body_of(ask)).encode()
         try:
             async with self._session.post(
-                self._url, data=data, headers={"Content-Type": "application/json"}
+                self._url + ask.path, data=data, headers={"Content-Type": "application/json"}
             ) as response:
-                if response.status == 200:
+                if response.status == 200 and ask.may_be_valid:
+                    await response.read()
+                    answer.outcome = Outcome.DONE
+                elif response.status == 200:
                     await self._read(response, ask, answer)
                 else:
                     refused(answer, response.status, (await response.read())[:300].decode(errors="replace"))
@@ -129,7 +132,8 @@ class GrpcClient:
         answer.ended_s = self._now()
 
     async def _read(self, ask: Ask, answer: Reply) -> None:
-        async with aclosing(self._client.generate(call_of(ask))) as events:
+        call = call_of(ask) if ask.raw is None else ask.raw
+        async with aclosing(self._client.generate(call)) as events:
             async for event in events:
                 if isinstance(event, Chunk):
                     answer.chunks_s.append(self._now())
@@ -161,9 +165,7 @@ def refused(answer: Reply, status: int, text: str) -> None:
 
 
 def call_of(ask: Ask) -> GenerateCall:
-    """The same request over gRPC; an invalid one becomes an empty conversation with the raw bytes as its model."""
-    if ask.raw is not None:
-        return GenerateCall((), model=ask.raw[:80].decode(errors="replace"))
+    """The same request over gRPC."""
     return GenerateCall(
         tuple(ChatMessage(role, content) for role, content in ask.messages),
         sampling=SamplingParams(max_tokens=ask.max_tokens, temperature=ask.temperature, seed=ask.seed),

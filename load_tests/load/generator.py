@@ -178,10 +178,10 @@ NOT_SENT = "not sent: too many requests in flight"
 
 
 def judge_refusal(answer: Reply) -> None:
-    """A refusal is correct only for an invalid request, and an answer to an invalid request is wrong."""
+    """A refusal is correct only for a raw request, and an answer to one is wrong unless it may be valid."""
     if answer.ask.raw is None and answer.outcome is Outcome.REFUSED:
         answer.outcome = Outcome.FAILED
-    if answer.ask.raw is not None and answer.outcome is Outcome.DONE:
+    if answer.ask.raw is not None and not answer.ask.may_be_valid and answer.outcome is Outcome.DONE:
         answer.outcome, answer.error = Outcome.FAILED, "a malformed request was answered"
 
 

@@ -91,7 +91,8 @@ def worded_differently(answers: Iterable[Reply]) -> list[str]:
     texts: defaultdict[tuple[object, ...], set[str]] = defaultdict(set)
     for answer in answers:
         ask = answer.ask
-        if answer.outcome is Outcome.DONE and ask.temperature == 0 and ask.mode is not Mode.ADAPTIVE:
+        repeats = ask.raw is None and ask.temperature == 0 and ask.mode is not Mode.ADAPTIVE
+        if answer.outcome is Outcome.DONE and repeats:
             texts[ask.messages, ask.max_tokens].add(answer.text)
     return sorted(str(key[0]) for key, given in texts.items() if len(given) > 1)
 

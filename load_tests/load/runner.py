@@ -17,7 +17,7 @@ from load_tests.load.doors import Clock, Door, GrpcClient, HttpClient
 from load_tests.load.generator import ArrivalPhase, Generator, Strain
 from load_tests.load.load_figures import worded_differently
 from load_tests.load.request_mix import short, whole
-from load_tests.load.scenarios import SOAK_REQUESTS, SOAK_TOKENS, Scenario
+from load_tests.load.scenarios import SOAK_TOKENS, Scenario
 from load_tests.load.scrape import Scrape
 from load_tests.load.server_under_test import Server, footprint
 from load_tests.load.stage import Options, Stage
@@ -127,7 +127,7 @@ async def _play(done: ScenarioRun, stage: Stage, watch: Watch, show: Show) -> No
 
 async def _look_and_play(done: ScenarioRun, stage: Stage, watch: Watch) -> None:
     share = done.scenario.warm_up_share
-    if num_requests := int(share * (stage.options.num_requests or SOAK_REQUESTS)):
+    if num_requests := int(share * (stage.options.num_requests or done.scenario.num_requests)):
         clients = stage.options.num_clients or WARM_UP_CLIENTS
         await stage.generator.closed_loop(WARM_UP, clients, short(SOAK_TOKENS), num_requests=num_requests)
         stage.expect_no_failure("requests of the warm-up", stage.of(WARM_UP))

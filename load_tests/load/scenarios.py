@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 
 from adasd.errors import ConfigError
 from adasd.requests import Mode
-from load_tests.load import arrivals, request_mix
+from load_tests.load import arrivals, damage, request_mix
 from load_tests.load.answers import Ask
 from load_tests.load.knee import find_knee
 from load_tests.load.overload import OVERLOAD, asking_health, judge
@@ -17,6 +18,7 @@ from load_tests.load.stage import Stage
 MODES = (Mode.OFF, Mode.EXACT, Mode.ADAPTIVE)
 SOAK_TOKENS = 8
 SOAK_REQUESTS = 20_000
+FUZZ_REQUESTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ class Scenario:
     play: Callable[[Stage], Awaitable[None]]
     judge_objective: bool = False
     under_fire: bool = False  # kills replicas during the load, on a cluster of its own
-    warm_up_share: float = 0.0  # share of its requests before the first snapshot of the server
+    num_requests: int = 0  # unless the options say otherwise; 0: as many as fit into its seconds
+    warm_up_share: float = 0.0  # share of these before the first snapshot of the server
     stays_flat: bool = False  # memory, files, threads and tasks must not grow between the two snapshots
 
 
@@ -126,6 +129,16 @@ async def malformed(stage: Stage) -> None:
     )
 
 
+async def fuzz(stage: Stage) -> None:
+    """Thousands of damaged requests to every route: each has an answer, none is a fault of the server."""
+    num_requests = stage.options.num_requests or FUZZ_REQUESTS
+    asks = damage.requests(stage.options.seed)
+    await stage.generator.closed_loop("fuzz", stage.options.num_clients or 8, asks, num_requests=num_requests)
+    stage.expect_no_failure("requests", stage.of("fuzz"))
+    outcomes = Counter(answer.outcome.value for answer in stage.of("fuzz"))
+    stage.notes.append(", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items())))
+
+
 async def chaos(stage: Stage) -> None:
     """Replicas, nodes and the controller are killed under load; nobody notices."""
     num_clients, num_requests = stage.options.num_clients or 12, stage.options.num_requests
@@ -177,8 +190,9 @@ SCENARIOS = {
         Scenario("cancellations", _about(cancellations), cancellations),
         Scenario("slow-readers", _about(slow_readers), slow_readers),
         Scenario("malformed", _about(malformed), malformed),
+        Scenario("fuzz", _about(fuzz), fuzz, num_requests=FUZZ_REQUESTS, warm_up_share=0.1, stays_flat=True),
         Scenario("chaos", _about(chaos), chaos, under_fire=True),
-        Scenario("soak", _about(soak), soak, warm_up_share=0.05, stays_flat=True),
+        Scenario("soak", _about(soak), soak, num_requests=SOAK_REQUESTS, warm_up_share=0.05, stays_flat=True),
     )
 }
 

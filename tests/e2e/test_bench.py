@@ -37,6 +37,14 @@ def test_a_soak_ends_as_flat_as_it_began(server, tmp_path):
     assert read(file)["figures"]["outcomes"] == {"done": 100}
 
 
+def test_damaged_requests_are_answered_and_leave_nothing_behind(server, tmp_path):
+    file = tmp_path / "a.json"
+    assert command.main(words(server, "fuzz", file, "--requests", "1000")) == 0
+    outcomes = read(file)["figures"]["outcomes"]
+    assert set(outcomes) == {"done", "refused"}
+    assert outcomes["refused"] > 500
+
+
 def test_ctrl_c_keeps_what_was_measured(server, tmp_path):
     file = tmp_path / "a.json"
     process = subprocess.Popen(

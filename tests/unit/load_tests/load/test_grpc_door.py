@@ -11,7 +11,7 @@ from adasd.errors import InvalidRequest, Overloaded, UnknownModel, WorkerLost
 from adasd.requests import Mode, SpeculationOptions
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
 from load_tests.load.answers import Ask, Outcome, Reply
-from load_tests.load.doors import GrpcClient, call_of
+from load_tests.load.doors import GrpcClient
 from services.transport.generation import generation_handler
 from services.transport.options import RETRY_POLICY
 from services.transport.server import start_server
@@ -116,5 +116,8 @@ async def test_nobody_there_is_a_failure_and_no_exception(monkeypatch):
     await door.close()
 
 
-def test_a_malformed_request_is_an_empty_conversation():
-    assert call_of(Ask("malformed", raw=b"{")).input == ()
+async def test_raw_bytes_travel_unchanged_and_are_refused():
+    async with speaking() as (_, door):
+        found = await answer(door, Ask("malformed", raw=b"{"))
+    assert found.outcome is Outcome.REFUSED
+    assert "1 bytes are no GenerateRequest" in found.error
