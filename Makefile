@@ -11,7 +11,7 @@ SUITES  := $(wildcard tests/unit tests/statistical tests/integration tests/e2e t
 ARGS    ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all install serve chat test check format proto bench load baselines k8s rehearse monitoring-check image-check diagrams clean help
+.PHONY: all install serve chat test check format proto bench load baselines k8s rehearse monitoring-check image-check browser-check diagrams clean help
 
 all: check test  ## check + test
 
@@ -69,7 +69,11 @@ rehearse: $(STAMP)  ## the two-tier overlay on this machine: Ray nodes on loopba
 monitoring-check: $(STAMP)  ## every rule and panel in a real Prometheus (apt-get install prometheus), promtool's tests
 	$(BIN)/python k8s/monitoring/check_rules.py $(ARGS)
 
-image-check: $(STAMP)  ## the Dockerfile's cpu stage in a bare virtual environment (minutes)
+browser-check: $(STAMP)  ## the playground in a real browser (apt-get install chromium); pictures in build/screenshots
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt playwright
+	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+image-check: $(STAMP)  ## the Dockerfile's steps for CPUs in a bare virtual environment (minutes)
 	TORCH_INDEX=$${TORCH_INDEX:-$${PIP_INDEX_URL:-https://pypi.org/simple}} $(BIN)/python k8s/image_steps.py $(ARGS)
 
 diagrams:  ## render docs/diagrams/*.dot to SVG (apt-get install graphviz)

@@ -32,6 +32,7 @@ class ServedModel:
     target: str = ""  # folder name or id of the large model
     draft: str = ""  # folder name or id of the small model; empty: no draft model
     drafts: Sequence[Described] = ()  # draft sources that requests may name
+    examples: Sequence[str] = ()  # prompts that this pair can answer
 
 
 class Text(Protocol):

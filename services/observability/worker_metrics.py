@@ -49,7 +49,10 @@ class WorkerCounts(Protocol):
 
 
 class WorkerCollector(Collector):
-    """Calls the functions at every collection. ``model_name`` is the name that clients use."""
+    """Calls the functions at every collection. ``model_name`` is the name that clients use.
+
+    ``slot_len``: tokens that one slot holds.
+    """
 
     def __init__(
         self,
@@ -58,8 +61,9 @@ class WorkerCollector(Collector):
         stats: Callable[[], WorkerCounts],
         num_leases: Callable[[], int],
         num_streams: Callable[[], int] = lambda: 0,
+        slot_len: int = 0,
     ) -> None:
-        self._role, self._model_name, self._stats = role, model_name, stats
+        self._role, self._model_name, self._stats, self._slot_len = role, model_name, stats, slot_len
         self._num_leases, self._num_streams = num_leases, num_streams
 
     def collect(self) -> Iterator[Metric]:
@@ -95,6 +99,13 @@ class WorkerCollector(Collector):
         )
         usage.add_metric(values, stats.num_sessions / max(1, stats.num_slots))
         yield usage
+        cache = GaugeMetricFamily(
+            "vllm:cache_config_info",
+            "Always 1; the labels tell the KV cache's size: a block is a slot, of so many tokens.",
+            labels=[*names, "block_size", "num_gpu_blocks"],
+        )
+        cache.add_metric([*values, str(self._slot_len), str(stats.num_slots)], 1)
+        yield cache
         for name, about, total in (
             ("queries", "Prompt tokens looked up in the prefix cache.", stats.prefix.num_queried),
             ("hits", "Prompt tokens found in the prefix cache.", stats.prefix.num_hits),

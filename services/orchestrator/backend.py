@@ -12,6 +12,7 @@ from adasd.control.controller import Controller
 from adasd.control.draft_sources import offered
 from adasd.drafters.lookups import Lookups
 from adasd.errors import InvalidRequest, Overloaded
+from adasd.pairs.examples import examples_of
 from adasd.ports import Placement
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
@@ -76,7 +77,10 @@ class OrchestratorBackend:
         draft = shown(next(iter(tiers.values())).engine.model) if tiers else ""
         target = shown(self.config.target.engine.model)
         sources = offered(self.config.draft_sources)
-        return [ServedModel(self.model_name, self.context_len, self.started_s, target, draft, sources)]
+        prompts = examples_of(self.config.target.engine.model)
+        return [
+            ServedModel(self.model_name, self.context_len, self.started_s, target, draft, sources, prompts)
+        ]
 
     def effective(self, options: SpeculationOptions) -> SpeculationOptions:
         """Raises InvalidRequest naming the option that is not available here."""

@@ -105,6 +105,7 @@ class Worker:
                     self._host.stats,
                     self._leases.__len__,
                     lambda: self._service.num_streams,
+                    facts.max_context,
                 )
             )
             self._reporter = Reporter(

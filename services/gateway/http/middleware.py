@@ -18,6 +18,7 @@ from adasd.errors import RateLimited, Unauthenticated
 from services.config import ApiKey
 from services.gateway.auth.key_ring import KeyRing
 from services.gateway.http.error_table import error_response
+from services.gateway.http.playground_routes import FILES
 from services.observability.logs import FIELDS, REQUEST_ID
 from services.observability.service_events import Observer, RequestRefused
 from services.request_ids import sane_id
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
-"""Need no key. The page at / holds no data; it asks for a key before it calls anything."""
+"""Need no key, like the playground's files: they hold no data, and the page asks for a key before it calls anything."""
 QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """Polled every few seconds by machines; logged only on failure."""
 
@@ -92,7 +93,7 @@ class KeyGuard:
         self.app, self.keys, self.tell = app, keys, tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or path_of(scope) in OPEN_PATHS:
+        if scope["type"] == "lifespan" or _is_open(path_of(scope)):
             return await self.app(scope, receive, send)
         with ExitStack() as stack:
             try:
@@ -131,6 +132,10 @@ def count_answers(scope: Scope, num: int) -> None:
     count = scope["state"].get("further_answers")
     if count is not None and num > 1:
         count(num - 1)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(f"{FILES}/")
 
 
 def path_of(scope: Scope) -> str:

@@ -43,7 +43,7 @@ def reports_json(order: Order, ends: Sequence[Complete]) -> dict[str, Any]:
     return {
         "usage": usage,
         "speculation": asdict(report.effective),
-        "metrics": metrics_json(report) if len(ends) == 1 else None,
+        "metrics": metrics_json(report, order.provenance) if len(ends) == 1 else None,
     }
 
 
@@ -54,9 +54,23 @@ def _prediction_tokens(ends: Sequence[Complete]) -> dict[str, int]:
     return {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}
 
 
-def metrics_json(report: SpeculationReport) -> dict[str, Any]:
-    """The response extension ``metrics``; ``speculative_decoding`` is null if nothing was drafted."""
-    return {"speculative_decoding": _vllm_json(report), "adasd": _adasd_json(report)}
+def metrics_json(report: SpeculationReport, by_round: bool = False) -> dict[str, Any]:
+    """The response extension ``metrics``; ``speculative_decoding`` is null if nothing was drafted.
+
+    ``by_round`` lists the length of every block and how much of it was accepted, for callers that asked where each
+    token came from.
+    """
+    return {
+        "speculative_decoding": _vllm_json(report),
+        "adasd": _adasd_json(report) | _rounds(report, by_round),
+    }
+
+
+def _rounds(report: SpeculationReport, by_round: bool) -> dict[str, Any]:
+    if not by_round:
+        return {}
+    drafted, accepted = report.drafted_per_round, report.accepted_per_round
+    return {"drafted_per_round": list(drafted), "accepted_per_round": list(accepted)}
 
 
 def _vllm_json(report: SpeculationReport) -> dict[str, Any] | None:

@@ -6,13 +6,12 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from adasd.errors import AdasdError, Code, UnknownModel
 from adasd.methods.policy import Described
@@ -36,6 +35,7 @@ from services.gateway.http.multiplex import merged
 from services.gateway.http.openai_format import ChatFormat, CompletionFormat
 from services.gateway.http.openapi import body_doc, document
 from services.gateway.http.order import Order, parse, read_chat, read_completion
+from services.gateway.http.playground_routes import add_playground
 from services.gateway.http.response import Choices, ResponseShape, gather
 from services.gateway.http.responses.body import RESPONSES_BODY
 from services.gateway.http.responses.order import read_responses
@@ -52,10 +52,6 @@ Scrape = Callable[[], Awaitable[bytes]]
 Reader = Callable[[BodyT, Backend, str], Order]
 
 IGNORED_HEADER = "X-Adasd-Ignored-Fields"
-PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +76,9 @@ def create_app(
     anyone may call.
     """
     limits = settings or GatewaySettings()
-    page = (files("services.gateway.http") / "playground.html").read_text(encoding="utf-8")
     app = FastAPI(title="AdaSD Serve", docs_url=None, redoc_url=None, redirect_slashes=False)
     document(app)
+    add_playground(app)
 
     @app.exception_handler(AdasdError)
     async def refused(_: Request, error: AdasdError) -> JSONResponse:
@@ -104,10 +100,6 @@ def create_app(
         if limits.answer_request_ids:
             response.headers[REQUEST_ID_HEADER] = request_id_of(request.scope)
         return response
-
-    @app.get("/", include_in_schema=False)
-    async def playground() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -237,6 +229,7 @@ def _model_json(model: ServedModel) -> dict[str, Any]:
         "adasd": {
             "target": model.target,
             "draft": model.draft or None,
+            "examples": list(model.examples),
             "drafts": _methods_json(model.drafts),
             "drafting": _methods_json(drafting_methods()),
             "acceptance": _methods_json(acceptance_methods()),

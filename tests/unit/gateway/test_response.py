@@ -1,6 +1,8 @@
 """Responses that are not streamed, and the routes around them."""
 
 import asyncio
+import re
+from importlib.resources import files
 
 import pytest
 
@@ -122,13 +124,37 @@ async def test_models_are_listed_and_found_by_name(door):
     assert (await door.client.get("/v1/models/fake-model")).json() == listed["data"][0]
 
 
-async def test_the_playground_needs_nothing_from_elsewhere(door):
+PAGE = files("services.gateway.playground")
+SCRIPTS = sorted(file.name for file in PAGE.iterdir() if file.name.endswith((".js", ".css", ".svg", ".html")))
+
+
+async def test_the_playground_runs_nothing_but_its_own_files(door):
     page = await door.client.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    assert "connect-src 'self'" in page.headers["content-security-policy"]
-    assert "http://" not in page.text
-    assert "https://" not in page.text
+    policy = dict(rule.split(" ", 1) for rule in page.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert policy["trusted-types"] == "'none'"
     assert all(f'class="{kind}"' in page.text for kind in TokenKind)
+    assert not re.search(r"<style|<script>|style=| on[a-z]+=", page.text)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+async def test_every_file_of_the_playground_is_served_and_loads_nothing_from_elsewhere(door, name):
+    found = await door.client.get(f"/playground/{name}")
+    assert found.status_code == 200
+    kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "html": "text/html"}
+    assert found.headers["content-type"].startswith(kinds[name.partition(".")[2]])
+    loaded = re.findall(r"""(?:from|import|url\(|src=|href=)\s*["']([^"']+)""", found.text)
+    assert [address for address in loaded if "//" in address] == []
+    assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(", found.text)
+
+
+@pytest.mark.parametrize(
+    "path", ["/playground/../routes.py", "/playground/%2e%2e/backend.py", "/playground/", "/playground"]
+)
+async def test_nothing_else_is_served_beside_them(door, path):
+    assert (await door.client.get(path)).status_code == 404
 
 
 async def test_the_openapi_document_describes_the_bodies(door):
@@ -157,6 +183,12 @@ def test_metrics_add_up_as_benchmark_clients_check_it():
         network_ms=3.0,
     )
     metrics = metrics_json(report)
+    assert "drafted_per_round" not in metrics["adasd"]
+    by_round = metrics_json(report, by_round=True)["adasd"]
+    assert (by_round["drafted_per_round"], by_round["accepted_per_round"]) == (
+        [2, 3, 4, 4, 1],
+        [0, 3, 1, 3, 0],
+    )
     spec = metrics["speculative_decoding"]
     assert spec["acceptance_histogram"] == [2, 1, 0, 2, 0, 0, 0]
     assert len(spec["acceptance_histogram"]) == spec["num_spec_tokens"] + 1

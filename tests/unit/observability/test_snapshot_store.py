@@ -132,8 +132,10 @@ def test_a_workers_figures_are_its_hosts():
         num_step_tokens=20300,
         prefix=PrefixStats(120, 64),
     )
-    collector = WorkerCollector("target", "pair", lambda: stats, lambda: 4)
+    collector = WorkerCollector("target", "pair", lambda: stats, lambda: 4, slot_len=2048)
     text = render([take(collector, "t1", "target", 1)])
+    assert 'block_size="2048"' in text.decode()  # vllm:cache_config_info
+    assert 'num_gpu_blocks="8"' in text.decode()
     values = {
         (s.name, s.labels.get("le")): s.value
         for f in text_string_to_metric_families(text.decode())
