@@ -8,6 +8,11 @@ from typing import Any
 
 import httpx
 
+from adasd.errors import Code
+
+PROXY = (502, 503, 504)
+"""Statuses of a proxy whose server is down or slow; our own answers with them hold JSON."""
+
 
 class ServerRefusal(Exception):
     """A message for the user: the server refused the request, or is not an AdaSD server."""
@@ -26,7 +31,7 @@ def first_model(client: httpx.Client) -> str:
 
 
 def server_sent(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a stream of server-sent events, until ``[DONE]``."""
+    """The JSON objects of a stream of server-sent events, until ``[DONE]``; httpx.HTTPError if that never comes."""
     for line in lines:
         if not line.startswith("data:"):
             continue
@@ -34,6 +39,7 @@ def server_sent(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         if data == "[DONE]":
             return
         yield json.loads(data)
+    raise httpx.RemoteProtocolError("the stream ended before the answer did")
 
 
 def refusal(response: httpx.Response) -> str:
@@ -41,6 +47,11 @@ def refusal(response: httpx.Response) -> str:
     if response.status_code == 401:
         return "The server asks for an API key that it knows: adasd chat --api-key KEY, or ADASD_API_KEY"
     try:
-        return f"The server refused ({response.status_code}): {response.json()['error']['message']}"
+        error = response.json()["error"]
+        if error.get("code") == Code.CONTEXT_TOO_LONG:
+            return f"The context is full: {error['message']}"
+        return f"The server refused ({response.status_code}): {error['message']}"
     except (ValueError, LookupError, TypeError):
+        if response.status_code in PROXY:
+            return f"A proxy in front of the server answers for it ({response.status_code} {response.reason_phrase})"
         return f"The server refused ({response.status_code}): {response.text[:200]}"

@@ -1,8 +1,9 @@
 """The command line, ``adasd COMMAND``. Every module of this package is a command of the same name.
 
-A command module has a docstring whose first line is "``adasd NAME``: what it does." and a function ``main(argv)`` that
-returns the exit status. Other packages add commands by an entry point in the group ``adasd.commands`` whose value is
-such a module. Modules whose names begin with an underscore are not commands.
+A command module has a docstring whose first line is "``adasd NAME``: what it does.", a function ``parser()`` that
+returns its options (for completion), and a function ``main(argv)`` that returns the exit status. Other packages add
+commands by an entry point in the group ``adasd.commands`` whose value is such a module. Modules whose names begin with
+an underscore are not commands.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """The output of ``adasd`` alone: every command with the first line of its docstring."""
-    lines = [f"  {name:<9} {summary(module)}" for name, module in commands().items()]
+    lines = [f"  {name:<11} {summary(module)}" for name, module in commands().items()]
     return "\n".join(
         ["usage: adasd COMMAND [OPTIONS]", "", *lines, "", "adasd COMMAND --help lists its options."]
     )
@@ -66,12 +67,17 @@ def load(name: str, known: Mapping[str, str]) -> Main:
         near = get_close_matches(name, known, 1)
         guess = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
         raise ConfigError(f"there is no command {name!r}{guess}")
-    if _source(known[name]) is None:
+    if not is_installed(known[name]):
         raise ConfigError(
             f"{name} comes with the source tree, not with the installed package; run it from a clone"
         )
     run: Main = importlib.import_module(known[name]).main
     return run
+
+
+def is_installed(module: str) -> bool:
+    """Whether a command's code is here; a wheel names some that only the source tree has."""
+    return _source(module) is not None
 
 
 def summary(module: str) -> str:

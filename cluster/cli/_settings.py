@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -18,11 +19,63 @@ from services import settings
 from services.config import ServeConfig
 
 SECTIONS = {"target.": "target tier", "draft.": "draft tier", "speculation.": "speculation", "": "service"}
+COMMON = {
+    *(
+        "target.model",
+        "target.dtype",
+        "target.device",
+        "target.num_gpus",
+        "target.num_slots",
+        "target.max_context",
+    ),
+    *("draft.model", "draft.dtype", "draft.device", "draft.num_gpus", "draft.max_replicas"),
+    *(
+        "speculation.mode",
+        "speculation.drafting",
+        "speculation.acceptance",
+        "speculation.max_relaxed_fraction",
+    ),
+    *("host", "port", "grpc_port", "model_name", "api_keys_file"),
+}
+"""Settings that ``--help`` lists; ``--help-all`` lists every one."""
+
+
+class ShowHelp(argparse.Action):
+    """Print the help and leave. ``const``: the destinations that it leaves out."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        for action in parser._actions:
+            if action.dest in self.const:
+                action.help = argparse.SUPPRESS
+        if self.const:
+            parser.epilog = f"{len(self.const)} more options: {parser.prog} --help-all"
+        parser.print_help()
+        parser.exit()
 
 
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     """A parser for ``adasd NAME`` that accepts every setting."""
-    parser = argparse.ArgumentParser(prog=f"adasd {name}", description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=f"adasd {name}",
+        usage=f"adasd {name} [OPTIONS]",
+        description=f"{description} Settings also come from ADASD_* variables and from --config.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    rare = frozenset(settings.options()) - COMMON
+    for flags, left_out, sentence in (
+        (("-h", "--help"), rare, "show the usual options"),
+        (("--help-all",), frozenset(), "show every option"),
+    ):
+        parser.add_argument(
+            *flags, action=ShowHelp, nargs=0, const=left_out, default=argparse.SUPPRESS, help=sentence
+        )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML file with the same names (target.dtype)"
     )
@@ -85,14 +138,34 @@ def _fetched(pair: str) -> tuple[Path, Path]:
         )
 
 
+WRITTEN = {
+    **dict.fromkeys(("certificate", "key", "ca", "api_keys_file"), "FILE"),
+    **dict.fromkeys(("model", "draft"), "PATH_OR_ID"),
+    **dict.fromkeys(("drafting", "acceptance"), "METHOD"),
+    **{"host": "HOST", "endpoint": "URL", "cors_origins": "ORIGIN,...", "model_roots": "FOLDER,..."},
+    **{"drafts": "NAME=MODEL,...", "port": "PORT", "grpc_port": "PORT", "accelerator_type": "TYPE"},
+}
+"""How the value of a setting is written, by the setting's last name, where its type does not say it."""
+
+
 def _metavar(option: settings.Option) -> str:
     if option.choices:
         return "|".join(option.choices)
     if option.hint is Mode:
         return "|".join(Mode)
-    if option.name.endswith(".model"):
-        return "PATH_OR_ID"
-    return option.name.rsplit("_", 1)[-1].rsplit(".", 1)[-1].upper()
+    last = option.name.rpartition(".")[2]
+    if option.name == "speculation.draft":
+        return "SOURCE"
+    if last in WRITTEN:
+        return WRITTEN[last]
+    if last.endswith("_s"):
+        return "SECONDS"
+    types = {option.hint, *get_args(option.hint)}
+    if bool in types:
+        return "true|false"
+    if int in types or float in types:
+        return "BYTES" if "bytes" in last else "N" if int in types else "X"
+    return "NAME=VALUE,..." if get_origin(option.hint) is tuple else "NAME" if "name" in last else "TEXT"
 
 
 def _describe(option: settings.Option) -> str:

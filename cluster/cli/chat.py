@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import category
@@ -37,18 +38,38 @@ MEANINGS = {
 Message = dict[str, str]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="adasd chat", description="Talk to a server.", allow_abbrev=False)
-    add = parser.add_argument
+CUT = {
+    "length": "Cut after {num} tokens: --max-tokens allows no more, or the context is full.",
+    "timeout": "Cut after {num} tokens: the server's time for one answer is over.",
+    "cancelled": "Cut after {num} tokens: the server stopped this answer.",
+    "error": "Cut after {num} tokens: the server failed on this answer.",
+}
+"""What to say about an answer that did not come to its own end, by its ``finish_reason``."""
+HELP = """/mode off|exact|adaptive   how the next answers are speculated
+/new                       forget the conversation
+/quit                      leave (Ctrl-D too)
+Ctrl-C                     cut an answer
+Several lines: paste them, or begin and end with three quotes."""
+QUOTES = '"""'
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(prog="adasd chat", description="Talk to a server.", allow_abbrev=False)
+    add = made.add_argument
     add("message", nargs="*", help="one question; without it, a conversation")
-    add("--url", default="http://127.0.0.1:8000", help="the server [http://127.0.0.1:8000]")
+    add("--url", default="http://127.0.0.1:8000", metavar="URL", help="the server [http://127.0.0.1:8000]")
     add("--api-key", metavar="KEY", help="key of the server, if it asks for one [$ADASD_API_KEY]")
     add("--mode", choices=list(Mode), help="off, exact or adaptive [the server's default]")
-    add("--model", help="model name [the first one served]")
+    add("--model", metavar="NAME", help="model name [the first one served]")
     add("--max-tokens", type=int, default=256, metavar="N", help="tokens per answer [256]")
     add("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy [0]")
-    arguments = parse(parser, argv)
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point; returns the exit status."""
+    arguments = parse(parser(), argv)
     message = " ".join(arguments.message) or None
     if message is None and not sys.stdin.isatty():
         message = sys.stdin.read().strip() or None
@@ -94,9 +115,12 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
 
     def ask(self, message: str) -> None:
-        """Send a message and print the answer as it arrives; raises ServerRefusal."""
+        """Send a message and print the answer as it arrives; raises ServerRefusal and httpx.HTTPError.
+
+        A message whose answer failed is forgotten.
+        """
         self.messages.append({"role": "user", "content": message})
-        answer, last, begun_s = "", {}, time.monotonic()
+        answer, last, finish, begun_s = "", {}, None, time.monotonic()
         try:
             for chunk in self.chunks():
                 if "error" in chunk:
@@ -105,6 +129,7 @@ class Conversation:
                     last = chunk
                 for choice in chunk.get("choices", []):
                     answer += (choice.get("delta") or {}).get("content") or ""
+                    finish = choice.get("finish_reason") or finish
                     self.console.print(paint(choice), end="", soft_wrap=True)
         except BaseException:
             self.messages.pop()
@@ -112,7 +137,13 @@ class Conversation:
             raise
         self.messages.append({"role": "assistant", "content": answer})
         self.console.print()
-        self.console.print(Text(figures(last, time.monotonic() - begun_s), "dim"), soft_wrap=True)
+        if finish in CUT:
+            usage = last.get("usage") or {}
+            self.say(CUT[finish].format(num=usage.get("completion_tokens", self.max_tokens)))
+        self.say(figures(last, time.monotonic() - begun_s), "dim")
+
+    def say(self, sentence: str, style: str = "yellow") -> None:
+        self.console.print(Text(sentence, style), soft_wrap=True)
 
     def chunks(self) -> Iterator[dict[str, Any]]:
         body: dict[str, Any] = {
@@ -154,11 +185,8 @@ def chat(
                 talk.ask(message)
             else:
                 converse(talk)
-    except (httpx.ConnectError, httpx.ConnectTimeout):
-        console.print(f"No server answers at {url}; start one with: adasd serve", soft_wrap=True)
-        return 1
     except httpx.HTTPError as error:
-        console.print(f"The connection to {url} broke: {error or type(error).__name__}", soft_wrap=True)
+        console.print(lost(url, error), soft_wrap=True, highlight=False)
         return 1
     except ServerRefusal as error:
         console.print(f"{error}", soft_wrap=True, highlight=False)
@@ -169,16 +197,22 @@ def chat(
 
 
 def converse(talk: Conversation) -> None:
-    """Read messages until the end of input."""
+    """Read messages until the end of input or ``/quit``; a refusal or a lost server ends only the one answer."""
     talk.console.print(
-        f"Talking to {talk.model}. /mode off|exact|adaptive, /new begins again, Ctrl-D leaves."
+        f"Talking to {talk.model}. /help lists what can be typed, /quit leaves.", highlight=False
     )
     talk.console.print(legend())
+    edit_lines()
     while True:
         try:
-            message = talk.console.input("[bold]> [/bold]").strip()
+            message = read_message().strip()
         except EOFError:
             talk.console.print()
+            return
+        except KeyboardInterrupt:  # as in a shell: the line is dropped
+            talk.console.print()
+            continue
+        if message in ("/quit", "/exit"):
             return
         if message.startswith("/"):
             command(talk, message)
@@ -186,9 +220,32 @@ def converse(talk: Conversation) -> None:
             try:
                 talk.ask(message)
             except ServerRefusal as error:  # the next message may succeed
-                talk.console.print(f"{error}", highlight=False)
+                talk.say(f"{error}")
+            except httpx.HTTPError as error:
+                talk.say(
+                    lost(str(talk.client.base_url), error) + " The message was forgotten; send it again."
+                )
             except KeyboardInterrupt:
-                talk.console.print("(cut)")
+                talk.say("(cut)")
+
+
+def edit_lines() -> None:
+    """Give the prompt a history and let it take pasted lines as one message, where this Python has readline."""
+    with suppress(ImportError):
+        import readline
+
+        readline.parse_and_bind("set enable-bracketed-paste on")
+
+
+def read_message() -> str:
+    """One line, the lines that were pasted together, or everything between triple quotes. EOFError at the end."""
+    message = input("> ")
+    if not message.lstrip().startswith(QUOTES):
+        return message
+    message = message.lstrip().removeprefix(QUOTES)
+    while not message.rstrip().endswith(QUOTES):
+        message += "\n" + input(". ")
+    return message.rstrip().removesuffix(QUOTES)
 
 
 def command(talk: Conversation, line: str) -> None:
@@ -197,8 +254,19 @@ def command(talk: Conversation, line: str) -> None:
         talk.messages.clear()
     elif word == "/mode" and rest in list(Mode):
         talk.mode = Mode(rest)
+    elif word == "/help":
+        talk.console.print(HELP, highlight=False, markup=False)
     else:
-        talk.console.print("Known: /mode off|exact|adaptive, /new")
+        talk.console.print(
+            "Known: /help, /mode off|exact|adaptive, /new, /quit", highlight=False, markup=False
+        )
+
+
+def lost(url: str, error: httpx.HTTPError) -> str:
+    """What became of the server, in a sentence."""
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return f"No server answers at {url}; start one with: adasd serve"
+    return f"The connection to {url} broke: {error or type(error).__name__}."
 
 
 def legend() -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -16,12 +17,17 @@ from cluster.topology import Node, missing
 from services.config import ServeConfig
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = parser_of("check", "Validate a configuration without serving it.")
+    where = "check the places on this Ray cluster instead of this machine"
+    made.add_argument("--address", metavar="HOST:PORT", help=where)
+    return made
+
+
 def main(argv: Sequence[str]) -> int:
     """Entry point; returns 0 if it can be served, 1 if not, 2 if the settings cannot be read."""
-    parser = parser_of("check", "Validate a configuration without serving it.")
-    where = "check the places on this Ray cluster instead of this machine"
-    parser.add_argument("--address", metavar="HOST:PORT", help=where)
-    arguments = parse(parser, argv)
+    arguments = parse(parser(), argv)
     try:
         return check(read_config(arguments), Console(), arguments.address)
     except ConfigError as error:

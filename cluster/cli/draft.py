@@ -26,7 +26,7 @@ STOPPED = 3
 
 def main(argv: Sequence[str]) -> int:
     """Entry point; the exit status."""
-    arguments = parse(argv)
+    arguments = parser().parse_args(argv)
     from adasd.distill.run import Options, distil, stop_signal
     from adasd.distill.student import Shape
 
@@ -77,12 +77,12 @@ def show(events: Iterable[Event], console: Console) -> bool:
     return finished
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options, or leave with status 2 and a sentence."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
         prog="adasd draft", description="Drafts for speculative decoding.", allow_abbrev=False
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = commands.add_parser(
         "train",
         help="make a small draft for a target",
@@ -110,4 +110,4 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     train.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto [auto]")
     train.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads [1]")
     train.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other prompts [0]")
-    return parser.parse_args(argv)
+    return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str], stdin: TextIO | None = None) -> int:
     try:
         if action in extra:
             return load(action, extra)(argv[1:])
-        arguments = parse(argv, extra)
+        arguments = parser().parse_args(argv)
         if arguments.action == "render":
             return write(arguments.topology, arguments.cluster, arguments.out, arguments.base)
         return check(stdin or sys.stdin, arguments.existing)
@@ -40,9 +40,10 @@ def main(argv: Sequence[str], stdin: TextIO | None = None) -> int:
         return 2
 
 
-def parse(argv: Sequence[str], extra: Mapping[str, str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="adasd k8s", allow_abbrev=False)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(prog="adasd k8s", allow_abbrev=False)
+    actions = made.add_subparsers(dest="action", required=True, metavar="ACTION")
     render_ = actions.add_parser(
         "render", help="turn a topology into a Kustomize overlay", allow_abbrev=False
     )
@@ -50,7 +51,10 @@ def parse(argv: Sequence[str], extra: Mapping[str, str]) -> argparse.Namespace:
         "--topology", type=Path, required=True, metavar="FILE", help="what adasd serve --config reads"
     )
     render_.add_argument(
-        "--cluster", type=Path, metavar="FILE", help="images, volumes and machines of the Kubernetes cluster"
+        "--cluster",
+        type=Path,
+        metavar="FILE",
+        help="images, sizes of pods, volumes and ways in of the Kubernetes cluster",
     )
     render_.add_argument("--out", type=Path, metavar="DIR", help="the overlay's folder [the topology's]")
     render_.add_argument(
@@ -66,13 +70,18 @@ def parse(argv: Sequence[str], extra: Mapping[str, str]) -> argparse.Namespace:
         metavar="KIND/NAME",
         help="what the cluster has already, for example secret/adasd-api-keys; may be repeated",
     )
-    for name, module in extra.items():
+    for name, module in added(GROUP).items():
         actions.add_parser(name, help=summary(module))
-    return parser.parse_args(argv)
+    return made
 
 
 def write(topology: Path, cluster: Path | None, out: Path | None, base: Path) -> int:
     """Render into a folder and print what else the cluster needs."""
+    if cluster is None:
+        raise ConfigError(
+            "the sizes and images of the pods are missing; name their file with --cluster FILE "
+            "(an empty one is enough for the demo pair; docs/kubernetes.md lists what it may hold)"
+        )
     folder = out or topology.parent
     if base.is_relative_to(PACKAGED):  # the overlay must work without this installation
         base = shutil.copytree(base, folder / "base", dirs_exist_ok=True)

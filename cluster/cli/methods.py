@@ -21,10 +21,14 @@ from adasd.methods.registry import (
 from adasd.requests import Mode
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options: none but ``--help``."""
+    return argparse.ArgumentParser(prog="adasd methods", description=__doc__)
+
+
 def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="adasd methods", description=__doc__)
-    parser.parse_args(argv)
+    parser().parse_args(argv)
     defaults, console = SpeculationConfig(), Console()
     drafting = defaults.drafting or DEFAULT_DRAFTING[Mode.EXACT]
     console.print(table("drafting: when the draft stops", drafting_methods(), drafting))

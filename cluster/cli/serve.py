@@ -6,6 +6,7 @@ is invalid. Its own Ray cluster ends with the command; with ``--address``, only 
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -16,15 +17,20 @@ from cluster.cli._settings import parse, parser_of, read_config
 from cluster.runtime.lifecycle import ServeOptions, serve
 
 
-def main(argv: Sequence[str]) -> int:
-    """Entry point; returns the exit status."""
-    parser = parser_of("serve", "Serve a target with its drafts until told to stop.")
-    add = parser.add_argument
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = parser_of("serve", "Serve a target with its drafts until told to stop.")
+    add = made.add_argument_group("the command").add_argument
     add("--address", metavar="HOST:PORT", help="join this Ray cluster (auto finds a local one)")
     add("--dashboard", action="store_true", help="start Ray's dashboard too")
-    add("--start-timeout-s", type=float, default=600.0, metavar="S", help="seconds until ready [600]")
+    add("--start-timeout-s", type=float, default=600.0, metavar="SECONDS", help="seconds until ready [600]")
     add("--restart", action="store_true", help="start again when Ray or the application goes down by itself")
-    arguments = parse(parser, argv)
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point; returns the exit status."""
+    arguments = parse(parser(), argv)
     try:
         config = read_config(arguments)
     except ConfigError as error:

@@ -25,6 +25,7 @@ from cluster.runtime.preflight import absent_folders, problems
 from cluster.runtime.ray_cluster import RayLost, StartFailed, lost_helpers, nodes, ray_cluster
 from cluster.runtime.steps import Steps
 from cluster.runtime.supervisor import LOST, in_child, supervise
+from cluster.runtime.welcome import url, welcome
 from services.config import ServeConfig
 
 APP_NAME = "adasd"
@@ -276,26 +277,6 @@ def probe(config: ServeConfig) -> tuple[bool, str]:
 
 
 # --------------------------------------------------------------------------- while serving
-
-
-def welcome(config: ServeConfig) -> str:
-    """Instructions for the first requests, ready to paste."""
-    body = f'{{"model": "{config.model_name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
-    grpc = f", gRPC on {config.host}:{config.grpc_port}" if config.grpc_port else ""
-    flag = "" if config.port == 8000 else f" --url {url(config)}"
-    key = " -H 'Authorization: Bearer '$ADASD_API_KEY" if config.api_keys else ""
-    return (
-        f"\nServing {config.model_name} on {url(config)}{grpc}. Ctrl-C stops it.\n"
-        f"  curl {url(config)}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
-        f"    -d '{body}'\n"
-        f"  adasd chat{flag}\n"
-    )
-
-
-def url(config: ServeConfig) -> str:
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host
-    scheme = "https" if config.tls.is_on else "http"
-    return f"{scheme}://[{host}]:{config.port}" if ":" in host else f"{scheme}://{host}:{config.port}"
 
 
 def watch(

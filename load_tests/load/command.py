@@ -38,7 +38,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str], console: Console | None = None) -> int:
     """Returns 0: passed; 1: a check failed, or the server died; 2: the command is invalid; 130: interrupted."""
-    arguments = parse(argv)
+    arguments = parser().parse_args(argv)
     console = console or record.console()
     try:
         if arguments.compare:
@@ -195,13 +195,14 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
         prog="adasd bench",
         description="Load tests by name. Without --url they start a demo server of their own.",
         allow_abbrev=False,
     )
-    add = parser.add_argument
+    add = made.add_argument
     number, whole = positive(float), positive(int)
     add("scenario", nargs="?", metavar="SCENARIO", help=", ".join(SCENARIOS))
     add("--list", action="store_true", help="list the scenarios and what they do")
@@ -232,4 +233,4 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of arrivals and choices [0]")
     add("--json", type=Path, metavar="FILE", help=f"write the result here [{RESULTS}/SCENARIO-TIME.json]")
     add("--html", type=Path, metavar="FILE", help="write the page with plots here [beside the JSON file]")
-    return parser.parse_args(argv)
+    return made

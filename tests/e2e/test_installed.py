@@ -83,7 +83,10 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel: Path):
     assert names >= {
         "adasd/engine/forward/native/llama.c",
         "adasd/py.typed",
-        "services/gateway/http/playground.html",
+        *(
+            f"services/gateway/playground/{name}"
+            for name in ("index.html", "main.js", "style.css", "icon.svg")
+        ),
         "cluster/packaged/k8s/base/ray-service.yaml",
         *(f"cluster/packaged/models/demo/{role}/model.safetensors" for role in ("target", "draft")),
     }
@@ -110,8 +113,11 @@ def test_the_demo_pair_can_be_checked_and_compared(run):
 
 
 def test_a_rendered_overlay_brings_its_base_along(run, tmp_path: Path):
-    (tmp_path / "topology.yaml").write_text("")
-    done = run("k8s", "render", "--topology", "topology.yaml", "--out", "overlay")
+    for name in ("topology.yaml", "cluster.yaml"):
+        (tmp_path / name).write_text("")
+    done = run(
+        "k8s", "render", "--topology", "topology.yaml", "--cluster", "cluster.yaml", "--out", "overlay"
+    )
     assert done.returncode == 0, done.stderr
     assert [d for d in build(tmp_path / "overlay") if d["kind"] == "RayService"]
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -114,6 +119,104 @@ def test_a_server_that_is_down_gets_one_sentence(error):
 
     code, out = run(down, "Hello?")
     assert (code, out.strip()) == (1, "No server answers at http://server; start one with: adasd serve")
+
+
+class Flaky(Server):
+    """Breaks off the first answer in the middle, then is itself again."""
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        response = super().__call__(request)
+        if len(self.bodies) == 1 and request.url.path != "/v1/models":
+            return httpx.Response(200, text=f"data: {json.dumps(delta('Hal', token('Hal', 'target')))}\n\n")
+        return response
+
+
+def test_a_lost_server_ends_one_answer_and_not_the_conversation(monkeypatch):
+    server = Flaky()
+    code, out = run(server, None, typed="one\ntwo\n/quit\nthree\n", monkeypatch=monkeypatch)
+    assert code == 0
+    assert "The connection to http://server broke: the stream ended before the answer did." in out
+    assert "The message was forgotten; send it again." in out
+    assert [body["messages"][0]["content"] for body in server.bodies] == ["one", "two"]
+    assert run(Flaky(), "Hello?")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("finish", "words"),
+    [
+        ("length", "Cut after 4 tokens: --max-tokens allows no more"),
+        ("timeout", "time for one answer is over"),
+    ],
+)
+def test_a_cut_answer_says_so(finish, words):
+    last = delta("", token("", "target"))
+    last["choices"][0]["finish_reason"] = finish
+    assert words in run(Server(text=sse(delta("Hi", token("Hi", "exact")), last, LAST)), "Hello?")[1]
+    last["choices"][0]["finish_reason"] = "stop"
+    assert "Cut" not in run(Server(text=sse(delta("Hi", token("Hi", "exact")), last, LAST)), "Hello?")[1]
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "words"),
+    [
+        (
+            400,
+            {"error": {"message": "too long by 3", "code": "context_too_long"}},
+            "The context is full: too long by 3",
+        ),
+        (
+            400,
+            {"error": {"message": "temperature is 9", "code": "invalid"}},
+            "The server refused (400): temperature is 9",
+        ),
+        (502, "<h1>Bad Gateway</h1>", "A proxy in front of the server answers for it (502 Bad Gateway)"),
+    ],
+)
+def test_failures_look_like_what_they_are(status, text, words):
+    body = text if isinstance(text, str) else json.dumps(text)
+    assert words in run(Server(status, body), "Hello?")[1]
+
+
+def test_help_lists_the_commands(monkeypatch):
+    _, out = run(Server(), None, typed="/help\n/hlep\n", monkeypatch=monkeypatch)
+    assert "/mode off|exact|adaptive   how" in out
+    assert "Known: /help" in out
+
+
+def test_lines_between_quotes_are_one_message(monkeypatch):
+    server = Server()
+    run(server, None, typed='"""one\ntwo\n\nthree"""\n', monkeypatch=monkeypatch)
+    assert server.bodies[0]["messages"][0]["content"] == "one\ntwo\n\nthree"
+
+
+def test_pasted_lines_are_one_message_in_a_terminal(tmp_path):
+    """A real terminal, which marks what is pasted."""
+    script = (
+        "import json, sys\n"
+        "from cluster.cli.chat import edit_lines, read_message\n"
+        "edit_lines()\n"
+        "json.dump([read_message(), read_message()], open(sys.argv[1], 'w'))\n"
+    )
+    got = tmp_path / "got.json"
+    environment = os.environ | {"TERM": "xterm", "PYTHONPATH": os.getcwd()}
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(got)], env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    try:
+        shown = b""
+        while b"> " not in shown:
+            shown += os.read(ours, 1024)
+        os.write(ours, b"\x1b[200~one\ntwo\x1b[201~\rthree\r")
+        with suppress(OSError):  # the terminal ends with its program
+            while os.read(ours, 1024):
+                pass
+        assert child.wait(20) == 0
+    finally:
+        child.kill()
+        os.close(ours)
+    assert json.loads(got.read_text()) == ["one\ntwo", "three"]
 
 
 def test_something_that_is_no_such_server_gets_one_sentence():

@@ -48,13 +48,43 @@ def test_a_slip_leaves_with_status_2_and_the_nearest_option(argv, sentence, caps
     assert sentence in capsys.readouterr().err
 
 
-def test_the_help_lists_every_setting_with_its_default(capsys):
+def shown(flag: str, capsys) -> str:
     with pytest.raises(SystemExit) as left:
-        cli.main(["serve", "--help"])
+        cli.main(["serve", flag])
     assert left.value.code == 0
-    text = capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def test_the_whole_help_lists_every_setting_with_its_default(capsys):
+    text = shown("--help-all", capsys)
     assert all(option.flag in text for option in settings.options().values())
     assert "HTTP port [8000]" in " ".join(text.split())
+    assert "more options" not in text
+
+
+def test_the_short_help_fits_two_screens_and_names_the_long_one(capsys):
+    text = shown("--help", capsys)
+    options = [line for line in text.splitlines() if line.startswith("  -")]
+    assert len(options) < 35
+    assert [line for line in options if "--worker-tls" in line or "--prefill-chunk" in line] == []
+    assert text.rstrip().endswith("more options: adasd serve --help-all")
+    assert {title for title in ("target tier:", "draft tier:", "speculation:", "service:") if title in text}
+
+
+def test_a_placeholder_says_what_to_write(capsys):
+    text = " ".join(shown("--help-all", capsys).split())
+    for written in (
+        "--request-timeout-s SECONDS",
+        "--port PORT",
+        "--target PATH_OR_ID",
+        "--draft-resources NAME=VALUE,...",
+        "--speculation-bypass [true|false]",
+        "--target-num-slots N",
+        "--target-dtype auto|",
+        "--tls-key FILE",
+        "--draft-cache-bytes BYTES",
+    ):
+        assert written in text
 
 
 def test_old_flags_still_set_their_option():

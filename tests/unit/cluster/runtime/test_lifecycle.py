@@ -25,14 +25,13 @@ from cluster.runtime.lifecycle import (
     StartFailed,
     check_ports,
     stop_on_signals,
-    url,
     wait_until_ready,
     watch,
-    welcome,
 )
 from cluster.runtime.ray_cluster import RayLost
 from cluster.runtime.steps import Steps
 from cluster.runtime.supervisor import LOST, supervise
+from cluster.runtime.welcome import url
 from services.config import DoorTlsConfig, ServeConfig, TierConfig
 
 CONFIG = ServeConfig(target=TierConfig(EngineConfig("big")), draft=TierConfig(EngineConfig("small")))
@@ -207,18 +206,10 @@ def test_signals_stop_the_command_and_work_as_before_afterwards(number):
     assert signal.getsignal(number) is before
 
 
-def test_the_welcome_is_ready_to_paste():
-    text = welcome(CONFIG)
-    assert "http://127.0.0.1:8000/v1/chat/completions" in text
-    assert '"model": "adasd-demo"' in text
-    assert url(ServeConfig(target=CONFIG.target, draft=None, host="0.0.0.0", port=1)) == "http://127.0.0.1:1"
-    assert url(ServeConfig(target=CONFIG.target, draft=None, host="::1", port=1)) == "http://[::1]:1"
-
-
 def test_with_a_certificate_http_is_https(tmp_path):
     config = replace(CONFIG, tls=DoorTlsConfig("door.crt", str(tmp_path / "door.key")))
     options = lifecycle.http_options(config)
     assert options["ssl_certfile"] == str(Path("door.crt").absolute())
     assert options["ssl_keyfile"] == str(tmp_path / "door.key")
-    assert lifecycle.url(config).startswith("https://")
+    assert url(config).startswith("https://")
     assert "ssl_certfile" not in lifecycle.http_options(CONFIG)
