@@ -1,8 +1,10 @@
-# Two images from one file, with the versions of constraints.txt:
-#   docker build --target cpu  -t adasd-serve:0.1.0 .
-#   docker build --target cuda -t adasd-serve-cuda:0.1.0 .
-# `make image-check` runs the steps of the cpu stage in a bare virtual environment.
+# One service on one of two torches, with the versions of constraints.txt:
+#   docker build -t adasd-serve:0.1.0 .                               # for CPUs
+#   docker build --build-arg TORCH=cuda -t adasd-serve-cuda:0.1.0 .   # for NVIDIA GPUs; the driver comes from the node
+#   docker run --rm -p 8000:8000 -p 9000:9000 --shm-size 1g adasd-serve:0.1.0
+# `make image-check` runs the steps for CPUs in a bare virtual environment.
 ARG PYTHON=python:3.11.14-slim-bookworm
+ARG TORCH=cpu
 
 # The operating system's share: what KubeRay's own probes call, a compiler for the kernels, a user without rights.
 FROM ${PYTHON} AS system
@@ -14,25 +16,15 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 
-FROM packages AS cpu
+FROM packages AS torch-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --constraint constraints.txt --index-url ${TORCH_INDEX} torch
-COPY adasd adasd
-COPY services services
-COPY protos protos
-COPY cluster cluster
-COPY k8s/base k8s/base
-COPY models/demo models/demo
-COPY models/smollm2-draft models/smollm2-draft
-RUN pip install --constraint constraints.txt --editable .
-USER 1000:1000
-EXPOSE 8000 9000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=6 CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
-CMD ["adasd", "serve", "--host", "0.0.0.0"]
 
-# torch from PyPI brings the CUDA libraries that it was built with; the driver comes from the node.
-FROM packages AS cuda
+# torch from PyPI brings the CUDA libraries that it was built with.
+FROM packages AS torch-cuda
 RUN pip install --constraint constraints.txt torch
+
+FROM torch-${TORCH} AS service
 COPY adasd adasd
 COPY services services
 COPY protos protos
@@ -40,7 +32,7 @@ COPY cluster cluster
 COPY k8s/base k8s/base
 COPY models/demo models/demo
 COPY models/smollm2-draft models/smollm2-draft
-RUN pip install --constraint constraints.txt --editable .
+RUN pip install --constraint constraints.txt --editable .[traces]
 USER 1000:1000
 EXPOSE 8000 9000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=6 CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=4)"]

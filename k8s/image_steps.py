@@ -1,4 +1,4 @@
-"""Runs the Dockerfile's steps without a container runtime: ``python k8s/image_steps.py [STAGE] [--port N]``.
+"""Runs the Dockerfile's steps without a container runtime: ``python k8s/image_steps.py [cpu|cuda] [--port N]``.
 
 Copies what ``.dockerignore`` lets through, runs the RUN steps of the packages' stages with a bare virtual
 environment first in PATH, starts CMD and waits until HEALTHCHECK passes. Stages named in SYSTEM need root and
@@ -21,12 +21,14 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEM = ("system",)
+LAST = "service"
+TORCHES = ("cpu", "cuda")
 HEALTHY_WITHIN_S = 300.0
 FOR_SMALL_IMAGES = ("PIP_NO_CACHE_DIR",)
 """Variables that only change the size of a layer; without them, pip uses its cache here."""
@@ -53,17 +55,21 @@ class ImageStage:
     steps: list[ImageStep] = field(default_factory=list)
 
 
-def read(dockerfile: str) -> dict[str, ImageStage]:
-    """Stages by name. Instructions before the first FROM only set defaults and are skipped."""
+def read(dockerfile: str, arguments: Mapping[str, str]) -> dict[str, ImageStage]:
+    """Stages by name. ``arguments`` replace the defaults that stand before the first FROM."""
     stages: dict[str, ImageStage] = {}
+    values = dict(arguments)
     current: ImageStage | None = None
     lines = (line for line in dockerfile.replace("\\\n", " ").splitlines() if line.strip())
     for line in (line for line in lines if not line.lstrip().startswith("#")):
         word, _, text = line.strip().partition(" ")
         if word == "FROM":
-            parent, _, name = re.split(r"\s+", text)
+            parent, _, name = re.split(r"\s+", re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], text))
             current = stages[name] = ImageStage(name, parent)
-        elif current is not None:
+        elif current is None:
+            argument, _, default = text.partition("=")
+            values.setdefault(argument, default)
+        else:
             current.steps.append(ImageStep(word, text.strip()))
     return stages
 
@@ -196,7 +202,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", nargs="?", default="cpu")
+    parser.add_argument("torch", nargs="?", default=TORCHES[0], choices=TORCHES)
     parser.add_argument("--port", type=int, default=18765, help="where CMD listens during the check")
     arguments = parser.parse_args()
     began_s = time.monotonic()
@@ -213,14 +219,14 @@ def main() -> int:
         path = f"{place / 'venv' / 'bin'}:/usr/local/bin:/usr/bin:/bin"
         build = Build(place / "context", place / "image", {**inherited, "PATH": path})
         try:
-            for stage in lineage(read((ROOT / "Dockerfile").read_text()), arguments.stage):
+            for stage in lineage(read((ROOT / "Dockerfile").read_text(), {"TORCH": arguments.torch}), LAST):
                 print(f"stage {stage.name}", flush=True)
                 build.run(stage)
             wait_until_healthy(build, arguments.port)
         except StepFailed as error:
             print(f"image-check: {error}", file=sys.stderr)
             return 1
-    print(f"The steps of stage {arguments.stage} work ({time.monotonic() - began_s:.0f} s).")
+    print(f"The steps for {arguments.torch} work ({time.monotonic() - began_s:.0f} s).")
     return 0
 
 

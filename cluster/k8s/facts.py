@@ -1,9 +1,9 @@
-"""What a topology does not say: the machines, images and volumes of a Kubernetes cluster (``--cluster FILE``)."""
+"""What a topology does not say: the machines, images, volumes and ways in of a Kubernetes cluster (``--cluster FILE``)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,13 +17,33 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Name = Annotated[str, Field(min_length=1)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Toleration(_Strict):
+    """As in a pod's ``tolerations``."""
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] | None = None
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    tolerationSeconds: int | None = None  # with NoExecute: how long the pod stays
+
+    @model_validator(mode="after")
+    def _only_with_no_execute(self) -> Toleration:
+        if self.tolerationSeconds is not None and self.effect != "NoExecute":
+            raise ValueError("tolerationSeconds needs effect: NoExecute")
+        return self
+
+
 class Pods(_Strict):
     """The pods of one group; unset values follow from the topology."""
 
     cpu: Quantity | None = None  # request
-    memory: Quantity = "4Gi"  # request and limit
+    memory: Quantity | None = None  # request and limit; pods with GPUs need one
     node_selector: dict[str, str] = {}
-    tolerations: list[dict[str, str]] = []
+    tolerations: list[Toleration] = []
     shared_memory: Quantity | None = None  # of /dev/shm; None: KubeRay's default
 
 
@@ -40,6 +60,22 @@ class Models(_Strict):
         if (self.claim is None) == (self.store is None):
             raise ValueError("give either claim or store")
         return self
+
+
+class FromSecret(_Strict):
+    """The value of a variable, from a Secret of the namespace."""
+
+    secret: Name
+    key: Name
+
+
+class Ingress(_Strict):
+    """The way in for HTTP: an Ingress before the service."""
+
+    host: Name
+    class_name: Name | None = None  # None: the cluster's default
+    tls_secret: Name | None = None  # tls.crt and tls.key for the host; None: no TLS
+    annotations: dict[str, str] = {}  # the controller's own, such as time limits
 
 
 class Gateways(_Strict):
@@ -69,6 +105,9 @@ class Facts(_Strict):
     gateways: Gateways = Gateways()  # type: ignore[call-arg]
     models: Models | None = None
     pods: dict[str, Pods] = {}  # group -> its pods
+    env: dict[Variable, str | FromSecret] = {}  # of Ray's container in every pod
+    image_pull_secrets: list[Name] = []
+    ingress: Ingress | None = None
     gpu_resource: str = "nvidia.com/gpu"
     api_keys_secret: str = "adasd-api-keys"
     worker_tls_secret: str = "adasd-worker-tls"  # tls.crt, tls.key, ca.crt, as created by cert-manager

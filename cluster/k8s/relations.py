@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from adasd.errors import AdasdError
 from cluster.k8s.manifests import Document, Manifests, PodTemplate
@@ -26,6 +27,7 @@ SECRET_ARGUMENT = re.compile(rf"(-*[\w-]*(?:{'|'.join(SECRET_WORDS)})[\w-]*)=\S"
 """An option or a variable with its value in a command line."""
 OTHERWISE_IN_PODS = ("RAY_SERVE_LOG_TO_STDERR",)  # kubectl logs shows stderr
 HOOK_FLAG = "--deadline-s"
+OTEL_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 Rule = Callable[[Manifests], Iterator[str]]
 
@@ -285,8 +287,34 @@ def _is_mounted(pod: PodTemplate, path: str) -> bool:
     return any(mount["mountPath"] in parents for mount in pod.ray.get("volumeMounts", []))
 
 
+def traces(m: Manifests) -> Iterator[str]:
+    """Network policy lets the pods that export traces reach the collector's port."""
+    endpoint = (m.application.get("args", {}).get("traces") or {}).get("endpoint")
+    for pod in m.pods():
+        named = {v["name"]: v.get("value") for v in pod.ray.get("env", []) if v["name"] in OTEL_ENDPOINTS}
+        url = endpoint or next((value for name in OTEL_ENDPOINTS if (value := named.get(name))), None)
+        if url is None or pod.group == "head":
+            continue
+        address = urlsplit(url)
+        port = address.port or (443 if address.scheme == "https" else 80)
+        if not _reaches(m, pod, port):
+            yield f"{pod.group} sends traces to {url}, but no network policy lets it reach port {port}"
+
+
+def _reaches(m: Manifests, pod: PodTemplate, number: int) -> bool:
+    """Whether a pod may connect to this port outside of its own group of pods."""
+    fences = [
+        policy["spec"]
+        for policy in m.of_kind("NetworkPolicy")
+        if "Egress" in policy["spec"].get("policyTypes", [])
+        and pod.group in {p.group for p in _selected_by(m, policy)}
+    ]
+    rules = [rule for spec in fences for rule in spec.get("egress", [])]
+    return not fences or any(port.get("port") == number for rule in rules for port in rule.get("ports", []))
+
+
 def references(m: Manifests, existing: frozenset[str]) -> Iterator[str]:
-    """Everything that pods refer to exists."""
+    """Everything that pods and the way in refer to exists."""
     wanted: set[tuple[str, str]] = set()
     for pod in m.pods():
         if account := pod.spec.get("serviceAccountName"):
@@ -298,10 +326,18 @@ def references(m: Manifests, existing: frozenset[str]) -> Iterator[str]:
                 wanted.add(("configmap", volume["configMap"]["name"]))
             if "persistentVolumeClaim" in volume:
                 wanted.add(("persistentvolumeclaim", volume["persistentVolumeClaim"]["claimName"]))
+        wanted |= {("secret", entry["name"]) for entry in pod.spec.get("imagePullSecrets", [])}
         for container in pod.containers:
+            for variable in container.get("env", []):
+                if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
+                    wanted.add(("secret", reference["name"]))
             for source in container.get("envFrom", []):
                 if "secretRef" in source:
                     wanted.add(("secret", source["secretRef"]["name"]))
+    for ingress in m.of_kind("Ingress"):
+        wanted |= {("secret", entry["secretName"]) for entry in ingress["spec"].get("tls", [])}
+        for rule in ingress["spec"].get("rules", []):
+            wanted |= {("service", path["backend"]["service"]["name"]) for path in rule["http"]["paths"]}
     for kind, name in sorted(wanted):
         if f"{kind}/{name}" not in existing and not m.has(kind, name):
             yield f"{kind}/{name} is referred to but not there; create it, or say --existing {kind}/{name}"
@@ -318,6 +354,7 @@ RULES: tuple[Rule, ...] = (
     hardening,
     environment,
     files,
+    traces,
 )
 
 

@@ -14,12 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from adasd.errors import ConfigError
 from cluster.data import BASE
-from cluster.k8s.facts import Facts
+from cluster.k8s.facts import Facts, FromSecret, Ingress
 from cluster.k8s.groups import GATEWAY, POOL, PodGroup, groups_of
 from cluster.topology import METRICS_CPUS, ORCHESTRATOR_CPUS
 from services import settings
@@ -30,6 +31,11 @@ MODELS_FOLDER = "/models"
 TLS_FOLDER = "/etc/adasd/tls"
 TLS_FILES = {"certificate": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
 RCLONE_IMAGE = "rclone/rclone:1.71.2"
+DEFAULT_PORTS = {"http": 80, "https": 443}
+PICKER_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
+"""Labels by which an endpoint picker recognises pods that answer requests."""
+OPEN_PORTS = (443, 6443)
+"""Ports that the base's network policy lets every pod reach anywhere."""
 IN_PODS = {"host": "0.0.0.0", "port": 8000, "grpc_port": 9000}
 """Settings whose values are fixed by the pods, services and policies of the base."""
 HEADER = (
@@ -72,7 +78,7 @@ def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overla
     """The overlay for the folder ``out``. ConfigError with one sentence per problem."""
     args = _read(topology)
     # Keys and certificates are files in the pods; here it only matters whether they are named.
-    config = settings.load(dict(_flat_without_files(args)), {}, demo=Path("/app/models/demo"))
+    config = settings.load(dict(_flat_without_files(args)), _otel(facts), demo=Path("/app/models/demo"))
     if config.tls.is_on:
         raise ConfigError(
             "tls: on Kubernetes TLS for clients ends at the ingress; leave it out of the topology"
@@ -83,15 +89,21 @@ def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overla
     mold = yaml.safe_load((base / "ray-service.yaml").read_text(encoding="utf-8"))
     groups = groups_of(config, facts)
     parts = Parts(config, args, facts, Times(math.ceil(config.request_timeout_s)), mold)
-    budgets = [_budget(group) for group in groups if group.name != GATEWAY and group.max_pods > 1]
-    files = {
-        "kustomization.yaml": HEADER
-        + _yaml(_kustomization(facts, os.path.relpath(base, out), bool(budgets))),
-        "ray-service.patch.yaml": HEADER + _yaml(list(parts.patch(groups))),
+    further = {
+        "disruption-budgets.yaml": [
+            _budget(group) for group in groups if group.name != GATEWAY and group.max_pods > 1
+        ],
+        "ingress.yaml": [_ingress(facts.ingress)] if facts.ingress else [],
+        "traces-policy.yaml": list(_traces_policy(config.traces.endpoint)),
     }
-    if budgets:
-        files["disruption-budgets.yaml"] = HEADER + "---\n".join(map(_yaml, budgets))
-    return Overlay(files, tuple(parts.needs()))
+    resources = {name: HEADER + "---\n".join(map(_yaml, made)) for name, made in further.items() if made}
+    kustomization = _kustomization(facts, [os.path.relpath(base, out), *resources])
+    files = {
+        "kustomization.yaml": HEADER + _yaml(kustomization),
+        "ray-service.patch.yaml": HEADER + _yaml(list(parts.patch(groups))),
+        **resources,
+    }
+    return Overlay(files, tuple(dict.fromkeys(parts.needs())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +172,10 @@ class Parts:
         spec["template"]["metadata"]["labels"]["app.kubernetes.io/component"] = group.name
         for constraint in pod["topologySpreadConstraints"]:
             constraint["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] = group.name
-        if group.name != GATEWAY:  # KubeRay's own probes suit pods that receive no traffic
+        if group.name != GATEWAY:
+            for label in PICKER_LABELS:
+                spec["template"]["metadata"]["labels"].pop(label, None)
+            # KubeRay's own probes suit pods that receive no traffic.
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 pod["containers"][0].pop(probe, None)
             ports = pod["containers"][0]["ports"]
@@ -180,6 +195,10 @@ class Parts:
             yield f"persistentvolumeclaim/{models.claim}"
         if models and models.store:
             yield f"secret/{models.store_secret}"
+        yield from (f"secret/{name}" for name in self.facts.image_pull_secrets)
+        yield from (f"secret/{v.secret}" for v in self.facts.env.values() if isinstance(v, FromSecret))
+        if self.facts.ingress and self.facts.ingress.tls_secret:
+            yield f"secret/{self.facts.ingress.tls_secret}"
 
     # ----------------------------------------------------------------- parts of a pod
 
@@ -188,13 +207,19 @@ class Parts:
         container = pod["containers"][0]
         if group.num_gpus:
             container["image"] += "-cuda"
-        memory = wanted.memory if wanted else ("4Gi" if group.tiers else "2Gi")
+        memory = wanted.memory if wanted else None
+        if memory is None and group.num_gpus:
+            raise ConfigError(
+                f"pods.{group.name}: memory is missing; a pod that loads {', '.join(r for r, _ in group.tiers)} "
+                "needs room for the weights, for example memory: 96Gi"
+            )
+        memory = memory or ("4Gi" if group.tiers else "2Gi")
         cpu = wanted.cpu if wanted and wanted.cpu else str(group.num_cpus)
         limits: dict[str, Any] = {"memory": memory}
         if group.num_gpus:
             limits[self.facts.gpu_resource] = group.num_gpus
         container["resources"] = {"requests": {"cpu": cpu, "memory": memory}, "limits": limits}
-        tolerations = [dict(t) for t in wanted.tolerations] if wanted else []
+        tolerations = [t.model_dump(exclude_none=True) for t in wanted.tolerations] if wanted else []
         if group.num_gpus:
             tolerations.append({"key": self.facts.gpu_resource, "operator": "Exists", "effect": "NoSchedule"})
         if wanted and wanted.node_selector:
@@ -209,6 +234,9 @@ class Parts:
     def _times_and_files(self, pod: dict[str, Any], group: PodGroup | None) -> None:
         """``group`` is None for the head, which runs no replica."""
         container = pod["containers"][0]
+        self._variables(container)
+        if self.facts.image_pull_secrets:
+            pod["imagePullSecrets"] = [{"name": name} for name in self.facts.image_pull_secrets]
         pod["terminationGracePeriodSeconds"] = self.times.grace_s
         container["lifecycle"]["preStop"]["exec"]["command"][-1] = str(self.times.hook_s)
         if "api_keys_file" in self.args:  # Serve may build the application on any node
@@ -217,6 +245,19 @@ class Parts:
             _mount(pod, "worker-tls", {"secret": {"secretName": self.facts.worker_tls_secret}}, TLS_FOLDER)
         if group is not None and self.facts.models is not None:
             self._models(pod, group)
+
+    def _variables(self, container: dict[str, Any]) -> None:
+        fixed = {variable["name"] for variable in container["env"]}
+        for name, value in self.facts.env.items():
+            if name in fixed:
+                raise ConfigError(f"env: {name} is set by the pods themselves; leave it out")
+            source = (
+                {"secretKeyRef": {"name": value.secret, "key": value.key}}
+                if isinstance(value, FromSecret)
+                else None
+            )
+            content = {"valueFrom": source} if source else {"value": value}
+            container["env"].append({"name": name, **content})
 
     def _models(self, pod: dict[str, Any], group: PodGroup) -> None:
         models = self.facts.models
@@ -274,6 +315,15 @@ def _flat_without_files(args: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in flat(args):
         if name != "api_keys_file" and not name.startswith("worker_tls."):
             yield name, value
+
+
+def _otel(facts: Facts) -> dict[str, str]:
+    """Variables of the pods that say where traces go."""
+    return {
+        name: value
+        for name, value in facts.env.items()
+        if name.startswith("OTEL_") and isinstance(value, str)
+    }
 
 
 def _in_pods(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,13 +394,58 @@ def _budget(group: PodGroup) -> dict[str, Any]:
     }
 
 
-def _kustomization(facts: Facts, base: str, has_budgets: bool) -> dict[str, Any]:
+def _ingress(wanted: Ingress) -> dict[str, Any]:
+    backend = {"service": {"name": "adasd", "port": {"name": "http"}}}
+    spec: dict[str, Any] = {} if wanted.class_name is None else {"ingressClassName": wanted.class_name}
+    if wanted.tls_secret:
+        spec["tls"] = [{"hosts": [wanted.host], "secretName": wanted.tls_secret}]
+    paths = [{"path": "/", "pathType": "Prefix", "backend": backend}]
+    metadata: dict[str, Any] = {"name": "adasd"}
+    if wanted.annotations:
+        metadata["annotations"] = wanted.annotations
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": metadata,
+        "spec": {**spec, "rules": [{"host": wanted.host, "http": {"paths": paths}}]},
+    }
+
+
+def _traces_policy(endpoint: str | None) -> Iterator[dict[str, Any]]:
+    """Lets pods reach the collector: its port, in its namespace if the address names one (NAME.NAMESPACE.svc...)."""
+    if endpoint is None:
+        return
+    address = urlsplit(endpoint)
+    port = address.port or DEFAULT_PORTS[address.scheme]
+    if port in OPEN_PORTS:
+        return
+    rule: dict[str, Any] = {"ports": [{"protocol": "TCP", "port": port}]}
+    _, _, rest = (address.hostname or "").partition(".")
+    namespace, _, kind = rest.partition(".")
+    if kind.split(".")[0] == "svc":
+        rule = {
+            "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}],
+            **rule,
+        }
+    yield {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "adasd-traces"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app.kubernetes.io/name": "adasd"}},
+            "policyTypes": ["Egress"],
+            "egress": [rule],
+        },
+    }
+
+
+def _kustomization(facts: Facts, resources: list[str]) -> dict[str, Any]:
     images = [("adasd-serve", facts.images.cpu), ("adasd-serve-cuda", facts.images.cuda)]
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": "adasd",
-        "resources": [base, *(["disruption-budgets.yaml"] if has_budgets else [])],
+        "resources": resources,
         "patches": [
             {"path": "ray-service.patch.yaml", "target": {"kind": "RayService", "name": "adasd"}},
         ],

@@ -311,13 +311,17 @@ def _panel(number: int, panel: Panel, source: dict[str, str]) -> dict[str, Any]:
     }
 
 
+LABELS = {"app.kubernetes.io/name": "adasd", "release": "kube-prometheus-stack"}
+"""The second one is what that chart's Prometheus selects under its usual name of release."""
+
+
 def prometheus_rule() -> str:
     """rules.yaml as the Prometheus operator's resource."""
     rules = yaml.safe_load((FOLDER / "rules.yaml").read_text())
     kind = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
-        "metadata": {"name": "adasd", "labels": {"app.kubernetes.io/name": "adasd"}},
+        "metadata": {"name": "adasd", "labels": LABELS},
         "spec": rules,
     }
     return "# Written from rules.yaml by dashboards.py.\n" + yaml.safe_dump(kind, sort_keys=False, width=200)

@@ -18,14 +18,31 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 IGNORE = [p for p in (ROOT / ".dockerignore").read_text().split("\n") if p and not p.startswith("#")]
 
 
-def steps(stage):
-    stages = image_steps.lineage(image_steps.read(DOCKERFILE), stage)
+def steps(torch):
+    stages = image_steps.lineage(image_steps.read(DOCKERFILE, {"TORCH": torch}), image_steps.LAST)
     return [(step.word, step.text) for stage in stages for step in stage.steps]
 
 
-@pytest.fixture(params=["cpu", "cuda"])
+@pytest.fixture(params=image_steps.TORCHES)
 def stage(request):
     return request.param
+
+
+def test_the_service_is_built_for_cpus_unless_told_otherwise_and_is_the_last_stage():
+    stages = image_steps.read(DOCKERFILE, {})
+    assert list(stages)[-1] == image_steps.LAST
+    assert stages[image_steps.LAST].parent == "torch-cpu"
+
+
+def test_no_step_stands_twice():
+    written = [
+        line for line in DOCKERFILE.splitlines() if line.split(" ")[0] in ("COPY", "CMD", "USER", "EXPOSE")
+    ]
+    assert len(set(written)) == len(written)
+
+
+def test_the_exporter_of_traces_is_in_the_image(stage):
+    assert any(text.endswith("--editable .[traces]") for word, text in steps(stage) if word == "RUN")
 
 
 def test_the_last_user_has_no_rights(stage):
@@ -77,5 +94,5 @@ def test_dockerignore_lets_through_what_the_image_is_made_of(path, ignored):
 
 
 def test_a_stage_that_is_not_there_is_named():
-    with pytest.raises(image_steps.StepFailed, match="no stage 'gpu'; it has system, packages, cpu, cuda"):
-        image_steps.lineage(image_steps.read(DOCKERFILE), "gpu")
+    with pytest.raises(image_steps.StepFailed, match="no stage 'gpu'; it has system, packages, torch-cpu"):
+        image_steps.lineage(image_steps.read(DOCKERFILE, {}), "gpu")

@@ -113,6 +113,37 @@ def test_a_planted_mistake_in_a_core_kind_is_refused(two_tier, kind, plant):
     assert complaints(document)
 
 
+def test_the_example_of_a_claim_and_its_filling_is_valid_and_fits_the_overlays():
+    claim, job = yaml.safe_load_all((K8S / "models" / "claim.yaml").read_text())
+    assert (complaints(claim), complaints(job)) == ([], [])
+    (service,) = (d for d in built("two-tier") if d["kind"] == "RayService")
+    assert f"claimName: {claim['metadata']['name']}" in yaml.safe_dump(service)
+    pod = job["spec"]["template"]
+    policies = [d["spec"] for d in built("two-tier") if d["kind"] == "NetworkPolicy"]
+    ways_out = [p for p in policies if "Egress" in p["policyTypes"]]
+    assert any(p["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items() for p in ways_out)
+    program, *models = pod["spec"]["containers"][0]["command"][2:]
+    compile(program, "job", "exec")
+    args = yaml.safe_load((K8S / "overlays" / "two-tier" / "topology.yaml").read_text())
+    wanted = {args[role]["model"] for role in ("target", "draft")}
+    assert {f"/models/{model.rpartition('/')[2]}" for model in models} == wanted
+
+
+def test_an_endpoint_picker_finds_its_label_on_the_gateways_alone(manifests):
+    groups = ray_service(manifests)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    labelled = {
+        group["groupName"]
+        for group in groups
+        if group["template"]["metadata"]["labels"].get("llm-d.ai/engine-type") == "vllm"
+    }
+    assert labelled == {"gateway"}
+
+
+def test_the_head_is_not_evicted(manifests):
+    budgets = {d["metadata"]["name"]: d["spec"] for d in manifests if d["kind"] == "PodDisruptionBudget"}
+    assert budgets["adasd-head"]["maxUnavailable"] == 0
+
+
 class TestTheBuilder:
     def test_agrees_with_kubectl_where_there_is_one(self, overlay):
         kubectl = shutil.which("kubectl")

@@ -10,18 +10,25 @@ import yaml
 
 from cluster.cli import main
 from cluster.cli.k8s import main as k8s
+from cluster.k8s import facts as cluster_facts
+from cluster.k8s.manifests import Manifests
+from cluster.k8s.relations import problems
+from cluster.k8s.render import render
 from tests.unit.k8s.conftest import K8S, built, needed
 from tests.unit.k8s.kustomize import build
+from tests.unit.k8s.schemas import complaints
+
+
+MEMORY = "pods: {target: {memory: 80Gi}}"
 
 
 @pytest.fixture
 def rendered(tmp_path, capsys):
-    def render(topology: str, cluster: str | None = None):
+    def render(topology: str, cluster: str = ""):
         (tmp_path / "topology.yaml").write_text(topology)
         words = ["render", "--topology", str(tmp_path / "topology.yaml"), "--out", str(tmp_path / "out")]
-        if cluster is not None:
-            (tmp_path / "cluster.yaml").write_text(cluster)
-            words += ["--cluster", str(tmp_path / "cluster.yaml")]
+        (tmp_path / "cluster.yaml").write_text(cluster)
+        words += ["--cluster", str(tmp_path / "cluster.yaml")]
         code = k8s(words)
         said = capsys.readouterr()
         return code, said.err if code else build(tmp_path / "out")
@@ -67,7 +74,8 @@ def test_times_follow_from_the_longest_answer(rendered):
 def test_half_cards_make_half_as_many_pods(rendered):
     _, documents = rendered(
         "target: {model: a/b}\n"
-        "draft: {model: a/c, num_gpus: 0.5, min_replicas: 1, max_replicas: 5, resources: {fast: 1}}"
+        "draft: {model: a/c, num_gpus: 0.5, min_replicas: 1, max_replicas: 5, resources: {fast: 1}}",
+        "pods: {draft: {memory: 8Gi}}",
     )
     draft = group(documents, "draft")
     assert (draft["minReplicas"], draft["maxReplicas"]) == (1, 3)
@@ -97,7 +105,7 @@ def test_drafts_with_the_same_wishes_share_a_group_and_each_is_drained(rendered)
 
 
 def test_an_accelerator_is_known_to_the_autoscaler(rendered):
-    _, documents = rendered("target: {model: a/b, num_gpus: 1, accelerator_type: H100}")
+    _, documents = rendered("target: {model: a/b, num_gpus: 1, accelerator_type: H100}", MEMORY)
     assert group(documents, "target")["resources"]["accelerator_type:H100"] == "1"
 
 
@@ -105,7 +113,7 @@ def test_models_are_copied_where_they_are_loaded_and_their_text_everywhere(rende
     _, documents = rendered(
         "target: {model: /models/big, num_gpus: 1, label_selector: {pool: target}}\n"
         "draft: {model: /models/small, num_gpus: 1, label_selector: {pool: draft}}",
-        "models: {store: 's3:weights'}",
+        "models: {store: 's3:weights'}\npods: {target: {memory: 80Gi}, draft: {memory: 8Gi}}",
     )
     copies = {
         name: group(documents, name)["template"]["spec"]["initContainers"][0]["command"][-1].splitlines()
@@ -120,14 +128,20 @@ def test_models_are_copied_where_they_are_loaded_and_their_text_everywhere(rende
 @pytest.mark.parametrize(
     ("topology", "cluster", "sentence"),
     [
-        ("port: [", None, "cannot read the topology"),
-        ("[]", None, "expected names and values, found list"),
-        ("tarjet: a/b", None, "there is no setting 'tarjet'; did you mean 'target'?"),
-        ("target: /home/me/model", None, "a folder of this machine"),
-        ("target: /models/big", None, "nothing is mounted there"),
-        ("target: {model: a/b, label_selector: {pool: gateway}}", None, "the orchestrators' own"),
-        ("target: {model: a/b, num_gpus: 1, min_replicas: 3, max_replicas: 2}", None, "min_replicas is 3"),
+        ("port: [", "", "cannot read the topology"),
+        ("[]", "", "expected names and values, found list"),
+        ("tarjet: a/b", "", "there is no setting 'tarjet'; did you mean 'target'?"),
+        ("target: /home/me/model", "", "a folder of this machine"),
+        ("target: /models/big", "", "nothing is mounted there"),
+        ("target: {model: a/b, label_selector: {pool: gateway}}", "", "the orchestrators' own"),
+        ("target: {model: a/b, num_gpus: 1, min_replicas: 3, max_replicas: 2}", "", "min_replicas is 3"),
         ("", "pods: {traget: {}}", "there is no group 'traget'; this topology has gateway"),
+        ("target: {model: a/b, num_gpus: 1}", "", "pods.target: memory is missing"),
+        ("", "env: {HOME: /root}", "env: HOME is set by the pods themselves"),
+        ("", "env: {1X: a}", "env.1X"),
+        ("", "env: {TOKEN: {secret: hub}}", "field required"),
+        ("", "pods: {gateway: {tolerations: [{tolerationSeconds: 3}]}}", "needs effect: noexecute"),
+        ("", "ingress: {}", "ingress.host: field required"),
         ("", "modles: {}", "modles: extra inputs are not permitted"),
         ("", "models: {}", "give either claim or store"),
         ("", "pods: {gateway: {memory: lots}}", "pods.gateway.memory: string should match"),
@@ -138,6 +152,81 @@ def test_models_are_copied_where_they_are_loaded_and_their_text_everywhere(rende
 def test_bad_input_gets_a_sentence_and_status_2(rendered, topology, cluster, sentence):
     code, said = rendered(topology, cluster)
     assert (code, sentence in said) == (2, True), said
+
+
+def test_without_the_file_of_the_cluster_nothing_is_written(tmp_path, capsys):
+    (tmp_path / "topology.yaml").write_text("target: {model: a/b, num_gpus: 1, accelerator_type: H100}")
+    assert k8s(["render", "--topology", str(tmp_path / "topology.yaml")]) == 2
+    assert "name their file with --cluster FILE" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["topology.yaml"]
+
+
+EVERYTHING = """
+env: {HF_ENDPOINT: https://hub.example.org, HF_TOKEN: {secret: adasd-hub, key: token}}
+image_pull_secrets: [registry]
+ingress: {host: chat.example.org, class_name: nginx, tls_secret: chat-tls, annotations: {a.example.org/t: "600"}}
+models: {claim: adasd-models}
+pods:
+  target:
+    memory: 80Gi
+    tolerations: [{key: spot, operator: Exists, effect: NoExecute, tolerationSeconds: 300}]
+"""
+
+
+def test_variables_pull_secrets_tolerations_and_the_way_in_are_valid_and_need_their_secrets(
+    rendered, tmp_path
+):
+    topology = "target: {model: /models/b, num_gpus: 1}"
+    code, documents = rendered(topology, EVERYTHING)
+    assert code == 0
+    assert {d["metadata"]["name"]: complaints(d) for d in documents if complaints(d)} == {}
+    for pod in Manifests(documents).pods():
+        variables = {v["name"]: v for v in pod.ray["env"]}
+        assert variables["HF_ENDPOINT"]["value"] == "https://hub.example.org"
+        assert variables["HF_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "adasd-hub", "key": "token"}}
+        assert pod.spec["imagePullSecrets"] == [{"name": "registry"}]
+    tolerations = group(documents, "target")["template"]["spec"]["tolerations"]
+    assert tolerations[0]["tolerationSeconds"] == 300
+    needs = {"secret/adasd-hub", "secret/registry", "secret/chat-tls", "persistentvolumeclaim/adasd-models"}
+    facts = cluster_facts.read(tmp_path / "cluster.yaml")
+    assert set(render(tmp_path / "topology.yaml", facts, tmp_path).needs) == needs
+    missing = [
+        sentence.split()[0] for sentence in problems(documents) if "referred to but not there" in sentence
+    ]
+    assert set(missing) == needs
+    assert problems(documents, frozenset(needs)) == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "rule"),
+    [
+        (
+            "http://collector.observability.svc:4318/v1/traces",
+            {
+                "to": [
+                    {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "observability"}}}
+                ],
+                "ports": [{"protocol": "TCP", "port": 4318}],
+            },
+        ),
+        ("http://10.1.2.3:4318/v1/traces", {"ports": [{"protocol": "TCP", "port": 4318}]}),
+        ("https://traces.example.org/v1/traces", None),
+    ],
+)
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_pods_reach_the_collector_of_traces(rendered, endpoint, rule, by_variable):
+    topology = "" if by_variable else f"traces: {{endpoint: '{endpoint}'}}"
+    cluster = f"env: {{OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: '{endpoint}'}}" if by_variable else ""
+    _, documents = rendered(topology, cluster)
+    policies = [d for d in documents if d["metadata"]["name"] == "adasd-traces"]
+    assert [d["spec"]["egress"] for d in policies] == ([[rule]] if rule else [])
+    assert [complaints(d) for d in policies] == [[]] * len(policies)
+    assert problems(documents) == []
+    if rule:
+        without = [d for d in documents if d not in policies]
+        assert problems(without) == [
+            f"gateway sends traces to {endpoint}, but no network policy lets it reach port 4318"
+        ]
 
 
 def test_check_reads_manifests_and_ends_with_a_status(capsys):

@@ -77,8 +77,9 @@ def test_files_of_a_secret_cannot_be_rehearsed(capsys):
 
 def test_a_shape_that_is_too_large_for_one_machine_says_so(tmp_path):
     (tmp_path / "topology.yaml").write_text("target: {min_replicas: 20, max_replicas: 20, num_gpus: 1}\n")
+    (tmp_path / "cluster.yaml").write_text("pods: {target: {memory: 8Gi}}\n")
     with pytest.raises(ConfigError, match="begins with 21 pods; a rehearsal has room for 8"):
-        shape_of(tmp_path / "topology.yaml")
+        shape_of(tmp_path / "topology.yaml", tmp_path / "cluster.yaml")
 
 
 def answer(outcome=Outcome.DONE, door="http", text=QUESTION.answer, error=None):
