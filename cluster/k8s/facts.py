@@ -1,4 +1,4 @@
-"""What a topology does not say: the machines, images, volumes and ways in of a Kubernetes cluster (``--cluster FILE``)."""
+"""What a topology does not say: machines, images, volumes and the way in of a Kubernetes cluster (``--cluster``)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from tests.unit.k8s.conftest import K8S, built, needed
 from tests.unit.k8s.kustomize import build
 from tests.unit.k8s.schemas import complaints
 
-
 MEMORY = "pods: {target: {memory: 80Gi}}"
 
 
