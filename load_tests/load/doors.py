@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from adasd.errors import AdasdError, InvalidRequest, Overloaded, UnknownModel
+from adasd.errors import AdasdError, Code, InvalidRequest, Overloaded, UnknownModel
 from adasd.requests import SamplingParams, SpeculationOptions
 from adasd.results import Chunk
+from cluster.http_client import PROXY
 from load_tests.load.answers import Ask, Outcome, Reply
 from services.transport.generation import GenerationClient
 from services.transport.generation_messages import ChatMessage, GenerateCall
@@ -74,9 +75,12 @@ class HttpClient:
                 elif response.status == 200:
                     await self._read(response, ask, answer)
                 else:
-                    refused(answer, response.status, (await response.read())[:300].decode(errors="replace"))
+                    refused(answer, response.status, (await response.read())[:4000].decode(errors="replace"))
         except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
-            answer.outcome, answer.error = Outcome.FAILED, f"{type(error).__name__}: {error}"
+            answer.outcome, answer.error = (
+                Outcome.FAILED,
+                f"the connection broke: {type(error).__name__}: {error}",
+            )
         answer.ended_s = self._now()
 
     async def _read(self, response: aiohttp.ClientResponse, ask: Ask, answer: Reply) -> None:
@@ -89,7 +93,7 @@ class HttpClient:
                 return
             event = json.loads(line[6:])
             if "error" in event:
-                answer.outcome, answer.error = Outcome.FAILED, json.dumps(event["error"])[:300]
+                answer.outcome, answer.error = Outcome.FAILED, str(event["error"].get("message"))[:300]
                 return
             self._take(event, answer)
             if ask.leave_after_chunks is not None and len(answer.chunks_s) >= ask.leave_after_chunks:
@@ -157,11 +161,21 @@ class GrpcClient:
 
 def refused(answer: Reply, status: int, text: str) -> None:
     """Records an HTTP error: expected if the request was wrong and the server says so."""
-    answer.error = f"{status}: {text}"
+    answer.error = in_words(status, text)
     if status == 429:
         answer.outcome = Outcome.OVERLOADED
     else:
         answer.outcome = Outcome.REFUSED if 400 <= status < 500 else Outcome.FAILED
+
+
+def in_words(status: int, text: str) -> str:
+    """What an HTTP error says: the server's own sentence where the body has one."""
+    try:
+        error = json.loads(text)["error"]
+        what = "the context is full" if error.get("code") == Code.CONTEXT_TOO_LONG else f"refused ({status})"
+        return f"{what}: {error['message']}"
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return f"a proxy answers for the server ({status})" if status in PROXY else f"{status}: {text[:200]}"
 
 
 def call_of(ask: Ask) -> GenerateCall:

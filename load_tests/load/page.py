@@ -1,4 +1,4 @@
-"""The result as one self-contained HTML page: verdict, table, plots over time, header."""
+"""The result as one self-contained HTML page: where it comes from, verdict, table, charts over time, circumstances."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from html import escape
 from typing import Any
 
 from adasd.evaluate.html import STYLE
+from load_tests.charts import Chart, drawn, head
 from load_tests.load.result_table import COLUMNS, cells, flat, sentences
-from load_tests.plot import PlotPanel, svg
 
 PLAIN = ("timeline", "answers", "kinds", "phases", "figures", "server")
-OWN_STYLE = ".bad{color:#c2386b}.plot{background:#fff}.plot text{fill:#1d2127}"
+OWN_STYLE = """
+body{margin:0 auto;padding:1rem}.bad{color:#b3261e;font-weight:600}.made{color:var(--soft)}
+@media (prefers-color-scheme:dark){.bad{color:#ff9089}}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr));gap:1rem}
+.chart{min-width:0}.chart h3{margin:.5rem 0}.u-legend{font-size:.8rem;text-align:left}
+.u-legend th,.u-legend td{border:0;padding:0 .3rem}.wide{overflow-x:auto}
+pre{white-space:pre-wrap;overflow-wrap:anywhere}
+"""
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -22,25 +29,38 @@ def page(result: Mapping[str, Any]) -> str:
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>adasd bench {name}</title>"
         '<meta name=viewport content="width=device-width,initial-scale=1">'
-        f"<style>{STYLE}{OWN_STYLE}</style><h1>Load test: {name}</h1><p>{escape(result['about'])}</p>"
+        f"{head()}<style>{STYLE}{OWN_STYLE}</style><h1>Load test: {name}</h1><p>{escape(result['about'])}</p>"
+        f"<p class=made>{escape(made(result))}</p>"
         + "".join(_sentence(text) for text in sentences(result))
         + f"<div class=wide>{_table(_groups(result))}</div>{_ends(result)}"
-        + f"<h2>Over time</h2><div class=plot>{svg(result['timeline']['seconds'], list(panels(result)))}</div>"
+        + f"<h2>Over time</h2><div class=charts>{drawn(result['timeline']['seconds'], list(charts(result)))}</div>"
         + f"<h2>Circumstances</h2><pre>{escape(json.dumps(about, indent=1))}</pre>"
     )
 
 
-def panels(result: Mapping[str, Any]) -> Iterator[PlotPanel]:
-    """Plots of the values that change during the run, per second."""
-    line = result["timeline"]
-    yield PlotPanel(
-        "requests per second", {"sent": line["sent"], "done": line["done"], "failed": line["failed"]}
+def made(result: Mapping[str, Any]) -> str:
+    """Where the figures come from: pair, number of requests, date, commit and machine, as far as they are known."""
+    figures, machine = result["figures"], result.get("machine") or {}
+    parts = (
+        str(result.get("pair", "")),
+        f"{figures['num_requests']} requests in {figures['seconds']:.0f} s",
+        str(result.get("date", ""))[:16].replace("T", " "),
+        f"commit {str(result['commit'])[:7]}" if result.get("commit") else "",
+        f"{machine['cpu']}, {machine['cores']} cores" if "cpu" in machine else "",
+        str(result.get("command", "")),
     )
-    yield PlotPanel("tokens per second, by the end of their answer", {"tokens": line["tokens"]})
-    yield PlotPanel(
+    return " · ".join(part for part in parts if part)
+
+
+def charts(result: Mapping[str, Any]) -> Iterator[Chart]:
+    """Charts of the values that change during the run, per second."""
+    line = result["timeline"]
+    yield Chart("requests per second", {"sent": line["sent"], "done": line["done"], "failed": line["failed"]})
+    yield Chart("tokens per second, by the end of their answer", {"tokens": line["tokens"]})
+    yield Chart(
         "first token (ms)", {"median": line["first_token_p50_ms"], "95th perc.": line["first_token_p95_ms"]}
     )
-    yield PlotPanel(
+    yield Chart(
         "at the same time",
         {
             name: line[key]
@@ -54,7 +74,7 @@ def panels(result: Mapping[str, Any]) -> Iterator[PlotPanel]:
         ("open files of the replicas", "open_files"),
     ):
         if any(line[key]):
-            yield PlotPanel(title, {key.replace("_", " "): line[key]})
+            yield Chart(title, {key.replace("_", " "): line[key]}, share=key == "acceptance")
 
 
 def _groups(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from adasd.errors import ConfigError
-from load_tests.load.answers import Reply
+from load_tests.load.answers import GOOD, Reply
 from load_tests.load.generator import bottleneck
 from load_tests.load.load_figures import by_kind, figures, timeline
 from load_tests.load.runner import ScenarioRun
 
 MAX_ANSWERS = 2000
 """Answers that the file keeps one by one; if there are more, a sample of them."""
+MAX_ERRORS = 5
 FORMAT = 1
 
 
@@ -47,8 +49,15 @@ def as_json(run: ScenarioRun, header: Mapping[str, Any]) -> dict[str, Any]:
         "server": {name: asdict(seen) if seen else None for name, seen in ends(run).items()},
         "faults": [asdict(injection) for injection in run.injections],
         "timeline": asdict(timeline(run.answers, run.samples, run.seconds)),
+        "errors": errors(run.answers),
         "answers": columns(run.answers),
     }
+
+
+def errors(answers: list[Reply]) -> list[dict[str, Any]]:
+    """What the most frequent failures said, and how many answers ended so."""
+    said = Counter(answer.error for answer in answers if answer.outcome not in GOOD and answer.error)
+    return [{"what": what, "num_answers": num} for what, num in said.most_common(MAX_ERRORS)]
 
 
 def phases(run: ScenarioRun) -> list[dict[str, Any]]:

@@ -122,6 +122,7 @@ def sentences(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"faults: {', '.join(faults)}"
     if why := result["generator"]["bottleneck"]:
         yield f"! the load generator was a bottleneck, so times may be its own: {why}"
+    yield from (f"! {error['num_answers']} ended so: {error['what']}" for error in result["errors"])
     yield from (f"✗ {problem}" for problem in result["problems"])
     if result["ended_early"]:
         yield f"✗ {result['ended_early']}; {result['figures']['num_requests']} requests until then are kept"

@@ -76,8 +76,8 @@ const lost = () => new Failure("lost", "The connection to the server was lost; t
 
 function told(error, status, retryAfter) {
   if (status === 401) return new Failure("key", "The server does not know this API key.");
-  if (error?.code === "context_too_long") {
-    return new Failure("full", `The context is full: ${error.message}. Begin a new chat, or shorten this one.`);
+  if (error?.code === "context_length_exceeded") {
+    return new Failure("full", `The context is full. ${sentence(error.message)} Begin a new chat, or shorten this one.`);
   }
   if (status === 429) return new Failure("busy", `The server is full${wait(retryAfter)}: ${error?.message ?? "it took no request"}.`);
   if (error?.message) return new Failure(status >= 500 || status === 200 ? "failed" : "refused", `${sentence(error.message)}`);

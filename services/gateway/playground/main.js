@@ -15,8 +15,9 @@ let model = null, needsKey = false, running = null, tab = "chat";
 async function meet() {
   try {
     model = await server.model();
-    $("pair").textContent = [model.id, model.adasd.draft && `drafted by ${model.adasd.draft}`].filter(Boolean).join(", ");
-    $("pair").title = [`target ${model.adasd.target}`, model.adasd.draft && `draft ${model.adasd.draft}`,
+    const { draft } = model.adasd;
+    $("pair").textContent = [model.id, draft && draft !== "draft" && `drafted by ${draft}`].filter(Boolean).join(", ");
+    $("pair").title = [`target ${model.adasd.target}`, draft && `draft ${draft}`,
       `context ${model.max_model_len} tokens`].filter(Boolean).join(", ");
     for (const list of document.querySelectorAll(".examples")) list.replaceChildren(...model.adasd.examples.map(example));
     if (!running) say("");
@@ -194,6 +195,7 @@ function startRace(text) {
         box: $("lanes"), inTurn: $("in-turn").checked, signal, contextLen: model?.max_model_len ?? Infinity,
       });
       $("race-result").textContent = result(lanes);
+      $("race-prompt").scrollIntoView({ block: "center" });
       const failed = lanes.find((lane) => lane.failure);
       if (failed) explain(failed.failure);
       else say("Done.");

@@ -161,7 +161,7 @@ def test_a_cut_answer_says_so(finish, words):
     [
         (
             400,
-            {"error": {"message": "too long by 3", "code": "context_too_long"}},
+            {"error": {"message": "too long by 3", "code": "context_length_exceeded"}},
             "The context is full: too long by 3",
         ),
         (

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections import Counter
 from itertools import cycle
 
 import pytest
 
 from load_tests.load import runner, watch
-from load_tests.load.answers import Outcome
+from load_tests.load.answers import Ask, Outcome, Reply
+from load_tests.load.doors import in_words
 from load_tests.load.page import page
-from load_tests.load.result_file import as_json, read, write
+from load_tests.load.result_file import as_json, errors, read, write
 from load_tests.load.result_table import sentences
 from load_tests.load.runner import grown, run
 from load_tests.load.scenarios import SCENARIOS, Scenario
@@ -174,5 +177,30 @@ async def test_the_result_survives_being_written(tmp_path):
     assert {kind["name"] for kind in kept["kinds"]} == {"off", "exact", "adaptive"}
     assert len(kept["answers"]["first_token_s"]) == len(done.answers)
     text = page(kept)
-    assert "<svg" in text
-    assert "http://" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "").replace(fake.url, "")
+    assert "commit abc" in text
+    assert not re.search(r"""(src|href)=|@import|url\(""", text)  # one file
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (
+            400,
+            {"code": "context_length_exceeded", "message": "too long by 3"},
+            "the context is full: too long by 3",
+        ),
+        (400, {"code": "invalid", "message": "seed is -1"}, "refused (400): seed is -1"),
+        (502, None, "a proxy answers for the server (502)"),
+    ],
+)
+def test_errors_are_told_in_words(status, body, words):
+    assert in_words(status, json.dumps({"error": body}) if body else "<h1>Bad Gateway</h1>") == words
+
+
+def test_the_most_frequent_errors_are_kept_and_shown():
+    said = ["a"] * 3 + ["b"] * 5 + [f"c{i}" for i in range(9)]
+    failed = [Reply(Ask("x"), "http", 0, 0, outcome=Outcome.FAILED, error=what) for what in said]
+    fine = Reply(Ask("x"), "http", 0, 0, outcome=Outcome.LEFT, error="b")
+    found = errors([*failed, fine])
+    assert found[:2] == [{"what": "b", "num_answers": 5}, {"what": "a", "num_answers": 3}]
+    assert len(found) == 5
