@@ -210,7 +210,7 @@ def converse(talk: Conversation) -> None:
             talk.console.print()
             return
         except KeyboardInterrupt:  # as in a shell: the line is dropped
-            talk.console.print()
+            talk.say("\n(/quit leaves)")
             continue
         if message in ("/quit", "/exit"):
             return

@@ -8,8 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from adasd.pairs.examples import examples_of
 from services.config import ServeConfig
+from services.example_prompts import examples_of
 
 MAX_TOKENS = 200
 

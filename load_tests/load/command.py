@@ -28,7 +28,7 @@ from load_tests.load.progress import Progress
 from load_tests.load.result_table import show
 from load_tests.load.runner import ScenarioRun, run
 from load_tests.load.scenarios import SCENARIOS, Scenario, named
-from load_tests.load.server_under_test import Server, demo_server, running_server
+from load_tests.load.server_under_test import Server, demo_server, pair_of, running_server
 from load_tests.load.stage import Options
 
 RESULTS = Path("runs/bench")
@@ -82,7 +82,8 @@ def play(
     scenario: Scenario, server: Server, options: Options, argv: Sequence[str], console: Console
 ) -> dict[str, Any]:
     """Run and print; returns the result as it is written."""
-    header = record.circumstances("bench", argv) | {"command": shlex.join(["adasd", "bench", *argv])}
+    header = record.circumstances("bench", argv)
+    header |= {"command": shlex.join(["adasd", "bench", *argv]), "pair": pair_of(server)}
     console.print(record.headline(header), highlight=False)
     with Progress(console) as progress:
         done = asyncio.run(_until_told_to_stop(run(scenario, server, options, progress.show)))

@@ -130,6 +130,16 @@ def running_server(url: str, grpc: str | None, api_key: str | None) -> Server:
     return Server(url, grpc, api_key)
 
 
+def pair_of(server: Server) -> str:
+    """The served models, in words; empty if the server does not tell."""
+    headers = {"Authorization": f"Bearer {server.api_key}"} if server.api_key else {}
+    try:
+        model = httpx.get(f"{server.url}/v1/models", headers=headers, timeout=10.0).json()["data"][0]
+        return f"{model['id']}: target {model['adasd']['target']}, draft {model['adasd']['draft'] or 'none'}"
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):  # another server than ours
+        return ""
+
+
 def footprint(pids: Iterable[int]) -> dict[str, float]:
     """Totals over all of them, from /proc: number of processes, MB resident, open files, threads."""
     found = {"processes": 0.0, "resident_mb": 0.0, "open_files": 0.0, "threads": 0.0}

@@ -12,7 +12,6 @@ from adasd.control.controller import Controller
 from adasd.control.draft_sources import offered
 from adasd.drafters.lookups import Lookups
 from adasd.errors import InvalidRequest, Overloaded
-from adasd.pairs.examples import examples_of
 from adasd.ports import Placement
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
@@ -20,6 +19,7 @@ from adasd.session.runner import Runner, SharedParts
 from adasd.session.slots import Observation, RunnerSettings
 from adasd.text.tokenizer import Tokenizer
 from services.config import ServeConfig
+from services.example_prompts import examples_of
 from services.gateway.backend import Readiness, ServedModel
 from services.naming import shown
 from services.orchestrator.admission import AdmissionQueue, AdmittedPlacement

@@ -10,9 +10,9 @@ from typing import Any
 from adasd import LocalPair
 from adasd.config import SpeculationConfig
 from adasd.demo.tasks import Task, heldout
-from adasd.pairs.examples import DEMO
 from adasd.requests import GenerationRequest
 from adasd.results import Chunk, Complete
+from services.example_prompts import DEMO
 from services.gateway.backend import ServedModel
 from tests.unit.gateway.fake_backend import FakeBackend
 

@@ -32,7 +32,7 @@ def test_charts_fit_the_screen_and_tell_their_values(browser, file: Path, width:
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
     assert "commit" in tab.page.inner_text(".made")
     chart = tab.page.locator(".chart").first
-    assert {"sent", "done", "failed"} <= set(chart.inner_text().split())
+    assert {"sent", "done", "failed"} <= set(chart.locator(".u-label").all_inner_texts())
     chart.locator(".u-over").hover()
     values = chart.locator(".u-value").all_inner_texts()
     assert values[0].endswith(" s")

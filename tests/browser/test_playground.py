@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-from adasd.pairs.examples import DEMO
 from services.config import ApiKey
+from services.example_prompts import DEMO
 from services.gateway.auth.key_ring import KeyRing
 from tests.browser.conftest import Site, Tab
 

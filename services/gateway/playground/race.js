@@ -4,7 +4,7 @@ import { AnswerView, make } from "./answer.js";
 
 export const MODES = ["off", "exact", "adaptive"];
 
-const SAYS = { off: "the target alone", exact: "the target’s odds", adaptive: "may be relaxed" };
+const SAYS = { off: "the target alone", exact: "same distribution", adaptive: "may be relaxed" };
 
 /** Run the race. `bodyOf(mode)` makes a request; returns the lanes once all have ended. AbortError if it was stopped. */
 export async function race(server, bodyOf, { box, inTurn, signal, contextLen }) {

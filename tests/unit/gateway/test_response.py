@@ -124,7 +124,7 @@ async def test_models_are_listed_and_found_by_name(door):
     assert (await door.client.get("/v1/models/fake-model")).json() == listed["data"][0]
 
 
-PAGE = files("services.gateway.playground")
+PAGE = files("services.gateway") / "playground"
 SCRIPTS = sorted(file.name for file in PAGE.iterdir() if file.name.endswith((".js", ".css", ".svg", ".html")))
 
 
@@ -144,6 +144,7 @@ async def test_every_file_of_the_playground_is_served_and_loads_nothing_from_els
     found = await door.client.get(f"/playground/{name}")
     assert found.status_code == 200
     kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "html": "text/html"}
+    assert found.headers["cache-control"] == "no-cache"
     assert found.headers["content-type"].startswith(kinds[name.partition(".")[2]])
     loaded = re.findall(r"""(?:from|import|url\(|src=|href=)\s*["']([^"']+)""", found.text)
     assert [address for address in loaded if "//" in address] == []

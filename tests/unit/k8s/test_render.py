@@ -238,7 +238,9 @@ def test_check_reads_manifests_and_ends_with_a_status(capsys):
 
 
 def test_adasd_k8s_is_this_command(tmp_path, capsys):
-    assert main(["k8s", "render", "--topology", str(tmp_path / "none.yaml")]) == 2
+    (tmp_path / "cluster.yaml").write_text("")
+    words = ["--topology", str(tmp_path / "none.yaml"), "--cluster", str(tmp_path / "cluster.yaml")]
+    assert main(["k8s", "render", *words]) == 2
     assert "adasd k8s render: cannot read the topology" in capsys.readouterr().err
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from adasd.config import EngineConfig
 from adasd.demo.tasks import Task, heldout
-from adasd.pairs.examples import DEMO, GENERAL, examples_of
 from cluster.data import DEMO as FOLDER
 from cluster.runtime import welcome as module
 from cluster.runtime.welcome import own_command, url, welcome
 from services.config import ApiKey, DoorTlsConfig, ServeConfig, TierConfig
+from services.example_prompts import DEMO, GENERAL, examples_of
 
 CONFIG = ServeConfig(target=TierConfig(EngineConfig(str(FOLDER / "target"))), draft=None)
 
