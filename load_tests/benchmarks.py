@@ -18,6 +18,7 @@ from load_tests import record
 BENCHMARKS: Mapping[str, tuple[str, ...]] = {
     "latency.round_trip": (),
     "latency.hop_latency": (),
+    "latency.link_cost": (),
     "latency.pipelining": (),
     "latency.link_latency": (),
     "throughput.single_stream": (),

@@ -26,8 +26,9 @@ from adasd.rounds import OpenCall, SamplingTransform, VerifyCall
 from load_tests import record
 from load_tests.latency.round_trip import worker
 from load_tests.latency.timed_engine import Costs, TimedEngine
-from services.transport.channels import WorkerChannelPool
-from services.transport.rounds_client import RoundsLine, WorkerAddress
+from services.transport.link import WorkerAddress
+from services.transport.link_pool import LinkPool
+from services.transport.rounds_client import RoundsLine
 
 WARM_UP = 20
 BLOCK = (1, 2, 3, 4)
@@ -44,7 +45,7 @@ class Hop:
 
 async def measure(target_at: WorkerAddress, session: str, compute_ms: float, num_hops: int) -> Hop:
     """``num_hops`` verdicts, one after the other, on a fresh stream."""
-    pool = WorkerChannelPool()
+    pool = LinkPool()
     line = RoundsLine(pool, target_at, session, timeout_s=10.0)
     transport_ms, worker_ms = [], []
     try:

@@ -37,8 +37,8 @@ from load_tests.demo_pair import DEMO, enlarged
 from load_tests.demo_prompts import examples
 from load_tests.latency.pipelining import Lines
 from load_tests.latency.round_trip import worker
-from services.transport.channels import WorkerChannelPool
-from services.transport.rounds_client import WorkerAddress
+from services.transport.link import WorkerAddress
+from services.transport.link_pool import LinkPool
 
 SESSION = "latency"
 MAX_CONTEXT = 1024
@@ -94,7 +94,7 @@ class Speaker:
             RunnerSettings(request_timeout_s=120.0, draft_timeout_s=5.0, reattach_s=0.01),
         )
 
-    async def answer(self, pool: WorkerChannelPool, prompt: Sequence[int], max_tokens: int) -> LinkAnswer:
+    async def answer(self, pool: LinkPool, prompt: Sequence[int], max_tokens: int) -> LinkAnswer:
         """The whole answer to one prompt, over fresh streams."""
         sampling = SamplingParams(max_tokens, temperature=0.0)
         request = GenerationRequest(SESSION, tuple(prompt), sampling, self.options)
@@ -126,7 +126,7 @@ async def rate(
     alone: Sequence[tuple[int, ...]] | None,
 ) -> tuple[LinkRate, list[LinkAnswer]]:
     """One prompt to warm up, then all; ``alone`` holds plain decoding's answers."""
-    pool = WorkerChannelPool()
+    pool = LinkPool()
     try:
         await speaker.answer(pool, prompts[0], max_tokens)
         answers = [await speaker.answer(pool, prompt, max_tokens) for prompt in prompts]

@@ -52,8 +52,9 @@ from adasd.session.slots import Observation, RunnerSettings
 from load_tests import record
 from load_tests.latency.round_trip import worker
 from load_tests.latency.timed_engine import Costs, TimedEngine
-from services.transport.channels import WorkerChannelPool
-from services.transport.rounds_client import RoundsLine, WorkerAddress
+from services.transport.link import WorkerAddress
+from services.transport.link_pool import LinkPool
+from services.transport.rounds_client import RoundsLine
 
 GOAL = 0.9
 BLOCK_LEN = 4
@@ -125,7 +126,7 @@ class Lines:
     draft_names = ("model",)
 
     def __init__(
-        self, pool: WorkerChannelPool, draft_at: WorkerAddress, target_at: WorkerAddress, link_ms: float
+        self, pool: LinkPool, draft_at: WorkerAddress, target_at: WorkerAddress, link_ms: float
     ) -> None:
         self.pool, self.draft_at, self.target_at, self.link_ms = pool, draft_at, target_at, link_ms
         self.drafts: list[Link] = []
@@ -203,7 +204,7 @@ async def trace_of(
     seconds: float | None = None,
 ) -> RoundTrace:
     """Run a case for this many rounds, or for this long."""
-    pool, trace = WorkerChannelPool(), RoundTrace()
+    pool, trace = LinkPool(), RoundTrace()
     runner = runner_of(case, Lines(pool, draft_at, target_at, case.link_ms), trace)
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, runner.cancel)

@@ -28,9 +28,10 @@ from adasd.ports import Engine
 from adasd.rounds import DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from load_tests import record
 from load_tests.latency.counting_engine import CountingEngine
-from services.transport.channels import WorkerChannelPool
-from services.transport.rounds_client import RoundsLine, WorkerAddress
-from services.transport.server import rounds_handler, start_server
+from services.transport.link import WorkerAddress
+from services.transport.link_pool import LinkPool
+from services.transport.rounds_client import RoundsLine
+from services.transport.server import start_server, worker_handler
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
 from services.worker.service import WorkerService
@@ -71,7 +72,7 @@ async def _serve(
     leases = LeaseTable(facts.num_slots, idle_ttl_s=600.0, clock=time.monotonic)
     for session in sessions:
         leases.grant(session)
-    server = await start_server([rounds_handler(WorkerService(host, leases, INCARNATION))], "127.0.0.1")
+    server = await start_server([worker_handler(WorkerService(host, leases, INCARNATION), role)], "127.0.0.1")
     port.send(server.address)
     await asyncio.to_thread(port.poll, None)
     await server.stop()
@@ -106,7 +107,7 @@ async def measure(
     draft_at: WorkerAddress, target_at: WorkerAddress, session: str, num_rounds: int
 ) -> list[float]:
     """Milliseconds of ``num_rounds`` rounds of one session, one after the other, on fresh streams."""
-    pool = WorkerChannelPool()
+    pool = LinkPool()
     draft, target = (RoundsLine(pool, at, session, timeout_s=10.0) for at in (draft_at, target_at))
     try:
         for line in (draft, target):

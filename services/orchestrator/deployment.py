@@ -36,7 +36,7 @@ from services.orchestrator.peers import OrchestratorPeers
 from services.orchestrator.placement import LeasePlacement, LeaseStream, Tier
 from services.orchestrator.readiness import Prober, Readings
 from services.replica import replica_name
-from services.transport.channels import WorkerChannelPool
+from services.transport.link_pool import LinkPool
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Orchestrator:
             control_tokens_in_content=config.control_tokens_in_content,
         )
         model_config = await asyncio.to_thread(load_config, model.model, model.trust_remote_code)
-        self.channels = WorkerChannelPool(tls=config.worker_tls)
+        self.links = LinkPool(tls=config.worker_tls)
         self.traces = request_traces(config)
         placement = LeasePlacement(
             Tier("target", ServeLeaseClient(target), config.verify_timeout_s),
@@ -107,7 +107,7 @@ class Orchestrator:
                 name: Tier("draft", ServeLeaseClient(handle), DRAFT_CALL_TIMEOUT_S)
                 for name, handle in drafts.items()
             },
-            self.channels,
+            self.links,
             config.admission_timeout_s,
             *([self.traces.carrier] if self.traces else []),
         )
@@ -184,7 +184,7 @@ class Orchestrator:
         if self.auditor is not None:
             await self.auditor.stop()
         await self.reporter.stop()
-        await self.channels.close()
+        await self.links.close()
         if self.traces is not None:
             await asyncio.to_thread(self.traces.shutdown)
 

@@ -1,4 +1,4 @@
-"""Finds a worker with a free slot: a lease on a Serve handle, then a stream to the replica that granted it.
+"""Finds a worker with a free slot: a lease on a Serve handle, then a line to the replica that granted it.
 
 The lease is one long-lived streaming call: Serve counts the session as a request, the first item is the replica's
 address and incarnation, and the stream ends with the session or with the death of the replica. It uses Serve's gRPC
@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
 from adasd.errors import AdasdError, Overloaded, WorkerLost
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
-from services.transport.channels import WorkerChannelPool
-from services.transport.rounds_client import RoundsLine, WorkerAddress
+from services.transport.link import WorkerAddress
+from services.transport.link_pool import LinkPool
+from services.transport.options import LINK_FORM
+from services.transport.rounds_client import RoundsLine
 
 log = logging.getLogger(__name__)
 A = TypeVar("A", DraftBlock, Verdict)
@@ -64,11 +66,11 @@ class LeasedSlot:
         self.released = False
 
     async def draft(self, call: DraftCall) -> DraftBlock:
-        return await self._asked(self.line.draft(replace(call, session=self.lease_id)))
+        return await self._asked(self.line.draft(call))
 
     async def verify(self, call: VerifyCall) -> Verdict:
         """The verdict. Raises the error of the opening if that failed."""
-        return await self._asked(self.line.verify(replace(call, session=self.lease_id)))
+        return await self._asked(self.line.verify(call))
 
     async def _asked(self, answer: Awaitable[A]) -> A:
         try:
@@ -78,7 +80,7 @@ class LeasedSlot:
             raise
 
     async def release(self) -> None:
-        """Give the slot back: close the stream, then end the lease. Safe to call twice and to cancel."""
+        """Give the slot back: close the line, then end the lease. Safe to call twice and to cancel."""
         if self.released:
             return
         self.released = True
@@ -103,7 +105,7 @@ class LeasedSlot:
 def is_first_call_sent_along(tier: Tier, call: OpenCall) -> bool:
     """Whether the first call is sent right after the opening, without waiting for its reply.
 
-    This saves a prompt a round trip, since a stream keeps the order. It waits if the worker must first compile a
+    This saves a prompt a round trip, since a link keeps the order. It waits if the worker must first compile a
     grammar, which happens outside its queue. A draft is useless until its slot is known to be open.
     """
     return tier.role == "target" and call.transform.grammar is None
@@ -115,6 +117,16 @@ def is_being_cancelled(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
+def check_form(role: str, grant: Mapping[str, Any]) -> None:
+    """WorkerLost if the replica speaks another form of the protocol: another one may be leased instead."""
+    form = grant.get("link_form", 1)
+    if form != LINK_FORM:
+        raise WorkerLost(
+            role,
+            f"it speaks form {form} of the protocol, this orchestrator {LINK_FORM}; one is being upgraded",
+        )
+
+
 class LeasePlacement:
     """Leases slots for runners (adasd.ports.Placement)."""
 
@@ -122,12 +134,12 @@ class LeasePlacement:
         self,
         target: Tier,
         drafts: Mapping[str, Tier],
-        channels: WorkerChannelPool,
+        links: LinkPool,
         admission_timeout_s: float,
         headers: Callable[[str], Mapping[str, str] | None] = lambda _: None,
     ) -> None:
-        """``headers`` returns a session's metadata for its streams to workers (a trace context)."""
-        self.target, self.drafts, self.channels = target, dict(drafts), channels
+        """``headers`` returns a session's headers for its lines to workers (a trace context)."""
+        self.target, self.drafts, self.links = target, dict(drafts), links
         self.admission_timeout_s, self._headers = admission_timeout_s, headers
         self._attempts = count()
         self._draft_slots: set[LeasedSlot] = set()  # leased and not lost
@@ -178,10 +190,11 @@ class LeasePlacement:
                 if is_being_cancelled(error):
                     raise
                 raise WorkerLost(tier.role, f"no lease ({type(error).__name__}: {error})") from error
+            check_form(tier.role, grant)
             worker = WorkerAddress(tier.role, grant["address"], grant["incarnation"])
             headers = self._headers(call.session)
-            line = RoundsLine(self.channels, worker, lease_id, tier.call_timeout_s, headers=headers)
-            opening = asyncio.ensure_future(line.open(replace(call, session=lease_id)))
+            line = RoundsLine(self.links, worker, lease_id, tier.call_timeout_s, headers=headers)
+            opening = asyncio.ensure_future(line.open(call))
             try:
                 if is_first_call_sent_along(tier, call):
                     await asyncio.sleep(0)  # lets the opening run its first step, which sends it

@@ -23,8 +23,17 @@ def retrying(service: str) -> tuple[tuple[str, str], ...]:
     return (("grpc.service_config", json.dumps({"methodConfig": [method_config]})),)
 
 
-ROUNDS_METHOD = "/adasd.v1.Worker/Rounds"
+LINK_METHOD = "/adasd.v1.Worker/Link"
+FORMER_METHOD = "/adasd.v1.Worker/Rounds"
+"""One stream per session; what orchestrators before LINK_FORM call."""
+LINK_FORM = 2
+"""What a lease's grant calls the form of this replica's protocol. Nothing: the former one."""
+
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # a long prompt is some KiB, full-vocabulary distributions are some MiB
+MAX_FRAME_BYTES = 1024 * 1024  # a frame is full once it is this long
+MAX_PART_BYTES = (
+    MAX_MESSAGE_BYTES - 2 * MAX_FRAME_BYTES
+)  # of one ask or reply, so that a frame fits a message
 
 KEEPALIVE: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 5000),

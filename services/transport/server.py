@@ -1,4 +1,4 @@
-"""A grpc.aio server with our options, and the adapter between the Rounds stream and its service.
+"""A grpc.aio server with our options, and the adapter between links and their service.
 
 The service sees frozen frames and raises errors of adasd.errors; this file converts both to gRPC.
 """
@@ -12,11 +12,11 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from adasd.errors import AdasdError, ConfigError
+from adasd.errors import AdasdError, ConfigError, WorkerLost
 from services.config import DoorTlsConfig, TlsConfig
-from services.transport.envelope import Frame, ReplyFrame
-from services.transport.options import ROUNDS_METHOD, SERVER_OPTIONS
-from services.transport.rounds_codec import decode_frame, encode_reply
+from services.transport.ask_codec import decode_asks
+from services.transport.frames import AskFrame
+from services.transport.options import FORMER_METHOD, LINK_METHOD, SERVER_OPTIONS
 from services.transport.status import abort
 from services.transport.tls import door_credentials, server_credentials
 
@@ -24,56 +24,57 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class RoundsStream(Protocol):
-    """The worker's end of one Rounds stream."""
+class LinkStream(Protocol):
+    """The worker's end of one link."""
 
-    async def read(self) -> Frame | None:
-        """The next frame; None after the client's last. InvalidRequest if it cannot be decoded."""
+    async def read(self, leases: Mapping[int, str]) -> AskFrame | None:
+        """The next frame; None after the orchestrator's last. InvalidRequest if it cannot be decoded.
+
+        ``leases`` are the ids of the link's sessions by number.
+        """
         ...
 
-    async def write(self, reply: ReplyFrame) -> None: ...
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Metadata that the client sent with the stream (a trace context)."""
-        ...
-
-
-class RoundsService(Protocol):
-    """Implements the Rounds stream."""
-
-    async def rounds(self, stream: RoundsStream) -> None:
-        """Serve one stream until its end. An AdasdError ends it with that error's status."""
+    async def write(self, frame: bytes) -> None:
+        """Send a frame of a ReplyBuffer."""
         ...
 
 
-class GrpcRoundsStream:
-    """A RoundsStream over the context of a gRPC call that passes raw bytes."""
+class LinkService(Protocol):
+    """Implements the Link stream."""
+
+    async def link(self, stream: LinkStream) -> None:
+        """Serve one link until its end. An AdasdError ends it with that error's status."""
+        ...
+
+
+class GrpcLinkStream:
+    """A LinkStream over the context of a gRPC call that passes raw bytes."""
 
     def __init__(self, context: grpc.aio.ServicerContext) -> None:
         self._context = context
 
-    async def read(self) -> Frame | None:
+    async def read(self, leases: Mapping[int, str]) -> AskFrame | None:
         data = await self._context.read()
-        return None if data is grpc.aio.EOF else decode_frame(data)
+        return None if data is grpc.aio.EOF else decode_asks(data, leases)
 
-    async def write(self, reply: ReplyFrame) -> None:
-        await self._context.write(encode_reply(reply))
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        metadata = self._context.invocation_metadata() or ()
-        return {name: value for name, value in metadata if isinstance(value, str)}
+    async def write(self, frame: bytes) -> None:
+        await self._context.write(frame)
 
 
-def rounds_handler(service: RoundsService) -> grpc.GenericRpcHandler:
+def worker_handler(service: LinkService, role: str) -> grpc.GenericRpcHandler:
     """The Worker service of protos/adasd/v1/worker.proto, implemented by ``service``."""
 
-    async def rounds(_: object, context: grpc.aio.ServicerContext) -> None:
-        await guarded(context, service.rounds(GrpcRoundsStream(context)))
+    async def link(_: object, context: grpc.aio.ServicerContext) -> None:
+        await guarded(context, service.link(GrpcLinkStream(context)))
 
-    name, method = ROUNDS_METHOD.strip("/").split("/")
-    return grpc.method_handlers_generic_handler(name, {method: grpc.stream_stream_rpc_method_handler(rounds)})
+    async def refuse(_: object, context: grpc.aio.ServicerContext) -> None:
+        why = "it speaks frames, the caller's version does not; replicas of both kinds are being upgraded"
+        await abort(context, WorkerLost(role, why))
+
+    name, method = LINK_METHOD.strip("/").split("/")
+    methods = {method: link, FORMER_METHOD.rpartition("/")[2]: refuse}
+    handlers = {name: grpc.stream_stream_rpc_method_handler(method) for name, method in methods.items()}
+    return grpc.method_handlers_generic_handler(name, handlers)
 
 
 async def guarded(context: grpc.aio.ServicerContext, work: Coroutine[Any, Any, T]) -> T:

@@ -5,11 +5,25 @@ A pure data structure, used by the engine's thread. It knows neither the engine 
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
+from adasd.errors import AdasdError
 from adasd.rounds import Assumption, DraftBlock, DraftCall, Verdict, VerifyCall
+
+Answer = DraftBlock | Verdict | None | AdasdError
+"""Of a request to the engine's thread; None: done."""
+
+
+class Caller(Protocol):
+    """Who made one request. It gets one answer, on the event loop."""
+
+    def has_left(self) -> bool:
+        """Whether it no longer waits; any thread may ask."""
+        ...
+
+    def answer(self, answer: Answer) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +31,7 @@ class QueuedCall:
     """A draft or verify call on its way through the worker."""
 
     call: DraftCall | VerifyCall
-    future: asyncio.Future[DraftBlock | Verdict | None]  # of the event loop's thread
+    caller: Caller
     arrived_s: float
 
 

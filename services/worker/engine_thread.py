@@ -1,8 +1,7 @@
-"""The thread that owns an engine: it takes requests from its inbox, steps, and hands over replies in batches."""
+"""The thread that owns an engine: it takes requests from its inbox, steps, and hands over answers in batches."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import queue
 import threading
@@ -10,32 +9,29 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from adasd.errors import AdasdError, DeviceFailure, Superseded, UnknownSession
+from adasd.errors import AdasdError, Cancelled, DeviceFailure, Superseded, UnknownSession
 from adasd.ports import Clock, Engine
 from adasd.rounds import CallFailed, DraftBlock, OpenCall, Verdict, VerifyCall
-from services.worker.call_order import CallOrder, QueuedCall
+from services.worker.call_order import Answer, Caller, CallOrder, QueuedCall
 from services.worker.host_stats import HostCounters, num_decided, num_prefilled
 
 log = logging.getLogger(__name__)
 
-ReplyFuture = asyncio.Future[DraftBlock | Verdict | None]
-Reply = DraftBlock | Verdict | None | AdasdError
-
 
 @dataclass(frozen=True, slots=True)
 class OpenSlot:
-    """Take a slot; the future's result is None."""
+    """Take a slot; the answer is None."""
 
     call: OpenCall
-    future: ReplyFuture
+    caller: Caller
 
 
 @dataclass(frozen=True, slots=True)
 class CloseSlot:
-    """Free a slot; the result of the future, if there is one, is None."""
+    """Free a slot; the answer to the caller, if there is one, is None."""
 
     session: str
-    future: ReplyFuture | None = None
+    caller: Caller | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +39,13 @@ class StopThread:
     """End the thread after its current step."""
 
 
+Request = QueuedCall | OpenSlot | CloseSlot | StopThread
+
+
 class EngineThread:
     """Runs until ``StopThread`` or a failure of the engine itself.
 
-    ``on_ready`` gets the engine, ``on_replies`` all replies since the last time, ``on_end`` the failure or None.
+    ``on_ready`` gets the engine, ``on_answers`` all answers since the last time, ``on_end`` the failure or None.
     All three run in this thread. After ``idle_check_s`` seconds without a request the engine's ``check_integrity``
     runs once.
     """
@@ -59,7 +58,7 @@ class EngineThread:
         clock: Clock,
         *,
         on_ready: Callable[[Engine], None],
-        on_replies: Callable[[Sequence[tuple[ReplyFuture, Reply]]], None],
+        on_answers: Callable[[Sequence[tuple[Caller, Answer]]], None],
         on_end: Callable[[BaseException | None], None],
     ) -> None:
         self._make_engine, self._role, self._idle_check_s, self._clock = (
@@ -68,9 +67,9 @@ class EngineThread:
             idle_check_s,
             clock,
         )
-        self._on_ready, self._on_replies, self._on_end = on_ready, on_replies, on_end
-        self._inbox: queue.SimpleQueue[QueuedCall | OpenSlot | CloseSlot | StopThread] = queue.SimpleQueue()
-        self._replies: list[tuple[ReplyFuture, Reply]] = []
+        self._on_ready, self._on_answers, self._on_end = on_ready, on_answers, on_end
+        self._inbox: queue.SimpleQueue[Sequence[Request]] = queue.SimpleQueue()
+        self._answers: list[tuple[Caller, Answer]] = []
         self._thread = threading.Thread(target=self._run, name=f"{role}-engine", daemon=True)
         self.order = CallOrder()  # other threads read its two numbers
         self.counters = HostCounters()  # other threads read snapshots
@@ -79,9 +78,9 @@ class EngineThread:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, request: QueuedCall | OpenSlot | CloseSlot | StopThread) -> None:
-        """Hand in a request, from any thread."""
-        self._inbox.put(request)
+    def put(self, requests: Sequence[Request]) -> None:
+        """Hand in requests that came together, from any thread; a step between them is not possible."""
+        self._inbox.put(requests)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end; False if the thread still runs after ``timeout_s``."""
@@ -103,21 +102,19 @@ class EngineThread:
 
     def _take_requests(self, engine: Engine) -> bool:
         """Handle all requests in the inbox, after waiting for one if the engine is idle; False ends the thread."""
-        request = self._next_request(engine)
-        while request is not None:
-            if isinstance(request, StopThread):
-                return False
-            self._handle(engine, request)
-            try:
-                request = self._inbox.get_nowait()
-            except queue.Empty:
-                request = None
+        requests = self._next_requests(engine)
+        while requests:
+            for request in requests:
+                if isinstance(request, StopThread):
+                    return False
+                self._handle(engine, request)
+            requests = () if self._inbox.empty() else self._inbox.get()
         self._hand_over()
         return True
 
-    def _next_request(self, engine: Engine) -> QueuedCall | OpenSlot | CloseSlot | StopThread | None:
+    def _next_requests(self, engine: Engine) -> Sequence[Request]:
         if engine.num_pending:
-            return None if self._inbox.empty() else self._inbox.get_nowait()
+            return () if self._inbox.empty() else self._inbox.get()
         with suppress(queue.Empty):
             return self._inbox.get(timeout=self._idle_check_s)
         engine.check_integrity()
@@ -125,17 +122,17 @@ class EngineThread:
 
     def _handle(self, engine: Engine, request: QueuedCall | OpenSlot | CloseSlot) -> None:
         match request:
-            case OpenSlot(opening, future):
+            case OpenSlot(opening, caller):
                 error = self._attempt(lambda: engine.open(opening))
                 if error is None:
                     self.order.open(opening.session)
-                self._replies.append((future, error))
-            case CloseSlot(session, slot_future):
+                self._answers.append((caller, error))
+            case CloseSlot(session, whom):
                 for dropped in self.order.close(session):
                     self._reply(dropped, UnknownSession(session))
                 error = self._attempt(lambda: engine.close(session))
-                if slot_future is not None:
-                    self._replies.append((slot_future, error))
+                if whom is not None:
+                    self._answers.append((whom, error))
             case QueuedCall(call):
                 if self.order.is_outdated(call):
                     self._reply(request, Superseded(call.session, call.epoch))
@@ -145,9 +142,10 @@ class EngineThread:
                     self._submit(engine, request)
 
     def _submit(self, engine: Engine, queued: QueuedCall) -> None:
-        """Give the call to the engine, or answer it with an error. A cancelled call is dropped."""
+        """Give the call to the engine, or answer it with an error. A call whose caller has left is dropped."""
         call = queued.call
-        if queued.future.cancelled():
+        if queued.caller.has_left():
+            self._answers.append((queued.caller, Cancelled("the caller no longer waits")))
             return
         if isinstance(call, VerifyCall):
             resolved = self.order.resolved(call)
@@ -196,13 +194,13 @@ class EngineThread:
 
     def _reply(self, queued: QueuedCall, reply: DraftBlock | Verdict | AdasdError) -> None:
         self.counters.add_reply(queued.call, reply)
-        self._replies.append((queued.future, reply))
+        self._answers.append((queued.caller, reply))
 
     def _hand_over(self) -> None:
-        """Hand over all replies since the last time, so that the event loop wakes once for them."""
-        if self._replies:
-            replies, self._replies = self._replies, []
-            self._on_replies(replies)
+        """Hand over all answers since the last time, so that the event loop wakes once for them."""
+        if self._answers:
+            answers, self._answers = self._answers, []
+            self._on_answers(answers)
 
 
 def _timed(

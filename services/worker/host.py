@@ -12,8 +12,8 @@ from typing import overload
 from adasd.errors import AdasdError, DeviceFailure, WorkerLost
 from adasd.ports import Clock, Engine
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
-from services.worker.call_order import QueuedCall
-from services.worker.engine_thread import CloseSlot, EngineThread, OpenSlot, Reply, ReplyFuture, StopThread
+from services.worker.call_order import Answer, Caller, QueuedCall
+from services.worker.engine_thread import CloseSlot, EngineThread, OpenSlot, StopThread
 from services.worker.host_stats import HostStats
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,24 @@ class EngineFacts:
     num_slots: int  # concurrent sessions
     max_context: int  # tokens per slot
     vocab_size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Coroutine:
+    """A caller that awaits its answer."""
+
+    future: asyncio.Future[DraftBlock | Verdict | None]
+
+    def has_left(self) -> bool:
+        return self.future.cancelled()
+
+    def answer(self, answer: Answer) -> None:
+        if self.future.done():
+            return
+        if isinstance(answer, AdasdError):
+            self.future.set_exception(answer)
+        else:
+            self.future.set_result(answer)
 
 
 class EngineHost:
@@ -42,17 +60,17 @@ class EngineHost:
         idle_check_s: float = 0.5,
         clock: Clock = time.perf_counter,
     ) -> None:
-        self._role, self._clock = role, clock
+        self._role, self.clock = role, clock
         self._thread = EngineThread(
             make_engine,
             role,
             idle_check_s,
             clock,
             on_ready=self._on_ready,
-            on_replies=lambda replies: self._post(lambda: self._resolve(replies)),
+            on_answers=lambda answers: self._post(lambda: self._answer(answers)),
             on_end=lambda failure: self._post(lambda: self._on_thread_end(failure)),
         )
-        self._waiting: set[ReplyFuture] = set()
+        self._waiting: set[Caller] = set()
         self._ended_by: AdasdError | None = None
         self._loop: asyncio.AbstractEventLoop
         self._ready: asyncio.Future[EngineFacts]
@@ -67,14 +85,31 @@ class EngineHost:
         self.facts = await asyncio.shield(self._ready)
         return self.facts
 
-    async def open(self, call: OpenCall) -> None:
-        """Take a slot; raises Overloaded or InvalidRequest. A cancelled caller must ``release`` the slot.
+    def submit_all(self, requests: Sequence[QueuedCall | OpenSlot | CloseSlot]) -> None:
+        """Hand in requests that came together. Every caller is answered, if need be with the error that ended the host.
 
-        A grammar is compiled in another thread, so that the engine keeps stepping.
+        See ``submit`` for the order of a session's calls and the errors. A grammar must be compiled before (``open``).
         """
+        if self._ended_by is not None:
+            for request in requests:
+                if request.caller is not None:
+                    request.caller.answer(self._ended_by)
+            return
+        self._waiting.update(request.caller for request in requests if request.caller is not None)
+        self._thread.put(requests)
+
+    async def prepare(self, call: OpenCall) -> None:
+        """Compile the call's grammar in another thread, so that the engine keeps stepping; InvalidRequest."""
         if call.transform.grammar is not None:
             await asyncio.to_thread(self._prepare, call)
-        await self._reply_to(lambda future: OpenSlot(call, future))
+
+    async def open(self, call: OpenCall) -> None:
+        """Prepare, then take a slot; raises Overloaded or InvalidRequest.
+
+        A cancelled caller must ``release`` the slot.
+        """
+        await self.prepare(call)
+        await self._answer_to(lambda caller: OpenSlot(call, caller))
 
     @overload
     async def submit(self, call: DraftCall) -> DraftBlock: ...
@@ -90,23 +125,23 @@ class EngineHost:
         the session is closed before the result, Superseded if a newer draft call replaced this one or the assumed
         verdict did not come true, and WorkerLost or DeviceFailure once the host has ended.
         """
-        result = await self._reply_to(lambda future: QueuedCall(call, future, self._clock()))
+        result = await self._answer_to(lambda caller: QueuedCall(call, caller, self.clock()))
         assert result is not None
         return result
 
     async def close(self, session: str) -> None:
         """Free the session's slot and return once it is free; idempotent."""
-        await self._reply_to(lambda future: CloseSlot(session, future))
+        await self._answer_to(lambda caller: CloseSlot(session, caller))
 
     def release(self, session: str) -> None:
         """Free the session's slot without waiting for it."""
         if self._ended_by is None:
-            self._thread.put(CloseSlot(session))
+            self._thread.put([CloseSlot(session)])
 
     async def stop(self, timeout_s: float = 10.0) -> None:
         """End the thread after its current step; waiting callers get WorkerLost. Idempotent."""
         self._end(WorkerLost(self._role, "it is shutting down"))
-        self._thread.put(StopThread())
+        self._thread.put([StopThread()])
         if not await asyncio.to_thread(self._thread.join, timeout_s):
             log.error(
                 "the %s engine did not end its step within %g s; its thread is left", self._role, timeout_s
@@ -117,7 +152,7 @@ class EngineHost:
         if self._ended_by is not None:
             raise self._ended_by
         began_s = self._thread.step_began_s
-        if began_s is not None and self._clock() - began_s > hang_after_s:
+        if began_s is not None and self.clock() - began_s > hang_after_s:
             raise DeviceFailure(f"one forward pass has run for more than {hang_after_s:g} s")
 
     def stats(self) -> HostStats:
@@ -125,34 +160,31 @@ class EngineHost:
         order = self._thread.order
         return self._thread.counters.snapshot(self.facts.num_slots, len(order), order.num_running)
 
-    async def _reply_to(
-        self, request: Callable[[ReplyFuture], QueuedCall | OpenSlot | CloseSlot]
+    async def _answer_to(
+        self, request: Callable[[Caller], QueuedCall | OpenSlot | CloseSlot]
     ) -> DraftBlock | Verdict | None:
         if self._ended_by is not None:
             raise self._ended_by
-        future: ReplyFuture = self._loop.create_future()
-        self._waiting.add(future)
-        self._thread.put(request(future))
+        caller = _Coroutine(self._loop.create_future())
+        self._waiting.add(caller)
+        self._thread.put([request(caller)])
         try:
-            return await future
+            return await caller.future
         finally:
-            self._waiting.discard(future)
+            self._waiting.discard(caller)
 
-    def _resolve(self, replies: Sequence[tuple[ReplyFuture, Reply]]) -> None:
-        for future, reply in replies:
-            if future.done():
-                continue
-            if isinstance(reply, AdasdError):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
+    def _answer(self, answers: Sequence[tuple[Caller, Answer]]) -> None:
+        for caller, answer in answers:
+            if caller in self._waiting:  # it was not answered when the host ended
+                self._waiting.remove(caller)
+                caller.answer(answer)
 
     def _end(self, error: AdasdError) -> None:
-        """Fail all waiting and later calls with ``error``; the first error is kept."""
+        """Answer all waiting and later calls with ``error``; the first error is kept."""
         self._ended_by = self._ended_by or error
-        for future in self._waiting:
-            if not future.done():
-                future.set_exception(self._ended_by)
+        waiting, self._waiting = self._waiting, set()
+        for caller in waiting:
+            caller.answer(self._ended_by)
 
     # ----------------------------------------------------------------- called in the engine's thread
 

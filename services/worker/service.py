@@ -1,161 +1,206 @@
-"""Serves Rounds streams: checks the lease, holds one slot per stream, and frees the slot when the stream ends."""
+"""Serves links: checks leases, holds a slot per session, and frees the slot when the session or its link ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from adasd.errors import AdasdError, Cancelled, InvalidRequest, StaleIncarnation, UnknownSession
-from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
+from adasd.errors import (
+    AdasdError,
+    Cancelled,
+    Overloaded,
+    StaleIncarnation,
+    UnknownSession,
+)
+from adasd.rounds import DraftCall, OpenCall, VerifyCall
 from services.observability.tracing import CallTraces
-from services.transport.envelope import Close, Frame, Opened, ReplyFrame
-from services.transport.server import RoundsStream
+from services.transport.frames import AskFrame, CallAsk, OpenAsk, Opened
+from services.transport.server import LinkStream
+from services.worker.call_order import Answer, QueuedCall
+from services.worker.engine_thread import CloseSlot, OpenSlot
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
+from services.worker.link_end import LinkedSession, LinkEnd
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 log = logging.getLogger(__name__)
 
+MAX_UNANSWERED = 64
+"""Asks of one session that may wait at once; a session protocol needs four."""
+
 
 @dataclass(slots=True, eq=False)
-class _OpenStream:
-    """The current stream of a session."""
+class _Asker:
+    """The caller of one ask."""
 
-    task: asyncio.Task[Any]
-    stream: RoundsStream
-    replies: set[asyncio.Task[None]] = field(default_factory=set)
-    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    ended_by: AdasdError | None = None  # error that ended it
+    session: LinkedSession
+    number: int
+    traces: CallTraces | None = None
+    span: Span | None = None
 
-    def end(self, why: AdasdError) -> None:
-        """End the stream with ``why``; it hands no more calls to the engine."""
-        self.ended_by = self.ended_by or why
-        self.task.cancel()
-        self.drop_replies()
+    def has_left(self) -> bool:
+        return self.session.is_over
 
-    def drop_replies(self) -> None:
-        """Cancel the replies in progress."""
-        for task in self.replies:
-            task.cancel()
+    def answer(self, answer: Answer) -> None:
+        session = self.session
+        session.num_unanswered -= 1
+        if self.traces is not None and self.span is not None:
+            self.traces.end(self.span, Cancelled("the session is over") if session.is_over else answer)
+        if not session.is_over:
+            session.link.reply(self.number, Opened() if answer is None else answer)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Closer:
+    """The caller of a close: tells the orchestrator that the slot is free."""
+
+    session: LinkedSession
+
+    def has_left(self) -> bool:
+        return False
+
+    def answer(self, answer: Answer) -> None:
+        self.session.link.end(self.session.number, None)
 
 
 class WorkerService:
-    """The data plane of one replica (a RoundsService). A session has one stream; a newer one replaces it.
+    """The data plane of one replica (a LinkService). A session has one link; a newer opening replaces an older one.
 
-    The code that ends a stream frees its slot before the engine gets another call of that session. The engine's inbox
-    keeps this order, so a replaced stream cannot free the slot of its successor.
+    The code that ends a session frees its slot before the engine gets another call under the same lease. The engine's
+    inbox keeps this order, so a replaced session cannot free the slot of its successor.
     """
 
     def __init__(
         self, host: EngineHost, leases: LeaseTable, incarnation: str, traces: CallTraces | None = None
     ) -> None:
-        self._traces = traces
-        self._host, self._leases, self._incarnation = host, leases, incarnation
-        self._streams: dict[str, _OpenStream] = {}
+        self._host, self._leases, self._incarnation, self._traces = host, leases, incarnation, traces
+        self._sessions: dict[str, LinkedSession] = {}  # by lease
+        self._batch: list[QueuedCall | OpenSlot | CloseSlot] = []  # of the frame at hand
+        self._preparing: set[asyncio.Task[None]] = set()
 
     @property
     def num_streams(self) -> int:
-        """Open streams."""
-        return len(self._streams)
+        """Open sessions."""
+        return len(self._sessions)
 
-    async def rounds(self, stream: RoundsStream) -> None:
-        """Serve one stream. It ends with StaleIncarnation, UnknownSession or InvalidRequest."""
-        frame = await stream.read()
-        if frame is None:
-            return
-        session = frame.session
-        self._admit(frame, session)
-        open_stream = self._take_over(session, stream)
+    async def link(self, stream: LinkStream) -> None:
+        """Serve one link. It ends with StaleIncarnation or InvalidRequest, or with its stream."""
+        link = LinkEnd(stream)
+        writing, reading = asyncio.create_task(link.write()), asyncio.current_task()
+        assert reading is not None
+        writing.add_done_callback(lambda done: done.cancelled() or reading.cancel())
         try:
-            await self._read_frames(open_stream, frame)
+            while (frame := await stream.read(link.leases)) is not None:
+                self._take(link, frame)
+                await link.room()
         except asyncio.CancelledError:
-            if open_stream.ended_by is None:
+            if not writing.done() or writing.cancelled():
                 raise
-            open_stream.task.uncancel()
-            raise open_stream.ended_by from None
+            reading.uncancel()
+            log.info("a link broke: replies could not be written: %r", writing.exception())
+            raise AdasdError("replies could not be written; see the worker's log") from None
         finally:
-            open_stream.drop_replies()
-            if self._streams.get(session) is open_stream:
-                del self._streams[session]
-                self._host.release(session)
+            for session in tuple(link.sessions.values()):
+                self._forget(session)
+                self._host.release(session.lease)
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
 
-    def end(self, session: str) -> None:
-        """End the stream of a session whose lease is over, with UnknownSession, and free its slot."""
-        self._end_stream(session, UnknownSession(session))
+    def end(self, lease: str) -> None:
+        """End the session whose lease is over, with UnknownSession, and free its slot."""
+        session = self._sessions.get(lease)
+        if session is not None:
+            self._end(session, UnknownSession(lease))
 
-    async def _read_frames(self, open_stream: _OpenStream, first: Frame) -> None:
-        """Take frames until the client closes or ends the stream, without waiting for replies."""
-        frame: Frame | None = first
-        while frame is not None:
-            self._admit(frame, first.session)
-            if isinstance(frame.call, Close):
-                open_stream.drop_replies()
-                return await self._host.close(first.session)
-            task = asyncio.create_task(self._reply(open_stream, frame.seq, frame.call))
-            open_stream.replies.add(task)
-            task.add_done_callback(open_stream.replies.discard)
-            frame = await open_stream.stream.read()
+    # ----------------------------------------------------------------- frames
 
-    async def _reply(
-        self, open_stream: _OpenStream, seq: int, call: OpenCall | DraftCall | VerifyCall
-    ) -> None:
-        """Reply to one frame. The stream ends if the reply cannot be written, so that no client waits forever."""
-        reply = ReplyFrame(seq, await self._traced(open_stream, call))
-        try:
-            async with open_stream.writing:
-                await open_stream.stream.write(reply)
-        except Exception as error:
-            log.warning(
-                "session %s: a reply could not be written: %s: %s", call.session, type(error).__name__, error
-            )
-            open_stream.end(AdasdError("a reply could not be written; see the worker's log"))
-
-    async def _traced(
-        self, open_stream: _OpenStream, call: OpenCall | DraftCall | VerifyCall
-    ) -> Opened | DraftBlock | Verdict | AdasdError:
-        if self._traces is None:
-            return await self._answer(call)
-        span = self._traces.begin(open_stream.stream.headers, call)
-        answer: object = Cancelled("the caller no longer waits")
-        try:
-            answer = found = await self._answer(call)
-        finally:
-            self._traces.end(span, answer)
-        return found
-
-    async def _answer(
-        self, call: OpenCall | DraftCall | VerifyCall
-    ) -> Opened | DraftBlock | Verdict | AdasdError:
-        try:
-            if isinstance(call, OpenCall):
-                await self._host.open(call)
-                return Opened()
-            return await self._host.submit(call)
-        except AdasdError as error:
-            return error
-
-    def _admit(self, frame: Frame, session: str) -> None:
-        """Refuse a frame for an earlier incarnation, for another session than the stream's, or without a lease."""
+    def _take(self, link: LinkEnd, frame: AskFrame) -> None:
+        """Hand the asks to the engine in one piece. Refuses a frame that was meant for an earlier incarnation."""
         if frame.incarnation != self._incarnation:
             raise StaleIncarnation(frame.incarnation, self._incarnation)
-        if frame.session != session:
-            raise InvalidRequest(
-                f"the stream belongs to session {session}, the message to {frame.session}", "session"
-            )
-        if not self._leases.heard(session):
-            raise UnknownSession(session)
+        for opening in frame.opens:
+            self._open(link, opening)
+        arrived_s = self._host.clock()
+        for ask in frame.calls:
+            self._call(link, ask, arrived_s)
+        for number in frame.closes:
+            self._close(link, number)
+        self._hand_in()
 
-    def _take_over(self, session: str, stream: RoundsStream) -> _OpenStream:
-        self._end_stream(session, UnknownSession(session))
-        task = asyncio.current_task()
-        assert task is not None
-        open_stream = self._streams[session] = _OpenStream(task, stream)
-        return open_stream
+    def _hand_in(self) -> None:
+        if self._batch:
+            batch, self._batch = self._batch, []
+            self._host.submit_all(batch)
 
-    def _end_stream(self, session: str, why: AdasdError) -> None:
-        """End the session's stream, if it has one, and free its slot."""
-        open_stream = self._streams.pop(session, None)
-        if open_stream is not None:
-            open_stream.end(why)
-            self._host.release(session)
+    def _open(self, link: LinkEnd, ask: OpenAsk) -> None:
+        lease = ask.call.session
+        if ask.session in link.sessions:
+            return log.warning("session %d of a link was opened twice", ask.session)
+        if not self._leases.heard(lease):
+            return link.end(ask.session, UnknownSession(lease))
+        self.end(lease)
+        session = self._sessions[lease] = LinkedSession(link, ask.session, lease, ask.headers)
+        link.add(session)
+        asker = self._asker(session, ask.number, ask.call)
+        if ask.call.transform.grammar is None:
+            self._batch.append(OpenSlot(ask.call, asker))
+        else:
+            task = asyncio.create_task(self._prepare_and_open(ask.call, asker))
+            self._preparing.add(task)
+            task.add_done_callback(self._preparing.discard)
+
+    async def _prepare_and_open(self, call: OpenCall, asker: _Asker) -> None:
+        """Compile the grammar first; meanwhile the engine does not know the session."""
+        try:
+            await self._host.prepare(call)
+        except AdasdError as error:
+            return asker.answer(error)
+        except Exception as error:
+            log.exception("a grammar could not be compiled")
+            return asker.answer(AdasdError(f"the grammar was refused: {type(error).__name__}: {error}"))
+        if asker.session.is_over:
+            return asker.answer(None)
+        self._host.submit_all([OpenSlot(call, asker)])
+
+    def _call(self, link: LinkEnd, ask: CallAsk, arrived_s: float) -> None:
+        session = link.sessions.get(ask.session)
+        if session is None:
+            return link.reply(ask.number, UnknownSession(f"{ask.session} of this link"))
+        if not self._leases.heard(session.lease):
+            return self._end(session, UnknownSession(session.lease))
+        if session.num_unanswered >= MAX_UNANSWERED:
+            why = f"{session.num_unanswered} calls of session {session.lease} wait already"
+            return link.reply(ask.number, Overloaded(why))
+        self._batch.append(QueuedCall(ask.call, self._asker(session, ask.number, ask.call), arrived_s))
+
+    def _close(self, link: LinkEnd, number: int) -> None:
+        session = link.sessions.get(number)
+        if session is None:
+            return link.end(number, None)
+        self._forget(session)
+        self._batch.append(CloseSlot(session.lease, _Closer(session)))
+
+    def _asker(self, session: LinkedSession, number: int, call: OpenCall | DraftCall | VerifyCall) -> _Asker:
+        session.num_unanswered += 1
+        if self._traces is None:
+            return _Asker(session, number)
+        return _Asker(session, number, self._traces, self._traces.begin(session.headers, call))
+
+    # ----------------------------------------------------------------- the end of a session
+
+    def _end(self, session: LinkedSession, why: AdasdError) -> None:
+        """End a session, tell the orchestrator why, and free the slot."""
+        self._hand_in()  # what was asked before comes before
+        self._forget(session)
+        session.link.end(session.number, why)
+        self._host.release(session.lease)
+
+    def _forget(self, session: LinkedSession) -> None:
+        session.is_over = True
+        session.link.remove(session)
+        if self._sessions.get(session.lease) is session:
+            del self._sessions[session.lease]

@@ -28,7 +28,8 @@ from services.observability.reporter import HandleLink, Reporter
 from services.observability.tracing import CallTraces, provider
 from services.observability.worker_metrics import WorkerCollector
 from services.replica import replica_name
-from services.transport.server import RunningServer, rounds_handler, start_server
+from services.transport.options import LINK_FORM
+from services.transport.server import RunningServer, start_server, worker_handler
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
 from services.worker.load_meter import LoadMeter
@@ -93,7 +94,7 @@ class Worker:
                 self._traces = CallTraces(provider(traces, role, replica_name()), role)
             self._service = WorkerService(self._host, self._leases, self.incarnation, self._traces)
             self._server = await start_server(
-                [rounds_handler(self._service)], bind_host(host, _node_ip()), tls=tls
+                [worker_handler(self._service, role)], bind_host(host, _node_ip()), tls=tls
             )
             self._grant = self._first_item(self._server.address)
             figures = CollectorRegistry()
@@ -179,6 +180,7 @@ class Worker:
             "replica": replica_name(),
             "address": address,
             "incarnation": self.incarnation,
+            "link_form": LINK_FORM,
             "num_slots": facts.num_slots,
             "max_context": facts.max_context,
             "vocab_size": facts.vocab_size,

@@ -16,10 +16,11 @@ import yaml
 from adasd.errors import AdasdError, RateLimited, StaleIncarnation, Unauthenticated, WorkerLost
 from adasd.rounds import OpenCall, SamplingTransform
 from services.config import TlsConfig
-from services.transport.channels import WorkerChannelPool
 from services.transport.generation import GenerationClient
 from services.transport.generation_messages import GenerateCall
-from services.transport.rounds_client import RoundsLine, WorkerAddress
+from services.transport.link import WorkerAddress
+from services.transport.link_pool import LinkPool
+from services.transport.rounds_client import RoundsLine
 from tests.e2e.server import Server, body, running
 from tests.unit.transport.certificates import Authority
 
@@ -171,7 +172,7 @@ def _shakes_hands(port: int, context: ssl.SSLContext) -> bool:
 
 async def open_a_slot(port: int, tls: TlsConfig | None) -> AdasdError | None:
     """A worker's reply to a caller that speaks its protocol but holds no lease."""
-    pool = WorkerChannelPool(tls=tls)
+    pool = LinkPool(tls=tls)
     line = RoundsLine(pool, WorkerAddress("target", f"127.0.0.1:{port}", "0" * 32), "stranger", 5.0)
     try:
         await line.open(OpenCall("stranger", SamplingTransform(), 8))

@@ -22,7 +22,7 @@ from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.table_model import TableModel
 from load_tests.latency.round_trip import worker
 from services.config import TierConfig
-from services.transport.channels import WorkerChannelPool
+from services.transport.link_pool import LinkPool
 from services.transport.rounds_client import RoundsLine
 from services.worker.worker import _load
 from tests.pairs import tokenizer, write_model
@@ -121,7 +121,7 @@ async def test_methods_of_another_package_are_served_by_two_workers(installed, i
     assert (effective.drafting, effective.acceptance) == ("in-turn:long=4", "multiples:divisor=3")
     session, opening = controller.session(effective, transform), OpenCall("s", transform, 128)
     text, lengths, relaxed = [1, 2, 3], [], []
-    pool = WorkerChannelPool()
+    pool = LinkPool()
     with (
         worker("draft", ["s"], partial(FakeEngine, model.disturbed(4.0))) as draft_at,
         worker("target", ["s"], make_target) as target_at,
@@ -154,7 +154,7 @@ async def test_a_worker_without_the_package_says_what_it_knows(installed):
     transform = SamplingTransform(temperature=0.0)
     effective = controller.effective(SpeculationOptions(Mode.ADAPTIVE, "static", "multiples"), transform)
     rule = controller.session(effective, transform).plan(100, 0, 0).accept
-    pool = WorkerChannelPool()
+    pool = LinkPool()
     sys.path.pop(0)  # processes started from here on have no such package
     with worker("target", ["s"], partial(FakeEngine, TableModel.random(16, seed=3))) as target_at:
         target = RoundsLine(pool, target_at, "s", timeout_s=30.0)

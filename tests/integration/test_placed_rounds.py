@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from adasd.config import EngineConfig
-from adasd.errors import AdasdError, InvalidRequest, Overloaded, UnknownSession
+from adasd.errors import AdasdError, InvalidRequest, Overloaded, UnknownSession, WorkerLost
 from adasd.requests import Grammar, GrammarKind
 from adasd.rounds import OpenCall, SamplingTransform, VerifyCall
 from load_tests.latency.counting_engine import CountingEngine
 from services.config import TierConfig
 from services.orchestrator.placement import LeasedSlot, LeasePlacement, Tier
-from services.transport.channels import WorkerChannelPool
-from services.worker.host import EngineHost
+from services.transport.frames import Opened
+from services.transport.link_pool import LinkPool
+from services.transport.options import LINK_FORM
+from services.worker.link_end import LinkEnd
 from services.worker.worker import Worker
 from tests.leaks import nothing_runs
 from tests.patience import soon
@@ -58,7 +60,7 @@ class Rig:
         await self.worker.__init__(  # type: ignore[misc]
             "target", TierConfig(EngineConfig("counting")), make_engine=lambda: self.engine
         )
-        self.pool = WorkerChannelPool()
+        self.pool = LinkPool()
         tier = Tier("target", lambda session: Stream(self.worker.lease(session)), 10.0)  # type: ignore[arg-type]
         drafts = {"model": replace(tier, role="draft")}
         self.placement = LeasePlacement(tier, drafts, self.pool, admission_timeout_s=20.0)
@@ -70,18 +72,23 @@ class Rig:
             engine_open(call)
 
         monkeypatch.setattr(self.engine, "open", open)
-        host_open = EngineHost.open
+        reply = LinkEnd.reply
 
-        async def reply_late(host: EngineHost, call: OpenCall) -> None:
-            await host_open(host, call)
-            await self.may_open.wait()
+        def reply_late(link: LinkEnd, number: int, answer: object) -> None:
+            """Openings are answered once they may be."""
+            if isinstance(answer, Opened) and not self.may_open.is_set():
+                task = asyncio.ensure_future(self.may_open.wait())
+                task.add_done_callback(lambda _: reply(link, number, answer))
+            else:
+                reply(link, number, answer)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(EngineHost, "open", reply_late)
+        monkeypatch.setattr(LinkEnd, "reply", reply_late)
 
     async def slot(self, transform: SamplingTransform | None = None) -> LeasedSlot:
         return await self.placement.attach_target(OpenCall("s", transform or SamplingTransform(), LENGTH))
 
     async def stop(self) -> None:
+        self.may_open.set()
         await soon(lambda: self.engine.num_free_slots == 2 and len(self.worker._leases) == 0)
         await self.pool.close()
         await self.worker.shutdown()
@@ -145,6 +152,18 @@ async def test_a_grammar_is_compiled_before_anything_is_asked(rig: Rig):
     await asyncio.sleep(0.01)
     assert not attaching.done()
     rig.may_open.set()
+    await (await attaching).release()
+
+
+async def test_a_replica_of_another_form_is_refused_and_another_one_tried(rig: Rig):
+    """During a rolling upgrade."""
+    rig.worker._grant = {name: value for name, value in rig.worker._grant.items() if name != "link_form"}
+    with pytest.raises(WorkerLost, match="it speaks form 1 of the protocol, this orchestrator 2"):
+        await rig.placement.attach_draft(OpenCall("s", SamplingTransform(), LENGTH))
+    attaching = asyncio.create_task(rig.slot())
+    await soon(lambda: rig.engine.num_free_slots == 2)
+    assert not attaching.done()  # it waits for another replica
+    rig.worker._grant["link_form"] = LINK_FORM
     await (await attaching).release()
 
 

@@ -45,13 +45,14 @@ from adasd.testing.table_model import TableModel
 from load_tests.latency import round_trip
 from load_tests.latency.counting_engine import CountingEngine
 from protos.adasd.v1 import worker_pb2 as pb
-from protos.adasd.v1.worker_pb2_grpc import WorkerStub
 from services.config import TierConfig
-from services.transport.channels import WorkerChannelPool
-from services.transport.options import ROUNDS_METHOD
-from services.transport.rounds_client import RoundsLine, WorkerAddress
-from services.transport.server import rounds_handler, start_server
-from services.transport.status import ERROR_KEY
+from services.transport.ask_codec import AskBuffer
+from services.transport.link import WorkerAddress
+from services.transport.link_pool import LinkPool
+from services.transport.options import FORMER_METHOD, LINK_METHOD
+from services.transport.rounds_client import RoundsLine
+from services.transport.server import start_server, worker_handler
+from services.transport.status import ERROR_KEY, error_from_rpc
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
 from services.worker.service import WorkerService
@@ -70,13 +71,13 @@ class Replica:
     def __init__(self, engine: CountingEngine) -> None:
         self.engine, self.host = engine, EngineHost(lambda: engine, "target")
         self.leases = LeaseTable(1000, 60.0, time.monotonic)
-        self.pool = WorkerChannelPool()
+        self.pool = LinkPool()
         self.service = WorkerService(self.host, self.leases, INCARNATION)
         self.lines: list[RoundsLine] = []
 
     async def start(self) -> None:
         await self.host.start()
-        self.server = await start_server([rounds_handler(self.service)], "127.0.0.1")
+        self.server = await start_server([worker_handler(self.service, "target")], "127.0.0.1")
         self.at = WorkerAddress("target", self.server.address, INCARNATION)
 
     def line(self, session: str = "a", incarnation: str = INCARNATION, timeout_s: float = 10.0) -> RoundsLine:
@@ -262,35 +263,51 @@ async def test_a_second_line_of_the_session_replaces_the_first(start):
     assert (await second.draft(drafting())).tokens == (6, 7, 8)
 
 
-@pytest.mark.parametrize("garbage", [b"\xff\xff\xff", b"", b"not a message at all"])
+@pytest.mark.parametrize("garbage", [b"\xff\xff\xff", b"not a message at all"])
 async def test_garbage_is_an_invalid_argument_and_the_worker_goes_on(start, garbage):
     replica = await start()
-    async with grpc.aio.insecure_channel(replica.server.address) as channel:
-        stream = channel.stream_stream(ROUNDS_METHOD)()
-        await stream.write(garbage)
-        with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await stream.read()
-    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert ERROR_KEY in dict(refusal.value.trailing_metadata())
+    refusal = await refused(replica, LINK_METHOD, garbage)
+    assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert ERROR_KEY in dict(refusal.trailing_metadata())
     line = await replica.opened()
     assert (await line.draft(drafting())).tokens == (6, 7, 8)
 
 
-async def test_rows_that_do_not_fit_are_an_invalid_argument_and_free_the_slot(start):
+async def refused(replica: Replica, method: str, *messages: bytes) -> grpc.aio.AioRpcError:
+    """The refusal of a stream that sends these."""
+    async with grpc.aio.insecure_channel(replica.server.address) as channel:
+        stream = channel.stream_stream(method)()
+        for message in messages:
+            await stream.write(message)
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await read_to_the_end(stream)
+    return refusal.value
+
+
+async def read_to_the_end(stream: grpc.aio.StreamStreamCall) -> None:
+    while await stream.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_an_orchestrator_that_knows_no_frames_is_told_so(start):
+    """During a rolling upgrade: it takes the worker for lost, and leases another one."""
+    replica = await start()
+    refusal = await refused(replica, FORMER_METHOD, b"")
+    error = error_from_rpc(refusal, "target")
+    assert isinstance(error, WorkerLost)
+    assert "it speaks frames, the caller's version does not" in str(error)
+    assert refusal.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_arrays_that_do_not_fit_are_an_invalid_argument_and_free_the_slot(start):
     replica = await start()
     replica.leases.grant("a")
-    async with grpc.aio.insecure_channel(replica.server.address) as channel:
-        stream = WorkerStub(channel).Rounds()
-        who = {"session": "a", "incarnation": INCARNATION}
-        await stream.write(
-            pb.RoundRequest(**who, seq=1, open=pb.OpenRequest(warp=pb.Warp(top_p=1.0), max_len=8))
-        )
-        assert (await stream.read()).HasField("opened")
-        await stream.write(pb.RoundRequest(**who, seq=2, verify=pb.VerifyRequest(feed=b"123")))
-        with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await stream.read()
-    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "token ids: 3 bytes" in refusal.value.details()
+    asks = AskBuffer(INCARNATION)
+    asks.add_open(1, 1, "a", opening("a"), {})
+    bad = pb.AskFrame(incarnation=INCARNATION, drafts=pb.DraftAsks(ids=b"123"))
+    refusal = await refused(replica, LINK_METHOD, asks.take(), bad.SerializeToString())
+    assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "token ids: 3 bytes" in refusal.details()
     await replica.slots_free()
 
 
@@ -348,7 +365,7 @@ async def test_a_cancelled_close_still_closes(start):
 
 
 async def test_a_line_to_nobody_is_lost_at_once():
-    pool = WorkerChannelPool()
+    pool = LinkPool()
     line = RoundsLine(pool, WorkerAddress("draft", "127.0.0.1:1", "x"), "a", timeout_s=3600.0)
     with pytest.raises(WorkerLost, match="the draft worker was lost: UNAVAILABLE"):
         await line.open(opening("a"))
@@ -377,7 +394,7 @@ def client_process(address: str, ready) -> None:
     """Opens a slot and never comes back."""
 
     async def hold() -> None:
-        line = RoundsLine(WorkerChannelPool(), WorkerAddress("target", address, INCARNATION), "a", 10.0)
+        line = RoundsLine(LinkPool(), WorkerAddress("target", address, INCARNATION), "a", 10.0)
         await line.open(opening("a"))
         ready.send("opened")
         await asyncio.sleep(60)
@@ -392,7 +409,7 @@ async def test_a_killed_worker_is_lost_at_once():
     worker = context.Process(target=round_trip.worker_process, args=("target", ["a"], theirs, slow))
     worker.start()
     assert await asyncio.to_thread(ours.poll, 30)
-    pool = WorkerChannelPool()
+    pool = LinkPool()
     line = RoundsLine(
         pool, WorkerAddress("target", ours.recv(), round_trip.INCARNATION), "a", timeout_s=3600.0
     )
@@ -436,24 +453,38 @@ async def test_a_stopping_server_ends_the_line(start):
     await replica.slots_free()
 
 
-# --------------------------------------------------------------------------- channels
+# --------------------------------------------------------------------------- links
 
 
-async def test_a_channel_is_shared_lingers_and_is_closed(start):
+async def test_a_link_is_shared_lingers_and_is_closed(start):
     replica = await start()
-    pool = WorkerChannelPool(linger_s=0.05)
-    address = replica.server.address
-    channel = pool.acquire(address)
-    assert pool.acquire(address) is channel
-    pool.release(address)
+    pool = LinkPool(linger_s=0.05)
+    link = pool.acquire(replica.at)
+    assert pool.acquire(replica.at) is link
+    pool.release(link)
     await asyncio.sleep(0.1)
     assert len(pool) == 1
-    pool.release(address)
-    assert pool.acquire(address) is channel  # used again before it was closed
-    pool.release(address)
+    pool.release(link)
+    assert pool.acquire(replica.at) is link  # used again before it was closed
+    pool.release(link)
     await soon(lambda: len(pool) == 0)
+    assert isinstance(link.over, Cancelled)
     await pool.close()
-    pool.release(address)
+    pool.release(link)
+
+
+async def test_a_broken_link_is_replaced(start):
+    """The first worker dies and another one comes up; sessions of both lives do not mix."""
+    replica = await start()
+    line = await replica.opened()
+    await replica.server.stop()
+    with pytest.raises(WorkerLost):
+        await line.draft(drafting())
+    await soon(lambda: len(replica.pool) == 0)
+    replica.server = await start_server([worker_handler(replica.service, "target")], "127.0.0.1")
+    replica.at = WorkerAddress("target", replica.server.address, INCARNATION)
+    other = await replica.opened()
+    assert (await other.draft(drafting())).tokens == (6, 7, 8)
 
 
 # --------------------------------------------------------------------------- the replica under Serve
@@ -474,7 +505,7 @@ async def replica():
 
 
 async def test_a_lease_leads_to_a_slot_and_its_end_frees_it(replica):
-    pool = WorkerChannelPool()
+    pool = LinkPool()
     async with aclosing(replica.lease("a")) as lease:
         grant = await anext(lease)
         assert (grant["num_slots"], grant["max_context"], grant["vocab_size"]) == (2, 4096, 1000)
@@ -486,7 +517,7 @@ async def test_a_lease_leads_to_a_slot_and_its_end_frees_it(replica):
         stats = await replica.stats()
         assert (stats["num_sessions"], stats["num_leases"], stats["num_streams"]) == (1, 1, 1)
         assert replica.record_autoscaling_stats()["sessions"] == 1.0
-    await soon(lambda: line._over is not None)  # a write that crosses the end gets a plain loss
+    await soon(lambda: line.over is not None)  # a write that crosses the end gets a plain loss
     with pytest.raises(UnknownSession):
         await line.draft(drafting(epoch=2))
     assert replica.engine.num_free_slots == 2
@@ -504,7 +535,7 @@ async def test_a_silent_lease_expires(replica):
 
 async def test_traffic_keeps_the_lease_until_it_stops(replica):
     replica._leases.idle_ttl_s = 1.0
-    pool = WorkerChannelPool()
+    pool = LinkPool()
     lease = replica.lease("a")
     grant = await anext(lease)
     over = asyncio.ensure_future(anext(lease, None))
@@ -516,7 +547,7 @@ async def test_traffic_keeps_the_lease_until_it_stops(replica):
         assert not over.done()
     async with asyncio.timeout(PATIENCE_S):
         assert await over is None
-    await soon(lambda: line._over is not None)
+    await soon(lambda: line.over is not None)
     with pytest.raises(UnknownSession):
         await line.draft(drafting(epoch=99))
     await line.close()

@@ -12,8 +12,8 @@ import pytest
 from adasd.config import EngineConfig
 from adasd.errors import InvalidRequest
 from services.settings import load
+from services.transport.ask_codec import decode_asks
 from services.transport.error_codec import error_from_bytes
-from services.transport.rounds_codec import decode_frame
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(file for name in ("adasd", "services", "cluster") for file in (ROOT / name).rglob("*.py"))
@@ -62,7 +62,7 @@ def test_the_look_sees_what_it_is_for(source: str):
 
 def test_a_pickle_is_refused_where_bytes_come_in():
     with pytest.raises(InvalidRequest):
-        decode_frame(PICKLED)
+        decode_asks(PICKLED, {})
     assert error_from_bytes(PICKLED) is None
 
 

@@ -34,21 +34,21 @@ class WorkerStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Rounds = channel.stream_stream(
-                '/adasd.v1.Worker/Rounds',
-                request_serializer=protos_dot_adasd_dot_v1_dot_worker__pb2.RoundRequest.SerializeToString,
-                response_deserializer=protos_dot_adasd_dot_v1_dot_worker__pb2.RoundReply.FromString,
+        self.Link = channel.stream_stream(
+                '/adasd.v1.Worker/Link',
+                request_serializer=protos_dot_adasd_dot_v1_dot_worker__pb2.AskFrame.SerializeToString,
+                response_deserializer=protos_dot_adasd_dot_v1_dot_worker__pb2.ReplyFrame.FromString,
                 _registered_method=True)
 
 
 class WorkerServicer:
     """Missing associated documentation comment in .proto file."""
 
-    def Rounds(self, request_iterator, context):
-        """One stream per session and side. Every request except `close` gets one reply with its `seq`; a draft
-        request that is replaced by a newer one fails as superseded. When the stream ends, for any reason, the
-        session's slot is freed. A refused stream ends with a status other than OK (FAILED_PRECONDITION: another
-        incarnation; NOT_FOUND: no lease; INVALID_ARGUMENT: malformed request); the trailing metadata
+    def Link(self, request_iterator, context):
+        """One stream per orchestrator and worker, the link; it carries all their sessions. Every open, draft and verify ask
+        gets one reply with its number; a draft ask that is replaced by a newer one fails as superseded. When the stream
+        ends, for any reason, the slots of all its sessions are freed. A refused stream ends with a status other than OK
+        (FAILED_PRECONDITION: another incarnation; INVALID_ARGUMENT: malformed frame); the trailing metadata
         "adasd-error-bin" then holds a Failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -58,10 +58,10 @@ class WorkerServicer:
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Rounds': grpc.stream_stream_rpc_method_handler(
-                    servicer.Rounds,
-                    request_deserializer=protos_dot_adasd_dot_v1_dot_worker__pb2.RoundRequest.FromString,
-                    response_serializer=protos_dot_adasd_dot_v1_dot_worker__pb2.RoundReply.SerializeToString,
+            'Link': grpc.stream_stream_rpc_method_handler(
+                    servicer.Link,
+                    request_deserializer=protos_dot_adasd_dot_v1_dot_worker__pb2.AskFrame.FromString,
+                    response_serializer=protos_dot_adasd_dot_v1_dot_worker__pb2.ReplyFrame.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -75,7 +75,7 @@ class Worker:
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
-    def Rounds(request_iterator,
+    def Link(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -88,9 +88,9 @@ class Worker:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/adasd.v1.Worker/Rounds',
-            protos_dot_adasd_dot_v1_dot_worker__pb2.RoundRequest.SerializeToString,
-            protos_dot_adasd_dot_v1_dot_worker__pb2.RoundReply.FromString,
+            '/adasd.v1.Worker/Link',
+            protos_dot_adasd_dot_v1_dot_worker__pb2.AskFrame.SerializeToString,
+            protos_dot_adasd_dot_v1_dot_worker__pb2.ReplyFrame.FromString,
             options,
             channel_credentials,
             insecure,

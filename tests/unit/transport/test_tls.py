@@ -11,8 +11,9 @@ from adasd.errors import ConfigError, WorkerLost
 from services import settings
 from services.config import DoorTlsConfig, TlsConfig
 from services.gateway.grpc.door import start_grpc
-from services.transport.channels import WorkerChannelPool
+from services.transport.channels import connect
 from services.transport.generation import GenerationClient
+from services.transport.link_pool import LinkPool
 from services.transport.options import RETRY_POLICY
 from services.transport.server import start_server
 from tests.unit.gateway.fake_backend import FakeBackend
@@ -41,13 +42,11 @@ async def worker(authority):
 
 async def ask(address, tls):
     """The worker's reply, or the status of the refusal."""
-    pool = WorkerChannelPool(tls=tls)
-    try:
-        return await pool.acquire(address).unary_unary(METHOD)(b"hello", timeout=10)
-    except grpc.aio.AioRpcError as error:
-        return error.code()
-    finally:
-        await pool.close()
+    async with connect(address, tls) as channel:
+        try:
+            return await channel.unary_unary(METHOD)(b"hello", timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
 
 
 async def test_two_of_the_same_authority_talk(authority, worker):
@@ -95,7 +94,7 @@ async def test_a_missing_file_is_named(authority):
     with pytest.raises(ConfigError, match=r"worker_tls\.key: cannot read /none/tls.key"):
         await start_server([], "127.0.0.1", tls=tls)
     with pytest.raises(ConfigError, match=r"worker_tls\.key"):
-        WorkerChannelPool(tls=tls)
+        LinkPool(tls=tls)
 
 
 def test_half_a_configuration_is_refused():

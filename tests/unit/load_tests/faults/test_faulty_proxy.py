@@ -95,11 +95,12 @@ CALL = """
 import asyncio, sys
 from adasd.errors import AdasdError
 from adasd.rounds import OpenCall, SamplingTransform
-from services.transport.channels import WorkerChannelPool
-from services.transport.rounds_client import RoundsLine, WorkerAddress
+from services.transport.link_pool import LinkPool
+from services.transport.link import WorkerAddress
+from services.transport.rounds_client import RoundsLine
 
 async def main():
-    pool = WorkerChannelPool()
+    pool = LinkPool()
     line = RoundsLine(pool, WorkerAddress("target", sys.argv[1], "life"), "session", timeout_s=10.0)
     try:
         await line.open(OpenCall("session", SamplingTransform(), 8))
