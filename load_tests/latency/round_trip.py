@@ -72,9 +72,11 @@ async def _serve(
     leases = LeaseTable(facts.num_slots, idle_ttl_s=600.0, clock=time.monotonic)
     for session in sessions:
         leases.grant(session)
-    server = await start_server([worker_handler(WorkerService(host, leases, INCARNATION), role)], "127.0.0.1")
+    service = WorkerService(host, leases, INCARNATION)
+    server = await start_server([worker_handler(service, role)], "127.0.0.1")
     port.send(server.address)
     await asyncio.to_thread(port.poll, None)
+    await service.stop()
     await server.stop()
     await host.stop()
 

@@ -263,7 +263,7 @@ def decode_asks(data: bytes, leases: Mapping[int, str]) -> AskFrame:
         for one in wire.opens
     )
     if opens:
-        leases = {**leases, **{one.session: one.call.session for one in opens}}
+        leases = {**{one.session: one.call.session for one in opens}, **leases}  # what is known stays
     drafts = _drafts_from_wire(wire.drafts, leases) if wire.HasField("drafts") else []
     verifies = _verifies_from_wire(wire.verifies, leases) if wire.HasField("verifies") else []
     calls = merge(drafts, verifies, key=attrgetter("number")) if drafts and verifies else drafts or verifies

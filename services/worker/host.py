@@ -60,7 +60,7 @@ class EngineHost:
         idle_check_s: float = 0.5,
         clock: Clock = time.perf_counter,
     ) -> None:
-        self._role, self.clock = role, clock
+        self.role, self.clock = role, clock
         self._thread = EngineThread(
             make_engine,
             role,
@@ -140,11 +140,11 @@ class EngineHost:
 
     async def stop(self, timeout_s: float = 10.0) -> None:
         """End the thread after its current step; waiting callers get WorkerLost. Idempotent."""
-        self._end(WorkerLost(self._role, "it is shutting down"))
+        self._end(WorkerLost(self.role, "it is shutting down"))
         self._thread.put([StopThread()])
         if not await asyncio.to_thread(self._thread.join, timeout_s):
             log.error(
-                "the %s engine did not end its step within %g s; its thread is left", self._role, timeout_s
+                "the %s engine did not end its step within %g s; its thread is left", self.role, timeout_s
             )
 
     def check(self, hang_after_s: float) -> None:
@@ -192,7 +192,7 @@ class EngineHost:
         try:
             self._loop.call_soon_threadsafe(action)
         except RuntimeError:
-            log.debug("the event loop ended before the %s engine's thread", self._role)
+            log.debug("the event loop ended before the %s engine's thread", self.role)
 
     def _on_ready(self, engine: Engine) -> None:
         self._prepare = engine.prepare

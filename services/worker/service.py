@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adasd.errors import (
     AdasdError,
@@ -13,6 +13,7 @@ from adasd.errors import (
     Overloaded,
     StaleIncarnation,
     UnknownSession,
+    WorkerLost,
 )
 from adasd.rounds import DraftCall, OpenCall, VerifyCall
 from services.observability.tracing import CallTraces
@@ -81,6 +82,8 @@ class WorkerService:
         self._sessions: dict[str, LinkedSession] = {}  # by lease
         self._batch: list[QueuedCall | OpenSlot | CloseSlot] = []  # of the frame at hand
         self._preparing: set[asyncio.Task[None]] = set()
+        self._links: set[asyncio.Task[Any]] = set()
+        self._is_stopping = False
 
     @property
     def num_streams(self) -> int:
@@ -88,22 +91,27 @@ class WorkerService:
         return len(self._sessions)
 
     async def link(self, stream: LinkStream) -> None:
-        """Serve one link. It ends with StaleIncarnation or InvalidRequest, or with its stream."""
+        """Serve one link. It ends with StaleIncarnation, InvalidRequest or WorkerLost, or with its stream."""
         link = LinkEnd(stream)
         writing, reading = asyncio.create_task(link.write()), asyncio.current_task()
         assert reading is not None
         writing.add_done_callback(lambda done: done.cancelled() or reading.cancel())
+        self._links.add(reading)
         try:
             while (frame := await stream.read(link.leases)) is not None:
                 self._take(link, frame)
                 await link.room()
         except asyncio.CancelledError:
+            if self._is_stopping:
+                reading.uncancel()
+                raise WorkerLost(self._host.role, "it is shutting down") from None
             if not writing.done() or writing.cancelled():
                 raise
             reading.uncancel()
             log.info("a link broke: replies could not be written: %r", writing.exception())
             raise AdasdError("replies could not be written; see the worker's log") from None
         finally:
+            self._links.discard(reading)
             for session in tuple(link.sessions.values()):
                 self._forget(session)
                 self._host.release(session.lease)
@@ -115,6 +123,14 @@ class WorkerService:
         session = self._sessions.get(lease)
         if session is not None:
             self._end(session, UnknownSession(lease))
+
+    async def stop(self) -> None:
+        """End all links with WorkerLost, and free their slots."""
+        self._is_stopping = True
+        links = tuple(self._links)
+        for link in links:
+            link.cancel()
+        await asyncio.gather(*links, return_exceptions=True)
 
     # ----------------------------------------------------------------- frames
 

@@ -164,6 +164,7 @@ class Worker:
         if self._reporter is not None:
             await self._reporter.stop()
         if self._server is not None:
+            await self._service.stop()
             await self._server.stop()
         await self._host.stop()
         if self._traces is not None:

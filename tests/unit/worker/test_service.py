@@ -15,6 +15,7 @@ from adasd.errors import (
     StaleIncarnation,
     Superseded,
     UnknownSession,
+    WorkerLost,
 )
 from adasd.requests import Grammar, GrammarKind
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, SamplingTransform, StopRule, Verdict, VerifyCall
@@ -313,6 +314,14 @@ async def test_a_link_that_cannot_be_written_to_ends_and_frees_its_slots(replica
     client.call(DRAFT)
     client.send()
     with pytest.raises(AdasdError, match="replies could not be written"):
+        await client.task
+    assert await replica.num_sessions() == 0
+
+
+async def test_a_worker_that_stops_ends_its_links_and_says_why(replica):
+    client = await replica.opened()
+    await replica.service.stop()
+    with pytest.raises(WorkerLost, match="the target worker was lost: it is shutting down"):
         await client.task
     assert await replica.num_sessions() == 0
 
