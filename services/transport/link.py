@@ -169,9 +169,8 @@ class Link:
         return answer
 
     def _wake_writer(self) -> None:
-        if self._has_asks is not None:
+        if self._has_asks is not None and not self._has_asks.done():  # cancelled once the link is over
             self._has_asks.set_result(None)
-            self._has_asks = None
 
     async def _write(self) -> None:
         """Write everything that is ready, frame after frame."""

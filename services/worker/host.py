@@ -177,7 +177,10 @@ class EngineHost:
         for caller, answer in answers:
             if caller in self._waiting:  # it was not answered when the host ended
                 self._waiting.remove(caller)
-                caller.answer(answer)
+                try:
+                    caller.answer(answer)
+                except Exception:  # the others must get theirs
+                    log.exception("an answer of the %s engine could not be handed over", self.role)
 
     def _end(self, error: AdasdError) -> None:
         """Answer all waiting and later calls with ``error``; the first error is kept."""

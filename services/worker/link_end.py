@@ -68,9 +68,8 @@ class LinkEnd:
         await self._has_room.wait()
 
     def _wake_writer(self) -> None:
-        if self._has_replies is not None:
+        if self._has_replies is not None and not self._has_replies.done():  # cancelled once the link is over
             self._has_replies.set_result(None)
-            self._has_replies = None
         if self._replies.num_bytes > MAX_UNSENT_BYTES:
             self._has_room.clear()
 

@@ -276,6 +276,22 @@ async def test_a_closed_session_is_answered_no_more_and_not_computed(gated):
     assert gated.host.stats().num_steps == 1
 
 
+async def test_a_link_that_ends_while_its_session_closes_takes_nobody_elses_answer(gated):
+    client, other = await gated.opened(), gated.connect()
+    client.call(DRAFT)
+    client.send()
+    await asyncio.to_thread(gated.engine.entered.wait, 5)
+    client.asks.add_close(1)
+    client.send()
+    opening = other.open(2, "b")
+    other.send()
+    client.stream.there.end()
+    await client.task
+    gated.engine.gate.set()
+    assert await other.answer(opening) == Opened()
+    assert await gated.num_sessions() == 1
+
+
 async def test_one_session_cannot_fill_the_queue(gated):
     client = await gated.opened()
     await client.answer(client.open(2, "b"))
