@@ -95,6 +95,9 @@ class EngineConfig:
         False,
         "target only: draft with the target's own first layers (draft source self) instead of a draft model",
     )
+    adapter: str | None = setting(
+        None, "folder of a LoRA adapter (PEFT's format) that is merged into the weights at loading"
+    )
     trust_remote_code: bool = setting(False, "run Python code that comes with the model")
 
 

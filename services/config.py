@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from adasd.config import MODEL, SELF, EngineConfig, SpeculationConfig, setting
 
@@ -24,6 +24,16 @@ class TierConfig:
     label_selector: tuple[tuple[str, str], ...] = setting(
         (), "labels that a Ray node must have, for example pool=draft"
     )
+
+    @property
+    def placed_engine(self) -> EngineConfig:
+        """The engine on what Ray reserves: device ``auto`` is CUDA if that includes a GPU, else the CPU.
+
+        Ray does not hide GPUs from a replica that reserved none, so without this all of them would meet on one card.
+        """
+        if self.engine.device != "auto":
+            return self.engine
+        return replace(self.engine, device="cuda" if self.num_gpus > 0 else "cpu")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from adasd.drafters.sources import is_leased
-from adasd.errors import AdasdError, WorkerLost
+from adasd.errors import AdasdError, InvalidRequest, WorkerLost
 from adasd.ports import Drafter, Placement, Verifier
 from adasd.rounds import BlockLate, OpenCall, RoundCompleted, SlotGranted, SlotLost
 from adasd.session.events import DraftAttached, DraftLeft, DraftLost, Fail, TargetAttached, TargetLost
@@ -116,7 +116,7 @@ class SessionSlots:
         try:
             draft = await self._placement.attach_draft(self._call, source)
         except Exception as error:
-            if not self._settings.replaces_lost:
+            if self._ends_the_answer(error):
                 raise
             log.info("session %s gets no draft: %r", self._call.session, error)
             return None
@@ -125,6 +125,13 @@ class SessionSlots:
             return None
         self._watch(draft, "draft", began_s)
         return draft
+
+    def _ends_the_answer(self, error: Exception, *, of_target: bool = False) -> bool:
+        """Whether to raise an error of a slot. A draft that cannot take the request is left out everywhere.
+
+        Its context may be shorter than the answer's, and its embedding smaller than the target's.
+        """
+        return not self._settings.replaces_lost and (of_target or not isinstance(error, InvalidRequest))
 
     def _attach_draft_later(self) -> None:
         def attach() -> None:
@@ -154,7 +161,7 @@ class SessionSlots:
         """Handle the loss of a slot; further reports of the same loss do nothing."""
         if slot is not self.target and slot is not self.draft:
             return
-        if isinstance(error, Exception) and not self._settings.replaces_lost:
+        if isinstance(error, Exception) and self._ends_the_answer(error, of_target=slot is self.target):
             raise error
         role = "target" if slot is self.target else "draft"
         if slot is self.target:

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from adasd.config import EngineConfig
 from adasd.errors import ConfigError
 from cluster.cli._settings import parse, parser_of, read_config
-from cluster.runtime.preflight import GIB, engines, problems
+from cluster.runtime.preflight import GIB, card_problems, engines, memory_estimate, problems
 from cluster.topology import Node, missing
 from services.config import ServeConfig
 
@@ -41,19 +41,28 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
 
     With the ``address`` of a Ray cluster, checks its nodes and not this machine, which may lack the models and GPUs.
     """
-    found = problems(config) if address is None else missing(config, nodes_of(address))
+    found = (
+        problems(config) if address is None else missing(config, nodes_of(address)) + card_problems(config)
+    )
     table = Table(
-        "", Column("model", overflow="fold"), "dtype", "device", "weights", "cache", "slots", "replicas"
+        "",
+        Column("model", overflow="fold"),
+        "dtype",
+        "device",
+        "weights",
+        "cache",
+        "reserve",
+        "slots",
+        "replicas",
     )
     for role, engine in engines(config):
         tier = config.tiers[role]
         table.add_row(
             role,
             engine.model,
-            engine.dtype if engine.weights == "full" else f"{engine.dtype}, {engine.weights} weights",
-            engine.device,
+            dtype_of(engine) if engine.weights == "full" else f"{dtype_of(engine)}, {engine.weights} weights",
+            engine.device if engine.num_devices == 1 else f"{engine.num_devices} x {engine.device}",
             *memory_columns(engine),
-            str(engine.num_slots),
             f"{tier.min_replicas}-{tier.max_replicas}",
         )
     console.print(table)
@@ -74,15 +83,28 @@ def nodes_of(address: str) -> list[Node]:
         return nodes()
 
 
-def memory_columns(engine: EngineConfig) -> tuple[str, str]:
-    """Size of one replica's weights and of its full cache, formatted; question marks if the model cannot be read."""
-    from adasd.engine.loading.memory import memory_estimate
-
+def memory_columns(engine: EngineConfig) -> tuple[str, str, str, str]:
+    """One replica's weights, full cache, reserve and slots, formatted; question marks if the model cannot be read."""
     try:
         estimate = memory_estimate(engine)
     except ConfigError:
-        return "?", "?"
-    return readable(estimate.weights_bytes), readable(estimate.cache_bytes)
+        return "?", "?", "?", str(engine.num_slots)
+    sizes = (estimate.weights_bytes, estimate.cache_bytes, estimate.reserve_bytes)
+    weights, cache, reserve = (readable(size) if size else "-" for size in sizes)
+    return weights, cache, reserve, str(estimate.num_slots)
+
+
+def dtype_of(engine: EngineConfig) -> str:
+    """The number format that ``auto`` stands for; ``auto`` if the model cannot be read."""
+    from adasd.engine.loading.checkpoint import load_config
+    from adasd.engine.loading.limits import intended_device, resolve_dtype
+
+    try:
+        config = load_config(engine.model, engine.trust_remote_code)
+        resolved = resolve_dtype(engine.dtype, intended_device(engine.device), config)
+    except ConfigError:
+        return engine.dtype
+    return str(resolved).removeprefix("torch.")
 
 
 def readable(num_bytes: int) -> str:

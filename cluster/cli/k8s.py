@@ -18,7 +18,9 @@ from adasd.errors import ConfigError
 from cluster.cli import added, load, summary
 from cluster.data import BASE, PACKAGED
 from cluster.k8s import facts as cluster_facts
-from cluster.k8s.render import render
+from cluster.k8s.manifests import Manifests
+from cluster.k8s.memory import cards_of_facts, cards_of_manifests, memory_report
+from cluster.k8s.render import render, topology_config
 
 GROUP = "adasd.k8s"
 
@@ -32,8 +34,10 @@ def main(argv: Sequence[str], stdin: TextIO | None = None) -> int:
             return load(action, extra)(argv[1:])
         arguments = parser().parse_args(argv)
         if arguments.action == "render":
-            return write(arguments.topology, arguments.cluster, arguments.out, arguments.base)
-        return check(stdin or sys.stdin, arguments.existing)
+            return write(
+                arguments.topology, arguments.cluster, arguments.out, arguments.base, arguments.models
+            )
+        return check(stdin or sys.stdin, arguments.existing, arguments.models)
     except ConfigError as error:
         for sentence in str(error).splitlines():
             print(f"adasd k8s {action}: {sentence}", file=sys.stderr)
@@ -70,41 +74,63 @@ def parser() -> argparse.ArgumentParser:
         metavar="KIND/NAME",
         help="what the cluster has already, for example secret/adasd-api-keys; may be repeated",
     )
+    for action in (render_, check_):
+        action.add_argument(
+            "--models",
+            type=Path,
+            metavar="DIR",
+            help="a folder here with the configuration files of the models in /models, to compute GPU memory",
+        )
     for name, module in added(GROUP).items():
         actions.add_parser(name, help=summary(module))
     return made
 
 
-def write(topology: Path, cluster: Path | None, out: Path | None, base: Path) -> int:
-    """Render into a folder and print what else the cluster needs."""
+def write(
+    topology: Path, cluster: Path | None, out: Path | None, base: Path, models: Path | None = None
+) -> int:
+    """Render into a folder and print what else the cluster needs. ConfigError if a card is too small for its models."""
     if cluster is None:
         raise ConfigError(
             "the sizes and images of the pods are missing; name their file with --cluster FILE "
             "(an empty one is enough for the demo pair; docs/kubernetes.md lists what it may hold)"
         )
+    facts = cluster_facts.read(cluster)
+    config = topology_config(topology, facts)
+    needs, found = memory_report(config, cards_of_facts(config, facts), models)
+    if found:
+        raise ConfigError("\n".join(found))
     folder = out or topology.parent
     if base.is_relative_to(PACKAGED):  # the overlay must work without this installation
         base = shutil.copytree(base, folder / "base", dirs_exist_ok=True)
-    overlay = render(topology, cluster_facts.read(cluster), folder, base)
+    overlay = render(topology, facts, folder, base)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in overlay.files.items():
         (folder / name).write_text(text, encoding="utf-8")
     print(f"Wrote {', '.join(overlay.files)} to {folder}.")
     for needed in overlay.needs:
         print(f"The cluster has to have {needed}.")
+    for sentence in needs:
+        print(f"GPU memory of {sentence}.")
     print(f"  kubectl apply --server-side -k {folder}")
     return 0
 
 
-def check(stream: TextIO, existing: Sequence[str]) -> int:
-    """Print every problem of the manifests in ``stream``."""
-    from cluster.k8s.relations import problems
+def check(stream: TextIO, existing: Sequence[str], models: Path | None = None) -> int:
+    """Print every problem of the manifests in ``stream``, and the GPU memory of its tiers."""
+    from cluster.k8s.relations import problems, served_config
 
     try:
         documents = [document for document in yaml.safe_load_all(stream) if document]
     except yaml.YAMLError as error:
         raise ConfigError(f"these are no manifests: {' '.join(str(error).split())}") from error
     found = problems(documents, frozenset(existing))
+    if not found:
+        manifests = Manifests(documents)
+        config = served_config(manifests)
+        needs, found = memory_report(config, cards_of_manifests(config, manifests), models)
+        for sentence in needs:
+            print(f"GPU memory of {sentence}.")
     for sentence in found:
         print(f"✗ {sentence}")
     if not found:

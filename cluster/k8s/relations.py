@@ -388,13 +388,20 @@ class Deployed:
         return ", ".join([*wanted, *(f"label {key}={value}" for key, value in self.labels.items())])
 
 
-def _deployed(m: Manifests) -> list[Deployed]:
-    """Deployments of the application built from ``args``. Files in ``args`` need not exist here."""
-    from cluster.app import build
+def served_config(m: Manifests) -> ServeConfig:
+    """The settings of the application. Files in ``args`` need not exist here."""
     from cluster.entry import read
 
     readable = {k: v for k, v in m.application.get("args", {}).items() if k != "api_keys_file"}
     config: ServeConfig = read(readable, {})
+    return config
+
+
+def _deployed(m: Manifests) -> list[Deployed]:
+    """Deployments of the application built from ``args``."""
+    from cluster.app import build
+
+    config = served_config(m)
     overrides = {d["name"]: d for d in m.application.get("deployments", [])}
     return [Deployed(d, overrides.get(d.name, {})) for d in _graph(build(config, "0.0.0.0"))]
 

@@ -77,8 +77,7 @@ class Times:
 def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overlay:
     """The overlay for the folder ``out``. ConfigError with one sentence per problem."""
     args = _read(topology)
-    # Keys and certificates are files in the pods; here it only matters whether they are named.
-    config = settings.load(dict(_flat_without_files(args)), _otel(facts), demo=Path("/app/models/demo"))
+    config = topology_config(topology, facts)
     if config.tls.is_on:
         raise ConfigError(
             "tls: on Kubernetes TLS for clients ends at the ingress; leave it out of the topology"
@@ -104,6 +103,13 @@ def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overla
         **resources,
     }
     return Overlay(files, tuple(dict.fromkeys(parts.needs())))
+
+
+def topology_config(topology: Path, facts: Facts) -> ServeConfig:
+    """The settings in a topology file. Keys and certificates are files in the pods; only their names matter here."""
+    return settings.load(
+        dict(_flat_without_files(_read(topology))), _otel(facts), demo=Path("/app/models/demo")
+    )
 
 
 @dataclass(frozen=True, slots=True)

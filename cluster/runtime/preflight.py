@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adasd.config import EngineConfig
 from adasd.errors import ConfigError
 from services.config import ServeConfig
+
+if TYPE_CHECKING:
+    from adasd.engine.loading.memory import MemoryEstimate
 
 GIB = 1024**3
 
@@ -18,10 +24,31 @@ def problems(config: ServeConfig) -> list[str]:
     """One sentence per problem; empty if it can be served here, as far as this machine can tell."""
     found = []
     for role, engine in engines(config):
-        tier_found = [f"{role}: {sentence}" for sentence in _problems_of_model(engine)]
-        found += tier_found or [f"{role}: {sentence}" for sentence in _memory_problems(engine)]
+        found += [f"{role}: {sentence}" for sentence in _problems_of_model(engine)]
+    found += card_problems(config)
+    if not found:
+        for role, engine in engines(config):
+            found += [f"{role}: {sentence}" for sentence in _memory_problems(engine)]
     if not found:
         found += _problems_of_text(config)
+    return found
+
+
+def card_problems(config: ServeConfig) -> list[str]:
+    """Replicas too large for their card, where its memory is known by name or because it is in this machine."""
+    import torch
+
+    from cluster.cards import cards_of, too_small
+
+    found = []
+    here = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    for card in cards_of(config):
+        if card.num_bytes is None:
+            card = replace(card, num_bytes=here)
+        parts = {role: engine for role, engine in engines(config) if role in card.roles}
+        with suppress(ConfigError):  # a model that cannot be read is a problem by itself
+            sentence = too_small(card, {role: memory_estimate(one) for role, one in parts.items()}, parts)
+            found += [sentence] if sentence else []
     return found
 
 
@@ -37,19 +64,15 @@ def absent_folders(config: ServeConfig) -> list[str]:
 
 def engines(config: ServeConfig) -> Iterator[tuple[str, EngineConfig]]:
     """Every model's engine settings by the name of its deployment, the target first."""
-    yield from ((role, tier.engine) for role, tier in config.tiers.items())
+    yield from ((role, tier.placed_engine) for role, tier in config.tiers.items())
 
 
 def _problems_of_model(engine: EngineConfig) -> Iterator[str]:
     """Problems with the files and the architecture of one model."""
-    from adasd.engine.loading.checkpoint import check_weight_files, load_config
-    from adasd.engine.loading.limits import check_architecture, resolve_max_context
+    from adasd.engine.loading.checkpoint import check_weight_files
+    from adasd.engine.loading.inspection import check_model
 
-    def architecture() -> None:
-        model = load_config(engine.model, engine.trust_remote_code)
-        check_architecture(model, resolve_max_context(model, engine.max_context))
-
-    yield from _sentences(architecture, lambda: check_weight_files(engine.model))
+    yield from _sentences(lambda: check_model(engine), lambda: check_weight_files(engine.model))
 
 
 def _problems_of_text(config: ServeConfig) -> Iterator[str]:
@@ -68,27 +91,27 @@ def _problems_of_text(config: ServeConfig) -> Iterator[str]:
 
 
 def _memory_problems(engine: EngineConfig) -> Iterator[str]:
-    """Weights, and on CUDA the cache too, must fit; checked only if the device is on this machine."""
+    """The device must be on this machine; on a CPU the weights must fit (the cache grows with use)."""
     from adasd.engine.loading.limits import resolve_devices
-    from adasd.engine.loading.memory import memory_estimate
 
     try:
-        devices = resolve_devices(engine)
-        estimate = memory_estimate(engine)
+        devices, estimate = resolve_devices(engine), memory_estimate(engine)
     except ConfigError as error:
         yield str(error)
         return
-    if devices[0].type == "cuda":
-        import torch
-
-        needed, available = estimate.total_bytes, sum(torch.cuda.mem_get_info(each)[1] for each in devices)
-    else:
-        needed, available = estimate.weights_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > available:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if devices[0].type == "cpu" and estimate.weights_bytes > available:
         yield (
-            f"{engine.model} needs {needed / GIB:.1f} GiB on {', '.join(map(str, devices))}, which has "
-            f"{available / GIB:.1f} GiB; choose a smaller dtype, fewer slots, a shorter max_context or another model"
+            f"{engine.model} needs {estimate.weights_bytes / GIB:.1f} GiB of weights, this machine has "
+            f"{available / GIB:.1f} GiB; choose a smaller dtype or another model"
         )
+
+
+def memory_estimate(engine: EngineConfig) -> MemoryEstimate:
+    """As in ``adasd.engine.loading.memory``, which is imported late, as it takes seconds."""
+    from adasd.engine.loading import memory
+
+    return memory.memory_estimate(engine)
 
 
 def _sentences(*checks: Callable[[], object]) -> Iterator[str]:

@@ -214,7 +214,7 @@ def _load(role: str, tier: TierConfig, target_model: str | None) -> Engine:
     vocab_limit = None
     if target_model is not None:
         vocab_limit = check_vocabularies(target_model, tier.engine.model, tier.engine.trust_remote_code)
-    engine = TorchEngine.from_config(tier.engine, progress, vocab_limit=vocab_limit)
+    engine = TorchEngine.from_config(tier.placed_engine, progress, vocab_limit=vocab_limit)
     make_ready_for_grammars(engine, role)
     return engine
 

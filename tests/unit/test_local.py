@@ -43,6 +43,19 @@ def test_without_a_draft_it_decodes_plainly():
     assert list(pair(with_draft=False).generate((1,), max_tokens=9).token_ids) == TARGET.greedy([1], 9)
 
 
+def test_a_draft_with_a_shorter_context_than_the_answer_is_left_out(caplog):
+    made = LocalPair(
+        FakeEngine(TARGET), FakeEngine(TARGET, max_context=20), lambda ids: "." * len(ids), frozenset()
+    )
+    with caplog.at_level("INFO", "adasd.session.slots"):
+        answer = made.generate((1, 2, 3), max_tokens=40)
+    assert list(answer.token_ids) == TARGET.greedy([1, 2, 3], 40)
+    assert answer.report.num_draft_tokens == 0
+    assert "gets no draft" in caplog.text
+    assert "a slot holds 1 to 20 tokens" in caplog.text
+    assert made.generate((1, 2, 3), max_tokens=10).report.num_draft_tokens > 0
+
+
 def test_what_cannot_be_had_is_refused_with_what_can():
     made = pair()
     with pytest.raises(InvalidRequest, match="mode is 'fast'; possible are off, exact, adaptive"):

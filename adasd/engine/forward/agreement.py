@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,40 +16,53 @@ from adasd.engine.forward.protocol import Forward
 from adasd.engine.work import StepInput
 from adasd.errors import ConfigError
 
-_PROBE_SPLIT = 5
+
+def probes(num_embeddings: int, length: int = PROBE_LEN) -> list[list[int]]:
+    """Two sequences, the second a little shorter and with other tokens."""
+    ids: list[int] = probe_ids(num_embeddings, torch.device("cpu"), length).tolist()
+    return [ids, ids[: -max(2, length // 3) - 1 : -1]]
 
 
-def reference_logits(model: PreTrainedModel) -> Tensor:
-    """Logits [tokens, V] of the probe by the model as loaded, for ``check_agreement``."""
+def reference_logits(model: PreTrainedModel, length: int = PROBE_LEN) -> list[Tensor]:
+    """Logits [tokens, V] of each probe by the model as loaded, for ``check_agreement``."""
     model.train(False)
     with torch.inference_mode():
-        ids = probe_ids(num_embeddings(model), model.device)
-        logits: Tensor = model(input_ids=ids[None], use_cache=False).logits[0].float()
-    return logits
-
-
-def check_agreement(forward: Forward, reference: Tensor) -> None:
-    """Raise ConfigError unless two passes over a cache give the original model's logits.
-
-    Guards against architectures that would run here and be silently wrong. float32: the largest difference may be
-    1e-3 of the largest logit. In 16-bit formats rounding alone moves single logits of a deep model much further; so
-    there the root mean square of the differences may be a fifth of the logits' standard deviation (wrong logits differ
-    by about one standard deviation or more).
-    """
-    cache = KVCache(forward.layers, PrefixCache(2, PROBE_LEN), forward.dtype, forward.device)
-    ids = probe_ids(forward.num_embeddings, forward.device).tolist()
-    with torch.inference_mode():
-        parts = [
-            forward(ForwardBatch([StepInput(1, start, part, len(part))], cache.layout, forward.device), cache)
-            for start, part in ((0, ids[:_PROBE_SPLIT]), (_PROBE_SPLIT, ids[_PROBE_SPLIT:]))
+        return [
+            model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float()
+            for ids in probes(num_embeddings(model), length)
         ]
-    differences = torch.cat(parts).float() - reference
+
+
+def check_agreement(forward: Forward, reference: Sequence[Tensor], length: int = PROBE_LEN) -> None:
+    """Raise ConfigError unless passes over a cache give the original model's logits.
+
+    Two sequences are fed in parts, in slots of their own, together and alone. Guards against architectures that would
+    run here and be silently wrong. float32: the largest difference may be 1e-3 of the largest logit. In 16-bit formats
+    rounding alone moves single logits of a deep model much further; so there the root mean square of the differences
+    may be a fifth of the logits' standard deviation (wrong logits differ by about one standard deviation or more).
+    """
+    cache = KVCache(forward.layers, PrefixCache(3, length), forward.dtype, forward.device)
+    long, short = probes(forward.num_embeddings, length)
+    parts = [
+        [StepInput(2, 0, long[:3], 3)],
+        [StepInput(2, 3, long[3:-2], length - 5), StepInput(0, 0, short[:-1], len(short) - 1)],
+        [StepInput(2, length - 2, long[-2:-1], 1), StepInput(0, len(short) - 1, short[-1:], 1)],
+        [StepInput(2, length - 1, long[-1:], 1)],
+    ]
+    logits: dict[int, list[Tensor]] = {0: [], 2: []}
+    with torch.inference_mode():
+        for step in parts:
+            step.sort(key=lambda one: one.attention_order)
+            out = forward(ForwardBatch(step, cache.layout, forward.device), cache).float()
+            for one, part in zip(step, torch.split(out, [one.num_positions for one in step]), strict=True):
+                logits[one.slot].append(part)
+    differences = torch.cat([*logits[2], *logits[0]]) - torch.cat(list(reference))
     if forward.dtype == torch.float32:
         difference = float(differences.abs().max())
-        allowed = 1e-3 * max(1.0, float(reference.abs().max()))
+        allowed = 1e-3 * max(1.0, *(float(each.abs().max()) for each in reference))
     else:
         difference = float(differences.square().mean().sqrt())
-        allowed = 0.2 * float(reference.std())
+        allowed = 0.2 * float(reference[0].std())
     if not difference <= allowed:
         raise ConfigError(
             f"{forward.name} does not compute the same over the engine's cache as by itself (logits differ by "

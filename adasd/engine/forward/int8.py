@@ -66,13 +66,16 @@ def is_int8(model: nn.Module) -> bool:
 
 
 def rounded_layers(model: PreTrainedModel) -> list[tuple[nn.Module, str, nn.Linear]]:
-    """The layers to round (all but the head), each as (parent module, name in it, layer)."""
+    """The layers to round (all but the head), each as (parent module, name in it, layer).
+
+    Subclasses of ``nn.Linear`` are left as they are: they compute something else (routers), or are quantised already.
+    """
     head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear) and child is not head
+        if type(child) is nn.Linear and child is not head
     ]
 
 

@@ -1,7 +1,8 @@
-"""A forward pass through the model's own modules.
+"""A forward pass through the model's own modules, with the attention function replaced.
 
-This path serves every architecture that passes ``check_agreement``. ``fast_llama`` is its fast twin for one family
-and is tested against it.
+It serves the architectures that send queries, keys and values of flat tokens to transformers' attention function.
+``fast_llama`` is its fast twin for one family and is tested against it; ``own_attention`` serves models that compute
+attention by themselves.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from adasd.engine.cache.kv_cache import KVCache, LayerShape
 from adasd.engine.forward.attention import IMPLEMENTATION, ShapeRecorder, SlotStep, register
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.protocol import Forward
-from adasd.errors import ConfigError
 
 PROBE_LEN = 8
-"""Tokens of the pass that ``check_agreement`` compares."""
+"""Tokens of the longer sequence that ``check_agreement`` compares."""
 
 
 class ModuleForward(Forward):
@@ -42,12 +42,7 @@ class ModuleForward(Forward):
         ids = probe_ids(self.num_embeddings, self.device)[None]
         with torch.inference_mode():
             self._model(input_ids=ids, use_cache=False, step=recorder)
-        if sorted(recorder.layers) != list(range(len(recorder.layers))) or not recorder.layers:
-            raise ConfigError(
-                f"{type(self._model).__name__} sends layers {sorted(recorder.layers)} to the attention "
-                "function; the engine needs all of them, numbered from 0"
-            )
-        return [recorder.layers[i] for i in range(len(recorder.layers))]
+        return recorder.shapes(type(self._model).__name__)
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         wanted = {"logits_to_keep": batch.wanted} if self._takes_wanted and batch.wanted is not None else {}
@@ -67,6 +62,6 @@ def num_embeddings(model: PreTrainedModel) -> int:
     return int(embedding.weight.shape[0])
 
 
-def probe_ids(num_embeddings: int, device: torch.device) -> Tensor:
+def probe_ids(num_embeddings: int, device: torch.device, length: int = PROBE_LEN) -> Tensor:
     """A few token ids, spread over the vocabulary."""
-    return torch.linspace(0, num_embeddings - 1, PROBE_LEN, device=device).long()
+    return torch.linspace(0, num_embeddings - 1, length, device=device).long()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
@@ -21,9 +21,11 @@ from adasd.engine.forward.early_exit import EarlyExitForward
 from adasd.engine.forward.graphs import CudaGraphs
 from adasd.engine.forward.modules import ModuleForward
 from adasd.engine.forward.native import forward as native
+from adasd.engine.forward.own_attention import OwnAttention
 from adasd.engine.forward.protocol import Forward
 from adasd.engine.forward.split import is_split
 from adasd.engine.forward.static_forward import StaticForward
+from adasd.engine.forward.trial import module_forward
 from adasd.engine.work import StepInput
 from adasd.errors import ConfigError
 
@@ -39,12 +41,17 @@ _CONTEXT, _NUM_TIMED = 64, 12
 
 
 def choose_forward(
-    model: PreTrainedModel, config: EngineConfig, max_context: int, fast: bool | None
+    model: PreTrainedModel,
+    config: EngineConfig,
+    max_context: int,
+    fast: bool | None,
+    like: PreTrainedConfig | None = None,
 ) -> Forward:
     """The forward pass of a loaded model, which it modifies; batch-invariant if ``config.deterministic``.
 
     ``fast``: a hand-written forward pass (True: required, None: where it fits, False: never). ``config.compile``
     says whether that may be the C kernels. Raises ConfigError if a required one does not fit.
+    ``like``: the configuration that decides how to run the modules, if ``model`` is only a miniature of it.
     """
     if config.early_exit:
         if config.deterministic:
@@ -58,10 +65,11 @@ def choose_forward(
         kernels = None if fast is False else _kernels(model, config, max_context)
         if kernels is not None:
             return kernels
-        chosen = _torchs(model, max_context, fast)
+        chosen = _torchs(model, max_context, fast, like or model.config, config.trust_remote_code)
     if config.deterministic:
         return BatchInvariant(chosen)
-    if chosen.device.type == "cuda" and not is_split(model) and config.compile != "off":
+    records = not is_split(model) and not isinstance(chosen, OwnAttention)
+    if chosen.device.type == "cuda" and records and config.compile != "off":
         return StaticForward(chosen, CudaGraphs(chosen.device), insists=config.compile == "on")
     return chosen
 
@@ -81,14 +89,20 @@ def _kernels(model: PreTrainedModel, config: EngineConfig, max_context: int) -> 
     return None
 
 
-def _torchs(model: PreTrainedModel, max_context: int, fast: bool | None) -> Forward:
+def _torchs(
+    model: PreTrainedModel,
+    max_context: int,
+    fast: bool | None,
+    like: PreTrainedConfig,
+    trust_remote_code: bool,
+) -> Forward:
     """A forward pass of torch operations, hand-written where that fits."""
     reason = "switched off" if fast is False else fast_llama.why_not(model)
     if reason is None:
         return fast_llama.FastLlama(model, max_context)
     if fast:
         raise ConfigError(f"the fast forward does not serve {type(model).__name__}: {reason}")
-    return ModuleForward(model)
+    return module_forward(model, like, max_context, trust_remote_code)
 
 
 def _with_exits(model: PreTrainedModel, config: EngineConfig, max_context: int) -> Forward:

@@ -69,7 +69,10 @@ def split(
         places = shares(costs, beside - head_bytes, head_bytes, len(devices))
     except ValueError as error:
         raise ConfigError(f"{type(model).__name__} cannot be split: {error}; lower num_devices") from error
-    model.to(devices[0])  # type: ignore[arg-type]
+    inside = {id(module) for layer in layers for module in layer.modules()}
+    for module in model.modules():  # never the whole model at once, which one device may not hold
+        if id(module) not in inside:
+            _move_own(module, devices[0])
     for layer, place in zip(layers, places, strict=True):
         layer.to(devices[place])
         _bring_inputs(layer, devices[place])
@@ -83,6 +86,14 @@ def split(
         head.register_forward_hook(lambda *call: call[-1].to(devices[0]))
     _split.add(model)
     return model
+
+
+def _move_own(module: nn.Module, device: torch.device) -> None:
+    """Move a module's own tensors, not those of its children. Tied weights stay tied."""
+    for parameter in module.parameters(recurse=False):
+        parameter.data = parameter.data.to(device)
+    for name, buffer in module.named_buffers(recurse=False):
+        setattr(module, name, buffer.to(device))
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:

@@ -16,6 +16,15 @@ from adasd.text.files import remedy
 
 def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig:
     """Read the model's configuration and nothing else."""
+    if (Path(model) / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{model} holds a LoRA adapter (adapter_config.json): name the model without it, and as its adapter a "
+            "folder with the adapter alone (--target-adapter)"
+        )
+    if model.endswith(".gguf"):
+        raise ConfigError(
+            f"{model} is a GGUF file, which is not served; give the folder of the safetensors model"
+        )
     with reading(model, "configuration", "config.json"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(model, **where(model, trust_remote_code))
     return config
@@ -35,7 +44,11 @@ def check_weight_files(model: str) -> None:
     folder = Path(model)
     if not folder.is_dir():
         return
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(set(folder.glob("*.safetensors")) - {folder / "adapter_model.safetensors"})
+    if not files and any(folder.glob("*.gguf")):
+        raise ConfigError(
+            f"{folder} holds weights as GGUF, which is not served; take the model's *.safetensors files instead"
+        )
     if not files:
         raise ConfigError(
             f"{folder} holds no *.safetensors file; the weights are missing or in another format: copy them, or "

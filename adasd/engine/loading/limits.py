@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from transformers import PreTrainedConfig
 
 from adasd.config import EngineConfig
+from adasd.engine.forward.miniature import model_factory, rope_schemes
 from adasd.errors import ConfigError
 
 DEFAULT_CONTEXT = 4096
@@ -15,28 +14,39 @@ DEFAULT_CONTEXT = 4096
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _GROWING_ROPE = ("dynamic", "longrope")  # frequencies depend on the longest sequence in the pass
-_ATTENTION_LAYERS = ("full_attention", "sliding_attention", "attention")
+_ATTENTION_LAYERS = ("full_attention", "sliding_attention", "chunked_attention", "attention")
+_STATE_FIELDS = ("mamba_", "ssm_", "lru_", "linear_conv_")
+"""How fields of models with state-space or recurrent layers begin."""
 
 
 def check_architecture(config: PreTrainedConfig, max_context: int) -> None:
     """Raise ConfigError for architectures whose state is not keys and values by position."""
     name = (config.architectures or [config.model_type])[0]
-    text = config.get_text_config()
     if config.is_encoder_decoder:
         raise ConfigError(f"{name} is an encoder-decoder model; only decoder-only language models are served")
-    kinds = set(getattr(text, "layer_types", None) or ()) - set(_ATTENTION_LAYERS)
-    if kinds:
+    model_factory(config)
+    text = config.get_text_config()
+    if (state := _state_of(text)) is not None:
         raise ConfigError(
-            f"{name} has layers of type {', '.join(sorted(kinds))}, whose state cannot be rolled back; only "
-            "models made of attention layers are served"
+            f"{name} has {state}, whose state cannot be rolled back; only models made of attention layers are served"
         )
-    rope = _rope(text)
-    native = rope.get("original_max_position_embeddings")
-    if rope.get("rope_type") in _GROWING_ROPE and native and max_context > native:
-        raise ConfigError(
-            f"{name} changes its rotary embedding beyond {native} tokens ({rope['rope_type']}), which depends "
-            f"on the other sessions of a batch; set max_context to {native} or less (it is {max_context})"
-        )
+    for scheme in rope_schemes(text):
+        native = scheme.get("original_max_position_embeddings")
+        if scheme.get("rope_type") in _GROWING_ROPE and native and max_context > native:
+            raise ConfigError(
+                f"{name} changes its rotary embedding beyond {native} tokens ({scheme['rope_type']}), which depends "
+                f"on the other sessions of a batch; set max_context to {native} or less (it is {max_context})"
+            )
+
+
+def _state_of(text: PreTrainedConfig) -> str | None:
+    """The layers that keep a state other than keys and values; None if there are none."""
+    types = getattr(text, "layer_types", None)
+    if kinds := set(types or ()) - set(_ATTENTION_LAYERS):
+        return f"layers of type {', '.join(sorted(kinds))}"
+    if types is None and any(field.startswith(_STATE_FIELDS) for field in vars(text)):
+        return "state-space or recurrent layers"
+    return None if getattr(text, "num_attention_heads", None) else "no attention heads but recurrent layers"
 
 
 def resolve_max_context(config: PreTrainedConfig, wanted: int | None) -> int:
@@ -44,10 +54,10 @@ def resolve_max_context(config: PreTrainedConfig, wanted: int | None) -> int:
     text = config.get_text_config()
     limit = int(getattr(text, "max_position_embeddings", None) or DEFAULT_CONTEXT)
     if wanted is None:
-        rope = _rope(text)
-        native = rope.get("original_max_position_embeddings")
-        if rope.get("rope_type") in _GROWING_ROPE and native:
-            limit = min(limit, int(native))
+        for scheme in rope_schemes(text):
+            native = scheme.get("original_max_position_embeddings")
+            if scheme.get("rope_type") in _GROWING_ROPE and native:
+                limit = min(limit, int(native))
         return min(limit, DEFAULT_CONTEXT)
     if not 1 <= wanted <= limit:
         raise ConfigError(f"max_context is {wanted}, but the model's context holds 1 to {limit} tokens")
@@ -109,5 +119,6 @@ def resolve_dtype(dtype: str, device: torch.device, config: PreTrainedConfig) ->
     return _DTYPES[dtype]
 
 
-def _rope(text_config: PreTrainedConfig) -> dict[str, Any]:
-    return getattr(text_config, "rope_parameters", None) or {}
+def intended_device(device: str) -> torch.device:
+    """Like ``resolve_device``, for a device that need not be on this machine."""
+    return torch.device("cuda") if device.startswith("cuda") else resolve_device(device)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel
+import torch
+from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
 from adasd.engine.forward.int8 import round_weights
+from adasd.engine.forward.miniature import model_factory
 from adasd.engine.forward.split import split
+from adasd.engine.loading.adapters import merge_adapter, read_adapter
 from adasd.engine.loading.checkpoint import check_weight_files, load_config, load_tokenizer, reading, where
-from adasd.engine.loading.limits import (
-    check_architecture,
-    resolve_devices,
-    resolve_dtype,
-    resolve_max_context,
-)
+from adasd.engine.loading.inspection import check_model
+from adasd.engine.loading.limits import resolve_devices, resolve_dtype
 from adasd.engine.loading.memory import MemoryEstimate, cache_bytes_per_layer, memory_estimate
 from adasd.engine.loading.vocabulary import check_vocabularies
 from adasd.errors import ConfigError
@@ -44,26 +44,31 @@ def silent(what: str, share: float) -> None:
 def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedModel:
     """The model with its weights on the device. What cannot be served is refused before weights are read."""
     progress("reading the configuration", 0.0)
-    model_config = load_config(config.model, config.trust_remote_code)
-    check_architecture(model_config, resolve_max_context(model_config, config.max_context))
+    model_config = check_model(config)
     devices = resolve_devices(config)
     if config.weights == "int8" and len(devices) > 1:
         raise ConfigError(
             f"weights are int8 and num_devices is {len(devices)}: a rounded model is not split; change one of the two"
         )
     check_weight_files(config.model)
+    adapter = None if config.adapter is None else read_adapter(config.adapter)
+    placement = _placement(config, devices)
     progress("loading weights", 0.1)
     with reading(config.model, "weights"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = model_factory(model_config).from_pretrained(
             config.model,
             dtype=resolve_dtype(config.dtype, devices[0], model_config),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, by name
             use_safetensors=True,
+            **placement,
             **where(config.model, config.trust_remote_code),
         )
     model, info = loaded
     _check_fit(config.model, model, info)
+    if adapter is not None:
+        progress("merging the adapter", 0.6)
+        merge_adapter(adapter, model)
     if config.weights == "int8":
         progress("rounding weights to int8, which makes another model", 0.7)
         round_weights(model)
@@ -71,13 +76,23 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
     try:
         if len(devices) > 1:
             return split(model, devices, cache_bytes_per_layer(config))
-        served: PreTrainedModel = model.to(devices[0])
+        is_there = placement or model.device == devices[0]  # some quantised models cannot be moved
+        served: PreTrainedModel = model if is_there else model.to(devices[0])
     except RuntimeError as error:  # out of memory, or a broken driver
         raise ConfigError(
             f"the weights of {config.model} cannot be put on {', '.join(map(str, devices))}: {error}; choose "
             "another device or dtype"
         ) from error
     return served
+
+
+def _placement(config: EngineConfig, devices: list[torch.device]) -> dict[str, Any]:
+    """Arguments that read weights straight to one card, not by way of host memory. That needs accelerate."""
+    straight = devices[0].type == "cuda" and len(devices) == 1 and config.weights == "full"
+    if not straight or find_spec("accelerate") is None:
+        return {}
+    index = devices[0].index
+    return {"device_map": {"": torch.cuda.current_device() if index is None else index}}
 
 
 def _check_fit(name: str, model: PreTrainedModel, info: dict[str, Any]) -> None:

@@ -6,12 +6,10 @@ import functools
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
-    GptOssConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -69,13 +67,6 @@ CONFIGS = {
     "mistral-window": lambda: MistralConfig(**_GROUPED, sliding_window=7),
     "gemma3-window": lambda: Gemma3TextConfig(
         **_GROUPED | {"num_hidden_layers": 6}, head_dim=8, sliding_window=7
-    ),
-    "gemma2": lambda: Gemma2Config(**_GROUPED, head_dim=8),
-    "gpt-oss": lambda: GptOssConfig(
-        **_GROUPED,
-        head_dim=8,
-        num_local_experts=4,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     ),
     "mamba": lambda: MambaConfig(
         vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, eos_token_id=None, pad_token_id=None

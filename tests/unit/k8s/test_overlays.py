@@ -10,8 +10,14 @@ import pytest
 import yaml
 from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
+from cluster.cards import card_bytes
+from cluster.cli import k8s
 from cluster.k8s import facts as cluster_facts
-from cluster.k8s.render import render
+from cluster.k8s.manifests import Manifests
+from cluster.k8s.memory import cards_of_facts, cards_of_manifests, memory_report
+from cluster.k8s.relations import served_config
+from cluster.k8s.render import render, topology_config
+from tests.qwen import write_configs
 from tests.unit.k8s.conftest import K8S, built, needed
 from tests.unit.k8s.kustomize import BuildError, build
 from tests.unit.k8s.schemas import complaints
@@ -172,3 +178,40 @@ class TestTheBuilder:
 
 def by_name(documents):
     return {(d["kind"], d["metadata"]["name"]): d for d in documents}
+
+
+def test_every_overlay_fits_its_cards(overlay, tmp_path):
+    """Weights, cache and reserve; where no node selector names the card, one of 48 GB."""
+    folder = K8S / "overlays" / overlay
+    facts = cluster_facts.read(folder / "cluster.yaml")
+    config = topology_config(folder / "topology.yaml", facts)
+    cards = cards_of_facts(config, facts)
+    cards = cards or {role: ("L40S", card_bytes("L40S")) for role in config.tiers}
+    needs, found = memory_report(config, cards, write_configs(tmp_path))
+    assert found == []
+    assert len(needs) == (0 if overlay == "laptop" else 2)
+    assert not any("not checked" in sentence for sentence in needs)
+
+
+def test_the_check_of_manifests_says_what_a_card_does_not_hold(tmp_path):
+    documents = copy.deepcopy(built("two-tier"))
+    service = ray_service(documents)
+    service["spec"]["serveConfigV2"] = service["spec"]["serveConfigV2"].replace(
+        "num_slots: 12", "num_slots: 32"
+    )
+    manifests = Manifests(documents)
+    config = served_config(manifests)
+    (sentence,) = memory_report(config, cards_of_manifests(config, manifests), write_configs(tmp_path))[1]
+    assert "target take 95.0 GiB of NVIDIA-H100-80GB-HBM3" in sentence
+
+
+def test_a_topology_too_large_for_its_cards_is_not_rendered(tmp_path, capsys):
+    topology, cluster = (K8S / "overlays" / "two-tier" / name for name in ("topology.yaml", "cluster.yaml"))
+    large = tmp_path / "topology.yaml"
+    large.write_text(topology.read_text().replace("num_slots: 12", "num_slots: 32"))
+    models = write_configs(tmp_path / "models")
+    options = ["--cluster", str(cluster), "--out", str(tmp_path / "out"), "--models", str(models)]
+    assert k8s.main(["render", "--topology", str(large), *options]) == 2
+    assert "set num_slots to 15 or less" in capsys.readouterr().err
+    assert k8s.main(["render", "--topology", str(topology), *options]) == 0
+    assert "GPU memory of target: 61.0 GiB weights" in capsys.readouterr().out

@@ -78,6 +78,15 @@ def test_everything_that_a_pass_needs_is_where_its_layer_is(name):
         model(input_ids=torch.arange(5)[None] % VOCAB_SIZE, use_cache=False)
 
 
+def test_no_device_ever_gets_the_whole_model(monkeypatch):
+    model = copy.deepcopy(original("llama"))
+    monkeypatch.setattr(type(model), "to", None)
+    monkeypatch.setattr(type(model.model), "to", None)
+    placed = split(model, [CPU, META])
+    assert {p.device for p in placed.model.layers[0].parameters()} == {CPU}
+    assert {p.device for p in placed.model.layers[1].parameters()} == {META}
+
+
 def test_a_pass_and_its_masks_are_copied_once_per_device():
     rows = [StepInput(0, 3, (1,), 1), StepInput(2, 0, (1, 2, 3), 1)]
     batch = ForwardBatch(rows, PrefixCache(3, 16), CPU)

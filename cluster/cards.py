@@ -1,0 +1,140 @@
+"""Memory of GPUs: how much cards have, which replicas share one, and what does not fit. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from adasd.config import EngineConfig
+from services.config import ServeConfig, TierConfig
+
+if TYPE_CHECKING:
+    from adasd.engine.loading.memory import MemoryEstimate
+
+GIB = 1024**3
+
+CARD_GIB: Mapping[str, float] = MappingProxyType(
+    {
+        "T4": 14.6,
+        "V100-16GB": 15.8,
+        "V100": 15.8,
+        "L4": 22.0,
+        "A10G": 22.0,
+        "A10": 22.0,
+        "A100-40GB": 39.4,
+        "A100-80GB": 79.2,
+        "A100": 39.4,
+        "L40S": 44.4,
+        "L40": 44.4,
+        "A40": 44.4,
+        "RTX-6000-ADA": 47.4,
+        "H100": 79.2,
+        "H200": 139.8,
+        "B200": 178.3,
+    }
+)
+"""Memory that programs can use, in GiB: a little less than what a card is sold with. More exact names come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One GPU and the replicas that it holds, each by the name of its deployment."""
+
+    roles: tuple[str, ...]
+    num_bytes: int | None  # memory; None: unknown
+    name: str
+
+
+def card_bytes(name: str) -> int | None:
+    """Memory of a card by Ray's accelerator type or NVIDIA's product label; None if it is not known."""
+    words = re.sub(r"[^A-Z0-9]+", "-", name.upper())
+    if found := re.search(r"(?<![0-9])(\d{2,3})GB?(?![0-9A-Z])", words):
+        return int(float(found.group(1)) * 0.985 * GIB)
+    for card, gib in CARD_GIB.items():
+        if re.search(rf"(?<![A-Z0-9]){card}(?![A-Z0-9])", words):
+            return int(gib * GIB)
+    return None
+
+
+def cards_of(config: ServeConfig, known: Mapping[str, tuple[str, int | None]] | None = None) -> list[Card]:
+    """One card of every kind that the deployment uses.
+
+    Replicas with less than a whole GPU and the same wishes share a card, in the order of the tiers.
+    ``known``: name and memory of the card of a tier; by default its accelerator type says so.
+    """
+    groups: dict[object, list[tuple[str, TierConfig]]] = {}
+    for role, tier in config.tiers.items():
+        if tier.placed_engine.device.startswith("cuda"):
+            shares = 0 < tier.num_gpus < 1
+            wishes = (tier.accelerator_type, tier.label_selector, tier.resources) if shares else role
+            groups.setdefault(wishes, []).append((role, tier))
+    found = []
+    for members in groups.values():
+        role, tier = members[0]
+        kind = tier.accelerator_type
+        name, num_bytes = (known or {}).get(role) or (kind or "its card", card_bytes(kind) if kind else None)
+        found += [Card(roles, num_bytes, name) for roles in _packed(members)]
+    return found
+
+
+def _packed(members: list[tuple[str, TierConfig]]) -> Iterator[tuple[str, ...]]:
+    """The replicas on each distinct card: as many as its GPU shares allow, one of each tier first."""
+    waiting = dict(members)
+    while waiting:
+        roles: list[str] = []
+        left = 1.0
+        for role, tier in waiting.items():
+            if tier.num_gpus <= left + 1e-6 or not roles:
+                roles.append(role)
+                left -= tier.num_gpus
+        for role in dict.fromkeys(roles):
+            tier = waiting.pop(role)
+            more = min(tier.max_replicas - 1, int((left + 1e-6) / tier.num_gpus)) if tier.num_gpus < 1 else 0
+            roles += [role] * max(0, more)
+            left -= max(0, more) * tier.num_gpus
+        yield tuple(sorted(roles, key=[role for role, _ in members].index))
+
+
+def too_small(
+    card: Card, estimates: Mapping[str, MemoryEstimate], engines: Mapping[str, EngineConfig]
+) -> str | None:
+    """Why the card does not hold its replicas, in one sentence; None if it does, or if its memory is not known."""
+    needed = sum(bytes_per_card(estimates[role], engines[role]) for role in card.roles)
+    if card.num_bytes is None or needed <= card.num_bytes:
+        return None
+    parts = ", ".join(f"{role}: {said(estimates[role], engines[role])}" for role in card.roles)
+    slots = _slots_that_fit(card, estimates, engines)
+    todo = f"set num_slots to {slots} or less" if slots else "choose a smaller model or a larger card"
+    return (
+        f"{' and '.join(dict.fromkeys(card.roles))} take {needed / GIB:.1f} GiB of {card.name}, which has "
+        f"{card.num_bytes / GIB:.1f} GiB ({parts}); {todo}, or lower max_context"
+    )
+
+
+def bytes_per_card(estimate: MemoryEstimate, engine: EngineConfig) -> int:
+    """Bytes on each of the cards that a replica is spread over."""
+    return -(-estimate.total_bytes // engine.num_devices)
+
+
+def said(estimate: MemoryEstimate, engine: EngineConfig) -> str:
+    """``61.0 GiB weights + 12.0 GiB cache + 2.0 GiB reserve``, over all cards of a replica."""
+    over = f" over {engine.num_devices} cards" if engine.num_devices > 1 else ""
+    return (
+        f"{estimate.weights_bytes / GIB:.1f} GiB weights + {estimate.cache_bytes / GIB:.1f} GiB cache "
+        f"+ {estimate.reserve_bytes / GIB:.1f} GiB reserve{over}"
+    )
+
+
+def _slots_that_fit(
+    card: Card, estimates: Mapping[str, MemoryEstimate], engines: Mapping[str, EngineConfig]
+) -> int:
+    """Slots of the first tier with which everything fits; 0 if there is no such number."""
+    first, *others = card.roles
+    estimate, num_devices = estimates[first], engines[first].num_devices
+    assert card.num_bytes is not None
+    left = card.num_bytes - sum(bytes_per_card(estimates[role], engines[role]) for role in others)
+    left -= (estimate.weights_bytes + estimate.reserve_bytes) // num_devices
+    return max(0, left * num_devices // estimate.bytes_per_slot)
