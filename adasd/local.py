@@ -121,7 +121,7 @@ class LocalPair:
         ``lookahead``: drafts run in threads of their own (LocalPair).
         """
         from adasd.engine.engine import TorchEngine
-        from adasd.engine.loading.vocabulary import check_vocabularies
+        from adasd.engine.loading.draft import load_draft
 
         config = EngineConfig(
             target,
@@ -134,14 +134,9 @@ class LocalPair:
         )
         own = replace(config, early_exit=False)
         models = {**({draft_sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
-        for model in models.values():
-            check_vocabularies(target, model)
         tokenizer = Tokenizer.load(target)
         target_engine = TorchEngine.from_config(config)
-        engines = {  # a draft must not propose tokens that the target does not have
-            name: TorchEngine.from_config(replace(own, model=model), vocab_limit=target_engine.vocab_size)
-            for name, model in models.items()
-        }
+        engines = {name: load_draft(replace(own, model=model), target) for name, model in models.items()}
         return cls(
             target_engine,
             engines.pop(draft_sources.MODEL, None),

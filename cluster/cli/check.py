@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from adasd.config import EngineConfig
 from adasd.errors import ConfigError
 from cluster.cli._settings import parse, parser_of, read_config
-from cluster.runtime.preflight import GIB, card_problems, engines, memory_estimate, problems
+from cluster.runtime.preflight import GIB, card_problems, engines, memory_estimate, notes, problems
 from cluster.topology import Node, missing
 from services.config import ServeConfig
 
@@ -69,6 +69,8 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
     console.print("The cache grows with use on a CPU and is taken at once on CUDA.", style="dim")
     for sentence in found:
         console.print(f"[red]✗[/red] {sentence}", soft_wrap=True, highlight=False)
+    for sentence in notes(config) if address is None else ():
+        console.print(f"[yellow]![/yellow] {sentence}", soft_wrap=True, highlight=False)
     if not found:
         where = f" on {address}, as far as places go" if address else ""
         console.print(f"[green]✓[/green] {config.model_name} can be served{where}.", highlight=False)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +51,20 @@ def card_problems(config: ServeConfig) -> list[str]:
     return found
 
 
+def notes(config: ServeConfig) -> list[str]:
+    """What is served with a restriction, in one sentence each: drafts with another vocabulary than the target's."""
+    from adasd.engine.loading.vocabulary import difference
+
+    target, found = config.target.engine, []
+    for role, engine in engines(config):
+        with suppress(ConfigError):  # a model that cannot be read is a problem by itself
+            said = (
+                None if role == "target" else difference(target.model, engine.model, target.trust_remote_code)
+            )
+            found += [f"{role}: {said}; it drafts for greedy and seeded requests only"] if said else []
+    return found
+
+
 def absent_folders(config: ServeConfig) -> list[str]:
     """The check that takes no time: models given as a folder that does not exist."""
     return [
@@ -77,13 +90,19 @@ def _problems_of_model(engine: EngineConfig) -> Iterator[str]:
 
 def _problems_of_text(config: ServeConfig) -> Iterator[str]:
     """Problems with the tokenizer, and whether the draft has the target's vocabulary."""
-    from adasd.engine.loading.vocabulary import check_vocabularies
+    from adasd.engine.loading.draft import translation_of
+    from adasd.engine.loading.vocabulary import check_vocabularies, difference
     from adasd.text.tokenizer import Tokenizer
 
     target = config.target.engine
     drafts = [tier.engine.model for tier in config.draft_tiers.values()]
     for draft in drafts:
-        yield from _sentences(partial(check_vocabularies, target.model, draft, target.trust_remote_code))
+
+        def vocabularies(draft: str = draft) -> None:
+            pair = (target.model, draft, target.trust_remote_code)
+            check_vocabularies(*pair) if difference(*pair) is None else translation_of(*pair)
+
+        yield from _sentences(vocabularies)
     if not drafts:
         yield from _sentences(
             lambda: Tokenizer.load(target.model, trust_remote_code=target.trust_remote_code)

@@ -65,7 +65,7 @@ class Worker:
         """Load and warm up the model, then listen.
 
         host: a loopback address keeps the data plane on loopback; any other binds it to this node's address.
-        target_model: for a draft; the vocabularies must agree, and ids that only one model has are never drafted.
+        target_model: for a draft; ids that only one model has are never drafted.
         idle_ttl_s: a lease ends this long after the last traffic of its session.
         hang_after_s: a longer forward pass fails the health check.
         lease_timeout_s: how long a session waits for a slot where ``cache_bytes`` allows fewer than ``num_slots``.
@@ -206,15 +206,16 @@ def _node_ip() -> str:
 
 def _load(role: str, tier: TierConfig, target_model: str | None) -> Engine:
     from adasd.engine.engine import TorchEngine
-    from adasd.engine.loading.vocabulary import check_vocabularies
+    from adasd.engine.loading.draft import load_draft
 
     def progress(what: str, share: float) -> None:
         log.info("%s model: %s (%.0f %%)", role, what, 100 * share)
 
-    vocab_limit = None
-    if target_model is not None:
-        vocab_limit = check_vocabularies(target_model, tier.engine.model, tier.engine.trust_remote_code)
-    engine = TorchEngine.from_config(tier.placed_engine, progress, vocab_limit=vocab_limit)
+    engine: Engine
+    if target_model is None:
+        engine = TorchEngine.from_config(tier.placed_engine, progress)
+    else:
+        engine = load_draft(tier.placed_engine, target_model, progress)
     make_ready_for_grammars(engine, role)
     return engine
 

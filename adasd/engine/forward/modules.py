@@ -40,8 +40,10 @@ class ModuleForward(Forward):
     def _record_layers(self) -> list[LayerShape]:
         recorder = ShapeRecorder()
         ids = probe_ids(self.num_embeddings, self.device)[None]
+        # a mask keeps transformers from looking for packed sequences, which it cannot do on the meta device
+        mask = {"attention_mask": torch.ones_like(ids)} if ids.is_meta else {}
         with torch.inference_mode():
-            self._model(input_ids=ids, use_cache=False, step=recorder)
+            self._model(input_ids=ids, use_cache=False, step=recorder, **mask)
         return recorder.shapes(type(self._model).__name__)
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:

@@ -1,7 +1,7 @@
 """A forward pass through a model that computes attention by itself: over a padded batch, with transformers' cache.
 
 It serves architectures that do not use transformers' attention function, or not for everything: position biases
-(BLOOM, MPT, Falcon), rotary embedding inside the attention module (GPT-J, CodeGen), masks of their own. The slots
+(BLOOM, MPT), rotary embedding inside the attention module (GPT-J, CodeGen), masks of their own. The slots
 stand behind transformers' ``Cache``: a layer's update writes its keys and values to the slots and reads all of them.
 Slower than ``modules``: each group of sequences is a call of its own, and prompts pad what runs beside them.
 Shape letters: R sequences of a group, N tokens of its longest one, L longest cached length, H heads, D width.

@@ -22,6 +22,25 @@ def check_vocabularies(target: str, draft: str, trust_remote_code: bool = False)
     )
 
 
+def difference(target: str, draft: str, trust_remote_code: bool = False) -> str | None:
+    """How the tokenizers of two models differ, in one sentence; None if every token has the same id in both."""
+    target_ids, draft_ids = (
+        load_tokenizer(model, trust_remote_code).get_vocab() for model in (target, draft)
+    )
+    return _difference(target_ids, draft_ids)
+
+
+def _difference(target_ids: dict[str, int], draft_ids: dict[str, int]) -> str | None:
+    if target_ids == draft_ids:
+        return None
+    token = sorted(t for t in target_ids | draft_ids if target_ids.get(t) != draft_ids.get(t))[0]
+    return (
+        f"the vocabularies differ: the target's tokenizer has {len(target_ids)} tokens, the draft's "
+        f"{len(draft_ids)}; for example {token!r} is {_id(target_ids, token)} on the target and "
+        f"{_id(draft_ids, token)} on the draft"
+    )
+
+
 def common_vocab_size(
     target_tokenizer: PreTrainedTokenizerBase,
     draft_tokenizer: PreTrainedTokenizerBase,
@@ -30,13 +49,8 @@ def common_vocab_size(
 ) -> int:
     """Like ``check_vocabularies``, for loaded tokenizers and configurations."""
     target_ids, draft_ids = target_tokenizer.get_vocab(), draft_tokenizer.get_vocab()
-    if target_ids != draft_ids:
-        token = sorted(t for t in target_ids | draft_ids if target_ids.get(t) != draft_ids.get(t))[0]
-        raise ConfigError(
-            f"the vocabularies differ: the target's tokenizer has {len(target_ids)} tokens, the draft's "
-            f"{len(draft_ids)}; for example {token!r} is {_id(target_ids, token)} on the target and "
-            f"{_id(draft_ids, token)} on the draft; take a draft of the target's family"
-        )
+    if (different := _difference(target_ids, draft_ids)) is not None:
+        raise ConfigError(f"{different}; take a draft of the target's family")
     sizes = [int(config.get_text_config().vocab_size) for config in (target_config, draft_config)]
     if min(sizes) <= max(target_ids.values()):
         raise ConfigError(

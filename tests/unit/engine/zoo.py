@@ -82,7 +82,7 @@ ZOO = {
     "arcee": lambda: hf.ArceeConfig(**_WIDE),
     "apertus": lambda: hf.ApertusConfig(**_GROUPED),
     "bitnet": lambda: hf.BitNetConfig(**_GROUPED),
-    "helium": lambda: hf.HeliumConfig(**_WIDE),
+    "helium": lambda: hf.HeliumConfig(**_GROUPED | {"head_dim": 8}),
     "hunyuan": lambda: hf.HunYuanDenseV1Config(**_WIDE),
     "seed-oss": lambda: hf.SeedOssConfig(**_WIDE),
     "ernie": lambda: hf.Ernie4_5Config(**_WIDE),
@@ -156,7 +156,6 @@ ZOO = {
         vocab_size=VOCAB_SIZE, d_model=32, n_layers=2, n_heads=4, max_seq_len=160, initializer_range=0.3
     ),
     "falcon": lambda: hf.FalconConfig(**_COMMON),
-    "falcon-alibi": lambda: hf.FalconConfig(**_COMMON, alibi=True),
     "falcon-new": lambda: hf.FalconConfig(**_COMMON, new_decoder_architecture=True, num_kv_heads=2),
     # soft caps, sinks, latent attention, several head sizes
     "gemma2": lambda: hf.Gemma2Config(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from adasd.config import EngineConfig
 from adasd.errors import ConfigError
@@ -80,14 +82,22 @@ def test_an_architecture_that_cannot_be_rolled_back_is_refused(pair, tmp_path):
     assert "only decoder-only language models are served" in problems(config(folder))[0]
 
 
-def test_vocabularies_that_differ_are_refused_with_both_sizes(pair, tmp_path):
+def test_a_draft_with_another_vocabulary_is_served_with_a_word(pair, tmp_path):
     tokens = pairs.tokenizer()
     size = len(tokens)
     tokens.add_tokens(["<|new|>"])
     other = pairs.write_model(tmp_path / "other", tokens, seed=3)
+    out = io.StringIO()
+    assert check(config(pair[0], other), Console(file=out, width=250)) == 0
+    assert f"the target's tokenizer has {size} tokens, the draft's {size + 1}" in out.getvalue()
+    assert "it drafts for greedy and seeded requests only" in out.getvalue()
+
+
+def test_a_draft_that_shares_hardly_a_token_is_refused(pair, tmp_path):
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(50)}, unk_token="w0"))
+    other = pairs.write_model(tmp_path / "o", PreTrainedTokenizerFast(tokenizer_object=words), seed=3)
     (sentence,) = problems(config(pair[0], other))
-    assert str(size) in sentence
-    assert str(size + 1) in sentence
+    assert "of the draft's 50 tokens; take a draft of the target's family" in sentence
 
 
 def test_padded_embeddings_are_fine(pair, tmp_path):
