@@ -89,14 +89,12 @@ def miniature(config: PreTrainedConfig, *, beyond_native: bool) -> PreTrainedCon
             _lower(getattr(small, tower, None), name, 1)
     for scheme in rope_schemes(text):
         if scheme.get("original_max_position_embeddings"):
-            scheme["original_max_position_embeddings"] = (
-                NATIVE_CONTEXT if beyond_native else 8 * NATIVE_CONTEXT
-            )
+            native = NATIVE_CONTEXT if beyond_native else 8 * NATIVE_CONTEXT
+            scheme["original_max_position_embeddings"] = native
     if overrides:
-        text.per_layer_config = dict[int | str, dict[str, Any]](overrides)
-    text.initializer_range = (
-        1.5 / text.hidden_size**0.5
-    )  # far from uniform attention, so that a wrong mask shows
+        text.per_layer_config = {layer: values for layer, values in overrides.items()}
+    # far from uniform attention, so that a wrong mask shows
+    text.initializer_range = 1.5 / text.hidden_size**0.5
     return small
 
 
