@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from adasd.evaluate.intervals import paired_difference, wilson
+from adasd.evaluate.intervals import paired_difference, share
 from adasd.evaluate.measure import AnswerRecord
 
 COST_RATIOS = (0.05, 0.1, 0.3)
@@ -22,10 +22,10 @@ class MethodFigures:
     num_answers: int
     num_judged: int
     accuracy: float | None  # share of judged answers that are correct; None: none was judged
-    accuracy_low: float  # Wilson, 95 %
+    accuracy_low: float  # Clopper-Pearson, 95 %
     accuracy_high: float
     accuracy_change: float  # against plain decoding at the same temperature
-    change_low: float  # paired, 95 %
+    change_low: float  # paired and exact, 95 %
     change_high: float
     same_answers: float  # share of answers equal to those of plain decoding, token by token
     num_tokens: int
@@ -94,8 +94,7 @@ def figures(
         if a.correct is not None and p.correct is not None
     ]
     ours, theirs = [a for a, _ in pairs], [p for _, p in pairs]
-    low, high = wilson(sum(ours), len(ours))
-    change, change_low, change_high = paired_difference(ours, theirs)
+    right, change = share(sum(ours), len(ours)), paired_difference(ours, theirs)
     tokens, rounds = sum(a.num_decoded for a in answers), sum(a.num_rounds for a in answers)
     drafted = sum(sum(a.drafted_per_round) for a in answers)
     acceptance, reached = by_position(answers)
@@ -105,12 +104,12 @@ def figures(
         group=group,
         num_answers=len(answers),
         num_judged=len(ours),
-        accuracy=sum(ours) / len(ours) if ours else None,
-        accuracy_low=low,
-        accuracy_high=high,
-        accuracy_change=change,
-        change_low=change_low,
-        change_high=change_high,
+        accuracy=right.value if ours else None,
+        accuracy_low=right.low,
+        accuracy_high=right.high,
+        accuracy_change=change.value,
+        change_low=change.low,
+        change_high=change.high,
         same_answers=sum(a.tokens == p.tokens for a, p in zip(answers, plain, strict=True))
         / max(1, len(answers)),
         num_tokens=tokens,

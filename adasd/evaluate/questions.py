@@ -11,13 +11,15 @@ from pathlib import Path
 
 from adasd.demo.tasks import Task, check, heldout
 from adasd.errors import ConfigError
+from adasd.evaluate.families.ask import Split, asks
+from adasd.evaluate.families.twelve import FAMILIES
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """One prompt; ``judge`` tells whether a text answers it. None: the answer cannot be judged."""
 
-    group: str  # the task or file that it belongs to
+    group: str  # the task, family or file that it belongs to
     prompt: str
     judge: Callable[[str], bool] | None = None
 
@@ -52,8 +54,22 @@ def _typed(prompt: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
-WORKLOADS = {"demo": demo, "messy": messy}
-"""Workloads that come with the library, by name."""
+def families(num_per_family: int, seed: int = 0, split: Split = Split.TEST) -> list[Question]:
+    """Prompts that cycle through the twelve families; the two splits share no words and no numbers."""
+    by_family = [
+        [Question(name, ask.prompt, ask.judge) for ask in asks(name, family, num_per_family, seed, split)]
+        for name, family in FAMILIES.items()
+    ]
+    return [question for questions in zip(*by_family, strict=True) for question in questions]
+
+
+WORKLOADS: dict[str, Callable[[int, int], list[Question]]] = {
+    "demo": demo,
+    "messy": messy,
+    "dev": partial(families, split=Split.DEV),
+    "test": partial(families, split=Split.TEST),
+}
+"""Workloads that come with the library, by name: (questions per task, seed) -> questions."""
 
 
 def jsonl(path: Path, limit: int | None = None) -> list[Question]:

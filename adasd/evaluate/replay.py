@@ -6,7 +6,6 @@ from them as in service. Nothing is sampled again, so only the methods' decision
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,9 +17,6 @@ from adasd.evaluate.traces import Signal, Trace
 from adasd.requests import Mode
 from adasd.rounds import DraftBlock, RoundCompleted, SamplingTransform, StopRule, Verdict
 from adasd.stop_rule import stops
-
-NUM_RESAMPLES = 2000
-"""Bootstrap resamples of an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +44,11 @@ class Replayed:
     num_rounds: int
     num_drafted: int
     ms: float
+
+    @property
+    def pace(self) -> tuple[float, float]:
+        """Tokens and milliseconds, as ``adasd.evaluate.intervals.speed_ratio`` takes them."""
+        return float(self.num_tokens), self.ms
 
 
 def replay(traces: Sequence[Trace], method: Method, costs: Costs) -> list[Replayed]:
@@ -112,19 +113,3 @@ def _completed(signals: Sequence[Signal], num_accepted: int, position: int, cost
     )
     hop_ms = costs.hop_ms if num else 0.0
     return RoundCompleted(block, verdict, draft_ms + hop_ms, verify_ms)
-
-
-def speed_ratio(
-    ours: Sequence[Replayed], theirs: Sequence[Replayed], *, seed: int = 0
-) -> tuple[float, float, float]:
-    """(ratio of tokens per millisecond, low, high): 95 % by bootstrap over prompts, which both sides share."""
-
-    def ratio(of: Sequence[int]) -> float:
-        rates = (sum(side[i].num_tokens for i in of) / sum(side[i].ms for i in of) for side in (ours, theirs))
-        our, their = rates
-        return our / their
-
-    num, chance = len(ours), random.Random(seed)
-    found = sorted(ratio([chance.randrange(num) for _ in range(num)]) for _ in range(NUM_RESAMPLES))
-    low, high = found[int(0.025 * NUM_RESAMPLES)], found[int(0.975 * NUM_RESAMPLES) - 1]
-    return ratio(range(num)), low, high

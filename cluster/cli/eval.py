@@ -288,12 +288,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--workload",
         default="demo",
-        metavar="demo|messy|FILE.jsonl",
-        help="the demo tasks, those as people type them, or lines of JSON with a prompt and, if it can be judged, a "
-        "reference [demo]",
+        metavar="|".join((*WORKLOADS, "FILE.jsonl")),
+        help="the demo tasks, those as people type them, development or test prompts of twelve families, or "
+        "lines of JSON with a prompt and, if it can be judged, a reference [demo]",
     )
     made.add_argument(
-        "--n", type=_positive, default=15, help="prompts per demo task, or lines of the file [15]"
+        "--n", type=_positive, default=15, help="prompts per task or family, or lines of the file [15]"
     )
     made.add_argument(
         "--methods",

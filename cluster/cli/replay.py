@@ -19,8 +19,9 @@ from rich.table import Table
 
 from adasd.errors import AdasdError, ConfigError
 from adasd.evaluate.compared_methods import Method, method
+from adasd.evaluate.intervals import Interval, speed_ratio
 from adasd.evaluate.questions import WORKLOADS, jsonl
-from adasd.evaluate.replay import Costs, Replayed, replay, speed_ratio
+from adasd.evaluate.replay import Costs, Replayed, replay
 from adasd.evaluate.traces import Trace, collect, load, save
 from cluster.data import DEMO
 
@@ -40,7 +41,7 @@ class Cell:
     drafted_per_round: float
     over_off: float  # tokens per millisecond, relative to plain decoding
     best_static: str
-    over_best_static: tuple[float, float, float]  # ratio, and its 95 % interval by bootstrap over prompts
+    over_best_static: Interval  # 95 % by bootstrap over prompts
 
 
 def main(argv: Sequence[str]) -> int:
@@ -93,7 +94,7 @@ def cells_of(
                 sum(answer.num_drafted for answer in answers) / rounds,
                 _rate(answers) / _rate(off),
                 best if best_answers is not off else "off",
-                speed_ratio(answers, best_answers),
+                speed_ratio([one.pace for one in answers], [one.pace for one in best_answers]),
             )
         )
     return cells
@@ -182,8 +183,12 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="adasd replay", description=__doc__, allow_abbrev=False)
     made.add_argument("--target", default=str(DEMO / "target"), metavar="PATH_OR_ID", help="[the demo pair]")
     made.add_argument("--draft", default=str(DEMO / "draft"), metavar="PATH_OR_ID", help="[the demo pair]")
-    made.add_argument("--workload", default="demo", help="demo, messy or a file of JSON lines [demo]")
-    made.add_argument("--n", type=int, default=10, help="prompts per demo task, or lines of the file [10]")
+    made.add_argument(
+        "--workload", default="demo", help=f"{', '.join(WORKLOADS)} or a file of JSON lines [demo]"
+    )
+    made.add_argument(
+        "--n", type=int, default=10, help="prompts per task or family, or lines of the file [10]"
+    )
     made.add_argument("--methods", default=METHODS, metavar="A,B", help=f"exact methods [{METHODS}]")
     made.add_argument("--temperatures", default="0,0.7,1", metavar="A,B", help="[0,0.7,1]")
     made.add_argument(

@@ -3,11 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from scipy.stats import binomtest
 
 from adasd.evaluate.compared_methods import method
 from adasd.evaluate.evaluation import ALL, build
-from adasd.evaluate.intervals import paired_difference, wilson
 from adasd.evaluate.measure import AnswerRecord, MethodRun
 from adasd.evaluate.method_figures import by_position, figures, modelled_speed_up
 
@@ -17,33 +15,6 @@ PLAIN = AnswerRecord("a", True, (1, 2, 3, 4, 5), 4, (), (), 0, 4.0, 6.0, None, N
 def answer(correct=True, group="a", ceiling=None, tokens=(1, 2, 3, 4, 5)) -> AnswerRecord:
     """Four decoded tokens in two rounds: 2 of 3 drafted tokens accepted, then 1 of 1 and the end."""
     return AnswerRecord(group, correct, tokens, 2, (3, 1), (2, 1), 1, 2.0, 1.5, ceiling, None)
-
-
-@pytest.mark.parametrize(("right", "num"), [(0, 5), (3, 5), (5, 5), (97, 100)])
-def test_wilson_is_scipys(right, num):
-    expected = binomtest(right, num).proportion_ci(method="wilson")
-    assert wilson(right, num) == pytest.approx((expected.low, expected.high), abs=1e-6)
-
-
-def test_wilson_knows_nothing_without_data():
-    assert wilson(0, 0) == (0.0, 1.0)
-
-
-def test_the_paired_interval_by_hand():
-    # 3 gained, 1 lost of 20: b = 3.5, c = 1.5, n = 22 -> centre 2 / 22, half 1.96 sqrt(5 - 4 / 22) / 22
-    ours = [True] * 3 + [False] + [True] * 16
-    theirs = [False] * 3 + [True] + [True] * 16
-    difference, low, high = paired_difference(ours, theirs)
-    assert difference == pytest.approx(0.1)
-    assert (low, high) == pytest.approx((0.090909 - 0.195556, 0.090909 + 0.195556), abs=1e-4)
-    assert paired_difference(theirs, ours) == pytest.approx((-0.1, -high, -low))
-
-
-def test_the_paired_interval_stays_open_where_no_answer_differs():
-    difference, low, high = paired_difference([True] * 50, [True] * 50)
-    assert difference == 0
-    assert low == -high < -0.03  # 1.96 / 52
-    assert paired_difference([], []) == (0.0, -1.0, 1.0)
 
 
 def test_acceptance_by_position_leaves_out_what_was_not_judged():

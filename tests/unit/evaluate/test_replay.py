@@ -7,7 +7,7 @@ import pytest
 
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.evaluate.compared_methods import method
-from adasd.evaluate.replay import Costs, replay, speed_ratio
+from adasd.evaluate.replay import Costs, replay
 from adasd.evaluate.traces import Trace, load, save
 
 SURE, UNSURE = (0.01, 0.99), (2.0, 0.3)
@@ -65,19 +65,6 @@ def test_past_the_end_of_a_text_the_draft_goes_on_until_the_verdict():
 def test_lossy_methods_are_refused():
     with pytest.raises(InvalidRequest, match="changes the text"):
         replay([trace("+++")], method("adasd+collision"), Costs(0.1))
-
-
-def test_the_ratio_of_a_method_to_itself_is_one_and_its_interval_is_a_point():
-    answers = replay([trace("+++-++++")] * 5, method("static-3"), Costs(0.1))
-    assert speed_ratio(answers, answers) == (1.0, 1.0, 1.0)
-
-
-def test_the_interval_holds_the_ratio_and_widens_with_the_spread():
-    texts = [trace("+" * n + "-" * (20 - n)) for n in range(2, 20)]
-    fast, plain = (replay(texts, method(name), Costs(0.05)) for name in ("static-5", "off"))
-    ratio, low, high = speed_ratio(fast, plain)
-    assert low < ratio < high
-    assert high - low > 0.1
 
 
 def test_traces_survive_their_file_and_a_broken_line_is_named(tmp_path):

@@ -1,0 +1,1 @@
+"""Twelve families of short prompts, written by seeded generators, most of them checkable, in two disjoint splits."""
