@@ -1,6 +1,7 @@
 """Methods by name: ``off``, a drafting method (``adasd``, ``static-8``), or one with ``+acceptance`` or ``+block``.
 
-A draft source may follow after ``@``: ``adasd@suffix``, ``static-5@tiny``, ``adasd+collision@auto``.
+A draft source may follow after ``@``: ``adasd@suffix``, ``static-5@tiny``, ``adasd+collision@auto``. A longest block
+may follow the drafting method after ``/``: ``adaedl/7``.
 """
 
 from __future__ import annotations
@@ -62,6 +63,14 @@ def method(name: str, max_relaxed_fraction: float | None = None) -> Method:
                 f"{name!r} is no static length; write static-1 to static-{max(STATIC_LENGTHS)}", "methods"
             )
         drafting, length = "static", int(number)
+    drafting, slash, longest = drafting.partition("/")
+    if slash:
+        if not longest.isdecimal() or not 1 <= int(longest) <= max(STATIC_LENGTHS):
+            raise InvalidRequest(
+                f"{name!r} has no longest block; write {drafting}/1 to {drafting}/{max(STATIC_LENGTHS)}",
+                "methods",
+            )
+        length = int(longest)
     method_name = spelled(drafting_method(drafting))
     if not plus:
         return Method(name, SpeculationOptions(Mode.EXACT, method_name, None, length))

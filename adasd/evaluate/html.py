@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from typing import Any
 
-from adasd.evaluate.compared_methods import method
+from adasd.evaluate.colours import colour
 from adasd.evaluate.evaluation import Evaluation
 from adasd.evaluate.method_figures import COST_RATIOS, MethodFigures
-from adasd.evaluate.plots import COLOURS, Curve, Point, chart, scatter
+from adasd.evaluate.plots import Curve, Point, chart, scatter
 from adasd.evaluate.tables import COLUMNS, cells, known
-from adasd.methods.registry import acceptance_method
-from adasd.requests import Mode
 
 STYLE = """
 :root{color-scheme:light dark;--text:#1d2127;--soft:#626a75;--rule:#dfe3e8;--page:#fff}
@@ -29,37 +28,36 @@ th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--rule);
 th:first-child,td:first-child{text-align:left}pre{font-size:.8rem;overflow-x:auto}
 """
 
-FAMILIES = {
-    "plain decoding": COLOURS[5],
-    "static, exact": COLOURS[5],
-    "adaptive drafting, exact": COLOURS[0],
-    "relaxed by the distance": COLOURS[1],
-    "relaxed by the target's probability": COLOURS[2],
-}
 SHOWN = ("static-16", "adasd", "adaedl", "adasd+adasd", "adasd+collision", "adaedl+collision")
 """Methods in the line plots, if they were run."""
 
 
-def page(report: Evaluation) -> str:
-    """The whole page."""
+def page(report: Evaluation, title: str = "Evaluation of speculative decoding methods") -> str:
+    """The whole page of one evaluation."""
+    body = "".join(_section(report, temperature) for temperature in report.temperatures)
+    body += f"<h2>Where it comes from</h2><pre>{escape(json.dumps(report.about, indent=2))}</pre>"
+    return document(title, provenance(report.about), body)
+
+
+def document(title: str, made: str, body: str) -> str:
+    """A page that needs no other file; ``made`` says where its figures come from."""
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>adasd eval</title>"
         '<meta name=viewport content="width=device-width,initial-scale=1">'
-        f"<style>{STYLE}</style><h1>Evaluation of speculative decoding methods</h1>"
-        + "".join(_section(report, temperature) for temperature in report.temperatures)
-        + f"<h2>Where it comes from</h2><pre>{escape(json.dumps(report.about, indent=2))}</pre>"
+        f"<style>{STYLE}</style><h1>{escape(title)}</h1><p>{escape(made)}</p>{body}"
     )
 
 
-def family(name: str) -> str:
-    """The entry of FAMILIES that a method belongs to."""
-    options = method(name).options
-    if options.mode is Mode.OFF:
-        return "plain decoding"
-    if options.mode is Mode.EXACT:
-        return "static, exact" if options.drafting == "static" else "adaptive drafting, exact"
-    by_distance = acceptance_method(options.acceptance or "").needs_distances
-    return "relaxed by the distance" if by_distance else "relaxed by the target's probability"
+def provenance(about: Mapping[str, Any]) -> str:
+    """Pair, number of prompts, date and commit, as far as they are known."""
+    options = about.get("options", {})
+    parts = (
+        f"target {options['target']}, draft {options['draft']}" if "draft" in options else "",
+        f"{about['num_prompts']} prompts" if "num_prompts" in about else "",
+        str(about.get("date", "")),
+        f"commit {str(about['commit'])[:7]}" if "commit" in about else "",
+    )
+    return "; ".join(part for part in parts if part)
 
 
 def front(rows: Sequence[MethodFigures], ratio_index: int) -> set[str]:
@@ -81,8 +79,8 @@ def front(rows: Sequence[MethodFigures], ratio_index: int) -> set[str]:
 def _section(report: Evaluation, temperature: float) -> str:
     rows = report.of(temperature)
     return (
-        f"<h2>Temperature {temperature:g}</h2>{_legend()}<div class=plots>"
-        + "".join(_figure(svg, caption) for svg, caption in _plots(report, temperature) if svg)
+        f"<h2>Temperature {temperature:g}</h2><div class=plots>"
+        + "".join(figure(svg, caption) for svg, caption in _plots(report, temperature) if svg)
         + f"</div><div class=wide>{_table(report, rows)}</div>"
         + "".join(
             f"<h3>{escape(group)}</h3><div class=wide>{_table(report, report.of(temperature, group))}</div>"
@@ -100,7 +98,7 @@ def _plots(report: Evaluation, temperature: float) -> Iterator[tuple[str, str]]:
                 row.method,
                 row.speed_ups[1],
                 100 * (row.accuracy or 0),
-                FAMILIES[family(row.method)],
+                colour(row.method),
                 row.method in best,
             )
             for row in rows
@@ -112,9 +110,9 @@ def _plots(report: Evaluation, temperature: float) -> Iterator[tuple[str, str]]:
         Curve(
             row.method,
             tuple(a if n >= 10 else None for a, n in zip(row.acceptance, row.reached, strict=True)),
-            c,
+            colour(row.method),
         )
-        for row, c in zip(chosen, COLOURS, strict=False)
+        for row in chosen
     ]
     yield (
         chart(lines, "position in the block", "accepted among judged", 0.0),
@@ -126,27 +124,19 @@ def _plots(report: Evaluation, temperature: float) -> Iterator[tuple[str, str]]:
         for trace in report.traces
         if (trace.method, trace.temperature) == (name, temperature)
     ]
-    generation = [Curve(t.method, t.generation, c) for t, c in zip(traces, COLOURS, strict=False)]
+    generation = [Curve(t.method, t.generation, colour(t.method)) for t in traces]
     yield chart(generation, "answer", "entropy ceiling, nats"), "How the generation threshold moved."
     acceptance = [
-        Curve(t.method, t.acceptance, c)
-        for t, c in zip(traces, COLOURS, strict=False)
+        Curve(t.method, t.acceptance, colour(t.method))
+        for t in traces
         if any(value is not None for value in t.acceptance)
     ]
     yield chart(acceptance, "answer", "distance", 0.0), "How the acceptance threshold moved."
 
 
-def _figure(svg: str, caption: str) -> str:
+def figure(svg: str, caption: str) -> str:
+    """A picture with a line below."""
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _legend() -> str:
-    items = (
-        f'<span style="color:{colour}">●</span> {escape(name)}'
-        for name, colour in FAMILIES.items()
-        if name != "plain decoding"
-    )
-    return f"<p>{' &nbsp; '.join(items)}</p>"
 
 
 def _table(report: Evaluation, rows: Sequence[MethodFigures]) -> str:

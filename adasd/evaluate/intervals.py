@@ -101,23 +101,25 @@ def speed_ratio(
     ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]], *, seed: int = 0
 ) -> Interval:
     """Ratio of tokens per time, each side a (tokens, time) per prompt; 95 % by bootstrap over the shared prompts."""
-    ratios = _resampled(ours, theirs, seed)
+    return between(_ratio(np.ones((1, len(ours))), ours, theirs).item(), resampled_ratios(ours, theirs, seed))
+
+
+def between(value: float, resampled: Array) -> Interval:
+    """The interval that holds 95 % of the resampled values."""
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(ratios, (tail, 1 - tail))
-    return Interval(_ratio(np.ones((1, len(ours))), ours, theirs).item(), float(low), float(high))
+    low, high = np.quantile(resampled, (tail, 1 - tail))
+    return Interval(value, float(low), float(high))
 
 
-def slower(
-    ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]], bound: float, *, seed: int = 0
-) -> float:
-    """One-sided bootstrap p-value of "the ratio of speeds is at most ``bound``"; small: it is above."""
-    ratios = _resampled(ours, theirs, seed)
-    return (1 + int((ratios <= bound).sum())) / (1 + len(ratios))
+def at_most(resampled: Array, bound: float) -> float:
+    """One-sided bootstrap p-value of "the ratio is at most ``bound``"; small: it is above."""
+    return (1 + int((resampled <= bound).sum())) / (1 + len(resampled))
 
 
-def _resampled(
-    ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]], seed: int
+def resampled_ratios(
+    ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]], seed: int = 0
 ) -> Array:
+    """The ratio of speeds under NUM_RESAMPLES draws of the prompts; equal seeds draw the same prompts."""
     num = len(ours)
     weights_RN = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), NUM_RESAMPLES)
     return _ratio(weights_RN.astype(np.float64), ours, theirs)

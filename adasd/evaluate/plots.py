@@ -9,7 +9,6 @@ from html import escape
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 56, 150, 16, 44
-COLOURS = ("#4269d0", "#d9730d", "#2f9e5f", "#c2386b", "#7d5bbe", "#8a8f98")
 
 
 @dataclass(frozen=True, slots=True)

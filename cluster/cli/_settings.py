@@ -119,13 +119,13 @@ def read_config(arguments: argparse.Namespace) -> ServeConfig:
     if arguments.pair is not None:
         if given := [name for name in ("target.model", "draft.model") if name in named]:
             raise ConfigError(f"--pair {arguments.pair} names both models; leave out {' and '.join(given)}")
-        target, draft = _fetched(arguments.pair)
+        target, draft = fetched(arguments.pair)
         named |= {"target.model": str(target), "draft.model": str(draft)}
         named.setdefault("model_name", target.name if arguments.pair != "demo" else "adasd-demo")
     return settings.load(named, os.environ, arguments.config, demo=DEMO)
 
 
-def _fetched(pair: str) -> tuple[Path, Path]:
+def fetched(pair: str) -> tuple[Path, Path]:
     """Folders of the pair's models, fetched behind a progress bar where they are not there yet. ConfigError."""
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:

@@ -36,9 +36,7 @@ def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit status."""
     options = parser().parse_args(argv)
     if options.suite:
-        from cluster.evaluation.suite import write_all
-
-        return write_all(options.suite, options.n, options.seed, run_options)
+        return _suite(options)
     console = Console(width=max(Console().width, WIDTH))
     try:
         methods = parse(options.methods, options.max_relaxed_fraction)
@@ -65,12 +63,17 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_options(argv: Sequence[str], console: Console) -> Evaluation:
-    """Run with these options in this process and return the report; raises AdasdError."""
-    options = parser().parse_args(argv)
-    items = _items(options)
-    methods = parse(options.methods, options.max_relaxed_fraction)
-    return evaluate(options, items, methods, parse_temperatures(options.temperatures), console)
+def _suite(options: argparse.Namespace) -> int:
+    """Everything in docs/evaluation; SmolLM2 is fetched unless its folder is named."""
+    from cluster.cli._settings import fetched
+    from cluster.evaluation.suite import write_all
+
+    try:
+        target = options.real_target or str(fetched("smollm2")[0])
+    except ConfigError as error:
+        print(f"adasd eval: {error}", file=sys.stderr)
+        return 2
+    return write_all(options.suite, target, _git("rev-parse", "HEAD"))
 
 
 def evaluate(
@@ -329,7 +332,10 @@ def parser() -> argparse.ArgumentParser:
         "--suite",
         type=Path,
         metavar="FOLDER",
-        help="run every series of docs/evaluation.md and write its JSON, HTML and tables there; takes --n, --seed",
+        help="everything in docs/evaluation: run what FOLDER/kept lacks, then write tables and pages",
+    )
+    made.add_argument(
+        "--real-target", metavar="PATH", help="with --suite: SmolLM2-135M-Instruct [fetched once]"
     )
     made.add_argument("--json", type=Path, metavar="FILE", help="write every figure to this file")
     made.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots to this file")

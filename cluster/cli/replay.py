@@ -1,7 +1,8 @@
 """``adasd replay``: compare exact drafting methods over traces of a pair, in seconds.
 
-Traces are collected once (the target writes, the draft is followed) and can be kept in a file. Each method is then
-replayed with modelled times, at every temperature and cost ratio, against plain decoding and the best static length.
+Traces are collected once (the target writes, the draft and the look-ups are followed) and can be kept in a file. Each
+method is then replayed with modelled times, at every temperature and cost ratio, against plain decoding and the best
+static length of the same traces. ``adasd eval --suite`` chooses that length on other prompts.
 """
 
 from __future__ import annotations
@@ -9,39 +10,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
-from adasd.errors import AdasdError, ConfigError
-from adasd.evaluate.compared_methods import Method, method
-from adasd.evaluate.intervals import Interval, speed_ratio
-from adasd.evaluate.questions import WORKLOADS, jsonl
-from adasd.evaluate.replay import Costs, Replayed, replay
-from adasd.evaluate.traces import Trace, collect, load, save
+from adasd.errors import AdasdError, ConfigError, InvalidRequest
+from adasd.evaluate.cells import Cell, cells, circumstances
+from adasd.evaluate.families.ask import Split
+from adasd.evaluate.questions import WORKLOADS, Question, jsonl
+from adasd.evaluate.replay import Costs
+from adasd.evaluate.traces import Traces
 from cluster.data import DEMO
+from cluster.evaluation.traced_pairs import Drafts, TracedPair, traced
 
-STATIC = tuple(f"static-{length}" for length in range(1, 17))
+MODEL = "model"
 WIDTH = 110  # columns that the table needs
 METHODS = "static-5,assisted,confidence,adaedl,adasd,adasd-goodput,calibrated"
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One method at one temperature and cost ratio."""
-
-    method: str
-    temperature: float
-    cost_ratio: float
-    tokens_per_round: float
-    drafted_per_round: float
-    over_off: float  # tokens per millisecond, relative to plain decoding
-    best_static: str
-    over_best_static: Interval  # 95 % by bootstrap over prompts
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,107 +38,63 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     console = Console(width=max(Console().width, WIDTH))
     try:
-        methods = [method(name.strip()) for name in options.methods.split(",")]
-        traces = _traces(options, console)
-        ratios = [float(each) for each in options.cost_ratios.split(",")]
-        cells = [
-            cell
-            for temperature in dict.fromkeys(trace.temperature for trace in traces)
-            for ratio in ratios
-            for cell in cells_of(traces, methods, temperature, ratio, options.hop)
+        costs = {
+            f"c={each.strip()}": Costs(draft_ms=float(each), hop_ms=options.hop)
+            for each in options.cost_ratios.split(",")
+        }
+        names = [name.strip() for name in options.methods.split(",")]
+        by_source = _traces(options)
+        if options.source not in by_source:
+            raise InvalidRequest(f"there is no source {options.source!r}; choose of {', '.join(by_source)}")
+        chosen = by_source[options.source]
+        found = [
+            cell for at in circumstances(options.source, costs, chosen, chosen) for cell in cells(at, names)
         ]
     except (AdasdError, ValueError) as error:
         print(f"adasd replay: {error}", file=sys.stderr)
         return 2
-    console.print(table(cells, len(traces)))
+    console.print(table(found, len(chosen)))
     if options.json:
-        options.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
+        options.json.write_text(json.dumps([as_json(cell) for cell in found], indent=1) + "\n")
     return 0
 
 
-def cells_of(
-    traces: Sequence[Trace], methods: Sequence[Method], temperature: float, ratio: float, hop: float
-) -> list[Cell]:
-    """All methods at one temperature and cost ratio, each against the best static length of the same cell."""
-    chosen = [trace for trace in traces if trace.temperature == temperature]
-    costs = Costs(draft_ms=ratio, hop_ms=hop)
-
-    def run(name: str) -> list[Replayed]:
-        return replay(chosen, method(name), costs)
-
-    off = run("off")
-    static = {name: run(name) for name in STATIC}
-    best = max(static, key=lambda name: _rate(static[name]))
-    best_answers = static[best] if _rate(static[best]) > _rate(off) else off
-    cells = []
-    for one in methods:
-        answers = replay(chosen, one, costs)
-        rounds = sum(answer.num_rounds for answer in answers)
-        cells.append(
-            Cell(
-                one.name,
-                temperature,
-                ratio,
-                sum(answer.num_tokens for answer in answers) / rounds,
-                sum(answer.num_drafted for answer in answers) / rounds,
-                _rate(answers) / _rate(off),
-                best if best_answers is not off else "off",
-                speed_ratio([one.pace for one in answers], [one.pace for one in best_answers]),
-            )
-        )
-    return cells
+def as_json(cell: Cell) -> dict[str, object]:
+    """A cell without its resampled ratios."""
+    return {name: value for name, value in asdict(cell).items() if name != "resampled"}
 
 
-def _rate(answers: Sequence[Replayed]) -> float:
-    return sum(answer.num_tokens for answer in answers) / sum(answer.ms for answer in answers)
-
-
-def _traces(options: argparse.Namespace, console: Console) -> list[Trace]:
-    """Load from the file if it exists; otherwise collect, and save to the file if one is named."""
-    if options.traces is not None and options.traces.exists():
-        return load(options.traces)
-    from adasd.config import EngineConfig
-    from adasd.engine.loading.model import load_model
-    from adasd.engine.loading.vocabulary import check_vocabularies
-    from adasd.text.tokenizer import Tokenizer
-
-    if options.traces is not None and not options.traces.resolve().parent.is_dir():
-        raise ConfigError(f"{options.traces} cannot be written: there is no folder {options.traces.parent}")
-    check_vocabularies(options.target, options.draft)
-    tokenizer = Tokenizer.load(options.target)
-    target, draft = (load_model(EngineConfig(model)) for model in (options.target, options.draft))
+def _traces(options: argparse.Namespace) -> Traces:
+    """Load from the file as far as it goes; collect the rest, and keep it in the file if one is named."""
+    file: Path | None = options.traces
+    if file is not None and not file.resolve().parent.is_dir():
+        raise ConfigError(f"{file} cannot be written: there is no folder {file.parent}")
+    pair = TracedPair(
+        "pair",
+        options.target,
+        {MODEL: Drafts(options.draft)},
+        {Split.TEST: (options.workload, options.n, options.seed)},
+        options.max_tokens,
+        temperatures=tuple(float(each) for each in options.temperatures.split(",")),
+    )
     known = WORKLOADS.get(options.workload)
-    items = known(options.n, options.seed) if known else jsonl(Path(options.workload), options.n)
-    prompts = [
-        (item.group, tokenizer.apply_chat_template([{"role": "user", "content": item.prompt}]))
-        for item in items
-    ]
-    temperatures = [float(each) for each in options.temperatures.split(",")]
-    traces = [
-        trace
-        for temperature in temperatures
-        for trace in track(
-            collect(
-                target,
-                draft,
-                prompts,
-                temperature,
-                eos_ids=tokenizer.eos_ids,
-                max_tokens=options.max_tokens,
-                seed=options.seed,
-            ),
-            f"traces, T={temperature:g}",
-            len(prompts),
-            console=console,
-            transient=True,
+    questions: list[Question] = (
+        known(options.n, options.seed) if known else jsonl(Path(options.workload), options.n)
+    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Progress(console=Console(stderr=True), transient=True) as bar,
+    ):
+        task = bar.add_task("traces")
+        return traced(
+            pair,
+            questions,
+            file or Path(folder) / "traces.jsonl",
+            lambda done, total: bar.update(task, completed=done, total=total),
         )
-    ]
-    if options.traces is not None:
-        save(options.traces, traces)
-    return traces
 
 
-def table(cells: Sequence[Cell], num_traces: int) -> Table:
+def table(found: Sequence[Cell], num_traces: int) -> Table:
     """One row per method; the interval belongs to the ratio before it."""
     made = Table(title=f"{num_traces} traces; times are modelled, a target pass is 1", title_justify="left")
     for column in (
@@ -163,17 +108,16 @@ def table(cells: Sequence[Cell], num_traces: int) -> Table:
         "95 %",
     ):
         made.add_column(column, justify="left" if column == "method" else "right")
-    for cell in cells:
-        ratio, low, high = cell.over_best_static
+    for cell in found:
         made.add_row(
             f"{cell.temperature:g}",
-            f"{cell.cost_ratio:g}",
+            cell.cost,
             cell.method,
             f"{cell.tokens_per_round:.2f}",
             f"{cell.drafted_per_round:.2f}",
-            f"{cell.over_off:.2f}",
-            f"{ratio:.3f} ({cell.best_static})",
-            f"{low:.3f}-{high:.3f}",
+            f"{cell.over_off.value:.2f}",
+            f"{cell.over_static.value:.3f} ({cell.static})",
+            f"{cell.over_static.low:.3f}-{cell.over_static.high:.3f}",
         )
     return made
 
@@ -183,6 +127,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="adasd replay", description=__doc__, allow_abbrev=False)
     made.add_argument("--target", default=str(DEMO / "target"), metavar="PATH_OR_ID", help="[the demo pair]")
     made.add_argument("--draft", default=str(DEMO / "draft"), metavar="PATH_OR_ID", help="[the demo pair]")
+    made.add_argument(
+        "--source", default=MODEL, help="which drafts to replay: model (--draft), suffix or ngram [model]"
+    )
     made.add_argument(
         "--workload", default="demo", help=f"{', '.join(WORKLOADS)} or a file of JSON lines [demo]"
     )

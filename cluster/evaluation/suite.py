@@ -1,124 +1,145 @@
-"""``adasd eval --suite FOLDER``: every series in docs/evaluation.md, in one run on the demo pair.
+"""``adasd eval --suite FOLDER``: everything in docs/evaluation, in one command that goes on where it was stopped.
 
-Each series is one ``adasd eval``, listed here by its options, so that it can be repeated by hand. Output: NAME.json,
-NAME.html and, for the document, tables.md.
+Traces and answers are kept in FOLDER/kept. From them, in seconds: ``tables.md`` and a page of HTML per series.
+Constants and static lengths come from the development prompts, figures from the test prompts.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from adasd.config import SpeculationConfig
 from adasd.errors import AdasdError
-from adasd.evaluate.evaluation import Evaluation
-from adasd.evaluate.html import page
-from adasd.evaluate.method_figures import COST_RATIOS, MethodFigures
-from adasd.evaluate.tables import known
-from cluster.data import DEMO
+from adasd.evaluate.cells import Cell, summary
+from adasd.evaluate.colours import colour
+from adasd.evaluate.evaluation import Evaluation, build
+from adasd.evaluate.families.ask import Split
+from adasd.evaluate.html import document, figure, page
+from adasd.evaluate.intervals import speed_ratio
+from adasd.evaluate.measure import MethodRun
+from adasd.evaluate.plots import Point, scatter
+from adasd.evaluate.published import adasd_claims, untested_claims
+from cluster.evaluation import pages
+from cluster.evaluation.exact_series import METHODS, Tested, all_cells, all_circumstances, tested
+from cluster.evaluation.lossy_series import LossySeries, answered, demo_series, paces, real_series
+from cluster.evaluation.traced_pairs import TracedPair, demo_pair, real_pair, traced
 
-CHOSEN = (
-    "static-2,static-3,static-5,static-8,static-16,adasd,adaedl,adasd+adasd,adasd+collision,"
-    "adaedl+collision,adasd+typical,goodput,adasd-goodput"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One ``adasd eval``."""
-
-    name: str
-    title: str
-    options: tuple[str, ...]
-    share: float  # share of --n: prompts per task
+COST_RATIO = 0.1
+"""At which the claims on lossy methods are tested."""
 
 
-SERIES = (
-    Series("all-methods", "All methods", ("--methods", "all", "--temperatures", "0,0.7,1"), 1.0),
-    Series(
-        "messy",
-        "Prompts as people type them",
-        ("--workload", "messy", "--methods", CHOSEN, "--temperatures", "0,0.7,1"),
-        1.0,
-    ),
-    Series(
-        "hopeless-draft",
-        "A hopeless draft: noise of 0.35 standard deviations on its weights",
-        ("--draft-noise", "0.35", "--methods", CHOSEN, "--temperatures", "0,0.7,1"),
-        1.0,
-    ),
-    Series(
-        "strong-draft",
-        "A strong draft: the target itself with noise of 0.1 standard deviations",
-        (
-            *("--draft", str(DEMO / "target"), "--draft-noise", "0.1", "--methods", CHOSEN),
-            *("--temperatures", "0,0.7,1"),
-        ),
-        0.7,
-    ),
-)
+def write_all(folder: Path, real_target: str, commit: str) -> int:
+    """Run what is not yet kept, and write all pages; returns the exit status.
 
-
-RunSeries = Callable[[Sequence[str], Console], Evaluation]
-"""Runs an ``adasd eval`` with these options and returns its report; raises AdasdError."""
-
-
-def write_all(folder: Path, num_per_task: int, seed: int, run: RunSeries) -> int:
-    """Run all series; returns the exit status."""
-    folder.mkdir(parents=True, exist_ok=True)
-    console, tables = Console(), list[str]()
-    for series in SERIES:
-        console.print(series.title)
-        num = max(1, round(series.share * num_per_task))
-        cost = ("--cost-ratio", f"{COST_RATIOS[1]:g}")  # that of the column with static lengths
-        words = [*series.options, *cost, "--n", str(num), "--seed", str(seed)]
-        try:
-            report = run(words, console)
-        except AdasdError as error:
-            print(f"adasd eval: {series.name}: {error}", file=sys.stderr)
-            return 2
-        (folder / f"{series.name}.json").write_text(_anywhere(json.dumps(report.as_json(), indent=1)) + "\n")
-        (folder / f"{series.name}.html").write_text(_anywhere(page(report)), encoding="utf-8")
-        command = _anywhere(" ".join(words))
-        tables += [f"## {series.title}", f"    adasd eval {command}", *_markdown(report)]
-    (folder / "tables.md").write_text("\n\n".join(tables) + "\n")
+    ``real_target``: folder of SmolLM2-135M-Instruct.
+    """
+    kept = folder / "kept"
+    kept.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True)
+    try:
+        made = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit[:7]}"
+        found = [
+            at
+            for pair in (demo_pair(), real_pair(real_target))
+            for at in all_circumstances(pair, _traces(pair, kept, console))
+        ]
+        exact, exact_claims = all_cells(found), tested(found)
+        runs = {
+            series: _answers(series, kept, console) for series in (*demo_series(), real_series(real_target))
+        }
+    except AdasdError as error:
+        print(f"adasd eval: {error}", file=sys.stderr)
+        return 2
+    reports = {series: _report(series, made_by, made) for series, made_by in runs.items()}
+    lossy_claims = _lossy_claims({series.name: done for series, done in runs.items()})
+    parts = [
+        "# All tables",
+        f"Written by `adasd eval --suite`; {made}. Read [evaluation.md](../evaluation.md) first.",
+        "## Exact methods over all cells",
+        pages.summaries([summary(name, exact) for name in METHODS]),
+        "## Exact methods by pair, temperature and cost: speed over the best static length",
+        pages.by_circumstance(exact),
+    ]
+    for series, report in reports.items():
+        parts += [f"## {series.title}", *pages.answers(report)]
+    claims = (*lossy_claims, *exact_claims)
+    parts += [
+        "## Published claims",
+        pages.claims(claims, untested_claims()),
+        "## The ratios behind them",
+        pages.claim_ratios(claims),
+    ]
+    (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (folder / "exact.html").write_text(exact_page(exact, made), encoding="utf-8")
+    for series, report in reports.items():
+        (folder / f"{series.name}.html").write_text(page(report, series.title), encoding="utf-8")
     return 0
 
 
-def _anywhere(text: str) -> str:
-    """The same text with the demo pair at its path in a checkout."""
-    return text.replace(str(DEMO), "models/demo")
+def _traces(pair: TracedPair, kept: Path, console: Console) -> dict[Split, Any]:
+    def say(done: int, total: int) -> None:
+        console.print(f"{pair.name}, {split}: {done} of {total} batches traced")
+
+    found = {}
+    for split in Split:
+        found[split] = traced(pair, pair.questions(split), kept / f"traces-{pair.name}-{split}.jsonl", say)
+    return found
 
 
-def _markdown(report: Evaluation) -> Iterator[str]:
-    """One table per temperature."""
-    costs = " | ".join(f"c={ratio:g}" for ratio in COST_RATIOS)
-    head = (
-        "| Method | right, % | change, points (95 %) | tokens per pass | accepted | relaxed, % | distortion, % | "
-        f"{costs} | over best static, c={COST_RATIOS[1]:g} | by CPU time |\n" + "|---" + "|--:" * 11 + "|"
+def _answers(series: LossySeries, kept: Path, console: Console) -> list[MethodRun]:
+    return answered(series, kept, lambda method, t: console.print(f"{series.name}: {method.name}, T={t:g}"))
+
+
+def _report(series: LossySeries, runs: Sequence[MethodRun], made: str) -> Evaluation:
+    workload, num, seed = series.workload
+    date, _, commit = made.partition(", commit ")
+    about = {
+        "date": date,
+        "commit": commit,
+        "num_prompts": len(runs[0].answers),
+        "options": {
+            "target": Path(series.target).name,
+            "draft": Path(series.draft).name,
+            "draft_noise": series.noise,
+            "workload": workload,
+            "n": num,
+            "seed": seed,
+            "max_tokens": series.max_tokens,
+        },
+        "acceptance_of_mode_adaptive": SpeculationConfig().acceptance,
+    }
+    return build(runs, about)
+
+
+def _lossy_claims(runs: Mapping[str, Sequence[MethodRun]]) -> list[Tested]:
+    """AdaSD's claims, with its sampling (temperature 1), on the useful pairs."""
+
+    def ratios(ours: str, base: str) -> dict[str, Any]:
+        return {
+            f"{name}, T=1": speed_ratio(*(paces(runs[name], each, 1.0, COST_RATIO) for each in (ours, base)))
+            for name in ("demo", "smollm2")
+        }
+
+    return [Tested(claim, ratios(claim.ours, claim.base)) for claim in adasd_claims()]
+
+
+def exact_page(found: Sequence[Cell], made: str) -> str:
+    """Exact methods as one picture: the mean over all cells against the worst cell."""
+    summaries = [summary(name, found) for name in METHODS]
+    points = [
+        Point(one.method, one.worst, one.mean.value, colour(one.method), one.method == "calibrated")
+        for one in summaries
+    ]
+    picture = scatter(points, "worst cell, over the best static length", "geometric mean over all cells")
+    caption = (
+        "Further up is faster on average, further right is safer. 1 is the static length that was best on other "
+        "prompts."
     )
-    for temperature in report.temperatures:
-        rows = [_row(report, row) for row in report.of(temperature)]
-        yield f"### Temperature {temperature:g}"
-        yield "\n".join([head, *rows])
-
-
-def _row(report: Evaluation, row: MethodFigures) -> str:
-    over = report.over_best_static(row)[1]
-    cells = (
-        row.method,
-        f"{100 * (row.accuracy or 0):.1f}",
-        f"{100 * row.accuracy_change:+.1f} [{100 * row.change_low:+.1f}, {100 * row.change_high:+.1f}]",
-        f"{row.tokens_per_round:.2f}",
-        f"{row.num_accepted / row.num_drafted:.2f}" if row.num_drafted else "",
-        f"{100 * row.relaxed_share:.1f}",
-        "" if row.distortion_share is None else f"{100 * row.distortion_share:.1f}",
-        *(f"{speed:.2f}" for speed in row.speed_ups),
-        "" if over is None else f"{over:.2f}",
-        known(row.cpu_speed_up, ".2f"),
-    )
-    return f"| {' | '.join(cells)} |"
+    made = f"{len(found) // len(METHODS)} cells; {made}"
+    return document("Exact methods over all cells", made, figure(picture, caption))

@@ -6,11 +6,11 @@ import pytest
 
 from adasd.config import EngineConfig, SpeculationConfig
 from adasd.engine.loading.model import load_model
+from adasd.evaluate.collect import ModelSource, collect
 from adasd.evaluate.compared_methods import method
 from adasd.evaluate.measure import load_pair
 from adasd.evaluate.questions import demo
 from adasd.evaluate.replay import Costs, replay
-from adasd.evaluate.traces import collect
 from adasd.local import LocalPair
 from adasd.requests import SamplingParams
 from adasd.results import Complete
@@ -34,8 +34,17 @@ def prompts(pair):
 
 
 def traces(pair, prompts, temperature):
-    models = [load_model(EngineConfig(str(folder), dtype="float32")) for folder in (TARGET, DRAFT)]
-    return list(collect(*models, prompts, temperature, eos_ids=pair.eos_ids, max_tokens=NUM_TOKENS, seed=3))
+    target, draft = (load_model(EngineConfig(str(folder), dtype="float32")) for folder in (TARGET, DRAFT))
+    batches = collect(
+        target,
+        {"model": ModelSource(draft)},
+        prompts,
+        [temperature],
+        eos_ids=pair.eos_ids,
+        max_tokens=NUM_TOKENS,
+        seed=3,
+    )
+    return [one for batch in batches for one in batch["model"]]
 
 
 @pytest.mark.parametrize("name", ["static-5", "static-16", "adasd", "off"])

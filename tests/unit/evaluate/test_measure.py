@@ -151,39 +151,3 @@ def test_noise_makes_a_poor_draft_and_leaves_the_target(folders):
     (twin, same), (poor, also) = accepted(0.0), accepted(3.0)
     assert twin > poor
     assert same == also
-
-
-def test_the_suite_writes_every_series_and_its_tables(tmp_path, folders, monkeypatch):
-    import json
-
-    from cluster.evaluation import suite
-
-    short = [
-        suite.Series(
-            name,
-            name,
-            ("--target", folders[0], "--draft", folders[1], "--methods", "static-2,adasd", *more),
-            1.0,
-        )
-        for name, more in (
-            ("one", ("--temperatures", "0")),
-            ("two", ("--temperatures", "0.7", "--max-tokens", "8")),
-        )
-    ]
-    monkeypatch.setattr(suite, "SERIES", short)
-    assert cli.main(["eval", "--suite", str(tmp_path / "out"), "--n", "1"]) == 0
-    for name in ("one", "two"):
-        assert json.loads((tmp_path / "out" / f"{name}.json").read_text())["rows"]
-        assert (tmp_path / "out" / f"{name}.html").stat().st_size > 1000
-    tables = (tmp_path / "out" / "tables.md").read_text()
-    assert tables.count("| static-2 |") == 2
-    assert "### Temperature 0.7" in tables
-
-
-def test_every_series_of_the_suite_can_be_asked_for():
-    from cluster.cli.eval import parser
-    from cluster.evaluation import suite
-
-    for series in suite.SERIES:
-        options = parser().parse_args([*series.options, "--n", "2"])
-        assert parse(options.methods)

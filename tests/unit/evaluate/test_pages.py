@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from adasd.evaluate.colours import KNOWN, colour
 from adasd.evaluate.compared_methods import all_names
 from adasd.evaluate.evaluation import build
-from adasd.evaluate.html import FAMILIES, family, front, page
+from adasd.evaluate.html import front, page, provenance
 from adasd.evaluate.plots import Curve, Point, chart, scatter, ticks
 from adasd.evaluate.tables import COLUMNS, cells, tables
 from tests.unit.evaluate.test_method_figures import runs
@@ -56,20 +57,6 @@ def test_the_front_holds_what_nothing_beats():
 
     rows = [row("off", 1.0, 1), row("fast", 0.8, 5), row("good", 1.0, 3), row("bad", 0.8, 2)]
     assert front(rows, 1) == {"fast", "good"}
-
-
-@pytest.mark.parametrize(
-    ("method", "expected"),
-    [
-        ("off", "plain decoding"),
-        ("static-5", "static, exact"),
-        ("adaedl", "adaptive drafting, exact"),
-        ("static-5+posterior", "relaxed by the distance"),
-        ("adasd+typical", "relaxed by the target's probability"),
-    ],
-)
-def test_methods_fall_into_families(method, expected):
-    assert family(method) == expected
 
 
 class Tags(HTMLParser):
@@ -127,7 +114,20 @@ def test_the_json_is_plain_and_complete():
     assert {"tokens_per_round", "relaxed_share", "acceptance", "reached"} <= set(again["rows"][0])
 
 
-def test_every_method_that_can_be_asked_for_has_its_colour():
-    assert {family(name) for name in [*all_names(), "adasd+collision@auto", "static-5@suffix"]} == set(
-        FAMILIES
-    )
+def test_a_method_has_one_colour_and_the_well_known_ones_differ():
+    assert len(set(KNOWN.values())) == len(KNOWN)
+    for name in [*all_names(), "adasd+collision@auto", "static-5@suffix"]:
+        assert re.fullmatch(r"#[0-9a-f]{6}", colour(name)), name
+    assert colour("adaedl:gamma=0.3") == colour("adaedl") != colour("adasd")
+
+
+def test_the_page_says_first_where_it_comes_from():
+    about = {
+        "commit": "abcdef0123",
+        "num_prompts": 7,
+        "date": "2026-11-29",
+        "options": {"target": "t", "draft": "d"},
+    }
+    assert provenance(about) == "target t, draft d; 7 prompts; 2026-11-29; commit abcdef0"
+    text = page(build(runs(), about), "A title")
+    assert text.index("commit abcdef0") < text.index("<svg")

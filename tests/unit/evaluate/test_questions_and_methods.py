@@ -63,6 +63,7 @@ def test_references_ignore_case_and_blanks():
         ("off", SpeculationOptions(Mode.OFF)),
         ("adaedl", SpeculationOptions(Mode.EXACT, "adaedl")),
         ("static-8", SpeculationOptions(Mode.EXACT, "static", None, 8)),
+        ("adaedl/7", SpeculationOptions(Mode.EXACT, "adaedl", None, 7)),
         ("adasd+collision", SpeculationOptions(Mode.ADAPTIVE, "adasd", "collision", None, 0.2)),
         ("static-5+posterior", SpeculationOptions(Mode.ADAPTIVE, "static", "adasd", 5, 0.2)),
         (

@@ -1,14 +1,13 @@
 """Replaying traces: the same rounds as end to end, and figures that follow from them."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
-from adasd.errors import ConfigError, InvalidRequest
+from adasd.errors import InvalidRequest
 from adasd.evaluate.compared_methods import method
-from adasd.evaluate.replay import Costs, replay
-from adasd.evaluate.traces import Trace, load, save
+from adasd.evaluate.replay import Costs, replay, replay_static
+from adasd.evaluate.traces import LookupTrace, Trace
 
 SURE, UNSURE = (0.01, 0.99), (2.0, 0.3)
 
@@ -67,10 +66,23 @@ def test_lossy_methods_are_refused():
         replay([trace("+++")], method("adasd+collision"), Costs(0.1))
 
 
-def test_traces_survive_their_file_and_a_broken_line_is_named(tmp_path):
-    path = tmp_path / "traces.jsonl"
-    save(path, [trace("+-+")])
-    assert load(path) == [trace("+-+")]
-    path.write_text(path.read_text() + json.dumps({"group": "words"}) + "\n")
-    with pytest.raises(ConfigError, match="line 2"):
-        load(path)
+def test_a_look_up_that_knows_nothing_leaves_a_plain_round():
+    nothing, two = (), (SURE, SURE)
+    found = LookupTrace(
+        "words", 0.0, 6, 6, (nothing, nothing, two, two, nothing, nothing), (0, 0, 1, 2, 0, 0)
+    )
+    (answer,) = replay([found], method("static-5"), Costs(0.1))
+    assert (answer.num_tokens, answer.num_rounds, answer.num_drafted) == (
+        5,
+        4,
+        2,
+    )  # plain; 1 and a correction; 2 plain
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 16])
+def test_static_lengths_by_themselves_are_those_under_the_controller(length):
+    texts = [trace("+" * n + "-" * (20 - n)) for n in range(2, 20)]
+    costs = Costs(0.1, verify_ms_per_token=0.05, hop_ms=0.02)
+    slow = replay(texts, method(f"static-{length}" if length else "off"), costs)
+    for fast, answer in zip(replay_static(texts, length, costs), slow, strict=True):
+        assert fast == pytest.approx(answer.pace)
