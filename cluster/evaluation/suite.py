@@ -44,15 +44,12 @@ def write_all(folder: Path, real_target: str, commit: str) -> int:
     console = Console(stderr=True)
     try:
         made = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit[:7]}"
-        found = [
-            at
-            for pair in (demo_pair(), real_pair(real_target))
-            for at in all_circumstances(pair, _traces(pair, kept, console))
-        ]
-        exact, exact_claims = all_cells(found), tested(found)
+        traces = [(pair, _traces(pair, kept, console)) for pair in (demo_pair(), real_pair(real_target))]
         runs = {
             series: _answers(series, kept, console) for series in (*demo_series(), real_series(real_target))
         }
+        found = [at for pair, of_pair in traces for at in all_circumstances(pair, of_pair)]
+        exact, exact_claims = all_cells(found), tested(found)
     except AdasdError as error:
         print(f"adasd eval: {error}", file=sys.stderr)
         return 2
