@@ -10,6 +10,7 @@ from adasd.evaluate.intervals import Interval
 from adasd.evaluate.method_figures import COST_RATIOS, MethodFigures
 from adasd.evaluate.published import Claim
 from adasd.evaluate.tables import known
+from cluster.evaluation.agreement import Agreement
 from cluster.evaluation.exact_series import Tested
 
 
@@ -125,6 +126,15 @@ def claim_ratios(found: Sequence[Tested]) -> str:
         for where, ratio in ratios.items()
     ]
     return table(("Ours", "over", "pair", "ratio [95 %]"), rows, 3)
+
+
+def agreements(found: Sequence[Agreement]) -> str:
+    """Speeds over plain decoding, by CPU time and replayed."""
+    rows = [
+        (one.method, f"{one.measured:.2f}", f"{one.replayed:.2f}", f"{one.replayed / one.measured - 1:+.1%}")
+        for one in found
+    ]
+    return table(("Method", "by CPU time", "replayed", "difference"), rows)
 
 
 def _span(values: Sequence[float]) -> str:

@@ -26,10 +26,13 @@ from adasd.evaluate.measure import MethodRun
 from adasd.evaluate.plots import Point, scatter
 from adasd.evaluate.published import adasd_claims, untested_claims
 from cluster.evaluation import pages
+from cluster.evaluation.agreement import agreement
 from cluster.evaluation.exact_series import METHODS, Tested, all_cells, all_circumstances, tested
 from cluster.evaluation.lossy_series import LossySeries, answered, demo_series, paces, real_series
 from cluster.evaluation.traced_pairs import TracedPair, demo_pair, real_pair, traced
 
+CLOCKED = ("static-2", "static-5", "calibrated")
+"""Methods whose replayed speed is compared with the clock."""
 COST_RATIO = 0.1
 """At which the claims on lossy methods are tested."""
 
@@ -65,6 +68,9 @@ def write_all(folder: Path, real_target: str, commit: str) -> int:
     ]
     for series, report in reports.items():
         parts += [f"## {series.title}", *pages.answers(report)]
+    real = next(done for series, done in runs.items() if series.name == "smollm2")
+    agreeing = agreement(real, traces[-1][1][Split.TEST]["our draft"], CLOCKED)
+    parts += ["## Replay against the clock", pages.agreements(agreeing)]
     claims = (*lossy_claims, *exact_claims)
     parts += [
         "## Published claims",
