@@ -22,7 +22,7 @@ PUBLISHED, HYBRID = "adasd+adasd", f"{ASSISTED}+adasd"
 PAPER = (VANILLA, ASSISTED, GENERATION_ONLY, VERIFICATION_ONLY, PUBLISHED, HYBRID)
 """The rows of AdaSD's tables."""
 OTHERS = (GUARDED, "adasd+collision", "adaedl+collision", "adasd+typical", "adasd+fly")
-RATIOS = (0.0, 0.05, 0.1, 0.25, 0.5)
+RATIOS = (0.0, 0.1, 0.25, 0.5)
 """Guards to choose from: the least share of the target's largest probability that a relaxed token must have."""
 
 
@@ -52,7 +52,7 @@ def demo_series() -> list[LossySeries]:
             target,
             draft,
             0.35,
-            ("demo", 30, 1),
+            ("demo", 25, 1),
             160,
             tuple((temperature, guards) for temperature in (0.0, 0.7, 1.0)),
         ),
@@ -62,7 +62,7 @@ def demo_series() -> list[LossySeries]:
             target,
             draft,
             0.0,
-            ("demo", 40, 0),
+            ("demo", 30, 0),
             160,
             ((0.0, test), (1.0, test)),
         ),
@@ -72,7 +72,7 @@ def demo_series() -> list[LossySeries]:
             target,
             draft,
             0.35,
-            ("demo", 40, 0),
+            ("demo", 25, 0),
             160,
             ((0.0, (PLAIN, VANILLA, PUBLISHED, GUARDED, "adasd+collision")),
              (1.0, (PLAIN, VANILLA, PUBLISHED, GUARDED, "adasd+collision"))),
@@ -88,7 +88,7 @@ def real_series(target: str) -> LossySeries:
         target,
         str(packaged("models/smollm2-draft")),
         0.0,
-        ("test", 6, 0),
+        ("test", 4, 0),
         48,
         (
             (0.0, (PLAIN, VANILLA, "static-2", "calibrated", PUBLISHED, GUARDED, "adaedl+collision")),
