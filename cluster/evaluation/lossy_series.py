@@ -21,7 +21,7 @@ GENERATION_ONLY, VERIFICATION_ONLY = "adasd", "static-5+adasd"
 PUBLISHED, HYBRID = "adasd+adasd", f"{ASSISTED}+adasd"
 PAPER = (VANILLA, ASSISTED, GENERATION_ONLY, VERIFICATION_ONLY, PUBLISHED, HYBRID)
 """The rows of AdaSD's tables."""
-OTHERS = (GUARDED, "adasd+collision", "adaedl+collision", "adasd+typical", "adasd+fly")
+OTHERS = (GUARDED, "adasd+collision", "adaedl+collision")
 RATIOS = (0.0, 0.1, 0.25, 0.5)
 """Guards to choose from: the least share of the target's largest probability that a relaxed token must have."""
 
@@ -62,7 +62,7 @@ def demo_series() -> list[LossySeries]:
             target,
             draft,
             0.0,
-            ("demo", 30, 0),
+            ("demo", 25, 0),
             160,
             ((0.0, test), (1.0, test)),
         ),
@@ -88,11 +88,11 @@ def real_series(target: str) -> LossySeries:
         target,
         str(packaged("models/smollm2-draft")),
         0.0,
-        ("test", 4, 0),
+        ("test", 3, 0),
         48,
         (
-            (0.0, (PLAIN, VANILLA, "static-2", "calibrated", PUBLISHED, GUARDED, "adaedl+collision")),
-            (1.0, (PLAIN, *PAPER, GUARDED)),
+            (0.0, (PLAIN, VANILLA, "static-2", "calibrated", PUBLISHED, GUARDED)),
+            (1.0, (PLAIN, VANILLA, GENERATION_ONLY, VERIFICATION_ONLY, PUBLISHED, GUARDED)),
         ),
     )
 

@@ -127,6 +127,7 @@ def _lossy_claims(runs: Mapping[str, Sequence[MethodRun]]) -> list[Tested]:
         return {
             f"{name}, T=1": speed_ratio(*(paces(runs[name], each, 1.0, COST_RATIO) for each in (ours, base)))
             for name in ("demo", "smollm2")
+            if {ours, base} <= {run.method.name for run in runs[name] if run.temperature == 1.0}
         }
 
     return [Tested(claim, ratios(claim.ours, claim.base)) for claim in adasd_claims()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from adasd.demo import sandbox
@@ -69,7 +69,7 @@ def _numbered(expected: Sequence[str], text: str) -> bool:
     return in_order(wanted, [plain(line).rstrip(".") for line in text.splitlines() if line.strip()])
 
 
-BUGS = (
+BUGS: tuple[tuple[str, str, str, Callable[[int, int, int], object]], ...] = (
     ("return {a} - x * {b}", "return {a} + x * {b}", "x times {b}, plus {a}", lambda a, b, x: a + x * b),
     ("return x * {a} + {b}", "return x * {a} - {b}", "x times {a}, minus {b}", lambda a, b, x: x * a - b),
     ("return min(x, {a}) + {b}", "return max(x, {a}) + {b}", "the larger of x and {a}, plus {b}",
