@@ -138,4 +138,4 @@ def agreements(found: Sequence[Agreement]) -> str:
 
 
 def _span(values: Sequence[float]) -> str:
-    return f"{min(values):.2f} to {max(values):.2f}"
+    return f"{min(values):.2f} to {max(values):.2f}" if values else ""

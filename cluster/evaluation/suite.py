@@ -7,7 +7,7 @@ Constants and static lengths come from the development prompts, figures from the
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ from adasd.evaluate.intervals import speed_ratio
 from adasd.evaluate.measure import MethodRun
 from adasd.evaluate.plots import Point, scatter
 from adasd.evaluate.published import adasd_claims, untested_claims
+from adasd.evaluate.traces import Traces
 from cluster.evaluation import pages
 from cluster.evaluation.agreement import agreement
 from cluster.evaluation.exact_series import METHODS, Tested, all_cells, all_circumstances, tested
 from cluster.evaluation.lossy_series import LossySeries, answered, demo_series, paces, real_series
 from cluster.evaluation.traced_pairs import TracedPair, demo_pair, real_pair, traced
 
+REAL = "smollm2"
+"""The series of the real pair."""
 CLOCKED = ("static-2", "static-5", "calibrated")
 """Methods whose replayed speed is compared with the clock."""
 COST_RATIO = 0.1
@@ -38,51 +41,55 @@ COST_RATIO = 0.1
 
 
 def write_all(folder: Path, real_target: str, commit: str) -> int:
-    """Run what is not yet kept, and write all pages; returns the exit status.
+    """Run what is not yet kept, and write all pages, anew after each series; returns the exit status.
 
     ``real_target``: folder of SmolLM2-135M-Instruct.
     """
     kept = folder / "kept"
     kept.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
+    made = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit[:7]}"
     try:
-        made = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit[:7]}"
-        traces = [(pair, _traces(pair, kept, console)) for pair in (demo_pair(), real_pair(real_target))]
-        runs = {
-            series: _answers(series, kept, console) for series in (*demo_series(), real_series(real_target))
+        traces = {
+            pair.name: (pair, _traces(pair, kept, console)) for pair in (demo_pair(), real_pair(real_target))
         }
-        found = [at for pair, of_pair in traces for at in all_circumstances(pair, of_pair)]
-        exact, exact_claims = all_cells(found), tested(found)
+        found = [at for pair, of_pair in traces.values() for at in all_circumstances(pair, of_pair)]
+        exact, claims = all_cells(found), tested(found)
+        (folder / "exact.html").write_text(exact_page(exact, made), encoding="utf-8")
+        runs: dict[str, list[MethodRun]] = {}
+        parts = [
+            "# All tables",
+            f"Written by `adasd eval --suite`; {made}. Read [evaluation.md](../evaluation.md) first.",
+            "## Exact methods over all cells",
+            pages.summaries([summary(name, exact) for name in METHODS]),
+            "## Exact methods by pair, temperature and cost: speed over the best static length",
+            pages.by_circumstance(exact),
+        ]
+        for series in (*demo_series(), real_series(real_target)):
+            runs[series.name] = _answers(series, kept, console)
+            report = _report(series, runs[series.name], made)
+            parts += [f"## {series.title}", *pages.answers(report)]
+            (folder / f"{series.name}.html").write_text(page(report, series.title), encoding="utf-8")
+            more = _last_parts(runs, claims, traces[real_pair(real_target).name][1][Split.TEST])
+            (folder / "tables.md").write_text("\n\n".join([*parts, *more]) + "\n", encoding="utf-8")
     except AdasdError as error:
         print(f"adasd eval: {error}", file=sys.stderr)
         return 2
-    reports = {series: _report(series, made_by, made) for series, made_by in runs.items()}
-    lossy_claims = _lossy_claims({series.name: done for series, done in runs.items()})
-    parts = [
-        "# All tables",
-        f"Written by `adasd eval --suite`; {made}. Read [evaluation.md](../evaluation.md) first.",
-        "## Exact methods over all cells",
-        pages.summaries([summary(name, exact) for name in METHODS]),
-        "## Exact methods by pair, temperature and cost: speed over the best static length",
-        pages.by_circumstance(exact),
-    ]
-    for series, report in reports.items():
-        parts += [f"## {series.title}", *pages.answers(report)]
-    real = next(done for series, done in runs.items() if series.name == "smollm2")
-    agreeing = agreement(real, traces[-1][1][Split.TEST]["our draft"], CLOCKED)
-    parts += ["## Replay against the clock", pages.agreements(agreeing)]
-    claims = (*lossy_claims, *exact_claims)
-    parts += [
-        "## Published claims",
-        pages.claims(claims, untested_claims()),
-        "## The ratios behind them",
-        pages.claim_ratios(claims),
-    ]
-    (folder / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    (folder / "exact.html").write_text(exact_page(exact, made), encoding="utf-8")
-    for series, report in reports.items():
-        (folder / f"{series.name}.html").write_text(page(report, series.title), encoding="utf-8")
     return 0
+
+
+def _last_parts(
+    runs: Mapping[str, Sequence[MethodRun]], exact_claims: Sequence[Tested], traces: Traces
+) -> Iterator[str]:
+    """Replay against the clock, and the claims, as far as the series have run."""
+    if REAL in runs:
+        yield "## Replay against the clock"
+        yield pages.agreements(agreement(runs[REAL], traces["our draft"], CLOCKED))
+    claims = (*_lossy_claims(runs), *exact_claims)
+    yield "## Published claims"
+    yield pages.claims(claims, untested_claims())
+    yield "## The ratios behind them"
+    yield pages.claim_ratios(claims)
 
 
 def _traces(pair: TracedPair, kept: Path, console: Console) -> dict[Split, Any]:
@@ -126,8 +133,8 @@ def _lossy_claims(runs: Mapping[str, Sequence[MethodRun]]) -> list[Tested]:
     def ratios(ours: str, base: str) -> dict[str, Any]:
         return {
             f"{name}, T=1": speed_ratio(*(paces(runs[name], each, 1.0, COST_RATIO) for each in (ours, base)))
-            for name in ("demo", "smollm2")
-            if {ours, base} <= {run.method.name for run in runs[name] if run.temperature == 1.0}
+            for name in ("demo", REAL)
+            if {ours, base} <= {run.method.name for run in runs.get(name, ()) if run.temperature == 1.0}
         }
 
     return [Tested(claim, ratios(claim.ours, claim.base)) for claim in adasd_claims()]

@@ -74,7 +74,7 @@ def real_pair(target: str) -> TracedPair:
         "SmolLM2",
         target,
         {"our draft": Drafts(draft), "hopeless draft": Drafts(draft, 0.35)},
-        {Split.DEV: ("dev", 4, 0), Split.TEST: ("test", 8, 0)},
+        {Split.DEV: ("dev", 4, 0), Split.TEST: ("test", 7, 0)},
         max_tokens=48,
         most_followed=6,
     )
