@@ -98,6 +98,9 @@ class SamplingParams:
         max_items=16,
         max_chars=256,
     )
+    include_stop_str_in_output: bool = option(
+        False, "the stop text, or the text of the stop token, that ended the answer is shown"
+    )
     stop_token_ids: tuple[int, ...] = option(
         (),
         "token ids that end the answer; they are not shown",
@@ -131,8 +134,16 @@ class SamplingParams:
         http="`logprobs`, in chat `logprobs: true` and `top_logprobs`",
     )
     prompt_logprobs: int | None = option(
-        None, "the same for the tokens of the prompt", at_least=0, at_most=20, http="`echo` with `logprobs`"
+        None,
+        "the same for the tokens of the prompt",
+        at_least=0,
+        at_most=20,
+        http="`prompt_logprobs`, and `echo` with `logprobs`",
     )
+
+
+SET_BY_MODELS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Options whose defaults a model's generation_config.json may set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,12 @@ class ServeConfig:
     key_max_concurrent: int | None = setting(
         None, "concurrent requests of an API key without a limit of its own; none: no limit", low=1
     )
+    generation_config: str = setting(
+        "auto",
+        "auto: a sampling option that a request leaves out is that of the target's generation_config.json, if it has "
+        "one; none: always the API's own",
+        choices=("auto", "none"),
+    )
     control_tokens_in_content: bool = setting(
         False, "the text of a control token in a message is that token; otherwise it is text like any other"
     )

@@ -89,15 +89,18 @@ def provenance(block: DraftBlock | None, verdict: Verdict) -> tuple[EmittedToken
 def commit(
     session: Session, tokens: tuple[EmittedToken, ...]
 ) -> tuple[Session, str, tuple[EmittedToken, ...]]:
-    """Append tokens up to the first that ends the answer; the text stops before a stop string.
+    """Append tokens up to the first that ends the answer; the text stops before a stop string, or behind it if asked.
 
     Returns the session, the text to show, and the emitted tokens.
     """
     num_kept, reason, match = end_by_token(session, tokens)
-    ends_silently = reason is FinishReason.STOP  # the token that ends the answer is no part of its text
+    shows_stop = session.request.sampling.include_stop_str_in_output
+    # the token that ends the answer is no part of its text
+    ends_silently = reason is FinishReason.STOP and not (shows_stop and match is not None)
     text, shown, num_read, stop = read_text(session, tokens[: num_kept - ends_silently])
     if stop is not None:
         num_kept, reason, match = num_read, FinishReason.STOP, stop
+        shown += stop if shows_stop else ""
     elif reason is not None:
         shown += stop_strings.flush(text, session.decode)
     kept = tokens[:num_kept]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import jinja2
 from transformers import AutoTokenizer, TokenizersBackend
-from transformers.utils.hub import cached_file
 
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.text.chat import check_text, plain_messages, with_whole_arguments
 from adasd.text.control_tokens import ControlTokens, split_at, unused_mark
-from adasd.text.files import remedy
+from adasd.text.files import json_of, remedy
 from adasd.text.spelling import Spelling
 from adasd.text.tools import ToolForm, form_of, knows_tools, variables
 
@@ -106,16 +103,20 @@ class Tokenizer:
         messages: Sequence[Any],
         tools: Sequence[Any] = (),
         options: Mapping[str, Any] = NO_OPTIONS,
+        continue_final: bool = False,
     ) -> tuple[int, ...]:
         """Token ids of a conversation (shape: adasd.text.chat), ready for the assistant's answer.
 
         ``tools`` are OpenAI tool objects, for templates that support them; ``options`` are from ``template_options``.
+        ``continue_final``: the last message is the assistant's, and its answer goes on there.
         """
         plain = self._plain(messages, options)
+        if continue_final:
+            _check_continued(plain[-1])
         mark = unused_mark(plain, tools)
         if self._content_is_text:
             plain, tools = self._control_tokens.broken(plain, mark), self._control_tokens.broken(tools, mark)
-        parts = split_at(self._rendered(plain, tools, options), mark)
+        parts = split_at(self._rendered(plain, tools, options, continue_final), mark)
         return tuple(token for part in parts for token in self._ids(part, add_special_tokens=False))
 
     def render_chat(
@@ -147,23 +148,36 @@ class Tokenizer:
         return plain_messages(messages, with_tools=self.knows_tools)
 
     def _rendered(
-        self, plain: Sequence[dict[str, Any]], tools: Sequence[Any], options: Mapping[str, Any]
+        self,
+        plain: Sequence[dict[str, Any]],
+        tools: Sequence[Any],
+        options: Mapping[str, Any],
+        continue_final: bool = False,
     ) -> str:
         """Render the messages; if the template refuses truncated arguments of a call, render it without arguments."""
         try:
-            return self._render(plain, tools, options)
+            return self._render(plain, tools, options, continue_final)
         except InvalidRequest:
             whole = with_whole_arguments(plain)
             if whole == plain:
                 raise
-            return self._render(whole, tools, options)
+            return self._render(whole, tools, options, continue_final)
 
     def _render(
-        self, plain: Sequence[dict[str, Any]], tools: Sequence[Any], options: Mapping[str, Any]
+        self,
+        plain: Sequence[dict[str, Any]],
+        tools: Sequence[Any],
+        options: Mapping[str, Any],
+        continue_final: bool,
     ) -> str:
         try:
             text = self._inner.apply_chat_template(
-                list(plain), tools=list(tools) or None, tokenize=False, add_generation_prompt=True, **options
+                list(plain),
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=not continue_final,
+                continue_final_message=continue_final,
+                **options,
             )
         except (jinja2.TemplateError, TypeError, AttributeError, LookupError, ValueError) as error:
             raise InvalidRequest(
@@ -194,6 +208,16 @@ class Tokenizer:
         return tuple(encoded["input_ids"])
 
 
+def _check_continued(message: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for a message that cannot be continued."""
+    if message["role"] != "assistant" or message.get("tool_calls"):
+        what = "has tool calls" if message["role"] == "assistant" else f"is of role {message['role']!r}"
+        raise InvalidRequest(
+            f"the last message {what}; continue_final_message needs a text of the assistant",
+            "continue_final_message",
+        )
+
+
 def _decode_of(inner: Any) -> Callable[..., str]:
     """A decode function without clean-up of spaces; the Rust backend itself if the wrapper adds nothing."""
     if type(inner)._decode is TokenizersBackend._decode:
@@ -204,14 +228,6 @@ def _decode_of(inner: Any) -> Callable[..., str]:
 
 def _eos_of(model: str, file_name: str) -> list[int]:
     """``eos_token_id`` of one of the model's JSON files; empty without the file or the entry."""
-    path = cached_file(
-        model,
-        file_name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    if path is None:
-        return []
-    eos = json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
+    eos = json_of(model, file_name).get("eos_token_id")
     ids = eos if isinstance(eos, list) else [eos]
     return [int(i) for i in ids if i is not None]

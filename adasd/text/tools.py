@@ -26,6 +26,8 @@ OPENING, CLOSING = "<tool_call>", "</tool_call>"
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 BLANKS = r"[\x20\x0A\x0D\x09]{1,32}"
 """White space between two JSON tokens, limited so that a model cannot emit it forever."""
+_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$/]")
+"""Characters with a meaning in a regular expression of a Lark grammar."""
 _AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON as Python writes it, which is how templates show it to models."""
 _NAMED_SCHEMAS = frozenset({"properties", "$defs", "definitions", "patternProperties", "dependentSchemas"})
@@ -112,6 +114,12 @@ def valid_calls(functions: Sequence[Function]) -> Grammar:
             *_calls(ToolForm.HERMES, functions),
         ]
     )
+
+
+def without_words(words: Sequence[str]) -> Grammar:
+    """Any text that contains none of these words."""
+    found = "|".join(_SPECIAL.sub(r"\\\g<0>", word).replace("\n", r"\n") for word in words)
+    return _grammar(["start: TEXT?", f"TEXT: /(?s:.*)/ & ~/(?s:.*)({found})(?s:.*)/"])
 
 
 def closed(schema: Any) -> Any:

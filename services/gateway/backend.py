@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from adasd.errors import Overloaded
@@ -33,6 +33,7 @@ class ServedModel:
     draft: str = ""  # folder name or id of the small model; empty: no draft model
     drafts: Sequence[Described] = ()  # draft sources that requests may name
     examples: Sequence[str] = ()  # prompts that this pair can answer
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)  # as in Backend
 
 
 class Text(Protocol):
@@ -64,9 +65,16 @@ class Text(Protocol):
         ...
 
     def apply_chat_template(
-        self, messages: Sequence[Any], tools: Sequence[Any] = (), options: Mapping[str, Any] = ...
+        self,
+        messages: Sequence[Any],
+        tools: Sequence[Any] = (),
+        options: Mapping[str, Any] = ...,
+        continue_final: bool = False,
     ) -> tuple[int, ...]:
-        """Raises InvalidRequest if the template cannot render these messages."""
+        """Raises InvalidRequest if the template cannot render these messages.
+
+        ``continue_final``: the answer continues the last message.
+        """
         ...
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
@@ -92,6 +100,11 @@ class Backend(Protocol):
     @property
     def context_len(self) -> int:
         """Tokens of prompt + answer that a session can hold."""
+        ...
+
+    @property
+    def sampling_defaults(self) -> Mapping[str, float]:
+        """Sampling options of requests that leave them out, by the model's recommendation."""
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:

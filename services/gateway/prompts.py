@@ -42,10 +42,14 @@ def chat_prompt(
     backend: Backend,
     tools: Sequence[Any] = (),
     options: Mapping[str, Any] = NO_OPTIONS,
+    continue_final: bool = False,
 ) -> Prompt:
-    """A conversation, rendered with the model's chat template. Raises InvalidRequest, ContextTooLong."""
+    """A conversation, rendered with the model's chat template. Raises InvalidRequest, ContextTooLong.
+
+    ``continue_final``: the answer continues the last message.
+    """
     check_chars(_num_chars(messages), backend, "messages")
-    ids = backend.tokenizer.apply_chat_template(messages, tools, options)
+    ids = backend.tokenizer.apply_chat_template(messages, tools, options, continue_final)
     return Prompt(ids, "messages", least_tokens=1)
 
 

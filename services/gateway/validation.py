@@ -134,7 +134,8 @@ def _check_grammar(grammar: Grammar, sampling: SamplingParams, where: str) -> No
     for name in ("ignore_eos", "min_tokens"):
         if getattr(sampling, name):
             raise InvalidRequest(
-                f"{name} lets the answer go on where {where} says that it has to end; leave one out", name
+                f"{name} cannot be combined with {where}, which says where the answer may end; leave one out",
+                name,
             )
     try:
         check_grammar(grammar)

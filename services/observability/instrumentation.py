@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 from adasd.errors import Overloaded
@@ -61,6 +61,10 @@ class InstrumentedBackend:
     @property
     def context_len(self) -> int:
         return self._inner.context_len
+
+    @property
+    def sampling_defaults(self) -> Mapping[str, float]:
+        return self._inner.sampling_defaults
 
     def effective(self, options: SpeculationOptions) -> SpeculationOptions:
         return self._inner.effective(options)

@@ -6,7 +6,8 @@ Knows no Ray: it is given a Placement (leases in production, fakes in tests).
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from adasd.control.controller import Controller
 from adasd.control.draft_sources import offered
@@ -37,8 +38,10 @@ class OrchestratorBackend:
         placement: Placement,
         readings: Readings,
         tell: Callable[[Observation], None] = lambda _: None,
+        sampling_defaults: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """``tell`` receives events about every answer's rounds and slots."""
+        self._sampling_defaults = sampling_defaults
         self.config, self._tokenizer, self._context_len = config, tokenizer, context_len
         self.placement, self.readings, self.tell = placement, readings, tell
         self.controller = Controller(config.speculation, config.draft_sources)
@@ -69,6 +72,10 @@ class OrchestratorBackend:
     def context_len(self) -> int:
         return self._context_len
 
+    @property
+    def sampling_defaults(self) -> Mapping[str, float]:
+        return self._sampling_defaults
+
     def readiness(self) -> Readiness:
         return self.readings.readiness()
 
@@ -78,9 +85,8 @@ class OrchestratorBackend:
         target = shown(self.config.target.engine.model)
         sources = offered(self.config.draft_sources)
         prompts = examples_of(self.config.target.engine.model)
-        return [
-            ServedModel(self.model_name, self.context_len, self.started_s, target, draft, sources, prompts)
-        ]
+        about = (self.model_name, self.context_len, self.started_s, target, draft, sources, prompts)
+        return [ServedModel(*about, self.sampling_defaults)]
 
     def effective(self, options: SpeculationOptions) -> SpeculationOptions:
         """Raises InvalidRequest naming the option that is not available here."""

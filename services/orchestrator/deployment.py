@@ -35,6 +35,7 @@ from services.orchestrator.backend import OrchestratorBackend
 from services.orchestrator.peers import OrchestratorPeers
 from services.orchestrator.placement import LeasePlacement, LeaseStream, Tier
 from services.orchestrator.readiness import Prober, Readings
+from services.orchestrator.sampling_defaults import sampling_defaults
 from services.replica import replica_name
 from services.transport.link_pool import LinkPool
 
@@ -99,6 +100,8 @@ class Orchestrator:
             control_tokens_in_content=config.control_tokens_in_content,
         )
         model_config = await asyncio.to_thread(load_config, model.model, model.trust_remote_code)
+        recommended = config.generation_config == "auto"
+        defaults = await asyncio.to_thread(sampling_defaults, model.model) if recommended else {}
         self.links = LinkPool(tls=config.worker_tls)
         self.traces = request_traces(config)
         placement = LeasePlacement(
@@ -126,7 +129,9 @@ class Orchestrator:
             self.auditor.start()
             observers.append(self.auditor)
         self.tell = to_all(*observers)
-        backend = OrchestratorBackend(config, tokenizer, context_len, placement, readings, self.tell)
+        backend = OrchestratorBackend(
+            config, tokenizer, context_len, placement, readings, self.tell, defaults
+        )
         self.orchestrator, self.backend = backend, InstrumentedBackend(backend, self.tell)
         link = HandleLink(snapshots) if snapshots else None
         self.reporter = Reporter(registry, replica_name(), "orchestrator", link)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from adasd.errors import InvalidRequest
-from adasd.requests import Grammar, GrammarKind, SamplingParams, SpeculationOptions
+from adasd.requests import SET_BY_MODELS, Grammar, GrammarKind, SamplingParams, SpeculationOptions
 from adasd.results import (
     Chunk,
     Complete,
@@ -51,6 +51,9 @@ def call_to_wire(call: GenerateCall) -> pb.GenerateRequest:
     message = pb.GenerateRequest(request_id=call.request_id, model=call.model)
     try:
         fill(message.sampling, call.sampling, without=("grammar",))
+        for name in SET_BY_MODELS:
+            if name not in call.left_unset:
+                setattr(message.sampling, name, getattr(call.sampling, name))
         fill(message.speculation, call.speculation)
         if call.timeout_s is not None:
             message.timeout_s = call.timeout_s
@@ -85,7 +88,9 @@ def call_from_wire(wire: pb.GenerateRequest) -> GenerateCall:
     if not content:
         raise InvalidRequest("the input is empty; send one of text, chat, token_ids", "input")
     grammar = _grammar_from_wire(wire.sampling.grammar) if wire.sampling.HasField("grammar") else None
+    left_unset = frozenset(name for name in SET_BY_MODELS if not wire.sampling.HasField(name))
     return GenerateCall(
+        left_unset=left_unset,
         input=content,
         request_id=wire.request_id,
         model=wire.model,

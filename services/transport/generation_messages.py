@@ -29,6 +29,7 @@ class GenerateCall:
     request_id: str = ""  # empty: the server chooses
     model: str = ""  # empty: the only one served
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    left_unset: frozenset[str] = frozenset()  # options of SET_BY_MODELS that the caller left to the model
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
     timeout_s: float | None = None  # seconds from arrival
 

@@ -6,7 +6,8 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 from adasd.errors import InvalidRequest, UnknownModel
 from adasd.methods.registry import acceptance_methods, drafting_methods
@@ -120,7 +121,12 @@ class GatewayService:
 
     def _read(self, call: GenerateCall, own_id: str) -> GenerationRequest:
         check_model(call.model, self._backend)
-        asked = GenerationRequest(own_id, (), call.sampling, call.speculation, call.timeout_s)
+        defaults = self._backend.sampling_defaults
+        of_model: dict[str, Any] = {
+            name: value for name, value in defaults.items() if name in call.left_unset
+        }
+        sampling = replace(call.sampling, **of_model)
+        asked = GenerationRequest(own_id, (), sampling, call.speculation, call.timeout_s)
         return fitted(checked(asked, self._backend), self._prompt(call.input), self._backend)
 
     def _prompt(self, content: str | tuple[ChatMessage, ...] | tuple[int, ...]) -> Prompt:

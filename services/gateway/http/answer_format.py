@@ -8,7 +8,7 @@ from typing import Any
 
 from adasd.errors import InvalidRequest
 from adasd.requests import Grammar, GrammarKind
-from adasd.text.tools import closed
+from adasd.text.tools import closed, without_words
 from services.gateway.http.schema import GenerationBody, ResponseFormat
 
 JSON_OBJECT = Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}')
@@ -21,6 +21,8 @@ def grammar_of(body: GenerationBody) -> tuple[str, Grammar] | None:
     Raises InvalidRequest for more than one.
     """
     asked = [*_response_format(body.response_format), *_structured(body), *_guided(body)]
+    if body.bad_words:
+        asked.append(("bad_words", without_words(body.bad_words)))
     if len(asked) > 1:
         (where, _), (other, _), *_ = asked
         raise InvalidRequest(f"{where} and {other} both say what the answer looks like; send one", where)

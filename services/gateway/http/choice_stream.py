@@ -28,6 +28,7 @@ class ChoiceDelta:
     listed: tuple[ListedToken, ...] = ()
     provenance: tuple[dict[str, Any], ...] = ()
     calls: tuple[dict[str, Any], ...] = ()  # deltas of tool calls
+    prompt: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens from the second on
 
 
 class ChoiceReader:
@@ -50,13 +51,15 @@ class ChoiceReader:
             self._echo = None
         tokens = chunk.tokens
         self.finished = chunk.finish_reason is not None
+        prompt = chunk.prompt_logprobs if self._order.prompt_logprobs else ()
         if self._order.only_prompt:
-            return ChoiceDelta(shown, 0, self._reason(chunk), listed)
+            return ChoiceDelta(shown, 0, self._reason(chunk), listed, prompt=prompt)
         if self._order.logprobs:
             listed = (*listed, *(self._listed(token.id, token.logprob) for token in tokens))
         provenance = self._provenance.listed(chunk) if self._provenance else ()
         text, calls = self._calls.read(chunk.text, self.finished) if self._calls else (chunk.text, ())
-        return ChoiceDelta(shown + text, len(tokens), self._reason(chunk), listed, tuple(provenance), calls)
+        reason = self._reason(chunk)
+        return ChoiceDelta(shown + text, len(tokens), reason, listed, tuple(provenance), calls, prompt)
 
     def end(self, complete: Complete) -> ChoiceDelta | None:
         """The last piece of an answer that ended without a last chunk (no tokens, cancelled); otherwise None."""

@@ -17,6 +17,7 @@ class OpenAiFormat(Protocol):
     id_prefix: str
     whole: str  # value of `object` of a whole response
     piece: str  # value of `object` of a streamed chunk
+    prompt_in_choice: bool  # whether choices, and not the response, list the prompt's log-probabilities
 
     def answer(self, pieces: Sequence[ChoiceDelta]) -> dict[str, Any]:
         """The part of a choice that holds a whole answer."""
@@ -35,6 +36,7 @@ class ChatFormat:
     """``/v1/chat/completions``."""
 
     id_prefix, whole, piece = "chatcmpl-", "chat.completion", "chat.completion.chunk"
+    prompt_in_choice = False
 
     def answer(self, pieces: Sequence[ChoiceDelta]) -> dict[str, Any]:
         text, calls = joined(pieces), whole_calls(delta for piece in pieces for delta in piece.calls)
@@ -59,6 +61,7 @@ class CompletionFormat:
     """``/v1/completions``."""
 
     id_prefix, whole, piece = "cmpl-", "text_completion", "text_completion"
+    prompt_in_choice = True
 
     def answer(self, pieces: Sequence[ChoiceDelta]) -> dict[str, Any]:
         return {"text": joined(pieces)}

@@ -8,7 +8,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -38,6 +38,13 @@ SYNONYMS = {"max_tokens": "n_predict", "repetition_penalty": "repeat_penalty"}
 """Options with another name in llama.cpp."""
 
 
+class Continuable(Protocol):
+    """A body with a conversation."""
+
+    continue_final_message: bool | None
+    add_generation_prompt: bool | None
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """A valid body: one request per choice, and how the answers are delivered."""
@@ -56,6 +63,7 @@ class Order:
     only_prompt: bool  # no token of the answer is shown; it was generated for the prompt's log-probabilities
     ignored: tuple[str, ...]  # names of fields that had no effect
     tools: ToolUse | None = None  # the functions that the answer may call
+    prompt_logprobs: bool = False  # choices list the log-probabilities of their prompt's tokens, as vLLM does
     repeated: Mapping[str, Any] = field(
         default_factory=dict
     )  # fields of the body that a Responses object repeats
@@ -81,7 +89,7 @@ def read_chat(body: ChatBody, backend: Backend, answer_id: str) -> Order:
     ignored = refuse_unsupported(body, tuple(switches))
     format_, tools = grammar_of(body), tool_use(body, backend.tokenizer)
     names = {"logprobs": "top_logprobs"}
-    sent: dict[str, Any] = {"logprobs": _chat_logprobs(body)}
+    sent: dict[str, Any] = {"logprobs": _chat_logprobs(body), "prompt_logprobs": _prompt_logprobs(body)}
     if body.max_completion_tokens is not None:
         sent["max_tokens"], names["max_tokens"] = body.max_completion_tokens, "max_completion_tokens"
     if format_ is not None:
@@ -89,12 +97,12 @@ def read_chat(body: ChatBody, backend: Backend, answer_id: str) -> Order:
         names["grammar"], sent["grammar"] = where, tools.or_format(answer, where) if tools else answer
     elif tools is not None and tools.grammar is not None:
         names["grammar"], sent["grammar"] = "tools", tools.grammar
-    request = checked(_request(body, answer_id, sent, names), backend, names)
+    request = checked(_request(body, backend, answer_id, sent, names), backend, names)
     extra = body.model_extra or {}
     options = {name: extra[name] for name in switches if extra.get(name) is not None}
     options |= body.chat_template_kwargs or {}
     shown = tools.tools if tools else ()
-    prompt = chat_prompt(body.messages, backend, shown, options)
+    prompt = chat_prompt(body.messages, backend, shown, options, continues(body))
     order = _order(body, backend, _choices(body, backend, request, (prompt,), names), ignored)
     return replace(order, tools=tools)
 
@@ -104,26 +112,32 @@ def read_completion(body: CompletionBody, backend: Backend, answer_id: str) -> O
     check_model(body.model, backend)
     ignored = refuse_unsupported(body)
     names: dict[str, str] = {}
-    sent: dict[str, Any] = {
-        "logprobs": body.logprobs,
-        "prompt_logprobs": body.logprobs if body.echo else None,
-    }
+    sent: dict[str, Any] = {"logprobs": body.logprobs, "prompt_logprobs": _prompt_logprobs(body)}
+    if body.echo and body.logprobs is not None:
+        if body.prompt_logprobs not in (None, body.logprobs):
+            raise InvalidRequest(
+                f"prompt_logprobs is {body.prompt_logprobs}, but echo asks for {body.logprobs} beside the prompt's "
+                "tokens too; send the same number, or one of them",
+                "prompt_logprobs",
+            )
+        sent["prompt_logprobs"] = body.logprobs
     if (format_ := grammar_of(body)) is not None:
         names["grammar"], sent["grammar"] = format_
-    request = _request(body, answer_id, sent, names)
-    only_prompt = request.sampling.max_tokens == 0 and bool(body.echo) and body.logprobs is not None
+    request = _request(body, backend, answer_id, sent, names)
+    only_prompt = request.sampling.max_tokens == 0 and request.sampling.prompt_logprobs is not None
     if only_prompt:  # the prompt's log-probabilities come with the first token of an answer
         request = replace(request, sampling=replace(request.sampling, max_tokens=1))
     request = checked(request, backend, names)
     prompts = read_prompts(body.prompt, backend, body.add_special_tokens is not False)
     order = _order(body, backend, _choices(body, backend, request, prompts, names), ignored)
+    order = replace(order, only_prompt=only_prompt)
     if not body.echo:
         return order
     texts = [
         prompt.text if prompt.text is not None else backend.tokenizer.decode(prompt.ids) for prompt in prompts
     ]
     echo = tuple(text for text in texts for _ in range(order.n))
-    return replace(order, echo=echo, only_prompt=only_prompt)
+    return replace(order, echo=echo)
 
 
 def read_prompts(prompt: Any, backend: Backend, special: bool = True) -> tuple[Prompt, ...]:
@@ -146,9 +160,11 @@ def seed_of_choice(seed: int | None, number: int) -> int | None:
 
 
 def _request(
-    body: GenerationBody, answer_id: str, sent: dict[str, Any], names: dict[str, str]
+    body: GenerationBody, backend: Backend, answer_id: str, sent: dict[str, Any], names: dict[str, str]
 ) -> GenerationRequest:
     """The request without its prompt; ``sent`` overrides the body's option of the same name.
+
+    Options that are not set have the model's defaults.
 
     Adds to ``names`` the body's names for options.
     """
@@ -160,7 +176,7 @@ def _request(
         if name in sampling and sampling[name] != value:
             raise InvalidRequest(f"{name} and {synonym} say the same, but differ; send one", synonym)
         sampling[name], names[name] = value, synonym
-    sampling |= sent
+    sampling = {**backend.sampling_defaults, **sampling, **sent}
     if "logit_bias" in sampling:
         sampling["logit_bias"] = tuple((_token_id(key), bias) for key, bias in sampling["logit_bias"].items())
     speculation = sent_options(body.speculation, SpeculationOptions) if body.speculation else {}
@@ -207,6 +223,27 @@ def _num_choices(body: GenerationBody) -> int:
     return wanted
 
 
+def continues(body: Continuable) -> bool:
+    """Whether the answer continues the last message. Raises InvalidRequest for fields that contradict each other."""
+    if body.continue_final_message and body.add_generation_prompt:
+        raise InvalidRequest(
+            "add_generation_prompt begins a message where continue_final_message continues the last one; send one",
+            "add_generation_prompt",
+        )
+    if body.add_generation_prompt is False and not body.continue_final_message:
+        raise InvalidRequest(
+            "add_generation_prompt may only be false with continue_final_message; leave it out",
+            "add_generation_prompt",
+        )
+    return bool(body.continue_final_message)
+
+
+def _prompt_logprobs(body: GenerationBody) -> int | None:
+    if body.prompt_logprobs is not None and body.stream:
+        raise InvalidRequest("prompt_logprobs cannot be streamed; leave stream out", "prompt_logprobs")
+    return body.prompt_logprobs
+
+
 def _chat_logprobs(body: ChatBody) -> int | None:
     """Number of likeliest tokens to report with each token; None if log-probabilities were not requested."""
     if body.logprobs:
@@ -238,6 +275,7 @@ def _order(
         echo=(),
         only_prompt=False,
         ignored=ignored,
+        prompt_logprobs=body.prompt_logprobs is not None,
     )
 
 

@@ -16,6 +16,8 @@ from services.gateway.http.event_stream import StreamWriter
 from services.gateway.http.openai_format import OpenAiFormat, choice
 from services.gateway.http.order import Order
 from services.gateway.http.reports import reports_json
+from services.gateway.http.token_lists import prompt_logprobs
+from services.gateway.http.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,19 @@ class Choices:
     def whole(
         self, order: Order, head: dict[str, Any], answers: list[GatheredAnswer], text: Text
     ) -> dict[str, Any]:
-        return {
-            **head,
-            "object": self.form.whole,
-            "choices": [_choice(order, self.form, i, answer, text) for i, answer in enumerate(answers)],
-            **reports_json(order, [answer.end for answer in answers]),
-        }
+        choices = [_choice(order, self.form, i, answer, text) for i, answer in enumerate(answers)]
+        reports = reports_json(order, [answer.end for answer in answers])
+        body = {**head, "object": self.form.whole, "choices": choices, **reports}
+        if order.prompt_logprobs:
+            listed = [
+                prompt_logprobs(one.prompt, answer.pieces[0].prompt, text)
+                for one, answer in zip(order.requests, answers, strict=True)
+            ]
+            if not self.form.prompt_in_choice:
+                return {**body, "prompt_logprobs": listed[0]}
+            for entry, prompt in zip(choices, listed, strict=True):
+                entry["prompt_logprobs"] = prompt
+        return body
 
     def writer(self, order: Order, head: dict[str, Any], text: Text) -> StreamWriter:
         return ChunkWriter(order, self.form, head, text)
@@ -71,11 +80,15 @@ class Choices:
 
 async def gather(order: Order, backend: Backend) -> list[GatheredAnswer]:
     """All answers of an order at once; the first failure cancels the others and is raised."""
+    turns = Turns(backend)
     if len(order.requests) == 1:
-        return [await _answer(order, 0, backend)]
+        return [await _answer(order, 0, turns, backend.tokenizer)]
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_answer(order, i, backend)) for i in range(len(order.requests))]
+            tasks = [
+                group.create_task(_answer(order, i, turns, backend.tokenizer))
+                for i in range(len(order.requests))
+            ]
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
@@ -93,10 +106,10 @@ def _choice(
     return entry
 
 
-async def _answer(order: Order, index: int, backend: Backend) -> GatheredAnswer:
-    reader = ChoiceReader(order, index, backend.tokenizer)
+async def _answer(order: Order, index: int, turns: Turns, text: Text) -> GatheredAnswer:
+    reader = ChoiceReader(order, index, text)
     pieces: list[ChoiceDelta] = []
-    async with aclosing(backend.generate(order.requests[index])) as events:
+    async with aclosing(turns.answer(order.requests[index])) as events:
         async for event in events:
             if isinstance(event, Complete):
                 ending = reader.end(event)

@@ -42,6 +42,7 @@ from services.gateway.http.responses.order import read_responses
 from services.gateway.http.responses.shape import ResponsesShape
 from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY, Body
 from services.gateway.http.tokenize_routes import DetokenizeBody, TokenizeBody, detokenize, tokenize
+from services.gateway.http.turns import Turns
 from services.gateway.readers import read_aside
 from services.gateway.version import version
 from services.observability.service_events import Observer, RequestRefused, ignore
@@ -204,7 +205,8 @@ async def _stream(
     headers: dict[str, str],
 ) -> Response:
     """Waits for the first event: until then, a refusal can still set the HTTP status."""
-    events = merged([backend.generate(one) for one in order.requests])
+    turns = Turns(backend)
+    events = merged([turns.answer(one) for one in order.requests])
     try:
         first = await until_disconnect(request, anext(events))
     except BaseException:
@@ -234,6 +236,7 @@ def _model_json(model: ServedModel) -> dict[str, Any]:
             "drafting": _methods_json(drafting_methods()),
             "acceptance": _methods_json(acceptance_methods()),
             "exact": _methods_json(EXACT_TESTS),
+            "sampling_defaults": dict(model.sampling_defaults),
         },
     }
 

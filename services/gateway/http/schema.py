@@ -29,6 +29,7 @@ MAX_PROMPTS = 32
 MAX_CHOICES = 128
 MAX_GUIDED_CHOICES = 1024
 MAX_TOOLS = 128
+MAX_BAD_WORDS = 128
 
 
 TEXT_PART: dict[str, Any] = {
@@ -172,6 +173,12 @@ class GenerationBody(Body):
     guided_choice: Choices | None = None
     guided_grammar: str | None = None
     json_schema: dict[str, Any] | str | None = Field(None, description="llama.cpp's name for the same")
+    bad_words: Annotated[list[ChoiceText], Field(max_length=MAX_BAD_WORDS)] | None = Field(
+        None, description="texts that the answer never contains"
+    )
+    prompt_logprobs: int | None = Field(
+        None, description="log-probabilities of the prompt's tokens, in vLLM's shape; not in streams"
+    )
     repeat_penalty: float | None = Field(None, description="llama.cpp's name for repetition_penalty")
     n_predict: int | None = Field(None, description="llama.cpp's name for max_tokens; -1: what fits")
     return_prediction_tokens: bool | None = Field(
@@ -199,6 +206,10 @@ class ChatBody(GenerationBody):
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = Field(
         None, description="switches of the model's own chat template, for example enable_thinking"
     )
+    continue_final_message: bool | None = Field(
+        None, description="the answer continues the last message, which is the assistant's"
+    )
+    add_generation_prompt: bool | None = Field(None, description="false only with continue_final_message")
     max_completion_tokens: int | None = Field(None, description="goes before max_tokens")
     logprobs: bool | None = Field(None, description="list every token with its log-probability")
     top_logprobs: int | None = Field(None, description="likeliest tokens beside each; needs logprobs")

@@ -47,6 +47,27 @@ def completion_logprobs(tokens: Sequence[ListedToken], text: Text) -> dict[str, 
     }
 
 
+def prompt_logprobs(
+    prompt: Sequence[int], logprobs: Sequence[TokenLogprob], text: Text
+) -> list[dict[str, Any] | None]:
+    """vLLM's ``prompt_logprobs``: null for the first token, then for each the token itself and the likeliest ones."""
+    return [None, *(_by_id(token, one, text) for token, one in zip(prompt[1:], logprobs, strict=True))]
+
+
+def _by_id(token_id: int, logprob: TokenLogprob, text: Text) -> dict[str, Any]:
+    """Tokens by id. The rank of a token that is not among the likeliest is not known."""
+    ranks = {likely: rank for rank, (likely, _) in enumerate(logprob.top, 1)}
+    values = {token_id: logprob.logprob, **dict(logprob.top)}
+    return {
+        str(one): {
+            "logprob": _shown(value),
+            "rank": ranks.get(one),
+            "decoded_token": text.token_bytes(one).decode("utf-8", "replace"),
+        }
+        for one, value in values.items()
+    }
+
+
 def _likeliest(logprob: TokenLogprob, text: Text) -> list[dict[str, Any]]:
     return [_spelled(token_id, value, text) for token_id, value in logprob.top]
 

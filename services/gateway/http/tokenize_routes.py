@@ -8,6 +8,7 @@ from pydantic import Field
 
 from adasd.errors import InvalidRequest
 from services.gateway.backend import Backend
+from services.gateway.http.order import continues
 from services.gateway.http.schema import MAX_TOOLS, Body, TokenId, Tool
 from services.gateway.validation import check_model
 
@@ -68,18 +69,15 @@ def _tokens(body: TokenizeBody, backend: Backend) -> tuple[int, ...]:
             if getattr(body, name):
                 raise InvalidRequest(f"{name} has no meaning for a prompt; send messages", name)
         return backend.tokenizer.encode(body.prompt, body.add_special_tokens is not False)
-    for name, value, only in (
-        ("add_generation_prompt", body.add_generation_prompt, True),
-        ("continue_final_message", body.continue_final_message, False),
-        ("add_special_tokens", body.add_special_tokens, False),
-    ):
-        if value is not None and value is not only:
-            wanted = str(only).lower()
-            raise InvalidRequest(f"{name} can only be {wanted} with messages, as it is for answers", name)
+    if body.add_special_tokens:
+        raise InvalidRequest(
+            "add_special_tokens can only be false with messages, as it is for answers", "add_special_tokens"
+        )
     tools = [tool.sent() for tool in body.tools or ()]
     if tools and not backend.tokenizer.knows_tools:
         raise InvalidRequest("this model's chat template knows no tools; leave tools out", "tools")
-    return backend.tokenizer.apply_chat_template(body.messages or (), tools, body.chat_template_kwargs or {})
+    options = body.chat_template_kwargs or {}
+    return backend.tokenizer.apply_chat_template(body.messages or (), tools, options, continues(body))
 
 
 def _check_body(body: TokenizeBody | DetokenizeBody, backend: Backend) -> None:

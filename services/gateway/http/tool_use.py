@@ -41,6 +41,10 @@ class ToolUse:
 
     def or_format(self, answer: Grammar, where: str) -> Grammar:
         """A grammar that allows calls or an answer of this format. Raises InvalidRequest naming the field."""
+        if where == "bad_words" and self.grammar is None:
+            return answer
+        if where == "bad_words":
+            raise InvalidRequest("bad_words cannot be combined with calls that must be valid", where)
         if self.only_calls:
             assert self.grammar is not None
             return self.grammar

@@ -14,7 +14,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "logprobs": (False,),
     "top_logprobs": (0,),
-    "prompt_logprobs": (),
     "guided_whitespace_pattern": (),
     "length_penalty": (1,),
     "use_beam_search": (False,),
@@ -22,7 +21,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "no_repeat_ngram_size": (0,),
     "echo": (False,),
     "suffix": ("",),
-    "bad_words": ([],),
     "allowed_token_ids": (),
     "audio": (),
     "modalities": (["text"],),
@@ -39,7 +37,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (False,),
     "truncate_prompt_tokens": (),
     "skip_special_tokens": (True,),
-    "include_stop_str_in_output": (False,),
     # llama.cpp's, and other servers'
     "grammar": (),
     "lora": ([],),

@@ -48,6 +48,7 @@ class Tally:
 class FakeBackend:
     def __init__(self, block_len=4, step_s=0.0, context_len=256, tokenizer=TOKENIZER):
         self.tokenizer = tokenizer
+        self.sampling_defaults = {}
         self.says = None  # the answer's text, where it is not the prompt's
         self.model_name, self.context_len = MODEL, context_len
         self.block_len, self.step_s = block_len, step_s
@@ -68,7 +69,9 @@ class FakeBackend:
         return self.state
 
     def models(self):
-        return [ServedModel(MODEL, self.context_len, 1_700_000_000, "target", "draft")]
+        return [
+            ServedModel(MODEL, self.context_len, 1_700_000_000, "target", "draft", (), self.sampling_defaults)
+        ]
 
     def refusal(self):
         return Overloaded("too many wait already", 2.5) if self.is_full else None

@@ -153,7 +153,6 @@ async def test_a_body_that_is_no_json_object_in_utf8_is_a_400(door, body):
         ({"logprobs": 1}, "logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"prompt_logprobs": 1}, "prompt_logprobs"),
         ({"grammar": 'root ::= "a"'}, "grammar"),
         ({"mirostat": 2}, "mirostat"),
         ({"dry_multiplier": 0.8}, "dry_multiplier"),

@@ -40,6 +40,14 @@ async def grpc_door():
     assert backend.tally.running == 0
 
 
+async def test_what_a_call_leaves_out_the_model_says(grpc_door):
+    backend, _, client = grpc_door
+    backend.sampling_defaults = {"temperature": 0.5, "top_k": 9}
+    await gathered(client, GenerateCall("the cat", left_unset=frozenset({"top_k"})))
+    sampling = backend.tally.requests[-1].sampling
+    assert (sampling.temperature, sampling.top_k) == (1.0, 9)
+
+
 async def gathered(client, call):
     return [event async for event in client.generate(call)]
 

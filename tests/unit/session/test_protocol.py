@@ -266,6 +266,14 @@ def test_a_stop_token_ends_the_answer_and_is_not_shown():
     assert session.stop_match == ord("c")
 
 
+@pytest.mark.parametrize("stops", [{"stop": ("cd",)}, {"stop_token_ids": (ord("c"),)}], ids=str)
+def test_what_ends_the_answer_is_shown_if_asked_for(stops):
+    session, ask = in_round("bcd", prefilled(**stops, include_stop_str_in_output=True))
+    session, actions = step(session, verdict(ask.call, 3, "e"))
+    assert only(actions, Emit).chunk.text == ("bcd" if "stop" in stops else "bc")
+    assert session.finish_reason is FinishReason.STOP
+
+
 def test_stops_do_not_count_before_min_tokens():
     session = prefilled(stop=("b",), min_tokens=2)
     session, ask = in_round("bb", session)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from adasd.errors import InvalidRequest
-from adasd.requests import SamplingParams
+from adasd.requests import SET_BY_MODELS, SamplingParams
 from protos.adasd.v1 import generation_pb2 as pb
 from services.transport import generation_codec as codec
 from services.transport.generation_messages import GenerateCall
@@ -45,6 +45,12 @@ def test_zero_is_not_unset():
     assert (
         codec.call_from_wire(through(codec.call_to_wire(GenerateCall("x", sampling=asked)))).sampling == asked
     )
+
+
+def test_what_the_caller_left_to_the_model_is_told():
+    assert codec.call_from_wire(pb.GenerateRequest(text="x")).left_unset == {*SET_BY_MODELS}
+    asked = GenerateCall("x", left_unset=frozenset({"top_k", "min_p"}))
+    assert codec.call_from_wire(through(codec.call_to_wire(asked))) == asked
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "max_completion_tokens": ((), "send max_output_tokens"),
     "n_predict": ((), "send max_output_tokens"),
     "response_format": ((), "send text.format"),
+    "prompt_logprobs": ((), "send it to /v1/chat/completions"),
     "logprobs": ((False,), f"send include: [{LOGPROBS!r}], and top_logprobs"),
     "reasoning_effort": ((), "send reasoning.effort"),
 }
