@@ -181,3 +181,4 @@ class GenerationRequest:
     timeout_s: float | None = option(
         None, "seconds from arrival until the answer is cut; unset: the deployment's limit", above=0
     )
+    prediction: tuple[int, ...] = ()  # token ids expected as the answer; look-ups draft from them

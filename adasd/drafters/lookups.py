@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from adasd.control.draft_sources import LOOKUPS, NGRAM
+from adasd.drafters.index import Index
 from adasd.drafters.lookup import Lookup
 from adasd.drafters.ngram import NgramIndex
+from adasd.drafters.predicted import PredictedIndex, Prediction
 from adasd.drafters.recent import RecentAnswers, RememberingIndex
 from adasd.drafters.suffix import SuffixAutomaton
 from adasd.rounds import DraftBlock, DraftCall
@@ -24,14 +26,21 @@ class Lookups:
     def __init__(self, recent_tokens: int = 0) -> None:
         self._recent = RecentAnswers(recent_tokens) if recent_tokens else None
 
-    def lookup(self, name: str, *, alone: bool = False) -> Lookup:
-        """A new session's look-up of that name; ``alone``: it must not depend on other answers."""
+    def lookup(self, name: str, *, alone: bool = False, prediction: Prediction | None = None) -> Lookup:
+        """A new session's look-up of that name; ``alone``: it must not depend on other answers.
+
+        With a ``prediction`` it looks there first.
+        """
+        make = self._index(name, alone)
+        return Lookup(make if prediction is None else partial(PredictedIndex, prediction, make))
+
+    def _index(self, name: str, alone: bool) -> Callable[[], Index]:
         assert name in LOOKUPS, name
         if name == NGRAM:
-            return Lookup(NgramIndex)
+            return NgramIndex
         if self._recent is None or alone:
-            return Lookup(SuffixAutomaton)
-        return Lookup(partial(RememberingIndex, self._recent))
+            return SuffixAutomaton
+        return partial(RememberingIndex, self._recent)
 
     def remember(self, answer: Sequence[int]) -> None:
         """Store a complete answer."""

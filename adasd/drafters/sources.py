@@ -15,6 +15,7 @@ from adasd.control.controller import SessionController
 from adasd.control.draft_sources import LOOKUPS, SELF
 from adasd.drafters.lookup import Lookup
 from adasd.drafters.lookups import Lookups, nothing_drafted
+from adasd.drafters.predicted import Prediction
 from adasd.errors import WorkerLost
 from adasd.ports import Drafter, Placement, Verifier
 from adasd.rounds import DraftBlock, DraftCall, OpenCall
@@ -67,8 +68,15 @@ def is_leased(slot: Drafter | Verifier) -> bool:
 class DraftSources:
     """The Placement of one answer, with drafts of any source."""
 
-    def __init__(self, inner: Placement, lookups: Lookups, controller: SessionController) -> None:
+    def __init__(
+        self,
+        inner: Placement,
+        lookups: Lookups,
+        controller: SessionController,
+        prediction: Prediction | None = None,
+    ) -> None:
         self.inner, self._lookups, self._controller = inner, lookups, controller
+        self._prediction = prediction
         self._next, self._attached = controller.source, ""
         self._target: Verifier | None = None
 
@@ -102,7 +110,8 @@ class DraftSources:
 
     async def _attach(self, source: str, call: OpenCall) -> Drafter:
         if source in LOOKUPS:
-            return LookupDrafter(self._lookups.lookup(source, alone=self._controller.isolated))
+            alone = self._controller.isolated
+            return LookupDrafter(self._lookups.lookup(source, alone=alone, prediction=self._prediction))
         if source == SELF:
             return SelfDrafter(lambda: self._target)
         return await self.inner.attach_draft(call, source)

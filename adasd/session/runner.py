@@ -17,6 +17,7 @@ from functools import partial
 
 from adasd.control.controller import Controller
 from adasd.drafters.lookups import Lookups
+from adasd.drafters.predicted import Prediction
 from adasd.drafters.sources import DraftSources
 from adasd.errors import AdasdError, DeadlineExceeded, InvalidRequest, Overloaded, Superseded
 from adasd.ports import Decode, Drafter, Placement, Verifier
@@ -101,9 +102,10 @@ class Runner:
         self.effective = shared.controller.effective(request.speculation, opening.transform)
         self.controller = shared.controller.session(self.effective, opening.transform, request.prompt)
         self.tasks = tasks or AsyncioTasks()
+        expected = Prediction(request.prediction, len(request.prompt)) if request.prediction else None
         self.slots = SessionSlots(
             opening,
-            DraftSources(placement, shared.lookups, self.controller),
+            DraftSources(placement, shared.lookups, self.controller, expected),
             shared.settings,
             self.tasks,
             tell,

@@ -74,7 +74,7 @@ def _plain_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]
     content = message.get("content")
     plain: dict[str, Any] = {
         "role": "system" if role == "developer" else role,
-        "content": "" if content is None and calls else _plain_content(content, f"{where}.content"),
+        "content": "" if content is None and calls else plain_content(content, f"{where}.content"),
     }
     if calls:
         plain["tool_calls"] = _plain_calls(calls, role, f"{where}.tool_calls")
@@ -125,12 +125,13 @@ def _plain_text(value: Any, where: str) -> str:
     return check_text(value, where)
 
 
-def _plain_content(content: Any, where: str) -> str:
+def plain_content(content: Any, where: str, joint: str = "\n") -> str:
+    """The text of a content: a text, or text parts with ``joint`` between them. Raises InvalidRequest."""
     if isinstance(content, str):
         return check_text(content, where)
     if not isinstance(content, Sequence) or not content:
         raise InvalidRequest(f"{where} must be a string or a list of text parts", where)
-    return "\n".join(_text_part(part, f"{where}.{i}") for i, part in enumerate(content))
+    return joint.join(_text_part(part, f"{where}.{i}") for i, part in enumerate(content))
 
 
 def _text_part(part: Any, where: str) -> str:

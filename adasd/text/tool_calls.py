@@ -20,6 +20,10 @@ _HEAD = re.compile(rf'\s*\{{\s*"name"\s*:\s*({_NAME})\s*,\s*"(?:arguments|parame
 """Start of a call whose arguments can be streamed."""
 
 
+_KEYS = frozenset({"name", "arguments", "parameters", "id", "type"})
+"""Keys of a call; a bare object with others is an answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """Text of the answer outside of calls."""
@@ -137,7 +141,10 @@ class _Call:
         except (ValueError, KeyError, TypeError):
             self.broken = True
             return []
-        if not isinstance(name, str) or (self._names is not None and name not in self._names):
+        names = self._names
+        if not isinstance(name, str) or (
+            names is not None and not (name in names and _KEYS.issuperset(call))
+        ):
             self.broken = True
             return []
         self.begun = True

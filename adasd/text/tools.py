@@ -32,6 +32,8 @@ _AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separa
 """JSON as Python writes it, which is how templates show it to models."""
 _NAMED_SCHEMAS = frozenset({"properties", "$defs", "definitions", "patternProperties", "dependentSchemas"})
 _NO_SCHEMAS = frozenset({"const", "enum", "default", "example", "examples", "required", "allOf"})
+_VALUES = frozenset({"const", "enum", "default", "example", "examples"})
+"""Keywords whose content is no schema."""
 _SAYS_WHETHER_CLOSED = frozenset(
     {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf"}
 )
@@ -88,22 +90,53 @@ def forced_calls(form: ToolForm, functions: Sequence[Function], parallel: bool) 
 def calls_or_format(
     form: ToolForm, functions: Sequence[Function], parallel: bool, answer: Grammar
 ) -> Grammar:
-    """Either only calls, or an answer that follows a JSON Schema or a regular expression.
-
-    Not for LLAMA with a schema: the lexer cannot distinguish the two objects.
-    """
+    """Either only calls, or an answer that follows the grammar."""
+    if answer.kind is GrammarKind.JSON_SCHEMA and form is ToolForm.LLAMA:
+        return _call_or_object(functions, json.loads(answer.text))
     if answer.kind is GrammarKind.JSON_SCHEMA:
         schema = {**json.loads(answer.text), "x-guidance": {"whitespace_pattern": BLANKS}}
         rule = f"%json {json.dumps(schema)}"
+    elif answer.kind is GrammarKind.LARK:
+        rule = f"%lark {{\n{answer.text}\n}}"
     else:
-        assert answer.kind is GrammarKind.REGEX
         rule = "/" + re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", answer.text) + "/"
     start = ["start: calls | answer", f"calls: {_sequence(form, parallel)}", f"answer: {rule}"]
     return _grammar([*start, _tagged(), *_calls(form, functions)])
 
 
-def valid_calls(functions: Sequence[Function]) -> Grammar:
-    """Any text in which every HERMES call is valid."""
+def _call_or_object(functions: Sequence[Function], answer: Any) -> Grammar:
+    """A LLAMA call or an object of the schema ``answer``: one schema, since a lexer cannot tell two objects apart."""
+    definitions = {"answer": _moved(answer, "answer")}
+    either: list[Any] = [{"$ref": "#/$defs/answer"}]
+    for i, function in enumerate(functions):
+        definitions[f"arguments_{i}"] = _moved(function.parameters, f"arguments_{i}")
+        parts = {"name": {"const": function.name}, "parameters": {"$ref": f"#/$defs/arguments_{i}"}}
+        call = {"type": "object", "properties": parts, "required": list(parts), "additionalProperties": False}
+        either.append(call)
+    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps({"anyOf": either, "$defs": definitions}))
+
+
+def _moved(schema: Any, name: str) -> Any:
+    """A schema that becomes ``$defs.name`` of another one: its references to itself point there."""
+    if isinstance(schema, list):
+        return [_moved(one, name) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    made = {key: value if key in _VALUES else _moved(value, name) for key, value in schema.items()}
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        made["$ref"] = f"#/$defs/{name}{reference[1:]}"
+    return made
+
+
+def valid_calls(form: ToolForm, functions: Sequence[Function], parallel: bool) -> Grammar:
+    """Any text in which every call is valid; for forms whose calls are the whole answer, calls or a text.
+
+    Such a text does not begin with white space or as a call does.
+    """
+    if form is not ToolForm.HERMES:
+        start = ["start: calls | TEXT?", f"calls: {_sequence(form, parallel)}", r"TEXT: /[^\s{\[](?s:.*)/"]
+        return _grammar([*start, *_calls(form, functions)])
     return _grammar(
         [
             "start: (before inside after)* TEXT?",

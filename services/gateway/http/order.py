@@ -16,6 +16,7 @@ from adasd.errors import InvalidRequest
 from adasd.requests import GenerationRequest, SamplingParams, SpeculationOptions
 from services.gateway.backend import Backend
 from services.gateway.http.answer_format import grammar_of
+from services.gateway.http.predicted import with_prediction
 from services.gateway.http.schema import (
     MAX_CHOICES,
     MAX_PROMPTS,
@@ -98,6 +99,7 @@ def read_chat(body: ChatBody, backend: Backend, answer_id: str) -> Order:
     elif tools is not None and tools.grammar is not None:
         names["grammar"], sent["grammar"] = "tools", tools.grammar
     request = checked(_request(body, backend, answer_id, sent, names), backend, names)
+    request = with_prediction(request, body, backend)
     extra = body.model_extra or {}
     options = {name: extra[name] for name in switches if extra.get(name) is not None}
     options |= body.chat_template_kwargs or {}
@@ -127,7 +129,7 @@ def read_completion(body: CompletionBody, backend: Backend, answer_id: str) -> O
     only_prompt = request.sampling.max_tokens == 0 and request.sampling.prompt_logprobs is not None
     if only_prompt:  # the prompt's log-probabilities come with the first token of an answer
         request = replace(request, sampling=replace(request.sampling, max_tokens=1))
-    request = checked(request, backend, names)
+    request = with_prediction(checked(request, backend, names), body, backend)
     prompts = read_prompts(body.prompt, backend, body.add_special_tokens is not False)
     order = _order(body, backend, _choices(body, backend, request, prompts, names), ignored)
     order = replace(order, only_prompt=only_prompt)
@@ -259,6 +261,9 @@ def _chat_logprobs(body: ChatBody) -> int | None:
 def _order(
     body: GenerationBody, backend: Backend, requests: tuple[GenerationRequest, ...], ignored: tuple[str, ...]
 ) -> Order:
+    predicted = bool(requests[0].prediction)
+    if body.prediction is not None and not predicted:
+        ignored = (*ignored, "prediction")
     options = body.stream_options
     include_usage = bool(options and options.include_usage)
     return Order(
@@ -269,7 +274,7 @@ def _order(
         final_report=include_usage or body.speculation is not None,
         usage_fields=include_usage,
         continuous_usage=bool(options and options.continuous_usage_stats),
-        prediction_tokens=bool(body.return_prediction_tokens),
+        prediction_tokens=predicted or bool(body.return_prediction_tokens),
         provenance=bool(body.return_token_provenance),
         logprobs=requests[0].sampling.logprobs is not None,
         echo=(),

@@ -154,6 +154,16 @@ class NamedTool(Known):
     function: FunctionName
 
 
+class Prediction(Closed):
+    """OpenAI's predicted output."""
+
+    type: Literal["content"]
+    content: Any = Field(
+        description="a text, or a list of text parts",
+        json_schema_extra={"anyOf": [{"type": "string"}, {"type": "array", "items": TEXT_PART}]},
+    )
+
+
 class GenerationBody(Body):
     """What both routes take."""
 
@@ -181,6 +191,9 @@ class GenerationBody(Body):
     )
     repeat_penalty: float | None = Field(None, description="llama.cpp's name for repetition_penalty")
     n_predict: int | None = Field(None, description="llama.cpp's name for max_tokens; -1: what fits")
+    prediction: Prediction | None = Field(
+        None, description="text that much of the answer is expected to repeat; look-ups draft from it"
+    )
     return_prediction_tokens: bool | None = Field(
         None,
         description="count drafted tokens in `usage` under OpenAI's names for predicted outputs; they are not billed "

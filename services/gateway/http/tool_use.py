@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adasd.errors import InvalidRequest
-from adasd.requests import Grammar, GrammarKind
+from adasd.requests import Grammar
 from adasd.text.chat import check_text
 from adasd.text.tool_calls import Arguments, CallBegun, CallParser, Found, Said, parser_of
 from adasd.text.tools import (
@@ -48,16 +48,6 @@ class ToolUse:
         if self.only_calls:
             assert self.grammar is not None
             return self.grammar
-        if answer.kind is GrammarKind.LARK:
-            raise InvalidRequest(
-                f"{where} cannot be combined with tools; send a JSON Schema or a regular expression", where
-            )
-        if self.form is ToolForm.LLAMA and answer.kind is GrammarKind.JSON_SCHEMA:
-            raise InvalidRequest(
-                f"this model writes calls as JSON objects, which {where} could not be told from; "
-                "say tool_choice 'required' or 'none'",
-                where,
-            )
         return calls_or_format(self.form, self.functions, self.parallel, answer)
 
 
@@ -93,12 +83,7 @@ def tool_use(body: ChatBody, text: Text) -> ToolUse | None:
             "tool_choice",
         )
     elif any(tool.function.strict for tool in body.tools):
-        if form is not ToolForm.HERMES:
-            raise InvalidRequest(
-                "strict functions need tool_choice 'required' or a function's name with this model",
-                "tools.0.function.strict",
-            )
-        grammar = valid_calls(functions)
+        grammar = valid_calls(form, functions, parallel)
     return ToolUse(
         tuple(tool.sent() for tool in body.tools),
         functions,

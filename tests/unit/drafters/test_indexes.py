@@ -10,8 +10,37 @@ from itertools import islice
 import pytest
 
 from adasd.drafters.ngram import LONGEST, SHORTEST, NgramIndex
+from adasd.drafters.predicted import PredictedIndex, Prediction
 from adasd.drafters.recent import RecentAnswers, RememberingIndex
 from adasd.drafters.suffix import COUNTED_LINKS, SEPARATOR, SHORTEST_MATCH, SuffixAutomaton
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_prediction_is_followed_left_and_found_again(seed):
+    """The answer drops, adds or changes a token here and there; right after three common tokens it is guessed again."""
+    rng = random.Random(seed)
+    predicted = rng.sample(range(100, 200), 40)  # every token once, so every place is known by its tokens
+    answer: list[int] = []
+    for token in predicted:
+        change = rng.choice(["drop", "add", "change", *["keep"] * 12])
+        answer += {
+            "drop": [],
+            "add": [rng.randrange(99), token],
+            "change": [rng.randrange(99)],
+            "keep": [token],
+        }[change]
+    prompt = [rng.randrange(100, 200) for _ in range(10)]
+    index = PredictedIndex(Prediction(tuple(predicted), len(prompt)), NgramIndex)
+    index.extend(prompt[:4])
+    index.extend(prompt[4:])
+    assert [guess.token for guess in index.guesses()] == predicted
+    for num, token in enumerate(answer, 1):
+        index.extend([token])
+        tail = answer[max(0, num - 2) : num]
+        places = [i + 2 for i in range(len(predicted) - 1) if predicted[i : i + 2] == tail]
+        if places:
+            assert [guess.token for guess in index.guesses()] == predicted[places[0] :]
+    assert len(index) == len(prompt) + len(answer)
 
 
 def texts(num: int, seed: int = 0) -> list[list[int]]:

@@ -69,6 +69,28 @@ async def test_a_look_up_drafts_without_any_draft_tier(source):
     assert placement.asked == []
 
 
+@pytest.mark.parametrize("source", ["ngram", "suffix"])
+async def test_a_predicted_answer_takes_fewer_rounds_and_a_wrong_one_changes_nothing(source):
+    question, story = "tell me: ", "a quick brown fox jumps over one lazy dog by night"
+    controller = Controller(SpeculationConfig(bypass=False, drafting="static"), ())
+    settings = RunnerSettings(20.0, 0.1, 0.005)
+
+    async def rounds(prediction: str) -> int:
+        options = SpeculationOptions(Mode.EXACT, draft=source)
+        asked = SamplingParams(100, temperature=0.0)
+        request = GenerationRequest("s", ids(question), asked, options, prediction=ids(prediction))
+        placement = FakePlacement((*ids(question + story), EOS, *ids("x" * 40)), Faults(), draft_names=())
+        events = [event async for event in Runner(request, shared(controller, settings), placement).run()]
+        assert "".join(event.text for event in events if isinstance(event, Chunk)) == story
+        assert isinstance(events[-1], Complete)
+        return events[-1].speculation.num_rounds
+
+    without = await rounds("")
+    assert await rounds(story) < without / 2
+    assert await rounds(story.replace("brown", "red")) < without / 2
+    assert await rounds(story[::-1]) > without / 2
+
+
 @pytest.mark.parametrize("source", ["model", "tiny"])
 async def test_the_tier_that_is_asked_for_drafts(source):
     placement = Tiers(("model", "tiny"), draft_wrong=0.1)

@@ -208,7 +208,7 @@ async def test_calls_and_results_go_back_into_the_conversation(tool_door):
             "tool_choice.function.name",
         ),
         ({"tool_choice": "required", "ignore_eos": True}, "ignore_eos"),
-        ({"guided_grammar": 'start: "a"'}, "guided_grammar"),
+        ({"guided_grammar": 'start: "a" }'}, "guided_grammar"),
         (
             {
                 "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "banana"}}}],

@@ -1,6 +1,7 @@
 """Options that vLLM's clients know: prompt_logprobs, bad_words, continue_final_message, the model's own defaults."""
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
@@ -95,6 +96,12 @@ async def test_a_control_token_in_what_is_continued_is_text(door):
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"prediction": {"type": "content"}}, "prediction.content"),
+        ({"prediction": {"type": "content", "content": 5}}, "prediction.content"),
+        (
+            {"prediction": {"type": "content", "content": "x"}, "speculation": {"draft": "model"}},
+            "prediction",
+        ),
         ({"prompt_logprobs": 21}, "prompt_logprobs"),
         ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
         ({"bad_words": [""]}, "bad_words.0"),
@@ -114,6 +121,28 @@ async def test_what_contradicts_itself_is_refused(tool_door, fields, param):
     response = await tool_door.post("/v1/chat/completions", {"messages": BEGUN[:1], **fields})
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
+
+
+# ------------------------------------------------------------------------- predicted outputs
+
+
+@pytest.mark.parametrize(
+    "content", [HELLO, [{"type": "text", "text": HELLO[:9]}, {"type": "text", "text": HELLO[9:]}]]
+)
+async def test_a_prediction_is_what_look_ups_draft_from(door, content):
+    response = await door.chat(prediction={"type": "content", "content": content})
+    request = door.backend.tally.requests[-1]
+    assert door.backend.tokenizer.decode(request.prediction) == HELLO
+    assert request.speculation.draft == "suffix"
+    assert response.json()["usage"]["completion_tokens_details"]["accepted_prediction_tokens"] > 0
+    assert "x-adasd-ignored-fields" not in response.headers
+
+
+async def test_a_prediction_without_drafting_is_reported(door):
+    off = {"prediction": {"type": "content", "content": HELLO}, "speculation": {"mode": "off"}}
+    response = await door.chat(**off)
+    assert response.headers["x-adasd-ignored-fields"] == "prediction"
+    assert door.backend.tally.requests[-1].prediction == ()
 
 
 # ------------------------------------------------------------------------- the model's defaults
@@ -160,9 +189,10 @@ class Narrow(FakeBackend):
     async def generate(self, request):
         if self.tally.running >= self.num_slots:
             raise Overloaded("every slot is taken")
-        async for event in super().generate(request):
-            self.most = max(self.most, self.tally.running)
-            yield event
+        async with aclosing(super().generate(request)) as events:
+            async for event in events:
+                self.most = max(self.most, self.tally.running)
+                yield event
 
 
 @pytest.mark.parametrize("stream", [False, True])

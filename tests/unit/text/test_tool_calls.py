@@ -45,6 +45,7 @@ CASES = [
     (ToolForm.LLAMA, OBJECT, ("", [("add", {"a": 1})])),
     (ToolForm.LLAMA, f"{OBJECT}; {OBJECT}", ("", [("add", {"a": 1})] * 2)),
     (ToolForm.LLAMA, '{"name": "other", "parameters": {"a": 1}}', ('{"name": "other", "parameters": {"a": 1}}', [])),
+    (ToolForm.LLAMA, '{"name": "add", "lives": 9}', ('{"name": "add", "lives": 9}', [])),
     (ToolForm.LLAMA, '{"some": "json"}', ('{"some": "json"}', [])),
     (ToolForm.LLAMA, "plain {text}", ("plain {text}", [])),
     (ToolForm.MISTRAL, f"[{OBJECT}, {NESTED}]", ("", [("add", {"a": 1}), ("stop", {"a": [1, {"b": 2}]})])),

@@ -60,7 +60,7 @@ def test_forced_calls_are_calls_of_these_functions_with_valid_arguments(form, pa
 
 
 def test_valid_calls_leave_text_free_and_hold_every_call():
-    grammar = valid_calls(FUNCTIONS)
+    grammar = valid_calls(ToolForm.HERMES, FUNCTIONS, True)
     for text in ("", "hello", "1 < 2 <tool_cal", f"So:\n{tagged(ROME)}", tagged(ROME, STOP) + "\ndone"):
         assert accepts(grammar, text), text
     for text in (
@@ -69,6 +69,16 @@ def test_valid_calls_leave_text_free_and_hold_every_call():
         "<tool_call>\nnonsense\n</tool_call>",
         f"x {tagged(STOP)[:-1]}",
     ):
+        assert not accepts(grammar, text), text
+
+
+@pytest.mark.parametrize("form", [ToolForm.LLAMA, ToolForm.MISTRAL])
+def test_valid_calls_that_are_the_whole_answer_leave_other_answers_free(form):
+    grammar = valid_calls(form, FUNCTIONS, True)
+    call = ROME.replace("arguments", "parameters") if form is ToolForm.LLAMA else f"[{ROME}, {STOP}]"
+    for text in ("", "hello {x} [y]", call):
+        assert accepts(grammar, text), text
+    for text in (call[:-1], call.replace("Rome", "Paris"), "{}", "[1]"):
         assert not accepts(grammar, text), text
 
 
@@ -177,12 +187,22 @@ def test_a_template_that_cannot_write_cut_arguments_writes_none():
 OBJECT = '{"type": "object", "properties": {"a": {"type": "integer"}}}'
 ANSWERS = [
     (Grammar(GrammarKind.JSON_SCHEMA, OBJECT), '{"a": 1}', "[1]"),
+    (
+        Grammar(
+            GrammarKind.JSON_SCHEMA,
+            '{"$ref": "#/definitions/x", "definitions": {"x": {"type": "object", "properties": {"up": {"$ref": "#"}}, '
+            '"additionalProperties": false}}}',
+        ),
+        '{"up": {"up": {}}}',
+        '{"up": 1}',
+    ),
     (Grammar(GrammarKind.REGEX, r"a/b|c\/d"), "a/b", "c"),
+    (Grammar(GrammarKind.LARK, 'start: call ("," call)*\ncall: "a{" start? "}"'), "a{a{}},a{}", "a{"),
 ]
 
 
-@pytest.mark.parametrize("form", [ToolForm.HERMES, ToolForm.MISTRAL])
-@pytest.mark.parametrize(("answer", "good", "bad"), ANSWERS, ids=["schema", "regex"])
+@pytest.mark.parametrize("form", ToolForm)
+@pytest.mark.parametrize(("answer", "good", "bad"), ANSWERS, ids=["schema", "references", "regex", "lark"])
 def test_an_answer_is_a_call_or_follows_the_format(form, answer, good, bad):
     grammar = calls_or_format(form, FUNCTIONS, True, answer)
     call = next(good for kind, _, (good, *_), _ in CASES if kind is form)
