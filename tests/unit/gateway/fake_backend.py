@@ -107,15 +107,20 @@ class FakeBackend:
             if not self.tally.running:
                 self.idle.set()
 
+    def answer_to(self, request, text):
+        """The text of the answer; None: the prompt's own."""
+        return self.says
+
     async def _events(self, request, text):
         effective = self.effective(request.speculation)
-        said = request.prompt if self.says is None else self.tokenizer.encode(self.says)
+        says = self.answer_to(request, text)
+        said = request.prompt if says is None else self.tokenizer.encode(says)
         ids = [i for i in said if i not in self.tokenizer.eos_ids][: request.sampling.max_tokens]
         block_len = 1 if effective.mode is Mode.OFF else self.block_len
         blocks = [ids[:1]] * bool(ids)
         blocks += [*(ids[i : i + block_len] for i in range(1, len(ids), block_len))]
         shown, tokens, accepted = "", [], []
-        finish, match = FinishReason.LENGTH if self.says is None else FinishReason.STOP, None
+        finish, match = FinishReason.LENGTH if says is None else FinishReason.STOP, None
         for number, block in enumerate(blocks):
             await asyncio.sleep(self.step_s)
             if number == 2 and "break" in text:
