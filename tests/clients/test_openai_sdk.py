@@ -46,10 +46,22 @@ def test_a_streamed_response_adds_up_and_is_what_chat_says(sdk: openai.OpenAI):
     asked = {"model": MODEL, "input": MESSAGES[0]["content"], "max_output_tokens": 24, "temperature": 0}
     whole = sdk.responses.create(**asked)
     with sdk.responses.stream(**asked) as stream:
-        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
-        final = stream.get_final_response()
-    assert text == whole.output_text == final.output_text == chat.choices[0].message.content
+        events = list(stream)
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    last = events[-1].response
+    assert text == whole.output_text == last.output_text == chat.choices[0].message.content
+    assert events[-1].type == f"response.{whole.status}" == f"response.{last.status}"
     assert whole.usage.output_tokens == chat.usage.completion_tokens
+
+
+def test_a_predicted_output_is_accepted_and_changes_nothing(sdk: openai.OpenAI):
+    whole = sdk.chat.completions.create(**GREEDY)
+    text = whole.choices[0].message.content
+    again = sdk.chat.completions.create(**GREEDY, prediction={"type": "content", "content": text})
+    assert again.choices[0].message.content == text
+    details = again.usage.completion_tokens_details
+    assert details.accepted_prediction_tokens > whole.usage.completion_tokens / 2
+    assert again.model_extra["metrics"]["adasd"]["drafts_used"] == ["suffix"]
 
 
 async def test_many_at_once(server: Server):

@@ -13,11 +13,12 @@ from services.gateway.backend import Backend, Text
 from services.gateway.http.choice_stream import ChoiceDelta, ChoiceReader
 from services.gateway.http.chunk_writer import ChunkWriter
 from services.gateway.http.event_stream import StreamWriter
+from services.gateway.http.multiplex import Events
 from services.gateway.http.openai_format import OpenAiFormat, choice
 from services.gateway.http.order import Order
 from services.gateway.http.reports import reports_json
 from services.gateway.http.token_lists import prompt_logprobs
-from services.gateway.http.turns import Turns
+from services.gateway.http.turns import answers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +81,13 @@ class Choices:
 
 async def gather(order: Order, backend: Backend) -> list[GatheredAnswer]:
     """All answers of an order at once; the first failure cancels the others and is raised."""
-    turns = Turns(backend)
-    if len(order.requests) == 1:
-        return [await _answer(order, 0, turns, backend.tokenizer)]
+    text = backend.tokenizer
+    answers = answers_of(order.requests, backend)
+    if len(answers) == 1:
+        return [await _answer(order, 0, answers[0], text)]
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(_answer(order, i, turns, backend.tokenizer))
-                for i in range(len(order.requests))
-            ]
+            tasks = [group.create_task(_answer(order, i, one, text)) for i, one in enumerate(answers)]
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
@@ -106,10 +105,10 @@ def _choice(
     return entry
 
 
-async def _answer(order: Order, index: int, turns: Turns, text: Text) -> GatheredAnswer:
+async def _answer(order: Order, index: int, answer: Events, text: Text) -> GatheredAnswer:
     reader = ChoiceReader(order, index, text)
     pieces: list[ChoiceDelta] = []
-    async with aclosing(turns.answer(order.requests[index])) as events:
+    async with aclosing(answer) as events:
         async for event in events:
             if isinstance(event, Complete):
                 ending = reader.end(event)

@@ -42,7 +42,7 @@ from services.gateway.http.responses.order import read_responses
 from services.gateway.http.responses.shape import ResponsesShape
 from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY, Body
 from services.gateway.http.tokenize_routes import DetokenizeBody, TokenizeBody, detokenize, tokenize
-from services.gateway.http.turns import Turns
+from services.gateway.http.turns import answers_of
 from services.gateway.readers import read_aside
 from services.gateway.version import version
 from services.observability.service_events import Observer, RequestRefused, ignore
@@ -205,8 +205,7 @@ async def _stream(
     headers: dict[str, str],
 ) -> Response:
     """Waits for the first event: until then, a refusal can still set the HTTP status."""
-    turns = Turns(backend)
-    events = merged([turns.answer(one) for one in order.requests])
+    events = merged(answers_of(order.requests, backend))
     try:
         first = await until_disconnect(request, anext(events))
     except BaseException:

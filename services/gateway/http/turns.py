@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import Sequence
 from contextlib import aclosing
 
 from adasd.errors import Overloaded
 from adasd.requests import GenerationRequest
-from adasd.results import Chunk, Complete
 from services.gateway.backend import Backend
+from services.gateway.http.multiplex import Events
+
+
+def answers_of(requests: Sequence[GenerationRequest], backend: Backend) -> list[Events]:
+    """The events of each answer of one HTTP request."""
+    if len(requests) == 1:
+        return [backend.generate(requests[0])]
+    turns = Turns(backend)
+    return [turns.answer(request) for request in requests]
 
 
 class Turns:
@@ -21,7 +29,7 @@ class Turns:
         self._num_ended = 0
         self._one_ended = asyncio.Condition()
 
-    async def answer(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
+    async def answer(self, request: GenerationRequest) -> Events:
         """As ``Backend.generate``; raises Overloaded only if no other answer of this request may still free a slot."""
         while True:
             num_ended, has_begun = self._num_ended, False
