@@ -70,7 +70,14 @@ class FakeBackend:
 
     def models(self):
         return [
-            ServedModel(MODEL, self.context_len, 1_700_000_000, "target", "draft", (), self.sampling_defaults)
+            ServedModel(
+                MODEL,
+                self.context_len,
+                1_700_000_000,
+                "target",
+                "draft",
+                sampling_defaults=self.sampling_defaults,
+            )
         ]
 
     def refusal(self):
