@@ -88,7 +88,7 @@ def _answer(trace: AnyTrace, session: SessionController, costs: Costs) -> Replay
         plan = session.plan(trace.max_tokens - position, position, 0)
         signals, num_accepted = _draft(trace, position, plan.draft)
         took_ms = costs.round_ms(len(signals))
-        session.learn(_completed(signals, num_accepted, position, costs))
+        session.learn(_completed(signals, num_accepted, position, costs, plan.draft))
         position += num_accepted + 1
         num_rounds, num_drafted, ms = num_rounds + 1, num_drafted + len(signals), ms + took_ms
     return Replayed(trace.group, trace.num_tokens - 1, num_rounds, num_drafted, ms)
@@ -106,7 +106,9 @@ def _draft(trace: AnyTrace, position: int, rule: StopRule) -> tuple[list[Signal]
     return signals, num_accepted
 
 
-def _completed(signals: Sequence[Signal], num_accepted: int, position: int, costs: Costs) -> RoundCompleted:
+def _completed(
+    signals: Sequence[Signal], num_accepted: int, position: int, costs: Costs, rule: StopRule
+) -> RoundCompleted:
     num = len(signals)
     draft_ms, verify_ms = num * costs.draft_ms, costs.verify_ms + num * costs.verify_ms_per_token
     block = None
@@ -119,4 +121,4 @@ def _completed(signals: Sequence[Signal], num_accepted: int, position: int, cost
         "replay", 0, position, num_accepted, 0, (False,) * num_accepted, exact_ok, compute_ms=verify_ms
     )
     hop_ms = costs.hop_ms if num else 0.0
-    return RoundCompleted(block, verdict, draft_ms + hop_ms, verify_ms)
+    return RoundCompleted(block, verdict, draft_ms + hop_ms, verify_ms, rule=rule)

@@ -23,7 +23,6 @@ METHODS = (
     "on-the-fly",
     "goodput",
     "adasd",
-    "adasd-goodput",
     "calibrated",
 )
 CLAIMED_AT = "c=0.1"

@@ -90,10 +90,7 @@ def real_series(target: str) -> LossySeries:
         0.0,
         ("test", 3, 0),
         48,
-        (
-            (0.0, (PLAIN, VANILLA, "static-2", "calibrated", PUBLISHED, GUARDED)),
-            (1.0, (PLAIN, VANILLA, GENERATION_ONLY, VERIFICATION_ONLY, PUBLISHED, GUARDED)),
-        ),
+        ((0.0, (PLAIN, VANILLA, "static-2", "calibrated", PUBLISHED, GUARDED)),),
     )
 
 

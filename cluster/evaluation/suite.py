@@ -16,7 +16,7 @@ from rich.console import Console
 
 from adasd.config import SpeculationConfig
 from adasd.errors import AdasdError
-from adasd.evaluate.cells import Cell, summary
+from adasd.evaluate.cells import Summary, summary
 from adasd.evaluate.colours import colour
 from adasd.evaluate.evaluation import Evaluation, build
 from adasd.evaluate.families.ask import Split
@@ -55,13 +55,14 @@ def write_all(folder: Path, real_target: str, commit: str) -> int:
         }
         found = [at for pair, of_pair in traces.values() for at in all_circumstances(pair, of_pair)]
         exact, claims = all_cells(found), tested(found)
-        (folder / "exact.html").write_text(exact_page(exact, made), encoding="utf-8")
+        summaries = [summary(name, exact) for name in METHODS]
+        (folder / "exact.html").write_text(exact_page(summaries, made), encoding="utf-8")
         runs: dict[str, list[MethodRun]] = {}
         parts = [
             "# All tables",
             f"Written by `adasd eval --suite`; {made}. Read [evaluation.md](../evaluation.md) first.",
             "## Exact methods over all cells",
-            pages.summaries([summary(name, exact) for name in METHODS]),
+            pages.summaries(summaries),
             "## Exact methods by pair, temperature and cost: speed over the best static length",
             pages.by_circumstance(exact),
         ]
@@ -140,9 +141,8 @@ def _lossy_claims(runs: Mapping[str, Sequence[MethodRun]]) -> list[Tested]:
     return [Tested(claim, ratios(claim.ours, claim.base)) for claim in adasd_claims()]
 
 
-def exact_page(found: Sequence[Cell], made: str) -> str:
+def exact_page(summaries: Sequence[Summary], made: str) -> str:
     """Exact methods as one picture: the mean over all cells against the worst cell."""
-    summaries = [summary(name, found) for name in METHODS]
     points = [
         Point(one.method, one.worst, one.mean.value, colour(one.method), one.method == "calibrated")
         for one in summaries
@@ -152,5 +152,4 @@ def exact_page(found: Sequence[Cell], made: str) -> str:
         "Further up is faster on average, further right is safer. 1 is the static length that was best on other "
         "prompts."
     )
-    made = f"{len(found) // len(METHODS)} cells; {made}"
     return document("Exact methods over all cells", made, figure(picture, caption))

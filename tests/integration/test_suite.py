@@ -22,7 +22,9 @@ def small(monkeypatch):
     demo = replace(demo, workload=("demo", 1, 0), max_tokens=24)
     monkeypatch.setattr(suite, "demo_series", lambda: [demo])
     monkeypatch.setattr(
-        suite, "real_series", lambda target: replace(demo, name="smollm2", methods=real.methods)
+        suite,
+        "real_series",
+        lambda target: replace(demo, name="smollm2", methods=(*real.methods, demo.methods[1])),
     )
 
 

@@ -86,3 +86,9 @@ def test_static_lengths_by_themselves_are_those_under_the_controller(length):
     slow = replay(texts, method(f"static-{length}" if length else "off"), costs)
     for fast, answer in zip(replay_static(texts, length, costs), slow, strict=True):
         assert fast == pytest.approx(answer.pace)
+
+
+def test_a_method_is_told_the_rule_of_each_block():
+    """``adasd-goodput`` learns from blocks that their maximum length ended: a draft that is never right gets short."""
+    *_, third = replay([trace("-" * 120)] * 3, method("adasd-goodput"), Costs(0.3))
+    assert third.num_drafted < 2 * third.num_rounds
