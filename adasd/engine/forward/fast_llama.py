@@ -62,8 +62,10 @@ def why_not(model: PreTrainedModel) -> str | None:
         return f"its activation is {config.hidden_act}"
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         return "it has sliding-window layers"
-    if is_int8(model) or getattr(model, "is_quantized", False):
-        return "its weights are rounded"
+    if is_int8(model):
+        return "its weights are int8"
+    if getattr(model, "is_quantized", False):
+        return "its checkpoint is quantised"
     projections = [m for name, m in model.named_modules() if name.endswith(("_proj", "lm_head"))]
     if any(type(m) is not nn.Linear for m in projections):
         return "its projections are not plain linear layers"
