@@ -27,7 +27,7 @@ class Curve:
     """One line; None is a gap."""
 
     label: str
-    values: tuple[float | None, ...]  # over 1, 2, 3, ...
+    values: tuple[float | None, ...]  # over 1, 2, 3, ... or over the positions of the chart
     colour: str
 
 
@@ -86,18 +86,26 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
     return _picture(axes, body)
 
 
-def chart(lines: Sequence[Curve], x_title: str, y_title: str, low: float | None = None) -> str:
-    """Lines over 1, 2, 3, ... with a legend at the right; empty if there is nothing to draw."""
+def chart(
+    lines: Sequence[Curve],
+    x_title: str,
+    y_title: str,
+    low: float | None = None,
+    positions: Sequence[float] | None = None,
+) -> str:
+    """Lines over rising positions (None: 1, 2, 3, ...) with a legend at the right; empty if there is none to draw."""
     known = [value for line in lines for value in line.values if value is not None]
     if not known:
         return ""
     y_low, y_high = span(known)
     longest = max(len(line.values) for line in lines)
-    axes = Axes(x_title, y_title, 1, max(2, longest), y_low if low is None else low, y_high)
+    at = list(positions) if positions is not None else [float(i + 1) for i in range(longest)]
+    x_high = at[-1] if at[-1] > at[0] else at[0] + 1
+    axes = Axes(x_title, y_title, at[0], x_high, y_low if low is None else low, y_high)
     body = []
     for number, line in enumerate(lines):
-        for piece in _pieces(line.values):
-            path = " ".join(f"{axes.x(i):.1f},{axes.y(value):.1f}" for i, value in piece)
+        for piece in _pieces(at, line.values):
+            path = " ".join(f"{axes.x(x):.1f},{axes.y(value):.1f}" for x, value in piece)
             body.append(f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="2"/>')
         y = TOP + 14 + 18 * number
         body.append(
@@ -107,13 +115,13 @@ def chart(lines: Sequence[Curve], x_title: str, y_title: str, low: float | None 
     return _picture(axes, body)
 
 
-def _pieces(values: Sequence[float | None]) -> list[list[tuple[int, float]]]:
-    pieces: list[list[tuple[int, float]]] = [[]]
-    for i, value in enumerate(values, start=1):
+def _pieces(at: Sequence[float], values: Sequence[float | None]) -> list[list[tuple[float, float]]]:
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for x, value in zip(at, values, strict=False):
         if value is None:
             pieces.append([])
         else:
-            pieces[-1].append((i, value))
+            pieces[-1].append((x, value))
     return [piece for piece in pieces if piece]
 
 

@@ -20,7 +20,7 @@ from adasd.drafters.lookups import Lookups
 from adasd.drafters.predicted import Prediction
 from adasd.drafters.sources import DraftSources
 from adasd.errors import AdasdError, DeadlineExceeded, InvalidRequest, Overloaded, Superseded
-from adasd.ports import Decode, Drafter, Placement, Verifier
+from adasd.ports import Clock, Decode, Drafter, Placement, Verifier
 from adasd.requests import GenerationRequest
 from adasd.results import Chunk, Complete
 from adasd.rounds import BlockLate, DraftCall, RoundCompleted, VerifyCall
@@ -67,6 +67,7 @@ class SharedParts:
     context_len: int  # tokens of prompt and answer
     settings: RunnerSettings
     as_timed: Callable[[RoundCompleted], RoundCompleted] = as_measured  # applied before the controller learns
+    clock: Clock = time.monotonic  # not the loop's: uvloop's has a resolution of 1 ms
 
 
 @dataclass(slots=True)
@@ -110,6 +111,7 @@ class Runner:
             self.tasks,
             tell,
             wants_draft=self.means_to_draft,
+            clock=shared.clock,
         )
         self.newest_draft_call = 0  # epoch
         self.newest_verdict_s = 0.0  # when it arrived
@@ -204,7 +206,7 @@ class Runner:
     async def ask_draft(self, call: DraftCall, draft: Drafter) -> None:
         self.newest_draft_call = call.epoch
         late = self.tasks.call_later(self.settings.draft_timeout_s, partial(self.be_late, call))
-        asked_s = time.perf_counter()
+        asked_s = self.shared.clock()
         try:
             drafted = await draft.draft(call)
         except Superseded as error:
@@ -214,7 +216,7 @@ class Runner:
             self.slots.lose(draft, error)
         else:
             if draft is self.slots.draft:
-                self.tasks.post(DraftAnswered(drafted, 1e3 * (time.perf_counter() - asked_s)))
+                self.tasks.post(DraftAnswered(drafted, 1e3 * (self.shared.clock() - asked_s)))
         finally:
             late.cancel()
 
@@ -231,14 +233,14 @@ class Runner:
         posted: asyncio.Event | None,
     ) -> None:
         """Post verdicts in the order of their calls: wait for ``before``, then set ``posted``."""
-        asked_s = time.perf_counter()  # uvloop's own clock has a resolution of 1 ms
+        asked_s = self.shared.clock()
         try:
             verdict = await target.verify(call)
             if before is not None:
                 await before.wait()
             if target is self.slots.target:
                 # an early call also waited for the verdict before it; that time is not its own
-                before_s, self.newest_verdict_s = self.newest_verdict_s, time.perf_counter()
+                before_s, self.newest_verdict_s = self.newest_verdict_s, self.shared.clock()
                 elapsed_ms = 1e3 * (self.newest_verdict_s - max(asked_s, before_s))
                 since_ms = 1e3 * (self.newest_verdict_s - before_s) if before_s else 0.0
                 self.tasks.post(TargetAnswered(verdict, elapsed_ms, since_ms))

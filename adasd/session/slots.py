@@ -12,7 +12,7 @@ from typing import Any
 
 from adasd.drafters.sources import is_leased
 from adasd.errors import AdasdError, InvalidRequest, WorkerLost
-from adasd.ports import Drafter, Placement, Verifier
+from adasd.ports import Clock, Drafter, Placement, Verifier
 from adasd.rounds import BlockLate, OpenCall, RoundCompleted, SlotGranted, SlotLost
 from adasd.session.events import DraftAttached, DraftLeft, DraftLost, Fail, TargetAttached, TargetLost
 from adasd.session.tasks import Tasks
@@ -49,8 +49,10 @@ class SessionSlots:
         tell: Callable[[Observation], object],
         *,
         wants_draft: Callable[[], bool],
+        clock: Clock = time.monotonic,
     ) -> None:
         """``wants_draft``: asked when a target is attached, whether a draft shall be attached as well."""
+        self._clock = clock
         self._call, self._placement, self._settings = call, placement, settings
         self._tasks, self._tell, self._wants_draft = tasks, tell, wants_draft
         self.target: Verifier | None = None
@@ -69,7 +71,7 @@ class SessionSlots:
         if self._num_target_losses > 1:
             pause_s = TARGET_RETRY_S * 2.0 ** min(self._num_target_losses, 10)
             await asyncio.sleep(min(self._settings.reattach_s, pause_s))
-        began_s = time.monotonic()
+        began_s = self._clock()
         try:
             target = await self._placement.attach_target(self._call)
         except AdasdError as error:
@@ -112,7 +114,7 @@ class SessionSlots:
 
     async def _new_draft(self, source: str | None) -> Drafter | None:
         """A slot of that source (None: of the controller's choice); None if there is none, or the answer is over."""
-        began_s = time.monotonic()
+        began_s = self._clock()
         try:
             draft = await self._placement.attach_draft(self._call, source)
         except Exception as error:
@@ -149,7 +151,7 @@ class SessionSlots:
     def _watch(self, slot: Drafter | Verifier, role: str, began_s: float) -> None:
         """Report a leased slot as granted, and notice when it is lost."""
         if is_leased(slot):
-            now_s = time.monotonic()
+            now_s = self._clock()
             self._tell(SlotGranted(self._call.session, role, now_s - began_s, now_s))
         slot.lost.add_done_callback(partial(self._lease_ended, slot))
 
