@@ -37,7 +37,8 @@ def test_an_example_fits_its_cluster_and_says_what_a_smaller_one_lacks(name, fit
 
 
 def test_every_example_is_tested():
-    assert {file.stem for file in EXAMPLES.glob("*.yaml")} == {
+    """cards.yaml is no configuration; tests/unit/cluster/cli/test_simulate.py reads it."""
+    assert {file.stem for file in EXAMPLES.glob("*.yaml")} - {"cards"} == {
         "laptop",
         "single-gpu",
         "l4-h100",
