@@ -7,7 +7,8 @@ verifiers then wait too. Lookahead does not count as load of the draft: it has t
 spare time.
 
 Scaling up is immediate. Scaling down happens only after the load was low for a while, to the largest number needed
-during that time, so a load that fluctuates faster does not change the number.
+during that time, so a load that fluctuates faster does not change the number. A load is low if fewer replicas would
+suffice even if it grew by SPARE; else a load at the border of two numbers would remove a replica again and again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ SLOW = 3.0
 """How many times its fastest duration a forward pass may take."""
 FEW = 4
 """At this many sessions per replica or fewer, load adds no replica: the cause of slowness is another."""
+SPARE = 0.2
+"""Growth of the load that the remaining replicas must bear for one to be removed."""
 WAIT = 0.5
 """Share of a block's time in its draft worker that may be spent waiting."""
 
@@ -58,11 +61,12 @@ class State:
     most_since: int = 0  # the most replicas needed since then
 
 
-def needed(role: str, reading: Reading, fastest_ms: float, settled: bool) -> int:
-    """Replicas that the current load needs, ignoring bounds."""
+def needed(role: str, reading: Reading, fastest_ms: float, settled: bool, growth: float = 0.0) -> int:
+    """Replicas that the current load, grown by this share, needs, ignoring bounds."""
     if reading.num_sessions < 0.5:  # the lease of a probe, averaged over time, is not load
         return 0
-    by_sessions = max(1, ceil(reading.num_sessions / (FULL * reading.num_slots) - 1e-9))
+    num_sessions = (1.0 + growth) * reading.num_sessions
+    by_sessions = max(1, ceil(num_sessions / (FULL * reading.num_slots) - 1e-9))
     if not settled:
         return max(by_sessions, reading.num_replicas)  # starting replicas still count as needed
     if not reading.num_running or not fastest_ms:
@@ -70,7 +74,9 @@ def needed(role: str, reading: Reading, fastest_ms: float, settled: bool) -> int
     load = reading.step_ms / (SLOW * fastest_ms)
     if role == "draft":
         load = max(load * (1.0 - reading.optimistic), reading.wait / WAIT)
-    by_load = ceil(reading.num_running * load)  # spreads the load of num_running over so many
+    by_load = ceil(
+        (1.0 + growth) * reading.num_running * load
+    )  # spreads the load of num_running over so many
     return max(by_sessions, min(by_load, ceil(reading.num_sessions / FEW)))
 
 
@@ -80,12 +86,18 @@ def decide(role: str, reading: Reading, state: State, pace: Pace, now_s: float) 
         state = replace(state, fastest_ms=min(reading.step_ms, state.fastest_ms or reading.step_ms))
     if reading.num_running != reading.num_replicas:
         state = replace(state, settled_s=now_s + pace.settle_s)
-    wanted = needed(role, reading, state.fastest_ms, settled=now_s >= state.settled_s)
-    wanted = min(max(wanted, pace.min_replicas), pace.max_replicas)
-    if wanted >= reading.num_replicas:
-        return wanted, replace(state, low_since_s=None, most_since=0)
+    settled = now_s >= state.settled_s
+    wanted, enough = (
+        min(
+            max(needed(role, reading, state.fastest_ms, settled, growth), pace.min_replicas),
+            pace.max_replicas,
+        )
+        for growth in (0.0, SPARE)
+    )
+    if enough >= reading.num_replicas:
+        return max(wanted, reading.num_replicas), replace(state, low_since_s=None, most_since=0)
     since_s = now_s if state.low_since_s is None else state.low_since_s
-    state = replace(state, low_since_s=since_s, most_since=max(state.most_since, wanted))
+    state = replace(state, low_since_s=since_s, most_since=max(state.most_since, enough))
     if now_s - since_s < pace.down_after_s:
         return reading.num_replicas, state
     return state.most_since, replace(state, low_since_s=None, most_since=0)

@@ -26,7 +26,7 @@ import httpx
 
 from adasd.requests import Mode
 from load_tests import record
-from load_tests.demo_pair import DEMO, positive
+from load_tests.demo_pair import DEMO, enlarged, positive
 from load_tests.faults.local_cluster import values
 from load_tests.load import request_mix
 from load_tests.load.doors import HttpClient
@@ -120,13 +120,14 @@ def _close(engine: Any, names: Iterable[str]) -> None:
         engine.close(name)
 
 
-def alone() -> dict[str, Any]:
-    """Passes of the demo models in this process."""
+def alone(target: Path = DEMO / "target") -> dict[str, Any]:
+    """Passes of a target and the demo draft in this process."""
     from adasd.config import EngineConfig
     from adasd.engine.engine import TorchEngine
 
+    models = {"target": target, "draft": DEMO / "draft"}
     config = {
-        role: EngineConfig(str(DEMO / role), num_slots=32, prefix_cache=False) for role in ("target", "draft")
+        role: EngineConfig(str(model), num_slots=32, prefix_cache=False) for role, model in models.items()
     }
     engines = {role: TorchEngine.from_config(each) for role, each in config.items()}
     for engine in engines.values():
@@ -300,6 +301,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--traces", type=Path)
     parser.add_argument("--alone", action="store_true")
+    parser.add_argument(
+        "--factor", type=positive, default=1, help="with --alone: how many times as wide a target"
+    )
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
     header = record.circumstances("throughput.service_costs", arguments)
@@ -307,7 +311,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.traces:
         found["prompt_lens"] = traces(options.traces)
     if options.alone:
-        found["alone"] = alone()
+        if options.factor == 1:
+            found["alone"] = alone()
+        else:
+            with enlarged(options.factor, 0) as target:
+                found["alone"] = alone(target)
         print(found["alone"])
     if options.clients and not options.alone:
         with demo_server({}) as server:
