@@ -71,8 +71,8 @@ def test_the_fleet_goes_as_fast_as_the_rounds_say(mode: Mode, monkeypatch: pytes
     """The same arrivals both ways: medians agree within 10 %."""
     monkeypatch.setattr(speeds, "ROUNDS", 300)
     texts, its = EvenTexts(0.8, 60), config(mode, targets=(2, 2))
-    parts = pair(num_slots=8)
-    times_s = poisson(4.0, 30.0, np.random.default_rng(5)).tolist()
+    parts = pair(num_slots=4)
+    times_s = poisson(2.5, 30.0, np.random.default_rng(5)).tolist()
     slow = simulate(its, parts, open_loop(times_s, texts, 20), seed=1).figures(OBJECTIVE)
     behaviour = measure(its, parts, texts, 20, seed=1)
     fast = Fleet(its, parts, behaviour, seed=1).run(times_s, [60.0] * len(times_s)).figures(OBJECTIVE)
@@ -113,7 +113,7 @@ def test_a_million_answers_are_counted_exactly_like_a_few():
 def test_a_day_is_followed_without_flapping():
     """Up in the morning, down in the evening, and the objective is held. Noise may cause one regretted removal."""
     its = config(targets=(1, 40), drafts=(1, 40), down_after_s=120.0)
-    found = play(its, "diurnal:low=1,high=30,period=3600,seconds=3600")
+    found = play(its, "diurnal:low=1,high=30,period=2400,seconds=2400")
     wanted = [sample.wanted_targets for sample in found.samples]
     noon = max(wanted)
     assert noon >= 5 * wanted[0]
@@ -123,7 +123,7 @@ def test_a_day_is_followed_without_flapping():
     assert found.figures(OBJECTIVE).attainment >= OBJECTIVE.share
 
 
-@pytest.mark.parametrize("rate", [9, 11, 12, 14])
+@pytest.mark.parametrize("rate", [11, 12])
 def test_a_constant_load_at_the_border_of_two_numbers_does_not_flap(rate: int):
     """Noise may cause one regretted removal in 25 minutes; without SPARE there are four at some of these rates."""
     its = config(targets=(1, 12), drafts=(1, 8), down_after_s=120.0)

@@ -88,7 +88,7 @@ def texts() -> InTurn:
 
 
 def test_many_clients_get_the_recorded_tokens_per_second():
-    figures = play(closed_loop([(24, 6.0)], texts(), 50)).figures(Objective())
+    figures = play(closed_loop([(24, 4.0)], texts(), 50)).figures(Objective())
     assert figures.tokens_per_s == pytest.approx(found()["service"]["exact 24"]["tokens_per_s"], rel=WITHIN)
 
 
