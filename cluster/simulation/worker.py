@@ -15,6 +15,7 @@ from cluster.simulation.device import Device, Process, compute
 from cluster.simulation.engine import CurveEngine
 from cluster.simulation.texts import AnswerText
 from services.worker.call_order import CallOrder, QueuedCall
+from services.worker.host import AwaitingCaller
 from services.worker.host_stats import HostCounters
 from services.worker.leases import Lease, LeaseTable
 from services.worker.load_meter import LoadMeter
@@ -80,7 +81,7 @@ class SimulatedWorker:
         if self.is_dead:
             raise WorkerLost(self.role, "its replica died")
         future: asyncio.Future[DraftBlock | Verdict | None] = asyncio.get_running_loop().create_future()
-        self._inbox.append(QueuedCall(call, future, self._clock()))
+        self._inbox.append(QueuedCall(call, AwaitingCaller(future), self._clock()))
         self._wake()
         reply = await future
         assert reply is not None
@@ -152,7 +153,7 @@ class SimulatedWorker:
 
     def _submit(self, queued: QueuedCall) -> None:
         call = queued.call
-        if queued.future.cancelled():
+        if queued.caller.has_left():
             return
         if isinstance(call, VerifyCall):
             resolved = self._order.resolved(call)
@@ -170,9 +171,4 @@ class SimulatedWorker:
 
     def _reply(self, queued: QueuedCall, reply: DraftBlock | Verdict | AdasdError) -> None:
         self.counters.add_reply(queued.call, reply)
-        if queued.future.done():
-            return
-        if isinstance(reply, AdasdError):
-            queued.future.set_exception(reply)
-        else:
-            queued.future.set_result(reply)
+        queued.caller.answer(reply)

@@ -29,7 +29,7 @@ class EngineFacts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Coroutine:
+class AwaitingCaller:
     """A caller that awaits its answer."""
 
     future: asyncio.Future[DraftBlock | Verdict | None]
@@ -165,7 +165,7 @@ class EngineHost:
     ) -> DraftBlock | Verdict | None:
         if self._ended_by is not None:
             raise self._ended_by
-        caller = _Coroutine(self._loop.create_future())
+        caller = AwaitingCaller(self._loop.create_future())
         self._waiting.add(caller)
         self._thread.put([request(caller)])
         try:
