@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adasd.errors import ConfigError
-from adasd.evaluate.plots import COLOURS, Curve
+from adasd.evaluate.plots import Curve
 from cluster.cli._settings import parse, parser_of, read_config
 from cluster.cli.simulate import add_cards
 from cluster.simulation import report
@@ -190,12 +190,12 @@ def page(found: Mapping[str, Any]) -> str:
         sessions = found["speeds"][0]["sessions"]
         lines = [
             Curve(one["kind"], tuple(one[key]), colour)
-            for one, colour in zip(found["speeds"], COLOURS, strict=False)
+            for one, colour in zip(found["speeds"], report.COLOURS, strict=False)
         ]
         plots.append(report.figure(lines, "sessions per target", title, sessions))
     far = [one for one in found["distances"] if one["cost_per_million"] is not None]
     if len(far) > 1:
-        line = Curve(REMOTE, tuple(one["cost_per_million"] for one in far), COLOURS[0])
+        line = Curve(REMOTE, tuple(one["cost_per_million"] for one in far), report.COLOURS[0])
         at = [one["round_trip_ms"] for one in far]
         plots.append(report.figure([line], "round trip to the drafts, ms", "cost per million tokens", at))
     head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)

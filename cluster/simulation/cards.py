@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from adasd.errors import ConfigError
-from adasd.evaluate.traces import load
+from adasd.evaluate.traces import Trace, TraceFile
 from cluster.simulation.costs import Card, Pair, ServiceCosts
 from cluster.simulation.curves import PassCurve, curve_of
 from cluster.simulation.texts import EvenTexts, Texts, recorded
@@ -54,7 +54,7 @@ class Cards:
         if "traces" in given:
             file = self.file.parent / str(given["traces"])
             try:
-                traces = load(file)
+                traces = drafted(file)
             except OSError as error:
                 raise ConfigError(f"{self.file}: cannot read the traces {file}: {error.strerror}") from error
             lens = given.get("prompt_lens", ())
@@ -72,6 +72,19 @@ class Cards:
         return int(
             _number(self.texts.get("prompt_tokens", 256), f"{self.file}: texts.prompt_tokens", 1, 1 << 20)
         )
+
+
+def drafted(file: Path) -> list[Trace]:
+    """The traces of a draft model: those of the source ``model``, or of the first model in the file. ConfigError."""
+    known = TraceFile(file).traces
+    models = {
+        name: [one for one in each if isinstance(one, Trace)]
+        for name, each in known.items()
+        if any(isinstance(one, Trace) for one in each)
+    }
+    if not models:
+        raise ConfigError(f"{file} holds no traces of a draft model")
+    return models.get("model") or next(iter(models.values()))
 
 
 def read_cards(file: Path) -> Cards:

@@ -119,6 +119,10 @@ def config_of(config: ServeConfig, pair: Pair, targets: int, drafts: int, wanted
         return replace(its, min_replicas=number, max_replicas=number)
 
     speculation = config.speculation if pair.draft is not None else SpeculationConfig(mode=Mode.OFF)
+    if (
+        pair.draft is not None and pair.draft.is_beside
+    ):  # what is drafted ahead would slow the verdict that it waits for
+        speculation = replace(speculation, draft_ahead=False)
     return replace(
         config,
         target=tier(config.target, targets),

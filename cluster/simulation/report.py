@@ -14,12 +14,13 @@ from rich.table import Table
 
 from adasd.errors import ConfigError
 from adasd.evaluate.html import STYLE
-from adasd.evaluate.plots import COLOURS, Curve, chart
+from adasd.evaluate.plots import Curve, chart
 from cluster.simulation.outcome import Figures, Objective, Outcome
 
 MAX_POINTS = 600
 """Points of a timeline in the file and on the page; longer ones are thinned."""
 MAX_ROWS = 24
+COLOURS = ("#4269d0", "#d9730d", "#2f9e5f", "#c2386b")
 
 
 def timeline(outcome: Outcome) -> dict[str, list[float | None]]:

@@ -24,6 +24,7 @@ from typing import Any
 
 import httpx
 
+from adasd.config import MODEL
 from adasd.requests import Mode
 from load_tests import record
 from load_tests.demo_pair import DEMO, enlarged, positive
@@ -139,7 +140,8 @@ def traces(file: Path, num_prompts: int = request_mix.NUM_DISTINCT) -> list[int]
     """Write traces of the prompts of ``adasd bench``; returns the lengths of the prompts in tokens."""
     from adasd.config import EngineConfig
     from adasd.engine.loading.model import load_model
-    from adasd.evaluate.traces import collect, save
+    from adasd.evaluate.collect import ModelSource, collect
+    from adasd.evaluate.traces import TraceFile
     from adasd.text.tokenizer import Tokenizer
     from load_tests.demo_prompts import examples
 
@@ -149,10 +151,17 @@ def traces(file: Path, num_prompts: int = request_mix.NUM_DISTINCT) -> list[int]
         for example in examples(num_prompts)
     ]
     target, draft = (load_model(EngineConfig(str(DEMO / role))) for role in ("target", "draft"))
-    found = collect(
-        target, draft, prompts, 0.0, eos_ids=tokenizer.eos_ids, max_tokens=request_mix.WHOLE_ANSWER
-    )
-    save(file, list(found))
+    kept = TraceFile(file, {"about": "the prompts of adasd bench, demo pair"})
+    for batch in collect(
+        target,
+        {MODEL: ModelSource(draft)},
+        prompts,
+        [0.0],
+        eos_ids=tokenizer.eos_ids,
+        max_tokens=request_mix.WHOLE_ANSWER,
+        skip=kept.num_batches,
+    ):
+        kept.append(batch)
     return [len(prompt) for _, prompt in prompts]
 
 

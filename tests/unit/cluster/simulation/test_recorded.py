@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from adasd.evaluate.traces import Trace, load
+from adasd.evaluate.traces import Trace
+from cluster.simulation.cards import drafted
 from cluster.simulation.costs import Card, Pair, ServiceCosts
 from cluster.simulation.curves import PassCurve, curve_of
 from cluster.simulation.outcome import Objective, Outcome
@@ -84,7 +85,7 @@ def play(clients: Clients) -> Outcome:
 
 
 def texts() -> InTurn:
-    return InTurn(load(DATA / "traces.jsonl"))
+    return InTurn(drafted(DATA / "traces.jsonl"))
 
 
 def test_many_clients_get_the_recorded_tokens_per_second():
