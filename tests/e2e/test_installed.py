@@ -127,4 +127,5 @@ def test_it_serves_the_demo_pair(python: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.delenv("PYTHONPATH", raising=False)
     with running(python=str(python), cwd=tmp_path) as server, server.client() as client:
         assert client.get("/ready").json()["degraded"] is False
+        assert client.get("/playground/main.js").headers["content-type"].startswith("text/javascript")
         assert ask(client)["usage"]["completion_tokens"] > 0
