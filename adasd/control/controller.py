@@ -108,7 +108,9 @@ class Controller:
 
     def shared(self, at: Circumstance) -> Shared:
         """The shared state of this circumstance."""
-        known = self._shared.setdefault(at, Shared())
+        known = self._shared.get(at)
+        if known is None:  # not setdefault: a Shared takes longer to make than all else here
+            known = self._shared[at] = Shared()
         known.estimates = known.estimates.with_target(self._target)
         return known
 

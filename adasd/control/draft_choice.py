@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 TASK_LEN = 16
 """Number of first tokens that prompts of one task share."""
@@ -33,9 +33,8 @@ MARGIN = 0.15
 """Relative saving of time needed for a switch within an answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Yield:
-    """A source's tokens, and their cost in plain rounds."""
+class Yield(NamedTuple):
+    """A source's tokens, and their cost in plain rounds. A named tuple, since every round makes a handful of them."""
 
     tokens: float = 0.0
     cost: float = 0.0
