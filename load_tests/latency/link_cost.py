@@ -53,6 +53,8 @@ BLOCK_LEN = 8
 MAX_TOKENS = 400
 """Tokens per answer of a runner; then the session begins another one."""
 WARM_UP_S = 0.5
+WARM_UP_ROUNDS = 30
+"""Rounds per session of a runner before measuring: a method that has seen little makes a forecast every round."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -155,6 +157,9 @@ async def measure(
             shared, lines = shared_parts(ahead=way == "ahead"), Lines(pool, at[0], at[1], 0.0)
             tasks = [asyncio.create_task(answer_in_turn(shared, lines, one, count)) for one in sessions]
         await asyncio.sleep(WARM_UP_S)
+        warm = 0 if way == "link" else WARM_UP_ROUNDS * len(sessions)
+        while count.num_rounds < warm and not any(task.done() for task in tasks):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         count.num_rounds, count.times_ms = 0, []
         before, began_s = [processor_s(pid) for pid in pids], time.perf_counter()
         _, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

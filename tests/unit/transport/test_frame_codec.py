@@ -186,7 +186,7 @@ def test_random_bytes_are_a_frame_or_an_invalid_request(data):
             decode(data)
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.data())
 def test_a_damaged_frame_is_a_frame_or_an_invalid_request(data):
     calls = some.verify_calls("a") | some.calls("a").filter(lambda call: not isinstance(call, OpenCall))
