@@ -74,7 +74,21 @@ class EngineConfig:
     )
     num_slots: int = setting(32, "concurrent sessions per replica", low=1, high=65536)
     max_context: int | None = setting(
-        None, "tokens of prompt and answer per session; none: the model's own limit, at most 4096", low=2
+        None,
+        "tokens of prompt and answer per session; none: the model's own limit, with a contiguous cache at most 4096",
+        low=2,
+    )
+    cache: str = setting(
+        "auto",
+        "layout of the KV cache; paged: a session takes pages as it grows, and if none is left the newest session is "
+        "computed again later; contiguous: each session has room for max_context tokens; auto: paged on CUDA",
+        choices=("auto", "paged", "contiguous"),
+    )
+    gpu_memory_utilization: float = setting(
+        0.9,
+        "share of the GPU's memory for weights, passes and a paged cache of one replica; the cache takes what is left",
+        low=0.05,
+        high=1,
     )
     prefill_chunk: int = setting(256, "most prompt tokens of one session per forward pass", low=1)
     verify_budget: int | None = setting(
@@ -88,7 +102,8 @@ class EngineConfig:
     )
     cache_bytes: int | None = setting(
         None,
-        "bytes of KV cache per replica; lowers num_slots where full slots would need more; none: no limit",
+        "bytes of KV cache per replica; a contiguous cache has fewer than num_slots slots where those need more; "
+        "none: no limit, for a paged cache the rest of the memory",
         low=1,
     )
     early_exit: bool = setting(

@@ -16,15 +16,18 @@ from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache, cache_bytes_per_token
-from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.cache.slots import SlotTable
 from adasd.engine.checks import check_call
 from adasd.engine.forward.agreement import check_agreement, reference_logits
+from adasd.engine.forward.attention import prepare_device
 from adasd.engine.forward.protocol import Forward
 from adasd.engine.forward.selection import choose_forward
-from adasd.engine.loading.limits import check_architecture, resolve_max_context, resolve_num_slots
+from adasd.engine.loading.limits import check_architecture, is_paged, resolve_max_context
 from adasd.engine.loading.model import Progress, load_model, silent
+from adasd.engine.loading.profile import profile
+from adasd.engine.loading.sizing import make_layout
 from adasd.engine.loading.warm_up import warm_up
+from adasd.engine.rooms import PageRooms
 from adasd.engine.runner import BROKEN, ModelRunner, StepResult
 from adasd.engine.sampling.logits_state import LogitsState
 from adasd.engine.scheduler import PrefillBudget, Scheduled, Scheduler
@@ -69,22 +72,26 @@ class TorchEngine:
         clock: Clock = time.perf_counter,
     ) -> None:
         torch.set_num_threads(config.num_threads)
+        prepare_device(forward.device)
         self.config, self._grammars, self._clock = config, grammars, clock
-        bytes_per_slot = cache_bytes_per_token(forward.layers, forward.dtype) * max_context
-        layout = PrefixCache(resolve_num_slots(config, bytes_per_slot), max_context, config.prefix_cache)
+        on_cpu = forward.device.type == "cpu"
+        prefill_budget = prefill_budget or config.prefill_chunk * (1 if on_cpu else 8)
+        bytes_per_token = cache_bytes_per_token(forward.layers, forward.dtype)
+        layout = make_layout(
+            config, max_context, bytes_per_token, forward.device, lambda: profile(forward, prefill_budget)
+        )
         self._slots = SlotTable(layout)
         self.cache = KVCache(forward.layers, layout, forward.dtype, forward.device)
         generator = torch.Generator(forward.device)
         generator.seed() if seed is None else generator.manual_seed(seed)
         self.runner = ModelRunner(forward, self.cache, vocab_size, generator)
-        on_cpu = forward.device.type == "cpu"
         prefill = PrefillBudget(
-            prefill_budget or config.prefill_chunk * (1 if on_cpu else 8),
-            on_cpu,
-            forward.smallest_prefill,
-            forward.sequence_cost,
+            prefill_budget,
+            forward.smallest_prefill if on_cpu else config.prefill_chunk,
+            forward.sequence_cost if on_cpu else 0,
         )
-        self._scheduler = Scheduler(config, layout.num_slots, prefill, self._place)
+        self._rooms = PageRooms(self._slots, self.cache)
+        self._scheduler = Scheduler(config, layout.num_slots, prefill, self._place, self._rooms)
         self._transforms: dict[str, SamplingTransform] = {}
         self._pass_number = 0
 
@@ -109,12 +116,14 @@ class TorchEngine:
         Raises ConfigError if the architecture is not supported.
         """
         torch.set_num_threads(config.num_threads)
-        max_context = resolve_max_context(model.config, config.max_context)
+        max_context = resolve_max_context(model.config, config.max_context, is_paged(config))
         check_architecture(model.config, max_context)
         vocab_size = int(model.config.get_text_config().vocab_size)
         reference = reference_logits(model)
         forward = choose_forward(model, config, max_context, fast)
-        check_agreement(forward, reference)
+        check_agreement(forward, reference, paged=is_paged(config, forward.device))
+        if forward.device.type == "cuda":
+            torch.cuda.empty_cache()  # restacked weights leave blocks that fit nothing else
         return cls(
             forward,
             config,
@@ -142,6 +151,9 @@ class TorchEngine:
             lambda: Tokenizer.load(config.model, trust_remote_code=config.trust_remote_code)
         )
         engine = cls.from_model(model, config, fast=fast, vocab_limit=vocab_limit, grammars=grammars)
+        if engine.forward.device.type == "cuda":
+            progress("warming up", 0.95)
+            engine.warm_up()
         progress("ready", 1.0)
         return engine
 
@@ -190,7 +202,7 @@ class TorchEngine:
         self._transforms[call.session] = call.transform
 
     def cached_len(self, session: str) -> int:
-        return self._slots.get(session).cached_len
+        return self._slots.get(session).valid_len
 
     def submit(self, call: DraftCall | VerifyCall) -> None:
         slot, before = self._slots.get(call.session), self._scheduler.waiting.get(call.session)
@@ -200,12 +212,17 @@ class TorchEngine:
         transform = self._transforms[call.session]
         check_call(call, transform, slot.max_len, self.forward.num_embeddings, self.vocab_size)
         work: Work
-        if isinstance(call, VerifyCall):
+        if before is not None and before.num_resumed > slot.cached_len:
+            self._slots.preempt(slot, before.prefix(0))  # it had not fed all of them again
+        if isinstance(call, VerifyCall) or early_exit is None:
             self._slots.keep(call.session, call.keep_len)
-            work = VerifyWork(slot, transform, self._clock(), call=call)
-        elif early_exit is None:
-            self._slots.keep(call.session, call.keep_len)
-            work = DraftWork(slot, transform, self._clock(), call=call)
+            if isinstance(call, VerifyCall):
+                work = VerifyWork(slot, transform, self._clock(), call=call)
+            else:
+                work = DraftWork(slot, transform, self._clock(), call=call)
+            if slot.evicted:
+                work.resume(slot.evicted)
+                slot.evicted = []
         else:
             leave = early_exit.choose(call.rule.max_tokens)
             work = EarlyExitWork(slot, transform, self._clock(), call=call, leave=leave)
@@ -232,6 +249,7 @@ class TorchEngine:
             slot = self._slots.get(session)
             assert slot is work.slot, (slot, work.slot)
             assert slot.tokens[work.first_fed :] == work.tokens[: work.done], (slot, work)
+            assert not slot.evicted or work.next_input(1) is None, (slot, work)
             assert slot.is_placed or not work.done, (slot, work)
         num_open = self.num_slots - self.num_free_slots
         assert len(self._transforms) == num_open, (len(self._transforms), num_open)
@@ -258,7 +276,8 @@ class TorchEngine:
         If the copy fails, the prompt is computed instead.
         """
         scores_prompt = isinstance(work, VerifyWork) and work.scores_prompt
-        placement = self._slots.place(work.slot, () if scores_prompt else work.call.feed)
+        prompt = () if scores_prompt else work.prefix(len(work.call.feed))
+        placement = self._slots.place(work.slot, prompt)
         if placement.copy_from is not None:
             try:
                 self.cache.copy_prefix(placement.copy_from, placement.slot, placement.num_cached)
@@ -323,4 +342,7 @@ class TorchEngine:
         del self._scheduler.waiting[work.call.session]
         work.slot.cut(work.first_fed)
         self.cache.scrub(work.slot.index, work.first_fed)
+        self._slots.layout.cut(work.slot.index, work.first_fed)
+        if work.num_resumed:
+            self._slots.preempt(work.slot, work.prefix(0))
         return CallFailed(work.call.session, work.call.epoch, error)

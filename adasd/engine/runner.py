@@ -95,8 +95,6 @@ class ModelRunner:
     def _run_once(self, scheduled: list[Scheduled]) -> list[StepResult]:
         """One pass: the logits and the result of each call."""
         inputs = [one.input for one in scheduled]
-        for one in inputs:
-            self.cache.layout.extend(one.slot, one.end)
         batch = ForwardBatch(inputs, self.cache.layout, self.forward.device, scheduled[0].work.num_layers)
         logits = self.forward(batch, self.cache)[:, : self.vocab_size]
         if len(logits) == 0:

@@ -6,8 +6,9 @@ so that running sessions keep their pace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from adasd.config import EngineConfig
 from adasd.cost_table import CostTable
@@ -29,36 +30,66 @@ class Scheduled:
     input: StepInput
 
 
+class Rooms(Protocol):
+    """Room in the cache for the calls of a step."""
+
+    def admit(
+        self, work: Work, chosen: Sequence[Scheduled], waiting: Mapping[str, Work], *, must: bool = False
+    ) -> bool:
+        """Make room for all that the call may feed, if need be by preempting newer sessions that are not ``chosen``.
+
+        With ``must``, older sessions are preempted, too. False: there is no room.
+        """
+        ...
+
+
+class RoomForAll:
+    """``Rooms`` where each slot has its room."""
+
+    def admit(
+        self, work: Work, chosen: Sequence[Scheduled], waiting: Mapping[str, Work], *, must: bool = False
+    ) -> bool:
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class PrefillBudget:
     """Prompt tokens that one step computes, over all sessions.
 
-    If it ``yields``, it shrinks while other calls run, so that a step takes about twice as long as without prompts.
+    It shrinks while other calls run, so that a step takes about twice as long as without prompts.
     """
 
     num_tokens: int
-    yields: bool = False
     smallest: int = SHORT_FEED
     per_sequence: int = 0  # cost of one more sequence in the pass, in prompt tokens
 
     def beside(self, running: Sequence[Scheduled]) -> int:
         """The budget of a step that also runs these calls."""
-        if not running or not self.yields:
+        if not running:
             return self.num_tokens
         fed = sum(len(one.input.tokens) for one in running)
         return min(self.num_tokens, max(self.smallest, fed + self.per_sequence * len(running)))
 
 
 class Scheduler:
-    """Waiting calls by session. ``place`` gives a call's session a slot of the cache."""
+    """Waiting calls by session.
+
+    ``place`` gives a call's session a slot of the cache, ``rooms`` room in it. Without room a call waits; a session
+    that is preempted feeds everything again.
+    """
 
     def __init__(
-        self, config: EngineConfig, num_slots: int, prefill: PrefillBudget, place: Callable[[Work], None]
+        self,
+        config: EngineConfig,
+        num_slots: int,
+        prefill: PrefillBudget,
+        place: Callable[[Work], None],
+        rooms: Rooms | None = None,
     ) -> None:
         self.waiting: dict[str, Work] = {}
         self._chunk, self._verify_budget = config.prefill_chunk, config.verify_budget
         self._most_committed = max(1, num_slots // CROWDED_SHARE)
-        self._prefill, self._place = prefill, place
+        self._prefill, self._place, self._rooms = prefill, place, rooms or RoomForAll()
         self._cost = CostTable()  # of this engine's own passes
 
     def next_input(self, work: Work) -> StepInput | None:
@@ -67,7 +98,7 @@ class Scheduler:
 
     def next_step(self) -> tuple[list[Scheduled], list[Work]]:
         """The calls of the next step, sorted by ``attention_order``, and calls that are complete without a pass."""
-        running: list[Scheduled] = []
+        running: list[Work] = []
         prompts: list[Work] = []
         complete: list[Work] = []
         if self._verify_budget is not None:
@@ -77,13 +108,19 @@ class Scheduler:
             if following is None:
                 del self.waiting[session]
                 complete.append(work)
-            elif following.is_prefill:
-                prompts.append(work)
             else:
-                running.append(self._schedule(work, self._chunk))
-        running += self._take_turns(prompts, self._prefill.beside(running))
-        running.sort(key=lambda one: one.input.attention_order)
-        return running, complete
+                (prompts if following.is_prefill else running).append(work)
+        chosen: list[Scheduled] = []
+        for work in sorted(running, key=_age):
+            if work.slot.is_placed or not self._feeds_a_prompt(
+                work
+            ):  # as one does that was preempted just now
+                self._choose(work, self._chunk, chosen)
+        self._take_turns(prompts, self._prefill.beside(chosen), chosen)
+        if not chosen and (left := [*running, *prompts]):
+            self._choose(min(left, key=_age), self._chunk, chosen, must=True)
+        chosen.sort(key=lambda one: one.input.attention_order)
+        return chosen, complete
 
     def ran(self, num_tokens: int, ms: float) -> None:
         """Record how long a pass over ``num_tokens`` tokens took."""
@@ -114,30 +151,46 @@ class Scheduler:
         for work, length in zip(works, lens, strict=True):
             work.cut_block(length)
 
-    def _take_turns(self, prompts: list[Work], budget: int) -> list[Scheduled]:
-        """Chunks of the prompts that waited longest: as many as fit the budget, at least one.
+    def _feeds_a_prompt(self, work: Work) -> bool:
+        following = self.next_input(work)
+        return following is None or following.is_prefill
+
+    def _take_turns(self, prompts: list[Work], budget: int, chosen: list[Scheduled]) -> None:
+        """Choose chunks of the prompts that waited longest: as many as fit the budget, at least one.
 
         A prompt looks for a cached prefix only when its turn comes, so of several prompts with a common prefix that
         arrive together, each reuses what the one before it has computed.
         """
         chunk = min(self._chunk, budget)
-        taken: list[Scheduled] = []
+        num_before = len(chosen)
         for work in sorted(prompts, key=lambda one: one.last_pass):
-            if taken and budget <= 0:
+            if len(chosen) > num_before and budget <= 0:
                 break
-            scheduled = self._schedule(work, chunk)
-            if not taken or len(scheduled.input.tokens) <= budget:
-                taken.append(scheduled)
-                budget -= len(scheduled.input.tokens)
-        return taken
+            if self._choose(work, chunk, chosen):
+                num_fed = len(chosen[-1].input.tokens)
+                if len(chosen) > num_before + 1 and num_fed > budget:
+                    chosen.pop()
+                else:
+                    budget -= num_fed
 
-    def _schedule(self, work: Work, chunk: int) -> Scheduled:
-        """The next input of an incomplete call; its session gets a slot of the cache if it has none."""
+    def _choose(self, work: Work, chunk: int, chosen: list[Scheduled], *, must: bool = False) -> bool:
+        """Append the next input of an incomplete call; its session gets a slot of the cache if it has none.
+
+        False: the cache has no room for the call, so it waits.
+        """
         if not work.slot.is_placed:
             self._place(work)
+        if not self._rooms.admit(work, chosen, self.waiting, must=must):
+            return False
         following = work.next_input(chunk)
         assert following is not None, "the last token of a prompt is never found"
-        return Scheduled(work, following)
+        chosen.append(Scheduled(work, following))
+        return True
+
+
+def _age(work: Work) -> int:
+    """Sort key: sessions in the order of their opening."""
+    return work.slot.number
 
 
 def _is_optimistic(work: Work) -> bool:

@@ -100,11 +100,18 @@ class _Work:
     batch_size: int = 1  # sessions in that pass
     batch_tokens: int = 0  # tokens in it
     first_fed: int = 0  # position of the first of ``tokens``
+    num_resumed: int = (
+        0  # how many of ``tokens`` an earlier call had fed already, before the session was preempted
+    )
 
     @property
     def num_layers(self) -> int:
         """Layers of the model that its passes compute; 0: all."""
         return 0
+
+    def prefix(self, num_fed: int) -> list[int]:
+        """The first of ``tokens``: what was valid before a preemption, and ``num_fed`` tokens of the call."""
+        return self.tokens[: self.num_resumed + num_fed]
 
     def _input(self, tokens: Sequence[int], num_logits: int, num_scored: int = 0) -> StepInput:
         return StepInput(self.slot.index, self.slot.cached_len, tokens, num_logits, num_scored)
@@ -117,9 +124,26 @@ class _Work:
         self.done += len(given.tokens)
         self.slot.extend(given.tokens)
 
+    def preempted(self) -> list[int]:
+        """The slot's place in the cache is given back: feed everything again.
+
+        Returns the tokens that stay valid until this call feeds them: none.
+        """
+        kept = self.slot.tokens[: self.first_fed]
+        self.tokens = [*kept, *self.tokens]
+        self.num_resumed += len(kept)
+        self.first_fed = self.done = self.num_found = 0
+        return []
+
+    def resume(self, evicted: list[int]) -> None:
+        """Before the first pass: also feed these tokens, which an earlier call had fed."""
+        self.tokens = [*evicted, *self.tokens]
+        self.num_resumed, self.first_fed = len(evicted), 0
+
     def found(self, num_cached: int) -> None:
         """The first ``num_cached`` tokens are in the slot's cache already."""
-        self.done = self.num_found = num_cached
+        self.done = num_cached
+        self.num_found = 0 if self.num_resumed else num_cached
 
     def timings_ms(self) -> tuple[float, float]:
         """Time in passes, and time waiting before the first one."""
@@ -154,6 +178,11 @@ class DraftWork(_Work):
     def base_len(self) -> int:
         return self.call.keep_len + len(self.call.feed)
 
+    @property
+    def end(self) -> int:
+        """Most tokens that the slot holds in the course of the call."""
+        return self.base_len + max(self.call.rule.max_tokens - 1, 0)
+
     def next_input(self, chunk: int) -> StepInput | None:
         """None: complete."""
         left = self.tokens[self.done :]
@@ -170,7 +199,7 @@ class DraftWork(_Work):
 
     def cut(self) -> None:
         """End the block with the tokens drafted so far."""
-        del self.tokens[len(self.call.feed) + max(0, len(self.proposed) - 1) :]
+        del self.tokens[self.num_resumed + len(self.call.feed) + max(0, len(self.proposed) - 1) :]
 
     def answer(self) -> DraftBlock:
         drafted = self.proposed
@@ -210,9 +239,11 @@ class EarlyExitWork(DraftWork):
 
     def __post_init__(self) -> None:
         self.first_fed = self.slot.cached_len
-        if self.call.keep_len > self.first_fed:
-            raise StaleCache(self.call.session, self.call.keep_len, self.first_fed)
-        wanted = self.call.rule.max_tokens > 0
+        if self.call.keep_len > self.slot.valid_len:
+            raise StaleCache(self.call.session, self.call.keep_len, self.slot.valid_len)
+        wanted = (
+            self.call.rule.max_tokens > 0 and not self.slot.evicted
+        )  # only a verify call feeds all layers
         self.tokens = list(self.call.feed[self.first_fed - self.call.keep_len :]) if wanted else []
 
     @property
@@ -226,6 +257,12 @@ class EarlyExitWork(DraftWork):
         surely = len(self.proposed) < self.leave.length and drafted.max_prob >= self.leave.confidence_floor
         if not surely and not stops(self.call.rule, self.entropies, drafted.max_prob):
             self.tokens.pop()  # never fed
+
+    def preempted(self) -> list[int]:
+        """The block ends here; a verify call feeds the slot's tokens again, through all layers."""
+        kept, self.first_fed = self.slot.tokens[: self.first_fed], 0
+        self.tokens, self.done = [], 0
+        return kept
 
     def done_with(self) -> None:
         """Roll back what was fed."""
@@ -249,6 +286,15 @@ class VerifyWork(_Work):
     def base_len(self) -> int:
         return self.call.keep_len + len(self.call.feed)
 
+    @property
+    def end(self) -> int:
+        """Most tokens that the slot holds in the course of the call."""
+        return self.base_len + len(self.call.block)
+
+    def preempted(self) -> list[int]:
+        self.prompt_logprobs.clear()
+        return _Work.preempted(self)
+
     def next_input(self, chunk: int) -> StepInput | None:
         """None: complete."""
         left = self.tokens[self.done :]
@@ -268,7 +314,7 @@ class VerifyWork(_Work):
             else None
         )
         self.call, self.block_len = replace(call, block=call.block[:length], distributions=kept), length
-        del self.tokens[len(call.feed) + length :]
+        del self.tokens[self.num_resumed + len(call.feed) + length :]
 
     @property
     def scores_prompt(self) -> bool:

@@ -7,12 +7,11 @@ import torch
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
-from adasd.engine.cache.prefix_cache import PrefixCache
+from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.slots import Slot
 from adasd.engine.engine import TorchEngine
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.drafting_loop import TurnSampler
-from adasd.engine.forward.padded import Bucket
 from adasd.engine.forward.split import split
 from adasd.engine.work import DraftWork, StepInput
 from adasd.rounds import DraftCall, SamplingTransform, StopRule
@@ -86,6 +85,14 @@ def test_a_model_split_between_the_card_and_the_cpu_answers_as_a_whole_one(name)
 # --------------------------------------------------------------------------- recorded passes
 
 
+def pages(num_slots):
+    """Every slot has room for the whole context."""
+    layout = Pages(num_slots, MAX_CONTEXT, 256, num_slots)
+    for _ in range(num_slots):
+        layout.extend(layout.allocate((), ()).slot, 0, MAX_CONTEXT)
+    return layout
+
+
 def recorded(name, seed=0, **settings):
     """An engine with ``fast`` set, so CUDA graphs are required."""
     made = engine(name, seed, compile="on", **settings)
@@ -98,7 +105,7 @@ def recorded(name, seed=0, **settings):
 def test_graphs_are_recorded_and_give_the_logits_of_the_pass_itself(name, dtype):
     graphs = recorded(name, dtype=dtype).forward
     plain_pass = graphs.inner
-    caches = [KVCache(graphs.layers, PrefixCache(8, MAX_CONTEXT), dtype, graphs.device) for _ in range(2)]
+    caches = [KVCache(graphs.layers, pages(8), dtype, graphs.device) for _ in range(2)]
     with torch.inference_mode():
         graphs.prepare(caches[0], VOCAB_SIZE)
         for start in (0, 4, 8):
@@ -146,8 +153,8 @@ def test_turns_of_a_burst_do_not_wait_for_the_device(transform):
     rule = StopRule(12, row_len=0 if transform.greedy else 4)
     work = DraftWork(Slot("0", 80), transform, 0.0, call=DraftCall("0", 0, 9, (1,), rule))
     cache, vocab_size = made.cache, made.vocab_size
-    bucket = Bucket.of(1, 1, 22, cache)
-    turns = made.forward._turns_for(bucket, cache, vocab_size)
+    turns = made.forward._turns_for(1, cache, vocab_size)
+    cache.layout.extend(cache.layout.allocate((), ()).slot, 0, 80)
     sampler = TurnSampler([work], 1, cache.device, made.runner._generator)
     with torch.inference_mode():
         turns.loop.begin([work], [StepInput(0, 9, (1,), 1)])

@@ -1,8 +1,8 @@
 """Keys and values of all slots, allocated once.
 
-One tensor per layer, ``[place, 2, kv_heads, head_dim]``, with ``place = slot * max_context + position`` for
-contiguous slots: a token's keys and values lie side by side, so that a forward pass writes both with one copy. On a
-CPU the operating system commits each page when it is first written, so a slot costs only what it has held so far.
+One tensor per layer, ``[place, 2, kv_heads, head_dim]``, in which the layout finds the places of a slot: a token's
+keys and values lie side by side, so that a forward pass writes both with one copy. On a CPU the operating system
+commits each page of memory when it is first written, so a slot costs only what it has held so far.
 On CUDA all memory is allocated at once.
 After the last place comes a scratch place, which the padding of fixed-shape passes writes to; it is never read.
 Shape letters: T tokens, H key-value heads, D head dimension.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from adasd.engine.cache import cpu_memory
-from adasd.engine.cache.layout import CacheLayout
+from adasd.engine.cache.layout import CacheLayout, PageCopy
 from adasd.errors import ConfigError
 
 
@@ -49,9 +49,12 @@ class KVCache:
             ]
         except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
             num_gib = cache_bytes_per_token(layers, dtype) * layout.num_places / 2**30
+            what = f"{layout.num_slots} slots of {layout.max_context} tokens"
+            if layout.page_size is not None:
+                what = f"{layout.num_places // layout.page_size} pages of {layout.page_size} tokens"
             raise ConfigError(
-                f"a cache of {layout.num_slots} slots of {layout.max_context} tokens takes {num_gib:.1f} GiB, "
-                f"which {device} does not have free; lower num_slots or max_context"
+                f"a cache of {what} takes {num_gib:.1f} GiB, which {device} does not have free; lower num_slots, "
+                "max_context or cache_bytes"
             ) from error
 
     @property
@@ -66,11 +69,16 @@ class KVCache:
         kv[:, 0].index_copy_(0, where_T, keys_THD)
         kv[:, 1].index_copy_(0, where_T, values_THD)
 
-    def read(self, layer: int, slots: slice | Tensor, longest: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of contiguous slots, positions 0 to ``longest``: both [slots, H, longest, D].
+    def read(
+        self, layer: int, slots: slice | Tensor, longest: int, tables_RM: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of some slots, positions 0 to ``longest``: both [slots, H, longest, D].
 
-        Views if ``slots`` is a slice, else copies.
+        Views if ``slots`` is a slice of contiguous slots, else copies. Where the cache is paged, ``tables_RM`` says
+        which slots.
         """
+        if tables_RM is not None:
+            return self._gather(layer, tables_RM, longest)
         shape, per_token = self.layers[layer], self.layers[layer].values_per_token
         per_slot, half = self.layout.max_context * per_token, per_token // 2
         if isinstance(slots, slice):
@@ -85,6 +93,24 @@ class KVCache:
             return keys, values
         return keys.index_select(0, slots), values.index_select(0, slots)
 
+    def pages(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values by page, both [pages, page size, H, D]; views. Only for a paged layout."""
+        shape, size = self.layers[layer], self.layout.page_size
+        assert size is not None, "contiguous slots have no pages"
+        kv = self.tokens[layer][: self.scratch].view(-1, size, 2, shape.kv_heads, shape.head_dim)
+        return kv[:, :, 0], kv[:, :, 1]
+
+    def _gather(self, layer: int, tables_RM: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the slots with these pages, positions 0 to ``longest``: copies [R, H, longest, D]."""
+        num = len(tables_RM)
+        keys, values = (
+            pages.index_select(0, tables_RM.flatten())
+            .view(num, -1, *pages.shape[2:])[:, :longest]
+            .transpose(1, 2)
+            for pages in self.pages(layer)
+        )
+        return keys, values
+
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` tokens of one slot to another."""
         runs = zip(self.layout.runs(source, 0, length), self.layout.runs(target, 0, length), strict=True)
@@ -92,9 +118,14 @@ class KVCache:
             for kv in self.tokens:
                 kv[theirs.start : theirs.stop].copy_(kv[ours.start : ours.stop])
 
+    def copy_page(self, copy: PageCopy) -> None:
+        """Copy the keys and values of one page to another."""
+        for kv in self.tokens:
+            kv[copy.target.start : copy.target.stop].copy_(kv[copy.source.start : copy.source.stop])
+
     def scrub(self, slot: int, first: int) -> None:
-        """Zero a slot from a position on: masked places are multiplied by 0, and 0 times NaN is NaN."""
-        for run in self.layout.runs(slot, first, self.layout.max_context):
+        """Zero what the slot alone holds from a position on: masked places are multiplied by 0, which NaN survives."""
+        for run in self.layout.owned(slot, first):
             for kv in self.tokens:
                 kv[run.start : run.stop].zero_()
 

@@ -1,14 +1,14 @@
 """Where the keys and values of a session lie in the cache. Pure bookkeeping, no tensors.
 
 A *place* is an index into the tensors of ``KVCache``. Only the layout knows which places a slot's positions take:
-a contiguous slot (``PrefixCache``) takes one run of places, a paged one would take several.
+a contiguous slot (``PrefixCache``) takes one run of places, a paged one (``Pages``) as many pages as it needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 Held = tuple[int, list[int]]
 """A slot and the tokens whose keys and values it holds, from position 0."""
@@ -23,6 +23,14 @@ class SlotPlacement:
     copy_from: int | None = None  # the slot that holds them; None: this slot
 
 
+@dataclass(frozen=True, slots=True)
+class PageCopy:
+    """Copy all places of one page to another."""
+
+    source: range
+    target: range
+
+
 class CacheLayout(Protocol):
     """Allocates slots and knows the places of their positions."""
 
@@ -31,6 +39,11 @@ class CacheLayout(Protocol):
     num_places: int
     reuse: bool  # whether the contents of freed slots may be reused
 
+    @property
+    def page_size(self) -> int | None:
+        """Places per page; None: slots are contiguous."""
+        ...
+
     def allocate(self, prompt: Sequence[int], in_use: Iterable[Held]) -> SlotPlacement:
         """A slot for a session that begins with ``prompt``; at least one slot must be free.
 
@@ -38,8 +51,15 @@ class CacheLayout(Protocol):
         """
         ...
 
-    def extend(self, slot: int, length: int) -> None:
-        """Make room for positions ``[0, length)``; raises Overloaded if there is no room."""
+    def extend(self, slot: int, start: int, end: int) -> Sequence[PageCopy] | None:
+        """Make positions ``[start, end)`` writable, by this slot alone; what it held from ``start`` on is lost.
+
+        Returns the copies that must be made before anything is written. None: there is no room.
+        """
+        ...
+
+    def cut(self, slot: int, length: int) -> None:
+        """Give back what only positions from ``length`` on need."""
         ...
 
     def free(self, slot: int, tokens: list[int]) -> None:
@@ -50,12 +70,20 @@ class CacheLayout(Protocol):
         """The places of positions ``[start, end)``, in order."""
         ...
 
-    def place(self, slot: Any, position: Any) -> Any:
-        """The place of one position; given tensors of slots and positions, a tensor of places."""
+    def owned(self, slot: int, start: int) -> Sequence[range]:
+        """The places of positions from ``start`` on that no other slot shares."""
+        ...
+
+    def pages(self, slot: int) -> Sequence[int]:
+        """The slot's pages in order of position; empty where slots are contiguous."""
         ...
 
     def held(self) -> Iterable[Held]:
         """Free slots that still hold tokens."""
+        ...
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if what it counts disagrees."""
         ...
 
     def __iter__(self) -> Iterator[int]:

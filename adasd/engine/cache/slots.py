@@ -1,12 +1,13 @@
 """Which session owns a slot, and which tokens the slot holds. Pure bookkeeping, no tensors.
 
 Only the listed tokens are valid, so a roll-back only shortens the list. A session gets its slot of the cache when it
-is first fed: only then is it known which slot already holds a prefix of its prompt.
+is first fed: only then is it known which slot already holds a prefix of its prompt. A session that is preempted loses
+its slot of the cache; its tokens are kept, and its next call feeds them again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,10 @@ class Slot:
     logits_state: LogitsState | None = None  # effect of those tokens on the next logits; None: no effect
     logprobs: int | None = None  # as in OpenCall
     prompt_logprobs: int | None = None
+    number: int = 0  # sessions are numbered in the order of their opening
+    evicted: list[int] = field(
+        default_factory=list
+    )  # valid tokens, none of them cached, until a call feeds them
 
     @property
     def is_placed(self) -> bool:
@@ -41,6 +46,11 @@ class Slot:
     @property
     def cached_len(self) -> int:
         return len(self.tokens)
+
+    @property
+    def valid_len(self) -> int:
+        """Tokens that a call may keep: cached, or evicted."""
+        return len(self.evicted or self.tokens)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Record that these tokens are cached, too."""
@@ -62,6 +72,7 @@ class SlotTable:
         self.layout = layout
         self.prefix_stats = PrefixStats()
         self._by_session: dict[str, Slot] = {}
+        self._num_opened = 0
 
     @property
     def num_free(self) -> int:
@@ -82,7 +93,8 @@ class SlotTable:
             raise InvalidRequest(f"session {session} is open already; close it first")
         if not self.num_free:
             raise Overloaded(f"all {self.layout.num_slots} slots of the worker are in use")
-        slot = Slot(session, max_len)
+        self._num_opened += 1
+        slot = Slot(session, max_len, number=self._num_opened)
         self._by_session[session] = slot
         return slot
 
@@ -94,12 +106,23 @@ class SlotTable:
             raise UnknownSession(session) from None
 
     def keep(self, session: str, keep_len: int) -> Slot:
-        """Roll back to ``keep_len`` tokens; raises StaleCache if fewer are cached."""
+        """Roll back to ``keep_len`` tokens; raises StaleCache if fewer are valid."""
         slot = self.get(session)
-        if not 0 <= keep_len <= slot.cached_len:
-            raise StaleCache(session, keep_len, slot.cached_len)
+        if not 0 <= keep_len <= slot.valid_len:
+            raise StaleCache(session, keep_len, slot.valid_len)
         slot.cut(keep_len)
+        del slot.evicted[keep_len:]
         return slot
+
+    def newest_placed(self) -> Iterator[Slot]:
+        """Sessions with a slot of the cache, the newest first."""
+        return (slot for slot in reversed(self._by_session.values()) if slot.is_placed)
+
+    def preempt(self, slot: Slot, valid: list[int]) -> None:
+        """Give back the session's slot of the cache; ``valid`` are the tokens that its next call feeds again."""
+        self.layout.free(slot.index, list(slot.tokens))
+        slot.cut(0)
+        slot.index, slot.evicted = NO_SLOT, valid
 
     def place(self, slot: Slot, prompt: Sequence[int]) -> SlotPlacement:
         """Give a session that begins with ``prompt`` a slot of the cache.
@@ -132,8 +155,11 @@ class SlotTable:
         assert len(slots) <= self.layout.num_slots, (len(slots), self.layout.num_slots)
         for session, slot in self._by_session.items():
             assert slot.session == session, (slot, session)
-            assert slot.cached_len <= slot.max_len <= self.layout.max_context, slot
+            assert max(slot.cached_len, slot.valid_len) <= slot.max_len <= self.layout.max_context, slot
+            assert not (slot.tokens and slot.evicted), slot
+            assert slot.is_placed or not slot.tokens, slot
             assert slot.logits_state is None or len(slot.logits_state) == slot.cached_len, slot
+        self.layout.check_integrity()
         for index, tokens in self.layout.held():
             assert self.layout.reuse, f"slot {index} holds something although the prefix cache is off"
             assert 0 < len(tokens) <= self.layout.max_context, (index, len(tokens))

@@ -9,10 +9,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layout import CacheLayout
+from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.modules import PROBE_LEN, num_embeddings, probe_ids
 from adasd.engine.forward.protocol import Forward
+from adasd.engine.loading.sizing import page_size
 from adasd.engine.work import StepInput
 from adasd.errors import ConfigError
 
@@ -33,7 +36,9 @@ def reference_logits(model: PreTrainedModel, length: int = PROBE_LEN) -> list[Te
         ]
 
 
-def check_agreement(forward: Forward, reference: Sequence[Tensor], length: int = PROBE_LEN) -> None:
+def check_agreement(
+    forward: Forward, reference: Sequence[Tensor], length: int = PROBE_LEN, *, paged: bool = False
+) -> None:
     """Raise ConfigError unless passes over a cache give the original model's logits.
 
     Two sequences are fed in parts, in slots of their own, together and alone. Guards against architectures that would
@@ -41,7 +46,13 @@ def check_agreement(forward: Forward, reference: Sequence[Tensor], length: int =
     rounding alone moves single logits of a deep model much further; so there the root mean square of the differences
     may be a fifth of the logits' standard deviation (wrong logits differ by about one standard deviation or more).
     """
-    cache = KVCache(forward.layers, PrefixCache(3, length), forward.dtype, forward.device)
+    layout: CacheLayout = PrefixCache(3, length)
+    if paged:
+        size = page_size(forward.device)
+        layout = Pages(3, length, size, 3 * -(-length // size))
+    for _ in range(3):
+        layout.extend(layout.allocate((), ()).slot, 0, length)
+    cache = KVCache(forward.layers, layout, forward.dtype, forward.device)
     long, short = probes(forward.num_embeddings, length)
     parts = [
         [StepInput(2, 0, long[:3], 3)],

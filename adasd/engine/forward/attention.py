@@ -18,6 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from adasd.engine.cache.kv_cache import KVCache, LayerShape
 from adasd.engine.forward.batch import ForwardBatch, Group
+from adasd.engine.forward.paged_attention import attend_pages, serves
 from adasd.errors import ConfigError
 
 IMPLEMENTATION = "slots"
@@ -42,6 +43,10 @@ def attend(
     rule: ScoreRule | None = None,
 ) -> Tensor:
     """Attention over the cache, including this pass's own keys and values: [T, H, D]."""
+    if rule is not None and batch.is_fixed:
+        raise ConfigError("attention with capped scores or sinks is not recorded")
+    if cache.layout.page_size is not None and rule is None and serves(queries_THD):
+        return attend_pages(queries_THD, cache, layer, batch.tables, scaling, window)
     if len(batch.groups) == 1:
         return _attend_group(queries_THD, cache, layer, batch.groups[0], scaling, window, rule)
     parts = [
@@ -64,7 +69,7 @@ def _attend_group(
     num_sequences, width = group.num_sequences, group.width
     shared = cache.layers[layer].kv_heads
     fold = num_heads // shared
-    keys, values = cache.read(layer, group.slots, group.longest)
+    keys, values = cache.read(layer, group.slots, group.longest, group.tables_RM)
     mask = group.mask(fold, window, queries_THD.dtype)
     if group.pad is not None:
         queries_THD = queries_THD.index_select(0, group.pad)
@@ -206,3 +211,13 @@ def register() -> None:
     """Register ``set_attn_implementation("slots")`` with transformers; idempotent."""
     AttentionInterface.register(IMPLEMENTATION, slot_attention)
     AttentionMaskInterface.register(IMPLEMENTATION, slot_mask)
+
+
+def prepare_device(device: torch.device) -> None:
+    """Settings of torch for attention on this device.
+
+    cuDNN's attention builds a plan for each shape, 55 to 440 ms each, and passes here have a new length every time
+    (flashinfer#5245, sglang#4650).
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
 
 from adasd.engine.cache.layout import CacheLayout
+from adasd.engine.cache.pages import NO_PAGE
 from adasd.engine.work import StepInput
 
 CALL_COST = 256
@@ -35,6 +36,7 @@ class Group:
     width: int  # N
     longest: int  # L
     slots: slice | Tensor  # of the cache: read in place, or gathered
+    tables_RM: Tensor | None  # pages of each slot, where the cache is paged
     positions_RN: Tensor  # of the queries; 0 for padding
     pad: Tensor | None  # [R * N] padded index -> token of the group; None: no padding
     unpad: Tensor | None  # [last - first] token -> its padded index
@@ -67,11 +69,25 @@ class Group:
         return mask_RNL.repeat(1, fold, 1).unsqueeze(1)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PageTables:
+    """The sequences of a pass over a paged cache, as FlashAttention reads them; all tensors int32."""
+
+    pages_RM: Tensor  # padded with NO_PAGE
+    used_R: Tensor  # keys that each sequence sees, its own tokens included
+    first_query_R1: Tensor  # [R + 1] index of each sequence's first token; then the number of tokens
+    first_key_R1: Tensor  # [R + 1] of keys that lie one after the other; paged ones are found by ``pages_RM``
+    max_queries: int
+    max_keys: int
+
+
 class ForwardBatch:
     """One forward pass over flattened sequences; tensors are made on first use.
 
     ``inputs`` are sorted by ``StepInput.attention_order``. ``num_layers``: layers of the model to compute; 0: all.
     """
+
+    is_fixed = False  # of one size, to be recorded
 
     def __init__(
         self, inputs: Sequence[StepInput], layout: CacheLayout, device: torch.device, num_layers: int = 0
@@ -127,17 +143,31 @@ class ForwardBatch:
         return torch.tensor(self.wanted_at, dtype=torch.long, device=self._device)
 
     @cached_property
+    def tables(self) -> PageTables:
+        """All sequences, where the cache is paged."""
+        num, device = len(self.inputs), self._device
+        first_query = [0, *accumulate(len(one.tokens) for one in self.inputs)]
+        max_keys = max(one.end for one in self.inputs)
+        numbers = [one.end for one in self.inputs] + first_query + [n * max_keys for n in range(num + 1)]
+        packed = torch.tensor(numbers, dtype=torch.int32, device=device)
+        used_R, first_query_R1, first_key_R1 = torch.split(packed, [num, num + 1, num + 1])
+        pages_RM = page_tables(self.inputs, self.layout, device)
+        max_queries = max(len(one.tokens) for one in self.inputs)
+        return PageTables(pages_RM, used_R, first_query_R1, first_key_R1, max_queries, max_keys)
+
+    @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Sequences that share an attention call."""
-        return tuple(_groups(self.inputs, self.positions_T))
+        return tuple(_groups(self.inputs, self.positions_T, self.layout))
 
 
-def _groups(inputs: Sequence[StepInput], positions_T: Tensor) -> Iterable[Group]:
+def _groups(inputs: Sequence[StepInput], positions_T: Tensor, layout: CacheLayout) -> Iterable[Group]:
     first = 0
+    paged = layout.page_size is not None
     for _, members in groupby(inputs, key=_group_key):
         alike = list(members)
-        for neighbours in [alike] if gathers(positions_T.device) else _runs(alike):
-            group = _group(neighbours, positions_T, first)
+        for neighbours in [alike] if paged or gathers(positions_T.device) else _runs(alike):
+            group = _group(neighbours, positions_T, first, layout)
             yield group
             first = group.last
 
@@ -173,11 +203,16 @@ def _group_key(one: StepInput) -> tuple[int, int]:
     return kind, slot if kind > 2 else 0
 
 
-def _group(inputs: list[StepInput], positions_T: Tensor, first: int) -> Group:
+def _group(inputs: list[StepInput], positions_T: Tensor, first: int, layout: CacheLayout) -> Group:
     lens = [len(one.tokens) for one in inputs]
     width, last = max(lens), first + sum(lens)
     longest = max(one.end for one in inputs)
-    slots, places, num_sequences = _slots_to_read(inputs, positions_T.device)
+    tables_RM = None
+    if layout.page_size is None:
+        slots, places, num_sequences = _slots_to_read(inputs, positions_T.device)
+    else:
+        slots, places, num_sequences = slice(0, 0), list(range(len(inputs))), len(inputs)
+        tables_RM = page_tables(inputs, layout, positions_T.device)
     group_positions = positions_T[first:last]
     pad = unpad = None
     if num_sequences == len(inputs) and min(lens) == width:
@@ -185,7 +220,18 @@ def _group(inputs: list[StepInput], positions_T: Tensor, first: int) -> Group:
     else:
         pad, unpad, positions_RN = _padding(group_positions, lens, places, num_sequences, width)
     exact = width == 1 and pad is None and all(one.end == longest for one in inputs)
-    return Group(first, last, num_sequences, width, longest, slots, positions_RN, pad, unpad, exact)
+    return Group(
+        first, last, num_sequences, width, longest, slots, tables_RM, positions_RN, pad, unpad, exact
+    )
+
+
+def page_tables(inputs: Sequence[StepInput], layout: CacheLayout, device: torch.device) -> Tensor:
+    """The pages that each sequence reads, [R, M] int32, padded with ``NO_PAGE``."""
+    assert layout.page_size is not None
+    pages = [layout.pages(one.slot)[: -(-one.end // layout.page_size)] for one in inputs]
+    longest = max(map(len, pages))
+    padded = [[*table, *[NO_PAGE] * (longest - len(table))] for table in pages]
+    return torch.tensor(padded, dtype=torch.int32, device=device)
 
 
 def _slots_to_read(inputs: list[StepInput], device: torch.device) -> tuple[slice | Tensor, list[int], int]:

@@ -29,11 +29,11 @@ _NUM_SIGNALS = (
 
 
 class DraftingLoop:
-    """Drafts for up to R sessions in one bucket of width 1; a turn chooses tokens and prepares the next pass."""
+    """Drafts for up to R sessions in a pass of R tokens; a turn chooses tokens and prepares the next pass."""
 
     def __init__(self, step: Padded) -> None:
         self.step = step
-        num, device = step.bucket.num_sequences, step.slots_R.device
+        num, device = step.num_tokens, step.ids_T.device
         self._turn_1 = torch.zeros(1, dtype=torch.long, device=device)
         self._alive_R = torch.zeros(num, dtype=torch.bool, device=device)
         # in double precision, like ``stops`` on the host
@@ -50,7 +50,7 @@ class DraftingLoop:
 
     def begin(self, works: Sequence[DraftWork], inputs: Sequence[StepInput]) -> None:
         """Start drafting for these sessions; the next turn gets their first logits."""
-        num, idle = self.step.bucket.num_sequences, self.step.bucket.num_sequences - len(inputs)
+        num, idle = self.step.num_tokens, self.step.num_tokens - len(inputs)
         self.step.fill([StepInput(one.slot, 0, (0,), 1) for one in inputs])
         rules = [rule_from_here(work) for work in works]
         given: list[list[float]] = [
@@ -100,10 +100,7 @@ class DraftingLoop:
         self._alive_R &= ~(stops_R | broken_R)
         idle_R = ~self._alive_R
         position_R = self._base_R + self._turn_1
-        where_R = self.step.layout.place(self.step.slots_R, position_R)
-        self.step.ids_T.copy_(proposal.tokens_N.masked_fill(idle_R, 0))
-        self.step.positions_T.copy_(position_R.masked_fill(idle_R, 0))
-        self.step.where_T.copy_(where_R.masked_fill(idle_R, self.step.scratch))
+        self.step.go_to(proposal.tokens_N, position_R, idle_R)
         self._turn_1 += 1
 
     def _next_chance(self, entropy_R: Tensor) -> Tensor:

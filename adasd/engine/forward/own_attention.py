@@ -126,7 +126,7 @@ class SlotRows(_Rows):
         if group.unpad is not None:
             keys, values = keys.index_select(0, group.unpad), values.index_select(0, group.unpad)
         self._cache.write(layer_idx, self._where_T, keys, values)
-        keys, values = self._cache.read(layer_idx, group.slots, group.longest)
+        keys, values = self._cache.read(layer_idx, group.slots, group.longest, group.tables_RM)
         return keys[..., : key_states.shape[-1]], values[..., : value_states.shape[-1]]
 
 

@@ -22,10 +22,12 @@ from adasd.engine.forward.graphs import CudaGraphs
 from adasd.engine.forward.modules import ModuleForward
 from adasd.engine.forward.native import forward as native
 from adasd.engine.forward.own_attention import OwnAttention
+from adasd.engine.forward.paged_attention import fits
 from adasd.engine.forward.protocol import Forward
 from adasd.engine.forward.split import is_split
 from adasd.engine.forward.static_forward import StaticForward
 from adasd.engine.forward.trial import module_forward
+from adasd.engine.loading.limits import is_paged
 from adasd.engine.work import StepInput
 from adasd.errors import ConfigError
 
@@ -69,16 +71,33 @@ def choose_forward(
     if config.deterministic:
         return BatchInvariant(chosen)
     records = not is_split(model) and not isinstance(chosen, OwnAttention)
-    if chosen.device.type == "cuda" and records and config.compile != "off":
+    if chosen.device.type == "cuda" and records and can_record(chosen, config):
         return StaticForward(chosen, CudaGraphs(chosen.device), insists=config.compile == "on")
     return chosen
+
+
+def can_record(forward: Forward, config: EngineConfig) -> bool:
+    """Whether passes of fixed sizes are recorded: over pages, and unless required where FlashAttention reads them.
+
+    Without it, a fixed pass gathers ``max_context`` keys for every token. Raises ConfigError if it is required of
+    contiguous slots.
+    """
+    if config.compile == "on" and not is_paged(config, forward.device):
+        raise ConfigError(
+            "compile is on, but passes over a contiguous cache are not recorded; set cache to paged"
+        )
+    if config.compile == "off" or not is_paged(config, forward.device):
+        return False
+    return config.compile == "on" or all(
+        fits(forward.dtype, layer.head_dim, forward.device) for layer in forward.layers
+    )
 
 
 def _kernels(model: PreTrainedModel, config: EngineConfig, max_context: int) -> Forward | None:
     """The C kernels, if they fit and are required or faster. They use one thread, torch uses ``num_threads``."""
     if config.compile == "off" or model.device.type == "cuda":
         return None
-    why_not = native.why_not(model)
+    why_not = "they read contiguous slots" if is_paged(config, model.device) else native.why_not(model)
     if why_not is None and config.compile == "auto" and not config.deterministic and not pays(model):
         why_not = "torch's operations are faster here"
     if why_not is None:

@@ -1,7 +1,7 @@
-"""A forward pass over fixed shapes, each recorded once: for devices that run faster than the host launches kernels.
+"""Forward passes of fixed sizes, each recorded once: for devices that run faster than the host launches kernels.
 
-Decode, verify and draft passes are rounded up to a bucket (``padded``) and replay its recording (``graphs``).
-Prompts, and shapes without a recording, run eagerly. Drafting stays on the device for several tokens
+Decode, verify and draft passes are rounded up to a power of two of tokens (``padded``) and replay its recording
+(``graphs``). Prompts, and sizes without a recording, run eagerly. Drafting stays on the device for several tokens
 (``drafting_loop``).
 """
 
@@ -20,19 +20,19 @@ from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.drafting_loop import DraftingLoop, TurnSampler
 from adasd.engine.forward.graphs import Recorder, Run
-from adasd.engine.forward.padded import Bucket, Padded
+from adasd.engine.forward.padded import Padded, all_lens, padded_len, power_of_two
 from adasd.engine.forward.protocol import Forward, ForwardOver
 from adasd.engine.sampling.multi_step_draft import rule_from_here, takes_largest
 from adasd.engine.scheduler import SHARED_DRAFT
 from adasd.engine.work import DraftWork, Proposed
-from adasd.errors import ConfigError
+from adasd.errors import ConfigError, DeviceFailure
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turns:
-    """Drafting in one bucket."""
+    """Drafting in passes of one size."""
 
     loop: DraftingLoop
     greedy: Run  # pass and greedy choice
@@ -40,21 +40,21 @@ class _Turns:
 
 
 class StaticForward(ForwardOver):
-    """Recorded passes, and drafts that stay on the device.
+    """Recorded passes over a paged cache, and drafts that stay on the device.
 
-    ``insists``: a failed recording raises an error; otherwise passes run without recordings.
+    ``insists``: a failed recording raises an error; otherwise passes that could not be recorded run eagerly.
     """
 
     def __init__(self, inner: Forward, recorder: Recorder, *, insists: bool = False) -> None:
-        super().__init__(inner, "fixed shapes")
+        super().__init__(inner, "fixed sizes")
         self.multi_step_draft = self
         self._recorder, self._insists = recorder, insists
         self._cache: KVCache | None = None  # that was recorded
         self._vocab_size = 0
-        self._logits = torch.empty(0)  # [tokens of the largest bucket, V]
-        self._steps: dict[Bucket, Padded] = {}
-        self._runs: dict[Bucket, Run] = {}
-        self._turns: dict[Bucket, _Turns] = {}
+        self._logits = torch.empty(0)  # [tokens of the largest pass, V]
+        self._steps: dict[int, Padded] = {}  # by number of tokens, as the two below
+        self._runs: dict[int, Run] = {}
+        self._turns: dict[int, _Turns] = {}
 
     @property
     def num_recorded(self) -> int:
@@ -63,24 +63,28 @@ class StaticForward(ForwardOver):
 
     @torch.inference_mode()
     def prepare(self, cache: KVCache, vocab_size: int) -> None:
-        """Record every bucket of passes over ``cache``; only ids below ``vocab_size`` are drafted.
+        """Record passes of every size over ``cache``; only ids below ``vocab_size`` are drafted.
 
-        If that fails, all passes run eagerly and a warning is logged; with ``insists`` it raises ConfigError.
+        Sizes that fail run eagerly, with a warning; with ``insists`` they raise ConfigError. A DeviceFailure of the
+        recorder is raised in any case: torch can't go on after it.
         """
         began_s = time.perf_counter()
         self._forget()
         self._cache, self._vocab_size = cache, vocab_size
-        try:
-            for bucket in Bucket.all(cache):
-                self._record(bucket, cache)
-        except Exception as error:  # a device or a model's own code may raise anything
-            self._forget()
-            if self._insists:
-                raise ConfigError(
-                    f"compile is on, but {self.inner.name} cannot be recorded: {error}"
-                ) from error
-            _log.warning("%s runs without recorded passes: %s", self.inner.name, error)
-            return
+        for num_tokens in all_lens():
+            try:
+                self._record(num_tokens, cache)
+            except DeviceFailure:
+                raise
+            except Exception as error:  # a device or a model's own code may raise anything
+                if self._insists:
+                    self._forget()
+                    raise ConfigError(
+                        f"compile is on, but {self.inner.name} cannot be recorded: {error}"
+                    ) from error
+                _log.warning(
+                    "%s: passes of %d tokens are not recorded: %s", self.inner.name, num_tokens, error
+                )
         _log.info(
             "%s: %d recorded passes, %.1f s", self.name, self.num_recorded, time.perf_counter() - began_s
         )
@@ -90,17 +94,17 @@ class StaticForward(ForwardOver):
         for kept in (self._steps, self._runs, self._turns):
             kept.clear()
 
-    def _record(self, bucket: Bucket, cache: KVCache) -> None:
-        step = Padded(bucket, cache)
-        if not self._logits.numel():  # the largest bucket comes first
+    def _record(self, num_tokens: int, cache: KVCache) -> None:
+        step = Padded(num_tokens, cache)
+        if not self._logits.numel():  # the largest pass comes first
             self._logits = torch.empty_like(self.inner(step, cache))
-        logits_TV = self._logits[: bucket.num_tokens]
-        self._steps[bucket] = step
-        self._runs[bucket] = self._recorder(self._pass_into(logits_TV, step, cache))
-        if bucket.width == 1:
+        logits_TV = self._logits[:num_tokens]
+        run = self._recorder(self._pass_into(logits_TV, step, cache))
+        self._steps[num_tokens], self._runs[num_tokens] = step, run
+        if num_tokens <= power_of_two(cache.layout.num_slots):
             loop = DraftingLoop(step)
             greedy = self._recorder(self._turn_of(loop, cache, self._vocab_size))
-            self._turns[bucket] = _Turns(loop, greedy, self._logits_of(self._runs[bucket], logits_TV))
+            self._turns[num_tokens] = _Turns(loop, greedy, self._logits_of(run, logits_TV))
 
     def _pass(self, step: Padded, cache: KVCache) -> Tensor:
         step.forget_masks()
@@ -125,35 +129,26 @@ class StaticForward(ForwardOver):
 
         return logits
 
-    def _turns_for(self, bucket: Bucket, cache: KVCache, vocab_size: int) -> _Turns:
+    def _turns_for(self, num_sessions: int, cache: KVCache, vocab_size: int) -> _Turns:
         """Recorded turns if there are any for these arguments, else eager ones."""
-        if cache is self._cache and vocab_size == self._vocab_size and bucket in self._turns:
-            return self._turns[bucket]
-        loop = DraftingLoop(Padded(bucket, cache))
+        num_tokens = power_of_two(num_sessions)
+        if cache is self._cache and vocab_size == self._vocab_size and num_tokens in self._turns:
+            return self._turns[num_tokens]
+        loop = DraftingLoop(Padded(num_tokens, cache))
         return _Turns(loop, self._turn_of(loop, cache, vocab_size), lambda: self._pass(loop.step, cache))
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         """The logits are valid until the next call."""
         if cache is not self._cache:
             return self.inner(batch, cache)
-        inputs = batch.inputs
-        width = max(len(one.tokens) for one in inputs)
-        bucket = Bucket.of(len(inputs), width, max(one.end for one in inputs), cache)
-        if bucket is None or bucket not in self._runs:
+        num_tokens = padded_len(batch.inputs)
+        if num_tokens is None or num_tokens not in self._runs or batch.num_layers:
             return self.inner(batch, cache)
-        self._steps[bucket].fill(inputs)
-        self._runs[bucket]()
-        return self._wanted(batch, bucket)
-
-    def _wanted(self, batch: ForwardBatch, bucket: Bucket) -> Tensor:
-        at = [
-            n * bucket.width + i
-            for n, one in enumerate(batch.inputs)
-            for i in range(len(one.tokens) - one.num_positions, len(one.tokens))
-        ]
-        if at == list(range(len(at))):
-            return self._logits[: len(at)]
-        places = torch.tensor(at, dtype=torch.long).to(self.device, non_blocking=True)
+        self._steps[num_tokens].fill(batch.inputs)
+        self._runs[num_tokens]()
+        if batch.wanted_at == list(range(len(batch.wanted_at))):
+            return self._logits[: len(batch.wanted_at)]
+        places = torch.tensor(batch.wanted_at, dtype=torch.long).to(self.device, non_blocking=True)
         return self._logits.index_select(0, places)
 
     # ----------------------------------------------------------------------- drafting
@@ -182,11 +177,8 @@ class StaticForward(ForwardOver):
         ):
             limit = min(limit, SHARED_DRAFT)
         first_NV = self(batch, cache)[:, :vocab_size]
-        longest = min(cache.layout.max_context, max(one.end for one in batch.inputs) + limit)
-        bucket = Bucket.of(len(works), 1, longest, cache)
-        assert bucket is not None, "single tokens of all slots have a bucket"
-        turns = self._turns_for(bucket, cache, vocab_size)
-        loop, num = turns.loop, bucket.num_sequences
+        turns = self._turns_for(len(works), cache, vocab_size)
+        loop, num = turns.loop, turns.loop.step.num_tokens
         logits_RV = first_NV.new_zeros(num, first_NV.shape[1])
         logits_RV[: len(works)] = first_NV
         loop.begin(works, batch.inputs)

@@ -89,7 +89,8 @@ def original(name: str, seed: int = 0):
 
 def engine(name: str, seed: int = 0, *, fast: bool | None = None, **settings) -> TorchEngine:
     """An engine over a copy of ``original``: ``fast`` None means kernels where they fit, True torch's operations."""
-    compiled = {"compile": "on" if fast is None and name in FAST else "off"}
+    kernels = fast is None and name in FAST and settings.get("cache") != "paged"
+    compiled = {"compile": "on" if kernels else "off"}
     config = EngineConfig("tiny", **{"num_slots": 8, "prefill_chunk": 40} | compiled | settings)
     return TorchEngine.from_model(
         copy.deepcopy(original(name, seed)), config, fast=fast, seed=0, grammars=GRAMMARS

@@ -27,9 +27,9 @@ from tests.unit.engine.models import engine, generate, original, prompts
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
-@pytest.mark.parametrize("fast", [False, True])
-def test_keeps_the_contract(claim, fast):
-    e = engine("llama", fast=fast, num_slots=4)
+@pytest.mark.parametrize(("fast", "cache"), [(False, "auto"), (True, "auto"), (True, "paged")])
+def test_keeps_the_contract(claim, fast, cache):
+    e = engine("llama", fast=fast, num_slots=4, cache=cache)
     claim(e)
     e.check_integrity()
     assert (e.num_free_slots, e.num_pending) == (4, 0)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adasd.engine.cache.free_slots import common_prefix_len
 from adasd.engine.cache.layout import SlotPlacement
-from adasd.engine.cache.prefix_cache import MIN_COPY, PrefixCache, common_prefix_len
+from adasd.engine.cache.prefix_cache import MIN_COPY, PrefixCache
 
 LONG = list(range(10, 50))
 

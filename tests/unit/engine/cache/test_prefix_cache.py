@@ -1,23 +1,39 @@
-"""Prefix caching: common beginnings of prompts are computed once, and no answer changes."""
+"""Prefix caching: common beginnings of prompts are computed once, and no answer changes.
+
+Every test runs on contiguous slots and on pages.
+"""
 
 import functools
 import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.protocol import ForwardOver
 from adasd.engine.work import StepInput
 from adasd.rounds import DraftCall, OpenCall, PrefixStats, SamplingTransform, StopRule, Verdict, VerifyCall
 from adasd.testing.loops import GREEDY, draft, plain, run_until_idle, speculative, verify
-from tests.unit.engine.models import engine, generate, prompts
+from tests.unit.engine import models
+from tests.unit.engine.models import generate, prompts
 
 SYSTEM, *QUESTIONS = prompts(64, 9, 5, 17, 30, seed=5)
+SETTINGS = {}
+
+
+@pytest.fixture(params=["contiguous", "paged"], autouse=True)
+def cache(request, monkeypatch):
+    monkeypatch.setitem(SETTINGS, "cache", request.param)
+    return request.param
+
+
+def engine(name, seed=0, **settings):
+    return models.engine(name, seed, **SETTINGS | settings)
 
 
 def check_contents(e):
@@ -31,9 +47,9 @@ def check_contents(e):
         with torch.inference_mode():
             batch = ForwardBatch([StepInput(0, 0, tokens, 1)], fresh.layout, e.forward.device)
             e.forward(batch, fresh)
-        first = row * e.max_context
+        places = [place for run in e._slots.layout.runs(row, 0, len(tokens)) for place in run]
         for held, right in zip(e.cache.tokens, fresh.tokens, strict=True):
-            assert torch.allclose(held[first : first + len(tokens)], right[: len(tokens)], atol=1e-4)
+            assert torch.allclose(held[places], right[: len(tokens)], atol=1e-4)
 
 
 def ask(e, session, prompt, num_tokens=6):
@@ -61,7 +77,7 @@ def test_a_chat_of_several_turns_computes_each_turn_once(name):
         history += answer
         held = len(history) - 1  # the answer's last token was not fed
     check_contents(e)
-    assert e._slots.layout._held.keys() == {0}, "the chat stays in one row"
+    assert [slot for slot, _ in e._slots.layout.held()] == [0], "the chat stays in one slot"
 
 
 def test_sessions_that_follow_each_other_share_a_system_prompt():
@@ -214,21 +230,33 @@ def test_the_longest_unused_text_goes_first():
 
 
 @functools.cache
-def both_engines():
+def both_engines(cache):
     """With and without prefix caching; loaded once."""
     return [engine("llama", num_slots=4, prefill_chunk=33, prefix_cache=flag) for flag in (True, False)]
 
 
-@settings(max_examples=25)
+def forget(e, reuse):
+    """Empty the cache's bookkeeping."""
+    layout = e._slots.layout
+    if isinstance(layout, Pages):
+        e._slots.layout = Pages(4, e.max_context, layout.page_size, layout.num_pages, reuse)
+    else:
+        e._slots.layout = PrefixCache(4, e.max_context, reuse)
+    e.cache.layout = e._slots.layout
+
+
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # the same for all examples
 @given(st.integers(0, 2**32))
-def test_random_sessions_answer_as_without(seed):
+def test_random_sessions_answer_as_without(cache, seed):
     """Texts that share beginnings; prefill, blocks, roll-backs, drafts and closings in any order.
 
     Every verdict is that of the same call without prefix caching, and at the end every slot holds its tokens' cache.
     """
-    e, plainly = both_engines()
+    e, plainly = both_engines(cache)
     for one in (e, plainly):  # every example starts empty, so it can be repeated
-        one._slots.layout = PrefixCache(one.num_slots, one.max_context, one is e)
+        forget(one, one is e)
     chance = random.Random(seed)
     parts = prompts(33, 12, 7, seed=chance.randrange(3))
     sessions: dict[str, list[int]] = {}

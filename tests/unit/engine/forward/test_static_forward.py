@@ -1,4 +1,4 @@
-"""Passes padded to fixed shapes equal unpadded ones, and drafting on the device equals drafting step by step.
+"""Passes padded to fixed sizes equal unpadded ones, and drafting on the device equals drafting step by step.
 
 All but the recording of CUDA graphs runs here, on the CPU (tests/gpu has the rest).
 """
@@ -12,18 +12,17 @@ import torch
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
-from adasd.engine.cache.prefix_cache import PrefixCache
+from adasd.engine.cache.pages import NO_PAGE, Pages
 from adasd.engine.engine import TorchEngine
-from adasd.engine.forward import padded
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.fast_llama import FastLlama
 from adasd.engine.forward.graphs import eagerly
 from adasd.engine.forward.modules import ModuleForward
-from adasd.engine.forward.padded import Bucket, Padded
+from adasd.engine.forward.padded import Padded, all_lens, padded_len
 from adasd.engine.forward.selection import choose_forward
 from adasd.engine.forward.static_forward import StaticForward
 from adasd.engine.work import StepInput
-from adasd.errors import ConfigError
+from adasd.errors import ConfigError, DeviceFailure
 from adasd.rounds import CallFailed, ChanceTable, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
 from adasd.testing.contracts import CLAIMS
 from adasd.testing.loops import GREEDY, plain, plain_batch, run_until_idle, speculative
@@ -34,18 +33,14 @@ CPU = torch.device("cpu")
 MAX_CONTEXT = 160
 
 
-@pytest.fixture(autouse=True)
-def small_buckets(monkeypatch):
-    monkeypatch.setattr(padded, "MIN_LONGEST", 32)
-
-
 def refuses(run):
     raise RuntimeError("not permitted")
 
 
 def static(name="llama", seed=0, recorder=eagerly, recorded=True, modules=False, **settings):
-    """An engine over fixed shapes."""
-    config = EngineConfig("tiny", **{"num_slots": 8, "prefill_chunk": 40, "compile": "off"} | settings)
+    """An engine over fixed sizes."""
+    common = {"num_slots": 8, "prefill_chunk": 40, "compile": "off", "cache": "paged"}
+    config = EngineConfig("tiny", **common | settings)
     model = copy.deepcopy(original(name, seed))
     inner = ModuleForward(model) if modules else FastLlama(model, MAX_CONTEXT)
     forward = StaticForward(inner, recorder if recorded else refuses)
@@ -61,47 +56,38 @@ def drafted(e, texts, rule, transforms):
     return [answers[str(i)] for i in range(len(texts))]
 
 
-def cache_of(forward, num_slots=8):
-    return KVCache(forward.layers, PrefixCache(num_slots, MAX_CONTEXT), forward.dtype, CPU)
+def cache_of(forward, num_slots=8, lens=None):
+    """A paged cache; slot n holds ``lens[n]`` tokens and has room for eight more."""
+    layout = Pages(num_slots, MAX_CONTEXT, 16, 10 * num_slots)
+    for n, length in enumerate(lens or [0] * num_slots):
+        assert layout.allocate((), ()).slot == n
+        layout.extend(n, 0, length + 8)
+    return KVCache(forward.layers, layout, forward.dtype, CPU)
 
 
-# --------------------------------------------------------------------------- buckets
+# --------------------------------------------------------------------------- sizes
 
 
 @pytest.mark.parametrize(
-    ("rows", "width", "longest", "expected"),
+    ("lens", "expected"),
     [
-        (1, 1, 1, (1, 1, 32)),
-        (3, 5, 33, (4, 8, 64)),
-        (8, 16, 129, (8, 16, 160)),
-        (5, 1, 160, (8, 1, 160)),
-        (2, 17, 20, (2, 32, 32)),
-        (1, 33, 40, None),
-        (8, 33, 40, None),
+        ([1], 1),
+        ([1, 1, 1], 4),
+        ([5, 5, 5], 16),
+        ([16] * 8, 128),
+        ([32] * 8, 256),
+        ([33], None),
+        ([9] * 29, None),
     ],
 )
-def test_buckets_are_the_next_powers_of_two(rows, width, longest, expected):
-    cache = cache_of(FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT))
-    assert Bucket.of(rows, width, longest, cache) == (expected and Bucket(*expected))
+def test_a_pass_takes_the_next_power_of_two_of_tokens(lens, expected):
+    inputs = [StepInput(n, 3, (1,) * length, 1) for n, length in enumerate(lens)]
+    assert padded_len(inputs) == expected
+    assert expected is None or expected in list(all_lens())
 
 
-def test_every_small_pass_falls_into_a_bucket_that_is_recorded(monkeypatch):
-    monkeypatch.setattr(padded, "MAX_TOKENS", 64)
-    cache = cache_of(FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT), num_slots=5)
-    recorded = list(Bucket.all(cache))
-    assert len(recorded) == len(set(recorded))
-    assert recorded[0].num_tokens == 64, "the largest one first, so that the others find their memory"
-    for rows in range(1, 6):
-        for width in range(1, 20):
-            for longest in (1, 32, 33, 100, 160):
-                bucket = Bucket.of(rows, width, longest, cache)
-                assert bucket is None or bucket in recorded
-                if bucket is None:
-                    assert width > 16 or rows * width > 16, "only what is large falls through"
-                else:
-                    assert bucket.num_sequences >= rows
-                    assert bucket.width >= width
-                    assert bucket.longest >= longest
+def test_the_largest_size_comes_first_so_that_the_others_find_their_memory():
+    assert list(all_lens()) == [256, 128, 64, 32, 16, 8, 4, 2, 1]
 
 
 @pytest.mark.parametrize(("name", "modules"), [("llama", False), ("qwen3", True), ("mistral-window", True)])
@@ -109,7 +95,8 @@ def test_every_small_pass_falls_into_a_bucket_that_is_recorded(monkeypatch):
 def test_a_padded_pass_gives_the_logits_and_the_cache_of_a_ragged_one(name, modules):
     model = copy.deepcopy(original(name))
     forward = ModuleForward(model) if modules else FastLlama(model, MAX_CONTEXT)
-    ragged_cache, padded_cache = cache_of(forward), cache_of(forward)
+    lens = [0, 0, 20, 0, 0, 35, 0, 0]
+    ragged_cache, padded_cache = cache_of(forward, lens=lens), cache_of(forward, lens=lens)
     for cache in (ragged_cache, padded_cache):
         filling = StepInput(2, 0, prompts(20)[0], 0), StepInput(5, 0, prompts(35)[0], 0)
         for row in filling:
@@ -123,11 +110,12 @@ def test_a_padded_pass_gives_the_logits_and_the_cache_of_a_ragged_one(name, modu
     expected = forward(ForwardBatch(rows, ragged_cache.layout, CPU), ragged_cache)
     found = static_(ForwardBatch(rows, padded_cache.layout, CPU), padded_cache)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    layout = padded_cache.layout
+    written = {place for row in rows for run in layout.runs(row.slot, row.start, row.end) for place in run}
     for now, was, wanted in zip(padded_cache.tokens, before, ragged_cache.tokens, strict=True):
         torch.testing.assert_close(now[:-1], wanted[:-1], rtol=1e-4, atol=1e-5)
         changed = (now[:-1] != was[:-1]).any(-1).nonzero()[:, 0].tolist()
-        last = [5 * MAX_CONTEXT + 35 + i for i in range(4)]
-        assert changed == [0, 1, 2, 2 * MAX_CONTEXT + 20, 2 * MAX_CONTEXT + 21, *last]
+        assert set(changed) == written
 
 
 def test_recording_leaves_no_trace_in_the_cache():
@@ -139,14 +127,16 @@ def test_recording_leaves_no_trace_in_the_cache():
 @torch.inference_mode()
 def test_a_filled_pass_forgets_what_it_held():
     forward = FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT)
-    cache = cache_of(forward)
-    step = Padded(Bucket(4, 2, 32), cache)
+    cache = cache_of(forward, lens=[3] * 6 + [20, 0])
+    step = Padded(8, cache)
     step.fill([StepInput(n, 3, (7, 8), 1) for n in range(4)])
-    step.fill([StepInput(6, 9, (5,), 1)])
+    step.fill([StepInput(6, 20, (5,), 1)])
+    pages = list(cache.layout.pages(6))
     assert step.ids_T.tolist() == [5] + [0] * 7
-    assert step.positions_T.tolist() == [9] + [0] * 7
-    assert step.where_T.tolist() == [6 * MAX_CONTEXT + 9] + [cache.scratch] * 7
-    assert step.slots_R.tolist() == [6, 0, 0, 0]
+    assert step.positions_T.tolist() == [20] + [0] * 7
+    assert step.where_T.tolist() == [pages[1] * 16 + 4] + [cache.scratch] * 7
+    assert step.used_T.tolist() == [21] + [1] * 7
+    assert step.pages_TM.tolist() == [pages + [NO_PAGE] * 8] + [[NO_PAGE] * 10] * 7
 
 
 # --------------------------------------------------------------------------- whole engines
@@ -179,9 +169,7 @@ def test_speculation_changes_nothing(transform, rule):
 
 def test_an_engine_records_at_its_start_and_warm_up_leaves_every_slot_free():
     e = static()
-    assert e.forward.num_recorded == len(list(Bucket.all(e.cache))) + 4 * 4, (
-        "1 to 8 rows, up to 32 to 160 tokens"
-    )
+    assert e.forward.num_recorded == 9 + 4, "passes of 1 to 256 tokens, and turns of 1 to 8 sessions"
     e.warm_up()
     e.check_integrity()
     assert e.num_free_slots == e.num_slots
@@ -262,9 +250,10 @@ def test_a_burst_to_the_last_place_of_the_context_stays_in_its_slot():
             engine.submit(DraftCall(str(i), 0, 0, text, StopRule(num)))
         answers.append({one.session: one.tokens for one in run_until_idle(engine)})
     assert answers[0] == answers[1]
-    untouched = e.cache.tokens[0].view(-1)[: -e.cache.tokens[0].shape[1]].view(8, MAX_CONTEXT, -1)
-    used = {e._slots.get(str(i)).index for i in range(2)}
-    assert not any(untouched[row].any() for row in range(8) if row not in used)
+    layout = e.cache.layout
+    used = {page for i in range(2) for page in layout.pages(e._slots.get(str(i)).index)}
+    pages = e.cache.tokens[0][: e.cache.scratch].view(layout.num_pages + 1, 16, -1)
+    assert not any(pages[page].any() for page in range(layout.num_pages + 1) if page not in used)
 
 
 def test_logits_that_are_not_finite_fail_that_session_alone():
@@ -294,22 +283,31 @@ def run_until_idle_with_failures(e):
 # --------------------------------------------------------------------------- what goes wrong
 
 
-def test_a_recording_that_fails_leaves_passes_as_they_are(caplog):
+def test_sizes_that_cannot_be_recorded_run_eagerly_and_the_others_are_kept(caplog):
     tries = []
 
     def fails_late(run):
         tries.append(run)
-        if len(tries) == 3:
-            raise RuntimeError("operation not permitted when stream is capturing")
+        if len(tries) in (1, 3):
+            raise RuntimeError("out of memory")
         return run
 
     e = static(recorder=fails_late)
-    assert e.forward.num_recorded == 0
-    assert [line for line in caplog.messages if "not permitted" in line] == caplog.messages
+    assert e.forward.num_recorded == 9 + 4 - 2
+    assert [line for line in caplog.messages if "out of memory" in line] == caplog.messages
+    assert len(caplog.messages) == 2
     batch = prompts(3, 50)
     assert plain_batch(e, batch, 12) == [generate("llama", p, 12) for p in batch]
     (block,) = drafted(e, prompts(9), StopRule(20), [GREEDY])
     assert list(block.tokens) == generate("llama", prompts(9)[0], 20)
+
+
+def test_an_error_while_a_graph_is_recorded_is_the_engines_end():
+    def breaks(run):
+        raise DeviceFailure("a CUDA graph could not be recorded")
+
+    with pytest.raises(DeviceFailure, match="could not be recorded"):
+        static(recorder=breaks)
 
 
 def test_whoever_insists_gets_the_reason():

@@ -1,0 +1,224 @@
+"""What is checked and measured, section by section; each yields its records as soon as it has them.
+
+Milliseconds are medians, from a call to its result on the host.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers import PreTrainedModel
+
+from adasd.config import EngineConfig
+from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.cache.pages import Pages
+from adasd.engine.engine import TorchEngine
+from adasd.engine.forward import attention
+from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.loading.sizing import page_size
+from adasd.engine.work import StepInput
+from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
+from adasd.testing.loops import plain_batch
+from load_tests.cuda.sizes import TINY, Sizes, model
+
+Record = dict[str, Any]
+Section = Callable[[Sizes], Iterator[Record]]
+GREEDY, BLOCK_LEN = SamplingTransform(temperature=0.0), 5
+
+
+def milliseconds(sizes: Sizes, run: Callable[[], object]) -> float:
+    """Median time of a run, after one that is not counted."""
+    run()
+    times = []
+    for _ in range(sizes.num_repeats):
+        sizes.synchronize()
+        began_s = time.perf_counter()
+        run()
+        sizes.synchronize()
+        times.append(1e3 * (time.perf_counter() - began_s))
+    return statistics.median(times)
+
+
+def engine_of(made: PreTrainedModel, sizes: Sizes, num_slots: int, **settings: Any) -> TorchEngine:
+    """A paged engine; recorded passes on a card."""
+    config = EngineConfig("random weights", num_slots=num_slots, cache="paged", **settings)
+    return TorchEngine.from_model(made, config, seed=0)
+
+
+def run_all(engine: TorchEngine) -> list[Any]:
+    """Answers of all waiting calls; raises the first error."""
+    answers = []
+    while engine.num_pending:
+        answers += engine.step()
+    for answer in answers:
+        if isinstance(answer, CallFailed):
+            raise answer.error
+    return answers
+
+
+def filled(engine: TorchEngine, num_sessions: int, context: int) -> list[str]:
+    """Open sessions that hold ``context`` tokens each, all different."""
+    sessions = [f"{num_sessions} x {context}: {i}" for i in range(num_sessions)]
+    for i, session in enumerate(sessions):
+        engine.open(OpenCall(session, GREEDY, context + 4 * BLOCK_LEN))
+        prompt = tuple((7 * i + 3 * at) % engine.vocab_size for at in range(context))
+        engine.submit(VerifyCall(session, 0, 0, prompt))
+    run_all(engine)
+    return sessions
+
+
+def card(sizes: Sizes) -> Iterator[Record]:
+    """Versions, and the speed of a copy."""
+    on_card = sizes.device.type == "cuda"
+    yield {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "card": torch.cuda.get_device_name(sizes.device) if on_card else "none",
+    }
+    source = torch.zeros(sizes.copy_bytes, dtype=torch.uint8, device=sizes.device)
+    target = torch.empty_like(source)
+    ms = milliseconds(sizes, lambda: target.copy_(source))
+    yield {"copied_gb_per_s": 2 * sizes.copy_bytes / ms / 1e6}
+
+
+def plans(sizes: Sizes) -> Iterator[Record]:
+    """The first call of ``scaled_dot_product_attention`` at new lengths, with cuDNN's kernel and without."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        for number, enabled in enumerate((True, False)):
+            torch.backends.cuda.enable_cudnn_sdp(enabled)
+            times = []
+            for at in range(4):
+                length = sizes.contexts[0] + 8 * at + 4 * number
+                q, k = (torch.randn(2, 4, n, 64, device=sizes.device, dtype=sizes.dtype) for n in (6, length))
+                mask = torch.zeros(2, 1, 6, length, device=sizes.device, dtype=sizes.dtype)
+                sizes.synchronize()
+                began_s = time.perf_counter()
+                F.scaled_dot_product_attention(q, k, k, attn_mask=mask)
+                sizes.synchronize()
+                times.append(1e3 * (time.perf_counter() - began_s))
+            yield {"cudnn": enabled, "first_call_ms": times}
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def correctness(sizes: Sizes) -> Iterator[Record]:
+    """A tiny float32 model: recorded and eager passes against transformers, for a few prompts."""
+    wide = Sizes(sizes.device, torch.float32, TINY, TINY, 0, (), (), (), 0, 1)
+    prompts = [tuple((5 * i + 3 * at) % 97 for at in range(length)) for i, length in enumerate((3, 40, 90))]
+    original = model(TINY, wide)
+    expected = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt], device=sizes.device)
+        mask = torch.ones_like(ids)
+        with torch.no_grad():
+            out = original.generate(  # type: ignore[operator]
+                ids, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0
+            )
+        expected.append(out[0, len(prompt) :].tolist())
+    for compiled in ("on", "off") if sizes.device.type == "cuda" else ("off",):
+        engine = engine_of(model(TINY, wide), wide, 4, compile=compiled)
+        found = plain_batch(engine, prompts, 12)
+        yield {"compile": compiled, "forward": engine.forward.name, "as_generate": found == expected}
+
+
+def attend(sizes: Sizes) -> Iterator[Record]:
+    """One layer of the target's attention: gathered pages against pages read in place."""
+    heads, kv_heads = sizes.target["num_attention_heads"], sizes.target["num_key_value_heads"]
+    head_dim = sizes.target["hidden_size"] // heads
+    size = page_size(sizes.device)
+    for num in sizes.batches:
+        for context in sizes.attention_contexts:
+            pages_each = -(-(context + 8) // size)
+            layout = Pages(num, pages_each * size, size, num * pages_each)
+            for _ in range(num):
+                layout.extend(layout.allocate((), ()).slot, 0, context + 8)
+            cache = KVCache([LayerShape(kv_heads, head_dim)], layout, sizes.dtype, sizes.device)
+            for num_queries in (1, 1 + BLOCK_LEN):
+                inputs = [StepInput(n, context, (0,) * num_queries, 1) for n in range(num)]
+                batch = ForwardBatch(inputs, layout, sizes.device)
+                queries = torch.randn(
+                    num * num_queries, heads, head_dim, dtype=sizes.dtype, device=sizes.device
+                )
+                record: Record = {"batch": num, "context": context, "queries": num_queries}
+                serves = attention.serves
+                try:
+                    if serves(queries):
+                        record["in_place_ms"] = milliseconds(
+                            sizes,
+                            lambda: attention.attend(queries, cache, 0, batch),  # noqa: B023
+                        )
+                    attention.serves = lambda _: False
+                    record["gathered_ms"] = milliseconds(
+                        sizes,
+                        lambda: attention.attend(queries, cache, 0, batch),  # noqa: B023
+                    )
+                finally:
+                    attention.serves = serves
+                yield record
+
+
+def drafting(sizes: Sizes) -> Iterator[Record]:
+    """The draft: start, bytes, and milliseconds per drafted token."""
+    batches = [num for num in sizes.batches if num <= 32]
+    began_s = time.perf_counter()
+    engine = engine_of(model(sizes.draft, sizes), sizes, max(batches))
+    yield {"start_s": time.perf_counter() - began_s, "forward": engine.forward.name, **bytes_used(sizes)}
+    for num in batches:
+        sessions = filled(engine, num, sizes.contexts[0])
+
+        def draft(sessions: list[str] = sessions) -> None:
+            for session in sessions:
+                keep = min(engine.cached_len(session), sizes.contexts[0])
+                engine.submit(DraftCall(session, 1, keep, (1,), StopRule(BLOCK_LEN)))
+            run_all(engine)
+
+        yield {"batch": num, "drafted_token_ms": milliseconds(sizes, draft) / BLOCK_LEN}
+        for session in sessions:
+            engine.close(session)
+
+
+def target(sizes: Sizes) -> Iterator[Record]:
+    """The target: decoding, verification of a block, and a long prompt."""
+    batches = [num for num in sizes.batches if num <= 32]
+    began_s = time.perf_counter()
+    engine = engine_of(model(sizes.target, sizes), sizes, max(batches))
+    yield {"start_s": time.perf_counter() - began_s, "forward": engine.forward.name, **bytes_used(sizes)}
+    for context in sizes.contexts:
+        for num in batches:
+            sessions = filled(engine, num, context)
+            record: Record = {"batch": num, "context": context}
+            for name, block in (("decode_ms", ()), ("verify_ms", (1,) * BLOCK_LEN)):
+
+                def judge(
+                    sessions: list[str] = sessions, block: tuple[int, ...] = block, keep: int = context
+                ) -> None:
+                    for session in sessions:
+                        engine.submit(VerifyCall(session, 1, keep, (1,), block))
+                    run_all(engine)
+
+                record[name] = milliseconds(sizes, judge)
+            yield record
+            for session in sessions:
+                engine.close(session)
+    began_s = time.perf_counter()
+    for session in filled(engine, 1, sizes.prompt_len):
+        engine.close(session)
+    yield {"prompt_len": sizes.prompt_len, "prefill_s": time.perf_counter() - began_s}
+
+
+def bytes_used(sizes: Sizes) -> Record:
+    """Bytes of the device that this process uses."""
+    if sizes.device.type != "cuda":
+        return {}
+    return {"allocated_bytes": torch.cuda.memory_allocated(), "reserved_bytes": torch.cuda.memory_reserved()}
+
+
+SECTIONS: tuple[Section, ...] = (card, plans, correctness, attend, drafting, target)
+"""In this order: what is short and decides the rest comes first."""

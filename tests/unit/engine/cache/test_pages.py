@@ -1,0 +1,165 @@
+"""The allocator of pages against a model that keeps every written token: nothing is lost, shared pages never change."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from adasd.engine.cache.layout import PageCopy, SlotPlacement
+from adasd.engine.cache.pages import NO_PAGE, Pages
+
+SIZE, CONTEXT, SLOTS = 4, 22, 5
+
+
+class Machine(RuleBasedStateMachine):
+    """Sessions of few different tokens come, grow, roll back and end; ``memory`` is what would lie in the cache."""
+
+    @initialize(num_pages=st.integers(6, 14), reuse=st.booleans())
+    def start(self, num_pages, reuse):
+        self.pages = Pages(SLOTS, CONTEXT, SIZE, num_pages, reuse)
+        self.memory = {}  # place -> the tokens up to it, which keys and values depend on
+        self.texts = {}  # slot in use -> its tokens
+
+    def places(self, slot, start, end):
+        return [place for run in self.pages.runs(slot, start, end) for place in run]
+
+    def write(self, slot, start, tokens):
+        """As a forward pass: make room, copy, write. Returns whether there was room."""
+        text = self.texts[slot][:start]
+        shared = {
+            place
+            for other in self.texts
+            if other != slot
+            for place in self.places(other, 0, len(self.texts[other]))
+        }
+        copies = self.pages.extend(slot, start, start + len(tokens))
+        if copies is None:
+            return False
+        for copy in copies:
+            assert isinstance(copy, PageCopy)
+            for source, target in zip(copy.source, copy.target, strict=True):
+                self.memory[target] = self.memory.get(source)
+        for place, token in zip(self.places(slot, start, start + len(tokens)), tokens, strict=True):
+            assert place not in shared, "written, although another session reads it"
+            text = [*text, token]
+            self.memory[place] = tuple(text)
+        self.texts[slot] = text
+        return True
+
+    @precondition(lambda self: len(self.texts) < SLOTS)
+    @rule(prompt=st.lists(st.integers(0, 1), min_size=1, max_size=CONTEXT))
+    def come(self, prompt):
+        placement = self.pages.allocate(prompt, list(self.texts.items()))
+        assert placement.copy_from is None
+        assert placement.slot not in self.texts
+        assert placement.num_cached < len(prompt)
+        assert self.pages.reuse or not placement.num_cached
+        self.texts[placement.slot] = list(prompt[: placement.num_cached])
+        if not self.write(placement.slot, placement.num_cached, prompt[placement.num_cached :]):
+            self.end_of(placement.slot)
+
+    @precondition(lambda self: self.texts)
+    @rule(data=st.data(), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=9))
+    def grow(self, data, tokens):
+        """Roll back a little or far, then write."""
+        slot = data.draw(st.sampled_from(sorted(self.texts)))
+        start = data.draw(st.integers(0, len(self.texts[slot])))
+        before = list(self.texts[slot])
+        if not self.write(slot, start, tokens[: CONTEXT - start]):
+            assert self.pages.num_free_pages < self.pages.num_needed(CONTEXT)
+            self.texts[slot] = before[:start]
+
+    @precondition(lambda self: self.texts)
+    @rule(data=st.data())
+    def end(self, data):
+        self.end_of(data.draw(st.sampled_from(sorted(self.texts))))
+
+    def end_of(self, slot):
+        self.pages.free(slot, self.texts.pop(slot))
+
+    @precondition(lambda self: self.texts)
+    @rule(data=st.data())
+    def fail(self, data):
+        """A failed pass: what the slot alone holds is scrubbed, and pages behind the valid ones go back."""
+        slot = data.draw(st.sampled_from(sorted(self.texts)))
+        length = data.draw(st.integers(0, len(self.texts[slot])))
+        del self.texts[slot][length:]
+        for run in self.pages.owned(slot, length):
+            for place in run:
+                self.memory[place] = "scrubbed"
+        self.pages.cut(slot, length)
+
+    @invariant()
+    def everything_valid_is_as_it_was_written(self):
+        self.pages.check_integrity()
+        held = dict(self.pages.held())
+        assert not held.keys() & self.texts.keys()
+        assert sorted([*self.texts, *self.pages]) == list(range(SLOTS))
+        for slot, text in (*self.texts.items(), *held.items()):
+            places = self.places(slot, 0, len(text))
+            assert all(place >= SIZE for place in places), "page 0 is nobody's"
+            assert [self.memory[place] for place in places] == [
+                tuple(text[: i + 1]) for i in range(len(text))
+            ]
+
+    def teardown(self):
+        for slot in list(self.texts):
+            self.end_of(slot)
+        assert self.pages.num_free_pages == self.pages.num_pages, "no page is left behind"
+        self.pages.check_integrity()
+
+
+TestPages = Machine.TestCase
+TestPages.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def made(num_pages=10, reuse=True):
+    return Pages(4, CONTEXT, SIZE, num_pages, reuse)
+
+
+def filled(pages, tokens):
+    slot = pages.allocate(tokens, []).slot
+    assert pages.extend(slot, 0, len(tokens)) == []
+    return slot
+
+
+def test_a_common_prefix_is_shared_by_reference_and_its_last_page_copied_when_written():
+    pages, text = made(), list(range(12))
+    first = filled(pages, text)
+    placement = pages.allocate([*text[:8], 99, 98], [(first, text)])
+    assert placement == SlotPlacement(1, 8)
+    assert list(pages.pages(1)) == list(pages.pages(first))[:2]
+    assert pages.extend(1, 8, 10) == [], "a full page is never copied"
+    again = pages.extend(1, 6, 10)
+    assert [len(copy.source) for copy in again] == [SIZE], "written in the middle of a shared page"
+    assert pages.pages(1)[0] == pages.pages(first)[0]
+    assert pages.pages(1)[1] != pages.pages(first)[1]
+
+
+def test_pages_of_ended_sessions_go_the_longest_unused_first():
+    pages = made(num_pages=6)
+    old, new = (filled(pages, [n] * 8) for n in (1, 2))
+    pages.free(old, [1] * 8)
+    pages.free(new, [2] * 8)
+    assert pages.num_free_pages == 6
+    slot = filled(pages, [3] * 12)
+    assert dict(pages.held()) == {new: [2] * 8}
+    assert pages.extend(slot, 12, 20) == []
+    assert dict(pages.held()) == {}
+    assert pages.extend(slot, 20, 22) == []
+    other = pages.allocate([4], []).slot
+    assert pages.extend(other, 0, 1) is None, (
+        "six pages hold 22 tokens of one session, and no token of another"
+    )
+
+
+def test_a_pool_that_holds_no_whole_session_is_a_mistake():
+    with pytest.raises(AssertionError, match="one session"):
+        made(num_pages=5)
+
+
+def test_the_first_page_is_nobodys():
+    pages = made()
+    slot = filled(pages, [1] * CONTEXT)
+    assert NO_PAGE not in pages.pages(slot)
+    assert pages.num_places == 11 * SIZE

@@ -1,0 +1,72 @@
+"""How many pages: from given bytes, from a card's memory by arithmetic, or full slots."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from adasd.config import EngineConfig
+from adasd.engine.cache.pages import Pages
+from adasd.engine.cache.prefix_cache import PrefixCache
+from adasd.engine.loading.limits import DEFAULT_CONTEXT, is_paged, resolve_max_context
+from adasd.engine.loading.sizing import CUDA_PAGE, DeviceMemory, cuda_budget, make_layout
+from adasd.errors import ConfigError
+
+GB, CPU, CUDA = 10**9, torch.device("cpu"), torch.device("cuda", 0)
+PER_TOKEN = 256 * 1024  # Qwen2.5-32B in bfloat16
+H200 = DeviceMemory(total=150 * GB, free=80 * GB, used_here=67 * GB, peak=4 * GB)
+
+
+def layout(device=CUDA, memory=H200, context=32768, **settings):
+    return make_layout(EngineConfig("big", **settings), context, PER_TOKEN, device, lambda: memory)
+
+
+def test_the_cache_takes_what_weights_and_the_largest_pass_leave_of_this_process_s_share():
+    assert cuda_budget(H200, 0.9) == 135 * GB - 67 * GB - 4 * GB
+    assert cuda_budget(H200, 0.5) == 75 * GB - 67 * GB - 4 * GB
+    crowded = dataclasses.replace(H200, free=30 * GB)  # another process holds the rest
+    assert cuda_budget(crowded, 0.9) == 26 * GB
+    assert cuda_budget(H200, 0.4) == 0
+
+
+def test_pages_fill_the_budget_but_no_more_than_all_slots_can_use():
+    made = layout(num_slots=256)
+    assert isinstance(made, Pages)
+    assert made.num_pages == 64 * GB // (CUDA_PAGE * PER_TOKEN)
+    assert layout(num_slots=2).num_pages == 2 * 32768 // CUDA_PAGE
+    assert layout(cache_bytes=10 * GB).num_pages == 10 * GB // (CUDA_PAGE * PER_TOKEN)
+
+
+def test_a_cache_that_holds_no_whole_session_is_refused_with_what_would_fit():
+    full = dataclasses.replace(H200, free=8 * GB)
+    with pytest.raises(
+        ConfigError, match=r"max_context 32768 .* 8.00 GiB .* 3.69 GiB .* max_context to 15104 or less"
+    ):
+        layout(memory=full)
+    assert layout(memory=full, context=15104).num_pages == 15104 // CUDA_PAGE
+    with pytest.raises(ConfigError, match=r"room for 0.00 GiB .* raise gpu_memory_utilization"):
+        layout(gpu_memory_utilization=0.1)
+    with pytest.raises(ConfigError, match="raise cache_bytes"):
+        layout(cache_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("cache", "device", "paged"),
+    [("auto", CUDA, True), ("auto", CPU, False), ("paged", CPU, True), ("contiguous", CUDA, False)],
+)
+def test_which_layout(cache, device, paged):
+    made = layout(device, context=64, cache=cache, cache_bytes=GB)
+    assert isinstance(made, Pages if paged else PrefixCache)
+
+
+def test_the_context_is_the_models_own_limit_on_pages_and_no_process_needs_a_card_to_know():
+    model = LlamaConfig(max_position_embeddings=131072)
+    for settings, expected in (
+        ({"device": "cuda"}, 131072),
+        ({"device": "cuda:1"}, 131072),
+        ({"cache": "paged"}, 131072),
+        ({"device": "cuda", "cache": "contiguous"}, DEFAULT_CONTEXT),
+        ({}, DEFAULT_CONTEXT),
+    ):
+        assert resolve_max_context(model, None, is_paged(EngineConfig("m", **settings))) == expected
