@@ -20,6 +20,7 @@ from adasd.engine.forward.protocol import Forward
 from adasd.engine.sampling.logits_processors import Positions, process
 from adasd.engine.sampling.logprobs import score_prompt, with_logprobs
 from adasd.engine.sampling.sampler import judge_blocks, not_finite, propose_next
+from adasd.engine.sampling.verdicts import choose_judge
 from adasd.engine.scheduler import Scheduled
 from adasd.engine.work import DraftWork, Proposed, Result, VerifyWork
 from adasd.errors import AdasdError, DeviceFailure
@@ -44,6 +45,7 @@ class ModelRunner:
 
     def __init__(self, forward: Forward, cache: KVCache, vocab_size: int, generator: torch.Generator) -> None:
         self.forward, self.cache, self.vocab_size, self._generator = forward, cache, vocab_size, generator
+        self._judge = choose_judge(forward.device, vocab_size)
         forward.prepare(cache, vocab_size)
 
     def run(self, scheduled: Sequence[Scheduled]) -> list[StepResult]:
@@ -121,7 +123,9 @@ class ModelRunner:
         if verifies:
             its_logits = _select([at[i] for i in verifies], processed)
             for i, judged in zip(
-                verifies, judge_blocks(list(verifies.values()), its_logits, self._generator), strict=True
+                verifies,
+                judge_blocks(list(verifies.values()), its_logits, self._generator, self._judge),
+                strict=True,
             ):
                 if self.forward.early_exit is not None:
                     self.forward.early_exit.learn(at[i], logits[at[i]], judged)

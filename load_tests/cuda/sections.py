@@ -22,8 +22,12 @@ from adasd.engine.engine import TorchEngine
 from adasd.engine.forward import attention
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.loading.sizing import page_size
+from adasd.engine.sampling.verdicts import choose_judge
 from adasd.engine.work import StepInput
 from adasd.rounds import CallFailed, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
+from adasd.specdec import verify
+from adasd.specdec.blocks import BlockBatch
+from adasd.specdec.distributions import TransformBatch
 from adasd.testing.loops import plain_batch
 from load_tests.cuda.sizes import TINY, Sizes, model
 
@@ -213,6 +217,25 @@ def target(sizes: Sizes) -> Iterator[Record]:
     yield {"prompt_len": sizes.prompt_len, "prefill_s": time.perf_counter() - began_s}
 
 
+def verdicts(sizes: Sizes) -> Iterator[Record]:
+    """Verdicts of sampled sessions with top-p, by torch and by what the engine would choose."""
+    vocab_size, num = sizes.target["vocab_size"], min(32, max(sizes.batches))
+    transforms = [SamplingTransform(temperature=0.8, top_p=0.95, seed=i) for i in range(num)]
+    batch, rules = TransformBatch.build(transforms, [9] * num, sizes.device), [verify.AcceptanceRule()] * num
+    logits = 3 * torch.randn(num, 1 + BLOCK_LEN, vocab_size, device=sizes.device)
+    blocks = BlockBatch.pack([(1,) * BLOCK_LEN] * num, [None] * num, sizes.device)
+    chance = verify.draw_chance(batch, rules, BLOCK_LEN, vocab_size, torch.Generator(sizes.device))
+    chosen = choose_judge(sizes.device, vocab_size)
+    found = [each(logits, blocks, batch, rules, chance) for each in (verify.judge, chosen)]
+    yield {
+        "positions": num * (1 + BLOCK_LEN),
+        "equal": torch.equal(found[0].next_token_B, found[1].next_token_B),
+        "torch_ms": milliseconds(sizes, lambda: verify.judge(logits, blocks, batch, rules, chance)),
+        "chosen_ms": milliseconds(sizes, lambda: chosen(logits, blocks, batch, rules, chance)),
+        "chosen": chosen.__module__,
+    }
+
+
 def bytes_used(sizes: Sizes) -> Record:
     """Bytes of the device that this process uses."""
     if sizes.device.type != "cuda":
@@ -220,5 +243,5 @@ def bytes_used(sizes: Sizes) -> Record:
     return {"allocated_bytes": torch.cuda.memory_allocated(), "reserved_bytes": torch.cuda.memory_reserved()}
 
 
-SECTIONS: tuple[Section, ...] = (card, plans, correctness, attend, drafting, target)
+SECTIONS: tuple[Section, ...] = (card, plans, correctness, verdicts, attend, drafting, target)
 """In this order: what is short and decides the rest comes first."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from adasd.engine.sampling.to_host import to_host
+from adasd.engine.sampling.verdicts import Judge
 from adasd.engine.work import DraftWork, Judged, Proposed, VerifyWork, wants_runner_ups
 from adasd.rounds import SamplingTransform
 from adasd.specdec.blocks import BlockBatch
@@ -105,14 +106,18 @@ def is_plainly_greedy(work: VerifyWork) -> bool:
     return work.transform.greedy and rule.is_exact and not rule.want_distances
 
 
-def judge_blocks(works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator) -> list[Judged]:
+def judge_blocks(
+    works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator, judge: Judge = judge
+) -> list[Judged]:
     """Verdicts from the logits [sum of (1 + block length), V], concatenated by session."""
     if all(map(is_plainly_greedy, works)):
         return choose_greedily(works, logits)
-    return judge_generally(works, logits, generator)
+    return judge_generally(works, logits, generator, judge)
 
 
-def judge_generally(works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator) -> list[Judged]:
+def judge_generally(
+    works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator, judge: Judge = judge
+) -> list[Judged]:
     """Verdicts for any mix of sessions, padded to the longest block."""
     transforms = [work.transform for work in works]
     base_lens = [work.base_len for work in works]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from adasd.engine.sampling.verdicts import Judge
 from adasd.methods.policy import Bounds
 from adasd.methods.registry import acceptance_methods, needs_distances
 from adasd.rounds import BLOCK, AcceptanceRule, DraftDistributions, SamplingTransform
@@ -42,7 +43,9 @@ class Judged:
     masked_BJV: Tensor
 
 
-def run(sessions: Sequence[Session], generator: torch.Generator | None = None) -> Judged:
+def run(
+    sessions: Sequence[Session], generator: torch.Generator | None = None, judge: Judge = judge
+) -> Judged:
     """Verify all sessions in one batch; padding positions hold NaN logits, which must not matter."""
     longest = max(len(s.block) for s in sessions)
     vocab_size = sessions[0].target_logits.shape[-1]

@@ -18,6 +18,7 @@ def test_every_section_runs_and_the_answers_are_right(tmp_path):
     found = records(tmp_path)
     assert list(dict.fromkeys(record["section"] for record in found)) == [each.__name__ for each in SECTIONS]
     assert [record["as_generate"] for record in found if "as_generate" in record] == [True]
+    assert [record["equal"] for record in found if "equal" in record] == [True]
     times = [
         value
         for record in found
