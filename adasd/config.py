@@ -75,7 +75,7 @@ class EngineConfig:
     num_slots: int = setting(32, "concurrent sessions per replica", low=1, high=65536)
     max_context: int | None = setting(
         None,
-        "tokens of prompt and answer per session; none: the model's own limit, with a contiguous cache at most 4096",
+        "tokens of prompt and answer per session; none: the model's own limit, at most 4096",
         low=2,
     )
     cache: str = setting(

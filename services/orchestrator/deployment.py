@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from adasd.engine.loading.checkpoint import load_config
-from adasd.engine.loading.limits import is_paged, resolve_max_context
+from adasd.engine.loading.limits import resolve_max_context
 from adasd.text.tokenizer import Tokenizer
 from services.config import ServeConfig
 from services.gateway.auth.key_ring import KeyRing, shares
@@ -115,7 +115,7 @@ class Orchestrator:
             *([self.traces.carrier] if self.traces else []),
         )
         readings = Readings(has_draft=bool(drafts))
-        context_len = resolve_max_context(model_config, model.max_context, is_paged(model))
+        context_len = resolve_max_context(model_config, model.max_context)
         registry = CollectorRegistry()
         registry.register(ProcessCollector())
         max_draft_tokens = config.speculation.max_draft_tokens

@@ -13,7 +13,7 @@ from adasd.engine.forward.selection import choose_forward
 from adasd.engine.forward.trial import PROBE_LEN, miniature_of
 from adasd.engine.loading.adapters import check_adapter, read_adapter
 from adasd.engine.loading.checkpoint import load_config
-from adasd.engine.loading.limits import check_architecture, intended_device, is_paged, resolve_max_context
+from adasd.engine.loading.limits import check_architecture, intended_device, resolve_max_context
 from adasd.engine.loading.memory import on_meta
 from adasd.engine.loading.quantised import check_quantisation, quantisation
 from adasd.errors import ConfigError
@@ -27,7 +27,7 @@ def check_model(config: EngineConfig) -> PreTrainedConfig:
     """
     model_config = load_config(config.model, config.trust_remote_code)
     check_architecture(model_config, config.max_context or 0)
-    max_context = resolve_max_context(model_config, config.max_context, is_paged(config))
+    max_context = resolve_max_context(model_config, config.max_context)
     check_quantisation(model_config, config.model)
     quantised = quantisation(model_config)
     if quantised is not None and config.weights == "int8":

@@ -10,7 +10,7 @@ from adasd.engine.forward.miniature import model_factory, rope_schemes
 from adasd.errors import ConfigError
 
 DEFAULT_CONTEXT = 4096
-"""Most tokens of a contiguous slot, unless ``max_context`` is set."""
+"""Most tokens per slot, unless ``max_context`` is set."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _GROWING_ROPE = ("dynamic", "longrope")  # frequencies depend on the longest sequence in the pass
@@ -49,14 +49,13 @@ def _state_of(text: PreTrainedConfig) -> str | None:
     return None if getattr(text, "num_attention_heads", None) else "no attention heads but recurrent layers"
 
 
-def is_paged(config: EngineConfig, device: torch.device | None = None) -> bool:
-    """Whether the cache is paged. Without a device: as far as the settings alone say, so the same on every machine."""
-    on_cuda = config.device.startswith("cuda") if device is None else device.type == "cuda"
-    return config.cache == "paged" or (config.cache == "auto" and on_cuda)
+def is_paged(config: EngineConfig, device: torch.device) -> bool:
+    """Whether the cache on this device is paged."""
+    return config.cache == "paged" or (config.cache == "auto" and device.type == "cuda")
 
 
-def resolve_max_context(config: PreTrainedConfig, wanted: int | None, paged: bool = False) -> int:
-    """Tokens per slot: as wanted; by default the model's own limit, unless ``paged`` at most 4096."""
+def resolve_max_context(config: PreTrainedConfig, wanted: int | None) -> int:
+    """Tokens per slot: as wanted; by default the model's own limit, at most 4096."""
     text = config.get_text_config()
     limit = int(getattr(text, "max_position_embeddings", None) or DEFAULT_CONTEXT)
     if wanted is None:
@@ -64,7 +63,7 @@ def resolve_max_context(config: PreTrainedConfig, wanted: int | None, paged: boo
             native = scheme.get("original_max_position_embeddings")
             if scheme.get("rope_type") in _GROWING_ROPE and native:
                 limit = min(limit, int(native))
-        return limit if paged else min(limit, DEFAULT_CONTEXT)
+        return min(limit, DEFAULT_CONTEXT)
     if not 1 <= wanted <= limit:
         raise ConfigError(f"max_context is {wanted}, but the model's context holds 1 to {limit} tokens")
     return wanted

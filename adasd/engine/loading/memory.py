@@ -19,7 +19,6 @@ from adasd.engine.forward.trial import WAYS, way_of
 from adasd.engine.loading.checkpoint import load_config
 from adasd.engine.loading.limits import (
     intended_device,
-    is_paged,
     resolve_dtype,
     resolve_max_context,
     resolve_num_slots,
@@ -40,7 +39,7 @@ An allowance, not a measurement.
 class MemoryEstimate:
     """Bytes. A CPU cache is committed as it is used, so it reaches this size only when all slots are full.
 
-    Of a paged cache, one full slot is counted: the least that it must hold.
+    A paged cache takes no more, and less where the device has less.
     """
 
     weights_bytes: int
@@ -65,14 +64,14 @@ def memory_estimate(config: EngineConfig) -> MemoryEstimate:
     model_config = load_config(config.model, config.trust_remote_code)
     device = intended_device(config.device)
     dtype = resolve_dtype(config.dtype, device, model_config)
-    max_context = resolve_max_context(model_config, config.max_context, is_paged(config))
+    max_context = resolve_max_context(model_config, config.max_context)
     model = on_meta(model_config, config.trust_remote_code)
     layers = _layer_shapes(model_config, model, max_context, config.trust_remote_code)
     bytes_per_slot = cache_bytes_per_token(layers, dtype) * max_context
     return MemoryEstimate(
         weights_bytes=_weights_bytes(model, dtype, config, quantisation(model_config)),
         bytes_per_slot=bytes_per_slot,
-        num_slots=1 if is_paged(config) else resolve_num_slots(config, bytes_per_slot),
+        num_slots=resolve_num_slots(config, bytes_per_slot),
         reserve_bytes=CUDA_RESERVE * config.num_devices if device.type == "cuda" else 0,
     )
 

@@ -4,12 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import LlamaConfig
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.prefix_cache import PrefixCache
-from adasd.engine.loading.limits import DEFAULT_CONTEXT, is_paged, resolve_max_context
 from adasd.engine.loading.sizing import CUDA_PAGE, DeviceMemory, cuda_budget, make_layout
 from adasd.errors import ConfigError
 
@@ -58,15 +56,3 @@ def test_a_cache_that_holds_no_whole_session_is_refused_with_what_would_fit():
 def test_which_layout(cache, device, paged):
     made = layout(device, context=64, cache=cache, cache_bytes=GB)
     assert isinstance(made, Pages if paged else PrefixCache)
-
-
-def test_the_context_is_the_models_own_limit_on_pages_and_no_process_needs_a_card_to_know():
-    model = LlamaConfig(max_position_embeddings=131072)
-    for settings, expected in (
-        ({"device": "cuda"}, 131072),
-        ({"device": "cuda:1"}, 131072),
-        ({"cache": "paged"}, 131072),
-        ({"device": "cuda", "cache": "contiguous"}, DEFAULT_CONTEXT),
-        ({}, DEFAULT_CONTEXT),
-    ):
-        assert resolve_max_context(model, None, is_paged(EngineConfig("m", **settings))) == expected
