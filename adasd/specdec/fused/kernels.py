@@ -52,6 +52,7 @@ def laws_kernel(
     for first in range(0, num, BLOCK):
         at = first + lanes
         x = tl.load(logits + row * num + at, mask=at < num, other=float("-inf")).to(tl.float32)
+        x = tl.where(x == x, x, float("-inf"))  # padding may be NaN
         here = tl.max(x, axis=0)
         where = first + tl.argmax(x, axis=0).to(tl.int32)
         choice = tl.where(here > largest, where, choice)

@@ -31,13 +31,13 @@ def exact_session(rng, generator, vocab_size):
     return replace(session, rule=AcceptanceRule(want_distances=session.distributions is not None))
 
 
-@pytest.mark.parametrize(("seed", "vocab_size", "num"), [(0, 23, 10), (1, 23, 10), (2, 150, 5)])
+@pytest.mark.parametrize(("seed", "vocab_size", "num"), [(0, 23, 8), (2, 150, 3)])
 def test_verdicts_equal_the_slow_twins(seed, vocab_size, num):
     rng, generator = random.Random(seed), seeded(seed)
     sessions = [exact_session(rng, generator, vocab_size) for _ in range(num)]
     judged = run(sessions, generator, fused.judge)
     sampled = [b for b, session in enumerate(sessions) if kind_of(session.transform) is Kind.SAMPLED]
-    assert num < 10 or {kind_of(session.transform) for session in sessions} == set(Kind)
+    assert num < 8 or {kind_of(session.transform) for session in sessions} == set(Kind)
     for b, session in enumerate(sessions):
         got = of_batch(judged.judgement, b, session)
         expected = twin(judged, b, sampled.index(b) if b in sampled else None, session)
@@ -48,7 +48,7 @@ def test_verdicts_equal_the_slow_twins(seed, vocab_size, num):
 
 
 def test_signals_and_laws_equal_torchs():
-    vocab_size, num_rows = 150, 16
+    vocab_size, num_rows = 150, 8
     rng, generator = random.Random(3), seeded(3)
     transforms = [random_transform(rng, 5, vocab_size) for _ in range(num_rows)]
     batch = TransformBatch.build(transforms, [9] * num_rows)
