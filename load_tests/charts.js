@@ -3,7 +3,7 @@
 (() => {
   const { seconds, charts } = JSON.parse(document.getElementById("charts").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const COLOURS = { light: ["#1c5bb8", "#c0392b", "#1e7d43", "#a06a00"], dark: ["#86b5ff", "#ff9089", "#6bd394", "#f0b95a"] };
+  const COLOURS = { light: ["#1c5bb8", "#1e7d43", "#c0392b", "#a06a00"], dark: ["#86b5ff", "#6bd394", "#ff9089", "#f0b95a"] };
   const short = (value) => value === null ? "–" : Math.abs(value) >= 100 ? value.toFixed(0) : String(+value.toPrecision(3));
   const percent = (value) => value === null ? "–" : `${(100 * value).toFixed(0)} %`;
   let plots = [];
