@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from enum import StrEnum
 from functools import cache
@@ -157,6 +157,19 @@ def load(
     if found := list(_conflicts(config)):
         raise ConfigError("\n".join(found))
     return config
+
+
+def places_of(
+    names: Collection[str], arguments: Mapping[str, str], environment: Mapping[str, str], file: Path | None
+) -> list[str]:
+    """Where these settings are given, in words; ConfigError for an unreadable file."""
+    sources = (_from_file(file, []), _from_environment(environment), _from_arguments(arguments))
+    return [
+        value.origin
+        for source in sources
+        for name, value in source
+        if (SHORT_NAMES.get(name) or OLD_NAMES.get(name, name)) in names
+    ]
 
 
 def _of_further_draft(name: str) -> tuple[str, str] | None:

