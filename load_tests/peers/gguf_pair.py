@@ -34,8 +34,17 @@ OF_A_LAYER = {
 }
 
 
-def write(model: str, file: Path) -> None:
-    """Write the model; raises ConfigError unless it is a Llama without biases and with plain rotary embedding."""
+FORMATS = {
+    "f32": (gguf.LlamaFileType.ALL_F32, gguf.GGMLQuantizationType.F32),
+    "q8": (gguf.LlamaFileType.MOSTLY_Q8_0, gguf.GGMLQuantizationType.Q8_0),
+}
+
+
+def write(model: str, file: Path, matrices: str = "f32") -> None:
+    """Write the model with its matrices in one of FORMATS; raises ConfigError unless it is a plain Llama.
+
+    That is one without biases and with plain rotary embedding.
+    """
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     config: Any = loaded.config
     plain_rope = (config.rope_parameters or {}).get("rope_type", "default") == "default"
@@ -43,9 +52,14 @@ def write(model: str, file: Path) -> None:
         raise ConfigError(f"{model} is no Llama without biases and with plain rotary embedding")
     writer: Any = gguf.GGUFWriter(file, "llama")
     _describe(writer, config)
+    whole, kind = FORMATS[matrices]
+    writer.add_file_type(whole)
     _spell(writer, AutoTokenizer.from_pretrained(model), config)
     for name, values in _tensors(loaded):
-        writer.add_tensor(name, values)
+        if matrices != "f32" and values.ndim == 2:
+            writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -65,7 +79,6 @@ def _describe(writer: Any, config: Any) -> None:
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
 
 
 def _spell(writer: Any, tokenizer: Any, config: Any) -> None:

@@ -1,0 +1,54 @@
+"""The contenders of ``python -m load_tests.peers``: ours, and llama.cpp on the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from load_tests.peers.environments import Environment
+
+OURS = "adasd"
+WORKERS = "load_tests.peers.workers"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A process that answers: its environment (None: ours), its module, and what it is given.
+
+    In ``arguments``, {folder}, {draft}, {f32}, {q8} and {threads} stand for the model's folder, the draft's, its
+    GGUF files (gguf_pair.FORMATS), and the number of threads.
+    """
+
+    environment: Environment | None
+    module: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One line of the table."""
+
+    name: str
+    program: Program
+    mode: str = ""
+    exact: bool = False  # float32: its tokens have to be those of ours
+
+
+LLAMA_CPP = Environment("llama.cpp", ("xllamacpp==2026.10.11549",))
+"""The wheel brings llama.cpp built; other packages compile it for minutes."""
+
+OURS_F32 = Program(None, f"{WORKERS}.serve_ours", ("{folder}", "{draft}", "{threads}", "full"))
+OURS_INT8 = Program(None, f"{WORKERS}.serve_ours", ("{folder}", "{draft}", "{threads}", "int8"))
+
+
+def _llama_cpp(file: str) -> Program:
+    return Program(LLAMA_CPP, f"{WORKERS}.serve_llama_cpp", (file, "{threads}"))
+
+
+CONTENDERS = (
+    Contender(f"{OURS} float32, off", OURS_F32, "off", exact=True),
+    Contender(f"{OURS} float32, exact", OURS_F32, "exact", exact=True),
+    Contender(f"{OURS} int8, off", OURS_INT8, "off"),
+    Contender("llama.cpp F32", _llama_cpp("{f32}"), exact=True),
+    Contender("llama.cpp Q8_0", _llama_cpp("{q8}")),
+)
+"""The first one is what the others are compared with."""
