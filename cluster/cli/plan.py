@@ -43,10 +43,13 @@ COLUMNS = (
 )
 
 
+WIDTH = 124  # columns that the table needs
+
+
 def main(argv: Sequence[str], console: Console | None = None) -> int:
     """Entry point; returns 0, or 2 for an input that contradicts itself or an objective that nothing holds."""
     options = parse(parser(), argv)
-    console = console or Console()
+    console = console or Console(width=max(Console().width, WIDTH))
     logging.getLogger("adasd").setLevel(logging.ERROR)
     try:
         found = run(options, console, ["adasd", "plan", *argv])
