@@ -138,7 +138,7 @@ def test_every_make_target_exists(name: str) -> None:
 @cache
 def help_text(*words: str) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
-        flag = "--help-all" if words[0] in ("serve", "check") else "--help"
+        flag = "--help-all" if words[0] in ("serve", "check", "simulate", "plan") else "--help"
         bench.main(["--help"]) if words == ("bench",) else cli.main([*words, flag])
     return output.getvalue()
 
