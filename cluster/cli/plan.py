@@ -174,9 +174,7 @@ def remote_or_beside(remote: Mapping[str, Any], beside: Mapping[str, Any], found
     even = (beside["cost_per_hour"] - targets) / remote["drafts"]
     capacity = remote["capacity"] / beside["capacity"] - 1
     if even <= 0:
-        return (
-            f"drafts on cards of their own save no target (capacity {capacity:+.0%}), so they never pay here"
-        )
+        return "drafts on cards of their own need no fewer targets here, so they never pay"
     return (
         f"drafts on cards of their own beat a draft on the target's card while a draft card costs less than {even:.2f} "
         f"per hour (capacity of a target {capacity:+.0%})"
