@@ -40,16 +40,17 @@ class ModuleForward(Forward):
     def _record_layers(self) -> list[LayerShape]:
         recorder = ShapeRecorder()
         ids = probe_ids(self.num_embeddings, self.device)[None]
-        # a mask keeps transformers from looking for packed sequences, which it cannot do on the meta device
-        mask = {"attention_mask": torch.ones_like(ids)} if ids.is_meta else {}
         with torch.inference_mode():
-            self._model(input_ids=ids, use_cache=False, step=recorder, **mask)
+            self._model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, step=recorder)
         return recorder.shapes(type(self._model).__name__)
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         wanted = {"logits_to_keep": batch.wanted} if self._takes_wanted and batch.wanted is not None else {}
+        ids_1T = batch.ids_T[None]
         logits: Tensor = self._model(
-            input_ids=batch.ids_T[None],
+            input_ids=ids_1T,
+            # without a mask, transformers looks for packed sequences and so waits for the device in each pass
+            attention_mask=torch.ones_like(ids_1T),
             position_ids=batch.positions_T[None],
             use_cache=False,
             step=SlotStep(batch, cache),
