@@ -55,7 +55,7 @@ def _typed(prompt: str, rng: random.Random) -> str:
 
 
 def families(num_per_family: int, seed: int = 0, split: Split = Split.TEST) -> list[Question]:
-    """Prompts that cycle through the twelve families; the two splits share no words and no numbers."""
+    """Prompts that cycle through the twelve families; the splits share no subject, or else no numbers."""
     by_family = [
         [Question(name, ask.prompt, ask.judge) for ask in asks(name, family, num_per_family, seed, split)]
         for name, family in FAMILIES.items()
