@@ -23,6 +23,7 @@ METHODS = (
     "on-the-fly",
     "goodput",
     "adasd",
+    "adasd-goodput",
     "calibrated",
 )
 CLAIMED_AT = "c=0.1"
