@@ -52,6 +52,7 @@ class Circumstance(NamedTuple):
     source: str  # of the drafts
     mode: Mode
     temperature: float  # the upper end of a range: 0 (greedy), 0.5, 1, 1.5, ...
+    predicted: bool = False  # look-ups draft from the caller's prediction
 
 
 MAX_METHODS = 64
@@ -101,10 +102,14 @@ class Controller:
         return effective if transform is None else check_transform(options, effective, transform)
 
     def session(
-        self, effective: EffectiveSpeculation, transform: SamplingTransform, prompt: Sequence[int] = ()
+        self,
+        effective: EffectiveSpeculation,
+        transform: SamplingTransform,
+        prompt: Sequence[int] = (),
+        predicted: bool = False,
     ) -> SessionController:
-        """The controller of a new request."""
-        return SessionController(self, effective, transform, prompt)
+        """The controller of a new request; ``predicted``: the caller predicts its answer."""
+        return SessionController(self, effective, transform, prompt, predicted)
 
     def shared(self, at: Circumstance) -> Shared:
         """The shared state of this circumstance."""
@@ -135,8 +140,9 @@ class SessionController:
         effective: EffectiveSpeculation,
         transform: SamplingTransform,
         prompt: Sequence[int] = (),
+        predicted: bool = False,
     ) -> None:
-        self.effective = effective
+        self.effective, self._predicted = effective, predicted
         self._controller = controller
         self._transform = transform
         self._row_len = controller.config.draft_top_k if self._needs_rows(effective, transform) else 0
@@ -156,7 +162,7 @@ class SessionController:
         self.source, self._own = source, NOTHING
         self._own_rounds = 0
         temperature = ceil(2 * self._transform.temperature) / 2
-        self._at = Circumstance(source, self.effective.mode, temperature)
+        self._at = Circumstance(source, self.effective.mode, temperature, self._predicted)
         known = Shared() if self.isolated else self._controller.shared(self._at)
         may_bypass = self.effective.may_bypass and not self.isolated
         self._bypass = known.bypass if may_bypass else None
@@ -278,8 +284,8 @@ class SessionController:
     def _rate_source(self, round: RoundCompleted) -> None:
         """Count a round that was planned to draft in its source's yield."""
         plain_ms = self._estimates.plain_ms
-        if not (self._planned and plain_ms):
-            return
+        if self._predicted or not (self._planned and plain_ms):
+            return  # what a prediction yields says nothing about the source without one
         tokens = round.verdict.num_accepted + 1
         cost = (round.draft_ms + round.verify_ms + round.overhead_ms) / plain_ms
         self._own, self._own_rounds = self._own.plus(tokens, cost), self._own_rounds + 1

@@ -101,7 +101,9 @@ class Runner:
         self.request, self.shared, self.settings, self.tell = request, shared, shared.settings, tell
         opening = open_call(request, shared.eos_ids)
         self.effective = shared.controller.effective(request.speculation, opening.transform)
-        self.controller = shared.controller.session(self.effective, opening.transform, request.prompt)
+        self.controller = shared.controller.session(
+            self.effective, opening.transform, request.prompt, predicted=bool(request.prediction)
+        )
         self.tasks = tasks or AsyncioTasks()
         expected = Prediction(request.prediction, len(request.prompt)) if request.prediction else None
         self.slots = SessionSlots(
