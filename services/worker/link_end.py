@@ -15,6 +15,9 @@ from services.transport.server import LinkStream
 
 log = logging.getLogger(__name__)
 
+LAST_WRITE_S = 1.0
+"""How long the end of a link waits for the frame that is being written."""
+
 MAX_UNSENT_BYTES = 8 * 1024 * 1024
 """An orchestrator that does not read is not read from either, once so much waits for it."""
 
@@ -42,6 +45,7 @@ class LinkEnd:
         self._has_replies: asyncio.Future[None] | None = None  # what the writer waits for
         self._has_room = asyncio.Event()
         self._has_room.set()
+        self.is_over = False
 
     def add(self, session: LinkedSession) -> None:
         self.sessions[session.number], self.leases[session.number] = session, session.lease
@@ -74,11 +78,24 @@ class LinkEnd:
             self._has_room.clear()
 
     async def write(self) -> None:
-        """Write frames until cancelled; raises the error of the stream."""
-        while True:
+        """Write frames until the link is over; raises the error of the stream."""
+        while not self.is_over:
             if not self._replies:
                 self._has_replies = asyncio.get_running_loop().create_future()
                 await self._has_replies
+                continue
             await self.stream.write(self._replies.take())
             if self._replies.num_bytes <= MAX_UNSENT_BYTES:
                 self._has_room.set()
+
+    async def stop(self, writing: asyncio.Task[None]) -> None:
+        """End ``writing``, the task of ``write``.
+
+        A write that is cancelled on its way can keep gRPC from ever sending the status of the call, so it is waited for
+        first; not for long, as an orchestrator may have stopped reading.
+        """
+        self.is_over = True
+        self._wake_writer()
+        await asyncio.wait({writing}, timeout=LAST_WRITE_S)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)

@@ -95,7 +95,7 @@ class WorkerService:
         link = LinkEnd(stream)
         writing, reading = asyncio.create_task(link.write()), asyncio.current_task()
         assert reading is not None
-        writing.add_done_callback(lambda done: done.cancelled() or reading.cancel())
+        writing.add_done_callback(lambda _: link.is_over or reading.cancel())
         self._links.add(reading)
         try:
             while (frame := await stream.read(link.leases)) is not None:
@@ -115,8 +115,7 @@ class WorkerService:
             for session in tuple(link.sessions.values()):
                 self._forget(session)
                 self._host.release(session.lease)
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+            await link.stop(writing)
 
     def end(self, lease: str) -> None:
         """End the session whose lease is over, with UnknownSession, and free its slot."""
