@@ -9,6 +9,7 @@ print(answer.text, answer.report.num_accepted_tokens, "of", answer.report.num_dr
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +23,7 @@ from adasd.control import draft_sources
 from adasd.control.controller import Controller
 from adasd.drafters.lookups import Lookups
 from adasd.errors import ConfigError, InvalidRequest, Superseded
-from adasd.ports import Decode, Engine
+from adasd.ports import Clock, Decode, Engine
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenLogprob, Usage
 from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, RoundCompleted, Verdict, VerifyCall
@@ -65,7 +66,7 @@ class LocalPair:
     ``draft`` is the source ``model`` (None: there is none), ``drafts`` are further models by name. With ``lookahead``
     every draft runs in a thread of its own and drafts ahead while the target judges, if the controller finds that this
     pays; it needs a core that the target does not use. ``as_timed`` maps each round to the one that the controller
-    learns from, to replace its times.
+    learns from, to replace its times. ``clock``, in seconds, times rounds.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class LocalPair:
         as_timed: Callable[[RoundCompleted], RoundCompleted] = lambda done: done,
         *,
         lookahead: bool = False,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.target, self.draft, self.decode, self.eos_ids = target, draft, decode, eos_ids
         self.tokenizer = tokenizer
@@ -92,7 +94,7 @@ class LocalPair:
         self.controller = Controller(config, own or tuple(self.drafts))
         lookups = Lookups(config.recent_tokens)
         self._shared = SharedParts(
-            self.controller, lookups, eos_ids, decode, target.max_context, IN_PLACE, as_timed
+            self.controller, lookups, eos_ids, decode, target.max_context, IN_PLACE, as_timed, clock
         )
         self._placement = EnginePlacement(target, self.drafts, lookahead=lookahead)
         self._names = (f"local-{number}" for number in count())

@@ -149,7 +149,10 @@ def pair_with(
     target, draft = BookEngine(TARGET, clock=lambda: 0.0), BookEngine(DRAFT, clock=lambda: 0.0)
     target.book = draft.book = book
     target.num_judged = num_judged
-    pair = LocalPair(target, draft, decode=lambda ids: "", eos_ids=frozenset(), speculation=config)
+    # Policies that measure time decide by the taught rounds, the same on every path: the clock stands.
+    pair = LocalPair(
+        target, draft, decode=lambda ids: "", eos_ids=frozenset(), speculation=config, clock=lambda: 0.0
+    )
     teacher = pair.controller.session(pair.controller.effective(options), SamplingTransform())
     for done in taught:
         teacher.learn(done)
@@ -206,12 +209,6 @@ def largest_error(
     assert math.isclose(sum(emitted.values()), 1.0, abs_tol=1e-9)
     expected = target_distribution(transform)
     return max(abs(emitted[answer] - expected[answer]) for answer in expected), shapes
-
-
-@pytest.fixture(autouse=True)
-def a_clock_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Policies that measure time decide by the taught rounds, the same on every path."""
-    monkeypatch.setattr("adasd.session.runner.time.perf_counter", lambda: 0.0)
 
 
 @pytest.mark.parametrize("drafting", METHODS)
