@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qw
 from adasd.engine.cache.kv_cache import KVCache, LayerShape
 from adasd.engine.forward.attention import attend
 from adasd.engine.forward.batch import ForwardBatch
-from adasd.engine.forward.int8 import is_int8
+from adasd.engine.forward.int8 import Int8Linear, empty, is_int8
 from adasd.engine.forward.modules import PROBE_LEN, num_embeddings
 from adasd.engine.forward.packed_linear import can_pack, pack, packed_linear
 from adasd.engine.forward.protocol import Forward
@@ -50,8 +50,11 @@ class _Layer:
     down_bias: Tensor | None
 
 
-def why_not(model: PreTrainedModel) -> str | None:
-    """Why this forward pass would not compute the same as the model's modules; None: it does."""
+def why_not(model: PreTrainedModel, layers: tuple[type[nn.Module], ...] = (nn.Linear,)) -> str | None:
+    """Why this forward pass would not compute the same as the model's modules; None: it does.
+
+    ``layers``: the kinds of linear layers that it can compute.
+    """
     config: Any = model.config
     rope = (config.rope_parameters or {}).get("rope_type", "default") if type(model) in _FAMILY else None
     if type(model) not in _FAMILY:
@@ -62,12 +65,12 @@ def why_not(model: PreTrainedModel) -> str | None:
         return f"its activation is {config.hidden_act}"
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         return "it has sliding-window layers"
-    if is_int8(model):
+    if is_int8(model) and Int8Linear not in layers:
         return "its weights are int8"
     if getattr(model, "is_quantized", False):
         return "its checkpoint is quantised"
     projections = [m for name, m in model.named_modules() if name.endswith(("_proj", "lm_head"))]
-    if any(type(m) is not nn.Linear for m in projections):
+    if any(type(m) not in layers for m in projections):
         return "its projections are not plain linear layers"
     return None
 
@@ -186,7 +189,7 @@ class FastLlama(Forward):
             down_bias=_detached(mlp.down_proj.bias),
         )
         for emptied in (q, k, v, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj):
-            emptied.weight = nn.Parameter(emptied.weight.new_empty(0), requires_grad=False)
+            empty(emptied)
         return stacked
 
     def _folded(self, matrix: Tensor, norm: Tensor) -> Tensor:

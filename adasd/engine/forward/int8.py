@@ -2,7 +2,7 @@
 
 Symmetric, rounded to nearest, one scale per output (the vector-wise scales of LLM.int8, arXiv:2208.07339, for the
 weights only). **This is a different model**: mode exact then guarantees the probabilities of the rounded target. The
-head, the embedding and the norms are not rounded.
+embedding and the norms are not rounded, also where the head shares its weights with the embedding.
 Shape letters: N outputs and K inputs of a layer, T tokens.
 """
 
@@ -36,6 +36,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
+        self.out_features = linear.out_features
         weight_NK = linear.weight.detach().float()
         scale_N = weight_NK.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / LARGEST
         self.register_buffer("weight_NK", (weight_NK / scale_N[:, None]).round_().to(torch.int8))
@@ -56,7 +57,7 @@ class Int8Linear(nn.Module):
             out_TN = torch._weight_int8pack_mm(x_TK, self.weight_NK, self.scale_N)
         else:
             out_TN = F.linear(x_TK, self.weight_NK.to(x.dtype)) * self.scale_N
-        out = out_TN.view(*x.shape[:-1], -1)
+        out = out_TN.view(*x.shape[:-1], self.out_features)
         return out if self.bias is None else out + self.bias
 
 
@@ -65,25 +66,34 @@ def is_int8(model: nn.Module) -> bool:
     return any(isinstance(module, Int8Linear) for module in model.modules())
 
 
+def empty(layer: nn.Module) -> None:
+    """Free the weights of a linear layer that has been copied elsewhere."""
+    if isinstance(layer, Int8Linear):
+        layer.weight_NK = layer.weight_NK.new_empty(0)
+    else:
+        weight: Any = layer.weight
+        layer.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+
+
 def rounded_layers(model: PreTrainedModel) -> list[tuple[nn.Module, str, nn.Linear]]:
-    """The layers to round (all but the head), each as (parent module, name in it, layer).
+    """The layers to round, each as (parent module, name in it, layer).
 
     Subclasses of ``nn.Linear`` are left as they are: they compute something else (routers), or are quantised already.
     """
-    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is nn.Linear and child is not head
+        if type(child) is nn.Linear
     ]
 
 
 @torch.inference_mode()
 def round_weights(model: PreTrainedModel) -> None:
-    """Replace the model's linear layers, one by one. Raises ConfigError if there are none."""
+    """Replace the model's linear layers, one by one. Raises ConfigError if there are none but the head."""
     layers = rounded_layers(model)
-    if not layers:
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if all(linear is head for _, _, linear in layers):
         raise ConfigError(
             f"weights are to be int8, but {type(model).__name__} has no linear layers to round; leave weights at full"
         )

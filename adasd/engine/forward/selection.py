@@ -19,6 +19,7 @@ from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.batch_invariant import BatchInvariant
 from adasd.engine.forward.early_exit import EarlyExitForward
 from adasd.engine.forward.graphs import CudaGraphs
+from adasd.engine.forward.int8 import is_int8
 from adasd.engine.forward.modules import ModuleForward
 from adasd.engine.forward.native import forward as native
 from adasd.engine.forward.own_attention import OwnAttention
@@ -98,7 +99,10 @@ def _kernels(model: PreTrainedModel, config: EngineConfig, max_context: int) -> 
     if config.compile == "off" or model.device.type == "cuda":
         return None
     why_not = "they read contiguous slots" if is_paged(config, model.device) else native.why_not(model)
-    if why_not is None and config.compile == "auto" and not config.deterministic and not pays(model):
+    timed = (
+        config.compile == "auto" and not config.deterministic and not is_int8(model)
+    )  # those have no rival
+    if why_not is None and timed and not pays(model):
         why_not = "torch's operations are faster here"
     if why_not is None:
         return native.NativeLlama(model, max_context)

@@ -126,10 +126,13 @@ def _weights_bytes(
         files = list(Path(config.model).glob("*.safetensors"))
         if files:
             return sum(file.stat().st_size for file in files)
-        rounded = sum(linear.weight.numel() for _, _, linear in rounded_layers(model))
+        head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        rounded = sum(linear.weight.numel() for _, _, linear in rounded_layers(model) if linear is not head)
         return int(full - rounded * (dtype.itemsize - bits_per_weight(quantised) / 8))
     if config.weights == "full":
         return full
     layers = [linear for _, _, linear in rounded_layers(model)]
-    saved = sum(linear.weight.numel() * (dtype.itemsize - 1) for linear in layers)
-    return full - saved + sum(linear.out_features for linear in layers) * dtype.itemsize
+    embedding: Any = model.get_input_embeddings()
+    freed = sum(linear.weight.numel() for linear in layers if linear.weight is not embedding.weight)
+    rounded_bytes = sum(linear.weight.numel() + linear.out_features * dtype.itemsize for linear in layers)
+    return full - freed * dtype.itemsize + rounded_bytes

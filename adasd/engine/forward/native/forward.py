@@ -1,4 +1,4 @@
-"""The Llama family's forward pass in C (``llama.c``): one thread of a CPU, float32.
+"""The Llama family's forward pass in C (``llama.c``): one thread of a CPU, in float32, over full or int8 weights.
 
 One call per pass: on a small model, torch's operations cost more to launch than to run. Its results are
 batch-invariant (see ``llama.c``). It is tested against torch's operations.
@@ -22,6 +22,7 @@ from adasd.engine.cache.cpu_memory import HugePages
 from adasd.engine.cache.kv_cache import KVCache, LayerShape
 from adasd.engine.forward import fast_llama
 from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.forward.int8 import Int8Linear, empty
 from adasd.engine.forward.modules import PROBE_LEN, num_embeddings
 from adasd.engine.forward.native import library
 from adasd.engine.forward.protocol import Forward
@@ -34,11 +35,27 @@ LARGEST_HEAD = 256
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
-_OF_A_LAYER = "norm1 qkv qkv_bias q_norm k_norm out out_bias norm2 gate_up gate_up_bias down down_bias"
+class _Matrix(ctypes.Structure):
+    _fields_ = [(name, _POINTER) for name in ("panels", "scales")]
 
 
 class _LayerPointers(ctypes.Structure):
-    _fields_ = [(name, _POINTER) for name in _OF_A_LAYER.split()]
+    _fields_ = [
+        *(
+            (name, _POINTER)
+            for name in [
+                "norm1",
+                "qkv_bias",
+                "q_norm",
+                "k_norm",
+                "out_bias",
+                "norm2",
+                "gate_up_bias",
+                "down_bias",
+            ]
+        ),
+        *((name, _Matrix) for name in ("qkv", "out", "gate_up", "down")),
+    ]
 
 
 class _Model(ctypes.Structure):
@@ -48,7 +65,9 @@ class _Model(ctypes.Structure):
             for name in ("num_layers", "width", "heads", "kv_heads", "head_dim", "inner", "vocab")
         ),
         *((name, _REAL) for name in ("eps", "scaling")),
-        *((name, _POINTER) for name in ("embedding", "cos", "sin", "norm", "head", "layers")),
+        *((name, _POINTER) for name in ("embedding", "cos", "sin", "norm")),
+        ("head", _Matrix),
+        ("layers", _POINTER),
     ]
 
 
@@ -77,7 +96,7 @@ class _Drafts(ctypes.Structure):
 
 def why_not(model: PreTrainedModel) -> str | None:
     """Why this forward pass cannot serve the model here; None: it can."""
-    reason = fast_llama.why_not(model)
+    reason = fast_llama.why_not(model, layers=(nn.Linear, Int8Linear))
     if reason is not None:
         return reason
     if model.device.type != "cpu" or model.dtype != torch.float32:
@@ -129,14 +148,14 @@ class NativeLlama(Forward):
                 kv_heads=kv_heads,
                 head_dim=head_dim,
                 inner=int(config.intermediate_size),
-                vocab=int(model.lm_head.weight.shape[0]),
+                vocab=int(model.lm_head.out_features),
                 eps=float(config.rms_norm_eps),
                 scaling=float(body.layers[0].self_attn.scaling),
                 embedding=self._keep(self._embedding),
                 cos=self._keep(rotation.real),
                 sin=self._keep(rotation.imag),
                 norm=self._keep(body.norm.weight),
-                head=self._packed(model.lm_head.weight),
+                head=self._packed([model.lm_head]),
                 layers=ctypes.addressof(layers),
             )
         self._matrices.collapse()
@@ -256,16 +275,16 @@ class NativeLlama(Forward):
             "gate_up": (mlp.gate_proj, mlp.up_proj),
             "down": (mlp.down_proj,),
         }
-        fields = {
+        fields: dict[str, Any] = {
             "norm1": self._keep(layer.input_layernorm.weight),
             "norm2": self._keep(layer.post_attention_layernorm.weight),
         }
         for name, projections in together.items():
-            fields[name] = self._packed(torch.cat([one.weight for one in projections]))
+            fields[name] = self._packed(projections)
             if projections[0].bias is not None:
                 fields[f"{name}_bias"] = self._keep(torch.cat([one.bias for one in projections]))
             for one in projections:
-                one.weight = nn.Parameter(one.weight.new_empty(0), requires_grad=False)
+                empty(one)
         if self._has_qk_norm:
             fields |= {
                 "q_norm": self._keep(attention.q_norm.weight),
@@ -273,11 +292,17 @@ class NativeLlama(Forward):
             }
         return _LayerPointers(**fields)
 
-    def _packed(self, weight_NK: Tensor) -> int:
-        """Address of [ceil(N / P), K, P] of [N, K], padded with zeros."""
+    def _packed(self, layers: Sequence[Any]) -> _Matrix:
+        """The weights [N, K] of all ``layers`` below each other as [ceil(N / P), K, P], padded with zeros."""
+        rounded = isinstance(layers[0], Int8Linear)
+        weight_NK = torch.cat([one.weight_NK if rounded else one.weight.detach() for one in layers])
         num, inner = weight_NK.shape
-        padded = F.pad(weight_NK.detach(), (0, 0, 0, -num % self._panel))
-        return self._matrices.copy(padded.view(-1, self._panel, inner).transpose(1, 2)).data_ptr()
+        padded = F.pad(weight_NK, (0, 0, 0, -num % self._panel))
+        panels = self._matrices.copy(padded.view(-1, self._panel, inner).transpose(1, 2)).data_ptr()
+        if not rounded:
+            return _Matrix(panels, None)
+        scales = F.pad(torch.cat([one.scale_N for one in layers]), (0, -num % self._panel))
+        return _Matrix(panels, self._keep(scales))
 
     def _keep(self, tensor: Tensor) -> int:
         """Address of the tensor's data, which stays valid as long as this object lives."""

@@ -1,15 +1,20 @@
-/* One forward pass of a Llama-family model over a slotted cache: one thread, float32.
+/* One forward pass of a Llama-family model over a slotted cache: one thread, float32 or weights of one byte.
  *
  * Every number is computed by the same operations in the same order, independent of the rest of the batch: a product
  * sums over its inner dimension from front to back, and attention goes over a token's keys from the first to its own.
  * So neither batch size nor block length changes a result, not even in its last bit.
  *
  * Matrices are packed in panels of PANEL columns, [panel][row][PANEL], so that a panel is read from front to back.
+ * Rounded ones hold a byte per weight and have a scale per column; they are widened in registers, so that a pass reads
+ * a quarter of the memory.
  * Uses the vector extensions of GCC and Clang; vector sizes depend on the processor. See adasd.engine.forward.native.
  */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 enum { LANES = 16, VECTORS = 4, TILE = 6 };
@@ -28,16 +33,24 @@ enum { PANEL = LANES * VECTORS, LARGEST_HEAD = 256, CHAINS = 4, ROWS = 8 };
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t Whole __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
 
 typedef struct {
-  const float *norm1, *qkv, *qkv_bias, *q_norm, *k_norm, *out, *out_bias;
-  const float *norm2, *gate_up, *gate_up_bias, *down, *down_bias; /* biases and q, k norms may be NULL */
+  const void *panels;  /* float, or int8_t if there are scales */
+  const float *scales; /* [columns], padded to whole panels; NULL: full weights */
+} Matrix;
+
+typedef struct {
+  const float *norm1, *qkv_bias, *q_norm, *k_norm, *out_bias; /* biases and q, k norms may be NULL */
+  const float *norm2, *gate_up_bias, *down_bias;
+  Matrix qkv, out, gate_up, down;
 } Layer;
 
 typedef struct {
   int64_t num_layers, width, heads, kv_heads, head_dim, inner, vocab;
   float eps, scaling;
-  const float *embedding, *cos, *sin, *norm, *head; /* [V, W], [C, D / 2] twice, [W], packed [W, V] */
+  const float *embedding, *cos, *sin, *norm; /* [V, W], [C, D / 2] twice, [W] */
+  Matrix head;                               /* [W, V] */
   const Layer *layers;
 } Model;
 
@@ -80,21 +93,39 @@ int64_t adasd_scratch(const Model *m, int64_t num_tokens, int64_t max_context) {
 
 /* --------------------------------------------------------------------------- products */
 
-/* ``rows`` rows of y = x w (+ bias) (+ y) over one panel; ``rows`` is a constant at every call, as this is inlined. */
-static inline __attribute__((always_inline)) void tile(int rows, const float *x, int64_t inner, const float *w,
-                                                       const float *bias, float *y, int64_t stride, int64_t num,
-                                                       int add) {
+/* LANES bytes as floats. Compilers do not find these instructions in a conversion of vectors. */
+static inline __attribute__((always_inline)) Vector widened(const int8_t *bytes) {
+#if defined(__AVX512F__)
+  return (Vector)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)bytes)));
+#elif defined(__AVX2__)
+  return (Vector)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)bytes)));
+#else
+  return __builtin_convertvector(*(const Bytes *)bytes, Vector);
+#endif
+}
+
+/* ``rows`` rows of y = x w (+ bias) (+ y) over one panel; ``rows`` and ``rounded`` are constants at every call, as this
+ * is inlined. */
+static inline __attribute__((always_inline)) void tile(int rows, int rounded, const float *x, int64_t inner,
+                                                       const void *panel, const float *scales, const float *bias,
+                                                       float *y, int64_t stride, int64_t num, int add) {
+  const float *full = panel;
+  const int8_t *bytes = panel;
   Vector sum[TILE][VECTORS];
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < VECTORS; v++) sum[r][v] = (Vector){0};
-  for (int64_t k = 0; k < inner; k++, w += PANEL) {
+  for (int64_t k = 0; k < inner; k++) {
     Vector part[VECTORS];
-    for (int v = 0; v < VECTORS; v++) part[v] = *(const Vector *)(w + v * LANES);
+    for (int v = 0; v < VECTORS; v++) {
+      int64_t at = k * PANEL + v * LANES;
+      part[v] = rounded ? widened(bytes + at) : *(const Vector *)(full + at);
+    }
     for (int r = 0; r < rows; r++)
       for (int v = 0; v < VECTORS; v++) sum[r][v] += x[r * inner + k] * part[v];
   }
   for (int r = 0; r < rows; r++) {
     float *to = y + r * stride;
+    for (int v = 0; rounded && v < VECTORS; v++) sum[r][v] *= *(const Vector *)(scales + v * LANES);
     if (num == PANEL) {
       for (int v = 0; v < VECTORS; v++) {
         Vector value = bias ? sum[r][v] + *(const Vector *)(bias + v * LANES) : sum[r][v];
@@ -109,23 +140,35 @@ static inline __attribute__((always_inline)) void tile(int rows, const float *x,
   }
 }
 
+/* All rows of one panel; ``rounded`` is a constant at every call. */
+static inline __attribute__((always_inline)) void panel_rows(int rounded, const float *x, int64_t rows, int64_t inner,
+                                                             const void *w, const float *s, const float *b, float *y,
+                                                             int64_t num, int64_t here, int add) {
+  int64_t r = 0;
+  for (; r + TILE <= rows; r += TILE)
+    tile(TILE, rounded, x + r * inner, inner, w, s, b, y + r * num, num, here, add);
+  const float *rest = x + r * inner;
+  float *to = y + r * num;
+  switch (rows - r) {
+  case 5: tile(5, rounded, rest, inner, w, s, b, to, num, here, add); break;
+  case 4: tile(4, rounded, rest, inner, w, s, b, to, num, here, add); break;
+  case 3: tile(3, rounded, rest, inner, w, s, b, to, num, here, add); break;
+  case 2: tile(2, rounded, rest, inner, w, s, b, to, num, here, add); break;
+  case 1: tile(1, rounded, rest, inner, w, s, b, to, num, here, add); break;
+  }
+}
+
 /* y [rows, num] = x [rows, inner] w + bias, added to what y holds if ``add``. */
-static void product(const float *x, int64_t rows, int64_t inner, const float *w, const float *bias, float *y,
+static void product(const float *x, int64_t rows, int64_t inner, const Matrix *w, const float *bias, float *y,
                     int64_t num, int add) {
-  for (int64_t first = 0; first < num; first += PANEL, w += inner * PANEL) {
+  for (int64_t first = 0; first < num; first += PANEL) {
     int64_t here = num - first < PANEL ? num - first : PANEL;
     const float *b = bias ? bias + first : 0;
-    int64_t r = 0;
-    for (; r + TILE <= rows; r += TILE) tile(TILE, x + r * inner, inner, w, b, y + r * num + first, num, here, add);
-    const float *rest = x + r * inner;
-    float *to = y + r * num + first;
-    switch (rows - r) {
-    case 5: tile(5, rest, inner, w, b, to, num, here, add); break;
-    case 4: tile(4, rest, inner, w, b, to, num, here, add); break;
-    case 3: tile(3, rest, inner, w, b, to, num, here, add); break;
-    case 2: tile(2, rest, inner, w, b, to, num, here, add); break;
-    case 1: tile(1, rest, inner, w, b, to, num, here, add); break;
-    }
+    if (w->scales)
+      panel_rows(1, x, rows, inner, (const int8_t *)w->panels + first * inner, w->scales + first, b, y + first, num,
+                 here, add);
+    else
+      panel_rows(0, x, rows, inner, (const float *)w->panels + first * inner, 0, b, y + first, num, here, add);
   }
 }
 
@@ -339,17 +382,17 @@ void adasd_forward(const Model *m, const Cache *cache, const Pass *pass, float *
   for (int64_t i = 0; i < m->num_layers; i++) {
     const Layer *layer = m->layers + i;
     norm(x, layer->norm1, num, width, m->eps, normed);
-    product(normed, num, width, layer->qkv, layer->qkv_bias, qkv, qkv_len, 0);
+    product(normed, num, width, &layer->qkv, layer->qkv_bias, qkv, qkv_len, 0);
     store_and_attend(m, layer, cache->layers[i], cache->max_context, pass, qkv, scores, attended);
-    product(attended, num, queries, layer->out, layer->out_bias, x, width, 1);
+    product(attended, num, queries, &layer->out, layer->out_bias, x, width, 1);
     norm(x, layer->norm2, num, width, m->eps, normed);
-    product(normed, num, width, layer->gate_up, layer->gate_up_bias, gate_up, 2 * m->inner, 0);
+    product(normed, num, width, &layer->gate_up, layer->gate_up_bias, gate_up, 2 * m->inner, 0);
     activate(gate_up, num, m->inner);
-    product(gate_up, num, m->inner, layer->down, layer->down_bias, x, width, 1);
+    product(gate_up, num, m->inner, &layer->down, layer->down_bias, x, width, 1);
   }
   for (int64_t i = 0; i < pass->num_wanted; i++)
     norm(x + pass->wanted[i] * width, m->norm, 1, width, m->eps, normed + i * width);
-  product(normed, pass->num_wanted, width, m->head, 0, logits, m->vocab, 0);
+  product(normed, pass->num_wanted, width, &m->head, 0, logits, m->vocab, 0);
 }
 
 /* --------------------------------------------------------------------------- drafting */

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import platform
 import random
 
 import pytest
@@ -13,6 +14,7 @@ from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.forward import selection
 from adasd.engine.forward.batch import ForwardBatch
+from adasd.engine.forward.int8 import round_weights
 from adasd.engine.forward.native import forward as native
 from adasd.engine.forward.native import library
 from adasd.engine.forward.selection import choose_forward
@@ -107,6 +109,41 @@ def test_heads_of_all_sizes_are_right(head_dim, heads):
     expected, found = (logits_of(one, [[(2, 0, text[:23])], [(2, 23, text[23:])]]) for one in (slow, fast))
     for place, logits in expected.items():
         torch.testing.assert_close(found[place], logits, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama-biased", "qwen3"])
+def test_rounded_weights_are_computed_as_by_the_modules_and_alike_in_any_company(name):
+    """Sizes that fill no panel, biases, a shared head; one token, whole tiles and rests of them."""
+    config = EngineConfig("tiny", weights="int8")
+    model = copy.deepcopy(original(name))
+    round_weights(model)
+    slow = choose_forward(copy.deepcopy(model), config, CONTEXT, False)
+    fast = choose_forward(model, config, CONTEXT, None)
+    assert "native" in fast.name
+    texts = dict(zip((0, 3, 7), prompts(30, 61, 9), strict=True))
+    expected = logits_of(slow, [[(slot, 0, text)] for slot, text in texts.items()])
+    alone = logits_of(fast, [[(slot, i, [t])] for slot, text in texts.items() for i, t in enumerate(text)])
+    together = logits_of(fast, random_passes(texts, random.Random(0)))
+    for place, logits in expected.items():
+        torch.testing.assert_close(alone[place], logits, atol=1e-3, rtol=1e-3)
+        assert torch.equal(alone[place], together[place])
+
+
+@pytest.mark.parametrize("flags", [("-mavx2", "-mfma", "-mno-avx512f"), ("-mno-avx2", "-mno-avx")])
+def test_older_processors_compute_rounded_weights_alike(flags, fresh_library, monkeypatch):
+    if platform.machine() != "x86_64":
+        flags = ()  # the code for all other processors
+    config = EngineConfig("tiny", weights="int8")
+    model = copy.deepcopy(original("llama-biased"))
+    round_weights(model)
+    monkeypatch.setattr(library, "OWN_PROCESSOR", (flags,))
+    found = choose_forward(copy.deepcopy(model), config, CONTEXT, None)
+    expected = choose_forward(model, config, CONTEXT, False)
+    (text,) = prompts(20)
+    here, there = (logits_of(one, [[(2, 0, text)]]) for one in (found, expected))
+    assert "native" in found.name
+    for place, logits in there.items():
+        torch.testing.assert_close(here[place], logits, atol=1e-3, rtol=1e-3)
 
 
 def test_batches_of_sixty_four_sessions_answer_as_each_alone():
