@@ -47,8 +47,8 @@ class EngineConfig:
     )
     weights: str = setting(
         "full",
-        "full: weights in dtype; int8: linear layers in one byte per weight, which saves memory but changes the "
-        "model (mode exact then reproduces the int8 target) and uses no compiled kernels",
+        "full: weights in dtype; int8: linear layers in one byte per weight, which is small, fast on a CPU and "
+        "another model (mode exact then reproduces the int8 target)",
         choices=("full", "int8"),
     )
     device: str = setting(

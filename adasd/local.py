@@ -113,6 +113,8 @@ class LocalPair:
         drafts: Mapping[str, str] | None = None,
         early_exit: bool = False,
         lookahead: bool = False,
+        weights: str = "full",
+        draft_weights: str = "full",
     ) -> LocalPair:
         """Load a pair of Hugging Face causal language models by folder or id; raises ConfigError.
 
@@ -120,7 +122,8 @@ class LocalPair:
         for itself, without any.
 
         ``prefix_cache``: reuse the cache of earlier prompts that begin with the same tokens.
-        ``lookahead``: drafts run in threads of their own (LocalPair).
+        ``lookahead``: drafts run in threads of their own (LocalPair). ``weights`` of the target and ``draft_weights``:
+        ``full`` or ``int8``, which makes other models of them (EngineConfig).
         """
         from adasd.engine.engine import TorchEngine
         from adasd.engine.loading.draft import load_draft
@@ -133,8 +136,9 @@ class LocalPair:
             num_slots=4,
             prefix_cache=prefix_cache,
             early_exit=early_exit,
+            weights=weights,
         )
-        own = replace(config, early_exit=False)
+        own = replace(config, early_exit=False, weights=draft_weights)
         models = {**({draft_sources.MODEL: draft} if draft is not None else {}), **(drafts or {})}
         tokenizer = Tokenizer.load(target)
         target_engine = TorchEngine.from_config(config)

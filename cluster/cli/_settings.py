@@ -126,6 +126,11 @@ def read_config(arguments: argparse.Namespace) -> ServeConfig:
         target, draft = fetched(arguments.pair)
         named |= {"target.model": str(target), "draft.model": str(draft)}
         named.setdefault("model_name", target.name if arguments.pair != "demo" else "adasd-demo")
+        elsewhere = ("draft.weights", "draft.device", "draft.num_gpus")
+        if arguments.pair == "smollm2" and not settings.places_of(
+            elsewhere, named, os.environ, arguments.config
+        ):
+            named["draft.weights"] = "int8"  # on a CPU it drafts a token in half the time, as good as before
     return settings.load(named, os.environ, arguments.config, demo=DEMO)
 
 

@@ -27,6 +27,10 @@ def test_smollm2_is_fetched_and_served_under_its_name(monkeypatch, tmp_path):
     assert found.target.engine.model == str(tmp_path / "smollm2-135m-instruct")
     assert found.draft.engine.model == str(packaged("models") / "smollm2-draft")
     assert found.model_name == "smollm2-135m-instruct"
+    assert (found.target.engine.weights, found.draft.engine.weights) == ("full", "int8")
+    assert config("--pair", "smollm2", "--draft-weights", "full").draft.engine.weights == "full"
+    on_a_card = config("--pair", "smollm2", "--draft-device", "cuda", "--draft-num-gpus", "0.3")
+    assert on_a_card.draft.engine.weights == "full"
     assert config("--pair", "smollm2", "--model-name", "mine").model_name == "mine"
 
 
