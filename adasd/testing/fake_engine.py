@@ -167,6 +167,8 @@ class FakeEngine:
             return CallFailed(session, work.call.epoch, self._failures.pop(session))
         following = work.next_input(self.max_context)
         if following is not None:
+            if not work.slot.is_placed:
+                self._slots.place(work.slot, ())
             self._run(work, following)
             work.took_part(self._pass_number, began_s, self._clock(), 1, len(following.tokens))
         if work.next_input(self.max_context) is not None:

@@ -166,9 +166,13 @@ class FixedController(Controller):
         self.case = case
 
     def session(
-        self, effective: EffectiveSpeculation, transform: SamplingTransform, prompt: Sequence[int] = ()
+        self,
+        effective: EffectiveSpeculation,
+        transform: SamplingTransform,
+        prompt: Sequence[int] = (),
+        predicted: bool = False,
     ) -> FixedBlocks:
-        made = FixedBlocks(self, effective, transform, prompt)
+        made = FixedBlocks(self, effective, transform, prompt, predicted)
         made.case = self.case
         return made
 

@@ -28,7 +28,7 @@ from adasd.engine.forward.native.forward import NativeLlama
 from adasd.engine.sampling.sampler import judge_blocks, propose_next
 from adasd.local import LocalPair
 from adasd.ports import Clock
-from adasd.requests import Mode
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from load_tests import record
 from load_tests.demo_pair import DEMO, positive
 from load_tests.demo_prompts import examples
@@ -107,7 +107,12 @@ def measure(
 
 
 def _answer_all(pair: LocalPair, mode: Mode, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
-    return sum(len(pair.generate(prompt, mode=mode, max_tokens=max_tokens).tokens) for prompt in prompts)
+    """Blocks by ``adasd``: the default method may find that a small target is faster without a draft."""
+    options = SpeculationOptions(mode, drafting=None if mode is Mode.OFF else "adasd")
+    sampling = SamplingParams(max_tokens, 0.0)
+    return sum(
+        len(pair.generate(prompt, sampling=sampling, speculation=options).tokens) for prompt in prompts
+    )
 
 
 def table(found: dict[str, dict[str, float]]) -> Table:
