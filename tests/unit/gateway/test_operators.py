@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import httpx
 import pytest
@@ -72,10 +71,8 @@ async def test_behind_a_proxy_that_answers_with_ids_none_is_added():
 
 @pytest.fixture
 def logged(monkeypatch, tmp_path):
-    """Configures logs as a replica does, and restores them afterwards."""
+    """Configures logs as a replica does."""
     file = (tmp_path / "log").open("w+")
-    loggers = [logging.getLogger(name) for name in logs.PACKAGES]
-    before = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
 
     def configure(**config):
         logs.configure(LogConfig(**config), file)
@@ -88,9 +85,6 @@ def logged(monkeypatch, tmp_path):
         return lines
 
     yield configure
-    for logger, handlers, level, propagate in before:
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
     file.close()
 
 

@@ -19,12 +19,8 @@ FORGED = (
 
 
 @pytest.fixture
-def write(monkeypatch):
+def write():
     """Writes one record as a replica does and returns the lines of the log."""
-    for name in logs.PACKAGES:
-        logger = logging.getLogger(name)
-        for attribute in ("handlers", "level", "propagate"):
-            monkeypatch.setattr(logger, attribute, getattr(logger, attribute))
 
     def written(form, message, request_id="", error=None, **fields):
         stream = io.StringIO()
