@@ -17,5 +17,5 @@ def test_the_two_tier_overlay_serves_and_changes_under_load():
     rehearse(TWO_TIER / "topology.yaml", TWO_TIER / "cluster.yaml", Console(file=said, width=200))
     steps = said.getvalue()
     assert "2 orchestrator, 1 target, 1 draft, each in its pool" in steps
-    assert "target.num_slots 32 -> 33 during" in steps
+    assert "target.num_slots 12 -> 13 during" in steps
     assert "0 processes left" in steps
