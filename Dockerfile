@@ -30,6 +30,7 @@ COPY services services
 COPY protos protos
 COPY cluster cluster
 COPY k8s/base k8s/base
+COPY examples/cards.yaml examples/cards.yaml
 COPY models/demo models/demo
 COPY models/smollm2-draft models/smollm2-draft
 RUN pip install --constraint constraints.txt --editable .[traces]
