@@ -61,13 +61,13 @@ def test_addresses_of_all_hosts_and_ipv6():
     ("found", "started", "typed"),
     [
         ("/usr/bin/adasd", "/usr/bin/adasd", "adasd"),
-        (None, "/work/tree/.venv/bin/adasd", ".venv/bin/adasd"),
+        (None, "/home/me/tree/.venv/bin/adasd", ".venv/bin/adasd"),
         (None, "/opt/a b/adasd", "'/opt/a b/adasd'"),
-        (None, "/work/tree/cluster/cli/__main__.py", f"{sys.executable} -m cluster.cli"),
+        (None, "/home/me/tree/cluster/cli/__main__.py", f"{sys.executable} -m cluster.cli"),
     ],
 )
 def test_the_command_is_the_one_that_this_shell_finds(found, started, typed, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda _: found)
     monkeypatch.setattr(module.sys, "argv", [started])
-    monkeypatch.setattr(Path, "cwd", lambda: Path("/work/tree"))
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/home/me/tree"))
     assert own_command() == typed
