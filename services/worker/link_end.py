@@ -96,6 +96,8 @@ class LinkEnd:
         """
         self.is_over = True
         self._wake_writer()
-        await asyncio.wait({writing}, timeout=LAST_WRITE_S)
-        writing.cancel()
+        try:
+            await asyncio.wait({writing}, timeout=LAST_WRITE_S)
+        finally:
+            writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
