@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from adasd.cost_table import CostTable
+from adasd.methods.inputs import BatchInputs, BlockInputs
 from adasd.rounds import Params, RoundCompleted, StopRule
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from adasd.specdec.relaxation import RelaxationBatch
-    from adasd.specdec.verify_reference import ReferenceBlock
 
 State = TypeVar("State")
 
@@ -138,7 +136,7 @@ class AcceptanceMethod(ABC, Generic[State]):
 
     @staticmethod
     @abstractmethod
-    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+    def chance(at: BatchInputs, ids_GKN: Tensor) -> Tensor:
         """The chance that each of these tokens is accepted if it fails the exact test: [G, K, N] or [G, K, 1].
 
         ``ids_GKN`` are N token ids per drafted position of G sessions (the first is the drafted token itself).
@@ -146,7 +144,7 @@ class AcceptanceMethod(ABC, Generic[State]):
 
     @staticmethod
     @abstractmethod
-    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+    def reference_chance(block: BlockInputs, i: int, token: int) -> float:
         """The same for one token at position i of one session's block."""
 
     @staticmethod

@@ -29,7 +29,7 @@ from adasd.specdec.exact_tests import ExactTest
 
 @dataclass(frozen=True, eq=False)
 class RelaxationBatch:
-    """The drafted positions of G sessions under one acceptance method: all inputs of that method."""
+    """The drafted positions of G sessions under one acceptance method: its ``BatchInputs``."""
 
     params: tuple[Params, ...]  # of each session
     lens_G: Tensor  # drafted tokens of each session; positions from there on are padding

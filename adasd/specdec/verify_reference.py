@@ -49,7 +49,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceBlock:
-    """One session's block: all inputs of an acceptance method (as ``RelaxationBatch``)."""
+    """One session's block: the ``BlockInputs`` of an acceptance method."""
 
     places: Sequence[Place]
     params: Params

@@ -19,6 +19,7 @@ from adasd.methods.distance_histograms import (
     Label,
     Scope,
 )
+from adasd.methods.inputs import BatchInputs, BlockInputs
 from adasd.methods.kernel_density import Bandwidth, bandwidth, density
 from adasd.methods.policy import AcceptanceMethod, Bounds, RoundOutlook
 from adasd.methods.registry import register_acceptance
@@ -26,9 +27,6 @@ from adasd.rounds import NUM_DISTANCE_BINS, Params, RoundCompleted
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from adasd.specdec.relaxation import RelaxationBatch
-    from adasd.specdec.verify_reference import ReferenceBlock
 
 REFRESH_LABELS = 32
 """New labels between two fits."""
@@ -125,7 +123,7 @@ class Adasd(AcceptanceMethod[PosteriorState]):
         return np.minimum.accumulate(without_gaps(ratio, known))
 
     @staticmethod
-    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+    def chance(at: BatchInputs, ids_GKN: Tensor) -> Tensor:
         chances_GT = at.table("chances")
         num_bins = chances_GT.shape[1]
         bin_GK = (at.distance_GK1[..., 0].nan_to_num(0.0) * num_bins).long().clamp(0, num_bins - 1)
@@ -133,7 +131,7 @@ class Adasd(AcceptanceMethod[PosteriorState]):
         return chance_GK1 * at.likely(ids_GKN, at.number("min_ratio"))
 
     @staticmethod
-    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+    def reference_chance(block: BlockInputs, i: int, token: int) -> float:
         if not block.likely(i, token, block.number("min_ratio")):
             return 0.0
         chances = block.table("chances")

@@ -16,15 +16,13 @@ from adasd.methods.distance_histograms import (
     Label,
     Scope,
 )
+from adasd.methods.inputs import BatchInputs, BlockInputs
 from adasd.methods.policy import AcceptanceMethod, Bounds, RoundOutlook
 from adasd.methods.registry import register_acceptance
 from adasd.rounds import Params, RoundCompleted
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from adasd.specdec.relaxation import RelaxationBatch
-    from adasd.specdec.verify_reference import ReferenceBlock
 
 
 @register_acceptance
@@ -68,12 +66,12 @@ class AdasdV1(AcceptanceMethod[Histories]):
         return state.learn(round, self.labels, self.memory)
 
     @staticmethod
-    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+    def chance(at: BatchInputs, ids_GKN: Tensor) -> Tensor:
         is_near_GK1 = at.distance_GK1 < at.number("max_distance")
         return (is_near_GK1 & at.likely(ids_GKN, at.number("min_ratio"))).float()
 
     @staticmethod
-    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+    def reference_chance(block: BlockInputs, i: int, token: int) -> float:
         is_near = block.distance(i) < block.number("max_distance")
         return float(is_near and block.likely(i, token, block.number("min_ratio")))
 

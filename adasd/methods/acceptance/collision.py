@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from adasd.config import setting
+from adasd.methods.inputs import BatchInputs, BlockInputs
 from adasd.methods.policy import AcceptanceMethod, Bounds, RoundOutlook, Stateless
 from adasd.methods.registry import register_acceptance
 from adasd.rounds import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from adasd.specdec.relaxation import RelaxationBatch
-    from adasd.specdec.verify_reference import ReferenceBlock
 
 
 @register_acceptance
@@ -46,11 +44,11 @@ class Collision(Stateless, AcceptanceMethod[None]):
         return {"ratio": max(self.start_ratio, min(1.0, outlook.num_relaxed / allowed))}
 
     @staticmethod
-    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+    def chance(at: BatchInputs, ids_GKN: Tensor) -> Tensor:
         collision_GK1 = at.probs_GKV.square().sum(-1, keepdim=True)
         return (at.probs_of(ids_GKN) >= at.number("ratio") * collision_GK1).float()
 
     @staticmethod
-    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+    def reference_chance(block: BlockInputs, i: int, token: int) -> float:
         probs = block.plain(i)
         return float(probs[token] >= block.number("ratio") * sum(p * p for p in probs))

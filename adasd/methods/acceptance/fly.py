@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from adasd.config import setting
+from adasd.methods.inputs import BatchInputs, BlockInputs
 from adasd.methods.policy import AcceptanceMethod, Bounds, RoundOutlook, Stateless
 from adasd.methods.registry import register_acceptance
 from adasd.rounds import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from adasd.specdec.relaxation import RelaxationBatch
-    from adasd.specdec.verify_reference import ReferenceBlock
 
 
 @register_acceptance
@@ -46,7 +44,7 @@ class Fly(Stateless, AcceptanceMethod[None]):
         return {"window": float(self.window), "min_entropy": self.min_entropy}
 
     @staticmethod
-    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+    def chance(at: BatchInputs, ids_GKN: Tensor) -> Tensor:
         agrees_GK = (at.exact_ok_GK & (at.place_K < at.lens_G[:, None])).long()
         agreed_GK = agrees_GK.cumsum(dim=1)  # tokens that agree, up to and including each position
         window_G1 = at.number("window")[..., 0].long()
@@ -59,7 +57,7 @@ class Fly(Stateless, AcceptanceMethod[None]):
         ).float()
 
     @staticmethod
-    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+    def reference_chance(block: BlockInputs, i: int, token: int) -> float:
         behind = range(i + 1, i + 1 + int(block.number("window")))
         is_whole = behind.stop <= len(block.tokens)
         is_uncertain = block.entropy(i) >= block.number("min_entropy")

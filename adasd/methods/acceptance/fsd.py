@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from adasd.config import setting
+from adasd.methods.inputs import BatchInputs, BlockInputs
 from adasd.methods.policy import AcceptanceMethod, Bounds, RoundOutlook, Stateless
 from adasd.methods.registry import register_acceptance
 from adasd.rounds import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from adasd.specdec.relaxation import RelaxationBatch
-    from adasd.specdec.verify_reference import ReferenceBlock
 
 
 @register_acceptance
@@ -41,11 +39,11 @@ class Fsd(Stateless, AcceptanceMethod[None]):
         return {"max_distance": math.sqrt(self.max_divergence / math.log(2))}
 
     @staticmethod
-    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+    def chance(at: BatchInputs, ids_GKN: Tensor) -> Tensor:
         return (at.distance_GK1 <= at.number("max_distance")).float()
 
     @staticmethod
-    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+    def reference_chance(block: BlockInputs, i: int, token: int) -> float:
         return float(block.distance(i) <= block.number("max_distance"))
 
     @staticmethod

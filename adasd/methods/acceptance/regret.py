@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from adasd.config import setting
+from adasd.methods.inputs import BatchInputs, BlockInputs
 from adasd.methods.policy import AcceptanceMethod, Bounds, RoundOutlook, Stateless
 from adasd.methods.registry import register_acceptance
 from adasd.rounds import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from adasd.specdec.relaxation import RelaxationBatch
-    from adasd.specdec.verify_reference import ReferenceBlock
 
 
 @register_acceptance
@@ -46,7 +44,7 @@ class Regret(Stateless, AcceptanceMethod[None]):
         return {"max_regret": self.max_regret, "block_budget": self.block_budget}
 
     @staticmethod
-    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+    def chance(at: BatchInputs, ids_GKN: Tensor) -> Tensor:
         largest_GK1 = at.masked_logits_GKV.amax(-1, keepdim=True)
         regret_GKN = largest_GK1 - at.masked_logits_GKV.gather(-1, ids_GKN)
         missed_GK1 = regret_GKN[..., :1].masked_fill(at.exact_ok_GK[..., None], 0.0)
@@ -58,7 +56,7 @@ class Regret(Stateless, AcceptanceMethod[None]):
         return (within_GKN & (spent_GK1 + regret_GKN <= at.number("block_budget"))).float()
 
     @staticmethod
-    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+    def reference_chance(block: BlockInputs, i: int, token: int) -> float:
         def regret(at: int, of: int) -> float:
             return max(block.logits[at]) - block.logits[at][of]
 

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from adasd.config import setting
+from adasd.methods.inputs import BatchInputs, BlockInputs
 from adasd.methods.policy import AcceptanceMethod, Bounds, RoundOutlook, Stateless
 from adasd.methods.registry import register_acceptance
 from adasd.rounds import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from adasd.specdec.relaxation import RelaxationBatch
-    from adasd.specdec.verify_reference import ReferenceBlock
 
 
 @register_acceptance
@@ -35,11 +33,11 @@ class Typical(Stateless, AcceptanceMethod[None]):
         return {"epsilon": self.epsilon, "delta": self.delta}
 
     @staticmethod
-    def chance(at: RelaxationBatch, ids_GKN: Tensor) -> Tensor:
+    def chance(at: BatchInputs, ids_GKN: Tensor) -> Tensor:
         needed_GK1 = (at.number("delta") * (-at.entropy_GK1).exp()).minimum(at.number("epsilon"))
         return (at.probs_of(ids_GKN) > needed_GK1).float()
 
     @staticmethod
-    def reference_chance(block: ReferenceBlock, i: int, token: int) -> float:
+    def reference_chance(block: BlockInputs, i: int, token: int) -> float:
         needed = min(block.number("epsilon"), block.number("delta") * math.exp(-block.entropy(i)))
         return float(block.plain(i)[token] > needed)

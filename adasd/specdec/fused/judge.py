@@ -27,7 +27,7 @@ LARGEST_BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Laws:
+class RowDistributions:
     """What the kernels need to know of each row, [N] each."""
 
     logits_NV: Tensor
@@ -42,12 +42,12 @@ class Laws:
     token_prob_N: Tensor  # of the given token
 
     @classmethod
-    def of(cls, logits_NV: Tensor, batch: TransformBatch, tokens_N: Tensor) -> Laws:
+    def of(cls, logits_NV: Tensor, batch: TransformBatch, tokens_N: Tensor) -> RowDistributions:
         """One kernel over all rows."""
         num_rows, vocab_size = logits_NV.shape
         choice_N = torch.empty(num_rows, dtype=torch.int32, device=logits_NV.device)
         numbers = torch.empty(7, num_rows, dtype=torch.float32, device=logits_NV.device).unbind()
-        kernels.laws_kernel[(num_rows,)](
+        kernels.distributions_kernel[(num_rows,)](
             logits_NV, batch.temperature_N, batch.top_k_N, batch.top_p_N, batch.min_p_N, tokens_N,
             choice_N, *numbers, vocab_size, BLOCK=_block(vocab_size),
         )  # fmt: skip
@@ -102,20 +102,20 @@ def judge(
         return verify.judge(masked_logits_BJV, blocks, batch, rules, chance)
     num_sessions, num_positions, vocab_size = masked_logits_BJV.shape
     num_drafted, device = num_positions - 1, masked_logits_BJV.device
-    laws = Laws.of(
+    distributions = RowDistributions.of(
         masked_logits_BJV.reshape(-1, vocab_size).contiguous(),
         batch.expand(num_positions),
         torch.nn.functional.pad(blocks.tokens_BK, (0, 1)).flatten(),
     )
-    choice_BJ = laws.choice_N.view(num_sessions, num_positions).long()
+    choice_BJ = distributions.choice_N.view(num_sessions, num_positions).long()
     if coupled := batch.indices_of(Kind.COUPLED):
         rows = [b * num_positions + j for b in coupled for j in range(num_positions)]
-        choice_BJ[coupled] = laws.coupled_choice(rows).view(len(coupled), num_positions).long()
+        choice_BJ[coupled] = distributions.coupled_choice(rows).view(len(coupled), num_positions).long()
     ok_BK = choice_BJ[:, :-1] == blocks.tokens_BK
     sampled = batch.indices_of(Kind.SAMPLED)
     top_probs_FKR = _top_k_probs(blocks, batch, sampled)
     if sampled:
-        token_prob_FK = laws.token_prob_N.view(num_sessions, num_positions)[sampled, :-1]
+        token_prob_FK = distributions.token_prob_N.view(num_sessions, num_positions)[sampled, :-1]
         is_drafted_FKR = blocks.top_ids_BKR[sampled] == blocks.tokens_BK[sampled][..., None]
         ok_BK[sampled] = chance.accept_FK * (top_probs_FKR * is_drafted_FKR).sum(-1) < token_prob_FK
     at_BK = torch.arange(num_drafted, device=device).expand(num_sessions, num_drafted)
@@ -127,13 +127,13 @@ def judge(
         num_accepted_F = num_accepted_B[sampled]
         rows_F = torch.tensor(sampled, device=device) * num_positions + num_accepted_F
         rejected_FV = _rejected(blocks, sampled, top_probs_FKR, num_accepted_F, vocab_size)
-        next_B[sampled] = laws.draw(rows_F, rejected_FV, chance.expo_FV).long()
+        next_B[sampled] = distributions.draw(rows_F, rejected_FV, chance.expo_FV).long()
     return Judgement(
         num_accepted_B,
         next_B,
         torch.zeros_like(ok_BK),
         ok_BK & judged_BK,
-        _distances(laws, blocks, rules).masked_fill(~judged_BK, torch.nan),
+        _distances(distributions, blocks, rules).masked_fill(~judged_BK, torch.nan),
         torch.zeros(num_sessions, device=device),
     )
 
@@ -163,14 +163,16 @@ def _rejected(
     return rejected_FV.scatter_add_(-1, blocks.top_ids_BKR[sampled][index_F, at_F], probs_FR)
 
 
-def _distances(laws: Laws, blocks: BlockBatch, rules: Sequence[AcceptanceRule]) -> Tensor:
+def _distances(
+    distributions: RowDistributions, blocks: BlockBatch, rules: Sequence[AcceptanceRule]
+) -> Tensor:
     """As ``verify``'s: where the rule needs them; NaN elsewhere."""
     num_sessions, num_drafted = blocks.tokens_BK.shape
     distance_BK = torch.full((num_sessions, num_drafted), torch.nan, device=blocks.tokens_BK.device)
     wanted = [b for b, sent in enumerate(blocks.has_distributions) if sent and needs_distances(rules[b])]
     if wanted:
         rows = [b * (num_drafted + 1) + k for b in wanted for k in range(num_drafted)]
-        found = laws.distances(
+        found = distributions.distances(
             rows, blocks.top_ids_BKR[wanted].flatten(0, 1), blocks.top_logprobs_BKR[wanted].flatten(0, 1)
         )
         distance_BK[wanted] = found.view(len(wanted), num_drafted)

@@ -1,6 +1,6 @@
 """Triton kernels over rows of logits; each program reads one row. All sums are float32 unless said otherwise.
 
-A row's *law* is the distribution that is sampled from it: temperature, top-k, top-p, min-p. Its shape is three numbers:
+A row's *sampling distribution* comes from its logits by temperature, top-k, top-p, min-p. Its shape is three numbers:
 the largest logit m, the floor (the smallest kept value of (logit - m) / temperature), and the logarithm of the kept
 mass. Top-k and top-p are found by a search over the 32 bits of the floor instead of a sort.
 """
@@ -38,12 +38,13 @@ def _tempered(logits, row, at, num, largest, temperature):
 
 
 @triton.jit
-def laws_kernel(
+def distributions_kernel(
     logits, temperatures, top_ks, top_ps, min_ps, tokens,
     choices, largests, log_sums, entropies, collisions, floors, log_kepts, token_probs,
     num, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Choice, log-sum-exp, entropy and sum of squares at temperature 1; the law; the law's probability of a token."""
+    """Choice, log-sum-exp, entropy and sum of squares at temperature 1; the sampling distribution's shape, and its
+    probability of a token."""
     row = tl.program_id(0).to(tl.int64)
     temperature = tl.load(temperatures + row)
     lanes = tl.arange(0, BLOCK)
@@ -126,7 +127,7 @@ def laws_kernel(
 
 @triton.jit
 def _prob(logits, row, at, num, largest, temperature, floor, log_kept):
-    """The law's probabilities of some tokens."""
+    """The sampling distribution's probabilities of some tokens."""
     d = _tempered(logits, row, at, num, largest, temperature)
     return tl.where((d >= floor) & (at < num), tl.exp(d - log_kept), 0.0)
 

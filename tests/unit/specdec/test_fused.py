@@ -47,7 +47,7 @@ def test_verdicts_equal_the_slow_twins(seed, vocab_size, num):
             assert got.distances == pytest.approx(expected.distances, abs=1e-3)
 
 
-def test_signals_and_laws_equal_torchs():
+def test_signals_and_distributions_equal_torchs():
     vocab_size, num_rows = 150, 8
     rng, generator = random.Random(3), seeded(3)
     transforms = [random_transform(rng, 5, vocab_size) for _ in range(num_rows)]
@@ -55,28 +55,30 @@ def test_signals_and_laws_equal_torchs():
     logits_NV = 3 * torch.randn(num_rows, vocab_size, generator=generator)
     logits_NV[:, 7] = -torch.inf
     tokens_N = torch.randint(0, vocab_size, (num_rows,), generator=generator)
-    laws = fused.Laws.of(logits_NV, batch, tokens_N)
+    distributions = fused.RowDistributions.of(logits_NV, batch, tokens_N)
     probs_NV = logits_NV.softmax(-1)
-    assert laws.choice_N.tolist() == logits_NV.argmax(-1).tolist()
-    torch.testing.assert_close(laws.largest_N + laws.log_sum_N, logits_NV.logsumexp(-1))
-    torch.testing.assert_close(laws.entropy_N, entropy(probs_NV), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(laws.collision_N, probs_NV.square().sum(-1), rtol=1e-4, atol=1e-6)
+    assert distributions.choice_N.tolist() == logits_NV.argmax(-1).tolist()
+    torch.testing.assert_close(distributions.largest_N + distributions.log_sum_N, logits_NV.logsumexp(-1))
+    torch.testing.assert_close(distributions.entropy_N, entropy(probs_NV), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(distributions.collision_N, probs_NV.square().sum(-1), rtol=1e-4, atol=1e-6)
     drawn = [n for n, transform in enumerate(transforms) if not transform.greedy]
-    law_NV = transformed_probs(logits_NV, batch)
-    found_N = law_NV.gather(-1, tokens_N[:, None])[:, 0]
-    torch.testing.assert_close(laws.token_prob_N[drawn], found_N[drawn], rtol=1e-4, atol=1e-6)
-    shaped_NV = (logits_NV - laws.largest_N[:, None]) / batch.temperature_N[:, None]
-    kept_NV = shaped_NV >= laws.floor_N[:, None]
-    assert torch.equal(kept_NV[drawn] & (shaped_NV[drawn] > -torch.inf), law_NV[drawn] > 0)
+    sampling_NV = transformed_probs(logits_NV, batch)
+    found_N = sampling_NV.gather(-1, tokens_N[:, None])[:, 0]
+    torch.testing.assert_close(distributions.token_prob_N[drawn], found_N[drawn], rtol=1e-4, atol=1e-6)
+    shaped_NV = (logits_NV - distributions.largest_N[:, None]) / batch.temperature_N[:, None]
+    kept_NV = shaped_NV >= distributions.floor_N[:, None]
+    assert torch.equal(kept_NV[drawn] & (shaped_NV[drawn] > -torch.inf), sampling_NV[drawn] > 0)
 
 
 def test_equal_logits_go_to_the_lowest_token_and_equal_distributions_have_distance_0():
     logits_NV = torch.zeros(2, 100)
     batch = TransformBatch.build([SamplingTransform(temperature=0.0)] * 2, [0, 0])
-    laws = fused.Laws.of(logits_NV, batch, torch.zeros(2, dtype=torch.long))
-    assert laws.choice_N.tolist() == [0, 0]
+    distributions = fused.RowDistributions.of(logits_NV, batch, torch.zeros(2, dtype=torch.long))
+    assert distributions.choice_N.tolist() == [0, 0]
     ids = torch.arange(100).repeat(2, 1)
-    assert laws.distances([0, 1], ids, logits_NV.log_softmax(-1)).tolist() == pytest.approx([0, 0], abs=1e-4)
+    assert distributions.distances([0, 1], ids, logits_NV.log_softmax(-1)).tolist() == pytest.approx(
+        [0, 0], abs=1e-4
+    )
 
 
 def test_relaxation_and_whole_blocks_are_judged_by_torch(monkeypatch):
