@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
+from adasd.charts.chart import Line, Lines, Point, Points, section
+from adasd.charts.page import document, grid
 from adasd.evaluate.colours import colour
 from adasd.evaluate.evaluation import Evaluation
 from adasd.evaluate.method_figures import COST_RATIOS, MethodFigures
-from adasd.evaluate.plots import Curve, Point, chart, scatter
 from adasd.evaluate.tables import COLUMNS, cells, known
-
-STYLE = """
-:root{color-scheme:light dark;--text:#1d2127;--soft:#626a75;--rule:#dfe3e8;--page:#fff}
-@media(prefers-color-scheme:dark){:root{--text:#e4e7eb;--soft:#99a1ac;--rule:#343a42;--page:#15181c}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--text);background:var(--page);max-width:72rem;margin:2rem auto;
-padding:0 1rem}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.5rem}h3{font-size:1rem;font-weight:600}
-.plots{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0;flex:1 1 26rem;max-width:44rem}
-figcaption{color:var(--soft);font-size:.9rem}
-svg{width:100%;height:auto}svg text{font-size:11px;fill:var(--soft)}
-.grid{stroke:var(--rule)}.axis{stroke:var(--soft)}.front{fill:none;stroke:var(--soft);stroke-dasharray:4 4}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem}
-th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
-th:first-child,td:first-child{text-align:left}pre{font-size:.8rem;overflow-x:auto}
-"""
 
 SHOWN = ("static-16", "adasd", "adaedl", "adasd+adasd", "adasd+collision", "adaedl+collision")
 """Methods in the line plots, if they were run."""
@@ -36,28 +23,18 @@ def page(report: Evaluation, title: str = "Evaluation of speculative decoding me
     """The whole page of one evaluation."""
     body = "".join(_section(report, temperature) for temperature in report.temperatures)
     body += f"<h2>Where it comes from</h2><pre>{escape(json.dumps(report.about, indent=2))}</pre>"
-    return document(title, provenance(report.about), body)
+    return document("adasd eval", title, provenance(report.about), body)
 
 
-def document(title: str, made: str, body: str) -> str:
-    """A page that needs no other file; ``made`` says where its figures come from."""
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>adasd eval</title>"
-        '<meta name=viewport content="width=device-width,initial-scale=1">'
-        f"<style>{STYLE}</style><h1>{escape(title)}</h1><p>{escape(made)}</p>{body}"
-    )
-
-
-def provenance(about: Mapping[str, Any]) -> str:
-    """Pair, number of prompts, date and commit, as far as they are known."""
+def provenance(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """Pair, number of prompts, date and commit; empty where one is not known."""
     options = about.get("options", {})
-    parts = (
+    return (
         f"target {options['target']}, draft {options['draft']}" if "draft" in options else "",
         f"{about['num_prompts']} prompts" if "num_prompts" in about else "",
         str(about.get("date", "")),
         f"commit {str(about['commit'])[:7]}" if "commit" in about else "",
     )
-    return "; ".join(part for part in parts if part)
 
 
 def front(rows: Sequence[MethodFigures], ratio_index: int) -> set[str]:
@@ -79,9 +56,9 @@ def front(rows: Sequence[MethodFigures], ratio_index: int) -> set[str]:
 def _section(report: Evaluation, temperature: float) -> str:
     rows = report.of(temperature)
     return (
-        f"<h2>Temperature {temperature:g}</h2><div class=plots>"
-        + "".join(figure(svg, caption) for svg, caption in _plots(report, temperature) if svg)
-        + f"</div><div class=wide>{_table(report, rows)}</div>"
+        f"<h2>Temperature {temperature:g}</h2>"
+        + grid([section(chart) for chart in _charts(report, temperature)])
+        + f"<div class=wide>{_table(report, rows)}</div>"
         + "".join(
             f"<h3>{escape(group)}</h3><div class=wide>{_table(report, report.of(temperature, group))}</div>"
             for group in report.groups[1:]
@@ -89,54 +66,47 @@ def _section(report: Evaluation, temperature: float) -> str:
     )
 
 
-def _plots(report: Evaluation, temperature: float) -> Iterator[tuple[str, str]]:
+def _charts(report: Evaluation, temperature: float) -> Iterator[Lines | Points]:
     rows = report.of(temperature)
     if any(row.accuracy is not None for row in rows):
         best = front(rows, 1)
         points = [
-            Point(
-                row.method,
-                row.speed_ups[1],
-                100 * (row.accuracy or 0),
-                colour(row.method),
-                row.method in best,
-            )
+            Point(row.method, row.speed_ups[1], row.accuracy or 0, colour(row.method), row.method in best)
             for row in rows
         ]
         speed = f"modelled speed-up at c = {COST_RATIOS[1]:g}"
-        yield scatter(points, speed, "accuracy, %"), "Accuracy against speed; large points are the front."
-    chosen = [row for name in SHOWN for row in rows if row.method == name]
-    lines = [
-        Curve(
+        yield Points(
+            "Accuracy against speed; large points are the front", speed, "accuracy", points, share=True
+        )
+    acceptance = [
+        Line(
             row.method,
-            tuple(a if n >= 10 else None for a, n in zip(row.acceptance, row.reached, strict=True)),
+            [a if n >= 10 else None for a, n in zip(row.acceptance, row.reached, strict=True)],
             colour(row.method),
         )
-        for row in chosen
+        for name in SHOWN
+        for row in rows
+        if row.method == name
     ]
-    yield (
-        chart(lines, "position in the block", "accepted among judged", 0.0),
-        "Acceptance by position, where it was judged ten times or more.",
-    )
+    title = "Accepted among judged, by position in the block (where ten or more were judged)"
+    yield _numbered(title, "position in the block", acceptance, share=True)
     traces = [
         trace
         for name in SHOWN
         for trace in report.traces
         if (trace.method, trace.temperature) == (name, temperature)
     ]
-    generation = [Curve(t.method, t.generation, colour(t.method)) for t in traces]
-    yield chart(generation, "answer", "entropy ceiling, nats"), "How the generation threshold moved."
-    acceptance = [
-        Curve(t.method, t.acceptance, colour(t.method))
-        for t in traces
-        if any(value is not None for value in t.acceptance)
-    ]
-    yield chart(acceptance, "answer", "distance", 0.0), "How the acceptance threshold moved."
+    generation = [Line(t.method, t.generation, colour(t.method)) for t in traces]
+    yield _numbered("How the generation threshold moved: entropy ceiling, nats", "answer", generation)
+    thresholds = [Line(t.method, t.acceptance, colour(t.method)) for t in traces]
+    yield _numbered("How the acceptance threshold moved: distance", "answer", thresholds)
 
 
-def figure(svg: str, caption: str) -> str:
-    """A picture with a line below."""
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+def _numbered(title: str, x_title: str, lines: Sequence[Line], share: bool = False) -> Lines:
+    """Lines over 1, 2, 3, ...; shorter ones end early."""
+    longest = max((len(line.values) for line in lines), default=0)
+    filled = [replace(line, values=[*line.values, *[None] * (longest - len(line.values))]) for line in lines]
+    return Lines(title, x_title, range(1, longest + 1), filled, share)
 
 
 def _table(report: Evaluation, rows: Sequence[MethodFigures]) -> str:

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -27,7 +26,8 @@ from adasd.evaluate.evaluation import Evaluation, build
 from adasd.evaluate.measure import MethodRun
 from adasd.evaluate.questions import WORKLOADS, Question, jsonl
 from adasd.evaluate.tables import tables
-from cluster.data import DEMO, ROOT
+from cluster.cli._stamp import git, stamp
+from cluster.data import DEMO
 
 WIDTH = 132  # columns that the tables need
 
@@ -73,7 +73,7 @@ def _suite(options: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"adasd eval: {error}", file=sys.stderr)
         return 2
-    return write_all(options.suite, target, _git("rev-parse", "HEAD"))
+    return write_all(options.suite, target, git("rev-parse", "HEAD"))
 
 
 def evaluate(
@@ -83,8 +83,7 @@ def evaluate(
     temperatures: Sequence[float],
     console: Console,
 ) -> Evaluation:
-    """Run everything, with a progress bar that shows the remaining time."""
-    run_all = remotely(options, items, methods) if options.url else in_process(options, items, methods)
+    """Run everything. From the start a bar says what is going on; without a terminal, lines do."""
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -93,13 +92,26 @@ def evaluate(
         console=Console(stderr=True),
         transient=True,
     )
+    begun: set[tuple[str, float]] = set()
     with progress:
-        num_runs = sum(method.serves(temperature) for method in methods for temperature in temperatures)
-        bar = progress.add_task("", total=len(items) * num_runs)
+        bar = progress.add_task("", total=None)
+
+        def say(text: str) -> None:
+            progress.update(bar, description=text)
+            if not progress.console.is_terminal:
+                print(text, file=sys.stderr, flush=True)
 
         def on_answer(method: Method, temperature: float) -> None:
-            progress.update(bar, advance=1, description=f"{method.name}, T={temperature:g}")
+            progress.update(bar, advance=1)
+            if (method.name, temperature) not in begun:
+                begun.add((method.name, temperature))
+                say(f"{method.name}, T={temperature:g}")
 
+        say(f"asking {options.url}" if options.url else f"loading {options.target} and {options.draft}")
+        run_all = remotely(options, items, methods) if options.url else in_process(options, items, methods)
+        num_runs = sum(method.serves(temperature) for method in methods for temperature in temperatures)
+        progress.update(bar, total=len(items) * num_runs)
+        say("first answer")
         runs, server = run_all(temperatures, on_answer)
     return build(runs, {**about(options, len(items), methods), **server})
 
@@ -207,8 +219,8 @@ def about(options: argparse.Namespace, num_items: int, methods: Sequence[Method]
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "changed_files": len(_git("status", "--porcelain").splitlines()),
+        **stamp(),
+        "changed_files": len(git("status", "--porcelain").splitlines()),
         "hardware": {"machine": platform.machine(), "processor": _processor(), "cuda_device": device},
         "versions": {
             "python": platform.python_version(),
@@ -235,17 +247,6 @@ def _items(options: argparse.Namespace) -> list[Question]:
 def _check_place(path: Path | None) -> None:
     if path is not None and not path.resolve().parent.is_dir():
         raise ConfigError(f"{path} cannot be written: there is no folder {path.resolve().parent}")
-
-
-def _git(*words: str) -> str:
-    """Output of git in the source tree; "unknown" without one."""
-    if not (ROOT / ".git").exists():
-        return "unknown"
-    try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 def _processor() -> str:

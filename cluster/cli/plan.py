@@ -19,9 +19,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from adasd.charts.chart import Line, Lines, section
+from adasd.charts.page import document, grid
 from adasd.errors import ConfigError
-from adasd.evaluate.plots import Curve
 from cluster.cli._settings import parse, parser_of, read_config
+from cluster.cli._stamp import stamp
 from cluster.cli.simulate import add_cards
 from cluster.simulation import report
 from cluster.simulation.cards import read_cards
@@ -84,6 +86,7 @@ def run(options: argparse.Namespace, console: Console, command: Sequence[str]) -
         far = over_distance(config, pair, wanted, options.distances, status.update) if pair.draft else []
     return {
         "command": list(command),
+        **stamp(),
         "rate": wanted.rate,
         "objective": asdict(wanted.objective),
         "answer_tokens": wanted.answer_tokens,
@@ -183,33 +186,36 @@ def remote_or_beside(remote: Mapping[str, Any], beside: Mapping[str, Any], found
 
 def page(found: Mapping[str, Any]) -> str:
     """The page; it needs no other file."""
-    plots = []
-    for title, key in (
-        ("milliseconds per token of a session", "token_ms"),
-        ("tokens per second of a target", "tokens_per_s"),
-    ):
-        sessions = found["speeds"][0]["sessions"]
-        lines = [
-            Curve(one["kind"], tuple(one[key]), colour)
-            for one, colour in zip(found["speeds"], report.COLOURS, strict=False)
-        ]
-        plots.append(report.figure(lines, "sessions per target", title, sessions))
+    speeds = found["speeds"]
+    charts = [
+        Lines(
+            title,
+            "sessions per target",
+            speeds[0]["sessions"],
+            [Line(one["kind"], one[key]) for one in speeds],
+        )
+        for title, key in (
+            ("milliseconds per token of a session", "token_ms"),
+            ("tokens per second of a target", "tokens_per_s"),
+        )
+    ]
     far = [one for one in found["distances"] if one["cost_per_million"] is not None]
     if len(far) > 1:
-        line = Curve(REMOTE, tuple(one["cost_per_million"] for one in far), report.COLOURS[0])
-        at = [one["round_trip_ms"] for one in far]
-        plots.append(report.figure([line], "round trip to the drafts, ms", "cost per million tokens", at))
+        line = Line(REMOTE, [one["cost_per_million"] for one in far])
+        away = [one["round_trip_ms"] for one in far]
+        charts.append(Lines("cost per million tokens", "round trip to the drafts (ms)", away, [line]))
     head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
     rows = "".join(
         f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(one))}</tr>" for one in offers_of(found)
     )
     about = {key: value for key, value in found.items() if key not in ("offers", "speeds", "distances")}
-    return report.html_page(
+    return document(
         "adasd plan",
         f"{found['rate']:g} requests per second, {Objective(**found['objective'])}",
+        report.made(found),
         f"<div class=wide><table><tr>{head}</tr>{rows}</table></div>"
         + "".join(f"<p>{escape(text)}</p>" for text in sentences(found))
-        + f"<div class=plots>{''.join(plots)}</div><h2>Circumstances</h2>"
+        + f"{grid([section(chart) for chart in charts])}<h2>Circumstances</h2>"
         + f"<pre>{escape(json.dumps(about, indent=1))}</pre>",
     )
 

@@ -23,6 +23,7 @@ from rich.progress import Progress
 
 from adasd.errors import ConfigError
 from cluster.cli._settings import parse, parser_of, read_config
+from cluster.cli._stamp import stamp
 from cluster.data import packaged
 from cluster.simulation import report
 from cluster.simulation.arrivals import Arrivals, arrivals
@@ -106,6 +107,7 @@ def run(options: argparse.Namespace, console: Console, command: Sequence[str]) -
         objective,
         {
             "command": list(command),
+            **stamp(),
             "detail": detail,
             "took_s": round(time.monotonic() - began_s, 1),
             "requests": len(load),

@@ -14,16 +14,17 @@ from typing import Any
 
 from rich.console import Console
 
+from adasd.charts.chart import Point, Points, section
+from adasd.charts.page import document
 from adasd.config import SpeculationConfig
 from adasd.errors import AdasdError
 from adasd.evaluate.cells import Summary, summary
 from adasd.evaluate.colours import colour
 from adasd.evaluate.evaluation import Evaluation, build
 from adasd.evaluate.families.ask import Split
-from adasd.evaluate.html import document, figure, page
+from adasd.evaluate.html import page
 from adasd.evaluate.intervals import speed_ratio
 from adasd.evaluate.measure import MethodRun
-from adasd.evaluate.plots import Point, scatter
 from adasd.evaluate.published import adasd_claims, untested_claims
 from adasd.evaluate.traces import Traces
 from cluster.evaluation import pages
@@ -53,6 +54,7 @@ def write_all(folder: Path, real_target: str, commit: str) -> int:
         traces = {
             pair.name: (pair, _traces(pair, kept, console)) for pair in (demo_pair(), real_pair(real_target))
         }
+        console.print("replaying the traces with every method")
         found = [at for pair, of_pair in traces.values() for at in all_circumstances(pair, of_pair)]
         exact, claims = all_cells(found), tested(found)
         summaries = [summary(name, exact) for name in METHODS]
@@ -104,6 +106,7 @@ def _traces(pair: TracedPair, kept: Path, console: Console) -> dict[Split, Any]:
 
 
 def _answers(series: LossySeries, kept: Path, console: Console) -> list[MethodRun]:
+    console.print(f"{series.name}: begins with {series.methods[0][1][0]}")
     return answered(series, kept, lambda method, t: console.print(f"{series.name}: {method.name}, T={t:g}"))
 
 
@@ -147,9 +150,10 @@ def exact_page(summaries: Sequence[Summary], made: str) -> str:
         Point(one.method, one.worst, one.mean.value, colour(one.method), one.method == "calibrated")
         for one in summaries
     ]
-    picture = scatter(points, "worst cell, over the best static length", "geometric mean over all cells")
-    caption = (
-        "Further up is faster on average, further right is safer. 1 is the static length that was best on other "
-        "prompts."
+    chart = Points(
+        "Further up: faster on average; further right: safer; 1: the static length that was best on other prompts",
+        "worst cell, over the best static length",
+        "geometric mean over all cells",
+        points,
     )
-    return document("Exact methods over all cells", made, figure(picture, caption))
+    return document("adasd eval", "Exact methods over all cells", (made,), section(chart))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from html import escape
 from itertools import pairwise
@@ -12,15 +12,14 @@ from typing import Any
 
 from rich.table import Table
 
+from adasd.charts.chart import Line, Lines, section
+from adasd.charts.page import document, grid
 from adasd.errors import ConfigError
-from adasd.evaluate.html import STYLE
-from adasd.evaluate.plots import Curve, chart
 from cluster.simulation.outcome import Figures, Objective, Outcome
 
 MAX_POINTS = 600
 """Points of a timeline in the file and on the page; longer ones are thinned."""
 MAX_ROWS = 24
-COLOURS = ("#4269d0", "#d9730d", "#2f9e5f", "#c2386b")
 
 
 def timeline(outcome: Outcome) -> dict[str, list[float | None]]:
@@ -106,44 +105,38 @@ def table(found: Mapping[str, Any]) -> Table:
 def page(found: Mapping[str, Any]) -> str:
     """The page; it needs no other file."""
     line = found["timeline"]
-    plots = (
+    charts = (
         ("replicas", {"targets": "targets", "drafts": "drafts", "wanted targets": "wanted_targets"}),
         ("requests", {"running": "running", "waiting": "waiting"}),
         ("tokens per second", {"all answers": "tokens_per_s"}),
-        ("first token, ms", {"median": "first_token_ms"}),
+        ("first token (ms)", {"median": "first_token_ms"}),
     )
-    drawn = "".join(
-        figure(lines_of(line, names), "seconds", title, line["seconds"])
-        for title, names in plots
+    drawn = [
+        section(
+            Lines(title, "second", line["seconds"], [Line(name, line[key]) for name, key in names.items()])
+        )
+        for title, names in charts
         if len(line["seconds"]) > 1
-    )
+    ]
     about = {key: value for key, value in found.items() if key not in ("timeline", "figures", "notes")}
-    return html_page(
+    return document(
         "adasd simulate",
         "Simulated deployment",
+        made(found),
         "".join(f"<p>{escape(text)}</p>" for text in sentences(found))
-        + f"<div class=plots>{drawn}</div><h2>Circumstances</h2><pre>{escape(json.dumps(about, indent=1))}</pre>",
+        + f"{grid(drawn)}<h2>Circumstances</h2><pre>{escape(json.dumps(about, indent=1))}</pre>",
     )
 
 
-def lines_of(line: Mapping[str, Sequence[float | None]], names: Mapping[str, str]) -> list[Curve]:
-    return [
-        Curve(label, tuple(line[key]), colour)
-        for (label, key), colour in zip(names.items(), COLOURS, strict=False)
-    ]
-
-
-def figure(lines: Sequence[Curve], x_title: str, title: str, positions: Sequence[float]) -> str:
-    """One plot with its caption; empty if there is nothing to draw."""
-    drawn = chart(lines, x_title, title, 0.0, positions)
-    return f"<figure>{drawn}<figcaption>{escape(title)}</figcaption></figure>" if drawn else ""
-
-
-def html_page(title: str, heading: str, body: str) -> str:
+def made(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where the figures come from: cards, requests, date, commit, command."""
+    draft = found["draft"]
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>"
-        '<meta name=viewport content="width=device-width,initial-scale=1">'
-        f"<style>{STYLE}</style><h1>{escape(heading)}</h1>{body}"
+        f"target {found['target']['card']}, " + (f"draft {draft['card']}" if draft else "no draft"),
+        f"{found['requests']} requests" if "requests" in found else "",
+        f"modelled {found['date']}",
+        f"commit {found['commit'][:7]}",
+        " ".join(found["command"]),
     )
 
 

@@ -1,6 +1,6 @@
 """A load step on a multi-node cluster: 2, then 40, then 2 sessions at once, while both tiers scale by themselves.
 
-    python -m load_tests.faults.load_step [--low 2] [--high 40] [--seconds 15 60 50] [--json FILE] [--svg FILE]
+    python -m load_tests.faults.load_step [--low 2] [--high 40] [--seconds 15 60 50] [--json FILE] [--html FILE]
 
 A Ray cluster on loopback addresses (a head with the gateway, a node for drafts, three for targets), the demo pair, one
 to three targets and one or two drafts. Clients ask over HTTP, greedy and seeded in turn. Every second it notes
@@ -15,7 +15,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,11 +25,12 @@ from typing import Any
 import httpx
 from rich.table import Table
 
+from adasd.charts.chart import Line, Lines, section
+from adasd.charts.page import document, grid
 from load_tests import record
 from load_tests.demo_pair import DEMO
 from load_tests.faults.known_answers import RequestOutcome, Work, ask, differing, work
 from load_tests.faults.local_cluster import NodeSpec, local_cluster, values
-from load_tests.plot import PlotPanel, svg
 
 NODES = (
     NodeSpec("draft-0", "127.0.0.2", "draft"),
@@ -187,26 +188,30 @@ def table(outcomes: Sequence[RequestOutcome], samples: Sequence[TierSample], eve
     return shown
 
 
-def plot(outcomes: Sequence[RequestOutcome], samples: Sequence[TierSample]) -> str:
-    """Replicas, sessions, speed and time to first token over time."""
-    seconds = [now.at_s for now in samples]
-    sessions = {
-        "asked": [float(now.asked) for now in samples],
-        "running": [float(now.running) for now in samples],
-        "waiting": [float(now.waiting) for now in samples],
-    }
-    replicas = {
-        "targets": [float(now.targets) for now in samples],
-        "drafts": [float(now.drafts) for now in samples],
-    }
-    return svg(
-        seconds,
-        [
-            PlotPanel("replicas", replicas),
-            PlotPanel("sessions", sessions),
-            PlotPanel("tokens per second", {"all": rates(samples)}),
-            PlotPanel("time to first token (ms)", {"median": first_token_ms(outcomes, samples)}),
-        ],
+def page(header: Mapping[str, Any], outcomes: Sequence[RequestOutcome], samples: Sequence[TierSample]) -> str:
+    """Replicas, sessions, speed and time to first token over time, as one page."""
+    charts = (
+        ("replicas", {name: [getattr(now, name) for now in samples] for name in ("targets", "drafts")}),
+        (
+            "sessions",
+            {name: [getattr(now, name) for now in samples] for name in ("asked", "running", "waiting")},
+        ),
+        ("tokens per second", {"all": rates(samples)}),
+        ("time to first token (ms)", {"median": first_token_ms(outcomes, samples)}),
+    )
+    seconds = [round(now.at_s, 2) for now in samples]
+    return document(
+        "adasd load step",
+        "Load step",
+        (f"{len(outcomes)} requests", record.headline(header)),
+        grid(
+            [
+                section(
+                    Lines(title, "second", seconds, [Line(name, values) for name, values in lines.items()])
+                )
+                for title, lines in charts
+            ]
+        ),
     )
 
 
@@ -227,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--svg", type=Path, help="also write the plot to this file")
+    parser.add_argument("--html", type=Path, help="also write a page with charts to this file")
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
     header = record.circumstances("faults.load_step", arguments)
@@ -257,8 +262,8 @@ def main(arguments: list[str] | None = None) -> int:
             "first_token_ms": first_token_ms(outcomes, samples),
         }
         record.write(options.json, header, found)
-    if options.svg:
-        options.svg.write_text(plot(outcomes, samples), encoding="utf-8")
+    if options.html:
+        options.html.write_text(page(header, outcomes, samples), encoding="utf-8")
     return 0 if good else 1
 
 

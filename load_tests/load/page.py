@@ -7,41 +7,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from adasd.evaluate.html import STYLE
-from load_tests.charts import Chart, drawn, head
+from adasd.charts.chart import Line, Lines, section
+from adasd.charts.page import document, grid
 from load_tests.load.result_table import COLUMNS, cells, flat, sentences
 
 PLAIN = ("timeline", "answers", "kinds", "phases", "figures", "server")
-OWN_STYLE = """
-body{margin:0 auto;padding:1rem}.bad{color:#b3261e;font-weight:600}.made{color:var(--soft)}
-@media (prefers-color-scheme:dark){.bad{color:#ff9089}}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr));gap:1rem}
-.chart{min-width:0}.chart h3{margin:.5rem 0}.u-legend{font-size:.8rem;text-align:left}
-.u-legend th,.u-legend td{border:0;padding:0 .3rem}.wide{overflow-x:auto}
-pre{white-space:pre-wrap;overflow-wrap:anywhere}
-"""
 
 
 def page(result: Mapping[str, Any]) -> str:
     """The whole page."""
-    name = escape(result["scenario"])
     about = {key: value for key, value in result.items() if key not in PLAIN}
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>adasd bench {name}</title>"
-        '<meta name=viewport content="width=device-width,initial-scale=1">'
-        f"{head()}<style>{STYLE}{OWN_STYLE}</style><h1>Load test: {name}</h1><p>{escape(result['about'])}</p>"
-        f"<p class=made>{escape(made(result))}</p>"
+    return document(
+        f"adasd bench {result['scenario']}",
+        f"Load test: {result['scenario']}",
+        made(result),
+        f"<p>{escape(result['about'])}</p>"
         + "".join(_sentence(text) for text in sentences(result))
         + f"<div class=wide>{_table(_groups(result))}</div>{_ends(result)}"
-        + f"<h2>Over time</h2><div class=charts>{drawn(result['timeline']['seconds'], list(charts(result)))}</div>"
-        + f"<h2>Circumstances</h2><pre>{escape(json.dumps(about, indent=1))}</pre>"
+        + f"<h2>Over time</h2>{grid([section(chart) for chart in charts(result)])}"
+        + f"<h2>Circumstances</h2><pre>{escape(json.dumps(about, indent=1))}</pre>",
     )
 
 
-def made(result: Mapping[str, Any]) -> str:
-    """Where the figures come from: pair, number of requests, date, commit and machine, as far as they are known."""
+def made(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where the figures come from: pair, number of requests, date, commit and machine; empty where one is not known."""
     figures, machine = result["figures"], result.get("machine") or {}
-    parts = (
+    return (
         str(result.get("pair", "")),
         f"{figures['num_requests']} requests in {figures['seconds']:.0f} s",
         str(result.get("date", ""))[:16].replace("T", " "),
@@ -49,24 +40,19 @@ def made(result: Mapping[str, Any]) -> str:
         f"{machine['cpu']}, {machine['cores']} cores" if "cpu" in machine else "",
         str(result.get("command", "")),
     )
-    return " · ".join(part for part in parts if part)
 
 
-def charts(result: Mapping[str, Any]) -> Iterator[Chart]:
+def charts(result: Mapping[str, Any]) -> Iterator[Lines]:
     """Charts of the values that change during the run, per second."""
     line = result["timeline"]
-    yield Chart("requests per second", {"sent": line["sent"], "done": line["done"], "failed": line["failed"]})
-    yield Chart("tokens per second, by the end of their answer", {"tokens": line["tokens"]})
-    yield Chart(
-        "first token (ms)", {"median": line["first_token_p50_ms"], "95th perc.": line["first_token_p95_ms"]}
-    )
-    yield Chart(
-        "at the same time",
-        {
-            name: line[key]
-            for name, key in (("in flight", "in_flight"), ("running", "running"), ("waiting", "waiting"))
-        },
-    )
+    for title, names in (
+        ("requests per second", {"sent": "sent", "done": "done", "failed": "failed"}),
+        ("tokens per second, by the end of their answer", {"tokens": "tokens"}),
+        ("first token (ms)", {"median": "first_token_p50_ms", "95th perc.": "first_token_p95_ms"}),
+        ("at the same time", {"in flight": "in_flight", "running": "running", "waiting": "waiting"}),
+    ):
+        lines = [Line(name, line[key]) for name, key in names.items()]
+        yield Lines(title, "second", line["seconds"], lines)
     for title, key in (
         ("open slots of both tiers", "sessions"),
         ("acceptance of drafted tokens", "acceptance"),
@@ -74,7 +60,8 @@ def charts(result: Mapping[str, Any]) -> Iterator[Chart]:
         ("open files of the replicas", "open_files"),
     ):
         if any(line[key]):
-            yield Chart(title, {key.replace("_", " "): line[key]}, share=key == "acceptance")
+            lines = [Line(key.replace("_", " "), line[key])]
+            yield Lines(title, "second", line["seconds"], lines, share=key == "acceptance")
 
 
 def _groups(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -36,7 +36,7 @@ def test_charts_fit_the_screen_and_tell_their_values(browser, file: Path, width:
     chart.locator(".u-over").hover()
     second, *shown = chart.locator(".u-value").all_inner_texts()
     line = json.loads(RESULT.read_text())["timeline"]
-    at = line["seconds"].index(float(second.removesuffix(" s")))
+    at = line["seconds"].index(float(second))
     measured = [line[name][at] for name in ("sent", "done", "failed")]
     assert [float(value) for value in shown] == pytest.approx(measured, rel=0.01)
     tops = tab.page.locator(".chart").evaluate_all(

@@ -68,10 +68,13 @@ def test_the_command_writes_both_reports(folders, tmp_path, capsys):
     pair = ["--target", folders[0], "--draft", folders[1], "--workload", str(lines)]
     short = ["--methods", "static-2,adasd+collision", "--temperatures", "0", "--max-tokens", "8"]
     assert cli.main(["eval", *pair, *short, *files]) == 0
-    assert "adasd+collision" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "adasd+collision" in said.out
+    told = [f"loading {folders[0]} and {folders[1]}", "first answer", "off, T=0", "static-2, T=0"]
+    assert [line for line in said.err.splitlines() if line in told] == told
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["about"]["options"]["target"] == folders[0]
-    assert {"commit", "hardware", "versions", "speculation", "methods"} <= set(record["about"])
+    assert {"commit", "date", "hardware", "versions", "speculation", "methods"} <= set(record["about"])
     assert [row["method"] for row in record["rows"]] == ["off", "static-2", "adasd+collision"]
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
 

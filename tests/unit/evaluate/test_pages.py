@@ -4,8 +4,6 @@ import io
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -14,40 +12,9 @@ from adasd.evaluate.colours import KNOWN, colour
 from adasd.evaluate.compared_methods import all_names
 from adasd.evaluate.evaluation import build
 from adasd.evaluate.html import front, page, provenance
-from adasd.evaluate.plots import Curve, Point, chart, scatter, ticks
 from adasd.evaluate.tables import COLUMNS, cells, tables
+from tests.pages import charts_of, fetched_by
 from tests.unit.evaluate.test_method_figures import runs
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        (0.9, 5.1, [1, 2, 3, 4, 5]),
-        (-12, 31, [-10, 0, 10, 20, 30]),
-    ],
-)
-def test_ticks_are_round_and_inside(low, high, expected):
-    assert ticks(low, high) == pytest.approx(expected)
-
-
-def points_of(svg: str) -> list[ElementTree.Element]:
-    return ElementTree.fromstring(svg).findall("circle")
-
-
-def test_a_scatter_keeps_the_order_of_its_values():
-    svg = scatter([Point("a & b", 1, 90, "#111111"), Point("c", 3, 95, "#222222", strong=True)], "x", "y")
-    a, c = sorted(points_of(svg), key=lambda point: float(point.get("cx")))
-    assert float(a.get("cy")) > float(c.get("cy"))  # lower value, further down
-    assert "a &amp; b" in svg
-    assert scatter([], "x", "y") == ""
-
-
-def test_a_line_breaks_where_a_value_is_missing():
-    svg = chart([Curve("one", (1.0, 2.0, None, 3.0), "#111111")], "x", "y")
-    assert len(ElementTree.fromstring(svg).findall("polyline")) == 2
-    assert chart([Curve("none", (None, None), "#111111")], "x", "y") == ""
-    assert chart([Curve("flat", (2.0,), "#111111")], "x", "y")
 
 
 def test_the_front_holds_what_nothing_beats():
@@ -59,26 +26,31 @@ def test_the_front_holds_what_nothing_beats():
     assert front(rows, 1) == {"fast", "good"}
 
 
-class Tags(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.attributes: list[tuple[str, str]] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.attributes += [(tag, name) for name, _ in attrs if name in ("src", "href")]
-
-
 def test_the_page_shows_every_method_and_loads_nothing():
     text = page(build(runs(), {"commit": "<abc>"}))
-    tags = Tags()
-    tags.feed(text)
-    assert tags.attributes == []
-    assert "<script" not in text
-    assert "url(" not in text
+    assert fetched_by(text) == []
     assert "&lt;abc&gt;" in text
     assert all(f"<td>{run.method.name}</td>" in text for run in runs())
-    for svg in re.findall(r"<svg.*?</svg>", text, re.S):
-        ElementTree.fromstring(svg)  # well formed
+
+
+def test_charts_hold_every_method_in_its_colour_and_no_share_leaves_its_axis():
+    report = build([replace(run, answers=10 * run.answers) for run in runs()], {})
+    accuracy, position, *_ = charts_of(page(report))
+    rows = {row.method: row for row in report.of(report.temperatures[0])}
+    drawn = {line["label"]: line for line in accuracy["lines"]}
+    assert set(rows) == {*drawn} - {"front"}
+    for name, row in rows.items():
+        ((x, y),) = [
+            (x, y) for x, y in zip(accuracy["x"], drawn[name]["values"], strict=True) if y is not None
+        ]
+        assert (x, y) == (row.speed_ups[1], row.accuracy)
+        assert drawn[name]["colour"] == colour(name)
+    assert accuracy["share"]
+    assert position["share"]
+    assert position["x"][0] == 1
+    assert position["lines"]
+    for line in position["lines"]:
+        assert all(value is None or 0 <= value <= 1 for value in line["values"])
 
 
 def test_tables_show_every_method_and_the_baselines():
@@ -128,6 +100,6 @@ def test_the_page_says_first_where_it_comes_from():
         "date": "2026-11-29",
         "options": {"target": "t", "draft": "d"},
     }
-    assert provenance(about) == "target t, draft d; 7 prompts; 2026-11-29; commit abcdef0"
+    assert provenance(about) == ("target t, draft d", "7 prompts", "2026-11-29", "commit abcdef0")
     text = page(build(runs(), about), "A title")
-    assert text.index("commit abcdef0") < text.index("<svg")
+    assert text.index("commit abcdef0") < text.index("<section")

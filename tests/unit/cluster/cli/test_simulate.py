@@ -10,6 +10,7 @@ import pytest
 from cluster.cli import plan, simulate
 from cluster.simulation import behaviour
 from cluster.simulation.cards import read_cards
+from tests.pages import charts_of, fetched_by
 
 CARDS = """
 targets:
@@ -49,8 +50,10 @@ def test_a_simulation_is_shown_and_written(cards: Path, tmp_path: Path, capsys):
     assert found["detail"] == "rounds"
     assert found["figures"]["num_done"] == found["requests"] > 20
     assert "objective ttft=500,tpot=50,share=0.95 held" in said
-    assert page.count("<svg") == 4
-    assert "http" not in page.replace("http://www.w3.org", "")  # needs nothing from outside
+    assert [len(chart["lines"]) for chart in charts_of(page)] == [3, 2, 1, 1]
+    assert fetched_by(page) == []
+    top = page[: page.index("<section")]
+    assert all(word in top for word in (found["date"], found["commit"][:7], f"{found['requests']} requests"))
 
 
 def test_answers_are_followed_one_by_one_with_an_incident(cards: Path, tmp_path: Path):
@@ -77,7 +80,12 @@ def test_a_plan_compares_three_kinds_and_prices_them(cards: Path, tmp_path: Path
         assert one["cost_per_million"] == pytest.approx(one["cost_per_hour"] / tokens_per_hour * 1e6)
         assert one["lost_target"] <= one["figures"]["attainment"] + 0.02
     assert "cheapest: " in capsys.readouterr().out
-    assert "<svg" in files[1].read_text()
+    page = files[1].read_text()
+    assert [[line["label"] for line in chart["lines"]] for chart in charts_of(page)] == 2 * [
+        [one["kind"] for one in found["speeds"]]
+    ]
+    assert fetched_by(page) == []
+    assert found["commit"][:7] in page[: page.index("<section")]
 
 
 def test_an_objective_that_nothing_holds_is_refused_with_the_reasons(cards: Path, tmp_path: Path, capsys):

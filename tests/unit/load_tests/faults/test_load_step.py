@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
-
 import pytest
 
 from load_tests.faults.known_answers import RequestOutcome, differing
@@ -12,13 +10,14 @@ from load_tests.faults.load_step import (
     TierSample,
     asked_at,
     first_token_ms,
-    plot,
+    page,
     rates,
     sample,
     scaled,
     table,
 )
 from load_tests.record import console
+from tests.pages import charts_of
 
 SCRAPE = """
 # HELP adasd_worker_slots Sessions that the replica can hold.
@@ -63,5 +62,16 @@ def test_figures_table_and_plot_agree():
     assert first_token_ms(outcomes, seen) == [None, pytest.approx(300.0), None]
     with console().capture() as _:
         assert table(outcomes, seen).row_count == 3  # every change of replicas is a row
-    root = ElementTree.fromstring(plot(outcomes, seen))
-    assert len([each for each in root if each.tag.endswith("polyline")]) == 2 + 3 + 1 + 1
+    header = {
+        "machine": {"cpu": "c", "cores": 2, "load_average": [0.5]},
+        "threads": None,
+        "commit": "f00",
+        "date": "d",
+    }
+    drawn = charts_of(page(header, outcomes, seen))
+    assert [line["values"] for chart in drawn for line in chart["lines"]] == [
+        *([1, 2, 1], [1, 1, 1]),
+        *([2, 2, 2], [2, 2, 2], [0, 0, 0]),
+        rates(seen),
+        [None, pytest.approx(300.0), None],
+    ]

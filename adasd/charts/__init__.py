@@ -1,0 +1,1 @@
+"""Pages of one file with charts: what evaluations, plans, simulations and load tests write for people."""
