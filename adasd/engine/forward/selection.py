@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -95,17 +94,17 @@ def can_record(forward: Forward, config: EngineConfig) -> bool:
 
 
 def _kernels(model: PreTrainedModel, config: EngineConfig, max_context: int) -> Forward | None:
-    """The C kernels, if they fit and are required or faster. They use one thread, torch uses ``num_threads``."""
+    """The C kernels, if they fit and are required or faster on ``num_threads`` threads."""
     if config.compile == "off" or model.device.type == "cuda":
         return None
     why_not = "they read contiguous slots" if is_paged(config, model.device) else native.why_not(model)
     timed = (
         config.compile == "auto" and not config.deterministic and not is_int8(model)
     )  # those have no rival
-    if why_not is None and timed and not pays(model):
+    if why_not is None and timed and not pays(model, config.num_threads):
         why_not = "torch's operations are faster here"
     if why_not is None:
-        return native.NativeLlama(model, max_context)
+        return native.NativeLlama(model, max_context, config.num_threads)
     if config.compile == "on":
         raise ConfigError(f"compile is on, but the kernels do not serve {type(model).__name__}: {why_not}")
     _log.info("%s: no compiled kernels, as %s", config.model, why_not)
@@ -139,7 +138,7 @@ def _with_exits(model: PreTrainedModel, config: EngineConfig, max_context: int) 
     return EarlyExitForward(fast_llama.FastLlama(model, max_context))
 
 
-def pays(model: PreTrainedModel) -> bool:
+def pays(model: PreTrainedModel, num_threads: int) -> bool:
     """Whether the kernels are faster than torch on this machine, timed on one layer of the model's shape.
 
     Torch uses as many threads as it is set to.
@@ -147,12 +146,8 @@ def pays(model: PreTrainedModel) -> bool:
     config: Any = model.config
     if config.hidden_size > MAX_WIDTH:
         return False
-    stacked, kernels = (seconds(make(_one_layer(model), _CONTEXT)) for make in _makers())
-    return kernels < stacked
-
-
-def _makers() -> tuple[Callable[[PreTrainedModel, int], Forward], ...]:
-    return fast_llama.FastLlama, native.NativeLlama
+    kernels = seconds(native.NativeLlama(_one_layer(model), _CONTEXT, num_threads))
+    return kernels < seconds(fast_llama.FastLlama(_one_layer(model), _CONTEXT))
 
 
 def seconds(forward: Forward) -> float:

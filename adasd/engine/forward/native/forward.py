@@ -1,17 +1,17 @@
-"""The Llama family's forward pass in C (``llama.c``): one thread of a CPU, in float32, over full or int8 weights.
+"""The Llama family's forward pass in C (``llama.c``) on a CPU, in float32, over full or int8 weights.
 
-One call per pass: on a small model, torch's operations cost more to launch than to run. Its results are
-batch-invariant (see ``llama.c``). It is tested against torch's operations.
+One call per pass: on a small model, torch's operations cost more to launch than to run. Its results depend neither
+on the batch nor on the number of threads (see ``llama.c``). It is tested against torch's operations.
 Shape letters: N outputs and K inputs of a matrix, P outputs of a panel, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Sequence
 from itertools import repeat
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from adasd.engine.forward.native import library
 from adasd.engine.forward.protocol import Forward
 from adasd.engine.sampling import multi_step_draft
 from adasd.engine.work import DraftWork, Proposed, wants_runner_ups
+from adasd.errors import ConfigError
 from adasd.rounds import ENTROPY_EDGES
 from adasd.stop_rule import NO_TABLE
 
@@ -122,11 +123,16 @@ class NativeLlama(Forward):
     sequence_cost = 0  # a sequence costs no more than its tokens
     smallest_prefill = 8  # consecutive tokens that share one read of keys and values (ROWS in llama.c)
 
-    def __init__(self, model: PreTrainedModel, max_context: int) -> None:
+    def __init__(self, model: PreTrainedModel, max_context: int, num_threads: int = 1) -> None:
+        """Raises ConfigError if the system does not start that many threads; they end with this object."""
         config: Any = model.config
         body: Any = model.model
         self.multi_step_draft = self
-        self._library = library.load()
+        self._library, self._num_threads = library.load(), num_threads
+        self._team = self._library.adasd_team(num_threads)
+        if not self._team:
+            raise ConfigError(f"the system does not start {num_threads} threads; set num_threads to fewer")
+        weakref.finalize(self, self._library.adasd_team_end, self._team).atexit = False
         self._panel = int(self._library.adasd_panel())
         self.name = f"{type(model).__name__} (native)"
         self.num_embeddings = num_embeddings(model)
@@ -160,13 +166,14 @@ class NativeLlama(Forward):
             )
         self._matrices.collapse()
         self._kept.append(layers)
-        self._caches: WeakKeyDictionary[KVCache, tuple[_Cache, Any]] = WeakKeyDictionary()
+        self._caches: weakref.WeakKeyDictionary[KVCache, tuple[_Cache, Any]] = weakref.WeakKeyDictionary()
         self._scratch = torch.empty(0)
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         logits = torch.empty(len(batch.wanted_at), self._model.vocab)
         this, _numbers = self._pass(batch)
         self._library.adasd_forward(
+            self._team,
             ctypes.addressof(self._model),
             ctypes.addressof(self._cache(cache)),
             ctypes.addressof(this),
@@ -224,6 +231,7 @@ class NativeLlama(Forward):
         logits = torch.empty(num, self._model.vocab)
         this, _numbers = self._pass(batch)
         num_passes = self._library.adasd_draft(
+            self._team,
             ctypes.addressof(self._model),
             ctypes.addressof(self._cache(cache)),
             ctypes.addressof(this),
@@ -252,7 +260,7 @@ class NativeLlama(Forward):
     def _scratch_for(self, num_tokens: int, cache: KVCache) -> int:
         """Address of enough scratch space for a pass."""
         needed = self._library.adasd_scratch(
-            ctypes.addressof(self._model), num_tokens, cache.layout.max_context
+            ctypes.addressof(self._model), num_tokens, cache.layout.max_context, self._num_threads
         )
         if self._scratch.numel() < needed:
             self._scratch = torch.empty(needed)

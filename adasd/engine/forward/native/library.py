@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("llama.c")
+SOURCE, HEADER = Path(__file__).with_name("llama.c"), Path(__file__).with_name("team.h")
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC")
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthread", "-shared", "-fPIC")
 OWN_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
 """Flags for this processor, for different compilers; the first that works is used."""
 TIMEOUT_S = 120.0
@@ -50,11 +50,15 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     """Declare the types of its functions (llama.c)."""
     library.adasd_panel.restype = ctypes.c_int64
     library.adasd_scratch.restype = ctypes.c_int64
-    library.adasd_scratch.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    library.adasd_scratch.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
     library.adasd_forward.restype = None
-    library.adasd_forward.argtypes = [ctypes.c_void_p] * 5
+    library.adasd_forward.argtypes = [ctypes.c_void_p] * 6
     library.adasd_draft.restype = ctypes.c_int64
-    library.adasd_draft.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4]
+    library.adasd_draft.argtypes = [*[ctypes.c_void_p] * 5, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4]
+    library.adasd_team.restype = ctypes.c_void_p
+    library.adasd_team.argtypes = [ctypes.c_int64]
+    library.adasd_team_end.restype = None
+    library.adasd_team_end.argtypes = [ctypes.c_void_p]
     return library
 
 
@@ -95,7 +99,8 @@ def _folder() -> Iterator[Path]:
 def _fingerprint(compiler: str) -> str:
     """Hash of everything that the built file depends on."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = [SOURCE.read_text(encoding="utf-8"), repr((FLAGS, OWN_PROCESSOR)), version, _processor()]
+    sources = [file.read_text(encoding="utf-8") for file in (SOURCE, HEADER)]
+    parts = [*sources, repr((FLAGS, OWN_PROCESSOR)), version, _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -1,8 +1,8 @@
-/* One forward pass of a Llama-family model over a slotted cache: one thread, float32 or weights of one byte.
+/* One forward pass of a Llama-family model over a slotted cache, in float32 or with weights of one byte.
  *
- * Every number is computed by the same operations in the same order, independent of the rest of the batch: a product
- * sums over its inner dimension from front to back, and attention goes over a token's keys from the first to its own.
- * So neither batch size nor block length changes a result, not even in its last bit.
+ * Every number is computed by the same operations in the same order, independent of the rest of the batch and of the
+ * number of threads: a product sums over its inner dimension from front to back, and attention goes over a token's keys
+ * from the first to its own. So neither batch size nor block length changes a result, not even in its last bit.
  *
  * Matrices are packed in panels of PANEL columns, [panel][row][PANEL], so that a panel is read from front to back.
  * Rounded ones hold a byte per weight and have a scale per column; they are widened in registers, so that a pass reads
@@ -15,6 +15,7 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+#include "team.h"
 
 #if defined(__AVX512F__)
 enum { LANES = 16, VECTORS = 4, TILE = 6 };
@@ -29,7 +30,7 @@ enum { LANES = 4, VECTORS = 4, TILE = 6 };
 #define EVEN 0, 2, 4, 6
 #define ODD 1, 3, 5, 7
 #endif
-enum { PANEL = LANES * VECTORS, LARGEST_HEAD = 256, CHAINS = 4, ROWS = 8 };
+enum { PANEL = LANES * VECTORS, LARGEST_HEAD = 256, CHAINS = 4, ROWS = 8, CHUNK = 8 * TILE };
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t Whole __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -86,9 +87,10 @@ int64_t adasd_panel(void) { return PANEL; }
 static int64_t scores_room(int64_t max_context) { return max_context + LANES; }
 
 /* Floats of scratch space that a pass needs. */
-int64_t adasd_scratch(const Model *m, int64_t num_tokens, int64_t max_context) {
+int64_t adasd_scratch(const Model *m, int64_t num_tokens, int64_t max_context, int64_t num_threads) {
   int64_t qkv = (m->heads + 2 * m->kv_heads) * m->head_dim;
-  return num_tokens * (2 * m->width + qkv + m->heads * m->head_dim + 2 * m->inner) + ROWS * scores_room(max_context);
+  return num_tokens * (2 * m->width + qkv + m->heads * m->head_dim + 3 * m->inner + 1) + 1 +
+         num_threads * ROWS * scores_room(max_context);
 }
 
 /* --------------------------------------------------------------------------- products */
@@ -158,18 +160,22 @@ static inline __attribute__((always_inline)) void panel_rows(int rounded, const 
   }
 }
 
-/* y [rows, num] = x [rows, inner] w + bias, added to what y holds if ``add``. */
-static void product(const float *x, int64_t rows, int64_t inner, const Matrix *w, const float *bias, float *y,
-                    int64_t num, int add) {
-  for (int64_t first = 0; first < num; first += PANEL) {
-    int64_t here = num - first < PANEL ? num - first : PANEL;
-    const float *b = bias ? bias + first : 0;
+/* y [rows, num] = x [rows, inner] w + bias, added to what y holds if ``add``; shared by panels and chunks of rows. */
+static void product(Team *team, const float *x, int64_t rows, int64_t inner, const Matrix *w, const float *bias,
+                    float *y, int64_t num, int add) {
+  int64_t chunks = (rows + CHUNK - 1) / CHUNK, panels = (num + PANEL - 1) / PANEL;
+  SHARED(team, part, panels * chunks) {
+    int64_t first = part / chunks * PANEL, row = part % chunks * CHUNK;
+    int64_t here = num - first < PANEL ? num - first : PANEL, some = rows - row < CHUNK ? rows - row : CHUNK;
+    const float *b = bias ? bias + first : 0, *from = x + row * inner;
+    float *to = y + row * num + first;
     if (w->scales)
-      panel_rows(1, x, rows, inner, (const int8_t *)w->panels + first * inner, w->scales + first, b, y + first, num,
-                 here, add);
+      panel_rows(1, from, some, inner, (const int8_t *)w->panels + first * inner, w->scales + first, b, to, num, here,
+                 add);
     else
-      panel_rows(0, x, rows, inner, (const float *)w->panels + first * inner, 0, b, y + first, num, here, add);
+      panel_rows(0, from, some, inner, (const float *)w->panels + first * inner, 0, b, to, num, here, add);
   }
+  meet(team);
 }
 
 /* --------------------------------------------------------------------------- elementwise */
@@ -208,20 +214,17 @@ static void norm(const float *from, const float *weight, int64_t rows, int64_t w
   }
 }
 
-/* silu(gate) * up, from rows [gate, up] of 2 * inner to rows of inner, in place. */
-static void activate(float *gate_up, int64_t rows, int64_t inner) {
-  float *to = gate_up;
-  for (int64_t r = 0; r < rows; r++, to += inner) {
-    const float *gate = gate_up + 2 * r * inner, *up = gate + inner;
-    int64_t i = 0;
-    for (; i + LANES <= inner; i += LANES) {
-      Vector g = *(const Vector *)(gate + i), u = *(const Vector *)(up + i);
-      *(Vector *)(to + i) = g / (exponential(-g) + 1.0f) * u;
-    }
-    for (; i < inner; i++) {
-      Vector g = (Vector){0} + gate[i];
-      to[i] = (g / (exponential(-g) + 1.0f))[0] * up[i];
-    }
+/* silu(gate) * up, from a row [gate, up] of 2 * inner to one of inner. */
+static void activate(const float *gate, int64_t inner, float *to) {
+  const float *up = gate + inner;
+  int64_t i = 0;
+  for (; i + LANES <= inner; i += LANES) {
+    Vector g = *(const Vector *)(gate + i), u = *(const Vector *)(up + i);
+    *(Vector *)(to + i) = g / (exponential(-g) + 1.0f) * u;
+  }
+  for (; i < inner; i++) {
+    Vector g = (Vector){0} + gate[i];
+    to[i] = (g / (exponential(-g) + 1.0f))[0] * up[i];
   }
 }
 
@@ -325,74 +328,123 @@ static inline __attribute__((always_inline)) void attend(int vectors, const floa
           ((sums[r][0][v] + sums[r][1][v]) + (sums[r][2][v] + sums[r][3][v])) / totals[r];
 }
 
-/* All heads of ``rows`` consecutive tokens of one slot, the first with ``num`` keys. */
-static void attend_rows(const Model *m, const float *query, int64_t query_stride, int64_t rows, const float *slot,
+/* One head of ``rows`` consecutive tokens of one slot, the first with ``num`` keys; ``slot`` begins at its keys. */
+static void attend_rows(const Model *m, const float *query, int64_t query_stride, int64_t rows, const float *keys,
                         int64_t num, float *scores, int64_t room, float *out) {
-  int64_t dim = m->head_dim, shared = m->heads / m->kv_heads, behind = m->kv_heads * dim, width = m->heads * dim;
-  for (int64_t h = 0; h < m->heads; h++, query += dim, out += dim) {
-    const float *keys = slot + h / shared * dim;
+  int64_t dim = m->head_dim, behind = m->kv_heads * dim, width = m->heads * dim;
 #define ATTEND(vectors)                                                                                              \
   attend(vectors, query, query_stride, rows, m->scaling, keys, behind, 2 * behind, num, scores, room, out, width)
-    switch (dim % LANES ? 0 : dim / LANES) {
-    case 2: ATTEND(2); break;
-    case 4: ATTEND(4); break;
-    case 8: ATTEND(8); break;
-    case 16: ATTEND(16); break;
-    default:
-      for (int64_t r = 0; r < rows; r++)
-        attend_any(dim, query + r * query_stride, m->scaling, keys, behind, 2 * behind, num + r, scores,
-                   out + r * width);
-    }
-#undef ATTEND
+  switch (dim % LANES ? 0 : dim / LANES) {
+  case 2: ATTEND(2); break;
+  case 4: ATTEND(4); break;
+  case 8: ATTEND(8); break;
+  case 16: ATTEND(16); break;
+  default:
+    for (int64_t r = 0; r < rows; r++)
+      attend_any(dim, query + r * query_stride, m->scaling, keys, behind, 2 * behind, num + r, scores,
+                 out + r * width);
   }
+#undef ATTEND
 }
 
 /* --------------------------------------------------------------------------- the pass */
 
-static void store_and_attend(const Model *m, const Layer *layer, float *kv, int64_t max_context, const Pass *pass,
-                             float *qkv, float *scores, float *attended) {
-  int64_t dim = m->head_dim, queries = m->heads * dim, per_token = 2 * m->kv_heads * dim, row = queries + per_token;
-  for (int64_t t = 0; t < pass->num_tokens; t++) {
-    float *q = qkv + t * row, *k = q + queries;
-    int64_t turn = pass->positions[t] * (dim / 2);
-    if (layer->q_norm) {
-      for (int64_t h = 0; h < m->heads; h++) norm(q + h * dim, layer->q_norm, 1, dim, m->eps, q + h * dim);
-      for (int64_t h = 0; h < m->kv_heads; h++) norm(k + h * dim, layer->k_norm, 1, dim, m->eps, k + h * dim);
-    }
-    rotate(q, m->heads + m->kv_heads, dim, m->cos + turn, m->sin + turn);
-    memcpy(kv + (pass->slots[t] * max_context + pass->positions[t]) * per_token, k, per_token * sizeof(float));
-  }
+typedef struct {
+  const Model *m;
+  const Cache *cache;
+  const Pass *pass;
+  int64_t num_groups;
+  const int32_t *groups; /* [num_groups + 1]: where each group of tokens begins, and the end */
+  float *x, *normed, *qkv, *attended, *gate_up, *active, *scores, *logits; /* scores of each member */
+} Forward;
+
+/* Splits a pass into groups of up to ROWS consecutive tokens of one slot; returns their number. */
+static int64_t group(const Pass *pass, int32_t *groups) {
+  int64_t num = 0;
   for (int64_t t = 0, rows; t < pass->num_tokens; t += rows) {
     const int32_t *slot = pass->slots + t, *position = pass->positions + t;
     int64_t most = pass->num_tokens - t < ROWS ? pass->num_tokens - t : ROWS;
     for (rows = 1; rows < most && slot[rows] == slot[0] && position[rows] == position[0] + rows;) rows++;
-    attend_rows(m, qkv + t * row, row, rows, kv + slot[0] * max_context * per_token, position[0] + 1, scores,
-                scores_room(max_context), attended + t * queries);
+    groups[num++] = t;
   }
+  groups[num] = pass->num_tokens;
+  return num;
+}
+
+/* Rotates a token's queries and keys, and writes its keys and values to the cache. */
+static void store(const Forward *f, const Layer *layer, float *kv, int64_t t, float *q) {
+  const Model *m = f->m;
+  int64_t dim = m->head_dim, per_token = 2 * m->kv_heads * dim, turn = f->pass->positions[t] * (dim / 2);
+  float *k = q + m->heads * dim;
+  if (layer->q_norm) {
+    norm(q, layer->q_norm, m->heads, dim, m->eps, q);
+    norm(k, layer->k_norm, m->kv_heads, dim, m->eps, k);
+  }
+  rotate(q, m->heads + m->kv_heads, dim, m->cos + turn, m->sin + turn);
+  memcpy(kv + (f->pass->slots[t] * f->cache->max_context + f->pass->positions[t]) * per_token, k,
+         per_token * sizeof(float));
+}
+
+/* Attention of one head of one group of tokens. */
+static void attend_group(const Forward *f, const float *kv, int64_t g, int64_t head, float *scores) {
+  const Model *m = f->m;
+  int64_t dim = m->head_dim, queries = m->heads * dim, per_token = 2 * m->kv_heads * dim, t = f->groups[g];
+  const float *keys = kv + f->pass->slots[t] * f->cache->max_context * per_token + head / (m->heads / m->kv_heads) * dim;
+  attend_rows(m, f->qkv + t * (queries + per_token) + head * dim, queries + per_token, f->groups[g + 1] - t, keys,
+              f->pass->positions[t] + 1, scores, scores_room(f->cache->max_context),
+              f->attended + t * queries + head * dim);
+}
+
+/* What one member does of a pass. */
+static void share_of_forward(Team *team, int64_t member, const void *what) {
+  const Forward *f = what;
+  const Model *m = f->m;
+  const Pass *pass = f->pass;
+  int64_t num = pass->num_tokens, width = m->width, inner = m->inner, queries = m->heads * m->head_dim;
+  int64_t qkv_len = queries + 2 * m->kv_heads * m->head_dim;
+  float *scores = f->scores + member * ROWS * scores_room(f->cache->max_context);
+  SHARED(team, t, num)
+    memcpy(f->x + t * width, m->embedding + pass->ids[t] * width, width * sizeof(float));
+  meet(team);
+  for (int64_t i = 0; i < m->num_layers; i++) {
+    const Layer *layer = m->layers + i;
+    float *kv = f->cache->layers[i];
+    SHARED(team, t, num) norm(f->x + t * width, layer->norm1, 1, width, m->eps, f->normed + t * width);
+    meet(team);
+    product(team, f->normed, num, width, &layer->qkv, layer->qkv_bias, f->qkv, qkv_len, 0);
+    SHARED(team, t, num) store(f, layer, kv, t, f->qkv + t * qkv_len);
+    meet(team);
+    SHARED(team, part, f->num_groups * m->heads) attend_group(f, kv, part / m->heads, part % m->heads, scores);
+    meet(team);
+    product(team, f->attended, num, queries, &layer->out, layer->out_bias, f->x, width, 1);
+    SHARED(team, t, num) norm(f->x + t * width, layer->norm2, 1, width, m->eps, f->normed + t * width);
+    meet(team);
+    product(team, f->normed, num, width, &layer->gate_up, layer->gate_up_bias, f->gate_up, 2 * inner, 0);
+    SHARED(team, t, num) activate(f->gate_up + 2 * t * inner, inner, f->active + t * inner);
+    meet(team);
+    product(team, f->active, num, inner, &layer->down, layer->down_bias, f->x, width, 1);
+  }
+  SHARED(team, i, pass->num_wanted)
+    norm(f->x + pass->wanted[i] * width, m->norm, 1, width, m->eps, f->normed + i * width);
+  meet(team);
+  product(team, f->normed, pass->num_wanted, width, &m->head, 0, f->logits, m->vocab, 0);
 }
 
 /* Writes the pass to the cache, and the logits of the wanted tokens [num_wanted, V]. */
-void adasd_forward(const Model *m, const Cache *cache, const Pass *pass, float *scratch, float *logits) {
-  int64_t num = pass->num_tokens, width = m->width, queries = m->heads * m->head_dim;
-  int64_t qkv_len = queries + 2 * m->kv_heads * m->head_dim;
-  float *x = scratch, *normed = x + num * width, *qkv = normed + num * width;
-  float *attended = qkv + num * qkv_len, *gate_up = attended + num * queries, *scores = gate_up + 2 * num * m->inner;
-  for (int64_t t = 0; t < num; t++)
-    memcpy(x + t * width, m->embedding + pass->ids[t] * width, width * sizeof(float));
-  for (int64_t i = 0; i < m->num_layers; i++) {
-    const Layer *layer = m->layers + i;
-    norm(x, layer->norm1, num, width, m->eps, normed);
-    product(normed, num, width, &layer->qkv, layer->qkv_bias, qkv, qkv_len, 0);
-    store_and_attend(m, layer, cache->layers[i], cache->max_context, pass, qkv, scores, attended);
-    product(attended, num, queries, &layer->out, layer->out_bias, x, width, 1);
-    norm(x, layer->norm2, num, width, m->eps, normed);
-    product(normed, num, width, &layer->gate_up, layer->gate_up_bias, gate_up, 2 * m->inner, 0);
-    activate(gate_up, num, m->inner);
-    product(gate_up, num, m->inner, &layer->down, layer->down_bias, x, width, 1);
-  }
-  for (int64_t i = 0; i < pass->num_wanted; i++)
-    norm(x + pass->wanted[i] * width, m->norm, 1, width, m->eps, normed + i * width);
-  product(normed, pass->num_wanted, width, &m->head, 0, logits, m->vocab, 0);
+void adasd_forward(Team *team, const Model *m, const Cache *cache, const Pass *pass, float *scratch, float *logits) {
+  int64_t num = pass->num_tokens, queries = m->heads * m->head_dim;
+  Forward f = {.m = m, .cache = cache, .pass = pass, .logits = logits};
+  f.x = scratch;
+  f.normed = f.x + num * m->width;
+  f.qkv = f.normed + num * m->width;
+  f.attended = f.qkv + num * (queries + 2 * m->kv_heads * m->head_dim);
+  f.gate_up = f.attended + num * queries;
+  f.active = f.gate_up + 2 * num * m->inner;
+  f.scores = f.active + num * m->inner;
+  int32_t *groups = (int32_t *)(f.scores + team->size * ROWS * scores_room(cache->max_context));
+  f.num_groups = group(pass, groups);
+  f.groups = groups;
+  together(team, share_of_forward, &f);
 }
 
 /* --------------------------------------------------------------------------- drafting */
@@ -449,7 +501,7 @@ static int too_dear(const Rules *rules, int64_t session, double entropy) {
 /* Greedy drafting for the sessions whose wanted tokens are in ``pass``, one token per pass, until the first session
  * must stop (or its logits are broken), or after ``limit`` passes. Returns the number of passes. ``next`` has room for
  * 4 * sessions. */
-int64_t adasd_draft(const Model *m, const Cache *cache, const Pass *pass, const Rules *rules, int64_t limit,
+int64_t adasd_draft(Team *team, const Model *m, const Cache *cache, const Pass *pass, const Rules *rules, int64_t limit,
                     int64_t vocab, float *scratch, float *logits, int32_t *next, const Drafts *drafts) {
   int64_t num = pass->num_wanted;
   int32_t *ids = next, *positions = ids + num, *slots = positions + num, *wanted = slots + num;
@@ -461,7 +513,7 @@ int64_t adasd_draft(const Model *m, const Cache *cache, const Pass *pass, const 
   }
   for (int64_t done = 0;; pass = &following) {
     int stops = 0;
-    adasd_forward(m, cache, pass, scratch, logits);
+    adasd_forward(team, m, cache, pass, scratch, logits);
     for (int64_t s = 0; s < num; s++) {
       int64_t at = done * num + s;
       float *entropy = drafts->entropies + at, *max_prob = drafts->max_probs + at;

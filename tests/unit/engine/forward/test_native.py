@@ -1,9 +1,12 @@
 """The C kernels: chosen where they fit, built if there is a compiler, and batch-invariant."""
 
 import copy
+import gc
 import math
 import platform
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,8 +48,8 @@ def heads(monkeypatch):
         monkeypatch.setitem(models.CONFIGS, f"heads-{dim}", lambda config=config: LlamaConfig(**config))
 
 
-def forward_of(name):
-    return engine(name, compile="on").forward
+def forward_of(name, num_threads=1):
+    return engine(name, compile="on", num_threads=num_threads).forward
 
 
 def logits_of(forward, passes):
@@ -89,6 +92,47 @@ def test_a_tokens_logits_are_the_same_to_the_last_bit_in_any_company_and_any_pie
         found = logits_of(forward, random_passes(texts, random.Random(seed)))
         assert alone.keys() == found.keys()
         assert all(torch.equal(alone[place], found[place]) for place in alone)
+
+
+@pytest.mark.parametrize("num_threads", [2, 3, 7])
+@pytest.mark.parametrize("weights", ["full", "int8"])
+def test_threads_change_nothing_not_even_the_last_bit(num_threads, weights):
+    """Passes of one token up to 280, whose rows are shared in chunks; and greedy drafting in the kernels."""
+    texts = dict(zip((0, 3, 4, 7), prompts(90, 61, 9, 44), strict=True))
+    model = copy.deepcopy(original("llama-biased"))
+    if weights == "int8":
+        round_weights(model)
+    one, many = (native.NativeLlama(copy.deepcopy(model), CONTEXT, num) for num in (1, num_threads))
+    whole = [[(slot, 0, text) for slot, text in texts.items()]]
+    for passes in (whole, *(list(random_passes(texts, random.Random(seed))) for seed in range(3))):
+        expected, found = (logits_of(forward, passes) for forward in (one, many))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[place], found[place]) for place in expected)
+
+
+def test_drafting_on_several_threads_is_that_on_one():
+    alone, shared = (engine("qwen3", compile="on", num_threads=num) for num in (1, 3))
+    texts = prompts(3, 30, 12)
+    assert plain_batch(shared, texts, 30) == plain_batch(alone, texts, 30)
+
+
+def test_threads_end_with_the_forward_pass():
+    def num_threads():
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    gc.collect()
+    before = num_threads()
+    forward = native.NativeLlama(copy.deepcopy(original("llama")), CONTEXT, 5)
+    assert num_threads() == before + 4
+    logits_of(forward, [[(0, 0, [1, 2, 3])]])
+    del forward
+    gc.collect()
+    assert num_threads() == before
+
+
+def test_more_threads_than_the_system_starts_are_refused():
+    with pytest.raises(ConfigError, match="num_threads"):
+        native.NativeLlama(copy.deepcopy(original("llama")), CONTEXT, 2**60)
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 6, 7, 12, 64])
@@ -186,7 +230,7 @@ def test_the_measurement_leaves_random_numbers_alone_and_takes_time_into_account
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    selection.pays(model)
+    selection.pays(model, 1)
     assert torch.equal(torch.rand(1), expected)
     assert selection.seconds(forward_of("llama")) > 0
 
@@ -203,7 +247,7 @@ def test_insisting_where_the_kernels_do_not_fit_is_refused_and_auto_does_without
 
 
 @pytest.mark.parametrize("faster", ["kernels", "torch"])
-def test_one_thread_of_the_kernels_is_timed_against_all_threads_of_torch(faster, monkeypatch):
+def test_with_several_threads_the_kernels_are_timed_against_torch(faster, monkeypatch):
     times = {"kernels": 1.0, "torch": 2.0} if faster == "kernels" else {"kernels": 2.0, "torch": 1.0}
     monkeypatch.setattr(
         selection, "seconds", lambda one: times["kernels" if "native" in one.name else "torch"]
@@ -238,6 +282,7 @@ def test_another_source_is_another_file(fresh_library, monkeypatch, tmp_path):
     library.load()
     changed = tmp_path / "llama.c"
     changed.write_text(library.SOURCE.read_text() + "\n/* changed */\n")
+    shutil.copy(library.HEADER, tmp_path)
     monkeypatch.setattr(library, "SOURCE", changed)
     library.load.cache_clear()
     library.load()
@@ -271,7 +316,7 @@ def test_an_older_compiler_without_native_still_builds(fresh_library, monkeypatc
 
 
 def test_deterministic_takes_the_kernels_where_they_fit_and_single_tokens_elsewhere(monkeypatch):
-    monkeypatch.setattr(selection, "pays", lambda model: False)
+    monkeypatch.setattr(selection, "pays", lambda model, num_threads: False)
     assert "native" in choose("llama", compile="auto", deterministic=True)
     assert choose("llama", compile="off", deterministic=True).endswith("token by token")
     assert choose("gpt-neox", deterministic=True).endswith("token by token")
