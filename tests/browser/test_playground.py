@@ -105,6 +105,60 @@ def test_a_later_message_carries_the_conversation_and_the_system_prompt(tab: Tab
     assert "Cut after 12 tokens" in tab.page.locator(".note").last.inner_text()
 
 
+def test_a_reload_keeps_chat_and_settings_until_they_are_cleared(tab: Tab, pair):
+    page = tab.page
+    page.fill("#system", "Be brief.")
+    page.fill("#max", "12")
+    page.select_option("#mode", "exact")
+    page.check("input[value=relaxed]")
+    tab.ask(FUNCTION)
+    page.fill("#prompt", "hang")
+    page.press("#prompt", "Enter")
+    page.locator("#stop").wait_for()
+    page.fill("#prompt", "half a message")
+    shown = "all => all.map((e) => [e.querySelector('.prose, .said')?.innerHTML, e.querySelector('.strip')?.ariaLabel])"
+    before = page.locator(".turn .answer").first.evaluate_all(shown)
+    page.reload()
+    page.locator(".turn").nth(1).wait_for()
+    assert page.locator(".turn .answer").first.evaluate_all(shown) == before
+    assert page.locator(".said:visible").all_inner_texts() == [FUNCTION, "hang"]
+    assert page.locator(".turn .note").last.inner_text() == "Stopped."
+    assert page.locator(".more").first.is_visible()
+    assert page.input_value("#prompt") == "half a message"
+    assert [page.input_value(f"#{name}") for name in ("system", "max", "mode")] == [
+        "Be brief.",
+        "12",
+        "exact",
+    ]
+    assert page.is_checked("input[value=relaxed]")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        tab.ask("And now in one line?")
+    body = asked.value.post_data_json
+    assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]  # not what hung
+    assert (body["max_tokens"], body["speculation"]) == (12, {"mode": "exact"})
+    page.locator(".turn").first.locator("text=Copy as curl").click()
+    page.locator("text=Copied").wait_for()
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert json.loads(shlex.split(command)[-1])["messages"][-1]["content"] == FUNCTION
+    page.click("#forget")
+    page.reload()
+    page.locator("#chat-start .example").first.wait_for()
+    assert page.locator(".turn").count() == 0
+    assert [page.input_value(f"#{name}") for name in ("system", "max", "mode")] == ["", "256", ""]
+    assert "Be brief" not in page.evaluate("JSON.stringify(sessionStorage) + JSON.stringify(localStorage)")
+
+
+def test_a_chat_too_long_for_the_browser_s_store_says_so_and_goes_on(tab: Tab):
+    tab.page.evaluate(
+        "void (Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); })"
+    )
+    tab.page.fill("#max", "4")
+    tab.ask(FUNCTION)
+    assert tab.status() == "This chat will not survive a reload."
+    tab.ask(FUNCTION)
+    assert tab.page.locator(".answer").count() == 2
+
+
 def test_markdown_is_drawn_and_nothing_in_it_runs(tab: Tab, site: Site, pair):
     pair.says = MARKDOWN
     try:
@@ -273,7 +327,21 @@ def test_a_server_with_keys_asks_for_one_and_says_when_it_is_wrong(browser, pair
             )
         tab.page.locator(".example").first.wait_for()
         tab.page.fill("#max", "8")
-        assert "exact" in {kind for kind, _ in tokens_of(tab.ask(FUNCTION))} or tab.status()
+        assert tokens_of(tab.ask(FUNCTION))
+        stored = "JSON.stringify(sessionStorage) + JSON.stringify(localStorage) + document.cookie"
+        tab.page.reload()
+        tab.page.locator("#key:visible").wait_for()
+        assert KEY not in tab.page.evaluate(stored)  # nobody asked for it
+        assert tab.page.input_value("#key") == ""
+        assert tab.page.locator(".turn").count() == 1  # the chat stays without the key
+        tab.page.fill("#key", KEY)
+        tab.page.check("#keep-key")
+        tab.page.reload()
+        assert tab.page.input_value("#key") == KEY
+        assert tokens_of(tab.ask(FUNCTION))
+        tab.page.click("#forget")
+        tab.page.reload()
+        assert KEY not in tab.page.evaluate(stored)
         context.close()
 
 

@@ -34,6 +34,32 @@ export class AnswerView {
     this.isOpen = false;
   }
 
+  /** An answer as it was before a reload. */
+  static from(title, { tokens, note, ...rest }) {
+    const view = new AnswerView(title);
+    Object.assign(view, rest);
+    for (const [kind, text, round] of tokens) {
+      view.tokens.push({ kind, text, start: view.text.length, round });
+      view.text += text;
+      view.round = round;
+    }
+    view.draw();
+    view.#details();
+    if (note) view.say(...note);
+    view.node.removeAttribute("aria-busy");
+    return view;
+  }
+
+  /** All that `from` needs, as plain values. */
+  get state() {
+    const { report, finish, numSteps, firstMs, lastMs, askedMs } = this;
+    const note = this.note.hidden ? null : [this.note.textContent, this.note.classList.contains("bad")];
+    return {
+      tokens: this.tokens.map(({ kind, text, round }) => [kind, text, round]), note,
+      report, finish, numSteps, firstMs, lastMs, askedMs,
+    };
+  }
+
   /** The clock starts. */
   asked() {
     this.askedMs = performance.now();

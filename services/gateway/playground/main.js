@@ -3,12 +3,14 @@
 import { AnswerView, make } from "./answer.js";
 import { Failure, Server } from "./api.js";
 import { asCurl } from "./curl.js";
+import { forget, keep, kept, theme as keptTheme } from "./kept.js";
 import { race, result } from "./race.js";
 
 const $ = (id) => document.getElementById(id);
 const server = new Server(() => $("key").value.trim());
-const chat = []; // [{user, view, isKept}]: what was asked, its answer, and whether both go into the next request
-let model = null, needsKey = false, running = null, tab = "chat";
+const SETTINGS = ["mode", "temperature", "seed", "max", "system"];
+const chat = []; // [{user, view, isKept, system, options}]: what was asked, its answer, and whether both go into the next request
+let model = null, needsKey = false, running = null, tab = "chat", isLeft = false;
 
 // --------------------------------------------------------------------------- the server
 
@@ -45,7 +47,7 @@ function explain(error) {
   if (error.kind !== "key") { say(error.message, true); return; }
   const had = $("key").value !== "";
   needsKey = true;
-  $("key-field").hidden = false;
+  $("key-field").hidden = $("keep-key-field").hidden = false;
   $("settings").open = true;
   $("key").focus();
   say(had ? error.message : "This server asks for an API key.", true);
@@ -58,10 +60,8 @@ function say(text, isBad = false) {
 
 // --------------------------------------------------------------------------- requests
 
-function body(messages, mode) {
-  const system = $("system").value.trim();
+function options(mode) {
   const request = {
-    messages: [...system ? [{ role: "system", content: system }] : [], ...messages],
     stream: true, stream_options: { include_usage: true }, return_token_provenance: true,
     speculation: mode ? { mode } : {},
   };
@@ -70,11 +70,16 @@ function body(messages, mode) {
   return request;
 }
 
-// The messages of a chat up to and without `turn`; turns that failed are left out.
-function history(turn) {
-  return chat.slice(0, chat.indexOf(turn)).filter(({ isKept }) => isKept).flatMap(({ user, view }) => [
+function messages(system, list) {
+  return [...system ? [{ role: "system", content: system }] : [], ...list];
+}
+
+// The request of a turn: the chat before it without what failed, and its own message.
+function request(turn) {
+  const before = chat.slice(0, chat.indexOf(turn)).filter(({ isKept }) => isKept).flatMap(({ user, view }) => [
     { role: "user", content: user }, { role: "assistant", content: view.text },
   ]);
+  return { messages: messages(turn.system, [...before, { role: "user", content: turn.user }]), ...turn.options };
 }
 
 async function run(work) {
@@ -89,34 +94,42 @@ async function run(work) {
     document.body.classList.remove("running");
     $("send").hidden = false;
     $("stop").hidden = true;
+    remember();
   }
 }
 
 // --------------------------------------------------------------------------- the chat
 
 function ask(text) {
-  const turn = { user: text, view: null, isKept: false, node: make("div", "turn") };
+  return answer(append({ user: text, view: null, isKept: false }));
+}
+
+function append(turn) {
   const said = make("p", "said");
-  said.textContent = text;
+  said.textContent = turn.user;
+  turn.node = make("div", "turn");
   turn.node.append(said);
   chat.push(turn);
   $("turns").append(turn.node);
   $("chat-start").hidden = true;
-  return answer(turn);
+  return turn;
 }
+
+const title = (turn) => `Answer ${chat.indexOf(turn) + 1}`;
 
 function answer(turn) {
   turn.view?.node.remove();
-  turn.view = new AnswerView(`Answer ${chat.indexOf(turn) + 1}`);
+  turn.view = new AnswerView(title(turn));
   turn.isKept = false;
   turn.node.append(turn.view.node);
-  const request = body([...history(turn), { role: "user", content: turn.user }], $("mode").value);
+  turn.system = $("system").value.trim();
+  turn.options = options($("mode").value);
   turn.node.scrollIntoView({ block: "end" });
   say("Waiting for the first token …");
   return run(async (signal) => {
     turn.view.asked();
     try {
-      await server.answer(request, signal, (chunk) => {
+      await server.answer(request(turn), signal, (chunk) => {
         const isNear = innerHeight + scrollY > document.body.scrollHeight - 120;
         if (turn.view.firstMs === null) say("Answering …");
         turn.view.take(chunk);
@@ -136,17 +149,17 @@ function answer(turn) {
         turn.view.say(error.message, true);
       }
     }
-    actions(turn, request);
+    actions(turn);
     if (!turn.view.firstMs) turn.view.node.classList.add("nothing");
     turn.node.scrollIntoView({ block: "end" });
   });
 }
 
-function actions(turn, request) {
+function actions(turn) {
   const row = make("div", "actions");
   row.append(
     button("Copy", (self) => copy(self, turn.view.text)),
-    button("Copy as curl", (self) => copy(self, asCurl(request, needsKey))),
+    button("Copy as curl", (self) => copy(self, asCurl(request(turn), needsKey))),
     button("Ask again", () => {
       if (running) return;
       while (chat.at(-1) !== turn) chat.pop().node.remove(); // what followed built on the old answer
@@ -191,7 +204,9 @@ function startRace(text) {
   say("Racing …");
   return run(async (signal) => {
     try {
-      const lanes = await race(server, (mode) => body([{ role: "user", content: text }], mode), {
+      const lanes = await race(server, (mode) => ({
+        messages: messages($("system").value.trim(), [{ role: "user", content: text }]), ...options(mode),
+      }), {
         box: $("lanes"), inTurn: $("in-turn").checked, signal, contextLen: model?.max_model_len ?? Infinity,
       });
       $("race-result").textContent = result(lanes);
@@ -221,6 +236,8 @@ $("form").addEventListener("submit", (event) => {
 $("options").addEventListener("submit", (event) => event.preventDefault());
 $("stop").addEventListener("click", () => { running?.abort(); $("prompt").focus(); });
 $("key").addEventListener("change", meet);
+addEventListener("pagehide", () => { remember(); isLeft = true; });
+addEventListener("pageshow", () => { isLeft = false; }); // the browser may bring a page back as it was
 
 $("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -237,7 +254,17 @@ function grow() {
   field.style.height = `${Math.min(field.scrollHeight + 2, 240)}px`;
 }
 
-$("new").addEventListener("click", () => {
+$("new").addEventListener("click", clear);
+$("forget").addEventListener("click", () => {
+  clear();
+  $("options").reset();
+  $("key").value = "";
+  document.querySelector("input[name=colours][value=all]").click();
+  forget();
+  say("Chat, settings and key are cleared.");
+});
+
+function clear() {
   running?.abort();
   chat.splice(0);
   $("turns").replaceChildren();
@@ -247,7 +274,8 @@ $("new").addEventListener("click", () => {
   $("race-result").textContent = "";
   say("");
   $("prompt").focus();
-});
+  remember();
+}
 
 function show(name) {
   tab = name;
@@ -283,10 +311,44 @@ function theme(name) {
 }
 $("theme").addEventListener("click", () => {
   const names = Object.keys(THEMES), next = names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length];
-  localStorage.setItem("theme", next);
+  keptTheme.set(next);
   theme(next);
 });
-theme(localStorage.getItem("theme") in THEMES ? localStorage.getItem("theme") : "auto");
+theme(keptTheme.get() in THEMES ? keptTheme.get() : "auto");
+
+// --------------------------------------------------------------------------- reloads
+
+function remember() {
+  if (isLeft) return; // what the end of the page broke is no failure of the server
+  const settings = Object.fromEntries(SETTINGS.map((name) => [name, $(name).value]));
+  const turns = chat.filter(({ view }) => view).map(({ user, view, isKept, system, options }) => {
+    const state = view.state, isCut = view.node.getAttribute("aria-busy") !== null;
+    if (isCut) state.note = ["Stopped.", false];
+    return { user, isKept: isKept || isCut && view.text !== "", system, options, state };
+  });
+  const colours = document.body.dataset.colours, key = $("keep-key").checked ? $("key").value : null;
+  if (!keep({ settings, colours, key, message: $("prompt").value, turns })) say("This chat will not survive a reload.");
+}
+
+function restore({ settings, colours, key, message, turns }) {
+  for (const name of SETTINGS) $(name).value = settings[name];
+  document.querySelector(`input[name=colours][value=${colours}]`).click();
+  $("prompt").value = message;
+  if (key !== null) {
+    $("key").value = key;
+    $("keep-key").checked = true;
+    $("key-field").hidden = $("keep-key-field").hidden = false;
+    needsKey = true;
+  }
+  for (const { state, ...rest } of turns) {
+    const turn = append(rest);
+    turn.view = AnswerView.from(title(turn), state);
+    turn.node.append(turn.view.node);
+    actions(turn);
+  }
+}
+
+if (kept()) restore(kept());
 
 $("settings").open = matchMedia("(min-width: 60rem)").matches;
 show("chat");
