@@ -18,6 +18,12 @@ class _Strict(BaseModel):
 
 
 Name = Annotated[str, Field(min_length=1)]
+Host = Annotated[
+    str,
+    Field(
+        max_length=253, pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+    ),
+]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -78,6 +84,37 @@ class Ingress(_Strict):
     annotations: dict[str, str] = {}  # the controller's own, such as time limits
 
 
+class Route(_Strict):
+    """The way in by a Gateway of the Gateway API that is there already: an HTTPRoute, and a GRPCRoute for gRPC.
+
+    The two need hosts of their own, since a Gateway's listener takes only one kind of route for a host.
+    """
+
+    gateway: Name
+    namespace: Name | None = None  # the Gateway's; None: the one of the service
+    listener: Name | None = None  # one of the Gateway's; None: all that admit the routes
+    host: Host
+    grpc_host: Host | None = None  # None: gRPC is not reached from outside
+
+    @model_validator(mode="after")
+    def _hosts_differ(self) -> Route:
+        if self.grpc_host is not None and overlap(self.host, self.grpc_host):
+            raise ValueError(
+                f"host {self.host} and grpc_host {self.grpc_host} overlap; a listener takes only one kind of route "
+                "for a host, so give gRPC another one"
+            )
+        return self
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether a host name matches both; ``*.`` at the front stands for one or more labels."""
+    if one == other:
+        return True
+    return any(
+        a.startswith("*.") and b.removeprefix("*").endswith(a[1:]) for a, b in ((one, other), (other, one))
+    )
+
+
 class Gateways(_Strict):
     """Orchestrator replicas, one per gateway pod."""
 
@@ -108,6 +145,7 @@ class Facts(_Strict):
     env: dict[Variable, str | FromSecret] = {}  # of Ray's container in every pod
     image_pull_secrets: list[Name] = []
     ingress: Ingress | None = None
+    route: Route | None = None
     gpu_resource: str = "nvidia.com/gpu"
     api_keys_secret: str = "adasd-api-keys"
     worker_tls_secret: str = "adasd-worker-tls"  # tls.crt, tls.key, ca.crt, as created by cert-manager

@@ -9,11 +9,13 @@ import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from adasd.errors import AdasdError
+from cluster.k8s.facts import overlap
 from cluster.k8s.manifests import Document, Manifests, PodTemplate
 from cluster.runtime.ray_cluster import POD_ENVIRONMENT
 from cluster.topology import matches
@@ -26,6 +28,8 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 SECRET_ARGUMENT = re.compile(rf"(-*[\w-]*(?:{'|'.join(SECRET_WORDS)})[\w-]*)=\S", re.IGNORECASE)
 """An option or a variable with its value in a command line."""
 OTHERWISE_IN_PODS = ("RAY_SERVE_LOG_TO_STDERR",)  # kubectl logs shows stderr
+ROUTES = {"HTTPRoute": "http", "GRPCRoute": "grpc"}
+"""Kinds of the Gateway API, and the service's port of each."""
 HOOK_FLAG = "--deadline-s"
 OTEL_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -179,6 +183,41 @@ def _service_ports(
             yield f"service {name}: {target} is {number}, but the application listens on {listens}"
     if args.get("host", "127.0.0.1") in ("127.0.0.1", "localhost", "::1"):
         yield f"service {name}: the application listens on loopback only; set host: 0.0.0.0"
+
+
+def routes(m: Manifests) -> Iterator[str]:
+    """Routes of a Gateway lead to ports that the services have, last as long as an answer, and share no host."""
+    made = [route for kind in ROUTES for route in m.of_kind(kind)]
+    services = {service["metadata"]["name"]: service for service in m.of_kind("Service")}
+    longest_s = m.application.get("args", {}).get("request_timeout_s", _default("request_timeout_s"))
+    for route in made:
+        kind = route["kind"]
+        for rule in route["spec"].get("rules", []):
+            for backend in rule.get("backendRefs", []):
+                if backend["name"] in services:
+                    ports = {
+                        port["port"]: port["name"] for port in services[backend["name"]]["spec"]["ports"]
+                    }
+                    if ports.get(backend.get("port")) != ROUTES[kind]:
+                        yield (
+                            f"{kind} {route['metadata']['name']} sends to port {backend.get('port')} of service "
+                            f"{backend['name']}, which is not its port {ROUTES[kind]!r}"
+                        )
+            limit = rule.get("timeouts", {}).get("request")
+            if limit is not None and 0 < _seconds(limit) < longest_s:
+                yield f"{kind} {route['metadata']['name']} cuts after {limit}, but answers may take {longest_s:g} s"
+    for one, other in combinations(made, 2):
+        for host in one["spec"].get("hostnames", []):
+            if one["kind"] != other["kind"] and any(
+                overlap(host, name) for name in other["spec"].get("hostnames", [])
+            ):
+                yield f"{one['kind']} and {other['kind']} share the host {host}; a listener takes only one of them"
+
+
+def _seconds(duration: str) -> float:
+    """Of a duration such as 1h30m or 500ms."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)(ms|h|m|s)", duration))
 
 
 def policies(m: Manifests) -> Iterator[str]:
@@ -338,6 +377,10 @@ def references(m: Manifests, existing: frozenset[str]) -> Iterator[str]:
         wanted |= {("secret", entry["secretName"]) for entry in ingress["spec"].get("tls", [])}
         for rule in ingress["spec"].get("rules", []):
             wanted |= {("service", path["backend"]["service"]["name"]) for path in rule["http"]["paths"]}
+    for route in (route for kind in ROUTES for route in m.of_kind(kind)):
+        wanted |= {("gateway", parent["name"]) for parent in route["spec"].get("parentRefs", [])}
+        for rule in route["spec"].get("rules", []):
+            wanted |= {("service", backend["name"]) for backend in rule.get("backendRefs", [])}
     for kind, name in sorted(wanted):
         if f"{kind}/{name}" not in existing and not m.has(kind, name):
             yield f"{kind}/{name} is referred to but not there; create it, or say --existing {kind}/{name}"
@@ -350,6 +393,7 @@ RULES: tuple[Rule, ...] = (
     bounds,
     times,
     ports,
+    routes,
     policies,
     hardening,
     environment,

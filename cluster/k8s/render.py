@@ -20,7 +20,7 @@ import yaml
 
 from adasd.errors import ConfigError
 from cluster.data import BASE
-from cluster.k8s.facts import Facts, FromSecret, Ingress
+from cluster.k8s.facts import Facts, FromSecret, Ingress, Route
 from cluster.k8s.groups import GATEWAY, POOL, PodGroup, groups_of
 from cluster.topology import METRICS_CPUS, ORCHESTRATOR_CPUS
 from services import settings
@@ -93,6 +93,7 @@ def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overla
             _budget(group) for group in groups if group.name != GATEWAY and group.max_pods > 1
         ],
         "ingress.yaml": [_ingress(facts.ingress)] if facts.ingress else [],
+        "routes.yaml": list(_routes(facts.route, parts.times)) if facts.route else [],
         "traces-policy.yaml": list(_traces_policy(config.traces.endpoint)),
     }
     resources = {name: HEADER + "---\n".join(map(_yaml, made)) for name, made in further.items() if made}
@@ -205,6 +206,8 @@ class Parts:
         yield from (f"secret/{v.secret}" for v in self.facts.env.values() if isinstance(v, FromSecret))
         if self.facts.ingress and self.facts.ingress.tls_secret:
             yield f"secret/{self.facts.ingress.tls_secret}"
+        if self.facts.route:
+            yield f"gateway/{self.facts.route.gateway}"
 
     # ----------------------------------------------------------------- parts of a pod
 
@@ -415,6 +418,25 @@ def _ingress(wanted: Ingress) -> dict[str, Any]:
         "metadata": metadata,
         "spec": {**spec, "rules": [{"host": wanted.host, "http": {"paths": paths}}]},
     }
+
+
+def _routes(wanted: Route, times: Times) -> Iterator[dict[str, Any]]:
+    """A way for HTTP that lets an answer take as long as the service does, and one for gRPC."""
+    parent = {"name": wanted.gateway, "namespace": wanted.namespace, "sectionName": wanted.listener}
+    kinds = {"HTTPRoute": (wanted.host, 8000, {"timeouts": {"request": f"{times.stream_s}s"}})}
+    if wanted.grpc_host is not None:
+        kinds["GRPCRoute"] = (wanted.grpc_host, 9000, {})
+    for kind, (host, port, more) in kinds.items():
+        yield {
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": kind,
+            "metadata": {"name": "adasd"},
+            "spec": {
+                "parentRefs": [{name: value for name, value in parent.items() if value is not None}],
+                "hostnames": [host],
+                "rules": [{"backendRefs": [{"name": "adasd", "port": port}], **more}],
+            },
+        }
 
 
 def _traces_policy(endpoint: str | None) -> Iterator[dict[str, Any]]:

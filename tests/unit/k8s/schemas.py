@@ -10,6 +10,8 @@ import kubernetes_validate
 import yaml
 from jsonschema import Draft202012Validator
 
+from tests.unit.k8s.gateway_api import KINDS
+
 KUBERNETES = "1.33"
 CRD = Path(__file__).resolve().parents[2] / "data" / "kuberay" / "ray.io_rayservices.v1.7.0.yaml"
 
@@ -18,6 +20,9 @@ def complaints(document: dict[str, Any]) -> list[str]:
     """The errors of the API server, unknown fields included."""
     if document["apiVersion"] == "ray.io/v1":
         errors = ray_service().iter_errors(document)
+        return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in errors]
+    if document["apiVersion"].startswith("gateway.networking.k8s.io/"):
+        errors = KINDS[document["kind"]].iter_errors(document)
         return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in errors]
     try:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)

@@ -141,6 +141,10 @@ def test_models_are_copied_where_they_are_loaded_and_their_text_everywhere(rende
         ("", "env: {TOKEN: {secret: hub}}", "field required"),
         ("", "pods: {gateway: {tolerations: [{tolerationSeconds: 3}]}}", "needs effect: noexecute"),
         ("", "ingress: {}", "ingress.host: field required"),
+        ("", "route: {gateway: g}", "route.host: field required"),
+        ("", "route: {gateway: g, host: Chat_1}", "route.host: string should match"),
+        ("", "route: {gateway: g, host: a.org, grpc_host: a.org}", "host a.org and grpc_host a.org overlap"),
+        ("", "route: {gateway: g, host: '*.a.org', grpc_host: b.a.org}", "overlap"),
         ("", "modles: {}", "modles: extra inputs are not permitted"),
         ("", "models: {}", "give either claim or store"),
         ("", "pods: {gateway: {memory: lots}}", "pods.gateway.memory: string should match"),
@@ -194,6 +198,73 @@ def test_variables_pull_secrets_tolerations_and_the_way_in_are_valid_and_need_th
     ]
     assert set(missing) == needs
     assert problems(documents, frozenset(needs)) == []
+
+
+ROUTE = (
+    "route: {gateway: public, namespace: gateways, listener: https, host: chat.a.org, grpc_host: grpc.a.org}"
+)
+
+
+def test_routes_lead_from_a_gateway_to_both_doors(rendered, tmp_path):
+    code, documents = rendered("request_timeout_s: 900", ROUTE)
+    assert code == 0
+    assert {d["metadata"]["name"]: complaints(d) for d in documents if complaints(d)} == {}
+    http, grpc = (
+        next(d["spec"] for d in documents if d["kind"] == kind) for kind in ("HTTPRoute", "GRPCRoute")
+    )
+    parents = [{"name": "public", "namespace": "gateways", "sectionName": "https"}]
+    assert http == {
+        "parentRefs": parents,
+        "hostnames": ["chat.a.org"],
+        "rules": [{"backendRefs": [{"name": "adasd", "port": 8000}], "timeouts": {"request": "900s"}}],
+    }
+    assert grpc == {
+        "parentRefs": parents,
+        "hostnames": ["grpc.a.org"],
+        "rules": [{"backendRefs": [{"name": "adasd", "port": 9000}]}],
+    }
+    facts = cluster_facts.read(tmp_path / "cluster.yaml")
+    assert render(tmp_path / "topology.yaml", facts, tmp_path).needs == ("gateway/public",)
+    assert problems(documents, frozenset({"gateway/public"})) == []
+    assert [text.split()[0] for text in problems(documents)] == ["gateway/public"]
+
+
+def test_without_a_host_of_its_own_grpc_has_no_route(rendered):
+    _, documents = rendered("", "route: {gateway: public, host: '*.a.org'}")
+    assert [d["kind"] for d in documents if d["kind"].endswith("Route")] == ["HTTPRoute"]
+    (parent,) = next(d["spec"]["parentRefs"] for d in documents if d["kind"] == "HTTPRoute")
+    assert parent == {"name": "public"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (
+            lambda http, grpc: grpc["rules"][0]["backendRefs"][0].update(port=8000),
+            "GRPCRoute adasd sends to port 8000 of service adasd, which is not its port 'grpc'",
+        ),
+        (
+            lambda http, grpc: http["rules"][0]["backendRefs"][0].update(port=80),
+            "HTTPRoute adasd sends to port 80 of service adasd, which is not its port 'http'",
+        ),
+        (
+            lambda http, grpc: http["rules"][0]["timeouts"].update(request="1m30s"),
+            "HTTPRoute adasd cuts after 1m30s, but answers may take 900 s",
+        ),
+        (
+            lambda http, grpc: grpc.update(hostnames=["*.a.org"]),
+            "HTTPRoute and GRPCRoute share the host chat.a.org; a listener takes only one of them",
+        ),
+        (
+            lambda http, grpc: http["rules"][0]["backendRefs"][0].update(name="other"),
+            "service/other is referred to but not there; create it, or say --existing service/other",
+        ),
+    ],
+)
+def test_a_spoilt_route_is_one_sentence(rendered, spoil, sentence):
+    _, documents = rendered("request_timeout_s: 900", ROUTE)
+    spoil(*(next(d["spec"] for d in documents if d["kind"] == kind) for kind in ("HTTPRoute", "GRPCRoute")))
+    assert problems(documents, frozenset({"gateway/public"})) == [sentence]
 
 
 @pytest.mark.parametrize(
