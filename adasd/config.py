@@ -35,6 +35,10 @@ def setting(
     return field(default=default, metadata=described(sentence, low, high, choices))
 
 
+USUAL_GPU_SHARE = 0.9
+"""Share of a GPU's memory that one replica takes by default."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """One model on one device."""
@@ -75,7 +79,7 @@ class EngineConfig:
     num_slots: int = setting(32, "concurrent sessions per replica", low=1, high=65536)
     max_context: int | None = setting(
         None,
-        "tokens of prompt and answer per session; none: the model's own limit, at most 4096",
+        "tokens of prompt and answer per session; none: the model's own limit, or what the memory holds, if less",
         low=2,
     )
     cache: str = setting(
@@ -84,9 +88,10 @@ class EngineConfig:
         "computed again later; contiguous: each session has room for max_context tokens; auto: paged on CUDA",
         choices=("auto", "paged", "contiguous"),
     )
-    gpu_memory_utilization: float = setting(
-        0.9,
-        "share of the GPU's memory for weights, passes and a paged cache of one replica; the cache takes what is left",
+    gpu_memory_utilization: float | None = setting(
+        None,
+        "share of the GPU's memory for weights, passes and a paged cache of one replica; the cache takes what is left; "
+        "none: 0.9 of the GPU, or of the part of it that num_gpus grants",
         low=0.05,
         high=1,
     )
@@ -114,6 +119,11 @@ class EngineConfig:
         None, "folder of a LoRA adapter (PEFT's format) that is merged into the weights at loading"
     )
     trust_remote_code: bool = setting(False, "run Python code that comes with the model")
+
+    @property
+    def gpu_share(self) -> float:
+        """``gpu_memory_utilization``, or its default for a whole GPU."""
+        return USUAL_GPU_SHARE if self.gpu_memory_utilization is None else self.gpu_memory_utilization
 
 
 @dataclass(frozen=True, slots=True)

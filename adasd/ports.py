@@ -59,6 +59,11 @@ class Engine(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
+    @property
+    def verdict_backend(self) -> str:
+        """What computes verdicts, for logs and clients: ``triton`` (kernels) or ``torch`` (its operations)."""
+        ...
+
     def prepare(self, call: OpenCall) -> None:
         """Do the slow part of ``open`` in advance (compile a grammar); from any thread.
 

@@ -102,30 +102,78 @@ def too_small(
     card: Card, estimates: Mapping[str, MemoryEstimate], engines: Mapping[str, EngineConfig]
 ) -> str | None:
     """Why the card does not hold its replicas, in one sentence; None if it does, or if its memory is not known."""
-    needed = sum(bytes_per_card(estimates[role], engines[role]) for role in card.roles)
-    if card.num_bytes is None or needed <= card.num_bytes:
+    if card.num_bytes is None:
         return None
-    parts = ", ".join(f"{role}: {said(estimates[role], engines[role])}" for role in card.roles)
-    slots = _slots_that_fit(card, estimates, engines)
-    todo = f"set num_slots to {slots} or less" if slots else "choose a smaller model or a larger card"
+    for role in dict.fromkeys(card.roles):
+        if sentence := _beyond_its_share(role, card, card.num_bytes, estimates[role], engines[role]):
+            return sentence
+    needed = sum(_least_per_card(estimates[role], engines[role]) for role in card.roles)
+    names = " and ".join(dict.fromkeys(card.roles))
+    if needed > card.num_bytes:
+        parts = ", ".join(
+            f"{role}: {said(estimates[role], engines[role], card.num_bytes)}" for role in card.roles
+        )
+        slots = _slots_that_fit(card, estimates, engines)
+        todo = f"set num_slots to {slots} or less" if slots else "choose a smaller model or a larger card"
+        return (
+            f"{names} take {needed / GIB:.1f} GiB of {card.name}, which has {card.num_bytes / GIB:.1f} GiB "
+            f"({parts}); {todo}, or lower max_context"
+        )
+    taken = sum(_per_card(estimates[role], engines[role], card.num_bytes) for role in card.roles)
+    if taken > card.num_bytes:
+        shares = " + ".join(f"{estimates[role].gpu_share:g}" for role in card.roles)
+        return (
+            f"{names} share {card.name} of {card.num_bytes / GIB:.1f} GiB and would take {taken / GIB:.1f} GiB, as "
+            f"their gpu_memory_utilization is {shares}; lower it to at most 1 in all, or set cache_bytes"
+        )
+    return None
+
+
+def _beyond_its_share(
+    role: str, card: Card, num_bytes: int, estimate: MemoryEstimate, engine: EngineConfig
+) -> str | None:
+    """Why the part of the card that ``gpu_memory_utilization`` grants holds no single session; None if it does."""
+    granted = num_bytes * estimate.gpu_share
+    needed = _least_per_card(estimate, engine)
+    if estimate.least_cache_bytes is None or needed <= granted:
+        return None
     return (
-        f"{' and '.join(dict.fromkeys(card.roles))} take {needed / GIB:.1f} GiB of {card.name}, which has "
-        f"{card.num_bytes / GIB:.1f} GiB ({parts}); {todo}, or lower max_context"
+        f"{role} takes at least {needed / GIB:.1f} GiB of {card.name} ({estimate.weights_bytes / GIB:.1f} GiB weights "
+        f"+ {estimate.least_cache_bytes / GIB:.1f} GiB cache for one session + {estimate.reserve_bytes / GIB:.1f} GiB "
+        f"reserve{_over(engine)}), but gpu_memory_utilization {estimate.gpu_share:g} grants {granted / GIB:.1f} of "
+        f"{num_bytes / GIB:.1f} GiB; choose a smaller model or a larger card, raise gpu_memory_utilization, or lower "
+        "max_context"
     )
 
 
-def bytes_per_card(estimate: MemoryEstimate, engine: EngineConfig) -> int:
-    """Bytes on each of the cards that a replica is spread over."""
-    return -(-estimate.total_bytes // engine.num_devices)
+def _least_per_card(estimate: MemoryEstimate, engine: EngineConfig) -> int:
+    """Bytes that a replica cannot do without on each of the cards that it is spread over."""
+    return -(-estimate.least_bytes // engine.num_devices)
 
 
-def said(estimate: MemoryEstimate, engine: EngineConfig) -> str:
-    """``61.0 GiB weights + 12.0 GiB cache + 2.0 GiB reserve``, over all cards of a replica."""
-    over = f" over {engine.num_devices} cards" if engine.num_devices > 1 else ""
+def _per_card(estimate: MemoryEstimate, engine: EngineConfig, num_bytes: int) -> int:
+    """Bytes that a replica takes on each of its cards, which have ``num_bytes`` each."""
+    cache = estimate.cache_bytes_on(num_bytes * engine.num_devices)
+    return -(-(estimate.weights_bytes + cache + estimate.reserve_bytes) // engine.num_devices)
+
+
+def said(estimate: MemoryEstimate, engine: EngineConfig, card_bytes: int | None = None) -> str:
+    """``61.0 GiB weights + 8.3 GiB cache + 2.0 GiB reserve``, over all cards of a replica of ``card_bytes`` each.
+
+    Where not all sessions find room at full length, the cache says how many do.
+    """
+    num_bytes = None if card_bytes is None else card_bytes * engine.num_devices
+    cache = estimate.cache_bytes_on(num_bytes)
+    full = cache // estimate.bytes_per_slot
+    holds = f" ({full} of {estimate.num_slots} sessions of {estimate.max_context} tokens)"
     return (
-        f"{estimate.weights_bytes / GIB:.1f} GiB weights + {estimate.cache_bytes / GIB:.1f} GiB cache "
-        f"+ {estimate.reserve_bytes / GIB:.1f} GiB reserve{over}"
+        f"{estimate.weights_bytes / GIB:.1f} GiB weights + {cache / GIB:.1f} GiB cache"
+        f"{holds if full < estimate.num_slots else ''} + {estimate.reserve_bytes / GIB:.1f} GiB reserve{_over(engine)}"
     )
+
+
+def _over(engine: EngineConfig) -> str:
+    return f" over {engine.num_devices} cards" if engine.num_devices > 1 else ""
 
 
 def _slots_that_fit(
@@ -135,6 +183,6 @@ def _slots_that_fit(
     first, *others = card.roles
     estimate, num_devices = estimates[first], engines[first].num_devices
     assert card.num_bytes is not None
-    left = card.num_bytes - sum(bytes_per_card(estimates[role], engines[role]) for role in others)
+    left = card.num_bytes - sum(_least_per_card(estimates[role], engines[role]) for role in others)
     left -= (estimate.weights_bytes + estimate.reserve_bytes) // num_devices
     return max(0, left * num_devices // estimate.bytes_per_slot)

@@ -30,10 +30,14 @@ class TierConfig:
         """The engine on what Ray reserves: device ``auto`` is CUDA if that includes a GPU, else the CPU.
 
         Ray does not hide GPUs from a replica that reserved none, so without this all of them would meet on one card.
+        A part of a GPU is that part of its memory, unless ``gpu_memory_utilization`` says another.
         """
-        if self.engine.device != "auto":
-            return self.engine
-        return replace(self.engine, device="cuda" if self.num_gpus > 0 else "cpu")
+        engine = self.engine
+        if engine.device == "auto":
+            engine = replace(engine, device="cuda" if self.num_gpus > 0 else "cpu")
+        if engine.gpu_memory_utilization is None and 0 < self.num_gpus < 1:
+            engine = replace(engine, gpu_memory_utilization=round(engine.gpu_share * self.num_gpus, 4))
+        return engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,10 @@ class TorchEngine:
         return self.runner.vocab_size
 
     @property
+    def verdict_backend(self) -> str:
+        return self.runner.verdict_backend
+
+    @property
     def drafts_itself(self) -> bool:
         return self.forward.early_exit is not None
 

@@ -20,7 +20,7 @@ from adasd.engine.forward.protocol import Forward
 from adasd.engine.sampling.logits_processors import Positions, process
 from adasd.engine.sampling.logprobs import score_prompt, with_logprobs
 from adasd.engine.sampling.sampler import judge_blocks, not_finite, propose_next
-from adasd.engine.sampling.verdicts import choose_judge
+from adasd.engine.sampling.verdicts import backend_of, choose_judge
 from adasd.engine.scheduler import Scheduled
 from adasd.engine.work import DraftWork, Proposed, Result, VerifyWork
 from adasd.errors import AdasdError, DeviceFailure
@@ -47,6 +47,11 @@ class ModelRunner:
         self.forward, self.cache, self.vocab_size, self._generator = forward, cache, vocab_size, generator
         self._judge = choose_judge(forward.device, vocab_size)
         forward.prepare(cache, vocab_size)
+
+    @property
+    def verdict_backend(self) -> str:
+        """As ``adasd.ports.Engine``."""
+        return backend_of(self._judge)
 
     def run(self, scheduled: Sequence[Scheduled]) -> list[StepResult]:
         """One pass for all calls, or one per number of layers; passes over all layers come first."""

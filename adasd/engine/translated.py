@@ -85,6 +85,10 @@ class TranslatedDraft:
         return self.inner.num_pending
 
     @property
+    def verdict_backend(self) -> str:
+        return self.inner.verdict_backend
+
+    @property
     def prefix_stats(self) -> PrefixStats:
         return self.inner.prefix_stats
 

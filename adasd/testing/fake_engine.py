@@ -99,6 +99,10 @@ class FakeEngine:
         return len(self._waiting)
 
     @property
+    def verdict_backend(self) -> str:
+        return "fake"
+
+    @property
     def prefix_stats(self) -> PrefixStats:
         return self._slots.prefix_stats
 

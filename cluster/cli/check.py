@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from adasd.config import EngineConfig
 from adasd.errors import ConfigError
 from cluster.cli._settings import parse, parser_of, read_config
-from cluster.runtime.preflight import GIB, card_problems, engines, memory_estimate, notes, problems
+from cluster.runtime.preflight import GIB, card_problems, cards, engines, memory_estimate, notes, problems
 from cluster.topology import Node, missing
 from services.config import ServeConfig
 
@@ -44,6 +44,7 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
     found = (
         problems(config) if address is None else missing(config, nodes_of(address)) + card_problems(config)
     )
+    card_bytes = {role: card.num_bytes for card in cards(config) for role in card.roles}
     table = Table(
         "",
         Column("model", overflow="fold"),
@@ -53,6 +54,7 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
         "cache",
         "reserve",
         "slots",
+        "context",
         "replicas",
     )
     for role, engine in engines(config):
@@ -62,11 +64,15 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
             engine.model,
             dtype_of(engine) if engine.weights == "full" else f"{dtype_of(engine)}, {engine.weights} weights",
             engine.device if engine.num_devices == 1 else f"{engine.num_devices} x {engine.device}",
-            *memory_columns(engine),
+            *memory_columns(engine, card_bytes.get(role)),
             f"{tier.min_replicas}-{tier.max_replicas}",
         )
     console.print(table)
-    console.print("The cache grows with use on a CPU and is taken at once on CUDA.", style="dim")
+    console.print(
+        "The cache grows with use on a CPU and is taken at once on CUDA. context: tokens per session; without "
+        "max_context it is the model's own, or what the memory holds.",
+        style="dim",
+    )
     for sentence in found:
         console.print(f"[red]✗[/red] {sentence}", soft_wrap=True, highlight=False)
     for sentence in notes(config) if address is None else ():
@@ -85,15 +91,27 @@ def nodes_of(address: str) -> list[Node]:
         return nodes()
 
 
-def memory_columns(engine: EngineConfig) -> tuple[str, str, str, str]:
-    """One replica's weights, full cache, reserve and slots, formatted; question marks if the model cannot be read."""
+def memory_columns(engine: EngineConfig, card_bytes: int | None = None) -> tuple[str, str, str, str, str]:
+    """One replica's weights, cache, reserve, slots and context, formatted; question marks if it cannot be read.
+
+    ``card_bytes``: memory of each of its cards, where known. Where it is not, but decides, the cache is "up to".
+    """
     try:
         estimate = memory_estimate(engine)
     except ConfigError:
-        return "?", "?", "?", str(engine.num_slots)
-    sizes = (estimate.weights_bytes, estimate.cache_bytes, estimate.reserve_bytes)
+        return "?", "?", "?", str(engine.num_slots), "?"
+    num_bytes = None if card_bytes is None else card_bytes * engine.num_devices
+    cache_bytes = estimate.cache_bytes_on(num_bytes)
+    sizes = (estimate.weights_bytes, cache_bytes, estimate.reserve_bytes)
     weights, cache, reserve = (readable(size) if size else "-" for size in sizes)
-    return weights, cache, reserve, str(estimate.num_slots)
+    if num_bytes is None and estimate.least_cache_bytes is not None:
+        cache = f"up to {cache}"
+    tokens = estimate.max_context
+    if (
+        cache_bytes < estimate.bytes_per_slot
+    ):  # the card holds less than one session of the model's own context
+        tokens = cache_bytes * tokens // estimate.bytes_per_slot
+    return weights, cache, reserve, str(estimate.num_slots), str(tokens)
 
 
 def dtype_of(engine: EngineConfig) -> str:

@@ -59,6 +59,7 @@ def memory_report(config: ServeConfig, cards: Cards, models: Path | None) -> tup
 
     engines = {role: one for role, one in _gpu_engines(config)}
     needs, estimates, local = [], {}, {}
+    of_tier = {role: card for card in cards_of(config, cards) for role in card.roles}
     for role, engine in engines.items():
         folder = _folder(engine.model, models)
         if folder is None:
@@ -72,9 +73,9 @@ def memory_report(config: ServeConfig, cards: Cards, models: Path | None) -> tup
         except ConfigError as error:
             needs.append(f"{role}: memory not checked: {error}")
             continue
-        name, num_bytes = cards.get(role, ("its card", None))
-        size = "" if num_bytes is None else f" of {num_bytes / 1024**3:.1f} GiB"
-        needs.append(f"{role}: {said(estimates[role], engine)}, on {name}{size}")
+        card = of_tier[role]
+        size = "" if card.num_bytes is None else f" of {card.num_bytes / 1024**3:.1f} GiB"
+        needs.append(f"{role}: {said(estimates[role], engine, card.num_bytes)}, on {card.name}{size}")
     found = [
         sentence
         for card in cards_of(config, cards)

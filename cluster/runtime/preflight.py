@@ -15,6 +15,7 @@ from services.config import ServeConfig
 
 if TYPE_CHECKING:
     from adasd.engine.loading.memory import MemoryEstimate
+    from cluster.cards import Card
 
 GIB = 1024**3
 
@@ -35,20 +36,27 @@ def problems(config: ServeConfig) -> list[str]:
 
 def card_problems(config: ServeConfig) -> list[str]:
     """Replicas too large for their card, where its memory is known by name or because it is in this machine."""
-    import torch
-
-    from cluster.cards import cards_of, too_small
+    from cluster.cards import too_small
 
     found = []
-    here = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-    for card in cards_of(config):
-        if card.num_bytes is None:
-            card = replace(card, num_bytes=here)
+    for card in cards(config):
         parts = {role: engine for role, engine in engines(config) if role in card.roles}
         with suppress(ConfigError):  # a model that cannot be read is a problem by itself
             sentence = too_small(card, {role: memory_estimate(one) for role, one in parts.items()}, parts)
             found += [sentence] if sentence else []
     return found
+
+
+def cards(config: ServeConfig) -> list[Card]:
+    """The cards of the deployment; one whose kind is not named is taken to be as large as the first one here."""
+    import torch
+
+    from cluster.cards import cards_of
+
+    here = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    return [
+        card if card.num_bytes is not None else replace(card, num_bytes=here) for card in cards_of(config)
+    ]
 
 
 def notes(config: ServeConfig) -> list[str]:

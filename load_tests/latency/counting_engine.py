@@ -44,6 +44,10 @@ class CountingEngine:
         return len(self._waiting) + len(self._superseded)
 
     @property
+    def verdict_backend(self) -> str:
+        return "fake"
+
+    @property
     def prefix_stats(self) -> PrefixStats:
         return PrefixStats()  # no prefix cache
 

@@ -34,6 +34,7 @@ class ServedModel:
     drafts: Sequence[Described] = ()  # draft sources that requests may name
     examples: Sequence[str] = ()  # prompts that this pair can answer
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)  # as in Backend
+    verdict_backend: str = ""  # as in adasd.ports.Engine; empty: no target has answered yet
 
 
 class Text(Protocol):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from adasd.control.controller import Controller
 from adasd.control.draft_sources import offered
@@ -40,9 +42,13 @@ class OrchestratorBackend:
         tell: Callable[[Observation], None] = lambda _: None,
         sampling_defaults: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """``tell`` receives events about every answer's rounds and slots."""
+        """``tell`` receives events about every answer's rounds and slots.
+
+        ``context_len``: tokens per session until a target says what its memory holds (``learn``).
+        """
         self._sampling_defaults = sampling_defaults
         self.config, self._tokenizer, self._context_len = config, tokenizer, context_len
+        self._verdict_backend = ""
         self.placement, self.readings, self.tell = placement, readings, tell
         self.controller = Controller(config.speculation, config.draft_sources)
         self.lookups = Lookups(config.speculation.recent_tokens)
@@ -79,6 +85,14 @@ class OrchestratorBackend:
     def readiness(self) -> Readiness:
         return self.readings.readiness()
 
+    def learn(self, target: Mapping[str, Any]) -> None:
+        """Take over what a target's replica says of itself; called with every grant."""
+        self._verdict_backend = str(target.get("verdict_backend", ""))
+        context_len = int(target["max_context"])
+        if context_len != self._context_len:
+            self._context_len = context_len
+            self.shared = replace(self.shared, context_len=context_len)
+
     def models(self) -> Sequence[ServedModel]:
         tiers = self.config.draft_tiers
         draft = shown(next(iter(tiers.values())).engine.model) if tiers else ""
@@ -86,7 +100,7 @@ class OrchestratorBackend:
         sources = offered(self.config.draft_sources)
         prompts = examples_of(self.config.target.engine.model)
         about = (self.model_name, self.context_len, self.started_s, target, draft, sources, prompts)
-        return [ServedModel(*about, self.sampling_defaults)]
+        return [ServedModel(*about, self.sampling_defaults, self._verdict_backend)]
 
     def effective(self, options: SpeculationOptions) -> SpeculationOptions:
         """Raises InvalidRequest naming the option that is not available here."""

@@ -132,6 +132,7 @@ class Orchestrator:
         backend = OrchestratorBackend(
             config, tokenizer, context_len, placement, readings, self.tell, defaults
         )
+        placement.on_target = backend.learn
         self.orchestrator, self.backend = backend, InstrumentedBackend(backend, self.tell)
         link = HandleLink(snapshots) if snapshots else None
         self.reporter = Reporter(registry, replica_name(), "orchestrator", link)

@@ -141,6 +141,7 @@ class LeasePlacement:
         """``headers`` returns a session's headers for its lines to workers (a trace context)."""
         self.target, self.drafts, self.links = target, dict(drafts), links
         self.admission_timeout_s, self._headers = admission_timeout_s, headers
+        self.on_target: Callable[[Mapping[str, Any]], None] = lambda _: None  # gets each grant of a target
         self._attempts = count()
         self._draft_slots: set[LeasedSlot] = set()  # leased and not lost
 
@@ -191,6 +192,8 @@ class LeasePlacement:
                     raise
                 raise WorkerLost(tier.role, f"no lease ({type(error).__name__}: {error})") from error
             check_form(tier.role, grant)
+            if tier is self.target:
+                self.on_target(grant)
             worker = WorkerAddress(tier.role, grant["address"], grant["incarnation"])
             headers = self._headers(call.session)
             line = RoundsLine(self.links, worker, lease_id, tier.call_timeout_s, headers=headers)

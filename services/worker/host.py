@@ -26,6 +26,7 @@ class EngineFacts:
     num_slots: int  # concurrent sessions
     max_context: int  # tokens per slot
     vocab_size: int
+    verdict_backend: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,7 +200,7 @@ class EngineHost:
 
     def _on_ready(self, engine: Engine) -> None:
         self._prepare = engine.prepare
-        facts = EngineFacts(engine.num_slots, engine.max_context, engine.vocab_size)
+        facts = EngineFacts(engine.num_slots, engine.max_context, engine.vocab_size, engine.verdict_backend)
         self._post(lambda: self._become_ready(facts))
 
     # ----------------------------------------------------------------- posted to the event loop

@@ -185,6 +185,7 @@ class Worker:
             "num_slots": facts.num_slots,
             "max_context": facts.max_context,
             "vocab_size": facts.vocab_size,
+            "verdict_backend": facts.verdict_backend,
         }
 
 

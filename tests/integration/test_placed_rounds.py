@@ -104,6 +104,17 @@ async def rig(monkeypatch: pytest.MonkeyPatch):
     await rig.stop()
 
 
+async def test_each_grant_of_a_target_is_told_and_none_of_a_draft(rig):
+    told = []
+    rig.placement.on_target = told.append
+    for slot in (
+        await rig.slot(),
+        await rig.placement.attach_draft(OpenCall("d", SamplingTransform(), LENGTH)),
+    ):
+        await slot.release()
+    assert [(grant["max_context"], grant["verdict_backend"]) for grant in told] == [(4096, "fake")]
+
+
 def asked() -> VerifyCall:
     return VerifyCall("s", 1, 0, feed=(5,))
 

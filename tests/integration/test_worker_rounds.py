@@ -513,6 +513,7 @@ async def test_a_lease_leads_to_a_slot_and_its_end_frees_it(replica):
     async with aclosing(replica.lease("a")) as lease:
         grant = await anext(lease)
         assert (grant["num_slots"], grant["max_context"], grant["vocab_size"]) == (2, 4096, 1000)
+        assert grant["verdict_backend"] == "fake"
         assert grant == replica.record_replica_metadata()
         at = WorkerAddress(grant["role"], grant["address"], grant["incarnation"])
         line = RoundsLine(pool, at, "a", timeout_s=5.0)

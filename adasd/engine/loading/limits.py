@@ -9,8 +9,8 @@ from adasd.config import EngineConfig
 from adasd.engine.forward.miniature import model_factory, rope_schemes
 from adasd.errors import ConfigError
 
-DEFAULT_CONTEXT = 4096
-"""Most tokens per slot, unless ``max_context`` is set."""
+UNKNOWN_LIMIT = 4096
+"""Context of a model whose configuration names no limit."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _GROWING_ROPE = ("dynamic", "longrope")  # frequencies depend on the longest sequence in the pass
@@ -55,15 +55,15 @@ def is_paged(config: EngineConfig, device: torch.device) -> bool:
 
 
 def resolve_max_context(config: PreTrainedConfig, wanted: int | None) -> int:
-    """Tokens per slot: as wanted; by default the model's own limit, at most 4096."""
+    """Tokens per slot: as wanted, by default the model's own limit, which memory may bound (``sizing``)."""
     text = config.get_text_config()
-    limit = int(getattr(text, "max_position_embeddings", None) or DEFAULT_CONTEXT)
+    limit = int(getattr(text, "max_position_embeddings", None) or UNKNOWN_LIMIT)
     if wanted is None:
         for scheme in rope_schemes(text):
             native = scheme.get("original_max_position_embeddings")
             if scheme.get("rope_type") in _GROWING_ROPE and native:
                 limit = min(limit, int(native))
-        return min(limit, DEFAULT_CONTEXT)
+        return limit
     if not 1 <= wanted <= limit:
         raise ConfigError(f"max_context is {wanted}, but the model's context holds 1 to {limit} tokens")
     return wanted

@@ -19,11 +19,13 @@ from adasd.engine.forward.trial import WAYS, way_of
 from adasd.engine.loading.checkpoint import load_config
 from adasd.engine.loading.limits import (
     intended_device,
+    is_paged,
     resolve_dtype,
     resolve_max_context,
     resolve_num_slots,
 )
 from adasd.engine.loading.quantised import bits_per_weight, quantisation
+from adasd.engine.loading.sizing import contiguous_context, host_budget, page_size
 from adasd.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -37,23 +39,44 @@ An allowance, not a measurement.
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes. A CPU cache is committed as it is used, so it reaches this size only when all slots are full.
+    """Bytes of one engine. A cache on a CPU is committed as it is used, so it grows up to this size.
 
-    A paged cache takes no more, and less where the device has less.
+    A paged cache without a size of its own takes what its share of the device leaves, up to all slots at full length.
     """
 
     weights_bytes: int
-    bytes_per_slot: int
+    bytes_per_slot: int  # at full length
     num_slots: int
     reserve_bytes: int = 0
+    max_context: int = 0  # tokens per slot; the memory of a card that is not known here may allow fewer
+    cache_limit: int | None = None  # of a paged cache: most bytes that it may take
+    least_cache_bytes: int | None = (
+        None  # of a paged cache whose size the card decides: what it cannot do without
+    )
+    gpu_share: float = 1.0  # of a card that weights, reserve and such a cache may take
 
     @property
     def cache_bytes(self) -> int:
-        return self.bytes_per_slot * self.num_slots
+        """All slots at full length, or what the cache may take, if less."""
+        full = self.bytes_per_slot * self.num_slots
+        return full if self.cache_limit is None else min(full, self.cache_limit)
 
     @property
     def total_bytes(self) -> int:
         return self.weights_bytes + self.cache_bytes + self.reserve_bytes
+
+    @property
+    def least_bytes(self) -> int:
+        """What the engine cannot do without."""
+        least = self.cache_bytes if self.least_cache_bytes is None else self.least_cache_bytes
+        return self.weights_bytes + least + self.reserve_bytes
+
+    def cache_bytes_on(self, num_bytes: int | None) -> int:
+        """The cache on cards with ``num_bytes`` in all; None: not known."""
+        if self.least_cache_bytes is None or num_bytes is None:
+            return self.cache_bytes
+        left = int(num_bytes * self.gpu_share) - self.weights_bytes - self.reserve_bytes
+        return max(0, min(self.cache_bytes, left))
 
 
 def memory_estimate(config: EngineConfig) -> MemoryEstimate:
@@ -67,12 +90,29 @@ def memory_estimate(config: EngineConfig) -> MemoryEstimate:
     max_context = resolve_max_context(model_config, config.max_context)
     model = on_meta(model_config, config.trust_remote_code)
     layers = _layer_shapes(model_config, model, max_context, config.trust_remote_code)
-    bytes_per_slot = cache_bytes_per_token(layers, dtype) * max_context
+    per_token, on_cuda = cache_bytes_per_token(layers, dtype), device.type == "cuda"
+    weights_bytes = _weights_bytes(model, dtype, config, quantisation(model_config))
+    reserve_bytes = CUDA_RESERVE * config.num_devices if on_cuda else 0
+    if not is_paged(config, device):
+        if config.max_context is None:
+            max_context = contiguous_context(config, max_context, per_token)
+        num_slots = resolve_num_slots(config, per_token * max_context)
+        return MemoryEstimate(weights_bytes, per_token * max_context, num_slots, reserve_bytes, max_context)
+    size = page_size(device)
+    limit = host_budget() if config.cache_bytes is None and not on_cuda else config.cache_bytes
+    if limit is not None and config.max_context is None:
+        max_context = max(1, min(max_context, limit // (size * per_token) * size))
+    decided_by_card = on_cuda and config.cache_bytes is None
+    least = size if config.max_context is None else -(-max_context // size) * size
     return MemoryEstimate(
-        weights_bytes=_weights_bytes(model, dtype, config, quantisation(model_config)),
-        bytes_per_slot=bytes_per_slot,
-        num_slots=resolve_num_slots(config, bytes_per_slot),
-        reserve_bytes=CUDA_RESERVE * config.num_devices if device.type == "cuda" else 0,
+        weights_bytes,
+        per_token * max_context,
+        config.num_slots,
+        reserve_bytes,
+        max_context,
+        cache_limit=limit,
+        least_cache_bytes=per_token * least if decided_by_card else None,
+        gpu_share=config.gpu_share,
     )
 
 

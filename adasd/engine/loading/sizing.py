@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +16,17 @@ from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.loading.limits import is_paged, resolve_num_slots
 from adasd.errors import ConfigError
 
+_log = logging.getLogger(__name__)
+
 GIB = 2**30
 CUDA_PAGE, CPU_PAGE = 256, 16
 """Positions per page; FlashAttention 2 reads pages of a multiple of 256."""
 
 CPU_SHARE = 0.5
-"""Share of a machine's memory that a paged cache may take on a CPU, if ``cache_bytes`` is not set."""
+"""Share of a machine's memory that the cache may take on a CPU, if ``cache_bytes`` is not set."""
+
+USUAL_CONTEXT = 4096
+"""Contiguous slots hold as much by default, even if not all of them can be full at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +53,54 @@ def make_layout(
 ) -> CacheLayout:
     """The layout that ``config.cache`` asks for. ``memory`` is called if the device's memory decides the size.
 
-    Raises ConfigError if there is no room for one session of ``max_context`` tokens.
+    ``max_context`` is the model's own limit where ``config.max_context`` is not set; memory may bound it then.
+    Raises ConfigError if there is no room for one session.
     """
     if not is_paged(config, device):
+        if config.max_context is None:
+            max_context = contiguous_context(config, max_context, bytes_per_token)
         num_slots = resolve_num_slots(config, bytes_per_token * max_context)
+        _log.info("the cache has %d slots of %d tokens", num_slots, max_context)
         return PrefixCache(num_slots, max_context, config.prefix_cache)
     size = page_size(device)
-    needed = -(-max_context // size)
     num_pages = _num_bytes(config, device, memory) // (bytes_per_token * size)
+    if config.max_context is None and num_pages:
+        max_context = min(max_context, num_pages * size)
+    needed = -(-max_context // size)
     if num_pages < needed:
         raise ConfigError(_too_small(config, max_context, num_pages * size, bytes_per_token))
     num_pages = min(num_pages, needed * config.num_slots)
+    _log.info(
+        "the cache has %d pages of %d tokens (%.2f GiB) for %d sessions of at most %d tokens",
+        num_pages,
+        size,
+        num_pages * size * bytes_per_token / GIB,
+        config.num_slots,
+        max_context,
+    )
     return Pages(config.num_slots, max_context, size, num_pages, config.prefix_cache)
+
+
+def contiguous_context(config: EngineConfig, limit: int, bytes_per_token: int) -> int:
+    """Tokens per contiguous slot where ``max_context`` is not set.
+
+    The model's ``limit`` if the cache then has room for ``num_slots`` full slots, else as much as it has room for, but
+    at least ``USUAL_CONTEXT``, and never more than one slot of all the room.
+    """
+    room = (host_budget() if config.cache_bytes is None else config.cache_bytes) // bytes_per_token
+    return max(1, min(limit, room, max(USUAL_CONTEXT, room // config.num_slots)))
+
+
+def host_budget() -> int:
+    """Bytes of this machine's memory that a cache may take."""
+    return int(CPU_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _num_bytes(config: EngineConfig, device: torch.device, memory: Callable[[], DeviceMemory]) -> int:
     """Bytes that the cache may take."""
     if config.cache_bytes is not None:
         return config.cache_bytes
-    if device.type == "cuda":
-        return cuda_budget(memory(), config.gpu_memory_utilization)
-    return int(CPU_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return cuda_budget(memory(), config.gpu_share) if device.type == "cuda" else host_budget()
 
 
 def cuda_budget(memory: DeviceMemory, utilization: float) -> int:

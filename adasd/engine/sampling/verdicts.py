@@ -22,10 +22,19 @@ Judge = Callable[[Tensor, BlockBatch, TransformBatch, Sequence[AcceptanceRule], 
 
 FUSED = "adasd.specdec.fused.judge"
 
+TORCH, TRITON = "torch", "triton"
+"""Names of the two implementations."""
+
+
+def backend_of(judge: Judge) -> str:
+    """``torch`` or ``triton``."""
+    return TORCH if judge is verify.judge else TRITON
+
 
 def choose_judge(device: torch.device, vocab_size: int) -> Judge:
     """The kernels are compiled and tried here, so that no request pays for it; the log says what was chosen."""
     if device.type != "cuda":
+        _log.info("verdicts by torch's operations")
         return verify.judge
     try:
         fused: Judge = importlib.import_module(FUSED).judge

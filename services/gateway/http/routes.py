@@ -236,6 +236,7 @@ def _model_json(model: ServedModel) -> dict[str, Any]:
             "acceptance": _methods_json(acceptance_methods()),
             "exact": _methods_json(EXACT_TESTS),
             "sampling_defaults": dict(model.sampling_defaults),
+            "verdict_backend": model.verdict_backend or None,
         },
     }
 

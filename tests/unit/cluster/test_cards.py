@@ -8,7 +8,7 @@ import pytest
 
 from adasd.config import EngineConfig
 from adasd.engine.loading.memory import CUDA_RESERVE, MemoryEstimate
-from cluster.cards import GIB, Card, card_bytes, cards_of, too_small
+from cluster.cards import GIB, Card, card_bytes, cards_of, said, too_small
 from cluster.data import DEMO
 from cluster.k8s.memory import memory_report
 from services import settings
@@ -87,19 +87,73 @@ def test_replicas_on_one_card_are_added_up_and_the_sentence_says_what_would_fit(
     assert too_small(Card(("target",), None, "X"), estimates, engines) is None
 
 
+def on_pages(weights: float, cache: float, least: float, share: float) -> MemoryEstimate:
+    """Sizes in GiB; ten slots, whose cache the card decides."""
+    return MemoryEstimate(
+        int(weights * GIB),
+        int(cache * GIB) // 10,
+        10,
+        2 * GIB,
+        8192,
+        least_cache_bytes=int(least * GIB),
+        gpu_share=share,
+    )
+
+
+def test_a_paged_cache_takes_what_its_share_of_the_card_leaves_and_no_more_than_all_slots_use():
+    engine, estimate = EngineConfig("m", device="cuda"), on_pages(10, 20, 1, 0.9)
+    assert estimate.cache_bytes_on(100 * GIB) == 20 * GIB
+    assert estimate.cache_bytes_on(30 * GIB) == 15 * GIB
+    assert too_small(Card(("target",), 30 * GIB, "X"), {"target": estimate}, {"target": engine}) is None
+    assert "10.0 GiB weights + 15.0 GiB cache (7 of 10 sessions of 8192 tokens) + 2" in said(
+        estimate, engine, 30 * GIB
+    )
+
+
+def test_a_share_that_holds_no_session_is_a_problem_before_anything_is_loaded():
+    engines, estimates = {"target": EngineConfig("m", device="cuda")}, {"target": on_pages(10, 40, 4, 0.5)}
+    assert too_small(Card(("target",), 32 * GIB, "X"), estimates, engines) is None
+    sentence = too_small(Card(("target",), 31 * GIB, "X"), estimates, engines)
+    assert sentence is not None
+    assert "takes at least 16.0 GiB of X" in sentence
+    assert "gpu_memory_utilization 0.5 grants 15.5 of 31.0 GiB" in sentence
+
+
+def test_replicas_on_one_card_whose_shares_add_up_to_more_than_it_are_a_problem_if_they_would_use_it():
+    engines = {role: EngineConfig("m", device="cuda") for role in ("target", "draft")}
+    card = Card(("target", "draft"), 40 * GIB, "X")
+    greedy = {role: on_pages(10, 30, 1, 0.9) for role in engines}
+    sentence = too_small(card, greedy, engines)
+    assert sentence is not None
+    assert "gpu_memory_utilization is 0.9 + 0.9; lower it to at most 1" in sentence
+    assert too_small(card, {role: on_pages(10, 6, 1, 0.9) for role in engines}, engines) is None
+    assert too_small(card, {role: on_pages(10, 30, 1, 0.45) for role in engines}, engines) is None
+
+
+def test_a_part_of_a_gpu_is_that_part_of_its_memory_unless_another_is_said():
+    def share(num_gpus: float, **settings: float) -> float:
+        return TierConfig(EngineConfig("m", **settings), num_gpus=num_gpus).placed_engine.gpu_share
+
+    assert [share(n) for n in (0.7, 1.0, 4.0)] == [0.63, 0.9, 0.9]
+    assert share(0.7, gpu_memory_utilization=0.5) == 0.5
+
+
 @pytest.mark.parametrize(
     ("example", "card", "needs"),
     [
         (
             "l4-h100",
             {},
-            ["target: 61.0 GiB weights + 12.0 GiB cache + 2.0 GiB", "draft: 0.9 GiB weights + 3.0 GiB"],
+            [
+                "target: 61.0 GiB weights + 8.3 GiB cache (1 of 12 sessions of 32768 tokens) + 2.0 GiB",
+                "draft: 0.9 GiB weights + 16.9 GiB cache (45 of 64 sessions of 32768 tokens) + 2.0 GiB",
+            ],
         ),
-        ("large-target", {}, ["target: 135.4 GiB weights + 40.0 GiB cache + 8.0 GiB reserve over 4 cards"]),
+        ("large-target", {}, ["target: 135.4 GiB weights +"]),
         (
             "single-gpu",
-            {"target": ("L40S", card_bytes("L40S"))},
-            ["target: 14.2 GiB weights + 7.0 GiB cache"],
+            {role: ("L40S", card_bytes("L40S")) for role in ("target", "draft")},
+            ["target: 14.2 GiB weights + 11.8 GiB cache", "draft: 0.9 GiB weights + 9.1 GiB cache"],
         ),
     ],
 )
@@ -110,11 +164,11 @@ def test_an_example_fits_its_cards(models, example, card, needs):
     assert all(any(sentence.startswith(need) for sentence in said) for need in needs), said
 
 
-def test_an_example_that_took_more_slots_would_not_fit(models):
-    config = settings.load({"target.num_slots": 32}, {}, EXAMPLES / "l4-h100.yaml", demo=DEMO)
+def test_an_example_on_a_smaller_card_would_not_fit(models):
+    config = settings.load({"target.accelerator_type": "L40S"}, {}, EXAMPLES / "l4-h100.yaml", demo=DEMO)
     (sentence,) = memory_report(config, {}, models)[1]
-    assert "target take 95.0 GiB of H100, which has 79.2 GiB" in sentence
-    assert "set num_slots to 16 or less" in sentence
+    assert "target takes at least 63.1 GiB of L40S" in sentence
+    assert "grants 40.0 of 44.4 GiB" in sentence
     assert CUDA_RESERVE == 2 * GIB
 
 

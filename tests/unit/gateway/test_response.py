@@ -121,6 +121,7 @@ async def test_ready_says_whether_and_why_not(door, state, status):
 async def test_models_are_listed_and_found_by_name(door):
     listed = (await door.client.get("/v1/models")).json()
     assert [m["id"] for m in listed["data"]] == ["fake-model"]
+    assert listed["data"][0]["adasd"]["verdict_backend"] is None, "no target has answered yet"
     assert (await door.client.get("/v1/models/fake-model")).json() == listed["data"][0]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from adasd.config import EngineConfig
-from adasd.errors import Overloaded
+from adasd.errors import ContextTooLong, Overloaded
 from adasd.requests import GenerationRequest, SamplingParams
 from adasd.results import Chunk, Complete
 from adasd.rounds import OpenCall
@@ -134,3 +134,17 @@ async def test_an_answer_that_lost_its_target_is_not_refused_for_a_full_queue():
     await soon(lambda: server.queue.is_full and bool(slots.open_slots))
     next(slot for slot in slots.open_slots if slot.role == "target").die()
     assert await asyncio.gather(first, second) == [TEXT] * 2
+
+
+async def test_what_a_target_says_of_itself_counts_from_then_on():
+    """Its memory may hold less than the model's own context; requests are checked against that."""
+    slots = placement(num_slots=1)
+    server = backend(slots, max_queued=1)
+    assert [(model.context_len, model.verdict_backend) for model in server.models()] == [(4096, "")]
+    server.learn({"max_context": 100, "verdict_backend": "triton"})
+    assert [(model.context_len, model.verdict_backend) for model in server.models()] == [(100, "triton")]
+    assert server.context_len == 100
+    with pytest.raises(ContextTooLong):
+        await ask(server, "too long now")
+    server.learn({"max_context": 4096})  # a replica of an earlier release
+    await ask(server, "fits again")

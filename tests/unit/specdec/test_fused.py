@@ -95,6 +95,7 @@ def test_relaxation_and_whole_blocks_are_judged_by_torch(monkeypatch):
 
 def test_on_a_cpu_torch_judges():
     assert verdicts.choose_judge(torch.device("cpu"), 50) is verify.judge
+    assert (verdicts.backend_of(verify.judge), verdicts.backend_of(fused.judge)) == ("torch", "triton")
 
 
 def test_kernels_that_do_not_run_are_not_used_and_the_log_says_why(caplog, monkeypatch):

@@ -13,6 +13,7 @@ from tokenizers import models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast, Qwen3NextConfig, T5Config
 
 from adasd.config import EngineConfig
+from adasd.engine.cache.pages import Pages
 from adasd.engine.engine import TorchEngine
 from adasd.engine.loading.checkpoint import load_tokenizer
 from adasd.engine.loading.limits import check_architecture, resolve_device, resolve_dtype, resolve_max_context
@@ -229,7 +230,7 @@ def test_architectures_whose_state_cannot_be_rolled_back_are_refused(config, rea
 
 def test_the_context_is_the_model_s_own_unless_asked_for_less():
     config = LlamaConfig(max_position_embeddings=9000)
-    assert (resolve_max_context(config, None), resolve_max_context(config, 9000)) == (4096, 9000)
+    assert (resolve_max_context(config, None), resolve_max_context(config, 8000)) == (9000, 8000)
     with pytest.raises(ConfigError, match="max_context is 9001, but the model's context holds 1 to 9000"):
         resolve_max_context(config, 9001)
 
@@ -259,6 +260,25 @@ def test_the_memory_estimate_is_what_the_engine_then_takes(saved):
     assert half.total_bytes * 2 == estimate.total_bytes
     tight = memory_estimate(dataclasses.replace(config, cache_bytes=2 * estimate.bytes_per_slot + 1))
     assert (tight.num_slots, tight.cache_bytes) == (2, 2 * estimate.bytes_per_slot)
+
+
+@pytest.mark.parametrize("cache", ["paged", "contiguous"])
+@pytest.mark.parametrize("cache_bytes", [None, 40_000])
+@pytest.mark.parametrize("max_context", [None, 50])
+def test_the_estimate_of_a_cache_is_the_cache_that_the_engine_makes(saved, cache, cache_bytes, max_context):
+    config = EngineConfig(
+        str(saved), device="cpu", num_slots=3, cache=cache, cache_bytes=cache_bytes, max_context=max_context
+    )
+    estimate, engine = memory_estimate(config), TorchEngine.from_config(config)
+    places = engine.cache.layout.num_places
+    if isinstance(layout := engine.cache.layout, Pages):
+        places = layout.num_pages * layout.page_size
+    per_token = 2 * 2 * 2 * 8 * 4
+    assert estimate.max_context == engine.max_context
+    assert estimate.num_slots == engine.num_slots
+    assert 0 <= places * per_token - estimate.cache_bytes < 3 * 16 * per_token, (
+        "up to a page per session more"
+    )
 
 
 def test_a_pair_shares_the_ids_that_both_embeddings_have(saved, folder):

@@ -8,6 +8,7 @@ import torch
 from adasd.config import EngineConfig
 from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.prefix_cache import PrefixCache
+from adasd.engine.loading import sizing
 from adasd.engine.loading.sizing import CUDA_PAGE, DeviceMemory, cuda_budget, make_layout
 from adasd.errors import ConfigError
 
@@ -17,7 +18,14 @@ H200 = DeviceMemory(total=150 * GB, free=80 * GB, used_here=67 * GB, peak=4 * GB
 
 
 def layout(device=CUDA, memory=H200, context=32768, **settings):
-    return make_layout(EngineConfig("big", **settings), context, PER_TOKEN, device, lambda: memory)
+    """With ``context`` as the setting."""
+    config = EngineConfig("big", max_context=context, **settings)
+    return make_layout(config, context, PER_TOKEN, device, lambda: memory)
+
+
+def by_default(device=CUDA, memory=H200, limit=32768, per_token=PER_TOKEN, **settings):
+    """Without a setting, for a model with this limit."""
+    return make_layout(EngineConfig("big", **settings), limit, per_token, device, lambda: memory)
 
 
 def test_the_cache_takes_what_weights_and_the_largest_pass_leave_of_this_process_s_share():
@@ -56,3 +64,30 @@ def test_a_cache_that_holds_no_whole_session_is_refused_with_what_would_fit():
 def test_which_layout(cache, device, paged):
     made = layout(device, context=64, cache=cache, cache_bytes=GB)
     assert isinstance(made, Pages if paged else PrefixCache)
+
+
+def test_by_default_a_session_on_pages_may_use_the_model_s_own_context_or_what_the_card_holds():
+    assert by_default().max_context == 32768
+    full = dataclasses.replace(H200, free=8 * GB)
+    made = by_default(memory=full)
+    assert made.max_context == made.num_pages * CUDA_PAGE == 15104 < 32768
+    assert by_default(cache_bytes=GB).max_context == GB // (CUDA_PAGE * PER_TOKEN) * CUDA_PAGE
+    with pytest.raises(ConfigError, match=r"room for 0.00 GiB"):
+        by_default(memory=dataclasses.replace(H200, free=0))
+
+
+@pytest.mark.parametrize(
+    ("limit", "room", "expected"),
+    [
+        (2048, 10**6, 2048),  # all slots have the model's own context
+        (131072, 32 * 6000, 6000),  # as much as each of the 32 slots has room for
+        (131072, 32 * 1000, 4096),  # not all slots can be full at once, as the log and the check say
+        (131072, 1000, 1000),  # never more than all the room
+    ],
+)
+def test_by_default_contiguous_slots_share_the_room(limit, room, expected, monkeypatch):
+    monkeypatch.setattr(sizing, "host_budget", lambda: 100 * room)
+    made = by_default(CPU, limit=limit, per_token=100)
+    assert (made.max_context, made.num_slots) == (expected, 32)
+    made = by_default(CPU, limit=limit, per_token=100, cache_bytes=100 * room)
+    assert (made.max_context, made.num_slots) == (expected, min(32, room // expected))
