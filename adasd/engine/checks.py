@@ -14,8 +14,18 @@ def check_call(
     max_len: int,
     num_embeddings: int,
     vocab_size: int,
+    longest_block: int | None = None,
 ) -> None:
-    """Raise InvalidRequest for a call that no pass could answer; lengths in tokens."""
+    """Raise InvalidRequest for a call that no pass could answer; lengths in tokens.
+
+    ``longest_block``: most tokens of a block, where a session keeps no more pages than its window needs.
+    """
+    num_tokens = call.rule.max_tokens if isinstance(call, DraftCall) else len(call.block)
+    if longest_block is not None and num_tokens > longest_block:
+        raise InvalidRequest(
+            f"a block of {num_tokens} tokens is too long for a model with a sliding window, which takes "
+            f"{longest_block} at a time; shorten it"
+        )
     if isinstance(call, DraftCall):
         if call.rule.max_tokens and not call.feed:
             raise InvalidRequest("a draft call that drafts must feed at least one token")

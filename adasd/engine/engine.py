@@ -15,7 +15,8 @@ import torch
 from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
-from adasd.engine.cache.kv_cache import KVCache, cache_bytes_per_token
+from adasd.engine.cache.kv_cache import KVCache, cache_bytes_per_token, window_of
+from adasd.engine.cache.pages import LONGEST_BLOCK
 from adasd.engine.cache.slots import SlotTable
 from adasd.engine.checks import check_call
 from adasd.engine.forward.agreement import check_agreement, reference_logits
@@ -76,9 +77,13 @@ class TorchEngine:
         self.config, self._grammars, self._clock = config, grammars, clock
         on_cpu = forward.device.type == "cpu"
         prefill_budget = prefill_budget or config.prefill_chunk * (1 if on_cpu else 8)
-        bytes_per_token = cache_bytes_per_token(forward.layers, forward.dtype)
         layout = make_layout(
-            config, max_context, bytes_per_token, forward.device, lambda: profile(forward, prefill_budget)
+            config,
+            max_context,
+            cache_bytes_per_token(forward.layers, forward.dtype),
+            forward.device,
+            lambda: profile(forward, prefill_budget),
+            window_of(forward.layers),
         )
         self._slots = SlotTable(layout)
         self.cache = KVCache(forward.layers, layout, forward.dtype, forward.device)
@@ -214,7 +219,14 @@ class TorchEngine:
         if before is not None and not (drafts and isinstance(before, DraftWork) and early_exit is None):
             raise IllegalEvent(f"session {call.session} has a call waiting; one at a time")
         transform = self._transforms[call.session]
-        check_call(call, transform, slot.max_len, self.forward.num_embeddings, self.vocab_size)
+        check_call(
+            call,
+            transform,
+            slot.max_len,
+            self.forward.num_embeddings,
+            self.vocab_size,
+            longest_block=None if self._slots.layout.window is None else LONGEST_BLOCK,
+        )
         work: Work
         if before is not None and before.num_resumed > slot.cached_len:
             self._slots.preempt(slot, before.prefix(0))  # it had not fed all of them again
@@ -349,4 +361,6 @@ class TorchEngine:
         self._slots.layout.cut(work.slot.index, work.first_fed)
         if work.num_resumed:
             self._slots.preempt(work.slot, work.prefix(0))
+        else:
+            self._slots.settle(work.slot)
         return CallFailed(work.call.session, work.call.epoch, error)

@@ -25,12 +25,21 @@ class PageRooms:
         self.num_preempted = 0  # since the start
 
     def admit(
-        self, work: Work, chosen: Sequence[Scheduled], waiting: Mapping[str, Work], *, must: bool = False
+        self,
+        work: Work,
+        chunk: int,
+        chosen: Sequence[Scheduled],
+        waiting: Mapping[str, Work],
+        *,
+        must: bool = False,
     ) -> bool:
         """The newest sessions go first. Nothing is copied or preempted where every slot has its room."""
         slot, layout = work.slot, self._cache.layout
+        end = work.end
+        if layout.window is not None and (following := work.next_input(chunk)) and not following.num_logits:
+            end = following.end
         while True:
-            copies = layout.extend(slot.index, slot.cached_len, work.end)
+            copies = layout.extend(slot.index, slot.cached_len, end)
             if copies is not None:
                 break
             busy = {slot.index, *(one.work.slot.index for one in chosen)}

@@ -34,11 +34,18 @@ class Rooms(Protocol):
     """Room in the cache for the calls of a step."""
 
     def admit(
-        self, work: Work, chosen: Sequence[Scheduled], waiting: Mapping[str, Work], *, must: bool = False
+        self,
+        work: Work,
+        chunk: int,
+        chosen: Sequence[Scheduled],
+        waiting: Mapping[str, Work],
+        *,
+        must: bool = False,
     ) -> bool:
         """Make room for all that the call may feed, if need be by preempting newer sessions that are not ``chosen``.
 
-        With ``must``, older sessions are preempted, too. False: there is no room.
+        Where sessions keep only a window, room for the next ``chunk`` of a prompt is enough. With ``must``, older
+        sessions are preempted, too. False: there is no room.
         """
         ...
 
@@ -47,7 +54,13 @@ class RoomForAll:
     """``Rooms`` where each slot has its room."""
 
     def admit(
-        self, work: Work, chosen: Sequence[Scheduled], waiting: Mapping[str, Work], *, must: bool = False
+        self,
+        work: Work,
+        chunk: int,
+        chosen: Sequence[Scheduled],
+        waiting: Mapping[str, Work],
+        *,
+        must: bool = False,
     ) -> bool:
         return True
 
@@ -180,7 +193,7 @@ class Scheduler:
         """
         if not work.slot.is_placed:
             self._place(work)
-        if not self._rooms.admit(work, chosen, self.waiting, must=must):
+        if not self._rooms.admit(work, chunk, chosen, self.waiting, must=must):
             return False
         following = work.next_input(chunk)
         assert following is not None, "the last token of a prompt is never found"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from adasd.engine.cache.layout import Held
 
@@ -50,12 +50,20 @@ class FreeSlots:
         if slot in self.held:
             self.held[slot] = self.held.pop(slot)
 
-    def longest_prefix(self, wanted: list[int], in_use: Iterable[Held]) -> tuple[int, int]:
-        """The slot, free or in use, that shares the longest prefix, and its length; (-1, 0) if none does."""
+    def longest_prefix(
+        self,
+        wanted: list[int],
+        in_use: Iterable[Held],
+        usable: Callable[[int, int], bool] = lambda slot, length: True,
+    ) -> tuple[int, int]:
+        """The slot, free or in use, that shares the longest prefix, and its length; (-1, 0) if none does.
+
+        ``usable`` says of a slot and a length whether that much of the slot can be used.
+        """
         best, longest = -1, 0
         for slot, tokens in (*self.held.items(), *in_use):
             num = common_prefix_len(wanted, tokens)
-            if num > longest:
+            if num > longest and usable(slot, num):
                 best, longest = slot, num
         return best, longest
 

@@ -10,6 +10,7 @@ Shape letters: T tokens, H key-value heads, D head dimension.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -28,6 +29,7 @@ class LayerShape:
     kv_heads: int
     head_dim: int
     device: torch.device | None = field(default=None, compare=False)  # None: the cache's own
+    window: int | None = field(default=None, compare=False)  # latest keys that a token sees; None: all
 
     @property
     def values_per_token(self) -> int:
@@ -128,6 +130,12 @@ class KVCache:
         for run in self.layout.owned(slot, first):
             for kv in self.tokens:
                 kv[run.start : run.stop].zero_()
+
+
+def window_of(layers: Sequence[LayerShape]) -> int | None:
+    """Latest keys that some layer sees, if every layer has a window: what lies behind it is never read again."""
+    windows = [layer.window for layer in layers]
+    return None if None in windows else max(window for window in windows if window is not None)
 
 
 def cache_bytes_per_token(layers: list[LayerShape], dtype: torch.dtype) -> int:

@@ -58,6 +58,15 @@ class CacheLayout(Protocol):
         """
         ...
 
+    @property
+    def window(self) -> int | None:
+        """Latest positions that a token sees, where what lies behind them is given back; None: all are kept."""
+        ...
+
+    def continues(self, slot: int, length: int) -> bool:
+        """Whether all that a token at position ``length`` sees is still held."""
+        ...
+
     def cut(self, slot: int, length: int) -> None:
         """Give back what only positions from ``length`` on need."""
         ...
@@ -67,7 +76,7 @@ class CacheLayout(Protocol):
         ...
 
     def runs(self, slot: int, start: int, end: int) -> Sequence[range]:
-        """The places of positions ``[start, end)``, in order."""
+        """The places of positions ``[start, end)``, in order; they must be held."""
         ...
 
     def owned(self, slot: int, start: int) -> Sequence[range]:
@@ -75,7 +84,7 @@ class CacheLayout(Protocol):
         ...
 
     def pages(self, slot: int) -> Sequence[int]:
-        """The slot's pages in order of position; empty where slots are contiguous."""
+        """The slot's pages in order of position, ``NO_PAGE`` behind the window; empty where slots are contiguous."""
         ...
 
     def held(self) -> Iterable[Held]:

@@ -2,7 +2,8 @@
 
 A page holds the keys and values of ``page_size`` consecutive positions (PagedAttention, arXiv:2309.06180). Slots with
 a common prefix refer to the same pages; a slot that writes to a shared page gets a copy of its own first. Pages of
-ended sessions stay until they are needed, so that later prompts find them.
+ended sessions stay until they are needed, so that later prompts find them. Where all layers of a model see only a
+window of the latest positions, a slot gives back the pages behind it as it goes on.
 """
 
 from __future__ import annotations
@@ -18,19 +19,47 @@ NO_PAGE = 0
 MIN_SHARED = 8
 """Tokens of a last, partly filled page from which on sharing it is worth the copy that follows."""
 
+ROLL_BACK = 64
+"""Positions kept behind the window, as a rejected block takes the slot back by as much."""
+
+LONGEST_BLOCK = 256
+"""Tokens beside a chunk of a prompt that one call may feed to a slot with a window."""
+
+
+def pages_of_session(max_context: int, page_size: int, window: int | None, chunk: int) -> int:
+    """Most pages that a session takes; ``chunk``: prompt tokens that one pass computes of it."""
+    whole = -(-max_context // page_size)
+    if window is None:
+        return whole
+    return min(whole, -(-(window + ROLL_BACK + chunk + LONGEST_BLOCK) // page_size) + 1)
+
 
 class Pages:
     """A ``CacheLayout`` of ``num_pages`` pages; page p begins at place ``p * page_size``.
 
     Page 0 is ``NO_PAGE``, so pages are numbered from 1. Without ``reuse``, a freed slot gives its pages back at once.
+    ``window``: latest positions that a token sees, its own included; None: all. ``chunk``: as ``pages_of_session``.
     """
 
     def __init__(
-        self, num_slots: int, max_context: int, page_size: int, num_pages: int, reuse: bool = False
+        self,
+        num_slots: int,
+        max_context: int,
+        page_size: int,
+        num_pages: int,
+        reuse: bool = False,
+        window: int | None = None,
+        chunk: int = 0,
+        roll_back: int = ROLL_BACK,
     ) -> None:
         self.num_slots, self.max_context, self.reuse = num_slots, max_context, reuse
-        self._page_size, self.num_pages = page_size, num_pages
-        assert num_pages >= self.num_needed(max_context), "one session must fit"
+        self._page_size, self.num_pages, self.window, self._roll_back = (
+            page_size,
+            num_pages,
+            window,
+            roll_back,
+        )
+        assert num_pages >= pages_of_session(max_context, page_size, window, chunk), "one session must fit"
         self.num_places = (num_pages + 1) * page_size
         self._slots = FreeSlots(num_slots)
         self._tables: dict[int, list[int]] = {}  # slot -> its pages; also of free slots that hold tokens
@@ -48,9 +77,8 @@ class Pages:
     def num_free_pages(self) -> int:
         """Pages that nobody needs: free ones, and those of ended sessions only."""
         ended = self._slots.held
-        return self.num_pages - len(
-            {page for slot, table in self._tables.items() if slot not in ended for page in table}
-        )
+        used = {page for slot, table in self._tables.items() if slot not in ended for page in table}
+        return self.num_pages - len(used - {NO_PAGE})
 
     def num_needed(self, length: int) -> int:
         """Pages of ``length`` positions."""
@@ -59,12 +87,14 @@ class Pages:
     def allocate(self, prompt: Sequence[int], in_use: Iterable[Held]) -> SlotPlacement:
         """As the protocol says; takes no page. The slot takes another one over if it reuses all of its tokens."""
         slots, held = self._slots, self._slots.held
-        source, num_cached = slots.longest_prefix(list(prompt[:-1]), in_use) if self.reuse else (-1, 0)
+        source, num_cached = (-1, 0)
+        if self.reuse:
+            source, num_cached = slots.longest_prefix(list(prompt[:-1]), in_use, self._is_worth_sharing)
         slot = slots.next()
         if source in held and num_cached == len(held[source]):
             slot = source
-        if source != slot and num_cached % self._page_size < MIN_SHARED:
-            num_cached -= num_cached % self._page_size
+        if source != slot:
+            num_cached = self._num_shared(num_cached)
         table = self._tables.get(source, [])[: self.num_needed(num_cached)]
         self._use(table)
         self._drop(self._tables.pop(slot, []))
@@ -76,8 +106,10 @@ class Pages:
     def extend(self, slot: int, start: int, end: int) -> list[PageCopy] | None:
         """As the protocol says. Pages of ended sessions are given up, the least recently used first."""
         table, first, num = self._tables[slot], start // self._page_size, self.num_needed(end)
+        assert self.continues(slot, start), (slot, start, table)
         self._drop(table[num:])
         del table[num:]
+        self._leave_behind(table, start)
         while self._num_missing(table, first, num) > len(self._free):
             if not self._slots.held:
                 return None
@@ -97,6 +129,11 @@ class Pages:
         table, num = self._tables[slot], self.num_needed(length)
         self._drop(table[num:])
         del table[num:]
+
+    def continues(self, slot: int, length: int) -> bool:
+        """Whether no page that a token at this position sees was given back."""
+        table, behind = self._tables[slot], self._num_behind(length, 0)
+        return not table or behind >= len(table) or table[behind] != NO_PAGE
 
     def free(self, slot: int, tokens: list[int]) -> None:
         self.cut(slot, len(tokens) if self.reuse else 0)
@@ -133,13 +170,39 @@ class Pages:
         """Raise AssertionError if a page is lost, has two roles, or its users are miscounted."""
         num_users = [0] * (self.num_pages + 1)
         for table in self._tables.values():
-            assert len(set(table)) == len(table), f"a page twice in one slot: {table}"
-            for page in table:
+            num_behind = table.count(NO_PAGE)
+            assert not any(table[:num_behind]), f"a page is missing before the window: {table}"
+            pages = table[num_behind:]
+            assert len(set(pages)) == len(pages), f"a page twice in one slot: {table}"
+            for page in pages:
                 num_users[page] += 1
         assert num_users == self._num_users, (num_users, self._num_users)
         unused = [page for page in range(1, self.num_pages + 1) if not num_users[page]]
         assert sorted(self._free) == unused, (self._free, unused)
         assert num_users[NO_PAGE] == 0
+
+    def _num_behind(self, position: int, roll_back: int) -> int:
+        """Pages that a token at ``position - roll_back``, or a later one, never sees."""
+        if self.window is None:
+            return 0
+        return max(0, position - roll_back - self.window + 1) // self._page_size
+
+    def _leave_behind(self, table: list[int], start: int) -> None:
+        """Give back the pages behind the window of a table that is written from ``start`` on."""
+        for i in range(min(self._num_behind(start, self._roll_back), len(table)) - 1, -1, -1):
+            if table[i] == NO_PAGE:
+                break
+            self._drop([table[i]])
+            table[i] = NO_PAGE
+
+    def _num_shared(self, length: int) -> int:
+        """How much of a common prefix of this length another slot shares."""
+        rest = length % self._page_size
+        return length - rest if rest < MIN_SHARED else length
+
+    def _is_worth_sharing(self, slot: int, length: int) -> bool:
+        """Whether a prefix of this slot can go on in another one, or in this one."""
+        return self.continues(slot, length) and self.continues(slot, self._num_shared(length))
 
     def _num_missing(self, table: Sequence[int], first: int, num: int) -> int:
         """Free pages that it takes to write pages ``first`` to ``num`` of a table."""
@@ -159,10 +222,13 @@ class Pages:
 
     def _use(self, pages: Iterable[int]) -> None:
         for page in pages:
-            self._num_users[page] += 1
+            if page != NO_PAGE:
+                self._num_users[page] += 1
 
     def _drop(self, pages: Iterable[int]) -> None:
         for page in pages:
+            if page == NO_PAGE:
+                continue
             self._num_users[page] -= 1
             if not self._num_users[page]:
                 self._free.append(page)

@@ -23,6 +23,7 @@ class PrefixCache:
     """
 
     page_size = None
+    window = None
 
     def __init__(self, num_slots: int, max_context: int, reuse: bool = False) -> None:
         self.num_slots, self.max_context, self.reuse = num_slots, max_context, reuse
@@ -58,6 +59,10 @@ class PrefixCache:
 
     def owned(self, slot: int, start: int) -> tuple[range]:
         return self.runs(slot, start, self.max_context)
+
+    def continues(self, slot: int, length: int) -> bool:
+        """Everything is held."""
+        return True
 
     def cut(self, slot: int, length: int) -> None:
         """Nothing is given back."""

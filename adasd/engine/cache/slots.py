@@ -112,7 +112,13 @@ class SlotTable:
             raise StaleCache(session, keep_len, slot.valid_len)
         slot.cut(keep_len)
         del slot.evicted[keep_len:]
+        self.settle(slot)
         return slot
+
+    def settle(self, slot: Slot) -> None:
+        """After a roll-back: preempt the slot if what its next token sees lay behind the window and was given back."""
+        if slot.is_placed and not self.layout.continues(slot.index, slot.cached_len):
+            self.preempt(slot, list(slot.tokens))
 
     def newest_placed(self) -> Iterator[Slot]:
         """Sessions with a slot of the cache, the newest first."""

@@ -128,24 +128,27 @@ class WindowMask:
 
 
 class ShapeRecorder:
-    """Used once in place of a SlotStep: records what every layer caches; each token attends to itself only."""
+    """Used once in place of a SlotStep: records what every layer caches and sees; tokens attend to themselves only."""
 
     def __init__(self) -> None:
         self.layers: dict[int, LayerShape] = {}
 
-    def attend(self, layer: int, num_heads: int, key: Tensor, value: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, num_heads: int, key: Tensor, value: Tensor, window: int | None = None
+    ) -> Tensor:
         """Keys [1, G, T, D] and values [1, G, T, E]; returns [1, T, H, E]."""
-        self.record(layer, key, value)
+        self.record(layer, key, value, window)
         return value.repeat_interleave(num_heads // value.shape[1], dim=1).transpose(1, 2).contiguous()
 
-    def record(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Note a layer's shape; ConfigError if it caches twice."""
+    def record(self, layer: int, key: Tensor, value: Tensor, window: int | None = None) -> None:
+        """Note a layer's shape and window; ConfigError if it caches twice."""
         if key.shape[:3] != value.shape[:3] or layer in self.layers:
             raise ConfigError(
                 f"layer {layer} caches keys {tuple(key.shape)} and values {tuple(value.shape)}, or caches several "
                 "times; the engine needs one key and one value per token, head and layer"
             )
-        self.layers[layer] = LayerShape(key.shape[1], max(key.shape[3], value.shape[3]), key.device)
+        width = max(key.shape[3], value.shape[3])
+        self.layers[layer] = LayerShape(key.shape[1], width, key.device, window)
 
     def shapes(self, name: str) -> list[LayerShape]:
         """The layers in order; ConfigError unless every layer of the model called ``name`` was recorded."""
@@ -189,15 +192,15 @@ def slot_attention(
     if step is None:
         raise ConfigError(f"{type(module).__name__} does not pass keyword arguments on to its attention")
     layer: int = module.layer_idx  # type: ignore[assignment]
+    window = None if attention_mask is None else attention_mask.size
     if isinstance(step, ShapeRecorder):
-        return step.attend(layer, query.shape[1], key, value), None
+        return step.attend(layer, query.shape[1], key, value, window), None
     batch, width = step.batch.on(query.device), step.cache.layers[layer].head_dim
     keys, values = (widened(each[0].transpose(0, 1), width) for each in (key, value))
     step.cache.write(layer, batch.where_T, keys, values)
     queries_THD = widened(query[0].transpose(0, 1), width).contiguous()
     rule = None if softcap is None and s_aux is None else ScoreRule(softcap, s_aux)
     scaling = scaling or query.shape[-1] ** -0.5
-    window = None if attention_mask is None else attention_mask.size
     out = attend(queries_THD, step.cache, layer, batch, scaling, window, rule)
     return out[None, ..., : value.shape[-1]], None
 

@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from adasd.config import EngineConfig
-from adasd.engine.cache.kv_cache import LayerShape, cache_bytes_per_token
+from adasd.engine.cache.kv_cache import LayerShape, cache_bytes_per_token, window_of
+from adasd.engine.cache.pages import pages_of_session
 from adasd.engine.forward.int8 import rounded_layers
 from adasd.engine.forward.miniature import model_factory
 from adasd.engine.forward.trial import WAYS, way_of
@@ -98,15 +99,16 @@ def memory_estimate(config: EngineConfig) -> MemoryEstimate:
             max_context = contiguous_context(config, max_context, per_token)
         num_slots = resolve_num_slots(config, per_token * max_context)
         return MemoryEstimate(weights_bytes, per_token * max_context, num_slots, reserve_bytes, max_context)
-    size = page_size(device)
+    size, window = page_size(device), window_of(layers)
     limit = host_budget() if config.cache_bytes is None and not on_cuda else config.cache_bytes
-    if limit is not None and config.max_context is None:
-        max_context = max(1, min(max_context, limit // (size * per_token) * size))
+    needed = pages_of_session(max_context, size, window, config.prefill_chunk)
+    if limit is not None and config.max_context is None and (room := limit // (size * per_token)) < needed:
+        needed, max_context = room, max(1, room * size)
     decided_by_card = on_cuda and config.cache_bytes is None
-    least = size if config.max_context is None else -(-max_context // size) * size
+    least = size if config.max_context is None else needed * size
     return MemoryEstimate(
         weights_bytes,
-        per_token * max_context,
+        per_token * min(max_context, needed * size),
         config.num_slots,
         reserve_bytes,
         max_context,

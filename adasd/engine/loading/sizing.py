@@ -11,7 +11,7 @@ import torch
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.layout import CacheLayout
-from adasd.engine.cache.pages import Pages
+from adasd.engine.cache.pages import Pages, pages_of_session
 from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.loading.limits import is_paged, resolve_num_slots
 from adasd.errors import ConfigError
@@ -50,10 +50,12 @@ def make_layout(
     bytes_per_token: int,
     device: torch.device,
     memory: Callable[[], DeviceMemory],
+    window: int | None = None,
 ) -> CacheLayout:
     """The layout that ``config.cache`` asks for. ``memory`` is called if the device's memory decides the size.
 
     ``max_context`` is the model's own limit where ``config.max_context`` is not set; memory may bound it then.
+    ``window``: latest positions that a token sees, if all layers have a window; then a session needs no more of them.
     Raises ConfigError if there is no room for one session.
     """
     if not is_paged(config, device):
@@ -64,11 +66,12 @@ def make_layout(
         return PrefixCache(num_slots, max_context, config.prefix_cache)
     size = page_size(device)
     num_pages = _num_bytes(config, device, memory) // (bytes_per_token * size)
-    if config.max_context is None and num_pages:
-        max_context = min(max_context, num_pages * size)
-    needed = -(-max_context // size)
+    needed = pages_of_session(max_context, size, window, config.prefill_chunk)
+    if num_pages < needed and config.max_context is None and num_pages:
+        needed, max_context = num_pages, num_pages * size
     if num_pages < needed:
-        raise ConfigError(_too_small(config, max_context, num_pages * size, bytes_per_token))
+        least = min(max_context, needed * size) * bytes_per_token
+        raise ConfigError(_too_small(config, max_context, least, num_pages * size, bytes_per_token))
     num_pages = min(num_pages, needed * config.num_slots)
     _log.info(
         "the cache has %d pages of %d tokens (%.2f GiB) for %d sessions of at most %d tokens",
@@ -78,7 +81,9 @@ def make_layout(
         config.num_slots,
         max_context,
     )
-    return Pages(config.num_slots, max_context, size, num_pages, config.prefix_cache)
+    return Pages(
+        config.num_slots, max_context, size, num_pages, config.prefix_cache, window, config.prefill_chunk
+    )
 
 
 def contiguous_context(config: EngineConfig, limit: int, bytes_per_token: int) -> int:
@@ -109,8 +114,10 @@ def cuda_budget(memory: DeviceMemory, utilization: float) -> int:
     return max(0, min(own, memory.free) - memory.peak)
 
 
-def _too_small(config: EngineConfig, max_context: int, num_tokens: int, bytes_per_token: int) -> str:
-    needed, found = max_context * bytes_per_token / GIB, num_tokens * bytes_per_token / GIB
+def _too_small(
+    config: EngineConfig, max_context: int, least: int, num_tokens: int, bytes_per_token: int
+) -> str:
+    needed, found = least / GIB, num_tokens * bytes_per_token / GIB
     what = "cache_bytes" if config.cache_bytes is not None else "gpu_memory_utilization"
     fits = f"lower max_context to {num_tokens} or less, or " if num_tokens > 1 else ""
     return (

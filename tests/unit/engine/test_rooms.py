@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.pages import NO_PAGE, ROLL_BACK
 from adasd.engine.engine import TorchEngine
-from adasd.errors import StaleCache
+from adasd.errors import InvalidRequest, StaleCache
 from adasd.rounds import (
     CallFailed,
     DraftBlock,
@@ -245,3 +246,120 @@ def test_speculation_on_pages_changes_nothing(name):
     (prompt,) = prompts(40)
     pair = paged(10, name, seed=1), paged(10, name)
     assert speculative(*pair, prompt, 40, StopRule(4))[0] == generate(name, prompt, 40)
+
+
+# --------------------------------------------------------------------------- windows
+
+
+def windowed(num_pages=None, name="mistral-window", **settings) -> TorchEngine:
+    """An engine over a model with a window of 7 in each layer, on pages of 16."""
+    settings = {"prefill_chunk": 16, "max_context": CONTEXT} | settings
+    if num_pages is not None:
+        return paged(num_pages, name, **settings)
+    return engine(name, cache="paged", cache_bytes=10**9, **settings)
+
+
+def most_pages(e, work):
+    """Run the work; returns the most pages that were in use between steps."""
+    most, layout, step = 0, e._slots.layout, e.step
+
+    def watched():
+        nonlocal most
+        answers = step()
+        most = max(most, layout.num_pages - layout.num_free_pages)
+        return answers
+
+    e.step = watched
+    try:
+        work()
+    finally:
+        e.step = step
+    return most
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_a_session_holds_no_more_pages_than_its_window_and_its_text_is_the_same(prefix_cache):
+    (text,) = prompts(100)
+    e = windowed(prefix_cache=prefix_cache)
+    found = []
+    most = most_pages(e, lambda: found.extend(plain(e, text, 50)))
+    assert found == generate("mistral-window", text, 50)
+    assert most <= 2 + (7 + ROLL_BACK + 16) // PAGE < 150 // PAGE
+    assert all_free(e)
+
+
+@pytest.mark.parametrize(
+    ("name", "windows"), [("mistral-window", 7), ("gemma3-window", None), ("llama", None)]
+)
+def test_pages_go_only_where_all_layers_have_a_window(name, windows):
+    e = engine(name, cache="paged")
+    assert e._slots.layout.window == windows
+    assert (None in {layer.window for layer in e.forward.layers}) == (windows is None)
+
+
+def test_sessions_with_a_window_share_beginnings_grow_and_are_preempted_like_others():
+    chance = random.Random(3)
+    start = prompts(60)[0]
+    texts = [(*start[: chance.choice([30, 60])], *text) for text in prompts(*[30] * 12)]
+    alone = [generate("mistral-window", text, 30) for text in texts]
+    e = windowed(24, num_slots=12, max_context=None)
+    assert plain_batch(e, texts, 30) == alone
+    assert e._rooms.num_preempted > 0
+    assert e.prefix_stats.num_hits > 0
+    assert all_free(e)
+
+
+def test_a_roll_back_far_behind_the_window_costs_a_computation_and_no_answer():
+    e = windowed(prefix_cache=False)
+    (text,) = prompts(150)
+    e.open(OpenCall("s", GREEDY, CONTEXT))
+    verify(e, VerifyCall("s", 0, 0, text))
+    assert e._slots.layout.pages(e._slots.get("s").index).count(NO_PAGE) >= 3
+    assert (
+        verify(e, VerifyCall("s", 1, 130, (5,))).next_token
+        == generate("mistral-window", (*text[:130], 5), 1)[0]
+    )
+    assert e._slots.get("s").is_placed
+    e.submit(VerifyCall("s", 2, 20, (7,)))
+    assert not e._slots.get("s").is_placed, "its first tokens are computed again"
+    (answer,) = run_until_idle(e)
+    assert answer.next_token == generate("mistral-window", (*text[:20], 7), 1)[0]
+    assert e.cached_len("s") == 21
+    e.close("s")
+    assert all_free(e)
+
+
+def test_a_failed_part_of_a_long_prompt_can_be_sent_again(monkeypatch):
+    e = windowed(prefix_cache=False)
+    (text,) = prompts(140)
+    e.open(OpenCall("s", GREEDY, CONTEXT))
+    e.submit(VerifyCall("s", 0, 0, text))
+    for _ in range(8):
+        assert e.step() == []
+    monkeypatch.setattr(type(e.forward), "__call__", lambda *_: 1 / 0)
+    (failed,) = e.step()
+    assert isinstance(failed, CallFailed)
+    assert e.cached_len("s") == 0
+    monkeypatch.undo()
+    assert verify(e, VerifyCall("s", 1, 0, text)).next_token == generate("mistral-window", text, 1)[0]
+    e.close("s")
+    assert all_free(e)
+
+
+def test_a_block_that_no_window_has_room_for_is_refused():
+    e = windowed()
+    e.open(OpenCall("s", GREEDY, CONTEXT))
+    with pytest.raises(
+        InvalidRequest, match="a block of 257 tokens is too long for a model with a sliding window"
+    ):
+        e.submit(VerifyCall("s", 0, 0, (1,), (1,) * 257))
+    e.close("s")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_speculation_beyond_the_window_changes_nothing(seed):
+    (prompt,) = prompts(90, seed=seed)
+    drafter = engine("mistral-window", 1, cache="paged", cache_bytes=10**9, prefill_chunk=16)
+    assert speculative(drafter, windowed(), prompt, 60, StopRule(5))[0] == generate(
+        "mistral-window", prompt, 60
+    )

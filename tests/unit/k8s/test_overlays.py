@@ -197,21 +197,21 @@ def test_the_check_of_manifests_says_what_a_card_does_not_hold(tmp_path):
     documents = copy.deepcopy(built("two-tier"))
     service = ray_service(documents)
     service["spec"]["serveConfigV2"] = service["spec"]["serveConfigV2"].replace(
-        "num_slots: 12", "num_slots: 32"
+        "num_slots: 12", "gpu_memory_utilization: 0.8"
     )
     manifests = Manifests(documents)
     config = served_config(manifests)
     (sentence,) = memory_report(config, cards_of_manifests(config, manifests), write_configs(tmp_path))[1]
-    assert "target take 95.0 GiB of NVIDIA-H100-80GB-HBM3" in sentence
+    assert "target takes at least 63.1 GiB of NVIDIA-H100-80GB-HBM3" in sentence
 
 
 def test_a_topology_too_large_for_its_cards_is_not_rendered(tmp_path, capsys):
     topology, cluster = (K8S / "overlays" / "two-tier" / name for name in ("topology.yaml", "cluster.yaml"))
     large = tmp_path / "topology.yaml"
-    large.write_text(topology.read_text().replace("num_slots: 12", "num_slots: 32"))
+    large.write_text(topology.read_text().replace("num_slots: 12", "gpu_memory_utilization: 0.8"))
     models = write_configs(tmp_path / "models")
     options = ["--cluster", str(cluster), "--out", str(tmp_path / "out"), "--models", str(models)]
     assert k8s.main(["render", "--topology", str(large), *options]) == 2
-    assert "set num_slots to 15 or less" in capsys.readouterr().err
+    assert "raise gpu_memory_utilization" in capsys.readouterr().err
     assert k8s.main(["render", "--topology", str(topology), *options]) == 0
     assert "GPU memory of target: 61.0 GiB weights" in capsys.readouterr().out

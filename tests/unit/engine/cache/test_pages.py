@@ -1,4 +1,8 @@
-"""The allocator of pages against a model that keeps every written token: nothing is lost, shared pages never change."""
+"""The allocator of pages against a model that keeps every written token: nothing is lost, shared pages never change.
+
+With a window, what the next token sees is never lost, and a slot holds no more pages than window, roll-back and input
+need.
+"""
 
 import pytest
 from hypothesis import settings
@@ -8,20 +12,39 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from adasd.engine.cache.layout import PageCopy, SlotPlacement
 from adasd.engine.cache.pages import NO_PAGE, Pages
 
-SIZE, CONTEXT, SLOTS = 4, 22, 5
+SIZE, CONTEXT, SLOTS, ROLL_BACK, CHUNK = 4, 22, 5, 2, 6
 
 
 class Machine(RuleBasedStateMachine):
     """Sessions of few different tokens come, grow, roll back and end; ``memory`` is what would lie in the cache."""
 
-    @initialize(num_pages=st.integers(6, 14), reuse=st.booleans())
-    def start(self, num_pages, reuse):
-        self.pages = Pages(SLOTS, CONTEXT, SIZE, num_pages, reuse)
+    @initialize(
+        num_pages=st.integers(6, 14), reuse=st.booleans(), window=st.sampled_from([None, None, 1, 3, 6, 11])
+    )
+    def start(self, num_pages, reuse, window):
+        self.window = window
+        self.pages = Pages(SLOTS, CONTEXT, SIZE, num_pages, reuse, window, CHUNK, ROLL_BACK)
         self.memory = {}  # place -> the tokens up to it, which keys and values depend on
         self.texts = {}  # slot in use -> its tokens
+        self.safe = {}  # slot in use -> a roll-back to here, or less far, loses nothing
 
     def places(self, slot, start, end):
         return [place for run in self.pages.runs(slot, start, end) for place in run]
+
+    def first_held(self, slot):
+        """Position of the first token whose page was not given back."""
+        return SIZE * list(self.pages.pages(slot)).count(NO_PAGE)
+
+    def check_window(self, slot, start, end):
+        """Of a slot that is written at these positions."""
+        first = self.first_held(slot)
+        if self.window is None:
+            assert not first
+            return
+        assert first <= max(0, start + 1 - self.window), "the first written token sees the rest"
+        assert len(self.pages.pages(slot)) - first // SIZE <= (
+            2 + (self.window + ROLL_BACK + end - start) // SIZE
+        )
 
     def write(self, slot, start, tokens):
         """As a forward pass: make room, copy, write. Returns whether there was room."""
@@ -30,11 +53,13 @@ class Machine(RuleBasedStateMachine):
             place
             for other in self.texts
             if other != slot
-            for place in self.places(other, 0, len(self.texts[other]))
+            for place in self.places(other, self.first_held(other), len(self.texts[other]))
         }
         copies = self.pages.extend(slot, start, start + len(tokens))
         if copies is None:
             return False
+        self.check_window(slot, start, start + len(tokens))
+        self.safe[slot] = max(self.safe[slot], start - ROLL_BACK)
         for copy in copies:
             assert isinstance(copy, PageCopy)
             for source, target in zip(copy.source, copy.target, strict=True):
@@ -55,8 +80,11 @@ class Machine(RuleBasedStateMachine):
         assert placement.num_cached < len(prompt)
         assert self.pages.reuse or not placement.num_cached
         self.texts[placement.slot] = list(prompt[: placement.num_cached])
-        if not self.write(placement.slot, placement.num_cached, prompt[placement.num_cached :]):
-            self.end_of(placement.slot)
+        self.safe[placement.slot] = placement.num_cached
+        for first in range(placement.num_cached, len(prompt), CHUNK):
+            if not self.write(placement.slot, first, prompt[first : first + CHUNK]):
+                self.end_of(placement.slot)
+                break
 
     @precondition(lambda self: self.texts)
     @rule(data=st.data(), tokens=st.lists(st.integers(0, 1), min_size=1, max_size=9))
@@ -65,6 +93,11 @@ class Machine(RuleBasedStateMachine):
         slot = data.draw(st.sampled_from(sorted(self.texts)))
         start = data.draw(st.integers(0, len(self.texts[slot])))
         before = list(self.texts[slot])
+        if not self.pages.continues(slot, start):
+            assert self.window is not None, "everything is kept"
+            assert start < self.safe[slot], "a small roll-back costs nothing"
+            self.end_of(slot)
+            return
         if not self.write(slot, start, tokens[: CONTEXT - start]):
             assert self.pages.num_free_pages < self.pages.num_needed(CONTEXT)
             self.texts[slot] = before[:start]
@@ -96,10 +129,11 @@ class Machine(RuleBasedStateMachine):
         assert not held.keys() & self.texts.keys()
         assert sorted([*self.texts, *self.pages]) == list(range(SLOTS))
         for slot, text in (*self.texts.items(), *held.items()):
-            places = self.places(slot, 0, len(text))
+            first = self.first_held(slot)
+            places = self.places(slot, first, len(text))
             assert all(place >= SIZE for place in places), "page 0 is nobody's"
             assert [self.memory[place] for place in places] == [
-                tuple(text[: i + 1]) for i in range(len(text))
+                tuple(text[: i + 1]) for i in range(first, len(text))
             ]
 
     def teardown(self):
