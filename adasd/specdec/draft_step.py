@@ -89,7 +89,11 @@ def runner_up(scores_NV: Tensor, chosen_N: Tensor, otherwise_N: Tensor) -> Tenso
 
 def draw(probs_NV: Tensor, generator: torch.Generator | None) -> Tensor:
     """One token per distribution by an exponential race, [N, V] -> [N]; a token with probability 0 never wins."""
-    expo_NV = torch.empty_like(probs_NV).exponential_(generator=generator)
+    return race(probs_NV, torch.empty_like(probs_NV).exponential_(generator=generator))
+
+
+def race(probs_NV: Tensor, expo_NV: Tensor) -> Tensor:
+    """The winner of p / E with Exp(1) noise E, [N, V] -> [N]."""
     return (probs_NV / expo_NV.clamp_min(torch.finfo(expo_NV.dtype).tiny)).argmax(dim=-1)
 
 

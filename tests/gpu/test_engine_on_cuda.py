@@ -11,10 +11,10 @@ from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.slots import Slot
 from adasd.engine.engine import TorchEngine
 from adasd.engine.forward.batch import ForwardBatch
-from adasd.engine.forward.drafting_loop import TurnSampler
 from adasd.engine.forward.split import split
 from adasd.engine.work import DraftWork, StepInput
 from adasd.rounds import DraftCall, SamplingTransform, StopRule
+from adasd.specdec.turns import kind_of_turn
 from adasd.testing.contracts import CLAIMS
 from adasd.testing.loops import plain, plain_batch, speculative
 from tests.unit.engine.models import FAST, GRAMMARS, MODULES_ONLY, VOCAB_SIZE, generate, original, prompts
@@ -153,19 +153,15 @@ def test_turns_of_a_burst_do_not_wait_for_the_device(transform):
     rule = StopRule(12, row_len=0 if transform.greedy else 4)
     work = DraftWork(Slot("0", 80), transform, 0.0, call=DraftCall("0", 0, 9, (1,), rule))
     cache, vocab_size = made.cache, made.vocab_size
-    turns = made.forward._turns_for(1, cache, vocab_size)
+    turns = made.forward._turns_for([work], cache, vocab_size)
+    kind = kind_of_turn([transform], transform.greedy)
     cache.layout.extend(cache.layout.allocate((), ()).slot, 0, 80)
-    sampler = TurnSampler([work], 1, cache.device, made.runner._generator)
     with torch.inference_mode():
-        turns.loop.begin([work], [StepInput(0, 9, (1,), 1)])
-        logits_RV = turns.logits()[:, :vocab_size].clone()
+        turns.loop.begin([work], [StepInput(0, 9, (1,), 1)], kind, made.runner._generator)
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            turns.loop.decide(logits_RV, sampler)
             for _ in range(5):
-                turns.loop.decide(turns.logits()[:, :vocab_size], sampler)
-            for _ in range(5):
-                turns.greedy()
+                turns.runs[kind]()
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -1,15 +1,14 @@
 """Drafts several tokens without the host: each drafted token is recorded, checked by the stop rule and fed again.
 
-State lies in tensors of fixed shape, so that one turn of plain greedy drafting can be one CUDA graph. A sequence that
-has stopped goes on as padding. The slow twin is drafting one token per engine step (``sampler.propose_next`` and
-``adasd.stop_rule.stops``).
+State lies in tensors of fixed shape, so that one turn of drafting, with the choice of the token and the stop rule, can
+be one CUDA graph. A sequence that has stopped goes on as padding. The slow twin is drafting one token per engine step
+(``sampler.propose_next`` and ``adasd.stop_rule.stops``).
 Shape letters: R sequences, V vocabulary, E entries of the longest top-k distribution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,10 +16,10 @@ from torch import Tensor
 from adasd.engine.forward.padded import Padded
 from adasd.engine.sampling.multi_step_draft import rule_from_here
 from adasd.engine.scheduler import LONGEST_DRAFT
-from adasd.engine.work import DraftWork, Proposed, StepInput, wants_runner_ups
-from adasd.rounds import ENTROPY_EDGES, SamplingTransform
-from adasd.specdec.distributions import TransformBatch, masked_logits
-from adasd.specdec.draft_step import Proposal, propose
+from adasd.engine.work import DraftWork, Proposed, StepInput
+from adasd.rounds import ENTROPY_EDGES
+from adasd.specdec.draft_step import Proposal
+from adasd.specdec.turns import NUM_CHANGES, NUM_ENTRIES, TurnKind, TurnSampling, num_changes
 from adasd.stop_rule import NO_TABLE
 
 _NUM_SIGNALS = (
@@ -29,10 +28,16 @@ _NUM_SIGNALS = (
 
 
 class DraftingLoop:
-    """Drafts for up to R sessions in a pass of R tokens; a turn chooses tokens and prepares the next pass."""
+    """Drafts for up to R sessions in a pass of R tokens; a turn chooses tokens and prepares the next pass.
 
-    def __init__(self, step: Padded) -> None:
-        self.step = step
+    ``changes`` and ``entries``: room for single changes of logits, and for entries of top-k distributions.
+    """
+
+    def __init__(
+        self, step: Padded, vocab_size: int, changes: int = NUM_CHANGES, entries: int = NUM_ENTRIES
+    ) -> None:
+        self.step, self.vocab_size = step, vocab_size
+        entries = min(entries, vocab_size)
         num, device = step.num_tokens, step.ids_T.device
         self._turn_1 = torch.zeros(1, dtype=torch.long, device=device)
         self._alive_R = torch.zeros(num, dtype=torch.bool, device=device)
@@ -45,11 +50,32 @@ class DraftingLoop:
         self._survival_R = torch.ones(num, dtype=torch.float64, device=device)
         self._base_R = torch.zeros(num, dtype=torch.long, device=device)
         self._signals = torch.zeros(LONGEST_DRAFT, num, _NUM_SIGNALS, dtype=torch.float64, device=device)
-        self._greedy = TransformBatch.build([SamplingTransform(temperature=0.0)] * num, [0] * num, device)
-        self._no_rows = [0] * num
+        self._rows = torch.zeros(LONGEST_DRAFT, num, 2 * entries, dtype=torch.float64, device=device)
+        self._sampling = TurnSampling(num, LONGEST_DRAFT, device, changes, entries)
+        self._row_lens: list[int] = []  # of the sessions; empty: no distributions are noted
 
-    def begin(self, works: Sequence[DraftWork], inputs: Sequence[StepInput]) -> None:
-        """Start drafting for these sessions; the next turn gets their first logits."""
+    def serves(self, works: Sequence[DraftWork]) -> bool:
+        """Whether there is room for what these sessions need."""
+        room = self._sampling
+        return all(
+            num_changes(work.transform) <= room.num_changes
+            and min(work.call.rule.row_len, self.vocab_size) <= room.num_entries
+            for work in works
+        )
+
+    def begin(
+        self,
+        works: Sequence[DraftWork],
+        inputs: Sequence[StepInput],
+        kind: TurnKind,
+        generator: torch.Generator,
+    ) -> None:
+        """Start drafting for these sessions by turns of this kind; the next turn gets their first logits."""
+        self._row_lens = []
+        if kind is not TurnKind.LARGEST:
+            self._row_lens = [work.call.rule.row_len for work in works]
+            transforms = [work.transform for work in works]
+            self._sampling.fill(transforms, self._row_lens, self.vocab_size, generator)
         num, idle = self.step.num_tokens, self.step.num_tokens - len(inputs)
         self.step.fill([StepInput(one.slot, 0, (0,), 1) for one in inputs])
         rules = [rule_from_here(work) for work in works]
@@ -75,23 +101,21 @@ class DraftingLoop:
         self._alive_R.copy_(torch.arange(num, device=self._alive_R.device) < len(inputs))
         self._turn_1.zero_()
 
-    def decide_greedily(self, logits_RV: Tensor) -> None:
-        """One turn for sessions that take the largest logit and send no distributions."""
-        # always with runner-up tokens: one recording serves all sessions
-        proposal = propose(logits_RV.float(), self._greedy, self._no_rows, want_runner_ups=True)
-        self._note(proposal, logits_RV)
-
-    def decide(self, logits_RV: Tensor, sampler: TurnSampler) -> None:
-        """One turn for any sessions without a logits state."""
-        self._note(sampler.propose(logits_RV), logits_RV)
+    def decide(self, logits_RV: Tensor, kind: TurnKind) -> None:
+        """One turn: choose tokens, apply the stop rules, and prepare the next pass."""
+        position_R = self._base_R + self._turn_1
+        self._note(self._sampling.propose(logits_RV, kind, position_R, self._turn_1), logits_RV)
 
     def _note(self, proposal: Proposal, logits_RV: Tensor) -> None:
         """Record the tokens and their signals; sequences that go on feed their token next."""
         broken_R = ~logits_RV.sum(-1, dtype=torch.float32).isfinite()
         entropy_R = proposal.entropies_N.double().masked_fill(broken_R, torch.nan)
         max_prob_R = proposal.max_probs_N.double()
-        runner_ups_N = proposal.tokens_N if proposal.runner_ups_N is None else proposal.runner_ups_N
-        choices = proposal.tokens_N.double(), runner_ups_N.double()
+        assert proposal.runner_ups_N is not None, "one recording serves all sessions"
+        choices = proposal.tokens_N.double(), proposal.runner_ups_N.double()
+        if proposal.top_ids_NR is not None and proposal.top_logprobs_NR is not None:
+            rows = torch.cat([proposal.top_ids_NR.double(), proposal.top_logprobs_NR.double()], -1)
+            self._rows.index_copy_(0, self._turn_1, rows[None])
         signals = torch.stack([*choices, entropy_R, max_prob_R, self._alive_R.double()], -1)
         self._signals.index_copy_(0, self._turn_1, signals[None])
         max_tokens_R, ceiling_R, floor_R = self._rules_3R
@@ -109,14 +133,11 @@ class DraftingLoop:
         self._survival_R *= self._tables_2RB[0].gather(1, bin_R1)[:, 0]
         return self._survival_R * self._tables_2RB[1].gather(1, bin_R1)[:, 0]
 
-    def drafted(
-        self, num_turns: int, num_sessions: int, sampler: TurnSampler | None
-    ) -> list[list[Proposed | None]]:
+    def drafted(self, num_turns: int, num_sessions: int) -> list[list[Proposed | None]]:
         """A list per turn: each session's token, or None once it has ended. This is the only copy to the host."""
-        found = self._signals[:num_turns, :num_sessions]
-        if sampler is not None and sampler.ids:
-            sent = [torch.stack(each)[:, :num_sessions].double() for each in (sampler.ids, sampler.logprobs)]
-            found = torch.cat([found, *sent], -1)
+        found, sent = self._signals[:num_turns, :num_sessions], any(self._row_lens)
+        if sent:
+            found = torch.cat([found, self._rows[:num_turns, :num_sessions]], -1)
         on_host = found.cpu()
         signals = on_host[..., :_NUM_SIGNALS].tolist()
         ids, logprobs = on_host[..., _NUM_SIGNALS:].chunk(2, -1)
@@ -126,43 +147,10 @@ class DraftingLoop:
             token, other, entropy, max_prob, alive = signals[turn][n]
             if not alive:
                 return None
-            if sampler is None or not sampler.ids:
+            if not sent:
                 return Proposed(int(token), entropy, max_prob, other=int(other))
-            own = slice(sampler.row_lens[n])
-            sent = ids_np[turn, n, own].copy(), logprobs_np[turn, n, own].copy()
-            return Proposed(int(token), entropy, max_prob, *sent, int(other))
+            own = slice(self._row_lens[n])
+            row = ids_np[turn, n, own].copy(), logprobs_np[turn, n, own].copy()
+            return Proposed(int(token), entropy, max_prob, *row, int(other))
 
         return [[proposed(turn, n) for n in range(num_sessions)] for turn in range(num_turns)]
-
-
-class TurnSampler:
-    """Drafts for sessions of any kind, turn after turn: their transforms, and the distributions that they send."""
-
-    def __init__(
-        self, works: Sequence[DraftWork], num_sequences: int, device: torch.device, generator: torch.Generator
-    ) -> None:
-        filled = [
-            *works,
-            *[works[-1]] * (num_sequences - len(works)),
-        ]  # pad with the last session
-        self._transforms = [work.transform for work in filled]
-        self._positions = [work.base_len + len(work.proposed) for work in filled]
-        self._batch = TransformBatch.build(self._transforms, self._positions, device)
-        self._generator = generator
-        self.row_lens = [work.call.rule.row_len for work in filled]
-        self._want_runner_ups = wants_runner_ups(works)
-        self.ids: list[Tensor] = []  # of every turn [R, E]
-        self.logprobs: list[Tensor] = []
-
-    def propose(self, logits_RV: Tensor) -> Proposal:
-        """The tokens of the next turn."""
-        masked_RV = masked_logits(logits_RV, self._transforms, self._positions)
-        proposal = propose(
-            masked_RV, self._batch, self.row_lens, self._generator, want_runner_ups=self._want_runner_ups
-        )
-        if proposal.top_ids_NR is not None and proposal.top_logprobs_NR is not None:
-            self.ids.append(proposal.top_ids_NR)
-            self.logprobs.append(proposal.top_logprobs_NR)
-        self._positions = [position + 1 for position in self._positions]
-        self._batch = replace(self._batch, position_N=self._batch.position_N + 1)
-        return proposal

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.forward.batch import ForwardBatch
-from adasd.engine.forward.drafting_loop import DraftingLoop, TurnSampler
+from adasd.engine.forward.drafting_loop import DraftingLoop
 from adasd.engine.forward.graphs import Recorder, Run
 from adasd.engine.forward.padded import Padded, all_lens, padded_len, power_of_two
 from adasd.engine.forward.protocol import Forward, ForwardOver
@@ -26,6 +26,7 @@ from adasd.engine.sampling.multi_step_draft import rule_from_here, takes_largest
 from adasd.engine.scheduler import SHARED_DRAFT
 from adasd.engine.work import DraftWork, Proposed
 from adasd.errors import ConfigError, DeviceFailure
+from adasd.specdec.turns import TurnKind, kind_of_turn, num_changes
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +36,7 @@ class _Turns:
     """Drafting in passes of one size."""
 
     loop: DraftingLoop
-    greedy: Run  # pass and greedy choice
-    logits: Callable[[], Tensor]  # the pass alone: [R, V]
+    runs: Mapping[TurnKind, Run]  # the pass, the choice of the tokens, and the stop rule
 
 
 class StaticForward(ForwardOver):
@@ -59,7 +59,7 @@ class StaticForward(ForwardOver):
     @property
     def num_recorded(self) -> int:
         """Recordings that passes can use."""
-        return len(self._runs) + len(self._turns)
+        return len(self._runs) + sum(len(turns.runs) for turns in self._turns.values())
 
     @torch.inference_mode()
     def prepare(self, cache: KVCache, vocab_size: int) -> None:
@@ -102,9 +102,9 @@ class StaticForward(ForwardOver):
         run = self._recorder(self._pass_into(logits_TV, step, cache))
         self._steps[num_tokens], self._runs[num_tokens] = step, run
         if num_tokens <= power_of_two(cache.layout.num_slots):
-            loop = DraftingLoop(step)
-            greedy = self._recorder(self._turn_of(loop, cache, self._vocab_size))
-            self._turns[num_tokens] = _Turns(loop, greedy, self._logits_of(run, logits_TV))
+            loop = DraftingLoop(step, self._vocab_size)
+            runs = {kind: self._recorder(self._turn_of(loop, cache, kind)) for kind in TurnKind}
+            self._turns[num_tokens] = _Turns(loop, runs)
 
     def _pass(self, step: Padded, cache: KVCache) -> Tensor:
         step.forget_masks()
@@ -116,26 +116,23 @@ class StaticForward(ForwardOver):
 
         return run
 
-    def _turn_of(self, loop: DraftingLoop, cache: KVCache, vocab_size: int) -> Run:
+    def _turn_of(self, loop: DraftingLoop, cache: KVCache, kind: TurnKind) -> Run:
         def turn() -> None:
-            loop.decide_greedily(self._pass(loop.step, cache)[:, :vocab_size])
+            loop.decide(self._pass(loop.step, cache)[:, : loop.vocab_size], kind)
 
         return turn
 
-    def _logits_of(self, run: Run, logits_TV: Tensor) -> Callable[[], Tensor]:
-        def logits() -> Tensor:
-            run()
-            return logits_TV
-
-        return logits
-
-    def _turns_for(self, num_sessions: int, cache: KVCache, vocab_size: int) -> _Turns:
+    def _turns_for(self, works: Sequence[DraftWork], cache: KVCache, vocab_size: int) -> _Turns:
         """Recorded turns if there are any for these arguments, else eager ones."""
-        num_tokens = power_of_two(num_sessions)
+        num_tokens = power_of_two(len(works))
         if cache is self._cache and vocab_size == self._vocab_size and num_tokens in self._turns:
-            return self._turns[num_tokens]
-        loop = DraftingLoop(Padded(num_tokens, cache))
-        return _Turns(loop, self._turn_of(loop, cache, vocab_size), lambda: self._pass(loop.step, cache))
+            turns = self._turns[num_tokens]
+            if turns.loop.serves(works):
+                return turns
+        changes = max(num_changes(work.transform) for work in works)
+        entries = max(work.call.rule.row_len for work in works)
+        loop = DraftingLoop(Padded(num_tokens, cache), vocab_size, max(1, changes), max(1, entries))
+        return _Turns(loop, {kind: self._turn_of(loop, cache, kind) for kind in TurnKind})
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         """The logits are valid until the next call."""
@@ -177,18 +174,13 @@ class StaticForward(ForwardOver):
         ):
             limit = min(limit, SHARED_DRAFT)
         first_NV = self(batch, cache)[:, :vocab_size]
-        turns = self._turns_for(len(works), cache, vocab_size)
+        turns = self._turns_for(works, cache, vocab_size)
+        kind = kind_of_turn([work.transform for work in works], all(map(takes_largest, works)))
         loop, num = turns.loop, turns.loop.step.num_tokens
         logits_RV = first_NV.new_zeros(num, first_NV.shape[1])
         logits_RV[: len(works)] = first_NV
-        loop.begin(works, batch.inputs)
-        if all(map(takes_largest, works)):
-            loop.decide_greedily(logits_RV)
-            for _ in range(limit - 1):
-                turns.greedy()
-            return loop.drafted(limit, len(works), None)
-        sampler = TurnSampler(works, num, self.device, generator)
-        loop.decide(logits_RV, sampler)
+        loop.begin(works, batch.inputs, kind, generator)
+        loop.decide(logits_RV, kind)
         for _ in range(limit - 1):
-            loop.decide(turns.logits()[:, :vocab_size], sampler)
-        return loop.drafted(limit, len(works), sampler)
+            turns.runs[kind]()
+        return loop.drafted(limit, len(works))

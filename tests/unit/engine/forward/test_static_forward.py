@@ -169,7 +169,9 @@ def test_speculation_changes_nothing(transform, rule):
 
 def test_an_engine_records_at_its_start_and_warm_up_leaves_every_slot_free():
     e = static()
-    assert e.forward.num_recorded == 9 + 4, "passes of 1 to 256 tokens, and turns of 1 to 8 sessions"
+    assert e.forward.num_recorded == 9 + 3 * 4, (
+        "passes of 1 to 256 tokens, turns of 3 kinds of 1 to 8 sessions"
+    )
     e.warm_up()
     e.check_integrity()
     assert e.num_free_slots == e.num_slots
@@ -195,7 +197,12 @@ RULES = [
 @pytest.mark.parametrize(
     "transform", [GREEDY, SamplingTransform(temperature=1.1, seed=9, top_k=20), SAMPLED, ENDED]
 )
-def test_blocks_are_those_of_single_steps(rule, transform, recorded):
+def test_blocks_are_those_of_single_steps(rule, transform, recorded, monkeypatch):
+    chance = torch.Generator().manual_seed(4)
+    noise = torch.empty(VOCAB_SIZE).exponential_(generator=chance)
+    monkeypatch.setattr(  # the same for each token, as a turn takes its noise beforehand
+        torch.Tensor, "exponential_", lambda tensor, **_: tensor.copy_(noise[: tensor.shape[-1]])
+    )
     texts = prompts(9)
     (found,) = drafted(static(recorded=recorded), texts, rule, [transform])
     (expected,) = drafted(oracle("llama", fast=True), texts, rule, [transform])
@@ -211,9 +218,9 @@ def test_sessions_of_every_kind_draft_together_as_they_do_alone():
     texts, rule = prompts(3, 30, 9, 55, 2), StopRule(25, entropy_ceiling=2.5, row_len=4)
     transforms = [
         GREEDY,
-        SamplingTransform(temperature=0.8, seed=1),
+        SamplingTransform(temperature=0.8, seed=1, top_p=0.8),
         ENDED,
-        SamplingTransform(temperature=1.3, seed=2),
+        SamplingTransform(temperature=1.3, seed=2, min_p=0.02, logit_bias=((5, 3.0), (7, -50.0))),
         GREEDY,
     ]
     found = drafted(static(), texts, rule, transforms)
@@ -221,6 +228,61 @@ def test_sessions_of_every_kind_draft_together_as_they_do_alone():
         (alone,) = drafted(oracle("llama", fast=True), [text], rule, [transform])
         assert one.tokens == alone.tokens
     assert len({len(one.tokens) for one in found}) > 1, "they have to end at different times"
+
+
+def test_sampled_sessions_draw_from_the_rows_that_they_send():
+    """Of 3,000 second tokens, each must be as frequent as its row says: a correct loop fails 1 time in 1,000."""
+    e, (text,), counts, rows = static(num_slots=8), prompts(9), {}, {}
+    transform = SamplingTransform(temperature=0.7, top_k=5)
+    for n in range(3000 // 8):
+        for i in range(8):
+            e.open(OpenCall(f"{n} {i}", transform, 40))
+            e.submit(DraftCall(f"{n} {i}", 0, 0, text, StopRule(2, row_len=12)))
+        for block in run_until_idle(e):
+            first, second = block.tokens
+            counts.setdefault(first, []).append(second)
+            rows[first] = block.distributions.ids[1], block.distributions.logprobs[1]
+            e.close(block.session)
+    most = max(counts, key=lambda token: len(counts[token]))
+    ids, logprobs = (row[:5] for row in rows[most])
+    probs = np.exp(logprobs / 0.7) / np.exp(logprobs / 0.7).sum()
+    observed = np.array([counts[most].count(token) for token in ids])
+    assert observed.sum() == len(counts[most]) > 300, "nothing beyond the five likeliest"
+    expected = probs * len(counts[most])
+    common = expected > 5
+    chi2 = ((observed - expected)[common] ** 2 / expected[common]).sum()
+    assert chi2 < 18.5, (observed, expected)
+
+
+def test_sessions_that_need_more_room_than_a_recording_has_draft_all_the_same():
+    bias = tuple((token, 0.5 * (token % 3)) for token in range(90))
+    transform = SamplingTransform(temperature=1.1, seed=3, logit_bias=bias)
+    texts, rule = prompts(9, 20), StopRule(8, row_len=VOCAB_SIZE)
+    found = drafted(static(), texts, rule, [transform] * 2)
+    expected = drafted(oracle("llama", fast=True), texts, rule, [transform] * 2)
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+
+
+@pytest.mark.parametrize(
+    ("transform", "rule"),
+    [
+        (SamplingTransform(temperature=0.9, seed=4, top_p=0.9), StopRule(12, entropy_ceiling=9.0, row_len=6)),
+        (SAMPLED, StopRule(4, table=TABLE, row_len=6)),
+        (ENDED, StopRule(4)),
+    ],
+)
+def test_sessions_of_every_kind_repeat_one_recording_per_token(transform, rule, monkeypatch):
+    """The pass, the choice of the token and the stop rule are in it."""
+    runs = []
+
+    def counting(run):
+        return lambda: runs.append(run) or run()
+
+    e = static(recorder=counting)
+    runs.clear()
+    (block,) = drafted(e, prompts(9), rule, [transform])
+    assert len(runs) >= len(block.tokens)
+    assert len(runs) <= 12
 
 
 def test_greedy_sessions_without_rows_repeat_one_recording_per_token(monkeypatch):
@@ -293,7 +355,7 @@ def test_sizes_that_cannot_be_recorded_run_eagerly_and_the_others_are_kept(caplo
         return run
 
     e = static(recorder=fails_late)
-    assert e.forward.num_recorded == 9 + 4 - 2
+    assert e.forward.num_recorded == 9 + 12 - 2
     assert [line for line in caplog.messages if "out of memory" in line] == caplog.messages
     assert len(caplog.messages) == 2
     batch = prompts(3, 50)
