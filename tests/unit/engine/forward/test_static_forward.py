@@ -231,10 +231,10 @@ def test_sessions_of_every_kind_draft_together_as_they_do_alone():
 
 
 def test_sampled_sessions_draw_from_the_rows_that_they_send():
-    """Of 3,000 second tokens, each must be as frequent as its row says: a correct loop fails 1 time in 1,000."""
+    """Of 1,500 second tokens, each must be as frequent as its row says: a correct loop fails 1 time in 1,000."""
     e, (text,), counts, rows = static(num_slots=8), prompts(9), {}, {}
     transform = SamplingTransform(temperature=0.7, top_k=5)
-    for n in range(3000 // 8):
+    for n in range(1500 // 8):
         for i in range(8):
             e.open(OpenCall(f"{n} {i}", transform, 40))
             e.submit(DraftCall(f"{n} {i}", 0, 0, text, StopRule(2, row_len=12)))
@@ -247,7 +247,7 @@ def test_sampled_sessions_draw_from_the_rows_that_they_send():
     ids, logprobs = (row[:5] for row in rows[most])
     probs = np.exp(logprobs / 0.7) / np.exp(logprobs / 0.7).sum()
     observed = np.array([counts[most].count(token) for token in ids])
-    assert observed.sum() == len(counts[most]) > 300, "nothing beyond the five likeliest"
+    assert observed.sum() == len(counts[most]) > 150, "nothing beyond the five likeliest"
     expected = probs * len(counts[most])
     common = expected > 5
     chi2 = ((observed - expected)[common] ** 2 / expected[common]).sum()
