@@ -216,4 +216,4 @@ def test_verdicts_by_triton_wait_for_nothing(monkeypatch):
     launches = Launches()
     monkeypatch.setattr(fused, "kernels", launches)
     judged(fused.judge, RULES)
-    assert set(launches.names) == {"laws_kernel", "coupled_kernel", "draw_kernel", "distance_kernel"}
+    assert set(launches.names) == {"distributions_kernel", "coupled_kernel", "draw_kernel", "distance_kernel"}
