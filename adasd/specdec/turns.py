@@ -113,7 +113,8 @@ class TurnSampling:
         return Proposal(tokens_R, entropy(probs_RV), probs_RV.amax(-1), ids_RE, logprobs_RE, others_R)
 
     def _shaped(self, logits_RN: Tensor) -> Tensor:
-        return shaped_probs(logits_RN, *self._shape_3R, self._whole_R[0])
+        temperature_R, top_p_R, min_p_R = self._shape_3R.unbind()
+        return shaped_probs(logits_RN, temperature_R, top_p_R, min_p_R, self._whole_R[0])
 
 
 def shaped_probs(
