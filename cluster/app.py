@@ -4,12 +4,14 @@
                                            == leases: Serve handle, rounds: gRPC ==> draft  (small model)
 
 Each tier is a deployment of its own, placed and scaled independently. A lease is one ongoing request of a worker
-deployment; hence ``max_ongoing_requests`` is the number of slots. Another deployment collects the metrics of all
+deployment; hence ``max_ongoing_requests`` is the number of slots. A target takes a few more, which wait there for the
+next free slots: Serve's router finds free ones only by polling. Another deployment collects the metrics of all
 replicas.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ray import serve
@@ -42,7 +44,7 @@ def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
         name="orchestrator",
         num_replicas=config.orchestrator.replicas,
         ray_actor_options=topology.gateway_options(config, topology.ORCHESTRATOR_CPUS),
-        max_ongoing_requests=config.max_ongoing_requests + config.max_queued_requests + ANSWERED_AT_ONCE,
+        max_ongoing_requests=config.max_ongoing_requests + config.queue_len + ANSWERED_AT_ONCE,
         max_queued_requests=BACKLOG,
         graceful_shutdown_timeout_s=config.request_timeout_s,
         graceful_shutdown_wait_loop_s=0.2,
@@ -79,7 +81,7 @@ def replicas_of(
         **scaling(role, tier),
         ray_actor_options=topology.actor_options(tier),
         **topology.placement_group(tier),
-        max_ongoing_requests=tier.engine.num_slots,
+        max_ongoing_requests=tier.engine.num_slots + (num_next(config) if role == "target" else 0),
         graceful_shutdown_timeout_s=config.request_timeout_s,  # a leased session may finish
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=2,
@@ -98,6 +100,11 @@ def replicas_of(
         tls=config.worker_tls,
         traces=config.traces,
     )
+
+
+def num_next(config: ServeConfig) -> int:
+    """Requests that wait at a target replica, not in Serve; few, as no other replica can take them any more."""
+    return min(config.queue_len, math.ceil(config.target.engine.num_slots / 8))
 
 
 def scaling(role: str, tier: TierConfig) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def demand(tier: TierConfig) -> dict[str, float]:
 def num_cpus(config: ServeConfig) -> float:
     """Ray CPUs that the deployment needs at minimum."""
     tiers = sum(tier.num_cpus * tier.min_replicas for tier in config.tiers.values())
-    return ORCHESTRATOR_CPUS + METRICS_CPUS + tiers
+    return config.orchestrator.replicas * ORCHESTRATOR_CPUS + METRICS_CPUS + tiers
 
 
 def missing(config: ServeConfig, nodes: Sequence[Node]) -> list[str]:

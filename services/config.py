@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from adasd.config import MODEL, SELF, EngineConfig, SpeculationConfig, setting
@@ -142,8 +143,10 @@ class ServeConfig:
     orchestrator: OrchestratorConfig = field(default_factory=OrchestratorConfig)
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
     max_ongoing_requests: int = setting(64, "requests in progress per orchestrator replica", low=1)
-    max_queued_requests: int = setting(
-        128, "requests that wait for a slot per orchestrator replica; more get 429", low=0
+    max_queued_requests: int | None = setting(
+        None,
+        "requests that wait for a slot per orchestrator replica; more get 429; none: half as many as may hold one",
+        low=0,
     )
     admission_timeout_s: float = setting(
         30.0, "seconds that a request may wait for a slot; then it gets 429", low=0
@@ -197,6 +200,18 @@ class ServeConfig:
     worker_tls: TlsConfig = field(default_factory=TlsConfig)
     drafts: tuple[tuple[str, TierConfig], ...] = ()  # further draft models by name; see services.settings
     api_keys: tuple[ApiKey, ...] = ()  # from api_keys_file and ADASD_API_KEYS; not an option
+
+    @property
+    def queue_len(self) -> int:
+        """Requests that may wait for a target slot, per orchestrator replica.
+
+        By default one for every two that run: it then waits for about half an answer (Little's law), however fast the
+        targets are. A longer queue answers no more requests per second.
+        """
+        if self.max_queued_requests is not None:
+            return self.max_queued_requests
+        num_slots = self.target.max_replicas * self.target.engine.num_slots / self.orchestrator.replicas
+        return math.ceil(min(num_slots, self.max_ongoing_requests) / 2)
 
     @property
     def draft_tiers(self) -> dict[str, TierConfig]:

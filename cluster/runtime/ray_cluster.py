@@ -28,9 +28,13 @@ from cluster.topology import Node
 
 SERVE_ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # the default transport leaks a stream whose holder is killed
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # a replica's code, its router and Serve's own: one event loop
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",  # each hop between threads waits up to 5 ms for the interpreter
+    "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S": "0.05",  # by default, a free slot is found after half a second
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "0.5",  # a busy machine is not a dead replica
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),  # by default, answers over 4 MB are a 500
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.gateway.http.proxy_front:middlewares",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # restarts a killed proxy in seconds, not in half a minute
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
     "RAY_USAGE_STATS_ENABLED": "0",

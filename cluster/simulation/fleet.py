@@ -115,8 +115,8 @@ class Fleet:
         ]
         self.answers, self.samples = Answers(), list[Sample]()
         replicas = config.orchestrator.replicas
-        self._most_waiting = config.max_queued_requests * replicas
-        self._most_running = (config.max_ongoing_requests + config.max_queued_requests) * replicas
+        self._most_waiting = config.queue_len * replicas
+        self._most_running = (config.max_ongoing_requests + config.queue_len) * replicas
 
     def run(
         self,

@@ -284,8 +284,7 @@ class Deployment:
         if config.draft is not None and pair.draft is not None:
             self.draft = tier("draft", config.draft, pair.draft)
         self._orchestrators = [
-            (Process(shared), AdmissionQueue(config.max_queued_requests))
-            for _ in range(config.orchestrator.replicas)
+            (Process(shared), AdmissionQueue(config.queue_len)) for _ in range(config.orchestrator.replicas)
         ]
         self._controller = Controller(config.speculation, ("model",) if self.draft is not None else ())
         self._turns = count()
@@ -330,9 +329,7 @@ class Deployment:
 
     async def _answer(self, text: AnswerText, number: int) -> AsyncGenerator[Chunk | Complete, None]:
         process, queue = self._orchestrators[number % len(self._orchestrators)]
-        limit = (self.config.max_ongoing_requests + self.config.max_queued_requests) * len(
-            self._orchestrators
-        )
+        limit = (self.config.max_ongoing_requests + self.config.queue_len) * len(self._orchestrators)
         if self.num_running > limit or (queue.max_queued and queue.is_full):
             raise queue.refusal()
         self._beside(compute(process.device, 1e-3 * self.pair.service.elsewhere_ms))

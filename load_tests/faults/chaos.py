@@ -3,7 +3,8 @@
 A real multi-node Ray cluster on loopback addresses (a head with the gateway, a node for drafts, two for targets), the
 service as ``serve deploy`` brings it up, HTTP clients. Faults (load_tests.faults.faults) are injected one after the
 other: kills, frozen replicas, slow, dropping and cut links between gateway and workers, a rolling update. Every
-answer must be the one given before the first fault; afterwards nothing may be left behind.
+answer must be the one given before the first fault; afterwards nothing may be left behind. Only the death of an
+orchestrator ends streams: with an error event that says to send the request again, which clients do.
 
     python -m load_tests.faults.chaos --requests 300 --concurrency 16
 """
@@ -24,7 +25,7 @@ from typing import Any
 
 from load_tests import record
 from load_tests.demo_pair import DEMO
-from load_tests.faults.faults import KINDS, LOSES_A_TARGET, Faults
+from load_tests.faults.faults import ENDS_STREAMS, KINDS, LOSES_A_TARGET, Faults
 from load_tests.faults.injector import Injection, injecting
 from load_tests.faults.known_answers import RequestOutcome, Work, closed_loop, work
 from load_tests.faults.local_cluster import LocalCluster, NodeSpec, local_cluster, values
@@ -53,7 +54,7 @@ def settings(
         "model_name": "pair",
         "target": {"model": str(target), "label_selector": {"pool": "target"}, **two, **placed},
         "draft": {"model": str(draft), "label_selector": {"pool": "draft"}, **placed},
-        "orchestrator": {"label_selector": {"pool": "gateway"}},
+        "orchestrator": {"label_selector": {"pool": "gateway"}, "replicas": 2},
         "speculation": {"bypass": False},  # drafts whenever there is a draft, so that losing it has an effect
         "verify_timeout_s": 20.0,
         "admission_timeout_s": 90.0,
@@ -152,6 +153,7 @@ def figures(
         "requests": len(outcomes),
         "failed": [asdict(outcome) for outcome in outcomes if outcome.error],
         "wrong": [{"key": o.key, "got": o.text, "expected": expected[o.key]} for o in wrong],
+        "retried": sum(o.num_retries for o in outcomes),
         "faults": [asdict(fault) for fault in injections],
         "first_token_s": spread([o.first_s for o in outcomes]),
         "first_token_after_target_loss_s": spread([o.first_s for o in after_loss]),
@@ -173,6 +175,8 @@ def complaints(found: dict[str, Any]) -> list[str]:
         problems.append(f"{len(found['failed'])} requests failed, the first: {found['failed'][0]['error']}")
     if found["wrong"]:
         problems.append(f"{len(found['wrong'])} answers differ from those of a calm day")
+    if found["retried"] and ENDS_STREAMS not in [fault["kind"] for fault in found["faults"]]:
+        problems.append(f"{found['retried']} requests had to be sent again though no orchestrator was killed")
     if any(found["held"].values()):
         problems.append(f"still held: {found['held']}")
     if not found["ready"]:

@@ -43,6 +43,11 @@ class Faults:
     def kill_replica(self, role: str) -> Injected | None:
         return self._signal(self.cluster.replicas(role), signal.SIGKILL)
 
+    def kill_orchestrator(self) -> Injected | None:
+        """One of several; the others serve on."""
+        pids = self.cluster.replicas("orchestrator")
+        return self._signal(pids, signal.SIGKILL) if len(pids) > 1 else None
+
     def kill_node(self, pool: str) -> Injected | None:
         """Kills the raylet, and with it everything on the node; another one starts at once."""
         node = self._node(pool)
@@ -105,7 +110,10 @@ class Faults:
         return self.rng.choice([node for node in self.cluster.nodes if node.pool == pool])
 
 
+ENDS_STREAMS = "orchestrator killed"
+"""The one fault that clients notice: they are told to send their request again."""
 KINDS: Mapping[str, Callable[[Faults], Injected | None]] = {
+    ENDS_STREAMS: Faults.kill_orchestrator,
     "draft replica killed": lambda faults: faults.kill_replica("draft"),
     "target replica killed": lambda faults: faults.kill_replica("target"),
     "draft node killed": lambda faults: faults.kill_node("draft"),
@@ -121,4 +129,5 @@ KINDS: Mapping[str, Callable[[Faults], Injected | None]] = {
     "target link cut": lambda faults: faults.cut_link("target"),
     "rolling update": Faults.update,
 }
+UNNOTICED = tuple(kind for kind in KINDS if kind != ENDS_STREAMS)
 LOSES_A_TARGET = ("target replica killed", "target node killed", "target replica frozen", "target link cut")

@@ -85,6 +85,7 @@ def settings(target: Path, draft: Path, down_after_s: float) -> dict[str, Any]:
             **pace,
         },
         "orchestrator": {"label_selector": {"pool": "gateway"}},
+        "max_queued_requests": 40,
     }
 
 

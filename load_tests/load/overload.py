@@ -64,10 +64,10 @@ def judge(below: Sequence[Reply], over: Sequence[Reply], health_s: Sequence[floa
         num_answered=len(done),
         num_refused=len(refused),
         num_without_status=len(over) - len(done) - len(refused),
-        refused_p99_s=_p99([reply.total_s for reply in refused]),
-        health_p99_s=_p99(health_s),
-        first_token_p99_s=_p99([reply.first_token_s for reply in done]),
-        first_token_below_p99_s=_p99([reply.first_token_s for reply in below]),
+        refused_p99_s=p99([reply.total_s for reply in refused]),
+        health_p99_s=p99(health_s),
+        first_token_p99_s=p99([reply.first_token_s for reply in done]),
+        first_token_below_p99_s=p99([reply.first_token_s for reply in below]),
     )
 
 
@@ -95,7 +95,8 @@ async def asking_health(url: str) -> AsyncIterator[list[float]]:
         await asyncio.wait([asking])
 
 
-def _p99(seconds: Sequence[float | None]) -> float | None:
+def p99(seconds: Sequence[float | None]) -> float | None:
+    """The 99th percentile of the known ones; None without any."""
     known = sorted(value for value in seconds if value is not None)
     return percentile(known, 0.99) if known else None
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from load_tests.faults import chaos
-from load_tests.faults.faults import Faults
+from load_tests.faults.faults import UNNOTICED, Faults
 from load_tests.faults.injector import Injection, injecting
 from load_tests.load.answers import Outcome, Reply
 from load_tests.load.doors import Clock, Door, GrpcClient, HttpClient
@@ -137,7 +137,7 @@ async def _look_and_play(done: ScenarioRun, stage: Stage, watch: Watch) -> None:
         return
     assert stage.server.cluster is not None
     faults = Faults(stage.server.cluster, chaos.settings(), random.Random(stage.options.seed))
-    async with injecting(faults, stage.generator.now) as done.injections:
+    async with injecting(faults, stage.generator.now, kinds=UNNOTICED) as done.injections:
         await done.scenario.play(stage)
 
 

@@ -12,10 +12,11 @@ from adasd.requests import Mode
 from load_tests.load import arrivals, damage, request_mix
 from load_tests.load.answers import Ask
 from load_tests.load.knee import find_knee
-from load_tests.load.overload import OVERLOAD, asking_health, judge
+from load_tests.load.overload import HEALTH_WITHIN_S, OVERLOAD, asking_health, judge, p99
 from load_tests.load.stage import Stage
 
 MODES = (Mode.OFF, Mode.EXACT, Mode.ADAPTIVE)
+SLOW_READ_S = 1.0
 SOAK_TOKENS = 8
 SOAK_REQUESTS = 20_000
 FUZZ_REQUESTS = 10_000
@@ -98,6 +99,21 @@ async def overload(stage: Stage) -> None:
     stage.found["overload"] = asdict(judged)
     stage.notes.append(str(judged))
     stage.problems.extend(judged.problems())
+
+
+async def streams(stage: Stage) -> None:
+    """500 clients (--clients) with an open stream each, read as slowly as text is; /health still answers at once."""
+    num_clients, seconds = stage.options.num_clients or 500, stage.options.seconds or 30.0
+    asks = request_mix.slow_readers(SLOW_READ_S)
+    async with asking_health(stage.server.url) as health_s:
+        await stage.generator.closed_loop("streams", num_clients, asks, seconds)
+    await stage.settle()
+    stage.expect_no_failure("requests", stage.of("streams"))
+    health_p99_s = p99(health_s) or 0.0
+    stage.found["health_p99_s"] = health_p99_s
+    stage.notes.append(f"{num_clients} clients: /health {1e3 * health_p99_s:.0f} ms p99 of {len(health_s)}")
+    if health_p99_s > HEALTH_WITHIN_S:
+        stage.problems.append(f"/health took {1e3 * health_p99_s:.0f} ms (p99), the limit is 100 ms")
 
 
 async def long_prompts(stage: Stage) -> None:
@@ -185,6 +201,7 @@ SCENARIOS = {
         Scenario("ramp", _about(ramp), ramp),
         Scenario("burst", _about(burst), burst),
         Scenario("overload", _about(overload), overload),
+        Scenario("streams", _about(streams), streams),
         Scenario("long-prompts", _about(long_prompts), long_prompts),
         Scenario("mixed", _about(mixed), mixed, judge_objective=True),
         Scenario("cancellations", _about(cancellations), cancellations),

@@ -88,8 +88,8 @@ class ServiceMetrics:
                 self.own.add_audit(event)
             case AuditEnded(outcome):
                 self.own.audits.labels(outcome).inc()
-            case RequestRefused(door, code):
-                self.own.refused.labels(door, code).inc()
+            case RequestRefused(door, code, num):
+                self.own.refused.labels(door, code).inc(num)
         self._count_requests()
 
     def _granted(self, event: SlotGranted) -> None:

@@ -57,6 +57,7 @@ class RequestRefused:
 
     door: str  # http | grpc
     code: str  # adasd.errors.Code
+    num: int = 1  # as many requests, which the proxy in front refused
 
 
 @dataclass(frozen=True, slots=True)

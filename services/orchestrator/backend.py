@@ -62,7 +62,7 @@ class OrchestratorBackend:
         )
         self.started_s = int(time.time())
         self.runners: dict[str, Runner] = {}
-        self.queue = AdmissionQueue(config.max_queued_requests)
+        self.queue = AdmissionQueue(config.queue_len)
 
     # ----------------------------------------------------------------- state
 
@@ -132,7 +132,7 @@ class OrchestratorBackend:
 
     def refusal(self) -> Overloaded | None:
         """The error for a request that arrives now, if the limit of running and waiting requests is reached."""
-        limit = self.config.max_ongoing_requests + self.config.max_queued_requests
+        limit = self.config.max_ongoing_requests + self.config.queue_len
         if len(self.runners) >= limit:
             return Overloaded(f"{limit} requests are running or waiting already, the limit of this replica")
         return self.queue.refusal() if self.queue.max_queued and self.queue.is_full else None

@@ -28,7 +28,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def server(pair: tuple[Path, Path]) -> Iterator[Server]:
     target, draft = map(str, pair)
     slots = ["--target-num-slots", str(NUM_SLOTS), "--draft-num-slots", str(NUM_SLOTS)]
-    always = ["--speculation-bypass", "false"]  # drafts even if it does not pay
+    always = [
+        "--speculation-bypass",
+        "false",
+        "--max-queued-requests",
+        "128",
+    ]  # drafts even if it does not pay
     with running("--target", target, "--draft", draft, "--model-name", "pair", *slots, *always) as started:
         yield started
 

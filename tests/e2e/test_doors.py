@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ from tests.unit.transport.certificates import Authority
 pytestmark = pytest.mark.cluster
 
 TELL = [{"role": "user", "content": "Tell me a story."}]
+LOST = "lost: "
 TOOL_PREFIX = (
     "{%- if tools -%}{%- for tool in tools -%}{{ '<|system|>' + (tool | tojson) + '<|end|>' }}{%- endfor -%}"
     "{#- <tool_call> -#}{%- endif -%}"
@@ -310,6 +313,53 @@ async def test_loads_show_both_tiers(stub: GenerationClient):
             await asyncio.sleep(0.2)
     loads = await stub.loads()
     assert all(load.num_slots > 0 for load in loads.replicas)
+
+
+@pytest.mark.timeout(180)
+async def test_streams_of_a_killed_orchestrator_end_with_an_error_and_the_other_one_takes_them(
+    service: Server, client: openai.OpenAI, authority: Authority
+):
+    """Half of the streams run on, those of the dead say what to do; neither looks like a success that was cut short."""
+    asked: dict[str, Any] = {"max_tokens": 300, "extra_body": {"ignore_eos": True}}
+    ca, address = authority.file.read_bytes(), f"localhost:{service.grpc_port}"
+    stubs = [GenerationClient(address, ca=ca) for _ in range(6)]
+    sampling = SamplingParams(max_tokens=300, temperature=0.0, ignore_eos=True)
+    calls = [stub.generate(GenerateCall("Once", sampling=sampling)) for stub in stubs]
+
+    def text_of(stream: Any) -> str:
+        try:
+            return "".join(part.choices[0].delta.content or "" for part in stream if part.choices)
+        except openai.APIError as error:
+            return f"{LOST}{error}"
+
+    async def ended_well(call: Any) -> bool:
+        try:
+            return [event async for event in call][-1].usage.completion_tokens == 300
+        except WorkerLost:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        loop = asyncio.get_running_loop()
+        streams = await asyncio.gather(
+            *(loop.run_in_executor(pool, lambda: chat(client, stream=True, **asked)) for _ in range(8))
+        )
+        for call in calls:
+            await anext(call)
+        os.kill(service.replicas("orchestrator")[0], signal.SIGKILL)
+        texts = await asyncio.gather(*(loop.run_in_executor(pool, text_of, stream) for stream in streams))
+        is_whole = await asyncio.gather(*map(ended_well, calls))
+        lost = [text for text in texts if text.startswith(LOST)]
+        whole = {text for text in texts if text not in lost}
+        assert lost
+        assert len(whole) == 1
+        assert all("send the request again" in text for text in lost)
+        patient = client.with_options(max_retries=8)
+        again = await loop.run_in_executor(pool, lambda: chat(patient, **asked))
+        assert again.choices[0].message.content in whole
+    for stub, ended in zip(stubs, is_whole, strict=True):
+        assert ended or await ended_well(stub.generate(GenerateCall("Once", sampling=sampling)))
+        await stub.close()
+    wait_for(lambda: len(service.replicas("orchestrator")) == 2, 60.0)
 
 
 def test_nothing_is_left_behind(service: Server, client: openai.OpenAI, authority: Authority):

@@ -63,6 +63,8 @@ class GatewayService:
             raise InvalidRequest(
                 f"request {request_id!r} is running already; choose another id", "request_id"
             )
+        if (refusal := self._backend.refusal()) is not None:  # before the prompt is tokenised
+            raise refusal
         REQUEST_ID.set(request_id)
         own_id = f"grpc-{uuid.uuid4().hex}"
         self._running[request_id] = own_id

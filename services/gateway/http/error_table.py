@@ -13,6 +13,9 @@ from adasd.errors import AdasdError, Code, Overloaded
 
 log = logging.getLogger(__name__)
 
+FULL_HEADER = "X-Adasd-Full"
+"""On a refusal: the orchestrator is full, whoever asks. For the proxy in front (proxy_front), which removes it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

@@ -20,7 +20,7 @@ from services.gateway.auth.key_ring import KeyRing
 from services.gateway.backend import Backend, ServedModel
 from services.gateway.http.connection import read_body, until_disconnect
 from services.gateway.http.elsewhere import not_found
-from services.gateway.http.error_table import error_response, openai_error
+from services.gateway.http.error_table import FULL_HEADER, error_response, openai_error
 from services.gateway.http.event_stream import EventStream, StreamWriter, pieces
 from services.gateway.http.middleware import (
     REQUEST_ID_HEADER,
@@ -36,6 +36,7 @@ from services.gateway.http.openai_format import ChatFormat, CompletionFormat
 from services.gateway.http.openapi import body_doc, document
 from services.gateway.http.order import Order, parse, read_chat, read_completion
 from services.gateway.http.playground_routes import add_playground
+from services.gateway.http.proxy_front import ProxyCounts
 from services.gateway.http.response import Choices, ResponseShape, gather
 from services.gateway.http.responses.body import RESPONSES_BODY
 from services.gateway.http.responses.order import read_responses
@@ -85,7 +86,10 @@ def create_app(
     async def refused(_: Request, error: AdasdError) -> JSONResponse:
         if error.code is not Code.CANCELLED:
             tell(RequestRefused("http", error.code.value))
-        return error_response(error)
+        response = error_response(error)
+        if error.code is Code.OVERLOADED:
+            response.headers[FULL_HEADER] = "1"
+        return response
 
     @app.exception_handler(HTTPException)
     async def refused_by_http(request: Request, error: HTTPException) -> JSONResponse:
@@ -160,6 +164,7 @@ def create_app(
 
     # The last one added is the outermost.
     app.add_middleware(KeyGuard, keys=keys or KeyRing(), tell=tell)
+    app.add_middleware(ProxyCounts, tell=tell)
     app.add_middleware(Tolerance)
     app.add_middleware(RequestIds, answer=limits.answer_request_ids)
     if limits.cors_origins:

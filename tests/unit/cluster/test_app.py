@@ -8,7 +8,7 @@ from ray.serve import Application, Deployment
 
 from adasd.config import EngineConfig
 from cluster.app import ANSWERED_AT_ONCE, BACKLOG, build, scaling
-from services.config import ServeConfig, TierConfig
+from services.config import OrchestratorConfig, ServeConfig, TierConfig
 
 TIER = TierConfig(EngineConfig("model", num_slots=10), num_gpus=0.5, label_selector=(("pool", "draft"),))
 CONFIG = ServeConfig(target=TIER, draft=TIER, max_ongoing_requests=3, max_queued_requests=4)
@@ -39,6 +39,23 @@ def test_the_orchestrator_refuses_by_itself_before_serve_makes_it_wait():
     assert orchestrator.max_ongoing_requests == 3 + 4 + ANSWERED_AT_ONCE
     assert orchestrator.max_queued_requests == BACKLOG
     assert orchestrator.init_args[0] is CONFIG
+
+
+def test_a_target_takes_those_that_wait_so_that_a_free_slot_is_given_on_at_once():
+    assert tiers(CONFIG)[0].max_ongoing_requests == 10 + 2
+    assert tiers(replace(CONFIG, max_queued_requests=0))[0].max_ongoing_requests == 10
+
+
+def test_by_default_one_may_wait_for_every_two_that_run():
+    def queue_len(replicas: int, **fields: int) -> int:
+        target = replace(TIER, max_replicas=replicas)
+        return replace(CONFIG, target=target, max_queued_requests=None, **fields).queue_len
+
+    assert [queue_len(replicas, max_ongoing_requests=64) for replicas in (1, 2, 20)] == [5, 10, 32]
+    two = replace(CONFIG, max_queued_requests=None, max_ongoing_requests=64)
+    assert replace(two, orchestrator=OrchestratorConfig(replicas=2)).queue_len == 3
+    assert CONFIG.queue_len == 4
+    assert replace(CONFIG, max_queued_requests=0).queue_len == 0
 
 
 def test_without_a_draft_there_is_no_draft_deployment():

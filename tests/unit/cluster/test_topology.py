@@ -8,7 +8,7 @@ import pytest
 
 from adasd.config import EngineConfig
 from cluster.topology import Node, actor_options, matches, missing, num_cpus, placement_group
-from services.config import ServeConfig, TierConfig
+from services.config import OrchestratorConfig, ServeConfig, TierConfig
 
 
 def tier(**wishes) -> TierConfig:
@@ -64,6 +64,8 @@ def test_a_large_target_takes_all_its_cards_on_one_node_or_none():
 def test_the_demo_pair_fits_a_laptop():
     assert missing(pair(tier(), tier()), [LAPTOP]) == []
     assert num_cpus(pair(tier(), tier())) == pytest.approx(1.11)
+    two = replace(pair(tier(), tier()), orchestrator=OrchestratorConfig(replicas=2))
+    assert num_cpus(two) == pytest.approx(1.21)
 
 
 def test_two_tiers_find_their_own_nodes():

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from load_tests.faults.chaos import complaints, figures
-from load_tests.faults.faults import KINDS, LOSES_A_TARGET
+from load_tests.faults.faults import ENDS_STREAMS, KINDS, LOSES_A_TARGET, UNNOTICED
 from load_tests.faults.injector import Injection
 from load_tests.faults.known_answers import RequestOutcome
 from load_tests.faults.local_cluster import HELD, values
+from services.gateway.http.proxy_front import OrchestratorLost
 
 BEFORE = [RequestOutcome(0, "a", None, 0.1, 1.0, 0.0), RequestOutcome(1, "b", None, 0.1, 1.0, 0.0)]
 IDLE = {role: {"files": 80.0, "tasks": 5.0} for role in ("orchestrator", "target", "draft")}
@@ -35,6 +36,24 @@ def test_a_day_on_which_nobody_noticed_gives_no_complaint():
 def test_failures_and_other_answers_are_noticed(outcome, complaint):
     (problem,) = complaints(found([outcome]))
     assert problem.startswith(complaint)
+
+
+def test_requests_are_sent_again_only_where_an_orchestrator_was_killed():
+    again = [RequestOutcome(1, "b", None, 0.2, 1.0, 10.5, num_retries=2)]
+    (problem,) = complaints(found(again))
+    assert problem.startswith("2 requests had to be sent again")
+    killed = [{"kind": ENDS_STREAMS, "what": "1", "at_s": 9.0}]
+    assert complaints(found(again, faults=killed)) == []
+    assert set(UNNOTICED) == set(KINDS) - {ENDS_STREAMS}
+
+
+def test_only_an_error_that_says_so_asks_for_another_try():
+    told = (
+        '{"message": "the orchestrator replica of this request died or was cut off; send the request again"}'
+    )
+    assert RequestOutcome(0, None, told, None, 1.0, 0.0).is_to_be_sent_again
+    assert not RequestOutcome(0, None, "the stream ended without [DONE]", None, 1.0, 0.0).is_to_be_sent_again
+    assert told.split('"')[3] == str(OrchestratorLost())
 
 
 def test_whatever_is_left_is_noticed():

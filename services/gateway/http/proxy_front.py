@@ -1,0 +1,146 @@
+"""What runs in Serve's HTTP proxies, in front of their queue: plain ASGI, no state shared with other processes.
+
+Serve calls ``middlewares`` where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it (cluster.runtime.ray_cluster).
+
+* A full orchestrator says so in its refusal (FULL_HEADER). For FULL_FOR_S after that the proxy refuses requests for
+  answers by itself, which costs a tenth of the way to the orchestrator and back.
+* Nobody but the proxy outlives an orchestrator that dies. It ends the streams that ran there with an error event, and
+  answers requests that had no answer yet with 503. Serve alone would cut the one and answer 500 to the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adasd.errors import AdasdError, Code, Overloaded
+from adasd.ports import Clock
+from services.gateway.http.error_table import FULL_HEADER, error_body, error_response
+from services.gateway.http.event_stream import frame
+from services.observability.service_events import Observer, RequestRefused
+
+log = logging.getLogger(__name__)
+
+FULL_FOR_S = 0.05
+"""How long a refusal speaks for the whole service; a slot that becomes free meanwhile has somebody in the queue."""
+REFUSED_HEADER = "X-Adasd-Refused"
+"""On a request: how many the proxy has refused since the one before. The orchestrator counts them in its metrics."""
+RESPONSES = "/v1/responses"
+ANSWERS = frozenset({"/v1/chat/completions", "/v1/completions", RESPONSES})
+END = "data: [DONE]\n\n"
+
+
+class OrchestratorLost(AdasdError):
+    """The orchestrator that ran the request died; another one, or its successor, takes the request again."""
+
+    code = Code.WORKER_LOST
+
+    def __str__(self) -> str:
+        return "the orchestrator replica of this request died or was cut off; send the request again"
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve puts around every request to its HTTP proxies."""
+    return [Middleware(ProxyFront)]
+
+
+class ProxyFront:
+    """One per proxy process."""
+
+    def __init__(self, app: ASGIApp, clock: Clock = time.monotonic) -> None:
+        self._app, self._clock = app, clock
+        self._full_until_s = 0.0
+        self._num_refused = 0  # since the last request that was passed on
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        wants_answer = scope["method"] == "POST" and scope["path"].rstrip("/") in ANSWERS
+        if wants_answer and self._clock() < self._full_until_s:
+            self._num_refused += 1
+            return await error_response(Overloaded("every slot and every place in the queue is taken"))(
+                scope, receive, send
+            )
+        response = _Response(send)
+        has_left = False
+
+        async def receive_too() -> Message:
+            nonlocal has_left
+            message = await receive()
+            has_left |= message["type"] == "http.disconnect"
+            return message
+
+        try:
+            await self._app(self._with_count(scope), receive_too, response.send)
+        finally:
+            if response.said_full:
+                self._full_until_s = self._clock() + FULL_FOR_S
+        if not response.is_whole and not has_left:
+            log.warning(
+                "a replica did not finish its response to %s %s", scope["method"], scope["path"][:200]
+            )
+            await response.end(scope, receive)
+
+    def _with_count(self, scope: Scope) -> Scope:
+        """The request with the refusals since the last one; a client's own such header is dropped."""
+        name = REFUSED_HEADER.lower().encode()
+        headers = [pair for pair in scope["headers"] if pair[0] != name]
+        if self._num_refused:
+            headers.append((name, b"%d" % self._num_refused))
+            self._num_refused = 0
+        return {**scope, "headers": headers}
+
+
+class _Response:
+    """One response on its way to the client."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._is_stream = self.has_begun = self.is_whole = self.said_full = False
+        self._num_frames = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_begun = True
+            headers = MutableHeaders(scope=message)
+            self._is_stream = headers.get("content-type", "").startswith("text/event-stream")
+            self.said_full = headers.get(FULL_HEADER) is not None
+            if self.said_full:
+                del headers[FULL_HEADER]
+        elif message["type"] == "http.response.body":
+            self.is_whole = not message.get("more_body", False)
+            self._num_frames += message.get("body", b"").count(b"\n\n")
+        await self._send(message)
+
+    async def end(self, scope: Scope, receive: Receive) -> None:
+        """Say what happened, if that is still possible: a response with a length is left to break."""
+        lost = OrchestratorLost()
+        if not self.has_begun:
+            await error_response(lost)(scope, receive, self._send)
+        elif self._is_stream:
+            body = self._last_event(scope, lost).encode("ascii")
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _last_event(self, scope: Scope, error: AdasdError) -> str:
+        told = error_body(error)
+        if scope["path"].rstrip("/") != RESPONSES:
+            return frame(told) + END
+        of_api = {"type": "error", "code": told["error"]["code"], "message": told["error"]["message"]}
+        return frame({**of_api, "param": None, "sequence_number": self._num_frames}, "error")
+
+
+class ProxyCounts:
+    """In the orchestrator: tells of the refusals that a proxy counted on a request."""
+
+    def __init__(self, app: ASGIApp, tell: Observer) -> None:
+        self._app, self._tell = app, tell
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        text = Headers(scope=scope).get(REFUSED_HEADER, "") if scope["type"] == "http" else ""
+        if text.isdecimal() and len(text) < 7:
+            self._tell(RequestRefused("http", Code.OVERLOADED.value, int(text)))
+        await self._app(scope, receive, send)

@@ -1,0 +1,174 @@
+"""In front of Serve's queue: refusals for a full service, and an end for responses whose replica died."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from services.gateway.http.error_table import FULL_HEADER
+from services.gateway.http.proxy_front import FULL_FOR_S, REFUSED_HEADER, ProxyCounts, ProxyFront, middlewares
+from services.observability.service_events import RequestRefused
+
+CHAT = "/v1/chat/completions"
+PIECE = b'data: {"choices":[]}\n\n'
+SSE = [(b"content-type", b"text/event-stream; charset=utf-8")]
+JSON = [(b"content-type", b"application/json"), (b"content-length", b"2")]
+FULL = (FULL_HEADER.lower().encode(), b"1")
+
+
+def start(status: int, headers: list[tuple[bytes, bytes]]) -> Message:
+    return {"type": "http.response.start", "status": status, "headers": list(headers)}
+
+
+def piece(body: bytes, last: bool = False) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": not last}
+
+
+@dataclass
+class Replica:
+    """An ASGI app that sends these messages, then returns, as Serve's proxy does when the replica died."""
+
+    messages: list[Message] = field(default_factory=list)
+    scopes: list[Scope] = field(default_factory=list)
+    waits_for_client: bool = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        for message in self.messages:
+            await send({**message, "headers": list(message["headers"])} if "headers" in message else message)
+        if self.waits_for_client:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    is_whole: bool
+
+    @property
+    def events(self) -> list[Any]:
+        texts = [line.removeprefix("data: ") for line in self.body.decode().splitlines() if "data: " in line]
+        return [text if text == "[DONE]" else json.loads(text) for text in texts]
+
+
+async def ask(front: Callable[..., Any], path: str = CHAT, method: str = "POST", **headers: str) -> Answer:
+    sent: list[Message] = []
+    pairs = [(name.replace("_", "-").lower().encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": pairs}
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await front(scope, receive, send)
+    told = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]} if sent else {}
+    body = b"".join(message.get("body", b"") for message in sent)
+    is_whole = bool(sent) and not sent[-1].get("more_body", False) and "body" in sent[-1]
+    return Answer(sent[0]["status"] if sent else 0, told, body, is_whole)
+
+
+def front(replica: Replica, now_s: list[float] | None = None) -> ProxyFront:
+    return ProxyFront(replica, (lambda: now_s[0]) if now_s is not None else lambda: 1.0)
+
+
+async def test_a_whole_response_passes_unchanged():
+    replica = Replica([start(200, SSE), piece(PIECE), piece(b"data: [DONE]\n\n", last=True)])
+    answer = await ask(front(replica))
+    assert answer.body == PIECE + b"data: [DONE]\n\n"
+    assert (answer.status, answer.is_whole) == (200, True)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", f"{CHAT}/"])
+async def test_a_stream_that_breaks_ends_with_an_error_that_says_what_to_do(path: str):
+    answer = await ask(front(Replica([start(200, SSE), piece(PIECE)])), path)
+    *_, error, end = answer.events
+    assert answer.is_whole
+    assert end == "[DONE]"
+    assert error["error"]["code"] == "worker_lost"
+    assert "send the request again" in error["error"]["message"]
+
+
+async def test_a_broken_stream_of_the_responses_api_ends_in_its_own_form():
+    answer = await ask(front(Replica([start(200, SSE), piece(PIECE * 3), piece(PIECE)])), "/v1/responses")
+    assert b"event: error\n" in answer.body
+    assert answer.events[-1]["type"] == "error"
+    assert answer.events[-1]["sequence_number"] == 4
+
+
+async def test_a_request_without_any_response_may_be_sent_again():
+    answer = await ask(front(Replica()))
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert "send the request again" in json.loads(answer.body)["error"]["message"]
+
+
+async def test_a_broken_response_with_a_length_stays_broken():
+    answer = await ask(front(Replica([start(200, JSON)])), "/v1/models", "GET")
+    assert (answer.body, answer.is_whole) == (b"", False)
+
+
+async def test_nothing_is_said_to_a_client_that_left():
+    answer = await ask(front(Replica([start(200, SSE), piece(PIECE)], waits_for_client=True)))
+    assert (answer.body, answer.is_whole) == (PIECE, False)
+
+
+async def test_after_a_full_service_refused_the_proxy_refuses_by_itself_for_a_moment():
+    now_s = [5.0]
+    replica = Replica([start(429, [*JSON, FULL]), piece(b"{}", last=True)])
+    its = front(replica, now_s)
+    first = await ask(its)
+    assert (first.status, FULL_HEADER.lower() in first.headers) == (429, False)
+    second = await ask(its)
+    assert (second.status, second.headers["retry-after"], len(replica.scopes)) == (429, "1", 1)
+    assert json.loads(second.body)["error"]["code"] == "overloaded"
+    await ask(its, "/health", "GET")
+    await ask(its, "/tokenize")
+    assert len(replica.scopes) == 3
+    now_s[0] += FULL_FOR_S
+    await ask(its)
+    assert len(replica.scopes) == 4
+
+
+async def test_a_refusal_that_concerns_one_key_says_nothing_about_others():
+    replica = Replica([start(429, JSON), piece(b"{}", last=True)])
+    its = front(replica)
+    await ask(its)
+    await ask(its)
+    assert len(replica.scopes) == 2
+
+
+async def test_refusals_of_the_proxy_are_counted_by_the_orchestrator():
+    told: list[Any] = []
+    replica = Replica([start(429, [*JSON, FULL]), piece(b"{}", last=True)])
+    its = front(ProxyCounts(replica, told.append))  # type: ignore[arg-type]
+    for _ in range(4):
+        await ask(its)
+    assert told == []
+    await ask(its, "/metrics", "GET")
+    await ask(its, "/metrics", "GET")
+    assert told == [RequestRefused("http", "overloaded", 3)]
+
+
+async def test_a_client_cannot_count_refusals():
+    told: list[Any] = []
+    await ask(front(ProxyCounts(Replica(), told.append)), **{REFUSED_HEADER: "7"})  # type: ignore[arg-type]
+    assert told == []
+
+
+async def test_what_is_no_request_passes():
+    replica = Replica()
+    await front(replica)({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    assert replica.scopes == [{"type": "lifespan"}]
+
+
+def test_serve_is_given_the_front():
+    assert [one.cls for one in middlewares()] == [ProxyFront]
