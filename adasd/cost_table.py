@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PER_DOUBLING = 2
 """Size classes per doubling of the number of tokens."""
@@ -14,8 +14,7 @@ Point = tuple[float, float, float]
 """Number of passes (at most MEMORY), mean tokens, mean milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class CostTable:
+class CostTable(NamedTuple):
     """Mean milliseconds of passes by size class, interpolated linearly between classes, never falling."""
 
     points: tuple[Point | None, ...] = ()  # by size class

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from adasd.requests import SpeculationOptions
 
@@ -36,9 +37,8 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob) of the likeliest tokens, falling
 
 
-@dataclass(frozen=True, slots=True)
-class EmittedToken:
-    """One committed token and its provenance."""
+class EmittedToken(NamedTuple):
+    """One committed token and its provenance. A named tuple, since every round makes a handful of them."""
 
     id: int
     kind: TokenKind

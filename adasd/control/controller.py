@@ -69,12 +69,11 @@ class Shared:
 
     def state(self, method: Method) -> Any:
         """The state of a method."""
-        if method not in self.states:
-            self.states[method] = method.start(None)
-        self.states.move_to_end(method)
+        state = self.states.pop(method) if method in self.states else method.start(None)
+        self.states[method] = state  # the most recently used one is the last
         if len(self.states) > MAX_METHODS:
             self.states.popitem(last=False)
-        return self.states[method]
+        return state
 
 
 class Controller:

@@ -1,20 +1,35 @@
 """Estimates from rounds: means, times, acceptance by position. Pure values.
 
-They do not depend on methods, and old rounds decay, so that a change of traffic shows within about 50 rounds.
+They do not depend on methods, and old rounds decay, so that a change of traffic shows within about 50 rounds. They are
+named tuples since every round makes a dozen of them, twice: a dataclass takes twice the time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import mul
+from typing import NamedTuple
 
 from adasd.cost_table import CostTable
 from adasd.rounds import RoundCompleted
 
+LONG_FADE = 0.99
+"""Decay per value of a mean with a memory of 100 values."""
+FADE = 0.98
+"""Decay per round: a memory of 50 rounds."""
+START, START_WEIGHT = 0.7, 2.0
+"""Chance of acceptance assumed before any verdict, and its weight in verdicts."""
+POOL_WEIGHT = 4.0
+"""Weight of the mean over positions, in verdicts of one position."""
+NEW_WEIGHT = 0.1
+"""Weight of a new value in an exponential mean."""
+CLIP, LONG_CLIP = 4.0, 10.0
+"""A time counts as at most so many times the mean; the second is for means with a long memory."""
+LEAST_MS = 0.05
+"""Lower bound of the mean in this rule, so that it cannot stay at 0."""
 
-@dataclass(frozen=True, slots=True)
-class Survival:
+
+class Survival(NamedTuple):
     """Chance S_k that a block's first k tokens are accepted, the product of conditional chances.
 
     Positions after a rejection or the block's end are not judged (censored), so each position's chance is estimated
@@ -27,83 +42,68 @@ class Survival:
     accepted: tuple[float, ...] = ()  # per position: decayed count of acceptances
     judged: tuple[float, ...] = ()  # per position: decayed count of verdicts
 
-    decay = 0.98  # per round with a block: a memory of 50 rounds
-    start, start_weight = 0.7, 2.0  # chance assumed before any verdict, and its weight in verdicts
-    pool_weight = 4.0  # weight of the mean over positions, in verdicts of one position
-
     def add(self, num_accepted: int, num_drafted: int) -> Survival:
         """One verdict on a block of ``num_drafted`` >= 1 tokens."""
         num_judged = min(num_accepted + 1, num_drafted)
-        length = max(len(self.judged), num_judged)
-
-        def fade(counts: tuple[float, ...], num_new: int) -> tuple[float, ...]:
-            padded = counts + (0.0,) * (length - len(counts))
-            return tuple(self.decay * count + (i < num_new) for i, count in enumerate(padded))
-
-        return Survival(fade(self.accepted, num_accepted), fade(self.judged, num_judged))
+        padding = (0.0,) * (num_judged - len(self.judged))
+        return Survival(
+            _faded(self.accepted + padding, num_accepted), _faded(self.judged + padding, num_judged)
+        )
 
     def curve(self, length: int) -> tuple[float, ...]:
         """S_1 .. S_length; never rising."""
-        pooled = (self.start * self.start_weight + sum(self.accepted)) / (
-            self.start_weight + sum(self.judged)
-        )
-        chances = [pooled] * length
-        for i, (accepted, judged) in enumerate(
-            zip(self.accepted[:length], self.judged[:length], strict=True)
-        ):
-            chances[i] = (accepted + self.pool_weight * pooled) / (judged + self.pool_weight)
-        return tuple(accumulate(chances, mul))
+        pooled = (START * START_WEIGHT + sum(self.accepted)) / (START_WEIGHT + sum(self.judged))
+        weighted = POOL_WEIGHT * pooled
+        seen = zip(self.accepted[:length], self.judged[:length], strict=True)
+        chances = [(accepted + weighted) / (judged + POOL_WEIGHT) for accepted, judged in seen]
+        return tuple(accumulate(chances + [pooled] * (length - len(chances)), mul))
 
 
-@dataclass(frozen=True, slots=True)
-class Ema:
+def _faded(counts: tuple[float, ...], num_new: int) -> tuple[float, ...]:
+    """Counts by position after one more of each of the first ``num_new``."""
+    more = [FADE * count + 1.0 for count in counts[:num_new]]
+    return (*more, *[FADE * count for count in counts[num_new:]])
+
+
+class Ema(NamedTuple):
     """Exponential mean; None until the first value."""
 
     value: float | None = None
 
-    weight = 0.1  # of a new value
-
     def add(self, value: float) -> Ema:
-        return Ema(value if self.value is None else self.value + self.weight * (value - self.value))
+        return Ema(value if self.value is None else self.value + NEW_WEIGHT * (value - self.value))
 
 
-@dataclass(frozen=True, slots=True)
-class EmaOfTimes(Ema):
+class EmaOfTimes(NamedTuple):
     """Mean of milliseconds, robust to outliers: on a busy machine, a single value can be a hundred times too long.
 
-    A value counts as at most ``clip`` times the mean, so a lasting change still shows within about ten values.
+    A value counts as at most CLIP times the mean, so a lasting change still shows within about ten values.
     """
 
-    clip = 4.0
-    least = 0.05  # ms; lower bound of the mean in this rule, so that it cannot stay at 0
+    value: float | None = None
 
     def add(self, value: float) -> EmaOfTimes:
         if self.value is None:
             return EmaOfTimes(value)
-        value = min(value, self.clip * max(self.value, self.least))
-        return EmaOfTimes(self.value + self.weight * (value - self.value))
+        value = min(value, CLIP * max(self.value, LEAST_MS))
+        return EmaOfTimes(self.value + NEW_WEIGHT * (value - self.value))
 
 
-@dataclass(frozen=True, slots=True)
-class SteadyMean:
+class SteadyMean(NamedTuple):
     """Mean of times that vary several-fold from one to the next; a memory of 100 values. None until the first value."""
 
     value: float | None = None
     n: float = 0.0
 
-    decay = 0.99
-    clip = 10.0  # a value counts as at most so many times the mean
-
     def add(self, value: float) -> SteadyMean:
-        n = self.decay * self.n + 1
+        n = LONG_FADE * self.n + 1
         if self.value is None:
             return SteadyMean(value, n)
-        value = min(value, self.clip * max(self.value, EmaOfTimes.least))
+        value = min(value, LONG_CLIP * max(self.value, LEAST_MS))
         return SteadyMean(self.value + (value - self.value) / n, n)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """Decayed least squares y = base + slope x, both kept >= 0; x is a count of tokens, y milliseconds."""
 
     n: float = 0.0
@@ -112,11 +112,14 @@ class Line:
     xx: float = 0.0
     xy: float = 0.0
 
-    decay = 0.98
-
     def add(self, x: float, y: float) -> Line:
-        d = self.decay
-        return Line(d * self.n + 1, d * self.x + x, d * self.y + y, d * self.xx + x * x, d * self.xy + x * y)
+        return Line(
+            FADE * self.n + 1,
+            FADE * self.x + x,
+            FADE * self.y + y,
+            FADE * self.xx + x * x,
+            FADE * self.xy + x * y,
+        )
 
     def fit(self) -> tuple[float, float] | None:
         """(base, slope), or None without data; slope 0 while x never varied."""
@@ -130,36 +133,31 @@ class Line:
         return max(0.0, mean_y - slope * mean_x), slope
 
 
-@dataclass(frozen=True, slots=True)
-class Estimates:
+class Estimates(NamedTuple):
     """Measurements of one pair of models, independent of methods."""
 
-    survival: Survival = field(default_factory=Survival)
-    draft_ms: EmaOfTimes = field(default_factory=EmaOfTimes)  # compute per drafted token
-    hop_ms: EmaOfTimes = field(default_factory=EmaOfTimes)  # wall time of a block beyond its compute
-    verify_ms: Line = field(default_factory=Line)  # wall time of a verdict over the tokens of its block
-    full: Ema = field(default_factory=Ema)  # 1 for a block that was accepted in full, else 0
-    foreseen: Ema = field(default_factory=Ema)  # 1 for a rejection that the draft predicted, else 0
-    length: Ema = field(default_factory=Ema)  # tokens per block
-    cost: CostTable = field(default_factory=CostTable)  # the target's passes by their tokens of all sessions
-    batch_size: Ema = field(default_factory=Ema)  # sessions in the pass of a verdict
-    wait_ms: Ema = field(default_factory=Ema)  # wall time of a verdict beyond its passes
-    queue_ms: Ema = field(default_factory=Ema)  # the part of wait_ms spent in the worker's queue
-    pass_ms: Line = field(default_factory=Line)  # the target's passes over the tokens of this pair's block
-    plain_round_ms: SteadyMean = field(
-        default_factory=SteadyMean
-    )  # between verdicts in continuous plain decoding
-    block_extra_ms: EmaOfTimes = field(
-        default_factory=EmaOfTimes
-    )  # of a round with a block, beyond draft and target
-    exposed: Ema = field(default_factory=Ema)  # share of a block's drafting that its round waited for
+    survival: Survival = Survival()
+    draft_ms: EmaOfTimes = EmaOfTimes()  # compute per drafted token
+    hop_ms: EmaOfTimes = EmaOfTimes()  # wall time of a block beyond its compute
+    verify_ms: Line = Line()  # wall time of a verdict over the tokens of its block
+    full: Ema = Ema()  # 1 for a block that was accepted in full, else 0
+    foreseen: Ema = Ema()  # 1 for a rejection that the draft predicted, else 0
+    length: Ema = Ema()  # tokens per block
+    cost: CostTable = CostTable()  # the target's passes by their tokens of all sessions
+    batch_size: Ema = Ema()  # sessions in the pass of a verdict
+    wait_ms: Ema = Ema()  # wall time of a verdict beyond its passes
+    queue_ms: Ema = Ema()  # the part of wait_ms spent in the worker's queue
+    pass_ms: Line = Line()  # the target's passes over the tokens of this pair's block
+    plain_round_ms: SteadyMean = SteadyMean()  # between verdicts in continuous plain decoding
+    block_extra_ms: EmaOfTimes = EmaOfTimes()  # of a round with a block, beyond draft and target
+    exposed: Ema = Ema()  # share of a block's drafting that its round waited for
 
     def with_target(self, other: Estimates) -> Estimates:
         """These estimates, with the target's times of ``other``."""
         if self.verify_ms is other.verify_ms:  # every round makes a new one, and the others with it
             return self
-        return replace(
-            self, verify_ms=other.verify_ms, pass_ms=other.pass_ms, plain_round_ms=other.plain_round_ms
+        return self._replace(
+            verify_ms=other.verify_ms, pass_ms=other.pass_ms, plain_round_ms=other.plain_round_ms
         )
 
     @property

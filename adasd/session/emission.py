@@ -71,12 +71,11 @@ def provenance(block: DraftBlock | None, verdict: Verdict) -> tuple[EmittedToken
     drafted = block.tokens if block else ()
     relaxed = verdict.relaxed or (False,) * verdict.num_accepted
     logprobs = verdict.logprobs or (None,) * (verdict.num_accepted + 1)
-    accepted = tuple(
+    judged = zip(drafted[: verdict.num_accepted], relaxed, logprobs[:-1], strict=True)
+    accepted = [
         EmittedToken(token, TokenKind.RELAXED if is_relaxed else TokenKind.EXACT, logprob)
-        for token, is_relaxed, logprob in zip(
-            drafted[: verdict.num_accepted], relaxed, logprobs[:-1], strict=True
-        )
-    )
+        for token, is_relaxed, logprob in judged
+    ]
     if not drafted:
         last = TokenKind.TARGET
     elif verdict.num_accepted == len(drafted):
@@ -104,7 +103,7 @@ def commit(
     elif reason is not None:
         shown += stop_strings.flush(text, session.decode)
     kept = tokens[:num_kept]
-    committed = (*session.committed, *(token.id for token in kept))
+    committed = (*session.committed, *[token.id for token in kept])
     session = session._replace(committed=committed, text=text, finish_reason=reason, stop_match=match)
     return session, shown, kept
 

@@ -20,9 +20,9 @@ first token of a block), G prices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,13 @@ NUM_BINS = len(ENTROPY_EDGES) + 1
 FIRST = NUM_BINS  # row of M for the first token of a block
 PRICES: tuple[float, ...] = tuple(np.geomspace(0.02, 0.98, 24).tolist())
 _PRICES_G1: Array = np.array(PRICES)[:, None]
+_SHAPE_2GB = (2, len(PRICES), NUM_BINS)
 MARGIN = 0.03
 """Drafting continues unless plain decoding is expected to yield more by this share: estimates are noisy."""
 LONGEST = 16
 """Longest block in forecasts, in tokens."""
+MOST_NEW = 64
+"""Verdicts after which a forecast is made anew in any case: they are kept until then, and copied with the state."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +68,13 @@ class Priors:
     move_weight: float = 2.0  # of the mean over all rows of M, in moves of each row
 
 
+class Judged(NamedTuple):
+    """One verdict on a block: the bins of the judged tokens, of which the first ``num_accepted`` were accepted."""
+
+    bins: tuple[int, ...]
+    num_accepted: int
+
+
 @dataclass(frozen=True, eq=False)
 class Counts:
     """Decayed counts of judged tokens; the forecast is computed on first use."""
@@ -78,25 +88,29 @@ class Counts:
     def none(cls, priors: Priors) -> Counts:
         return cls(np.zeros(NUM_BINS), np.zeros(NUM_BINS), np.zeros((NUM_BINS + 1, NUM_BINS)), priors)
 
-    @cached_property
-    def total(self) -> float:
-        return float(self.judged_B.sum())
-
-    def plus(self, bins: Sequence[int], num_accepted: int, fade: float) -> Counts:
-        """The counts after a verdict on these tokens that accepted the first ``num_accepted``."""
-        accepted_B, judged_B, moves_CB = fade * self.accepted_B, fade * self.judged_B, fade * self.moves_CB
-        before = FIRST
-        for i, bin in enumerate(bins):
-            accepted_B[bin] += i < num_accepted
-            judged_B[bin] += 1
-            moves_CB[before, bin] += 1
-            before = bin
-        return Counts(accepted_B, judged_B, moves_CB, self.priors)
+    def plus(self, verdicts: Sequence[Judged], fade: float) -> Counts:
+        """The counts after these verdicts, the oldest first."""
+        bins, before, judged, accepted = list[int](), list[int](), list[float](), list[float]()
+        for age, verdict in enumerate(reversed(verdicts)):
+            num, weight = len(verdict.bins), fade**age
+            bins += verdict.bins
+            before += (FIRST, *verdict.bins[:-1])
+            judged += [weight] * num
+            accepted += [weight] * verdict.num_accepted + [0.0] * (num - verdict.num_accepted)
+        moves = NUM_BINS * np.array(before) + bins
+        left = fade ** len(verdicts)
+        return Counts(
+            left * self.accepted_B + np.bincount(bins, accepted, NUM_BINS),
+            left * self.judged_B + np.bincount(bins, judged, NUM_BINS),
+            left * self.moves_CB + np.bincount(moves, judged, self.moves_CB.size).reshape(-1, NUM_BINS),
+            self.priors,
+        )
 
     @cached_property
     def forecast(self) -> Forecast:
         priors = self.priors
-        mean = (self.accepted_B.sum() + priors.chance * priors.weight) / (self.total + priors.weight)
+        num_accepted, num_judged = self.accepted_B.sum(), self.judged_B.sum()
+        mean = (num_accepted + priors.chance * priors.weight) / (num_judged + priors.weight)
         chance_B = (self.accepted_B + priors.pool_weight * mean) / (self.judged_B + priors.pool_weight)
         share_B = self.moves_CB.sum(axis=0) + 1 / NUM_BINS
         moves_CB = self.moves_CB + priors.move_weight * share_B / share_B.sum()
@@ -106,13 +120,13 @@ class Counts:
         return Forecast(tuple(chance_B.tolist()), tuple(next_chance_C[:FIRST].tolist()), gain_G, drafted_G)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CalibratedState:
-    """The current counts, and the older counts that the forecast is computed from."""
+class CalibratedState(NamedTuple):
+    """The counts that the forecast is computed from, and the verdicts since then."""
 
-    counts: Counts
     believed: Counts
-    num_new: int = 0  # judged tokens that ``believed`` lacks
+    new: tuple[Judged, ...] = ()  # verdicts that ``believed`` lacks
+    num_new: int = 0  # their judged tokens
+    total: float = 0.0  # judged tokens in all, decayed
     waited: int = 0  # plain rounds since the last block
 
 
@@ -140,7 +154,7 @@ class Calibrated(DraftingMethod[CalibratedState]):
     source: ClassVar[str] = "this project, docs/calibrated.md"
 
     def start(self, shared: CalibratedState | None) -> CalibratedState:
-        return shared or CalibratedState(none := Counts.none(Priors()), none)
+        return shared or CalibratedState(Counts.none(Priors()))
 
     def decide(self, state: CalibratedState, outlook: RoundOutlook) -> StopRule:
         cap = outlook.max_draft_tokens
@@ -166,39 +180,41 @@ class Calibrated(DraftingMethod[CalibratedState]):
     def learn(self, state: CalibratedState, round: RoundCompleted) -> CalibratedState:
         drafted, verdict = round.drafted, round.verdict
         if not round.num_drafted:
-            return replace(state, waited=state.waited + 1)
+            return state._replace(waited=state.waited + 1)
         if drafted is None or len(drafted.entropies) != round.num_drafted:
             return state  # the source has no distribution
         num_judged = min(verdict.num_accepted + 1, round.num_drafted)
-        bins = [entropy_bin(entropy) for entropy in drafted.entropies[:num_judged]]
-        counts, num_new = state.counts.plus(bins, verdict.num_accepted, self.fade), state.num_new + num_judged
-        if num_new >= self.refresh * counts.total:
-            return CalibratedState(counts, counts)
-        return CalibratedState(counts, state.believed, num_new)
+        bins = tuple([entropy_bin(entropy) for entropy in drafted.entropies[:num_judged]])
+        new, num_new = (*state.new, Judged(bins, verdict.num_accepted)), state.num_new + num_judged
+        total = self.fade * state.total + num_judged
+        if num_new >= self.refresh * total or len(new) == MOST_NEW:
+            return CalibratedState(state.believed.plus(new, self.fade), total=total)
+        return CalibratedState(state.believed, new, num_new, total)
 
     def _wait(self, state: CalibratedState, outlook: RoundOutlook) -> float:
         """Plain rounds between two trials, which may take the share ``probing`` of the time, more with little data."""
         lost_ms = (outlook.draft_ms or 0.0) + outlook.verify_ms_per_token + (outlook.hop_ms or 0.0)
         rounds = lost_ms / (self.probing * max(outlook.plain_ms or 0.0, 1e-6))
-        return min(rounds, self.longest_wait) * min(1.0, state.counts.total / self.enough)
+        return min(rounds, self.longest_wait) * min(1.0, state.total / self.enough)
 
 
 def _rounds(chance_B: Array, next_chance_C: Array, moves_CB: Array) -> tuple[Array, Array]:
     """Expected accepted and drafted tokens per round for every price, by the Markov chain of bins; drafts at least one.
 
     ``reach_GB`` is the chance that a block has a k-th token and it is of bin b, ``stand_GB`` the chance that it is
-    also accepted with all tokens before it. S_k is approximated by its mean over those blocks.
+    also accepted with all tokens before it. S_k is approximated by its mean over those blocks. Both are one array, as
+    the arrays are so small that the number of operations counts.
     """
-    reach_GB = np.repeat(moves_CB[FIRST][None], len(PRICES), axis=0)
-    stand_GB = reach_GB * chance_B
-    gain_G, drafted_G = stand_GB.sum(axis=1), np.ones(len(PRICES))
+    first_B = moves_CB[FIRST]
+    chances_2GB = np.stack((first_B, first_B * chance_B)).repeat(len(PRICES), axis=0).reshape(_SHAPE_2GB)
+    going_on_2GB = np.zeros(_SHAPE_2GB)  # sums over k, of the blocks that have a token after the k-th
     inner_BB, next_B = moves_CB[:FIRST], next_chance_C[:FIRST]
     for _ in range(1, LONGEST):
+        reach_GB, stand_GB = chances_2GB
         goes_on_GB = stand_GB * next_B > _PRICES_G1 * reach_GB
-        if not goes_on_GB.any():
-            break
-        reach_GB, stand_GB = reach_GB * goes_on_GB, stand_GB * goes_on_GB
-        drafted_G += reach_GB.sum(axis=1)
-        gain_G += stand_GB @ next_B
-        reach_GB, stand_GB = reach_GB @ inner_BB, (stand_GB @ inner_BB) * chance_B
-    return gain_G, drafted_G
+        chances_2GB *= goes_on_GB
+        going_on_2GB += chances_2GB
+        chances_2GB = chances_2GB @ inner_BB
+        chances_2GB[1] *= chance_B
+    reached_GB, stood_GB = going_on_2GB
+    return first_B @ chance_B + stood_GB @ next_B, 1 + reached_GB.sum(axis=1)

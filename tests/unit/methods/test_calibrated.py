@@ -3,15 +3,30 @@
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adasd.evaluate.compared_methods import method
 from adasd.evaluate.replay import Costs, Replayed, replay
 from adasd.evaluate.traces import Trace
-from adasd.methods.drafting.calibrated import Calibrated
+from adasd.methods.drafting.calibrated import (
+    FIRST,
+    LONGEST,
+    MOST_NEW,
+    NUM_BINS,
+    PRICES,
+    Calibrated,
+    Counts,
+    Forecast,
+    Judged,
+    Priors,
+)
 from adasd.methods.policy import RoundOutlook
 from adasd.rounds import ENTROPY_EDGES, ChanceTable, StopRule
 from adasd.stop_rule import entropy_bin, next_chance, stops
+from tests.unit.methods.rounds import a_round
 
 FLAT = ChanceTable((0.5,) * 9, (0.5,) * 9, 0.2)
 TIMED = RoundOutlook(16, 100, draft_ms=0.1, hop_ms=0.0, verify_ms=1.0, plain_ms=1.0)
@@ -87,9 +102,7 @@ def test_without_a_bypass_every_round_drafts():
     policy = Calibrated()
     state = policy.start(None)
     dear = RoundOutlook(16, 100, draft_ms=5.0, hop_ms=5.0, verify_ms=1.0, plain_ms=1.0)
-    assert policy.decide(
-        replace(state, counts=replace(state.counts, judged_B=state.counts.judged_B + 9)), dear
-    ) == (StopRule(0))
+    assert policy.decide(state._replace(total=90.0), dear) == StopRule(0)
     assert policy.decide(state, replace(dear, may_bypass=False)).table is not None
 
 
@@ -116,3 +129,80 @@ def test_bins_are_closed_below_and_a_broken_entropy_is_doubtful():
     assert entropy_bin(0.0) == 0
     assert [entropy_bin(edge) for edge in ENTROPY_EDGES] == list(range(1, len(ENTROPY_EDGES) + 1))
     assert entropy_bin(float("nan")) == entropy_bin(float("inf")) == len(ENTROPY_EDGES)
+
+
+# --------------------------------------------------------------------------- counts and forecasts against slow twins
+
+VERDICTS = st.lists(
+    st.lists(st.integers(0, NUM_BINS - 1), min_size=1, max_size=5).flatmap(
+        lambda bins: st.builds(Judged, st.just(tuple(bins)), st.integers(len(bins) - 1, len(bins)))
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def count(verdicts: list[Judged], fade: float) -> Counts:
+    """Token by token."""
+    none = Counts.none(Priors())
+    accepted, judged, moves = none.accepted_B.tolist(), none.judged_B.tolist(), none.moves_CB.tolist()
+    for age, (bins, num_accepted) in enumerate(reversed(verdicts)):
+        before = FIRST
+        for place, bin in enumerate(bins):
+            accepted[bin] += fade**age * (place < num_accepted)
+            judged[bin] += fade**age
+            moves[before][bin] += fade**age
+            before = bin
+    return Counts(np.array(accepted), np.array(judged), np.array(moves), Priors())
+
+
+def round_of(price: float, forecast: Forecast, moves: list[list[float]]) -> tuple[float, float]:
+    """Accepted and drafted tokens of a round, following each bin by itself."""
+    reach = dict(enumerate(moves[FIRST]))
+    stand = {bin: reach[bin] * forecast.chances[bin] for bin in reach}
+    gain, drafted = sum(stand.values()), 1.0
+    for _ in range(1, LONGEST):
+        going = [bin for bin in reach if stand[bin] * forecast.next_chances[bin] > price * reach[bin]]
+        drafted += sum(reach[bin] for bin in going)
+        gain += sum(stand[bin] * forecast.next_chances[bin] for bin in going)
+        reach, stand = (
+            {to: sum(chance[bin] * moves[bin][to] for bin in going) for to in range(NUM_BINS)}
+            for chance in (reach, stand)
+        )
+        stand = {bin: stand[bin] * forecast.chances[bin] for bin in stand}
+    return gain, drafted
+
+
+@given(VERDICTS, st.integers(0, 6), st.sampled_from([1.0, 0.9]))
+@settings(max_examples=50, deadline=None)
+def test_verdicts_are_counted_alike_token_by_token_and_in_any_portions(verdicts, cut, fade):
+    wanted, none = count(verdicts, fade), Counts.none(Priors())
+    portions = [part for part in (verdicts[:cut], verdicts[cut:]) if part]
+    found = none
+    for part in portions:
+        found = found.plus(part, fade)
+    for name in ("accepted_B", "judged_B", "moves_CB"):
+        assert getattr(found, name) == pytest.approx(getattr(wanted, name))
+
+
+@given(VERDICTS)
+@settings(max_examples=20, deadline=None)
+def test_a_forecast_follows_the_chain_of_bins(verdicts):
+    counts = count(verdicts, 1.0)
+    forecast, priors = counts.forecast, counts.priors
+    share = counts.moves_CB.sum(axis=0) + 1 / NUM_BINS
+    moves = counts.moves_CB + priors.move_weight * share / share.sum()
+    rows = (moves / moves.sum(axis=1, keepdims=True)).tolist()
+    for place, price in list(enumerate(PRICES))[::5]:
+        found = forecast.gain_G[place], forecast.drafted_G[place]
+        assert found == pytest.approx(round_of(price, forecast, rows))
+
+
+def test_a_state_keeps_few_verdicts_however_rarely_forecasts_are_asked_for():
+    policy = Calibrated(fade=1.0, refresh=0.5)
+    state = policy.start(None)
+    for _ in range(1000):
+        state = policy.learn(state, a_round(1, 1, entropies=(0.2,)))
+        assert len(state.new) < MOST_NEW
+    assert state.total == 1000
+    assert state.believed.judged_B.sum() + state.num_new == pytest.approx(1000)
