@@ -214,7 +214,7 @@ token_logprobs = st.builds(TokenLogprob, reals, st.lists(st.tuples(ids, reals), 
 chunks = st.builds(
     Chunk,
     text=st.text(max_size=12),
-    tokens=st.lists(st.builds(EmittedToken, ids, kinds), max_size=6).map(tuple)
+    tokens=st.lists(st.builds(EmittedToken, ids, kinds, st.none()), max_size=6).map(tuple)
     | st.lists(st.builds(EmittedToken, ids, kinds, token_logprobs), max_size=3).map(tuple),
     finish_reason=st.none() | reasons,
     prompt_logprobs=st.lists(token_logprobs, max_size=3).map(tuple),
