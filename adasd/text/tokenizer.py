@@ -11,11 +11,12 @@ import jinja2
 from transformers import AutoTokenizer, TokenizersBackend
 
 from adasd.errors import ConfigError, InvalidRequest
+from adasd.text import bounded_template
 from adasd.text.chat import check_text, plain_messages, with_whole_arguments
 from adasd.text.control_tokens import ControlTokens, split_at, unused_mark
 from adasd.text.files import json_of, remedy
 from adasd.text.spelling import Spelling
-from adasd.text.tools import ToolForm, form_of, knows_tools, variables
+from adasd.text.tools import ToolForm, form_of, knows_tools
 
 SUPPLIED = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
@@ -30,6 +31,7 @@ class Tokenizer:
     def __init__(
         self, inner: Any, eos_ids: Sequence[int] = (), *, control_tokens_in_content: bool = False
     ) -> None:
+        bounded_template.install()
         self._inner, self._content_is_text = inner, not control_tokens_in_content
         own_eos = [] if inner.eos_token_id is None else [int(inner.eos_token_id)]
         self._eos_ids = frozenset([*own_eos, *eos_ids])
@@ -95,7 +97,7 @@ class Tokenizer:
     @cached_property
     def template_options(self) -> frozenset[str]:
         """Options of the model's chat template, for example ``enable_thinking``."""
-        known = variables(self._template_for_tools)
+        known = bounded_template.variables(self._template_for_tools)
         return frozenset(name for name in known if name not in SUPPLIED and not name.endswith("_token"))
 
     def apply_chat_template(
@@ -179,7 +181,16 @@ class Tokenizer:
                 continue_final_message=continue_final,
                 **options,
             )
-        except (jinja2.TemplateError, TypeError, AttributeError, LookupError, ValueError) as error:
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            AttributeError,
+            LookupError,
+            ValueError,
+            ArithmeticError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             raise InvalidRequest(
                 f"the model's chat template refuses the messages: {error}", "messages"
             ) from error

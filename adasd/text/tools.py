@@ -14,13 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import jinja2
-import jinja2.meta
-from jinja2.ext import Extension
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-
 from adasd.requests import Grammar, GrammarKind
+from adasd.text.bounded_template import variables
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -60,15 +55,6 @@ class Function:
 def knows_tools(template: str) -> bool:
     """Whether a chat template uses ``tools``."""
     return "tools" in variables(template)
-
-
-def variables(template: str) -> frozenset[str]:
-    """Variables that a chat template uses; empty if it cannot be parsed."""
-    environment = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
-    try:
-        return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(template)))
-    except jinja2.TemplateSyntaxError:
-        return frozenset()
 
 
 def form_of(template: str) -> ToolForm | None:
@@ -212,13 +198,3 @@ def _grammar(lines: Sequence[str]) -> Grammar:
 def _quoted(text: str) -> str:
     """A Lark literal."""
     return json.dumps(text)
-
-
-class _Generation(Extension):
-    """Parses ``{% generation %}``, which marks the assistant's part for training, as its content."""
-
-    tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
-
-    def parse(self, parser: Parser) -> list[Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -27,6 +27,7 @@ from cluster.runtime.steps import Steps
 from cluster.runtime.supervisor import LOST, in_child, supervise
 from cluster.runtime.welcome import url, welcome
 from services.config import ServeConfig
+from services.observability.disk import shortage
 
 APP_NAME = "adasd"
 POLL_S = 0.3
@@ -81,12 +82,12 @@ def serve_once(config: ServeConfig, options: ServeOptions, console: Console) -> 
         with stop_on_signals():
             bring_up_and_watch(config, options, console)
     except (KeyboardInterrupt, SystemExit):
-        console.print("Stopped.")
+        tell(console, "Stopped.")
         return 0
     except AdasdError as error:
         stderr = Console(stderr=True)
         for sentence in str(error).splitlines():
-            stderr.print(f"[red]adasd serve:[/red] {escape(sentence)}", soft_wrap=True, highlight=False)
+            tell(stderr, f"[red]adasd serve:[/red] {escape(sentence)}")
         return 2 if isinstance(error, ConfigError) else LOST if isinstance(error, RayLost) else 1
     return 0
 
@@ -109,7 +110,7 @@ def bring_up_and_watch(config: ServeConfig, options: ServeOptions, console: Cons
                 wait_until_ready(config, options, steps, state_in_time, lambda: probe(config), lost_helpers)
                 steps.__exit__(None, None, None)
                 console.print(welcome(config), soft_wrap=True, highlight=False)
-                watch(console, state_in_time, lost_helpers)
+                watch(console, state_in_time, lost_helpers, lambda: shortage(folder) if folder else None)
             except TimeoutError as error:
                 raise StartFailed(f"Ray does not answer: {error}{where_logs_are(folder)}") from error
             except StartFailed as error:
@@ -271,9 +272,10 @@ def probe(config: ServeConfig) -> tuple[bool, str]:
         body = answer.json()
     except (httpx.HTTPError, ValueError):
         return False, "waiting for HTTP"
+    reasons = "; ".join(str(reason) for reason in body.get("reasons", []))
     if answer.status_code == 200:
-        return True, "ready, degraded (no draft)" if body.get("degraded") and config.draft_tiers else "ready"
-    return False, "; ".join(str(reason) for reason in body.get("reasons", [])) or "warming up"
+        return True, f"ready, degraded: {reasons}" if body.get("degraded") else "ready"
+    return False, reasons or "warming up"
 
 
 # --------------------------------------------------------------------------- while serving
@@ -283,13 +285,22 @@ def watch(
     console: Console,
     state: Callable[[], AppState | None],
     lost: Callable[[], list[str]],
+    full: Callable[[], str | None] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Report replicas that start and stop; RayLost once Ray or the application is gone for good."""
+    """Report replicas that start and stop, and a disk that is full; RayLost once Ray or the application is gone.
+
+    ``full``: what to say about a full disk; None if it is not full.
+    """
     before: dict[str, int] = {}
-    num_failures = 0
+    num_failures, was_full = 0, False
     while True:
         sleep(WATCH_S)
+        if (says := full()) is not None and not was_full:
+            tell(console, f"{time.strftime('%H:%M:%S')} {says}")
+        if was_full and says is None:
+            tell(console, f"{time.strftime('%H:%M:%S')} the disk with the logs has space again")
+        was_full = says is not None
         if helpers := lost():
             raise RayLost(f"Ray went down: {', '.join(helpers)} ended by itself")
         try:
@@ -305,11 +316,14 @@ def watch(
         now = {name: deployment.running for name, deployment in seen.deployments.items()}
         for name, running in now.items():
             if running != before.get(name, running):
-                console.print(
-                    f"{time.strftime('%H:%M:%S')} {name}: {before[name]} -> {running} replicas",
-                    highlight=False,
-                )
+                tell(console, f"{time.strftime('%H:%M:%S')} {name}: {before[name]} -> {running} replicas")
         before = now
+
+
+def tell(console: Console, sentence: str) -> None:
+    """Print it; if that cannot be done (standard output goes to a full disk), the service goes on."""
+    with suppress(OSError):
+        console.print(sentence, soft_wrap=True, highlight=False)
 
 
 def take_down(config: ServeConfig, console: Console) -> None:

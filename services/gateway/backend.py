@@ -18,7 +18,7 @@ class Readiness:
     """Whether requests are served, and why not or only in part: one sentence per reason."""
 
     ready: bool
-    degraded: bool = False  # the target serves without a draft
+    degraded: bool = False  # it serves without a draft, or its disk is full
     reasons: tuple[str, ...] = ()
 
 

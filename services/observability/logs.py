@@ -35,6 +35,7 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
     The default is the real stderr, which Ray writes to a file per process (worker-*.err). Serve replaces
     ``sys.stderr``, and would prefix each record.
     """
+    lose_what_cannot_be_written()
     handler = logging.StreamHandler(stream or sys.__stderr__)
     handler.addFilter(_with_request_id)
     handler.setFormatter(JsonFormatter() if config.format == "json" else TextFormatter(TEXT))
@@ -43,6 +44,15 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
         logger.handlers = [handler]
         logger.setLevel(config.level.upper())
         logger.propagate = False
+
+
+def lose_what_cannot_be_written() -> None:
+    """A record that cannot be written (the disk is full) is lost, and its writer goes on.
+
+    By default, ``logging`` prints such a failure to ``sys.stderr``, which Serve's replicas log: each failure would fail
+    again, down to a RecursionError in whatever wrote the record.
+    """
+    logging.raiseExceptions = False
 
 
 def log_answer(event: Event) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from adasd.ports import Clock
+from services.observability.logs import lose_what_cannot_be_written
 from services.observability.snapshot import ReplicaSnapshot
 
 TTL_S = 15.0
@@ -39,6 +40,7 @@ class SnapshotStoreDeployment:
     """The store as a Serve deployment of exactly one replica (cluster.app decorates it)."""
 
     def __init__(self) -> None:
+        lose_what_cannot_be_written()
         self.store = SnapshotStore()
 
     async def put(self, snapshot: ReplicaSnapshot) -> None:

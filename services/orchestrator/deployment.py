@@ -23,6 +23,7 @@ from services.config import ServeConfig
 from services.gateway.auth.key_ring import KeyRing, shares
 from services.gateway.grpc.door import GrpcDoor, start_grpc
 from services.gateway.http.routes import GatewaySettings, create_app
+from services.observability.disk import log_disk_shortage
 from services.observability.instrumentation import InstrumentedBackend
 from services.observability.logs import configure, log_answer
 from services.observability.metrics import ServiceMetrics
@@ -160,7 +161,13 @@ class Orchestrator:
         self.reporter.start()
         self.keys = KeyRing(shares(config.api_keys, config.orchestrator.replicas))
         may_sleep = any(tier.min_replicas == 0 for tier in config.draft_tiers.values())
-        prober = Prober(placement, readings, may_sleep=may_sleep, holds_draft=lambda: placement.holds_draft)
+        prober = Prober(
+            placement,
+            readings,
+            may_sleep=may_sleep,
+            holds_draft=lambda: placement.holds_draft,
+            shortage=log_disk_shortage,
+        )
         self.prober = asyncio.get_running_loop().create_task(prober.run())
         self.grpc: GrpcDoor | None = None
         if config.grpc_port:

@@ -2,6 +2,7 @@
 
 A full tier is alive: its last reading stands. A draft tier without a free slot counts as full only while this
 orchestrator itself holds a draft slot; otherwise the drafts are gone, and the service reports it within 5 s.
+A full disk degrades the service, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ RUNNING_DRAFT_S = 1.5
 """Seconds between probes of the drafts afterwards."""
 DRAFT_PROBE_S = 3.0
 """Timeout of a probe of drafts that have answered before."""
+DISK_S = 2.0
+"""Seconds between looks at the disk."""
 DRAFT_GRACE_S = 60.0
 """Time for the first answer of a draft after the target serves; then the service is ready without a draft."""
 GREEDY = SamplingTransform(temperature=0.0)
@@ -40,14 +43,14 @@ class Readings:
     has_draft: bool
     target: str | None = "the target has not answered its warm-up yet"
     draft: str | None = "the draft has not answered its warm-up yet"
+    disk: str | None = None
     answered: set[str] = field(default_factory=set)  # tiers that have answered at least once
     draft_overdue: bool = False  # the target has served for DRAFT_GRACE_S without the draft's first answer
 
     def readiness(self) -> Readiness:
-        """Ready once both tiers have answered a warm-up; a draft lost later (or overdue) only degrades."""
-        reasons = tuple(
-            why for why, counts in ((self.target, True), (self.draft, self.has_draft)) if why and counts
-        )
+        """Ready once both tiers have answered a warm-up; degraded by a draft lost later (or overdue) or a full disk."""
+        readings = (self.target, self.draft if self.has_draft else None, self.disk)
+        reasons = tuple(why for why in readings if why)
         waits_for_draft = self.has_draft and "draft" not in self.answered and not self.draft_overdue
         ready = self.target is None and not waits_for_draft
         return Readiness(ready, degraded=ready and bool(reasons), reasons=reasons)
@@ -66,16 +69,21 @@ class Prober:
         clock: Clock = time.monotonic,
         may_sleep: bool = False,
         holds_draft: Callable[[], bool] = lambda: False,
+        shortage: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """``holds_draft``: whether a session of this orchestrator has a draft slot whose replica is alive."""
+        """``holds_draft``: whether a session of this orchestrator has a draft slot whose replica is alive.
+
+        ``shortage``: what to say about a full disk; None if it is not full.
+        """
         self.placement, self.readings, self.clock, self.may_sleep = placement, readings, clock, may_sleep
-        self.holds_draft = holds_draft
+        self.holds_draft, self.shortage = holds_draft, shortage
         self.target_since_s: float | None = None
         self._names = (f"probe-{number}" for number in count())
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:  # a full target must not delay the drafts' reading
             tasks.create_task(self.watch_target())
+            tasks.create_task(self.watch_disk())
             if self.readings.has_draft:
                 tasks.create_task(self.watch_draft())
 
@@ -83,6 +91,11 @@ class Prober:
         while True:
             self.readings.target = await self.read("target", self.probe_target, self.readings.target)
             await asyncio.sleep(RUNNING_S if self.readings.target is None else STARTING_S)
+
+    async def watch_disk(self) -> None:
+        while True:
+            self.readings.disk = await asyncio.to_thread(self.shortage)
+            await asyncio.sleep(DISK_S)
 
     async def watch_draft(self) -> None:
         while not (self.may_sleep and "draft" in self.readings.answered):

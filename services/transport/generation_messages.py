@@ -55,7 +55,7 @@ class ServerInfo:
 
     version: str
     ready: bool
-    degraded: bool  # serves without a draft model
+    degraded: bool  # serves without a draft model, or with a full disk
     reasons: tuple[str, ...]  # why not ready or degraded
     uptime_s: float
 

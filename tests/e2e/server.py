@@ -27,13 +27,16 @@ STOP_TIMEOUT_S = 30.0
 class Server:
     """A running server and everything that belongs to it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path, port: int, grpc_port: int) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], folder: Path, output_file: Path, port: int, grpc_port: int
+    ) -> None:
         self.process, self.folder, self.port, self.grpc_port = process, folder, port, grpc_port
+        self.output_file = output_file
         self.url = f"http://127.0.0.1:{port}"
 
     @property
     def output(self) -> str:
-        return (self.folder / "output.txt").read_text(errors="replace")
+        return self.output_file.read_text(errors="replace")
 
     def processes(self) -> dict[int, str]:
         """Command lines by process id of all that was started here, found by the temporary folder."""
@@ -67,8 +70,13 @@ class Server:
 
 
 @contextmanager
-def running(*arguments: str, python: str = sys.executable, cwd: Path = ROOT) -> Iterator[Server]:
-    """``adasd serve`` with these arguments, ready to serve; killed at the end with all its children."""
+def running(
+    *arguments: str, python: str = sys.executable, cwd: Path = ROOT, output: Path | None = None
+) -> Iterator[Server]:
+    """``adasd serve`` with these arguments, ready to serve; killed at the end with all its children.
+
+    ``output``: the file for what it prints, by default one in its folder.
+    """
     folder = Path(tempfile.mkdtemp(prefix="e2e-"))  # pytest's own is too long for Ray's socket paths
     port, grpc_port = free_port(), free_port()
     command = [
@@ -84,17 +92,18 @@ def running(*arguments: str, python: str = sys.executable, cwd: Path = ROOT) -> 
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("ADASD_", "RAY_"))
     }
-    with (folder / "output.txt").open("wb") as output:
+    output_file = output or folder / "output.txt"
+    with output_file.open("wb") as written:
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=cwd,
             env={**environment, "TMPDIR": str(folder), "COLUMNS": "200"},
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=written,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = Server(process, folder, port, grpc_port)
+    server = Server(process, folder, output_file, port, grpc_port)
     try:
         wait_for(lambda: "Ctrl-C stops it" in server.output or process.poll() is not None, START_TIMEOUT_S)
         if process.poll() is not None:

@@ -113,7 +113,7 @@ def create_app(
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
-        """200 if requests are served (``degraded``: without a draft), else 503; with reasons."""
+        """200 if requests are served (``degraded``: without a draft, or with a full disk), else 503; with reasons."""
         state = backend.readiness()
         body = {"ready": state.ready, "degraded": state.degraded, "reasons": list(state.reasons)}
         return JSONResponse(body, 200 if state.ready else 503, {} if state.ready else {"Retry-After": "1"})

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -54,6 +57,23 @@ def test_an_error_message_of_several_lines_stays_indented(write):
 def test_a_value_cannot_pass_for_a_field_of_its_own(write):
     (line,) = write("text", "request ended", path="/v1 status=200", status=404, user='a"b')
     assert line.endswith(r'request ended path="/v1 status=200" status=404 user="a\"b"')
+
+
+def test_a_record_that_cannot_be_written_is_lost_without_a_sound(monkeypatch):
+    """Serve's replicas log what is written to ``sys.stderr``, so that a failure told there would fail again."""
+
+    class Redirected:
+        def write(self, text: str) -> None:
+            logging.getLogger("services.test").info(text)
+
+        flush = staticmethod(lambda: None)
+
+    monkeypatch.setattr(sys, "stderr", Redirected())
+    full = Path("/dev/full").open("w")  # noqa: SIM115 (closing fails, too)
+    logs.configure(LogConfig(), full)
+    logging.getLogger("services.test").info("lost")
+    with suppress(OSError):
+        full.close()
 
 
 @given(st.text())

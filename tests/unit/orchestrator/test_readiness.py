@@ -60,6 +60,23 @@ async def test_drafts_without_a_free_slot_are_full_if_one_is_in_use_and_gone_oth
     assert readings.readiness().degraded is degraded
 
 
+async def test_a_full_disk_degrades_and_says_so_until_there_is_space(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(readiness, "DISK_S", 0.001)
+    says: list[str | None] = ["the disk is full"]
+    readings = Readings(has_draft=False, target=None)
+    prober = Prober(FakePlacement((0,) * 8), readings, shortage=lambda: says[0])
+    watching = asyncio.create_task(prober.watch_disk())
+    async with asyncio.timeout(10.0):
+        while not readings.readiness().degraded:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert readings.readiness() == Readiness(True, degraded=True, reasons=("the disk is full",))
+        says[0] = None
+        while readings.readiness().degraded:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
 async def test_drafts_that_hang_are_gone_in_seconds(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(readiness, "DRAFT_PROBE_S", 0.01)
     placement, readings = FakePlacement((0,) * 8, Faults(draft_wrong=0.0)), Readings(has_draft=True)

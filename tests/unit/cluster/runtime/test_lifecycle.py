@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,8 +115,28 @@ def test_watching_tells_of_replicas_that_come_and_go_and_ends_with_the_applicati
     out = io.StringIO()
     states = [app("RUNNING", draft=(1, 0, "")), app("RUNNING", draft=(0, 1, "")), None]
     with pytest.raises(RayLost, match="deleted"):
-        watch(Console(file=out), lambda: states.pop(0), list, lambda _: None)
+        watch(Console(file=out), lambda: states.pop(0), list, sleep=lambda _: None)
     assert "draft: 1 -> 0 replicas" in out.getvalue()
+
+
+def test_a_full_disk_is_told_once_and_its_end_too():
+    out, full = io.StringIO(), [None, "the disk is full", "the disk is full", None, None]
+    states = [app("RUNNING"), app("RUNNING"), app("RUNNING"), app("RUNNING"), None]
+    with pytest.raises(RayLost):
+        watch(Console(file=out), lambda: states.pop(0), list, lambda: full.pop(0), lambda _: None)
+    assert [line[9:] for line in out.getvalue().splitlines()] == [
+        "the disk is full",
+        "the disk with the logs has space again",
+    ]
+
+
+def test_words_that_cannot_be_written_do_not_end_the_service():
+    states = [app("RUNNING", draft=(1, 0, "")), app("RUNNING", draft=(0, 1, "")), None]
+    full = Path("/dev/full").open("w")  # noqa: SIM115 (closing fails, too)
+    with pytest.raises(RayLost):
+        watch(Console(file=full), lambda: states.pop(0), list, sleep=lambda _: None)
+    with suppress(OSError):
+        full.close()
 
 
 def test_watching_ends_when_ray_is_gone():
@@ -123,7 +144,7 @@ def test_watching_ends_when_ray_is_gone():
         raise RuntimeError("no controller")
 
     with pytest.raises(RayLost, match="Ray does not answer any more: no controller"):
-        watch(Console(file=io.StringIO()), gone, list, lambda _: None)
+        watch(Console(file=io.StringIO()), gone, list, sleep=lambda _: None)
 
 
 def test_watching_ends_when_a_helper_of_ray_died_and_does_not_ask_serve_any_more():
@@ -131,7 +152,7 @@ def test_watching_ends_when_a_helper_of_ray_died_and_does_not_ask_serve_any_more
         raise AssertionError("asked")
 
     with pytest.raises(RayLost, match=r"raylet \(status -9\) ended by itself"):
-        watch(Console(file=io.StringIO()), hangs, lambda: ["raylet (status -9)"], lambda _: None)
+        watch(Console(file=io.StringIO()), hangs, lambda: ["raylet (status -9)"], sleep=lambda _: None)
 
 
 def test_a_service_that_was_lost_is_status_1_with_the_reason_on_the_last_line(monkeypatch, capsys):
