@@ -147,6 +147,27 @@ SET_BY_MODELS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True, slots=True)
+class TextOptions:
+    """Options that are about texts. The gateway turns them into tokens and a grammar."""
+
+    bad_words: tuple[str, ...] = option(
+        (),
+        "texts that the answer never contains, however they are split into tokens; not together with a required "
+        "format or calls that must be valid",
+        max_items=128,
+        max_chars=256,
+    )
+    prediction: str | None = option(
+        None,
+        "a text that much of the answer is expected to repeat; look-ups draft from it",
+        http="`prediction: {type, content}`",
+    )
+    continue_final_message: bool = option(
+        False, "the answer continues the last message of a conversation, which is the assistant's"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class SpeculationOptions:
     """Options of speculation; ``None`` means the deployment's default. Reports echo them with the values in effect."""
 

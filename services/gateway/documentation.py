@@ -11,13 +11,20 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from adasd.requests import GenerationRequest, RequestOption, SamplingParams, SpeculationOptions, options_of
+from adasd.requests import (
+    GenerationRequest,
+    RequestOption,
+    SamplingParams,
+    SpeculationOptions,
+    TextOptions,
+    options_of,
+)
 from services.gateway.validation import range_of
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 TABLE = re.compile(r"(<!-- options: ([\w ]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
 """Matches one table; the second group names its dataclasses."""
-KINDS = {kind.__name__: kind for kind in (SamplingParams, SpeculationOptions, GenerationRequest)}
+KINDS = {kind.__name__: kind for kind in (SamplingParams, SpeculationOptions, GenerationRequest, TextOptions)}
 
 
 def documented(text: str) -> str:

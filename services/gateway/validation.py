@@ -66,7 +66,8 @@ def fitted(
     at_least = 1 if asked == WHAT_FITS else asked
     if num_prompt + at_least > context_len:
         raise too_long(num_prompt, at_least, context_len, prompt.where)
-    max_tokens = min(asked, context_len - num_prompt)
+    of_model = backend.sampling_defaults.get("max_tokens", WHAT_FITS)  # its generation_config.json
+    max_tokens = min(int(of_model) if asked == WHAT_FITS else asked, context_len - num_prompt)
     if sampling.min_tokens > max_tokens:
         raise InvalidRequest(
             f"min_tokens is {sampling.min_tokens}, but the answer holds at most {max_tokens}; lower min_tokens",

@@ -9,7 +9,14 @@ from __future__ import annotations
 from dataclasses import fields
 
 from adasd.errors import InvalidRequest
-from adasd.requests import SET_BY_MODELS, Grammar, GrammarKind, SamplingParams, SpeculationOptions
+from adasd.requests import (
+    SET_BY_MODELS,
+    Grammar,
+    GrammarKind,
+    SamplingParams,
+    SpeculationOptions,
+    TextOptions,
+)
 from adasd.results import (
     Chunk,
     Complete,
@@ -55,6 +62,7 @@ def call_to_wire(call: GenerateCall) -> pb.GenerateRequest:
             if name not in call.left_unset:
                 setattr(message.sampling, name, getattr(call.sampling, name))
         fill(message.speculation, call.speculation)
+        fill(message, call.texts)
         if call.timeout_s is not None:
             message.timeout_s = call.timeout_s
         if isinstance(call.input, str):
@@ -97,6 +105,7 @@ def call_from_wire(wire: pb.GenerateRequest) -> GenerateCall:
         sampling=read(wire.sampling, SamplingParams, grammar=grammar),
         speculation=read(wire.speculation, SpeculationOptions, "speculation."),
         timeout_s=wire.timeout_s if wire.HasField("timeout_s") else None,
+        texts=read(wire, TextOptions),
     )
 
 

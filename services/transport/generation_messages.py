@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from adasd.requests import SamplingParams, SpeculationOptions
+from adasd.requests import SamplingParams, SpeculationOptions, TextOptions
 from adasd.results import Chunk, Complete
 
 GENERATION_SERVICE = "adasd.v1.Generation"
@@ -32,6 +32,7 @@ class GenerateCall:
     left_unset: frozenset[str] = frozenset()  # options of SET_BY_MODELS that the caller left to the model
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
     timeout_s: float | None = None  # seconds from arrival
+    texts: TextOptions = field(default_factory=TextOptions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,13 @@ from adasd.errors import InvalidRequest, UnknownModel
 from adasd.methods.registry import acceptance_methods, drafting_methods
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
+from adasd.text.tools import without_words
 from services.gateway.backend import Backend
 from services.gateway.peers import Peers
+from services.gateway.predicted import with_prediction
 from services.gateway.prompts import Prompt, chat_prompt, ids_prompt, text_prompt
 from services.gateway.readers import read_aside
-from services.gateway.validation import check_model, checked, fitted
+from services.gateway.validation import check_model, check_options, checked, fitted
 from services.gateway.version import version
 from services.observability.logs import REQUEST_ID
 from services.observability.service_events import Observer, RequestRefused, code_of, ignore
@@ -128,15 +130,32 @@ class GatewayService:
             name: value for name, value in defaults.items() if name in call.left_unset
         }
         sampling = replace(call.sampling, **of_model)
+        check_options(call.texts)
+        names: dict[str, str] = {}
+        if call.texts.bad_words:
+            if sampling.grammar is not None:
+                raise InvalidRequest(
+                    "bad_words and grammar both say what the answer looks like; send one", "bad_words"
+                )
+            sampling = replace(sampling, grammar=without_words(call.texts.bad_words))
+            names["grammar"] = "bad_words"
         asked = GenerationRequest(own_id, (), sampling, call.speculation, call.timeout_s)
-        return fitted(checked(asked, self._backend), self._prompt(call.input), self._backend)
+        request = checked(asked, self._backend, names)
+        request = with_prediction(request, call.texts.prediction, self._backend, "prediction")
+        return fitted(request, self._prompt(call.input, call.texts.continue_final_message), self._backend)
 
-    def _prompt(self, content: str | tuple[ChatMessage, ...] | tuple[int, ...]) -> Prompt:
+    def _prompt(
+        self, content: str | tuple[ChatMessage, ...] | tuple[int, ...], continue_final: bool
+    ) -> Prompt:
+        if isinstance(content[0], ChatMessage):
+            turns = [asdict(turn) for turn in content if isinstance(turn, ChatMessage)]
+            return chat_prompt(turns, self._backend, continue_final=continue_final)
+        if continue_final:
+            raise InvalidRequest(
+                "continue_final_message continues a conversation; send chat, or leave it out",
+                "continue_final_message",
+            )
         if isinstance(content, str):
             return text_prompt(content, self._backend, "text")
-        if isinstance(content[0], ChatMessage):
-            return chat_prompt(
-                [asdict(turn) for turn in content if isinstance(turn, ChatMessage)], self._backend
-            )
         ids = [token_id for token_id in content if isinstance(token_id, int)]
         return ids_prompt(ids, self._backend.tokenizer, "token_ids")

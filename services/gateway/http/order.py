@@ -13,10 +13,10 @@ from typing import Any, Protocol, TypeVar
 from pydantic import ValidationError
 
 from adasd.errors import InvalidRequest
-from adasd.requests import GenerationRequest, SamplingParams, SpeculationOptions
+from adasd.requests import SET_BY_MODELS, GenerationRequest, SamplingParams, SpeculationOptions
+from adasd.text.chat import plain_content
 from services.gateway.backend import Backend
 from services.gateway.http.answer_format import grammar_of
-from services.gateway.http.predicted import with_prediction
 from services.gateway.http.schema import (
     MAX_CHOICES,
     MAX_PROMPTS,
@@ -29,6 +29,7 @@ from services.gateway.http.schema import (
 )
 from services.gateway.http.tool_use import ToolUse, tool_use
 from services.gateway.http.unsupported import TEMPLATE_SWITCHES, refuse_unsupported
+from services.gateway.predicted import with_prediction
 from services.gateway.prompts import Prompt, chat_prompt, ids_prompt, text_prompt
 from services.gateway.validation import check_model, checked, fitted
 
@@ -99,7 +100,7 @@ def read_chat(body: ChatBody, backend: Backend, answer_id: str) -> Order:
     elif tools is not None and tools.grammar is not None:
         names["grammar"], sent["grammar"] = "tools", tools.grammar
     request = checked(_request(body, backend, answer_id, sent, names), backend, names)
-    request = with_prediction(request, body, backend)
+    request = _predicted(request, body, backend)
     extra = body.model_extra or {}
     options = {name: extra[name] for name in switches if extra.get(name) is not None}
     options |= body.chat_template_kwargs or {}
@@ -129,7 +130,7 @@ def read_completion(body: CompletionBody, backend: Backend, answer_id: str) -> O
     only_prompt = request.sampling.max_tokens == 0 and request.sampling.prompt_logprobs is not None
     if only_prompt:  # the prompt's log-probabilities come with the first token of an answer
         request = replace(request, sampling=replace(request.sampling, max_tokens=1))
-    request = with_prediction(checked(request, backend, names), body, backend)
+    request = _predicted(checked(request, backend, names), body, backend)
     prompts = read_prompts(body.prompt, backend, body.add_special_tokens is not False)
     order = _order(body, backend, _choices(body, backend, request, prompts, names), ignored)
     order = replace(order, only_prompt=only_prompt)
@@ -178,7 +179,8 @@ def _request(
         if name in sampling and sampling[name] != value:
             raise InvalidRequest(f"{name} and {synonym} say the same, but differ; send one", synonym)
         sampling[name], names[name] = value, synonym
-    sampling = {**backend.sampling_defaults, **sampling, **sent}
+    of_model = {name: value for name, value in backend.sampling_defaults.items() if name in SET_BY_MODELS}
+    sampling = {**of_model, **sampling, **sent}
     if "logit_bias" in sampling:
         sampling["logit_bias"] = tuple((_token_id(key), bias) for key, bias in sampling["logit_bias"].items())
     speculation = sent_options(body.speculation, SpeculationOptions) if body.speculation else {}
@@ -186,6 +188,14 @@ def _request(
     return GenerationRequest(
         answer_id, (), SamplingParams(**sampling), SpeculationOptions(**speculation), **own
     )
+
+
+def _predicted(request: GenerationRequest, body: GenerationBody, backend: Backend) -> GenerationRequest:
+    """The request with OpenAI's predicted output, if the body has one."""
+    if body.prediction is None:
+        return request
+    where = "prediction.content"
+    return with_prediction(request, plain_content(body.prediction.content, where, joint=""), backend, where)
 
 
 def _choices(

@@ -21,6 +21,7 @@ from adasd.requests import (
     RequestOption,
     SamplingParams,
     SpeculationOptions,
+    TextOptions,
     options_of,
 )
 from adasd.text.chat import ROLES
@@ -29,7 +30,7 @@ MAX_PROMPTS = 32
 MAX_CHOICES = 128
 MAX_GUIDED_CHOICES = 1024
 MAX_TOOLS = 128
-MAX_BAD_WORDS = 128
+BAD_WORDS = options_of(TextOptions)["bad_words"]
 
 
 TEXT_PART: dict[str, Any] = {
@@ -183,8 +184,8 @@ class GenerationBody(Body):
     guided_choice: Choices | None = None
     guided_grammar: str | None = None
     json_schema: dict[str, Any] | str | None = Field(None, description="llama.cpp's name for the same")
-    bad_words: Annotated[list[ChoiceText], Field(max_length=MAX_BAD_WORDS)] | None = Field(
-        None, description="texts that the answer never contains"
+    bad_words: Annotated[list[ChoiceText], Field(max_length=BAD_WORDS.max_items)] | None = Field(
+        None, description=BAD_WORDS.sentence
     )
     prompt_logprobs: int | None = Field(
         None, description="log-probabilities of the prompt's tokens, in vLLM's shape; not in streams"

@@ -9,8 +9,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from adasd.errors import ContextTooLong, InvalidRequest, Overloaded, UnknownModel, WorkerLost
-from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
+from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions, TextOptions
 from adasd.results import Chunk, Complete, FinishReason
+from adasd.text.tools import without_words
 from protos.adasd.v1 import generation_pb2 as pb
 from services.gateway.backend import Readiness
 from services.gateway.grpc.door import start_grpc
@@ -70,6 +71,66 @@ async def test_an_answer_is_chunks_and_then_complete(grpc_door, content):
     assert chunks[-1].finish_reason is end.finish_reason is FinishReason.LENGTH
     assert sum(len(chunk.tokens) for chunk in chunks) == end.usage.completion_tokens
     assert backend.tally.requests[0].sampling.max_tokens == 9
+
+
+async def test_options_about_texts_are_those_of_http(grpc_door):
+    backend, _, client = grpc_door
+    texts = TextOptions(bad_words=("bad", "a/b (c)"), prediction="the cat sat on")
+    await gathered(client, GenerateCall("the cat sat on the mat", texts=texts))
+    request = backend.tally.requests[-1]
+    assert request.sampling.grammar == without_words(texts.bad_words)
+    assert backend.tokenizer.decode(request.prediction) == "the cat sat on"
+    assert request.speculation.draft == "suffix"
+    begun = ChatMessage("user", "the cat"), ChatMessage("assistant", "the dog")
+    await gathered(client, GenerateCall(begun, texts=TextOptions(continue_final_message=True)))
+    prompt = backend.tokenizer.decode(backend.tally.requests[-1].prompt, skip_special_tokens=False)
+    assert prompt == "<|user|>the cat<|end|><|assistant|>the dog"
+
+
+@pytest.mark.parametrize(
+    ("call", "param"),
+    [
+        (GenerateCall("x", texts=TextOptions(bad_words=("",))), "bad_words.0"),
+        (GenerateCall("x", texts=TextOptions(bad_words=("a",) * 129)), "bad_words"),
+        (
+            GenerateCall(
+                "x",
+                sampling=SamplingParams(grammar=Grammar(GrammarKind.REGEX, "a")),
+                texts=TextOptions(bad_words=("b",)),
+            ),
+            "bad_words",
+        ),
+        (
+            GenerateCall("x", sampling=SamplingParams(min_tokens=2), texts=TextOptions(bad_words=("b",))),
+            "min_tokens",
+        ),
+        (
+            GenerateCall(
+                "x", speculation=SpeculationOptions(draft="model"), texts=TextOptions(prediction="the cat")
+            ),
+            "prediction",
+        ),
+        (GenerateCall("x", texts=TextOptions(continue_final_message=True)), "continue_final_message"),
+        (
+            GenerateCall((ChatMessage("user", "x"),), texts=TextOptions(continue_final_message=True)),
+            "continue_final_message",
+        ),
+    ],
+    ids=range(7),
+)
+async def test_options_about_texts_that_contradict_themselves_are_refused(grpc_door, call, param):
+    _, _, client = grpc_door
+    with pytest.raises(InvalidRequest) as refused:
+        await gathered(client, call)
+    assert refused.value.param == param
+
+
+async def test_the_models_length_holds_where_a_call_sets_none(grpc_door):
+    backend, _, client = grpc_door
+    backend.sampling_defaults = {"max_tokens": 3}
+    for asked, most in ((SamplingParams(), 3), (SamplingParams(max_tokens=7), 7)):
+        await gathered(client, GenerateCall("the cat", sampling=asked))
+        assert backend.tally.requests[-1].sampling.max_tokens == most
 
 
 async def test_options_are_honoured_and_echoed(grpc_door):

@@ -165,8 +165,30 @@ def test_defaults_are_read_from_the_models_file(tmp_path):
     file.write_text(
         '{"temperature": 0.7, "top_k": 20, "top_p": null, "max_new_tokens": 5, "do_sample": true}'
     )
-    assert sampling_defaults(str(tmp_path)) == {"temperature": 0.7, "top_k": 20}
+    assert sampling_defaults(str(tmp_path)) == {"temperature": 0.7, "top_k": 20, "max_tokens": 5}
     assert {*SET_BY_MODELS} <= set(SamplingParams.__dataclass_fields__)
+
+
+async def test_the_models_length_holds_where_a_request_sets_none_and_never_beyond_the_context(door):
+    def most():
+        return door.backend.tally.requests[-1].sampling.max_tokens
+
+    door.backend.sampling_defaults = {"max_tokens": 5}
+    await door.chat()
+    assert most() == 5
+    await door.chat(max_tokens=9)
+    assert most() == 9
+    await door.post("/v1/responses", {"input": HELLO})
+    assert most() == 5
+    door.backend.sampling_defaults = {"max_tokens": 10_000}
+    assert (await door.chat()).status_code == 200
+    assert most() + len(door.backend.tally.requests[-1].prompt) == door.backend.context_len
+
+
+def test_a_length_below_one_says_what_to_do(tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"max_new_tokens": 0}')
+    with pytest.raises(ConfigError, match="max_new_tokens 0; correct it"):
+        sampling_defaults(str(tmp_path))
 
 
 @pytest.mark.parametrize("value", ["7", '"hot"', "true"])

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 from hypothesis import strategies as st
 
-from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
+from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions, TextOptions
 from adasd.results import (
     Chunk,
     Complete,
@@ -207,6 +207,7 @@ generate_calls = st.builds(
     sampling=sampling,
     speculation=speculation,
     timeout_s=st.none() | reals,
+    texts=st.builds(TextOptions, st.lists(names, max_size=3).map(tuple), st.none() | names, st.booleans()),
 )
 kinds = st.sampled_from(TokenKind)
 reasons = st.sampled_from(FinishReason)

@@ -1,4 +1,4 @@
-"""OpenAI's predicted outputs: a text that the caller expects as the answer becomes what look-ups draft from."""
+"""Predicted outputs: a text that the caller expects as the answer becomes what look-ups draft from."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from dataclasses import replace
 from adasd.control.draft_sources import LOOKUPS, SUFFIX
 from adasd.errors import InvalidRequest
 from adasd.requests import GenerationRequest, Mode
-from adasd.text.chat import plain_content
 from services.gateway.backend import Backend
-from services.gateway.http.schema import GenerationBody
 from services.gateway.prompts import check_chars
 
-WHERE = "prediction.content"
 
+def with_prediction(
+    request: GenerationRequest, text: str | None, backend: Backend, where: str
+) -> GenerationRequest:
+    """The request with a predicted text; unchanged without one, or if nothing is drafted (mode ``off``).
 
-def with_prediction(request: GenerationRequest, body: GenerationBody, backend: Backend) -> GenerationRequest:
-    """The request with the body's prediction; unchanged without one, or if nothing is drafted (mode ``off``).
-
-    Blocking: tokenises. Raises InvalidRequest if the request names a draft source that reads no prediction.
+    Blocking: tokenises. Raises InvalidRequest if the request names a draft source that reads no prediction, and
+    ContextTooLong, both naming the field ``where``.
     """
-    if body.prediction is None:
+    if text is None:
         return request
-    text = plain_content(body.prediction.content, WHERE, joint="")
-    check_chars(len(text), backend, WHERE)
+    check_chars(len(text), backend, where)
     draft = request.speculation.draft or SUFFIX
     if draft not in LOOKUPS:
         raise InvalidRequest(
