@@ -1,4 +1,4 @@
-"""AdaSD beside llama.cpp on the same weights and prompts, one stream, greedy, on a CPU.
+"""AdaSD beside llama.cpp and OpenVINO on the same weights and prompts, one stream, greedy, on a CPU.
 
     python -m load_tests.peers [--model FOLDER] [--prompts 4] [--max-tokens 64] [--repeats 1] [--threads 2]
                                [--only NAME ...] [--json FILE] [--page FILE]
@@ -228,6 +228,8 @@ def main(arguments: list[str] | None = None, run: Callable[[Program], Asked] | N
         )
         given = {"folder": str(folder), "draft": str(draft), "threads": str(options.threads)}
         given |= files(folder, home / "gguf")
+        (home / "converted").mkdir(exist_ok=True)
+        given["converted"] = str(home / "converted" / folder.name)
     except ConfigError as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         return 2

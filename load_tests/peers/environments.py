@@ -28,11 +28,13 @@ class Environment:
 
     name: str
     packages: tuple[str, ...]
+    unwanted: tuple[str, ...] = ()
+    """Packages that come along and break an import, such as one built for another torch."""
 
     @property
     def folder_name(self) -> str:
         """Differs where anything about the environment differs."""
-        told = repr((self.packages, sys.version_info[:3], sys.prefix))
+        told = repr((self.packages, self.unwanted, sys.version_info[:3], sys.prefix))
         return f"{self.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
@@ -58,6 +60,8 @@ def _make(environment: Environment, folder: Path, timeout_s: float) -> None:
     _run([sys.executable, "-m", "venv", str(folder)], timeout_s)
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
     _run([*pip, "install", "--only-binary", ":all:", *environment.packages], timeout_s)
+    if environment.unwanted:
+        _run([*pip, "uninstall", "--yes", *environment.unwanted], timeout_s)
     (folder / "complete").write_text("\n".join(environment.packages) + "\n", encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ import pytest
 from load_tests.peers import environments
 from load_tests.peers.environments import Environment, NotInstalled, python_of
 
-ONE = Environment("one", ("a==1",))
+ONE = Environment("one", ("a==1",), unwanted=("b",))
 
 
 def test_an_environment_is_made_once_with_what_it_needs(tmp_path, monkeypatch):
@@ -22,12 +22,14 @@ def test_an_environment_is_made_once_with_what_it_needs(tmp_path, monkeypatch):
 
     python = python_of(ONE, tmp_path)
     assert python_of(ONE, tmp_path) == python == tmp_path / ONE.folder_name / "bin" / "python"
-    assert [command[-1] for command in commands] == [str(tmp_path / ONE.folder_name), "a==1"]
+    assert [command[-1] for command in commands] == [str(tmp_path / ONE.folder_name), "a==1", "b"]
+    assert "uninstall" in commands[2]
     assert commands[0][0] == sys.executable
 
 
 def test_other_packages_are_another_environment():
-    assert Environment("one", ("a==2",)).folder_name != ONE.folder_name
+    names = {Environment("one", ("a==1",)).folder_name, Environment("one", ("a==2",)).folder_name}
+    assert len({*names, ONE.folder_name}) == 3
 
 
 def test_a_failed_installation_is_told_and_leaves_nothing(tmp_path, monkeypatch):
