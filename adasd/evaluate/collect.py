@@ -92,7 +92,7 @@ def write(
     active = list(range(len(rows)))
     while active:
         next_B = [
-            _pick(logits_V, rows[row][1], generator) for row, logits_V in zip(active, logits_BV, strict=True)
+            pick(logits_V, rows[row][1], generator) for row, logits_V in zip(active, logits_BV, strict=True)
         ]
         for row, token, logits_V in zip(active, next_B, logits_BV, strict=True):
             tokens[row].append(token)
@@ -128,7 +128,8 @@ def _forward(
     )
 
 
-def _pick(logits_V: Tensor, temperature: float, generator: torch.Generator) -> int:
+def pick(logits_V: Tensor, temperature: float, generator: torch.Generator) -> int:
+    """A token at this temperature."""
     if temperature == 0.0:
         return int(logits_V.argmax())
     return int(torch.multinomial(torch.softmax(logits_V / temperature, dim=-1), 1, generator=generator))
@@ -148,12 +149,9 @@ class ModelSource:
         positions_1L = torch.arange(ids_1L.shape[1])[None]
         out = _forward(self.model, ids_1L, torch.ones_like(ids_1L), positions_1L, None, num + 1)
         draft_NV = out.logits[0, :-1, : text.logits_NV.shape[1]].float().cpu()
-        accepted, proposals = _judged(text, draft_NV, generator)
-        signals = tuple(_signals(draft_NV))
-        rejected = [at for at, stands in enumerate(accepted) if not stands]
-        if self.most_followed is not None and len(rejected) > self.most_followed:
-            step = len(rejected) / self.most_followed
-            rejected = [rejected[int(i * step)] for i in range(self.most_followed)]
+        accepted, proposals = judged(text, draft_NV, generator)
+        signals = tuple(signals_of(draft_NV))
+        rejected = to_follow(accepted, self.most_followed)
         off_path = self._follow(text, out.past_key_values, rejected, proposals, generator) if rejected else {}
         return Trace(
             text.group, text.temperature, text.num_tokens, text.max_tokens, accepted, signals, off_path
@@ -176,12 +174,20 @@ class ModelSource:
             mask_BL = torch.cat([mask_BL, torch.ones_like(ids_B1)], dim=-1)
             out = _forward(self.model, ids_B1, mask_BL, mask_BL.sum(-1, keepdim=True) - 1, cache)
             logits_BV, cache = out.logits[:, -1, : text.logits_NV.shape[1]].float().cpu(), out.past_key_values
-            steps.append(_signals(logits_BV))
-            ids_B1 = torch.tensor([[_pick(logits_V, text.temperature, generator)] for logits_V in logits_BV])
+            steps.append(signals_of(logits_BV))
+            ids_B1 = torch.tensor([[pick(logits_V, text.temperature, generator)] for logits_V in logits_BV])
         return {at: tuple(step[row] for step in steps) for row, at in enumerate(rejected)}
 
 
-def _judged(text: Text, draft_NV: Tensor, generator: torch.Generator) -> tuple[tuple[bool, ...], list[int]]:
+def to_follow(accepted: Sequence[bool], most: int | None) -> list[int]:
+    """Rejected positions, evenly thinned out to ``most`` (None: all)."""
+    rejected = [at for at, stands in enumerate(accepted) if not stands]
+    if most is None or len(rejected) <= most:
+        return rejected
+    return [rejected[int(i * len(rejected) / most)] for i in range(most)]
+
+
+def judged(text: Text, draft_NV: Tensor, generator: torch.Generator) -> tuple[tuple[bool, ...], list[int]]:
     """Whether the proposal at each position is accepted, and the proposals."""
     written_N = torch.tensor(text.tokens)
     if text.temperature == 0.0:
@@ -196,7 +202,8 @@ def _judged(text: Text, draft_NV: Tensor, generator: torch.Generator) -> tuple[t
     return tuple(stands_N.tolist()), torch.where(stands_N, written_N, other_N).tolist()
 
 
-def _signals(logits_NV: Tensor) -> list[Signal]:
+def signals_of(logits_NV: Tensor) -> list[Signal]:
+    """Entropy and largest probability of each distribution."""
     logs_NV = torch.log_softmax(logits_NV, dim=-1)
     entropy_N = -(logs_NV.exp() * logs_NV).nansum(-1)
     return list(zip(entropy_N.tolist(), logs_NV.amax(-1).exp().tolist(), strict=True))

@@ -36,6 +36,7 @@ class AnswerRecord:
     generation_threshold: float | None  # nats, at the answer's end
     acceptance_threshold: float | None  # Jensen-Shannon distance, at the answer's end
     distortion: float | None = 0.0  # expected total variation from relaxation, summed; None: unknown
+    nll: float | None = None  # negative log-likelihood under the target at temperature 1, nats; None: not asked for
 
     @property
     def num_decoded(self) -> int:
@@ -58,6 +59,7 @@ def load_pair(
     *,
     seed: int = 0,
     dtype: str = "auto",
+    weights: str = "full",
     device: str = "auto",
     num_threads: int = 1,
     drafts: Mapping[str, str] | None = None,
@@ -75,7 +77,7 @@ def load_pair(
     models = {MODEL: draft, **(drafts or {})}
     for model in models.values():
         check_vocabularies(target, model)
-    config = EngineConfig(target, dtype=dtype, device=device, num_threads=num_threads, num_slots=2)
+    config = EngineConfig(target, dtype=dtype, weights=weights, device=device, num_threads=num_threads, num_slots=2)
     tokenizer = Tokenizer.load(target)
     target_engine = TorchEngine.from_model(load_model(config), config, seed=seed)
     engines = {}
@@ -112,12 +114,13 @@ def run(
     *,
     max_tokens: int = 200,
     cost_ratio: float | None = None,
+    scores: bool = False,
     on_answer: Callable[[Method, float], None] = lambda method, temperature: None,
 ) -> Iterator[MethodRun]:
     """Run every method at every temperature, each with nothing learned before. Yields each run when it is done.
 
     ``cost_ratio``: modelled time of a draft pass over a target pass, for methods that depend on times; then equal
-    seeds give equal runs. None: times are measured.
+    seeds give equal runs. None: times are measured. ``scores``: also record what the target thinks of each answer.
     """
     for temperature in temperatures:
         for method in methods:
@@ -136,7 +139,8 @@ def run(
             )
             answers = []
             for item in items:
-                answers.append(_answer(fresh, item, method, SamplingParams(max_tokens, temperature)))
+                sampling = SamplingParams(max_tokens, temperature, logprobs=0 if scores else None)
+                answers.append(_answer(fresh, item, method, sampling))
                 on_answer(method, temperature)
             yield MethodRun(method, temperature, tuple(answers))
 
@@ -152,11 +156,13 @@ def as_modelled(cost_ratio: float, done: RoundCompleted) -> RoundCompleted:
 
 def _answer(pair: LocalPair, item: Question, method: Method, sampling: SamplingParams) -> AnswerRecord:
     text, tokens, report, first = "", list[int](), None, None
+    nll = 0.0
     for event in pair.stream(_prompt(pair, item.prompt), sampling, method.options):
         if isinstance(event, Chunk):
             first = first or (time.perf_counter(), time.process_time())
             text += event.text
             tokens.extend(token.id for token in event.tokens)
+            nll -= sum(token.logprob.logprob for token in event.tokens if token.logprob is not None)
         else:
             report = event.speculation
     assert report is not None
@@ -174,6 +180,7 @@ def _answer(pair: LocalPair, item: Question, method: Method, sampling: SamplingP
         report.generation_threshold,
         report.acceptance_threshold,
         report.distortion,
+        None if sampling.logprobs is None else nll,
     )
 
 

@@ -41,6 +41,13 @@ class MethodFigures:
     acceptance: tuple[float, ...]  # per position of a block: accepted among judged
     reached: tuple[int, ...]  # per position: how often it was judged
     distortion: float | None = 0.0  # expected total variation from relaxation, summed; None: unknown
+    nll_per_token: float | None = None  # under the target at temperature 1, nats; None: not asked for
+    nll_per_relaxed: float | None = None  # above plain decoding's, per relaxed token; None: unknown, or none relaxed
+
+    @property
+    def distortion_per_relaxed(self) -> float | None:
+        """Expected total variation per relaxed token; None: unknown, or none was relaxed."""
+        return None if self.distortion is None or not self.num_relaxed else self.distortion / self.num_relaxed
 
     @property
     def tokens_per_round(self) -> float:
@@ -98,6 +105,9 @@ def figures(
     tokens, rounds = sum(a.num_decoded for a in answers), sum(a.num_rounds for a in answers)
     drafted = sum(sum(a.drafted_per_round) for a in answers)
     acceptance, reached = by_position(answers)
+    relaxed = sum(a.num_relaxed for a in answers)
+    nll, plain_nll = _nll_per_token(answers), _nll_per_token(plain)
+    added = None if nll is None or plain_nll is None else nll - plain_nll
     return MethodFigures(
         method=method,
         temperature=temperature,
@@ -116,7 +126,7 @@ def figures(
         num_rounds=rounds,
         num_drafted=drafted,
         num_accepted=sum(sum(a.accepted_per_round) for a in answers),
-        num_relaxed=sum(a.num_relaxed for a in answers),
+        num_relaxed=relaxed,
         decode_s=sum(a.decode_s for a in answers),
         cpu_s=_sum(a.cpu_s for a in answers),
         speed_ups=tuple(modelled_speed_up(tokens, rounds, drafted, ratio) for ratio in COST_RATIOS),
@@ -127,7 +137,14 @@ def figures(
         acceptance=acceptance,
         reached=reached,
         distortion=_sum(a.distortion for a in answers),
+        nll_per_token=nll,
+        nll_per_relaxed=added * sum(len(a.tokens) for a in answers) / relaxed if added is not None and relaxed else None,
     )
+
+
+def _nll_per_token(answers: Sequence[AnswerRecord]) -> float | None:
+    nll = _sum(answer.nll for answer in answers)
+    return None if nll is None else nll / max(1, sum(len(answer.tokens) for answer in answers))
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

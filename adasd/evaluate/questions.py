@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from adasd.demo.tasks import Task, check, heldout
 from adasd.errors import ConfigError
 from adasd.evaluate.families.ask import Split, asks
-from adasd.evaluate.families.twelve import FAMILIES
+from adasd.evaluate.families.twelve import FAMILIES, SHORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,14 @@ def _typed(prompt: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def families(num_per_family: int, seed: int = 0, split: Split = Split.TEST) -> list[Question]:
-    """Prompts that cycle through the twelve families; the splits share no subject, or else no numbers."""
+def families(
+    num_per_family: int, seed: int = 0, split: Split = Split.TEST, names: Collection[str] = FAMILIES
+) -> list[Question]:
+    """Prompts that cycle through the families; the splits share no subject, or else no numbers."""
     by_family = [
         [Question(name, ask.prompt, ask.judge) for ask in asks(name, family, num_per_family, seed, split)]
         for name, family in FAMILIES.items()
+        if name in names
     ]
     return [question for questions in zip(*by_family, strict=True) for question in questions]
 
@@ -68,6 +71,7 @@ WORKLOADS: dict[str, Callable[[int, int], list[Question]]] = {
     "messy": messy,
     "dev": partial(families, split=Split.DEV),
     "test": partial(families, split=Split.TEST),
+    "short": partial(families, split=Split.TEST, names=SHORT),
 }
 """Workloads that come with the library, by name: (questions per task, seed) -> questions."""
 

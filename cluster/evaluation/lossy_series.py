@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from adasd.config import SpeculationConfig
@@ -21,6 +21,10 @@ GENERATION_ONLY, VERIFICATION_ONLY = "adasd", "static-5+adasd"
 PUBLISHED, HYBRID = "adasd+adasd", f"{ASSISTED}+adasd"
 PAPER = (VANILLA, ASSISTED, GENERATION_ONLY, VERIFICATION_ONLY, PUBLISHED, HYBRID)
 """The rows of AdaSD's tables."""
+REAL, SAMPLED = "smollm2", "smollm2-sampled"
+"""The series of the real pair, greedy and at temperature 1."""
+NUM_SHORT = 200
+"""Short prompts per family."""
 OTHERS = (GUARDED, "adasd+collision", "adaedl+collision")
 RATIOS = (0.0, 0.1, 0.25, 0.5)
 """Guards to choose from: the least share of the target's largest probability that a relaxed token must have."""
@@ -38,6 +42,8 @@ class LossySeries:
     workload: tuple[str, int, int]  # name, prompts per task, seed
     max_tokens: int
     methods: tuple[tuple[float, tuple[str, ...]], ...]  # by temperature
+    weights: str = "full"  # of both models; int8 is another pair, three times as fast
+    scores: bool = True  # whether the target's log-likelihood of each answer is recorded
 
 
 def demo_series() -> list[LossySeries]:
@@ -80,10 +86,27 @@ def demo_series() -> list[LossySeries]:
     ]  # fmt: skip
 
 
-def real_series(target: str) -> LossySeries:
-    """SmolLM2-135M with our draft on the twelve families."""
-    return LossySeries(
-        "smollm2",
+def many_series() -> list[LossySeries]:
+    """The demo pair on 1,500 prompts, with a useful and a hopeless draft: is anything lost?"""
+    _, useful, hopeless = demo_series()
+    methods = ((0.0, (PLAIN, PUBLISHED, GUARDED)), (1.0, (PLAIN, PUBLISHED, GUARDED)))
+    workload = ("demo", 375, 2)
+    return [
+        replace(useful, name="many", title="Demo pair, 1,500 prompts", workload=workload, methods=methods),
+        replace(
+            hopeless,
+            name="many-hopeless",
+            title="Demo pair with a hopeless draft, 1,500 prompts",
+            workload=workload,
+            methods=methods,
+        ),
+    ]
+
+
+def real_series(target: str) -> list[LossySeries]:
+    """SmolLM2-135M with our draft on the twelve families, greedy by the clock and sampled; then many short prompts."""
+    greedy = LossySeries(
+        REAL,
         "SmolLM2-135M with our draft",
         target,
         str(packaged("models/smollm2-draft")),
@@ -91,7 +114,30 @@ def real_series(target: str) -> LossySeries:
         ("test", 3, 0),
         48,
         ((0.0, (PLAIN, VANILLA, "static-2", "calibrated", PUBLISHED, GUARDED)),),
+        scores=False,  # it would cost time, and this series is compared with the clock
     )
+    return [
+        greedy,
+        replace(
+            greedy,
+            name=SAMPLED,
+            title="SmolLM2-135M in int8 with our draft, sampled",
+            workload=("test", 7, 0),
+            methods=((1.0, (PLAIN, *PAPER, GUARDED)),),
+            weights="int8",
+            scores=True,
+        ),
+        replace(
+            greedy,
+            name="short",
+            title="SmolLM2-135M in int8 with our draft, short prompts",
+            workload=("short", NUM_SHORT, 0),
+            max_tokens=32,
+            methods=((0.0, (PLAIN, PUBLISHED, GUARDED)),),
+            weights="int8",
+            scores=True,
+        ),
+    ]
 
 
 def answered(
@@ -120,9 +166,20 @@ def answered(
             places = [f"{name} T={temperature:g} #{number}" for number in range(len(items))]
             if not all(place in journal.answers for place in places):
                 pair = pair or load_pair(
-                    series.target, series.draft, dtype="float32", draft_noise=series.noise
+                    series.target,
+                    series.draft,
+                    dtype="float32",
+                    weights=series.weights,
+                    draft_noise=series.noise,
                 )
-                (done,) = run(pair, items, [chosen], [temperature], max_tokens=series.max_tokens)
+                (done,) = run(
+                    pair,
+                    items,
+                    [chosen],
+                    [temperature],
+                    max_tokens=series.max_tokens,
+                    scores=series.scores,
+                )
                 for place, answer in zip(places, done.answers, strict=True):
                     journal.add(place, answer)
             runs.append(MethodRun(chosen, temperature, tuple(journal.answers[place] for place in places)))

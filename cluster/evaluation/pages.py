@@ -74,7 +74,9 @@ def answers(report: Evaluation) -> Iterator[str]:
         "change, points (95 %)",
         "tokens per pass",
         "relaxed, %",
-        "distortion, %",
+        "distortion per relaxed token",
+        "NLL per token, nats",
+        "NLL added per relaxed token",
         *(f"c={ratio:g}" for ratio in COST_RATIOS),
     )
     for temperature in report.temperatures:
@@ -90,7 +92,9 @@ def _answer_row(row: MethodFigures) -> tuple[str, ...]:
         f"{100 * row.accuracy_change:+.1f} [{100 * row.change_low:+.1f}, {100 * row.change_high:+.1f}]",
         f"{row.tokens_per_round:.2f}",
         f"{100 * row.relaxed_share:.1f}",
-        known(None if row.distortion_share is None else 100 * row.distortion_share, ".1f"),
+        known(row.distortion_per_relaxed, ".2f"),
+        known(row.nll_per_token, ".3f"),
+        known(row.nll_per_relaxed, "+.2f"),
         *(f"{speed:.2f}" for speed in row.speed_ups),
     )
 

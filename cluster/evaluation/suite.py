@@ -30,11 +30,18 @@ from adasd.evaluate.traces import Traces
 from cluster.evaluation import pages
 from cluster.evaluation.agreement import agreement
 from cluster.evaluation.exact_series import METHODS, Tested, all_cells, all_circumstances, tested
-from cluster.evaluation.lossy_series import LossySeries, answered, demo_series, paces, real_series
+from cluster.evaluation.lossy_series import (
+    REAL,
+    SAMPLED,
+    LossySeries,
+    answered,
+    demo_series,
+    many_series,
+    paces,
+    real_series,
+)
 from cluster.evaluation.traced_pairs import TracedPair, demo_pair, real_pair, traced
 
-REAL = "smollm2"
-"""The series of the real pair."""
 CLOCKED = ("static-2", "static-5", "calibrated")
 """Methods whose replayed speed is compared with the clock."""
 COST_RATIO = 0.1
@@ -68,7 +75,7 @@ def write_all(folder: Path, real_target: str, commit: str) -> int:
             "## Exact methods by pair, temperature and cost: speed over the best static length",
             pages.by_circumstance(exact),
         ]
-        for series in (*demo_series(), real_series(real_target)):
+        for series in (*demo_series(), *real_series(real_target), *many_series()):
             runs[series.name] = _answers(series, kept, console)
             report = _report(series, runs[series.name], made)
             parts += [f"## {series.title}", *pages.answers(report)]
@@ -125,6 +132,7 @@ def _report(series: LossySeries, runs: Sequence[MethodRun], made: str) -> Evalua
             "n": num,
             "seed": seed,
             "max_tokens": series.max_tokens,
+            "weights": series.weights,
         },
         "acceptance_of_mode_adaptive": SpeculationConfig().acceptance,
     }
@@ -137,7 +145,7 @@ def _lossy_claims(runs: Mapping[str, Sequence[MethodRun]]) -> list[Tested]:
     def ratios(ours: str, base: str) -> dict[str, Any]:
         return {
             f"{name}, T=1": speed_ratio(*(paces(runs[name], each, 1.0, COST_RATIO) for each in (ours, base)))
-            for name in ("demo", REAL)
+            for name in ("demo", SAMPLED)
             if {ours, base} <= {run.method.name for run in runs.get(name, ()) if run.temperature == 1.0}
         }
 

@@ -24,3 +24,6 @@ FAMILIES: Mapping[str, Family] = {
 
 FREE_WORDING = ("story", "summary")
 """Families whose answers may be worded in many ways."""
+
+SHORT = ("quote", "classification", "rewriting")
+"""Families with short answers that a small model often gets right, so that few points of a loss can be seen."""
