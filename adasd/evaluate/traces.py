@@ -107,11 +107,12 @@ class TraceFile:
             self._add(self._read(number, line))
 
     def append(self, batch: Traces) -> None:
-        """Write the traces of some texts, at once."""
-        line = {name: [_written(trace) for trace in traces] for name, traces in batch.items()}
+        """Write the traces of some texts, at once. They are kept as written, with four digits of each signal."""
+        record = {name: [_written(trace) for trace in traces] for name, traces in batch.items()}
+        line = json.dumps(record, separators=(",", ":"))
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, separators=(",", ":")) + "\n")
-        self._add(batch)
+            file.write(line + "\n")
+        self._add(self._read(self.num_batches + 2, line))
 
     def _add(self, batch: Traces) -> None:
         self.num_batches += 1
