@@ -98,8 +98,8 @@ class EngineConfig:
     prefill_chunk: int = setting(256, "most prompt tokens of one session per forward pass", low=1)
     verify_budget: int | None = setting(
         None,
-        "drafted tokens verified per forward pass over all sessions, those most likely to be accepted first; none: "
-        "all of them, 0: as many as the measured pass times make worthwhile",
+        "drafted tokens verified per forward pass over all sessions, on average over passes, those most likely to be "
+        "accepted first; none: all of them, 0: as many as the measured pass times make worthwhile",
         low=0,
     )
     prefix_cache: bool = setting(

@@ -146,6 +146,7 @@ class DraftCall:
     feed: tuple[int, ...]
     rule: StopRule
     optimistic: bool = False  # assumes the outcome of a pending verdict; yields to other work
+    patience_s: float = math.inf  # since the call's arrival; from then on no further token is begun
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,10 @@ class ServeConfig:
     )
     request_timeout_s: float = setting(600.0, "seconds that one answer may take", low=0.001)
     draft_timeout_s: float = setting(
-        2.0, "seconds to wait for a draft block; then the round continues without it", low=0.001
+        2.0,
+        "seconds to wait for a draft block; from half of them on the draft begins no further token, and at their end "
+        "the round continues without a block",
+        low=0.001,
     )
     verify_timeout_s: float = setting(
         60.0, "seconds to wait for a verdict; then the target replica counts as lost", low=0.001

@@ -45,6 +45,7 @@ from adasd.rounds import (
     Verdict,
     VerifyCall,
 )
+from adasd.specdec.verification_budget import SessionPrices
 from adasd.text.grammar import GrammarCompiler
 from adasd.text.tokenizer import Tokenizer
 
@@ -208,6 +209,7 @@ class TorchEngine:
         state = LogitsState.of(call.transform, self.vocab_size, self._grammars)
         slot = self._slots.open(call.session, call.max_len)
         slot.logits_state, slot.logprobs, slot.prompt_logprobs = state, call.logprobs, call.prompt_logprobs
+        slot.prices = SessionPrices(self._scheduler.price, self._scheduler.price)
         self._transforms[call.session] = call.transform
 
     def cached_len(self, session: str) -> int:
@@ -273,8 +275,8 @@ class TorchEngine:
     @torch.inference_mode()
     def step(self) -> list[WorkerReply]:
         self._pass_number += 1
-        scheduled, complete = self._scheduler.next_step()
-        replies: list[WorkerReply] = [work.answer() for work in complete]
+        scheduled, complete = self._scheduler.next_step(self._clock())
+        replies: list[WorkerReply] = [self._complete(work) for work in complete]
         drafting: list[Scheduled] = []
         others: list[Scheduled] = []
         for one in scheduled:
@@ -350,7 +352,13 @@ class TorchEngine:
         if self._scheduler.next_input(work) is not None:
             return None
         del self._scheduler.waiting[work.call.session]
+        return self._complete(work)
+
+    def _complete(self, work: Work) -> WorkerReply:
+        """The reply of a complete call."""
         work.done_with()
+        if isinstance(work, VerifyWork):
+            work.slot.prices = work.slot.prices.after_verdict(self._scheduler.price)
         return work.answer()
 
     def _fail(self, work: Work, error: AdasdError) -> CallFailed:

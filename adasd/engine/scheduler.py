@@ -13,7 +13,7 @@ from typing import Protocol
 from adasd.config import EngineConfig
 from adasd.cost_table import CostTable
 from adasd.engine.work import SHORT_FEED, DraftWork, StepInput, VerifyWork, Work
-from adasd.specdec.verification_budget import share, share_by_cost
+from adasd.specdec.verification_budget import judged_len, learned, refused_by_budget, refused_by_cost
 
 CROWDED_SHARE = 4
 """Optimistic drafting yields while more than 1 / CROWDED_SHARE of the slots have committed work waiting."""
@@ -104,19 +104,25 @@ class Scheduler:
         self._most_committed = max(1, num_slots // CROWDED_SHARE)
         self._prefill, self._place, self._rooms = prefill, place, rooms or RoomForAll()
         self._cost = CostTable()  # of this engine's own passes
+        self.price = 0.0  # worth below which drafted tokens are not judged
 
     def next_input(self, work: Work) -> StepInput | None:
         """What a call feeds next; None: it is complete."""
         return work.next_input(self._chunk)
 
-    def next_step(self) -> tuple[list[Scheduled], list[Work]]:
-        """The calls of the next step, sorted by ``attention_order``, and calls that are complete without a pass."""
+    def next_step(self, now_s: float = 0.0) -> tuple[list[Scheduled], list[Work]]:
+        """The calls of the next step, sorted by ``attention_order``, and calls that are complete without a pass.
+
+        A block for which the session would not wait any longer (``now_s``) ends with the tokens that it has.
+        """
         running: list[Work] = []
         prompts: list[Work] = []
         complete: list[Work] = []
         if self._verify_budget is not None:
             self._cut_blocks(self._verify_budget)
         for session, work in list(self.waiting.items()):
+            if isinstance(work, DraftWork) and work.is_overdue(now_s):
+                work.cut()
             following = self.next_input(work)
             if following is None:
                 del self.waiting[session]
@@ -151,7 +157,10 @@ class Scheduler:
         return sum(not _is_optimistic(work) for work in self.waiting.values()) > self._most_committed
 
     def _cut_blocks(self, budget: int) -> None:
-        """Cut the blocks that this step judges to the verification budget (0: to what is worth its time)."""
+        """Cut the blocks that this step judges, each by its own price, and learn the price of later ones.
+
+        ``budget``: tokens per pass; 0: what is worth its time.
+        """
         works = [
             work
             for work in self.waiting.values()
@@ -159,10 +168,13 @@ class Scheduler:
             and len(work.call.confidences) == len(work.call.block)
             and (following := self.next_input(work)) and following.num_logits
         ]  # fmt: skip
+        if not works:
+            return
         blocks = [work.call.confidences for work in works]
-        lens = share(budget, blocks) if budget else share_by_cost(blocks, self._cost.at)
-        for work, length in zip(works, lens, strict=True):
-            work.cut_block(length)
+        refused = refused_by_budget(budget, blocks) if budget else refused_by_cost(blocks, self._cost.at)
+        self.price = learned(self.price, refused)
+        for work, block in zip(works, blocks, strict=True):
+            work.cut_block(judged_len(block, work.slot.prices.current))
 
     def _feeds_a_prompt(self, work: Work) -> bool:
         following = self.next_input(work)

@@ -197,6 +197,10 @@ class DraftWork(_Work):
         if not stops(self.call.rule, self.entropies, new.max_prob):
             self.tokens.append(new.token)
 
+    def is_overdue(self, now_s: float) -> bool:
+        """Whether the session would not wait for another token; the first one is always drafted."""
+        return bool(self.proposed) and now_s - self.submitted_s > self.call.patience_s
+
     def cut(self) -> None:
         """End the block with the tokens drafted so far."""
         del self.tokens[self.num_resumed + len(self.call.feed) + max(0, len(self.proposed) - 1) :]
@@ -257,6 +261,10 @@ class EarlyExitWork(DraftWork):
         surely = len(self.proposed) < self.leave.length and drafted.max_prob >= self.leave.confidence_floor
         if not surely and not stops(self.call.rule, self.entropies, drafted.max_prob):
             self.tokens.pop()  # never fed
+
+    def cut(self) -> None:
+        """As ``DraftWork.cut``; what the slot lacked has been fed before the first token was drafted."""
+        del self.tokens[self.done :]
 
     def preempted(self) -> list[int]:
         """The block ends here; a verify call feeds the slot's tokens again, through all layers."""

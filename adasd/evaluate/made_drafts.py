@@ -154,9 +154,7 @@ class CountSource:
     def _logits(self, before: Sequence[int]) -> Tensor:
         return self.model.probs(before[-self.model.order :]).log()
 
-    def _goes_on(
-        self, before: list[int], temperature: float, generator: torch.Generator
-    ) -> Iterator[Signal]:
+    def _goes_on(self, before: list[int], temperature: float, generator: torch.Generator) -> Iterator[Signal]:
         for _ in range(BLOCK_LEN):
             logits_V = self._logits(before)
             yield from signals_of(logits_V[None])

@@ -36,7 +36,9 @@ class AnswerRecord:
     generation_threshold: float | None  # nats, at the answer's end
     acceptance_threshold: float | None  # Jensen-Shannon distance, at the answer's end
     distortion: float | None = 0.0  # expected total variation from relaxation, summed; None: unknown
-    nll: float | None = None  # negative log-likelihood under the target at temperature 1, nats; None: not asked for
+    nll: float | None = (
+        None  # negative log-likelihood under the target at temperature 1, nats; None: not asked for
+    )
 
     @property
     def num_decoded(self) -> int:
@@ -77,7 +79,9 @@ def load_pair(
     models = {MODEL: draft, **(drafts or {})}
     for model in models.values():
         check_vocabularies(target, model)
-    config = EngineConfig(target, dtype=dtype, weights=weights, device=device, num_threads=num_threads, num_slots=2)
+    config = EngineConfig(
+        target, dtype=dtype, weights=weights, device=device, num_threads=num_threads, num_slots=2
+    )
     tokenizer = Tokenizer.load(target)
     target_engine = TorchEngine.from_model(load_model(config), config, seed=seed)
     engines = {}

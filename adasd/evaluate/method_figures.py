@@ -42,7 +42,9 @@ class MethodFigures:
     reached: tuple[int, ...]  # per position: how often it was judged
     distortion: float | None = 0.0  # expected total variation from relaxation, summed; None: unknown
     nll_per_token: float | None = None  # under the target at temperature 1, nats; None: not asked for
-    nll_per_relaxed: float | None = None  # above plain decoding's, per relaxed token; None: unknown, or none relaxed
+    nll_per_relaxed: float | None = (
+        None  # above plain decoding's, per relaxed token; None: unknown, or none relaxed
+    )
 
     @property
     def distortion_per_relaxed(self) -> float | None:
@@ -107,6 +109,7 @@ def figures(
     acceptance, reached = by_position(answers)
     relaxed = sum(a.num_relaxed for a in answers)
     nll, plain_nll = _nll_per_token(answers), _nll_per_token(plain)
+    num_written = sum(len(a.tokens) for a in answers)
     added = None if nll is None or plain_nll is None else nll - plain_nll
     return MethodFigures(
         method=method,
@@ -138,7 +141,7 @@ def figures(
         reached=reached,
         distortion=_sum(a.distortion for a in answers),
         nll_per_token=nll,
-        nll_per_relaxed=added * sum(len(a.tokens) for a in answers) / relaxed if added is not None and relaxed else None,
+        nll_per_relaxed=None if added is None or not relaxed else added * num_written / relaxed,
     )
 
 

@@ -108,7 +108,11 @@ def catch_up(session: Session) -> Step:
 
 
 def continue_or_draft(session: Session) -> Step:
-    """The next call of a round whose plan is known."""
+    """The next call of a round whose plan is known.
+
+    A block that was drafted ahead is judged even if the plan is not to draft: the plan depends on times, and they on
+    what was drafted. Dropping it would change what sampling emits.
+    """
     plan = session.plan
     branch = session.branches[0] if session.branches else None
     if branch is not None and branch.verify_epoch is not None:  # the target has the call already
@@ -122,13 +126,11 @@ def continue_or_draft(session: Session) -> Step:
             branches=(),
         )
         return look_ahead(session)
-    if plan.draft.max_tokens == 0:
-        return judge(session)
     if branch is not None and branch.on_its_way and branch.draft_epoch is not None:
         return session._replace(phase=Phase.DRAFTING, epoch=branch.draft_epoch), ()
     if branch is not None and branch.block is not None:
         return judge(session, branch.block, 0.0, branch.rule)
-    return draft(session, plan.draft) if session.draft.ready else judge(session)
+    return draft(session, plan.draft) if plan.draft.max_tokens and session.draft.ready else judge(session)
 
 
 def draft(session: Session, rule: StopRule) -> Step:
@@ -191,12 +193,11 @@ def take_stale_verdict(session: Session, answered: TargetAnswered) -> Step:
 
 def settle(session: Session, branch: Branch) -> Step:
     """The block of a branch arrived after the verdict, and the round waits for it: use it if its guess was right."""
-    if branch.token != session.committed[-1]:
-        return draft(session, session.plan.draft)
-    session = count_used(session)
-    if branch.block is None:
-        return draft(session, session.plan.draft)
-    return judge(session, branch.block, branch.elapsed_ms, branch.rule)
+    guessed = branch.token == session.committed[-1]
+    session = count_used(session) if guessed else session
+    if guessed and branch.block is not None:
+        return judge(session, branch.block, branch.elapsed_ms, branch.rule)
+    return draft(session, session.plan.draft) if session.plan.draft.max_tokens else judge(session)
 
 
 def take_refusal(session: Session, declined: TargetDeclined) -> Step:
@@ -237,11 +238,6 @@ def lose_awaited_draft(session: Session, _: DraftLost) -> Step:
 def leave_draft(session: Session, _: DraftLeft) -> Step:
     """As ``lose_draft``, but not counted as a loss."""
     return without_draft(session), ()
-
-
-def leave_awaited_draft(session: Session, _: DraftLeft) -> Step:
-    """Continue the round without a block; it does not wait for the next draft."""
-    return verify(without_draft(session))
 
 
 def without_draft(session: Session) -> Session:
@@ -307,7 +303,7 @@ TABLE: Mapping[type[Event], tuple[Handler, ...]] = {
     DraftAnswered:  (take_block,         take_block,   take_block,         take_block,          take_block,   ignore),
     DraftLate:      (drop_late,          drop_late,    drop_late,          be_late,             drop_late,    ignore),
     DraftLost:      (lose_draft,         lose_draft,   lose_draft,         lose_awaited_draft,  lose_draft,   ignore),
-    DraftLeft:      (leave_draft,        leave_draft,  leave_draft,        leave_awaited_draft, leave_draft,  ignore),
+    DraftLeft:      (leave_draft,        leave_draft,  leave_draft,        refuse,              leave_draft,   ignore),
     Planned:        (refuse,             refuse,       start_round,        refuse,              refuse,       ignore),
     Cancel:         (cancel,             cancel,       cancel,             cancel,              cancel,       ignore),
     Fail:           (fail,               fail,         fail,               fail,                fail,         ignore),

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from adasd.control.controller import Controller
@@ -33,9 +34,11 @@ from adasd.session.events import (
     AttachTarget,
     Cancel,
     DraftAnswered,
+    DraftAttached,
     DraftLate,
     DraftLeft,
     Emit,
+    Event,
     Fail,
     Finish,
     Learn,
@@ -50,6 +53,9 @@ from adasd.session.state import Phase
 from adasd.session.tasks import AsyncioTasks, Tasks
 
 log = logging.getLogger(__name__)
+
+PATIENCE_SHARE = 0.5
+"""Share of ``draft_timeout_s`` after which the draft begins no further token; then there is time to answer."""
 
 
 def as_measured(done: RoundCompleted) -> RoundCompleted:
@@ -118,6 +124,7 @@ class Runner:
         self.newest_draft_call = 0  # epoch
         self.newest_verdict_s = 0.0  # when it arrived
         self.verdict_posted: asyncio.Event | None = None  # of the newest verify call
+        self.held: deque[Event] = deque()  # the exchange of the draft, while a round waits for its block
 
     def cancel(self) -> None:
         """End the answer from outside (Abort); its finish reason is ``cancelled``."""
@@ -146,7 +153,7 @@ class Runner:
                     self.shared.lookups.remember(session.committed[len(self.request.prompt) :])
                     yield complete(session, self.effective.options, self.controller)
                     return
-                event = await self.tasks.next_event()
+                event = await self.next_event(session.phase)
                 if isinstance(event, DraftLeft):
                     self.slots.adopt_draft()
                 session, actions = step(session, event)
@@ -154,6 +161,21 @@ class Runner:
             deadline.cancel()
             self.slots.give_back()
             await self.tasks.close()
+
+    async def next_event(self, phase: Phase) -> Event:
+        """The next event. While a round waits for its block, the exchange of the draft waits, too.
+
+        Otherwise the block would be dropped if it took longer than attaching the other draft, so for its length.
+        """
+        if self.held and phase is not Phase.DRAFTING:
+            return self.held.popleft()
+        event = await self.tasks.next_event()
+        while phase is Phase.DRAFTING and (
+            isinstance(event, DraftLeft) or (self.held and isinstance(event, DraftAttached))
+        ):
+            self.held.append(event)
+            event = await self.tasks.next_event()
+        return event
 
     # ----------------------------------------------------------------- actions
 
@@ -206,6 +228,8 @@ class Runner:
         )
 
     async def ask_draft(self, call: DraftCall, draft: Drafter) -> None:
+        """A block that takes long comes short: dropping it for its length would change what sampling emits."""
+        call = replace(call, patience_s=PATIENCE_SHARE * self.settings.draft_timeout_s)
         self.newest_draft_call = call.epoch
         late = self.tasks.call_later(self.settings.draft_timeout_s, partial(self.be_late, call))
         asked_s = self.shared.clock()

@@ -121,6 +121,17 @@ def a_verdict_leaves_what_stands_in_the_cache(engine: Engine) -> None:
     engine.close("s")
 
 
+def a_block_that_is_overdue_ends_with_the_tokens_that_it_has(engine: Engine) -> None:
+    expected = plain(engine, PROMPT, 4)
+    _open(engine, "s")
+    drafted = draft(engine, DraftCall("s", 0, 0, PROMPT, StopRule(4), patience_s=0.0))
+    num = len(drafted.tokens)
+    assert num >= 1, "the first token is always drafted"
+    assert list(drafted.tokens) == expected[:num]
+    assert engine.cached_len("s") == len(PROMPT) + num - 1
+    engine.close("s")
+
+
 def a_block_leaves_all_but_its_last_token_in_the_cache(engine: Engine) -> None:
     expected = plain(engine, PROMPT, 4)
     _open(engine, "s")
@@ -363,6 +374,7 @@ CLAIMS = (
     what_cannot_be_opened_is_refused,
     what_cannot_be_run_is_refused_and_changes_nothing,
     a_verdict_leaves_what_stands_in_the_cache,
+    a_block_that_is_overdue_ends_with_the_tokens_that_it_has,
     a_block_leaves_all_but_its_last_token_in_the_cache,
     sessions_in_one_batch_do_not_disturb_each_other,
     a_text_that_was_there_before_gives_the_same,

@@ -169,6 +169,8 @@ class FakeEngine:
             del self._waiting[session]
             work.slot.cut(work.call.keep_len)
             return CallFailed(session, work.call.epoch, self._failures.pop(session))
+        if isinstance(work, DraftWork) and work.is_overdue(began_s):
+            work.cut()
         following = work.next_input(self.max_context)
         if following is not None:
             if not work.slot.is_placed:

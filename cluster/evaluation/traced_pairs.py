@@ -120,7 +120,7 @@ def real_pair(target: str) -> TracedPair:
         "SmolLM2",
         target,
         {"our draft": Drafts(draft), "hopeless draft": Drafts(draft, 0.35)},
-        {Split.DEV: ("dev", 4, 0), Split.TEST: ("test", 7, 0)},
+        {Split.DEV: ("dev", 2, 0), Split.TEST: ("test", 5, 0)},
         max_tokens=48,
         most_followed=6,
         made={
@@ -224,7 +224,9 @@ def _lessons(pair: TracedPair, target: PreTrainedModel, tokenizer: Tokenizer, pa
     with torch.inference_mode():
         for at in range(0, len(prompts), PROMPTS_PER_BATCH):
             batch = prompts[at : at + PROMPTS_PER_BATCH]
-            for text in write(target, batch, (LESSON_TEMPERATURE,), tokenizer.eos_ids, pair.max_tokens, generator):
+            for text in write(
+                target, batch, (LESSON_TEMPERATURE,), tokenizer.eos_ids, pair.max_tokens, generator
+            ):
                 texts.append((text.prompt, text.tokens[: text.num_tokens]))
     path.write_text(json.dumps({"about": about, "texts": texts}), encoding="utf-8")
     return texts

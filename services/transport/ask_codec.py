@@ -47,8 +47,9 @@ from services.transport.frame_buffer import FrameBuffer, checked_size
 from services.transport.frames import AskFrame, CallAsk, OpenAsk
 from services.transport.open_codec import open_from_wire, open_to_wire
 
-DRAFT = struct.Struct("<qqqIIIIddB")
-"""number, session, epoch, keep_len, num_fed, max_tokens, row_len, entropy_ceiling, confidence_floor, flags"""
+DRAFT = struct.Struct("<qqqIIIIdddB")
+"""number, session, epoch, keep_len, num_fed, max_tokens, row_len, entropy_ceiling, confidence_floor, patience_s,
+flags"""
 OPTIMISTIC, WANTS_RUNNER_UPS, HAS_TABLE = 1, 2, 4
 NUM_BINS = len(ENTROPY_EDGES) + 1
 TABLE_LEN = 2 * NUM_BINS + 1
@@ -137,6 +138,7 @@ class _Drafts:
             rule.row_len,
             rule.entropy_ceiling,
             rule.confidence_floor,
+            call.patience_s,
             flags if table is None else flags | HAS_TABLE,
         )
         ids = pack_ids(call.feed)
@@ -273,9 +275,10 @@ def decode_asks(data: bytes, leases: Mapping[int, str]) -> AskFrame:
 def _drafts_from_wire(wire: pb.DraftAsks, leases: Mapping[int, str]) -> list[CallAsk]:
     ids, reals = Pieces("token ids", unpack_ids(wire.ids)), Pieces("reals", unpack_reals(wire.reals))
     found = []
-    for number, session, epoch, keep_len, num_fed, max_tokens, row_len, ceiling, floor, flags in records(
-        DRAFT, wire.records
-    ):
+    for record in records(DRAFT, wire.records):
+        number, session, epoch, keep_len, num_fed, max_tokens, row_len, ceiling, floor, patience_s, flags = (
+            record
+        )
         table = None
         if flags & HAS_TABLE:
             entries = reals.take(TABLE_LEN)
@@ -283,7 +286,7 @@ def _drafts_from_wire(wire: pb.DraftAsks, leases: Mapping[int, str]) -> list[Cal
         wants = bool(flags & WANTS_RUNNER_UPS)
         rule = StopRule(max_tokens, ceiling, floor, row_len, want_runner_ups=wants, table=table)
         feed, optimistic = ids.take(num_fed), bool(flags & OPTIMISTIC)
-        call = DraftCall(leases.get(session, ""), epoch, keep_len, feed, rule, optimistic)
+        call = DraftCall(leases.get(session, ""), epoch, keep_len, feed, rule, optimistic, patience_s)
         found.append(CallAsk(number, session, call))
     ids.end()
     reals.end()

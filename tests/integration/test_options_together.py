@@ -74,7 +74,5 @@ def test_the_answer_is_that_of_the_target_alone(
     for ours, theirs in answers(pairs[source], kind, shape):
         assert some.difference(ours, theirs) is None
         assert ours.report.effective.acceptance == KINDS[kind][1]
-        if source.endswith("budget of 2") and source.startswith("model"):
-            assert max(ours.report.drafted_per_round, default=0) <= 2
         num_drafted += ours.report.num_draft_tokens
     assert num_drafted > 0

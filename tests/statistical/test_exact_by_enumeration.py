@@ -31,7 +31,7 @@ from adasd.rounds import (
     VerifyCall,
 )
 from adasd.specdec import verify_reference
-from adasd.specdec.verification_budget import share
+from adasd.specdec.verification_budget import judged_len
 from adasd.specdec.verify_reference import masked, sampling_probs
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.table_model import TableModel
@@ -107,16 +107,15 @@ class BookEngine(FakeEngine):
     """The fake engine, with every draw from a book."""
 
     book: Book
-    num_judged: int | None = None  # verification budget of this session and a neighbour
-    neighbour = (0.62, 0.9)  # the neighbour's confidences
+    price: float | None = None  # of the verification budget
     score: Callable[[VerifyCall], Sequence[float]] = staticmethod(lambda call: call.confidences)
 
     def submit(self, call: DraftCall | VerifyCall) -> None:
         super().submit(call)
-        if self.num_judged is not None and isinstance(call, VerifyCall) and call.block:
+        if self.price is not None and isinstance(call, VerifyCall) and call.block:
             work = self._waiting[call.session]
             assert isinstance(work, VerifyWork)
-            work.cut_block(share(self.num_judged, [self.score(call), self.neighbour])[0])
+            work.cut_block(judged_len(self.score(call), self.price))
 
     def _random_source(self, num_drafted: int) -> BookSource:
         return BookSource(self.book)
@@ -143,12 +142,12 @@ def pair_with(
     config: SpeculationConfig,
     taught: Sequence[RoundCompleted],
     options: SpeculationOptions,
-    num_judged: int | None = None,
+    price: float | None = None,
 ) -> LocalPair:
     """A fresh pair whose process has learned from ``taught``."""
     target, draft = BookEngine(TARGET, clock=lambda: 0.0), BookEngine(DRAFT, clock=lambda: 0.0)
     target.book = draft.book = book
-    target.num_judged = num_judged
+    target.price = price
     # Policies that measure time decide by the taught rounds, the same on every path: the clock stands.
     pair = LocalPair(
         target, draft, decode=lambda ids: "", eos_ids=frozenset(), speculation=config, clock=lambda: 0.0
@@ -192,7 +191,7 @@ def largest_error(
     acceptance: str | None = None,
     block: int = 2,
     transform: dict[str, Any] | None = None,
-    num_judged: int | None = None,
+    price: float | None = None,
     **config: Any,
 ) -> tuple[float, set[tuple[int, ...]]]:
     """(largest difference of the joint distributions, the block lengths of every path)."""
@@ -202,7 +201,7 @@ def largest_error(
     emitted: dict[tuple[int, ...], float] = dict.fromkeys(itertools.product(range(V), repeat=LENGTH), 0.0)
     shapes = set()
     for answer, probability in paths(
-        lambda book: pair_with(book, settings, PASTS[past], options, num_judged), options, transform
+        lambda book: pair_with(book, settings, PASTS[past], options, price), options, transform
     ):
         emitted[answer.token_ids] += probability
         shapes.add(answer.report.drafted_per_round)
@@ -241,22 +240,20 @@ def test_whatever_the_sampling(transform: dict[str, Any], acceptance: str):
 PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.7, "repetition_penalty": 1.4}
 
 
-@pytest.mark.parametrize("num_judged", [None, 1])
+@pytest.mark.parametrize("price", [None, 0.5])
 @pytest.mark.parametrize("acceptance", ["token", "block"])
-def test_so_it_is_where_every_token_changes_the_next_distributions(acceptance: str, num_judged: int | None):
-    error, _ = largest_error("adasd", "low ceiling", acceptance, transform=PENALTIES, num_judged=num_judged)
+def test_so_it_is_where_every_token_changes_the_next_distributions(acceptance: str, price: float | None):
+    error, _ = largest_error("adasd", "low ceiling", acceptance, transform=PENALTIES, price=price)
     assert error < 1e-9
     without = target_distribution({})
     assert max(abs(without[text] - chance) for text, chance in target_distribution(PENALTIES).items()) > 0.01
 
 
-@pytest.mark.parametrize("num_judged", [1, 2, 3])
+@pytest.mark.parametrize("price", [0.25, 0.35, 0.5])
 @pytest.mark.parametrize("acceptance", ["token", "block"])
 @pytest.mark.parametrize("drafting", ["static", "adasd"])
-def test_so_it_is_where_a_pass_judges_only_the_likeliest_tokens(
-    drafting: str, acceptance: str, num_judged: int
-):
-    error, shapes = largest_error(drafting, "low ceiling", acceptance, num_judged=num_judged)
+def test_so_it_is_where_a_pass_judges_only_the_likeliest_tokens(drafting: str, acceptance: str, price: float):
+    error, shapes = largest_error(drafting, "low ceiling", acceptance, price=price)
     assert error < 1e-9
     assert any(1 in lengths for lengths in shapes)  # blocks of two were cut
 
@@ -277,7 +274,7 @@ def test_the_published_score_of_a_cut_is_noticed(monkeypatch: pytest.MonkeyPatch
         ]
 
     monkeypatch.setattr(BookEngine, "score", staticmethod(by_token))
-    assert largest_error("static", num_judged=1)[0] > 1e-3
+    assert largest_error("static", price=0.35)[0] > 1e-3
 
 
 def test_a_residual_that_forgets_the_draft_is_noticed(monkeypatch: pytest.MonkeyPatch):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from adasd.engine.cache.layout import CacheLayout, SlotPlacement
 from adasd.errors import InvalidRequest, Overloaded, StaleCache, UnknownSession
 from adasd.rounds import PrefixStats
+from adasd.specdec.verification_budget import SessionPrices
 
 if TYPE_CHECKING:  # it imports torch; slots are used without torch
     from adasd.engine.sampling.logits_state import LogitsState
@@ -33,6 +34,9 @@ class Slot:
     logits_state: LogitsState | None = None  # effect of those tokens on the next logits; None: no effect
     logprobs: int | None = None  # as in OpenCall
     prompt_logprobs: int | None = None
+    prices: SessionPrices = field(
+        default_factory=SessionPrices
+    )  # that a verification budget cuts its blocks by
     number: int = 0  # sessions are numbered in the order of their opening
     evicted: list[int] = field(
         default_factory=list

@@ -9,7 +9,7 @@ from adasd.evaluate.intervals import Interval
 from adasd.evaluate.published import TABLE, Verdict, adasd_claims, exact_claims, untested_claims, verdict
 from adasd.evaluate.replay import Costs
 from cluster.evaluation.exact_series import METHODS
-from cluster.evaluation.lossy_series import PAPER, demo_series, real_series
+from cluster.evaluation.lossy_series import PAPER, demo_series, many_series, real_series
 from tests.unit.evaluate.test_replay import trace
 
 FASTER, SLOWER, EVEN = Interval(1.2, 1.1, 1.3), Interval(0.8, 0.7, 0.9), Interval(1.0, 0.9, 1.1)
@@ -40,7 +40,7 @@ def test_every_claim_can_be_run_or_says_what_would_test_it():
 
 
 def test_every_series_names_known_methods_and_starts_with_plain_decoding():
-    for series in (*demo_series(), real_series("target")):
+    for series in (*demo_series(), *real_series("target"), *many_series()):
         for _, names in series.methods:
             assert names[0] == "off"
             assert all(method(name) for name in names)

@@ -197,14 +197,24 @@ def test_lateness_while_the_round_waits_makes_it_plain():
     assert session.draft.keep_len == 10  # hello, a, b, c, d, e: committed now or later
 
 
-def test_a_plain_plan_drops_what_was_drafted_ahead():
+def test_what_was_drafted_ahead_is_judged_even_if_the_plan_is_plain():
     session, ask, ahead = judging("bc")
     session = session._replace(plan=replace(session.plan, accept=AcceptanceRule("collision", {"ratio": 0.5})))
     session, _ = step(session, DraftAnswered(block(ahead.call, "def")))
     session, _ = step(session, verdict(ask.call, 2, "d"))
     session, actions = step(session, planned(0))
-    assert only(actions, AskVerify).call.block == ()
+    assert only(actions, AskVerify).call.block == ids("ef")
     assert session.branches == ()
+
+
+def test_so_it_is_if_its_block_comes_later_unless_its_guess_was_wrong():
+    for token, judged in (("d", "ef"), ("x", "")):
+        session, ask, ahead = judging("bc")
+        session, _ = step(session, verdict(ask.call, 2, token))
+        session, actions = step(session, planned(0))
+        assert actions == ()
+        session, actions = step(session, DraftAnswered(block(ahead.call, "def")))
+        assert only(actions, AskVerify).call.block == ids(judged)
 
 
 def test_a_plain_plan_takes_what_the_target_is_at_and_drafts_no_further():

@@ -14,8 +14,10 @@ from adasd.errors import DeadlineExceeded, Overloaded, WorkerLost
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete, FinishReason, TokenKind
 from adasd.rounds import Verdict, VerifyCall
+from adasd.session.events import DraftAttached, DraftLate, DraftLeft
 from adasd.session.runner import Runner
 from adasd.session.slots import RunnerSettings
+from adasd.session.state import Phase
 from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, ids, shared
 
 PROMPT = "say: "
@@ -213,3 +215,27 @@ async def test_the_next_ask_leaves_before_the_chunk_is_read():
     (target,) = placement.open_slots
     assert len(target.cache) == len(PROMPT) + 1  # the second verify call has arrived: it fed the first token
     await stream.aclose()
+
+
+async def test_while_a_round_waits_for_its_block_the_exchange_of_the_draft_waits_too():
+    running = runner(world())
+    running.tasks.post(DraftLeft())
+    running.tasks.post(DraftAttached())
+    running.tasks.post(DraftLate(7))
+    assert await running.next_event(Phase.DRAFTING) == DraftLate(7)
+    assert await running.next_event(Phase.VERIFYING) == DraftLeft()
+    assert await running.next_event(Phase.VERIFYING) == DraftAttached()
+
+
+async def test_a_draft_is_told_when_to_begin_no_further_token(monkeypatch):
+    told = []
+
+    async def draft(slot, call):
+        told.append(call.patience_s)
+        return await honest(slot, call)
+
+    honest = FakeSlot.draft
+    monkeypatch.setattr(FakeSlot, "draft", draft)
+    text, _ = await text_and_end(runner(world(), draft_timeout_s=8.0))
+    assert text == TEXT
+    assert set(told) == {4.0}

@@ -117,11 +117,16 @@ def verify_calls(draw, session: str) -> VerifyCall:
     )
 
 
+patiences = st.floats(0) | st.just(math.inf)
+
+
 @st.composite
 def calls(draw, session: str) -> OpenCall | DraftCall | VerifyCall:
     wanted = st.none() | counts
     opening = st.builds(OpenCall, st.just(session), transforms, counts, wanted, wanted)
-    drafting = st.builds(DraftCall, st.just(session), epochs, counts, token_ids, draft_rules, st.booleans())
+    drafting = st.builds(
+        DraftCall, st.just(session), epochs, counts, token_ids, draft_rules, st.booleans(), patiences
+    )
     return draw(opening | drafting | verify_calls(session))
 
 

@@ -201,8 +201,8 @@ def test_a_damaged_frame_is_a_frame_or_an_invalid_request(data):
             decode(bytes(damaged))
 
 
-DRAFT = ask_codec.DRAFT.pack(1, 0, 1, 0, 1, 8, 0, 9.0, 0.0, 0)
-DRAFT_BY_TABLE = ask_codec.DRAFT.pack(1, 0, 1, 0, 0, 8, 0, 9.0, 0.0, ask_codec.HAS_TABLE)
+DRAFT = ask_codec.DRAFT.pack(1, 0, 1, 0, 1, 8, 0, 9.0, 0.0, 1.0, 0)
+DRAFT_BY_TABLE = ask_codec.DRAFT.pack(1, 0, 1, 0, 0, 8, 0, 9.0, 0.0, 1.0, ask_codec.HAS_TABLE)
 
 
 def verify(num_fed: int = 0, block_len: int = 0, row_len: int = 0, rule: int = 0, flags: int = 0) -> bytes:
@@ -218,7 +218,7 @@ RULES = [pb.AcceptanceRule()]
         (pb.AskFrame(closes=b"1234567"), "7 bytes are no whole number of entries of 8"),
         (
             pb.AskFrame(drafts=pb.DraftAsks(records=b"123")),
-            "3 bytes are no whole number of records of 57 bytes",
+            "3 bytes are no whole number of records of 65 bytes",
         ),
         (
             pb.AskFrame(drafts=pb.DraftAsks(records=DRAFT, ids=b"123")),
@@ -358,5 +358,5 @@ def test_a_round_is_small():
     block = tuple(range(8))
     calls = [DraftCall("0" * 32, 3, 100, (1,), StopRule(8, 1.0))] * 64
     answers = [DraftBlock("0" * 32, 3, 101, block, (0.5,) * 8)] * 64
-    assert len(frame_of(*calls)) < 64 * 64
+    assert len(frame_of(*calls)) < 64 * 72
     assert len(replies_of(*answers)) < 64 * 160
