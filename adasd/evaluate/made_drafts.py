@@ -48,7 +48,8 @@ def fitted(x_ND: Tensor, y_ND: Tensor) -> Tensor:
     x_ND, y_ND = normed(x_ND).double(), y_ND.double()
     square_DD = x_ND.T @ x_ND
     ridge_DD = RIDGE * square_DD.diagonal().mean() * torch.eye(len(square_DD), dtype=square_DD.dtype)
-    return torch.linalg.solve(square_DD + ridge_DD, x_ND.T @ y_ND).float()
+    map_DD: Tensor = torch.linalg.solve(square_DD + ridge_DD, x_ND.T @ y_ND)
+    return map_DD.float()
 
 
 def normed(x_ND: Tensor) -> Tensor:

@@ -76,7 +76,8 @@ def judge(
     relaxation = relax(masked_logits_BJV, blocks, rules, exact, distance_BK, chance.relax_BK)
 
     ok_BK, scale_FK = exact.ok_BK, None
-    if exact.rejection is not None and any(rule.name == BLOCK for rule in rules):
+    num_drafted = blocks.tokens_BK.shape[1]  # 0 if the verification budget cut every block off
+    if exact.rejection is not None and num_drafted and any(rule.name == BLOCK for rule in rules):
         ok_BK, scale_FK = _whole_blocks(exact.rejection, rules, ok_BK, chance.accept_FK)
     at_BK = torch.arange(blocks.tokens_BK.shape[1], device=blocks.lens_B.device).expand_as(blocks.tokens_BK)
     real_BK = at_BK < blocks.lens_B[:, None]
