@@ -22,7 +22,8 @@ RUN pip install --constraint constraints.txt --index-url ${TORCH_INDEX} torch
 
 # torch from PyPI brings the CUDA libraries that it was built with.
 FROM packages AS torch-cuda
-RUN pip install --constraint constraints.txt torch
+# accelerate reads weights straight to a card.
+RUN pip install --constraint constraints.txt torch accelerate
 
 FROM torch-${TORCH} AS service
 COPY adasd adasd

@@ -122,6 +122,7 @@ class TorchEngine:
         Raises ConfigError if the architecture is not supported.
         """
         torch.set_num_threads(config.num_threads)
+        prepare_device(model.device)
         max_context = resolve_max_context(model.config, config.max_context)
         check_architecture(model.config, max_context)
         vocab_size = int(model.config.get_text_config().vocab_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from itertools import accumulate
@@ -21,6 +22,8 @@ from adasd.engine.loading.limits import resolve_devices, resolve_dtype
 from adasd.engine.loading.memory import MemoryEstimate, cache_bytes_per_layer, memory_estimate
 from adasd.engine.loading.vocabulary import check_vocabularies
 from adasd.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 __all__ = [
     "MemoryEstimate",
@@ -88,8 +91,14 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
 
 def _placement(config: EngineConfig, devices: list[torch.device]) -> dict[str, Any]:
     """Arguments that read weights straight to one card, not by way of host memory. That needs accelerate."""
-    straight = devices[0].type == "cuda" and len(devices) == 1 and config.weights == "full"
-    if not straight or find_spec("accelerate") is None:
+    if devices[0].type != "cuda" or len(devices) > 1 or config.weights != "full":
+        return {}
+    if find_spec("accelerate") is None:
+        _log.warning(
+            "the weights of %s pass through host memory, as accelerate is not installed: pip install "
+            "'adasd-serve[cuda]'",
+            config.model,
+        )
         return {}
     index = devices[0].index
     return {"device_map": {"": torch.cuda.current_device() if index is None else index}}

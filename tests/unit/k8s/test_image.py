@@ -64,7 +64,7 @@ def test_every_package_is_pinned(stage):
 def test_the_two_stages_differ_in_their_torch_alone():
     cpu, cuda = steps("cpu"), steps("cuda")
     assert [text for word, text in cuda if (word, text) not in cpu] == [
-        "pip install --constraint constraints.txt torch"
+        "pip install --constraint constraints.txt torch accelerate"
     ]
     assert len([1 for step in cpu if step not in cuda]) == 2  # the index option, and torch from that index
 

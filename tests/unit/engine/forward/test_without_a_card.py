@@ -7,6 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PhimoeConfig
 
+import adasd.engine.engine as engine_module
+import adasd.engine.loading.model as model_module
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache, LayerShape
 from adasd.engine.cache.pages import Pages
@@ -18,6 +20,7 @@ from adasd.engine.forward.fast_llama import FastLlama
 from adasd.engine.forward.graphs import CudaGraphs
 from adasd.engine.forward.padded import Padded
 from adasd.engine.forward.selection import can_record
+from adasd.engine.scheduler import Scheduled
 from adasd.engine.work import StepInput
 from adasd.errors import ConfigError, DeviceFailure
 from tests.unit.engine.models import VOCAB_SIZE, original, prompts
@@ -95,6 +98,63 @@ def test_cudnns_attention_is_off_on_a_card_and_untouched_on_a_cpu():
         assert not torch.backends.cuda.cudnn_sdp_enabled()
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def test_an_engine_for_a_card_gives_back_what_restacking_left_and_runs_full_batches_before_it_is_ready(
+    monkeypatch,
+):
+    events = []
+
+    class Engine(TorchEngine):
+        def __init__(self, forward, *args, **kwargs):
+            events.append("cache")
+            self.runner = SimpleNamespace(forward=forward)
+
+        def warm_up(self):
+            events.append("warm-up")
+
+    forward = SimpleNamespace(device=CUDA)
+    monkeypatch.setattr(engine_module, "load_model", lambda *_: original("llama"))
+    monkeypatch.setattr(engine_module, "choose_forward", lambda *_: events.append("weights") or forward)
+    monkeypatch.setattr(engine_module, "check_agreement", lambda *_, **__: events.append("checked"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("emptied"))
+    Engine.from_config(EngineConfig("tiny", device="cuda"), lambda what, share: events.append(what))
+    assert events == ["preparing", "weights", "checked", "emptied", "cache", "warming up", "warm-up", "ready"]
+
+
+def test_weights_go_straight_to_the_card_or_the_log_says_why_not(monkeypatch, caplog):
+    config = EngineConfig("tiny", device="cuda:0")
+    monkeypatch.setattr(model_module, "find_spec", lambda name: name)
+    assert model_module._placement(config, [CUDA]) == {"device_map": {"": 0}}
+    assert model_module._placement(config, [torch.device("cpu")]) == {}
+    assert not caplog.messages
+    monkeypatch.setattr(model_module, "find_spec", lambda name: None)
+    assert model_module._placement(config, [CUDA]) == {}
+    assert (
+        "pass through host memory, as accelerate is not installed: pip install 'adasd-serve[cuda]'"
+        in caplog.text
+    )
+
+
+def test_on_a_card_a_prompt_yields_to_those_who_decode(monkeypatch):
+    """A step of 2,048 tokens takes as long as many of decoding."""
+    budgets = []
+
+    def scheduler(config, num_slots, prefill, *rest):
+        budgets.append(prefill)
+        raise StopIteration
+
+    monkeypatch.setattr(engine_module, "Scheduler", scheduler)
+    for name in ("prepare_device", "SlotTable", "KVCache", "ModelRunner", "PageRooms"):
+        monkeypatch.setattr(engine_module, name, lambda *_: None)
+    monkeypatch.setattr(engine_module, "make_layout", lambda *_: Pages(2, 64, 16, 8))
+    monkeypatch.setattr(torch, "Generator", lambda device: torch.default_generator)
+    forward = SimpleNamespace(device=CUDA, layers=[LayerShape(1, 1)], dtype=torch.float32)
+    with pytest.raises(StopIteration):
+        TorchEngine(forward, EngineConfig("tiny"), 64, VOCAB_SIZE, seed=0)
+    (budget,) = budgets
+    one = Scheduled(SimpleNamespace(), StepInput(0, 40, (1,), 1))
+    assert (budget.beside([]), budget.beside([one] * 30), budget.beside([one] * 300)) == (2048, 256, 300)
 
 
 class FakeCard:
