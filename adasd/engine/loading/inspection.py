@@ -31,8 +31,8 @@ def check_model(config: EngineConfig) -> PreTrainedConfig:
     check_quantisation(model_config, config.model)
     if config.weights == "int8" and intended_device(config.device).type == "cuda":
         raise ConfigError(
-            f"weights are to be int8, which is for CPUs, but {config.model} is to run on {config.device}; on a GPU serve "
-            "a checkpoint that compressed-tensors, torchao or another library has quantised"
+            f"weights are to be int8, which is for CPUs, but {config.model} is to run on {config.device}; on a GPU "
+            "serve a checkpoint that compressed-tensors, torchao or another library has quantised"
         )
     quantised = quantisation(model_config)
     if quantised is not None and config.weights == "int8":

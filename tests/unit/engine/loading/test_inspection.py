@@ -109,7 +109,7 @@ def test_int8_leaves_routers_alone_and_runs(tmp_path):
 def test_our_own_int8_is_for_cpus(tmp_path):
     ZOO["llama"]().save_pretrained(tmp_path)
     with pytest.raises(
-        ConfigError, match="int8, which is for CPUs, .* run on cuda:0; on a GPU serve a checkpoint"
+        ConfigError, match=r"int8, which is for CPUs, .* run on cuda:0; on a GPU serve a checkpoint"
     ):
         check_model(EngineConfig(str(tmp_path), device="cuda:0", weights="int8"))
 
