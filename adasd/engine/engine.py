@@ -26,6 +26,7 @@ from adasd.engine.forward.selection import choose_forward
 from adasd.engine.loading.limits import check_architecture, is_paged, resolve_max_context
 from adasd.engine.loading.model import Progress, load_model, silent
 from adasd.engine.loading.profile import profile
+from adasd.engine.loading.quantised import quantisation
 from adasd.engine.loading.sizing import make_layout
 from adasd.engine.loading.warm_up import warm_up
 from adasd.engine.rooms import PageRooms
@@ -128,7 +129,8 @@ class TorchEngine:
         vocab_size = int(model.config.get_text_config().vocab_size)
         reference = reference_logits(model)
         forward = choose_forward(model, config, max_context, fast)
-        check_agreement(forward, reference, paged=is_paged(config, forward.device))
+        rounded = quantisation(model.config) is not None
+        check_agreement(forward, reference, paged=is_paged(config, forward.device), rounded=rounded)
         if forward.device.type == "cuda":
             torch.cuda.empty_cache()  # restacked weights leave blocks that fit nothing else
         return cls(

@@ -118,6 +118,22 @@ def memory_estimate(config: EngineConfig) -> MemoryEstimate:
     )
 
 
+def check_room(config: EngineConfig, free_bytes: int, total_bytes: int) -> None:
+    """Raise ConfigError if a card with this much free memory cannot hold weights, reserve and the least cache."""
+    estimate = memory_estimate(config)
+    if estimate.least_bytes <= free_bytes:
+        return
+    cache = estimate.least_bytes - estimate.weights_bytes - estimate.reserve_bytes
+    left = max(0, free_bytes - estimate.reserve_bytes - cache)
+    sizes = (estimate.weights_bytes, cache, estimate.reserve_bytes, free_bytes, total_bytes, left)
+    weights, cache_, reserve, free, total, fits = (f"{size / 2**30:.1f} GiB" for size in sizes)
+    raise ConfigError(
+        f"{config.model} takes {weights} of weights, at least {cache_} of cache and {reserve} of reserve, but "
+        f"{config.device} has {free} of {total} free, where weights of {fits} would fit; take a smaller or a quantised "
+        "model, lower max_context, or free the card"
+    )
+
+
 def cache_bytes_per_layer(config: EngineConfig) -> int:
     """Cache bytes of all slots, on average per layer."""
     num_layers = load_config(config.model, config.trust_remote_code).get_text_config().num_hidden_layers

@@ -19,7 +19,7 @@ from adasd.engine.loading.adapters import merge_adapter, read_adapter
 from adasd.engine.loading.checkpoint import check_weight_files, load_config, load_tokenizer, reading, where
 from adasd.engine.loading.inspection import check_model
 from adasd.engine.loading.limits import resolve_devices, resolve_dtype
-from adasd.engine.loading.memory import MemoryEstimate, cache_bytes_per_layer, memory_estimate
+from adasd.engine.loading.memory import MemoryEstimate, cache_bytes_per_layer, check_room, memory_estimate
 from adasd.engine.loading.vocabulary import check_vocabularies
 from adasd.errors import ConfigError
 
@@ -54,6 +54,8 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
             f"weights are int8 and num_devices is {len(devices)}: a rounded model is not split; change one of the two"
         )
     check_weight_files(config.model)
+    if devices[0].type == "cuda" and len(devices) == 1:
+        check_room(config, *torch.cuda.mem_get_info(devices[0]))
     adapter = None if config.adapter is None else read_adapter(config.adapter)
     placement = _placement(config, devices)
     progress("loading weights", 0.1)

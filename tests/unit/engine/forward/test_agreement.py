@@ -8,6 +8,7 @@ import torch
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.engine import TorchEngine
+from adasd.engine.forward.agreement import check_agreement, reference_logits
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.modules import ModuleForward
 from adasd.engine.work import StepInput
@@ -168,3 +169,25 @@ def test_a_model_that_computes_something_else_over_the_cache_is_refused(monkeypa
     monkeypatch.setattr(ModuleForward, "__call__", wrong)
     with pytest.raises(ConfigError, match="does not compute the same"):
         engine("llama", fast=False)
+
+
+def test_a_model_that_rounds_its_activations_may_differ_by_rounding_and_not_by_more():
+    """As quantised checkpoints do: where a sum lies near the middle of two steps, another shape of pass decides."""
+
+    class Rounding(ModuleForward):
+        def __init__(self, model, share):
+            super().__init__(model)
+            self.share = share
+
+        def __call__(self, batch, cache):
+            logits = super().__call__(batch, cache)
+            chance = torch.Generator().manual_seed(len(batch.ids))
+            return logits + self.share * logits.std() * torch.randn(logits.shape, generator=chance)
+
+    model = copy.deepcopy(original("llama"))
+    reference = reference_logits(model)
+    slight, wrong = Rounding(model, 0.02), Rounding(copy.deepcopy(original("llama")), 0.8)
+    check_agreement(slight, reference, rounded=True)
+    for forward, rounded in ((slight, False), (wrong, True)):
+        with pytest.raises(ConfigError, match="does not compute the same"):
+            check_agreement(forward, reference, rounded=rounded)

@@ -11,7 +11,7 @@ from adasd.config import EngineConfig
 from adasd.engine.forward.miniature import miniature
 from adasd.engine.forward.trial import way_of
 from adasd.engine.loading.inspection import check_model
-from adasd.engine.loading.memory import memory_estimate
+from adasd.engine.loading.memory import check_room, memory_estimate
 from adasd.errors import ConfigError
 from tests.unit.engine.zoo import ZOO
 
@@ -142,6 +142,17 @@ def test_a_quantised_checkpoint_is_counted_by_its_bits(tmp_path):
     quantised = memory_estimate(EngineConfig(str(tmp_path), device="cpu", dtype="bfloat16"))
     linear = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48)
     assert full.weights_bytes - quantised.weights_bytes == pytest.approx(linear * (2 - 4.125 / 8), abs=1)
+
+
+def test_a_model_that_a_card_has_no_room_for_is_refused_with_all_sizes_before_weights_are_read(tmp_path):
+    ZOO["llama"]().save_pretrained(tmp_path)
+    config = EngineConfig(str(tmp_path), device="cuda", dtype="bfloat16", max_context=100)
+    least = memory_estimate(config).least_bytes
+    check_room(config, least, 10 * least)
+    with pytest.raises(ConfigError, match=r"2.0 GiB of reserve, but cuda has 1.0 GiB of 8.0 GiB free"):
+        check_room(config, 2**30, 2**33)
+    large = dataclasses.replace(config, gpu_memory_utilization=0.5, max_context=None)
+    assert memory_estimate(large).least_bytes < least, "a page is enough where max_context is not set"
 
 
 @pytest.mark.parametrize("name", ZOO)
