@@ -34,6 +34,12 @@ from load_tests.cuda.sizes import TINY, Sizes, model
 Record = dict[str, Any]
 Section = Callable[[Sizes], Iterator[Record]]
 GREEDY, BLOCK_LEN = SamplingTransform(temperature=0.0), 5
+DRAFTED = {
+    "greedy": (GREEDY, 0),
+    "sampled": (SamplingTransform(temperature=0.8, top_p=0.95), 64),
+    "seeded": (SamplingTransform(temperature=0.8, top_p=0.95, seed=1), 0),
+}
+"""Kinds of drafting sessions, and the entries of the distributions that they send."""
 
 
 def milliseconds(sizes: Sizes, run: Callable[[], object]) -> float:
@@ -66,11 +72,13 @@ def run_all(engine: TorchEngine) -> list[Any]:
     return answers
 
 
-def filled(engine: TorchEngine, num_sessions: int, context: int) -> list[str]:
+def filled(
+    engine: TorchEngine, num_sessions: int, context: int, transform: SamplingTransform = GREEDY
+) -> list[str]:
     """Open sessions that hold ``context`` tokens each, all different."""
     sessions = [f"{num_sessions} x {context}: {i}" for i in range(num_sessions)]
     for i, session in enumerate(sessions):
-        engine.open(OpenCall(session, GREEDY, context + 4 * BLOCK_LEN))
+        engine.open(OpenCall(session, transform, context + 4 * BLOCK_LEN))
         prompt = tuple((7 * i + 3 * at) % engine.vocab_size for at in range(context))
         engine.submit(VerifyCall(session, 0, 0, prompt))
     run_all(engine)
@@ -169,23 +177,25 @@ def attend(sizes: Sizes) -> Iterator[Record]:
 
 
 def drafting(sizes: Sizes) -> Iterator[Record]:
-    """The draft: start, bytes, and milliseconds per drafted token."""
+    """The draft: start, bytes, and milliseconds per drafted token, for sessions of each kind."""
     batches = [num for num in sizes.batches if num <= 32]
     began_s = time.perf_counter()
     engine = engine_of(model(sizes.draft, sizes), sizes, max(batches))
     yield {"start_s": time.perf_counter() - began_s, "forward": engine.forward.name, **bytes_used(sizes)}
     for num in batches:
-        sessions = filled(engine, num, sizes.contexts[0])
+        for kind, (transform, row_len) in DRAFTED.items():
+            sessions = filled(engine, num, sizes.contexts[0], transform)
+            rule = StopRule(BLOCK_LEN, row_len=row_len)
 
-        def draft(sessions: list[str] = sessions) -> None:
+            def draft(sessions: list[str] = sessions, rule: StopRule = rule) -> None:
+                for session in sessions:
+                    keep = min(engine.cached_len(session), sizes.contexts[0])
+                    engine.submit(DraftCall(session, 1, keep, (1,), rule))
+                run_all(engine)
+
+            yield {"batch": num, "kind": kind, "drafted_token_ms": milliseconds(sizes, draft) / BLOCK_LEN}
             for session in sessions:
-                keep = min(engine.cached_len(session), sizes.contexts[0])
-                engine.submit(DraftCall(session, 1, keep, (1,), StopRule(BLOCK_LEN)))
-            run_all(engine)
-
-        yield {"batch": num, "drafted_token_ms": milliseconds(sizes, draft) / BLOCK_LEN}
-        for session in sessions:
-            engine.close(session)
+                engine.close(session)
 
 
 def target(sizes: Sizes) -> Iterator[Record]:
