@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +21,10 @@ from adasd.engine.forward.protocol import Forward
 from adasd.engine.sampling.logits_processors import Positions, process
 from adasd.engine.sampling.logprobs import score_prompt, with_logprobs
 from adasd.engine.sampling.sampler import judge_blocks, not_finite, propose_next
+from adasd.engine.sampling.to_host import Pending, fetch
 from adasd.engine.sampling.verdicts import backend_of, choose_judge
 from adasd.engine.scheduler import Scheduled
-from adasd.engine.work import DraftWork, Proposed, Result, VerifyWork
+from adasd.engine.work import DraftWork, Judged, Proposed, Result, VerifyWork
 from adasd.errors import AdasdError, DeviceFailure
 from adasd.results import TokenLogprob
 
@@ -106,35 +108,34 @@ class ModelRunner:
         logits = self.forward(batch, self.cache)[:, : self.vocab_size]
         if len(logits) == 0:
             return [StepResult(one, None) for one in scheduled]
-        spans = _spans(scheduled)
-        broken = not_finite(logits)
-        results: dict[int, Result | AdasdError] = {
-            i: DeviceFailure(BROKEN) for i, span in enumerate(spans) if any(broken[span])
-        }
+        spans, results = _spans(scheduled), dict[int, Result | AdasdError]()
         wanted = {
             i: Positions(one.work, one.input, slice(spans[i].stop - one.input.num_logits, spans[i].stop))
             for i, one in enumerate(scheduled)
-            if one.input.num_logits and i not in results
+            if one.input.num_logits
         }
         processed, refused = process(wanted, logits)
         results.update(refused)
         at = {i: one.span for i, one in wanted.items() if i not in refused}
         drafts = {i: work for i in at if isinstance(work := scheduled[i].work, DraftWork)}
         verifies = {i: work for i in at if isinstance(work := scheduled[i].work, VerifyWork)}
+        pending: list[Pending[Any]] = [not_finite(logits)]
         if drafts:
             its_logits = _select([at[i] for i in drafts], processed)
-            proposed = propose_next(list(drafts.values()), its_logits, self._generator)
-            results.update(zip(drafts, proposed, strict=True))
+            pending.append(propose_next(list(drafts.values()), its_logits, self._generator))
         if verifies:
             its_logits = _select([at[i] for i in verifies], processed)
-            for i, judged in zip(
-                verifies,
-                judge_blocks(list(verifies.values()), its_logits, self._generator, self._judge),
-                strict=True,
-            ):
-                if self.forward.early_exit is not None:
-                    self.forward.early_exit.learn(at[i], logits[at[i]], judged)
-                results[i] = with_logprobs(verifies[i], judged, logits[at[i]])
+            pending.append(judge_blocks(list(verifies.values()), its_logits, self._generator, self._judge))
+        broken, *decided = fetch(pending)  # the only copy to the host, but for log-probabilities
+        results.update(zip([*drafts, *verifies], chain.from_iterable(decided), strict=True))
+        results.update({i: DeviceFailure(BROKEN) for i, span in enumerate(spans) if any(broken[span])})
+        for i, work in verifies.items():
+            judged = results[i]
+            if not isinstance(judged, Judged):
+                continue
+            if self.forward.early_exit is not None:
+                self.forward.early_exit.learn(at[i], logits[at[i]], judged)
+            results[i] = with_logprobs(work, judged, logits[at[i]])
         return [
             StepResult(one, results.get(i), score_prompt(one.work, one.input, logits[spans[i]]))
             for i, one in enumerate(scheduled)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adasd.engine.sampling.to_host import to_host
+from adasd.engine.sampling.to_host import Pending
 from adasd.engine.sampling.verdicts import Judge
 from adasd.engine.work import DraftWork, Judged, Proposed, VerifyWork, wants_runner_ups
 from adasd.rounds import SamplingTransform
@@ -24,7 +24,9 @@ from adasd.specdec.draft_step import propose, runner_up
 from adasd.specdec.verify import Judgement, draw_chance, judge
 
 
-def propose_next(works: Sequence[DraftWork], logits_NV: Tensor, generator: torch.Generator) -> list[Proposed]:
+def propose_next(
+    works: Sequence[DraftWork], logits_NV: Tensor, generator: torch.Generator
+) -> Pending[list[Proposed]]:
     """The next drafted token of every session, from the logits of one position each."""
     if all(work.transform.greedy and not work.call.rule.row_len for work in works):
         return propose_greedily(works, logits_NV)
@@ -33,7 +35,7 @@ def propose_next(works: Sequence[DraftWork], logits_NV: Tensor, generator: torch
 
 def propose_generally(
     works: Sequence[DraftWork], logits_NV: Tensor, generator: torch.Generator
-) -> list[Proposed]:
+) -> Pending[list[Proposed]]:
     """``propose_next`` for any mix of sessions."""
     transforms, positions = _next_positions(works)
     row_lens = [work.call.rule.row_len for work in works]
@@ -44,19 +46,24 @@ def propose_generally(
     if proposal.runner_ups_N is not None:
         signals.append(proposal.runner_ups_N)
     if proposal.top_ids_NR is None or proposal.top_logprobs_NR is None:
-        return _proposed(_lists(*signals))
-    *on_host, row_ids, row_logprobs = to_host(*signals, proposal.top_ids_NR, proposal.top_logprobs_NR)
-    ids, logprobs = row_ids.numpy(), row_logprobs.numpy()
-    sent = [(ids[n, :row_len].copy(), logprobs[n, :row_len].copy()) for n, row_len in enumerate(row_lens)]
-    return _proposed([signal.tolist() for signal in on_host], sent)
+        return Pending(tuple(signals), lambda on_host: _proposed(_lists(on_host)))
+
+    def with_rows(on_host: Sequence[Tensor]) -> list[Proposed]:
+        *found, row_ids, row_logprobs = on_host
+        ids, logprobs = row_ids.numpy(), row_logprobs.numpy()
+        sent = [(ids[n, :row_len].copy(), logprobs[n, :row_len].copy()) for n, row_len in enumerate(row_lens)]
+        return _proposed(_lists(found), sent)
+
+    return Pending((*signals, proposal.top_ids_NR, proposal.top_logprobs_NR), with_rows)
 
 
-def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> list[Proposed]:
+def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> Pending[list[Proposed]]:
     """``propose_next`` for greedy sessions that send no distributions: the fast twin, without sampling."""
     masked_NV = masked_logits(logits_NV, *_next_positions(works))
     probs_NV, tokens_N = torch.softmax(masked_NV, dim=-1), masked_NV.argmax(dim=-1)
     others = [runner_up(masked_NV, tokens_N, tokens_N)] if wants_runner_ups(works) else []
-    return _proposed(_lists(tokens_N, entropy(probs_NV), probs_NV.amax(dim=-1), *others))
+    signals = (tokens_N, entropy(probs_NV), probs_NV.amax(dim=-1), *others)
+    return Pending(signals, lambda on_host: _proposed(_lists(on_host)))
 
 
 def _proposed(
@@ -72,8 +79,8 @@ def _proposed(
     ]
 
 
-def _lists(*tensors: Tensor) -> list[list[Any]]:
-    return [tensor.tolist() for tensor in to_host(*tensors)]
+def _lists(on_host: Sequence[Tensor]) -> list[list[Any]]:
+    return [tensor.tolist() for tensor in on_host]
 
 
 def _next_positions(works: Sequence[DraftWork]) -> tuple[list[SamplingTransform], list[int]]:
@@ -81,14 +88,19 @@ def _next_positions(works: Sequence[DraftWork]) -> tuple[list[SamplingTransform]
     return [work.transform for work in works], [work.base_len + len(work.proposed) for work in works]
 
 
-def choose_greedily(works: Sequence[VerifyWork], logits_NV: Tensor) -> list[Judged]:
+def choose_greedily(works: Sequence[VerifyWork], logits_NV: Tensor) -> Pending[list[Judged]]:
     """``judge_blocks`` for greedy sessions without relaxation: a token is accepted if it has the largest logit.
 
     The fast twin: no padding, no randomness, one pass over the logits.
     """
     transforms = [work.transform for work in works for _ in range(len(work.call.block) + 1)]
     positions = [work.base_len + i for work in works for i in range(len(work.call.block) + 1)]
-    choices = masked_logits(logits_NV, transforms, positions).argmax(dim=-1).tolist()
+    choices_N = masked_logits(logits_NV, transforms, positions).argmax(dim=-1)
+    return Pending((choices_N,), lambda on_host: _compare(works, on_host[0].tolist()))
+
+
+def _compare(works: Sequence[VerifyWork], choices: list[int]) -> list[Judged]:
+    """Verdicts from the largest logit's token at every position of every block."""
     verdicts, first = [], 0
     for work in works:
         block = work.call.block
@@ -108,7 +120,7 @@ def is_plainly_greedy(work: VerifyWork) -> bool:
 
 def judge_blocks(
     works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator, judge: Judge = judge
-) -> list[Judged]:
+) -> Pending[list[Judged]]:
     """Verdicts from the logits [sum of (1 + block length), V], concatenated by session."""
     if all(map(is_plainly_greedy, works)):
         return choose_greedily(works, logits)
@@ -117,7 +129,7 @@ def judge_blocks(
 
 def judge_generally(
     works: Sequence[VerifyWork], logits: Tensor, generator: torch.Generator, judge: Judge = judge
-) -> list[Judged]:
+) -> Pending[list[Judged]]:
     """Verdicts for any mix of sessions, padded to the longest block."""
     transforms = [work.transform for work in works]
     base_lens = [work.base_len for work in works]
@@ -129,7 +141,7 @@ def judge_generally(
     logits_BJV = masked_block_logits(_padded(logits, blocks.lens), transforms, base_lens)
     num_drafted, vocab_size = logits_BJV.shape[1] - 1, logits_BJV.shape[2]
     chance = draw_chance(batch, rules, num_drafted, vocab_size, generator)
-    return _unpack(judge(logits_BJV, blocks, batch, rules, chance), works, blocks.lens)
+    return _pending(judge(logits_BJV, blocks, batch, rules, chance), works, blocks.lens)
 
 
 def _padded(logits: Tensor, lens: Sequence[int]) -> Tensor:
@@ -144,10 +156,12 @@ def _padded(logits: Tensor, lens: Sequence[int]) -> Tensor:
     return logits[torch.tensor(places, device=logits.device)]
 
 
-def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[int]) -> list[Judged]:
+def _pending(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[int]) -> Pending[list[Judged]]:
     if not any(lens):
-        return [Judged(0, token) for token in judgement.next_token_B.tolist()]
-    num_accepted, next_tokens, relaxed, exact_ok, distances, distortion = _lists(
+        return Pending(
+            (judgement.next_token_B,), lambda on_host: [Judged(0, token) for token in on_host[0].tolist()]
+        )
+    decided = (
         judgement.num_accepted_B,
         judgement.next_token_B,
         judgement.relaxed_BK,
@@ -155,6 +169,11 @@ def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[in
         judgement.distance_BK,
         judgement.distortion_B,
     )
+    return Pending(decided, lambda on_host: _unpack(on_host, works, lens))
+
+
+def _unpack(on_host: Sequence[Tensor], works: Sequence[VerifyWork], lens: Sequence[int]) -> list[Judged]:
+    num_accepted, next_tokens, relaxed, exact_ok, distances, distortion = _lists(on_host)
     wants = [work.call.rule.want_distances for work in works]
     verdicts = []
     for b, (num, length) in enumerate(zip(num_accepted, lens, strict=True)):
@@ -172,6 +191,9 @@ def _unpack(judgement: Judgement, works: Sequence[VerifyWork], lens: Sequence[in
     return verdicts
 
 
-def not_finite(logits: Tensor) -> list[bool]:
+def not_finite(logits: Tensor) -> Pending[list[bool]]:
     """Per position of [N, V]: whether there are NaNs or infinities, as from broken weights or overflow."""
-    return [not math.isfinite(total) for total in logits.sum(-1, dtype=torch.float32).tolist()]
+    return Pending(
+        (logits.sum(-1, dtype=torch.float32),),
+        lambda on_host: [not math.isfinite(total) for total in on_host[0].tolist()],
+    )

@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pending(Generic[T]):
+    """Numbers on the device, and what is made of them on the host; the device may still be computing them."""
+
+    tensors: tuple[Tensor, ...]
+    finish: Callable[[Sequence[Tensor]], T]
+
+    def get(self) -> T:
+        """Wait for it alone."""
+        return self.finish(to_host(*self.tensors))
+
+
+def fetch(pending: Sequence[Pending[Any]]) -> list[Any]:
+    """The results of all of them, by one copy."""
+    tensors = [tensor for one in pending for tensor in one.tensors]
+    on_host = iter(to_host(*tensors) if tensors else ())
+    return [one.finish([next(on_host) for _ in one.tensors]) for one in pending]
 
 
 def to_host(*tensors: Tensor) -> list[Tensor]:

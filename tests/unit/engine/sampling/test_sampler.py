@@ -34,8 +34,8 @@ def test_greedy_verdicts_are_those_of_the_general_judge():
             eos_from=chance.randint(0, 6),
         )
         works = [work([chance.randrange(5) for _ in range(n)], transform) for n in lens]
-        quick = choose_greedily(works, logits)
-        assert quick == judge_generally(works, logits, generator)
+        quick = choose_greedily(works, logits).get()
+        assert quick == judge_generally(works, logits, generator).get()
         num_accepted |= {judged.num_accepted for judged in quick}
     assert num_accepted >= {0, 1, 2}
 
@@ -60,8 +60,8 @@ def test_greedy_proposals_are_those_of_the_general_way():
             for asks in [chance.random() < 0.5]
         ]
         logits = torch.randint(0, 4, (len(works), 5), generator=generator).float()  # with ties
-        quick = propose_next(works, logits, generator)
-        assert quick == propose_generally(works, logits, generator)
+        quick = propose_next(works, logits, generator).get()
+        assert quick == propose_generally(works, logits, generator).get()
         for work_, one in zip(works, quick, strict=True):
             work_.take(one)
             assert len(work_.answer().runner_ups) == work_.call.rule.want_runner_ups
