@@ -25,7 +25,7 @@ from adasd.engine.loading.limits import (
     resolve_max_context,
     resolve_num_slots,
 )
-from adasd.engine.loading.quantised import bits_per_weight, quantisation
+from adasd.engine.loading.quantised import bits_per_weight, is_unpacked, quantisation
 from adasd.engine.loading.sizing import contiguous_context, host_budget, page_size
 from adasd.errors import ConfigError
 
@@ -178,8 +178,11 @@ def _layer_shape(layer: Any) -> LayerShape:
 def _weights_bytes(
     model: PreTrainedModel, dtype: torch.dtype, config: EngineConfig, quantised: dict[str, Any] | None
 ) -> int:
-    """Bytes of all parameters, tied ones counted once. Of a quantised checkpoint: its files, or by bits per weight."""
+    """Bytes of all parameters, tied ones counted once. Of a quantised checkpoint: its files, or by bits per weight, if
+    the library keeps them packed."""
     full: int = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    if quantised is not None and is_unpacked(quantised, intended_device(config.device).type):
+        return full
     if quantised is not None:
         files = list(Path(config.model).glob("*.safetensors"))
         if files:

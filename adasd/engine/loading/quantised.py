@@ -25,16 +25,21 @@ class QuantMethod:
     extra: str  # of this package
     modules: tuple[str, ...]  # to import
     bits: float  # per weight, where the configuration does not say
+    unpacked_on: tuple[
+        str, ...
+    ] = ()  # types of devices on which the weights are full ones once the model runs
 
 
 METHODS: Mapping[str, QuantMethod] = MappingProxyType(
     {
-        "compressed-tensors": QuantMethod("compressed-tensors", ("compressed_tensors",), 8),
+        "compressed-tensors": QuantMethod(
+            "compressed-tensors", ("compressed_tensors",), 8, unpacked_on=("cpu", "cuda")
+        ),
         "torchao": QuantMethod("torchao", ("torchao",), 8),
         "gptq": QuantMethod("gptq", ("gptqmodel", "optimum"), 4),
         "awq": QuantMethod("gptq", ("gptqmodel", "accelerate"), 4),
-        "fp8": QuantMethod("fp8", ("accelerate",), 8),
-        "mxfp4": QuantMethod("fp8", ("accelerate",), 4.25),
+        "fp8": QuantMethod("fp8", ("accelerate",), 8, unpacked_on=("cpu",)),
+        "mxfp4": QuantMethod("fp8", ("accelerate",), 4.25, unpacked_on=("cpu",)),
         "bitsandbytes": QuantMethod("bitsandbytes", ("bitsandbytes", "accelerate"), 4),
     }
 )
@@ -72,6 +77,12 @@ def check_quantisation(config: PreTrainedConfig, name: str) -> None:
     except Exception as error:  # each library has its own
         reason = " ".join(str(error).split())
         raise ConfigError(f"{name} is quantised by {kind}, which does not work here: {reason}") from error
+
+
+def is_unpacked(found: Mapping[str, Any], device_type: str) -> bool:
+    """Whether the model's weights are full ones once it has run on such a device, and take as much memory."""
+    method = METHODS.get(str(found.get("quant_method")))
+    return method is not None and device_type in method.unpacked_on
 
 
 def bits_per_weight(found: Mapping[str, Any]) -> float:

@@ -142,6 +142,12 @@ def test_a_quantised_checkpoint_is_counted_by_its_bits(tmp_path):
     quantised = memory_estimate(EngineConfig(str(tmp_path), device="cpu", dtype="bfloat16"))
     linear = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48)
     assert full.weights_bytes - quantised.weights_bytes == pytest.approx(linear * (2 - 4.125 / 8), abs=1)
+    for method, on_cpu, on_cuda in (("compressed-tensors", True, True), ("fp8", True, False)):
+        config.quantization_config = {"quant_method": method}
+        config.save_pretrained(tmp_path)
+        for device, unpacked in (("cpu", on_cpu), ("cuda", on_cuda)):
+            settings = EngineConfig(str(tmp_path), device=device, dtype="bfloat16")
+            assert (memory_estimate(settings).weights_bytes == full.weights_bytes) == unpacked, method
 
 
 def test_a_model_that_a_card_has_no_room_for_is_refused_with_all_sizes_before_weights_are_read(tmp_path):
