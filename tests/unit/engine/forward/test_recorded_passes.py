@@ -5,6 +5,8 @@ turns of every kind with their stop rules, verdicts of every kind.
 """
 
 import copy
+import math
+import random
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from adasd.engine.forward.padded import Padded
 from adasd.engine.forward.static_forward import StaticForward
 from adasd.engine.work import DraftWork, StepInput
 from adasd.errors import ConfigError
+from adasd.methods.registry import acceptance_methods
 from adasd.rounds import (
     AcceptanceRule,
     ChanceTable,
@@ -36,6 +39,7 @@ from adasd.specdec.turns import TurnKind
 from adasd.stop_rule import NO_TABLE
 from tests.device_watch import CARD, device_watch, watched
 from tests.unit.engine.models import VOCAB_SIZE, original
+from tests.unit.specdec.sessions import random_param
 
 CONTEXT, SLOTS = 64, 4
 
@@ -192,6 +196,14 @@ RULES = [AcceptanceRule(), AcceptanceRule(want_distances=True)]
 
 def test_verdicts_by_torch_wait_for_nothing():
     judged(verify.judge, RULES)
+
+
+@pytest.mark.parametrize("method", acceptance_methods(), ids=lambda method: method.name)
+@pytest.mark.parametrize("max_distortion", [math.inf, 0.5])
+def test_relaxed_verdicts_wait_for_nothing(method, max_distortion):
+    rng = random.Random(0)
+    params = {name: random_param(rng, name, bounds) for name, bounds in method.rule_params.items()}
+    judged(verify.judge, [AcceptanceRule(method.name, params, 2, max_distortion=max_distortion)])
 
 
 class Launches:
