@@ -24,6 +24,9 @@ NUM_CHANGES = 64
 NUM_ENTRIES = 128
 """Entries of the longest top-k distribution that a recorded turn has room for."""
 
+RACES_AT_ONCE = 16
+"""Sequences whose noise is made at once; that of hundreds would take gigabytes."""
+
 _FOR_EVER = 2**62
 
 
@@ -107,14 +110,26 @@ class TurnSampling:
         tokens_R = torch.where(sampled_R, ids_RE.gather(1, entry_R1)[:, 0].long(), tokens_R)
         others_R = runner_up(masked_RV, tokens_R, tokens_R)
         if kind is TurnKind.SEEDED:
-            race_RV = coupled_race(self._shaped(masked_RV), self._whole_R[1], position_R)
-            tokens_R = torch.where(seeded_R, race_RV.argmin(-1), tokens_R)
-            others_R = torch.where(seeded_R, runner_up(-race_RV, tokens_R, others_R), others_R)
+            first_R, second_R = self._race(masked_RV, position_R)
+            tokens_R = torch.where(seeded_R, first_R, tokens_R)
+            others_R = torch.where(seeded_R, second_R, others_R)
         return Proposal(tokens_R, entropy(probs_RV), probs_RV.amax(-1), ids_RE, logprobs_RE, others_R)
 
-    def _shaped(self, logits_RN: Tensor) -> Tensor:
-        temperature_R, top_p_R, min_p_R = self._shape_3R.unbind()
-        return shaped_probs(logits_RN, temperature_R, top_p_R, min_p_R, self._whole_R[0])
+    def _race(self, masked_RV: Tensor, position_R: Tensor) -> tuple[Tensor, Tensor]:
+        """First and second of the races under the seeds, a few sequences at a time: noise takes many bytes."""
+        firsts, seconds = [], []
+        for start in range(0, len(masked_RV), RACES_AT_ONCE):
+            some = slice(start, start + RACES_AT_ONCE)
+            masked = masked_RV[some]
+            times = coupled_race(self._shaped(masked, some), self._whole_R[1, some], position_R[some])
+            first = times.argmin(-1)
+            firsts.append(first)
+            seconds.append(runner_up(-times, first, runner_up(masked, first, first)))
+        return torch.cat(firsts), torch.cat(seconds)
+
+    def _shaped(self, logits_RN: Tensor, some: slice = slice(None)) -> Tensor:
+        temperature_R, top_p_R, min_p_R = self._shape_3R[:, some].unbind()
+        return shaped_probs(logits_RN, temperature_R, top_p_R, min_p_R, self._whole_R[0, some])
 
 
 def shaped_probs(
