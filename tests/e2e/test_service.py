@@ -28,7 +28,8 @@ def test_it_is_alive_ready_and_lists_its_model(client: httpx.Client):
     ready = client.get("/ready")
     assert ready.status_code == 200
     assert ready.json() == {"ready": True, "degraded": False, "reasons": []}
-    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["pair"]
+    (model,) = client.get("/v1/models").json()["data"]
+    assert (model["id"], model["adasd"]["verdict_backend"]) == ("pair", "torch")
 
 
 def test_a_chat_answer_reports_its_tokens_and_its_speculation(client: httpx.Client):
