@@ -89,11 +89,11 @@ def make_layout(
 def contiguous_context(config: EngineConfig, limit: int, bytes_per_token: int) -> int:
     """Tokens per contiguous slot where ``max_context`` is not set.
 
-    The model's ``limit`` if the cache then has room for ``num_slots`` full slots, else as much as it has room for, but
-    at least ``USUAL_CONTEXT``, and never more than one slot of all the room.
+    The model's ``limit`` if the cache then has room for ``num_slots`` full slots, else as much as it has room for (in
+    whole hundreds of tokens), but at least ``USUAL_CONTEXT``, and never more than one slot of all the room.
     """
     room = (host_budget() if config.cache_bytes is None else config.cache_bytes) // bytes_per_token
-    return max(1, min(limit, room, max(USUAL_CONTEXT, room // config.num_slots)))
+    return max(1, min(limit, room, max(USUAL_CONTEXT, room // config.num_slots // 100 * 100)))
 
 
 def host_budget() -> int:
