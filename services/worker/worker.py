@@ -43,8 +43,8 @@ log = logging.getLogger("ray.serve")  # the only logger that Serve shows
 
 Grant = dict[str, str | int]
 
-ENGINE_NICENESS = 5
-"""Of the engine's thread on a CPU: a runnable process of niceness 0 gets three times as much of a busy core."""
+ENGINE_NICENESS = 10
+"""Of the engine's thread on a CPU: a runnable process of niceness 0 gets nine times as much of a busy core."""
 
 
 class Worker:

@@ -3,7 +3,8 @@
 Serve calls ``middlewares`` where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it (cluster.runtime.ray_cluster).
 
 * A full orchestrator says so in its refusal (FULL_HEADER). For FULL_FOR_S after that the proxy refuses requests for
-  answers by itself, which costs a tenth of the way to the orchestrator and back.
+  answers by itself, which costs a tenth of the way to the orchestrator and back. One per PROBE_EVERY_S still passes,
+  and the first that is accepted opens the door again.
 * Nobody but the proxy outlives an orchestrator that dies. It ends the streams that ran there with an error event, and
   answers requests that had no answer yet with 503. Serve alone would cut the one and answer 500 to the other.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
@@ -25,8 +27,10 @@ from services.observability.service_events import Observer, RequestRefused
 
 log = logging.getLogger(__name__)
 
-FULL_FOR_S = 0.05
-"""How long a refusal speaks for the whole service; a slot that becomes free meanwhile has somebody in the queue."""
+FULL_FOR_S = 0.5
+"""How long a refusal speaks for the whole service; slots that become free meanwhile have the queue."""
+PROBE_EVERY_S = 0.05
+NEVER = float("-inf")
 REFUSED_HEADER = "X-Adasd-Refused"
 """On a request: how many the proxy has refused since the one before. The orchestrator counts them in its metrics."""
 RESPONSES = "/v1/responses"
@@ -53,19 +57,21 @@ class ProxyFront:
 
     def __init__(self, app: ASGIApp, clock: Clock = time.monotonic) -> None:
         self._app, self._clock = app, clock
-        self._full_until_s = 0.0
+        self._refused_at_s = NEVER  # the newest refusal of a full orchestrator
+        self._next_probe_s = 0.0
         self._num_refused = 0  # since the last request that was passed on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         wants_answer = scope["method"] == "POST" and scope["path"].rstrip("/") in ANSWERS
-        if wants_answer and self._clock() < self._full_until_s:
+        sent_s = self._clock()
+        if wants_answer and self._is_shut(sent_s):
             self._num_refused += 1
             return await error_response(Overloaded("every slot and every place in the queue is taken"))(
                 scope, receive, send
             )
-        response = _Response(send)
+        response = _Response(send, lambda status, is_full: self._learn(status, is_full, sent_s, wants_answer))
         has_left = False
 
         async def receive_too() -> Message:
@@ -74,16 +80,28 @@ class ProxyFront:
             has_left |= message["type"] == "http.disconnect"
             return message
 
-        try:
-            await self._app(self._with_count(scope), receive_too, response.send)
-        finally:
-            if response.said_full:
-                self._full_until_s = self._clock() + FULL_FOR_S
+        await self._app(self._with_count(scope), receive_too, response.send)
         if not response.is_whole and not has_left:
             log.warning(
                 "a replica did not finish its response to %s %s", scope["method"], scope["path"][:200]
             )
             await response.end(scope, receive)
+
+    def _is_shut(self, now_s: float) -> bool:
+        if now_s >= self._refused_at_s + FULL_FOR_S:
+            return False
+        if now_s < self._next_probe_s:
+            return True
+        self._next_probe_s = now_s + PROBE_EVERY_S
+        return False
+
+    def _learn(self, status: int, is_full: bool, sent_s: float, wants_answer: bool) -> None:
+        """From the beginning of a response to a request that was passed on at ``sent_s``."""
+        if is_full:
+            self._refused_at_s = self._clock()
+            self._next_probe_s = self._refused_at_s + PROBE_EVERY_S
+        elif wants_answer and status == 200 and sent_s >= self._refused_at_s:
+            self._refused_at_s = NEVER
 
     def _with_count(self, scope: Scope) -> Scope:
         """The request with the refusals since the last one; a client's own such header is dropped."""
@@ -98,9 +116,10 @@ class ProxyFront:
 class _Response:
     """One response on its way to the client."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._is_stream = self.has_begun = self.is_whole = self.said_full = False
+    def __init__(self, send: Send, on_start: Callable[[int, bool], None]) -> None:
+        """``on_start`` is told the status, and whether the orchestrator said that it is full."""
+        self._send, self._on_start = send, on_start
+        self._is_stream = self.has_begun = self.is_whole = False
         self._num_frames = 0
 
     async def send(self, message: Message) -> None:
@@ -108,9 +127,10 @@ class _Response:
             self.has_begun = True
             headers = MutableHeaders(scope=message)
             self._is_stream = headers.get("content-type", "").startswith("text/event-stream")
-            self.said_full = headers.get(FULL_HEADER) is not None
-            if self.said_full:
+            is_full = headers.get(FULL_HEADER) is not None
+            if is_full:
                 del headers[FULL_HEADER]
+            self._on_start(message["status"], is_full)
         elif message["type"] == "http.response.body":
             self.is_whole = not message.get("more_body", False)
             self._num_frames += message.get("body", b"").count(b"\n\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,14 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from services.gateway.http.error_table import FULL_HEADER
-from services.gateway.http.proxy_front import FULL_FOR_S, REFUSED_HEADER, ProxyCounts, ProxyFront, middlewares
+from services.gateway.http.proxy_front import (
+    FULL_FOR_S,
+    PROBE_EVERY_S,
+    REFUSED_HEADER,
+    ProxyCounts,
+    ProxyFront,
+    middlewares,
+)
 from services.observability.service_events import RequestRefused
 
 CHAT = "/v1/chat/completions"
@@ -133,9 +141,52 @@ async def test_after_a_full_service_refused_the_proxy_refuses_by_itself_for_a_mo
     await ask(its, "/health", "GET")
     await ask(its, "/tokenize")
     assert len(replica.scopes) == 3
+    now_s[0] += PROBE_EVERY_S
+    await ask(its)
+    await ask(its)
+    assert len(replica.scopes) == 4  # one probe, which was refused
     now_s[0] += FULL_FOR_S
     await ask(its)
-    assert len(replica.scopes) == 4
+    assert len(replica.scopes) == 5
+
+
+async def test_the_first_accepted_request_opens_the_door_again():
+    now_s = [5.0]
+    full, accepted = (
+        [start(429, [*JSON, FULL]), piece(b"{}", last=True)],
+        [start(200, SSE), piece(b"data: [DONE]\n\n", last=True)],
+    )
+    replica = Replica(full)
+    its = front(replica, now_s)
+    await ask(its)
+    replica.messages = accepted
+    assert (await ask(its)).status == 429
+    assert (await ask(its, "/v1/models", "GET")).status == 200  # says nothing about slots
+    assert (await ask(its)).status == 429
+    now_s[0] += PROBE_EVERY_S
+    assert [(await ask(its)).status for _ in range(3)] == [200, 200, 200]
+
+
+async def test_who_was_accepted_before_a_refusal_opens_no_door():
+    """An answer's response begins with its first token, seconds after it was accepted."""
+    now_s, first_token = [5.0], asyncio.Event()
+    whole = [start(200, SSE), piece(b"data: [DONE]\n\n", last=True)]
+    refused = [start(429, [*JSON, FULL]), piece(b"{}", last=True)]
+
+    async def replicas(scope: Scope, receive: Receive, send: Send) -> None:
+        if (b"x-slow", b"1") in scope["headers"]:
+            await first_token.wait()
+            return await Replica(whole)(scope, receive, send)
+        await Replica(refused)(scope, receive, send)
+
+    its = ProxyFront(replicas, lambda: now_s[0])
+    slow = asyncio.create_task(ask(its, x_slow="1"))
+    await asyncio.sleep(0)
+    now_s[0] += 0.01
+    assert (await ask(its)).status == 429
+    first_token.set()
+    assert (await slow).status == 200
+    assert "every slot" in json.loads((await ask(its)).body)["error"]["message"]
 
 
 async def test_a_refusal_that_concerns_one_key_says_nothing_about_others():

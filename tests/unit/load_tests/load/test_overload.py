@@ -44,6 +44,14 @@ def test_what_must_not_be_is_said(over, health_s, problem):
     assert said.startswith(problem)
 
 
+def test_a_generator_that_is_late_does_not_charge_the_server():
+    late = reply(Outcome.OVERLOADED, total_s=3.0)
+    late.sent_s += 2.95
+    judged = judge(BELOW, [reply(), late], [0.01])
+    assert judged.refused_p99_s == pytest.approx(0.05)
+    assert list(judged.problems()) == []
+
+
 async def test_health_is_asked_all_the_while_and_a_server_that_is_gone_is_never_well():
     async with serving() as (fake, _), asking_health(fake.url) as took_s:
         while not took_s:  # noqa: ASYNC110
