@@ -34,7 +34,7 @@ COPY k8s/base k8s/base
 COPY examples/cards.yaml examples/cards.yaml
 COPY models/demo models/demo
 COPY models/smollm2-draft models/smollm2-draft
-RUN pip install --constraint constraints.txt --editable .[traces]
+RUN pip install --constraint constraints.txt --editable .[traces,cuda]
 USER 1000:1000
 EXPOSE 8000 9000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=6 CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=4)"]

@@ -41,7 +41,7 @@ USUAL_GPU_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """One model on one device."""
+    """One model on one device, or on several ranks."""
 
     model: str = field(metadata=described("folder or Hugging Face id of the model"))
     dtype: str = setting(
@@ -58,9 +58,10 @@ class EngineConfig:
     device: str = setting(
         "auto", "device of the model: cpu, cuda, cuda:N, or auto for CUDA if there is a GPU"
     )
-    num_devices: int = setting(
+    tensor_parallel: int = setting(
         1,
-        "GPUs of one node that the model's layers are spread over, for a model too large for one",
+        "target only: ranks that share every layer of the model, each a process with a GPU of its own (or on a CPU), "
+        "all on one node",
         low=1,
         high=64,
     )

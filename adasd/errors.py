@@ -16,6 +16,7 @@
     ├── StaleCache              caller and worker disagree on the cache (resend the prefix)
     ├── Superseded              a newer call of the session replaced this one
     ├── DeviceFailure           the forward pass itself failed         (retry elsewhere)
+    │   └── RankLost            a rank of the model is gone: the engine cannot go on
     └── IllegalEvent            a bug: a runner broke the session protocol
 
 Fields are positional and passed to ``super().__init__`` unchanged, because Ray pickles errors.
@@ -225,6 +226,10 @@ class DeviceFailure(AdasdError):
     """The forward pass failed on the device (out of memory, broken kernel)."""
 
     code = Code.DEVICE
+
+
+class RankLost(DeviceFailure):
+    """A rank of a model on several ranks is gone; the others end, too. Later calls fail in the same way."""
 
 
 class IllegalEvent(AdasdError):

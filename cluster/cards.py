@@ -148,13 +148,13 @@ def _beyond_its_share(
 
 def _least_per_card(estimate: MemoryEstimate, engine: EngineConfig) -> int:
     """Bytes that a replica cannot do without on each of the cards that it is spread over."""
-    return -(-estimate.least_bytes // engine.num_devices)
+    return -(-estimate.least_bytes // engine.tensor_parallel)
 
 
 def _per_card(estimate: MemoryEstimate, engine: EngineConfig, num_bytes: int) -> int:
     """Bytes that a replica takes on each of its cards, which have ``num_bytes`` each."""
-    cache = estimate.cache_bytes_on(num_bytes * engine.num_devices)
-    return -(-(estimate.weights_bytes + cache + estimate.reserve_bytes) // engine.num_devices)
+    cache = estimate.cache_bytes_on(num_bytes * engine.tensor_parallel)
+    return -(-(estimate.weights_bytes + cache + estimate.reserve_bytes) // engine.tensor_parallel)
 
 
 def said(estimate: MemoryEstimate, engine: EngineConfig, card_bytes: int | None = None) -> str:
@@ -162,7 +162,7 @@ def said(estimate: MemoryEstimate, engine: EngineConfig, card_bytes: int | None 
 
     Where not all sessions find room at full length, the cache says how many do.
     """
-    num_bytes = None if card_bytes is None else card_bytes * engine.num_devices
+    num_bytes = None if card_bytes is None else card_bytes * engine.tensor_parallel
     cache = estimate.cache_bytes_on(num_bytes)
     full = cache // estimate.bytes_per_slot
     holds = f" ({full} of {estimate.num_slots} sessions of {estimate.max_context} tokens)"
@@ -173,7 +173,7 @@ def said(estimate: MemoryEstimate, engine: EngineConfig, card_bytes: int | None 
 
 
 def _over(engine: EngineConfig) -> str:
-    return f" over {engine.num_devices} cards" if engine.num_devices > 1 else ""
+    return f" over {engine.tensor_parallel} cards" if engine.tensor_parallel > 1 else ""
 
 
 def _slots_that_fit(
@@ -181,8 +181,8 @@ def _slots_that_fit(
 ) -> int:
     """Slots of the first tier with which everything fits; 0 if there is no such number."""
     first, *others = card.roles
-    estimate, num_devices = estimates[first], engines[first].num_devices
+    estimate, tensor_parallel = estimates[first], engines[first].tensor_parallel
     assert card.num_bytes is not None
     left = card.num_bytes - sum(_least_per_card(estimates[role], engines[role]) for role in others)
-    left -= (estimate.weights_bytes + estimate.reserve_bytes) // num_devices
-    return max(0, left * num_devices // estimate.bytes_per_slot)
+    left -= (estimate.weights_bytes + estimate.reserve_bytes) // tensor_parallel
+    return max(0, left * tensor_parallel // estimate.bytes_per_slot)

@@ -14,6 +14,8 @@ from services.config import ServeConfig, TierConfig
 
 ORCHESTRATOR_CPUS = 0.1
 """Ray CPUs of one orchestrator replica: above 0, so that it is never placed on a node that offers no CPU."""
+ACCELERATOR_SHARE = 0.001
+"""What Ray reserves of a node's accelerator type per actor."""
 METRICS_CPUS = 0.01
 """Ray CPUs of the snapshot store, for the same reason."""
 
@@ -28,8 +30,8 @@ class Node:
 
 
 def actor_options(tier: TierConfig) -> dict[str, Any]:
-    """``ray_actor_options`` of one replica."""
-    options: dict[str, Any] = {"num_cpus": tier.num_cpus, "num_gpus": tier.num_gpus}
+    """``ray_actor_options`` of one replica; of several ranks, those of rank 0."""
+    options: dict[str, Any] = dict(tier.resources_per_rank)
     if tier.accelerator_type:
         options["accelerator_type"] = tier.accelerator_type
     if tier.resources:
@@ -40,12 +42,20 @@ def actor_options(tier: TierConfig) -> dict[str, Any]:
 
 
 def placement_group(tier: TierConfig) -> dict[str, Any]:
-    """Serve's options for a replica with several GPUs: all on one node, reserved together or not at all."""
-    if tier.engine.num_devices == 1:
+    """Serve's options for a replica of several ranks: a bundle for each, all on one node, reserved together."""
+    num = tier.engine.tensor_parallel
+    if num == 1:
         return {}
-    wishes = {"placement_group_bundles": [demand(tier)], "placement_group_strategy": "STRICT_PACK"}
+    each = {"CPU": tier.num_cpus / num, "GPU": tier.num_gpus / num}
+    if tier.accelerator_type:
+        each[f"accelerator_type:{tier.accelerator_type}"] = ACCELERATOR_SHARE
+    each = {name: amount for name, amount in each.items() if amount > 0}
+    wishes: dict[str, Any] = {
+        "placement_group_bundles": [{**each, **dict(tier.resources)}, *[each] * (num - 1)],
+        "placement_group_strategy": "STRICT_PACK",
+    }
     if tier.label_selector:
-        wishes["placement_group_bundle_label_selector"] = [dict(tier.label_selector)]
+        wishes["placement_group_bundle_label_selector"] = [dict(tier.label_selector)] * num
     return wishes
 
 
@@ -59,7 +69,7 @@ def demand(tier: TierConfig) -> dict[str, float]:
     """Ray resources that one replica reserves."""
     wanted = {"CPU": tier.num_cpus, "GPU": tier.num_gpus, **dict(tier.resources)}
     if tier.accelerator_type:
-        wanted[f"accelerator_type:{tier.accelerator_type}"] = 0.001  # the amount that Ray itself reserves
+        wanted[f"accelerator_type:{tier.accelerator_type}"] = ACCELERATOR_SHARE
     return {name: amount for name, amount in wanted.items() if amount > 0}
 
 
@@ -77,10 +87,25 @@ def missing(config: ServeConfig, nodes: Sequence[Node]) -> list[str]:
     free = [dict(node.resources) for node in nodes]
     problems = []
     for role, tier in config.tiers.items():
+        if sentence := too_many_ranks(
+            role, tier, max((node.resources.get("CPU", 0.0) for node in nodes), default=0.0)
+        ):
+            problems.append(sentence)
         placed = _place(tier, nodes, free)
         if placed < tier.min_replicas:
             problems.append(_sentence(role, tier, placed, nodes))
     return problems
+
+
+def too_many_ranks(role: str, tier: TierConfig, most_cpus: float) -> str | None:
+    """Why the ranks of a tier on CPUs, each a busy process, outnumber the CPUs of a node; None if they do not."""
+    num = tier.engine.tensor_parallel
+    if num == 1 or tier.num_gpus > 0 or num <= most_cpus:
+        return None
+    return (
+        f"{role}: tensor_parallel is {num}, but no node has more than {most_cpus:g} CPUs, and each rank takes one; "
+        f"set it to {max(1, int(most_cpus))} or less"
+    )
 
 
 def _place(tier: TierConfig, nodes: Sequence[Node], free: list[dict[str, float]]) -> int:

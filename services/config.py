@@ -16,8 +16,10 @@ class TierConfig:
     min_replicas: int = setting(1, "replicas that always run; the target needs at least 1", low=0)
     max_replicas: int = setting(1, "most replicas under load", low=1)
     down_after_s: float = setting(60.0, "seconds of low load before replicas are removed", low=0)
-    num_cpus: float = setting(0.5, "Ray CPUs reserved per replica", low=0)
-    num_gpus: float = setting(0.0, "Ray GPUs reserved per replica; a fraction below 1 shares a GPU", low=0)
+    num_cpus: float = setting(0.5, "Ray CPUs reserved per replica, over all its ranks", low=0)
+    num_gpus: float = setting(
+        0.0, "Ray GPUs reserved per replica, one per rank; a fraction below 1 shares a GPU", low=0
+    )
     accelerator_type: str | None = setting(None, "Ray accelerator type, for example L4 or H100")
     resources: tuple[tuple[str, float], ...] = setting(
         (), "custom Ray resources reserved per replica, for example draft_gpu=1", low=0
@@ -25,6 +27,12 @@ class TierConfig:
     label_selector: tuple[tuple[str, str], ...] = setting(
         (), "labels that a Ray node must have, for example pool=draft"
     )
+
+    @property
+    def resources_per_rank(self) -> dict[str, float]:
+        """Ray's options for one of the replica's ranks: its part of the CPUs and GPUs."""
+        num = self.engine.tensor_parallel
+        return {"num_cpus": self.num_cpus / num, "num_gpus": self.num_gpus / num}
 
     @property
     def placed_engine(self) -> EngineConfig:

@@ -39,6 +39,11 @@ SHORT_NAMES = {
 }
 OLD_NAMES = {"speculation.row_len": "speculation.draft_top_k"}
 """Former names of options, still accepted in the file, the environment and on the command line."""
+REPLACED = {
+    "target.num_devices": "the cards of a target now share every layer: set target.tensor_parallel to their number",
+    "draft.num_devices": "a draft runs on one card: leave it out",
+}
+"""Former options that are refused, with what to do instead."""
 CLIENT_VARIABLES = ("ADASD_API_KEY", "ADASD_CACHE")
 """Variables that are no settings: the key of ``adasd chat``, the folder of fetched models."""
 NONE_WORDS = ("none", "null", "")
@@ -134,6 +139,8 @@ def load(
                 given[full] = value
             elif (place := _of_further_draft(full)) is not None:
                 further.setdefault(place[0], {})[place[1]] = value
+            elif full in REPLACED:
+                problems.append(f"{value.origin}: {full} is no longer a setting, as {REPLACED[full]}")
             else:
                 problems.append(
                     f"{value.origin}: there is no setting {name!r}{nearest(name, [*options(), *SHORT_NAMES])}"
@@ -220,7 +227,7 @@ def _with_keys(config: ServeConfig, environment: Mapping[str, str]) -> ServeConf
 
 def known_names() -> list[str]:
     """Every name that ``load`` understands."""
-    return [*options(), *SHORT_NAMES, *OLD_NAMES]
+    return [*options(), *SHORT_NAMES, *OLD_NAMES, *REPLACED]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -327,7 +334,7 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, Giv
 
 def _from_arguments(arguments: Mapping[str, str]) -> Iterator[tuple[str, Given]]:
     for name, raw in arguments.items():
-        yield name, Given(raw, options()[name].flag if name in options() else name)
+        yield name, Given(raw, options()[name].flag if name in options() else flag_of(name))
 
 
 def _fill_in_models(given: dict[str, Given], demo: Path | None) -> None:
@@ -493,6 +500,11 @@ def _conflicts(config: ServeConfig) -> Iterator[str]:
     for role, tier in list(config.tiers.items())[1:]:
         if tier.engine.early_exit:
             yield f"{role}.early_exit is on; only the target can draft with its first layers"
+        if tier.engine.tensor_parallel > 1:
+            yield (
+                f"{role}.tensor_parallel is {tier.engine.tensor_parallel}, but a draft runs on one rank; set it to 1, "
+                "or take a smaller draft"
+            )
     if (source := config.speculation.draft) is not None:
         try:
             draft_sources.choose(source, config.draft_sources)
@@ -520,10 +532,11 @@ def _conflicts_of_tier(tier: TierConfig) -> Iterator[str]:
         yield f"min_replicas is {tier.min_replicas}, but max_replicas is {tier.max_replicas}"
     if tier.num_gpus > 1 and tier.num_gpus != int(tier.num_gpus):
         yield f"num_gpus is {tier.num_gpus:g}; above 1, Ray reserves whole GPUs only"
-    if tier.engine.num_devices != max(1, tier.num_gpus) and not tier.num_gpus % 1 > 0:
+    num_ranks = tier.engine.tensor_parallel
+    if tier.num_gpus not in (0, num_ranks) and (num_ranks > 1 or tier.num_gpus > 1):
         yield (
-            f"num_devices is {tier.engine.num_devices}, but num_gpus is {tier.num_gpus:g}; the two must agree "
-            "where a replica has a GPU of its own"
+            f"tensor_parallel is {num_ranks}, but num_gpus is {tier.num_gpus:g}; each rank has a GPU of its own, so "
+            "the two must agree"
         )
     if device == "cpu" and tier.num_gpus > 0:
         yield f"num_gpus is {tier.num_gpus:g}, but device is cpu; set num_gpus to 0"

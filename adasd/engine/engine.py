@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
-from adasd.engine.cache.kv_cache import KVCache, cache_bytes_per_token, window_of
+from adasd.engine.cache.kv_cache import cache_bytes_per_token, window_of
 from adasd.engine.cache.pages import LONGEST_BLOCK
 from adasd.engine.cache.slots import SlotTable
 from adasd.engine.checks import check_call
@@ -29,12 +29,14 @@ from adasd.engine.loading.profile import profile
 from adasd.engine.loading.quantised import quantisation
 from adasd.engine.loading.sizing import make_layout
 from adasd.engine.loading.warm_up import warm_up
+from adasd.engine.parallel.channel import Channel
+from adasd.engine.parallel.leader import leading
 from adasd.engine.rooms import PageRooms
 from adasd.engine.runner import BROKEN, ModelRunner, StepResult
 from adasd.engine.sampling.logits_state import LogitsState
 from adasd.engine.scheduler import PrefillBudget, Scheduled, Scheduler
 from adasd.engine.work import DraftWork, EarlyExitWork, VerifyWork, Work
-from adasd.errors import AdasdError, DeviceFailure, IllegalEvent
+from adasd.errors import AdasdError, ConfigError, DeviceFailure, IllegalEvent
 from adasd.ports import Clock
 from adasd.rounds import (
     CallFailed,
@@ -88,7 +90,7 @@ class TorchEngine:
             window_of(forward.layers),
         )
         self._slots = SlotTable(layout)
-        self.cache = KVCache(forward.layers, layout, forward.dtype, forward.device)
+        self.cache = forward.make_cache(layout)
         generator = torch.Generator(forward.device)
         generator.seed() if seed is None else generator.manual_seed(seed)
         self.runner = ModelRunner(forward, self.cache, vocab_size, generator)
@@ -114,12 +116,14 @@ class TorchEngine:
         prefill_budget: int | None = None,
         seed: int | None = None,
         clock: Clock = time.perf_counter,
+        channel: Channel | None = None,
     ) -> TorchEngine:
         """An engine over a loaded model. It modifies the model: attention is replaced, weights are restacked.
 
         ``fast``: a hand-written forward pass (True: required, None: where it fits, False: never).
         ``vocab_limit``: tokens from this id on are never drafted or accepted.
         ``grammars``: compiles grammars for the model's tokenizer; without it, requests with a grammar are refused.
+        ``channel``: to the other ranks that hold shards of the model; this is rank 0.
         Raises ConfigError if the architecture is not supported.
         """
         torch.set_num_threads(config.num_threads)
@@ -128,7 +132,11 @@ class TorchEngine:
         check_architecture(model.config, max_context)
         vocab_size = int(model.config.get_text_config().vocab_size)
         reference = reference_logits(model)
-        forward = choose_forward(model, config, max_context, fast)
+        forward = (
+            choose_forward(model, config, max_context, fast)
+            if channel is None
+            else leading(model, config, channel)
+        )
         rounded = quantisation(model.config) is not None
         check_agreement(forward, reference, paged=is_paged(config, forward.device), rounded=rounded)
         if forward.device.type == "cuda":
@@ -152,14 +160,27 @@ class TorchEngine:
         *,
         fast: bool | None = None,
         vocab_limit: int | None = None,
+        channel: Channel | None = None,
     ) -> TorchEngine:
-        """Load ``config.model`` and build an engine over it; raises ConfigError with the reason."""
+        """Load ``config.model`` and build an engine over it; raises ConfigError with the reason.
+
+        ``channel``: to the other ranks, where ``tensor_parallel`` is above 1.
+        """
+        if (channel is not None) != (config.tensor_parallel > 1):
+            raise ConfigError(
+                f"tensor_parallel is {config.tensor_parallel}; in one process it is 1, and adasd serve starts ranks"
+            )
         model = load_model(config, progress)
+        if channel is not None:
+            progress("waiting for the other ranks", 0.85)
+            channel.start()
         progress("preparing", 0.9)
         grammars = GrammarCompiler(
             lambda: Tokenizer.load(config.model, trust_remote_code=config.trust_remote_code)
         )
-        engine = cls.from_model(model, config, fast=fast, vocab_limit=vocab_limit, grammars=grammars)
+        engine = cls.from_model(
+            model, config, fast=fast, vocab_limit=vocab_limit, grammars=grammars, channel=channel
+        )
         if engine.forward.device.type == "cuda":
             progress("warming up", 0.95)
             engine.warm_up()

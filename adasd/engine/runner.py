@@ -25,7 +25,7 @@ from adasd.engine.sampling.to_host import Pending, fetch
 from adasd.engine.sampling.verdicts import backend_of, choose_judge
 from adasd.engine.scheduler import Scheduled
 from adasd.engine.work import DraftWork, Judged, Proposed, Result, VerifyWork
-from adasd.errors import AdasdError, DeviceFailure
+from adasd.errors import AdasdError, DeviceFailure, RankLost
 from adasd.results import TokenLogprob
 
 _log = logging.getLogger(__name__)
@@ -87,6 +87,8 @@ class ModelRunner:
     def _in_halves(self, scheduled: list[Scheduled]) -> list[StepResult]:
         try:
             return self._run_once(scheduled)
+        except RankLost:
+            raise
         except Exception as error:  # any device error: the engine and the other calls must go on
             self._free_memory()
             if len(scheduled) == 1:

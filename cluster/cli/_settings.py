@@ -99,6 +99,10 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     for old, name in settings.OLD_NAMES.items():
         flag = settings.flag_of(old)
         parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    for name in settings.REPLACED:  # read_config refuses them
+        parser.add_argument(
+            settings.flag_of(name), dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
     return parser
 
 
@@ -115,7 +119,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 def read_config(arguments: argparse.Namespace) -> ServeConfig:
     """The settings from the command line, the environment and the file, converted from text here. ConfigError."""
-    named = {name: value for name, value in vars(arguments).items() if name in settings.options()}
+    known = {*settings.options(), *settings.REPLACED}
+    named = {name: value for name, value in vars(arguments).items() if name in known}
     if arguments.pair is not None:
         models = ("target.model", "draft.model")
         if given := settings.places_of(models, named, os.environ, arguments.config):

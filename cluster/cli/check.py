@@ -63,7 +63,7 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
             role,
             engine.model,
             dtype_of(engine) if engine.weights == "full" else f"{dtype_of(engine)}, {engine.weights} weights",
-            engine.device if engine.num_devices == 1 else f"{engine.num_devices} x {engine.device}",
+            engine.device if engine.tensor_parallel == 1 else f"{engine.tensor_parallel} x {engine.device}",
             *memory_columns(engine, card_bytes.get(role)),
             f"{tier.min_replicas}-{tier.max_replicas}",
         )
@@ -100,7 +100,7 @@ def memory_columns(engine: EngineConfig, card_bytes: int | None = None) -> tuple
         estimate = memory_estimate(engine)
     except ConfigError:
         return "?", "?", "?", str(engine.num_slots), "?"
-    num_bytes = None if card_bytes is None else card_bytes * engine.num_devices
+    num_bytes = None if card_bytes is None else card_bytes * engine.tensor_parallel
     cache_bytes = estimate.cache_bytes_on(num_bytes)
     sizes = (estimate.weights_bytes, cache_bytes, estimate.reserve_bytes)
     weights, cache, reserve = (readable(size) if size else "-" for size in sizes)

@@ -73,7 +73,9 @@ def run(options: argparse.Namespace, console: Console, command: Sequence[str]) -
     """The plan as plain values. ConfigError."""
     report.check_writable(options.json, options.html)
     config, cards = read_config(options), read_cards(options.cards)
-    pair = priced(cards.pair(options.target_card, options.draft_card), options)
+    pair = priced(
+        cards.pair(options.target_card, options.draft_card), options, config.target.engine.tensor_parallel
+    )
     wanted = Wanted(
         options.rate,
         Objective.parse(options.objective),
@@ -99,15 +101,15 @@ def run(options: argparse.Namespace, console: Console, command: Sequence[str]) -
     }
 
 
-def priced(pair: Pair, options: argparse.Namespace) -> Pair:
-    """The pair with the prices of the command line."""
+def priced(pair: Pair, options: argparse.Namespace, num_ranks: int) -> Pair:
+    """The pair with the prices of the command line; a target takes a card per rank."""
     if options.target_cost is not None:
         pair = replace(pair, target=replace(pair.target, cost_per_hour=options.target_cost))
     if options.draft_cost is not None and pair.draft is not None:
         pair = replace(pair, draft=replace(pair.draft, cost_per_hour=options.draft_cost))
     if pair.target.cost_per_hour <= 0:
         raise ConfigError(f"the target {pair.target.name} costs nothing; give --target-cost or cost_per_hour")
-    return pair
+    return replace(pair, target=replace(pair.target, cost_per_hour=num_ranks * pair.target.cost_per_hour))
 
 
 def shown(card: Card) -> dict[str, Any]:

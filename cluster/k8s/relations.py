@@ -416,6 +416,12 @@ class Deployed:
         self.resources |= options.get("resources") or {}
         if kind := options.get("accelerator_type"):
             self.resources[f"accelerator_type:{kind}"] = 0.001
+        bundles = (
+            override.get("placement_group_bundles") or deployment._replica_config.placement_group_bundles
+        )
+        if bundles:  # of the ranks, all on one node
+            names = dict.fromkeys(name for bundle in bundles for name in bundle)
+            self.resources = {name: sum(bundle.get(name, 0) for bundle in bundles) for name in names}
         auto = override.get("autoscaling_config") or deployment._deployment_config.autoscaling_config
         if auto is None or "num_replicas" in override:
             number = override.get("num_replicas", deployment.num_replicas)

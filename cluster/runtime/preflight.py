@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from adasd.config import EngineConfig
 from adasd.errors import ConfigError
+from cluster.topology import too_many_ranks
 from services.config import ServeConfig
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def problems(config: ServeConfig) -> list[str]:
     found = []
     for role, engine in engines(config):
         found += [f"{role}: {sentence}" for sentence in _problems_of_model(engine)]
+        if sentence := too_many_ranks(role, config.tiers[role], os.cpu_count() or 1):
+            found.append(sentence)
     found += card_problems(config)
     if not found:
         for role, engine in engines(config):
@@ -119,15 +122,15 @@ def _problems_of_text(config: ServeConfig) -> Iterator[str]:
 
 def _memory_problems(engine: EngineConfig) -> Iterator[str]:
     """The device must be on this machine; on a CPU the weights must fit (the cache grows with use)."""
-    from adasd.engine.loading.limits import resolve_devices
+    from adasd.engine.loading.limits import resolve_device
 
     try:
-        devices, estimate = resolve_devices(engine), memory_estimate(engine)
+        device, estimate = resolve_device(engine.device), memory_estimate(engine)
     except ConfigError as error:
         yield str(error)
         return
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if devices[0].type == "cpu" and estimate.weights_bytes > available:
+    if device.type == "cpu" and estimate.weights_bytes > available:
         yield (
             f"{engine.model} needs {estimate.weights_bytes / GIB:.1f} GiB of weights, this machine has "
             f"{available / GIB:.1f} GiB; choose a smaller dtype or another model"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from adasd.specdec import verify
 from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import TransformBatch
 from adasd.testing.loops import plain_batch
+from load_tests.cuda.ranks import NUM_RANKS, two_ranks
 from load_tests.cuda.sizes import TINY, Sizes, model
 
 Record = dict[str, Any]
@@ -253,5 +255,38 @@ def bytes_used(sizes: Sizes) -> Record:
     return {"allocated_bytes": torch.cuda.memory_allocated(), "reserved_bytes": torch.cuda.memory_reserved()}
 
 
-SECTIONS: tuple[Section, ...] = (card, plans, correctness, verdicts, attend, drafting, target)
+def tensor_parallel(sizes: Sizes) -> Iterator[Record]:
+    """The target on two ranks, one session: decoding, and verification of a block. Needs two cards."""
+    num_cards = torch.cuda.device_count() if sizes.device.type == "cuda" else NUM_RANKS
+    if num_cards < NUM_RANKS:
+        yield {"skipped": f"{NUM_RANKS} ranks need {NUM_RANKS} cards, and there is {num_cards}"}
+        return
+    with TemporaryDirectory() as folder:
+        model(sizes.target, sizes).save_pretrained(folder)
+        began_s = time.perf_counter()
+        with two_ranks(folder, sizes) as engine:
+            record: Record = {"start_s": time.perf_counter() - began_s, "forward": engine.forward.name}
+            context = sizes.contexts[0]
+            (session,) = filled(engine, 1, context)
+            for name, block in (("decode_ms", ()), ("verify_ms", (1,) * BLOCK_LEN)):
+
+                def judge(block: tuple[int, ...] = block) -> None:
+                    engine.submit(VerifyCall(session, 1, context, (1,), block))
+                    run_all(engine)
+
+                record[name] = milliseconds(sizes, judge)
+            engine.close(session)
+            yield record
+
+
+SECTIONS: tuple[Section, ...] = (
+    card,
+    plans,
+    correctness,
+    verdicts,
+    attend,
+    drafting,
+    target,
+    tensor_parallel,
+)
 """In this order: what is short and decides the rest comes first."""

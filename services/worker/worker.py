@@ -36,6 +36,7 @@ from services.transport.server import RunningServer, start_server, worker_handle
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
 from services.worker.load_meter import LoadMeter
+from services.worker.ranks import ReplicaRanks
 from services.worker.service import WorkerService
 from services.worker.warmup import warm_up
 
@@ -85,7 +86,10 @@ class Worker:
         if logs is not None:
             configure(logs)
         log.info("loading the %s model %s", role, tier.engine.model)
-        self._host = EngineHost(make_engine or (lambda: _load(role, tier, target_model)), role)
+        self._ranks: ReplicaRanks | None = None
+        if make_engine is None and tier.engine.tensor_parallel > 1:
+            self._ranks = ReplicaRanks(tier, logs)
+        self._host = EngineHost(make_engine or (lambda: _load(role, tier, target_model, self._ranks)), role)
         self._server: RunningServer | None = None
         self._reporter: Reporter | None = None
         self._traces: CallTraces | None = None
@@ -144,6 +148,8 @@ class Worker:
     def check_health(self) -> None:
         """Raise if the engine's thread ended or hangs. Serve then replaces this replica."""
         self._host.check(self._hang_after_s)
+        if self._ranks is not None:
+            self._ranks.check()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Load since the last report, for the scaling policy (cluster.scaling)."""
@@ -173,6 +179,8 @@ class Worker:
             await self._service.stop()
             await self._server.stop()
         await self._host.stop()
+        if self._ranks is not None:
+            await asyncio.to_thread(self._ranks.close)
         if self._traces is not None:
             await asyncio.to_thread(self._traces.shutdown)
 
@@ -211,7 +219,7 @@ def _node_ip() -> str:
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
-def _load(role: str, tier: TierConfig, target_model: str | None) -> Engine:
+def _load(role: str, tier: TierConfig, target_model: str | None, ranks: ReplicaRanks | None) -> Engine:
     from adasd.engine.engine import TorchEngine
     from adasd.engine.loading.draft import load_draft
 
@@ -222,7 +230,10 @@ def _load(role: str, tier: TierConfig, target_model: str | None) -> Engine:
         give_way()
     engine: Engine
     if target_model is None:
-        engine = TorchEngine.from_config(tier.placed_engine, progress)
+        channel = ranks.start() if ranks is not None else None
+        engine = TorchEngine.from_config(tier.placed_engine, progress, channel=channel)
+        if ranks is not None:
+            ranks.settle()
     else:
         engine = load_draft(tier.placed_engine, target_model, progress)
     make_ready_for_grammars(engine, role)

@@ -1,4 +1,4 @@
-"""A target on several GPUs gets all of them, on one node with its label. Ray and Serve are real, the GPUs are not."""
+"""The ranks of a target get a GPU each, on one node with its label. Ray and Serve are real, the GPUs are not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.server import ROOT
 
 
 @pytest.mark.cluster
-def test_a_replica_on_two_gpus_gets_both_in_one_placement_group():
+def test_each_rank_of_a_replica_gets_a_gpu_of_its_placement_group():
     with tempfile.TemporaryDirectory(prefix="gpus-") as folder:
         done = subprocess.run(
             [sys.executable, "-m", "tests.e2e.granted_gpus", folder],
@@ -26,4 +26,6 @@ def test_a_replica_on_two_gpus_gets_both_in_one_placement_group():
             check=True,
         )
     granted = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    assert granted == {"gpus": [0, 1], "visible": "0,1", "bundles": [{"CPU": 0.5, "GPU": 2.0}]}
+    assert granted["bundles"] == [{"CPU": 0.25, "GPU": 1.0}] * 2
+    assert sorted(rank["gpus"] for rank in granted["ranks"]) == [[0], [1]]
+    assert sorted(rank["visible"] for rank in granted["ranks"]) == ["0", "1"]

@@ -11,7 +11,6 @@ from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.slots import Slot
 from adasd.engine.engine import TorchEngine
 from adasd.engine.forward.batch import ForwardBatch
-from adasd.engine.forward.split import split
 from adasd.engine.work import DraftWork, StepInput
 from adasd.rounds import DraftCall, SamplingTransform, StopRule
 from adasd.specdec.turns import kind_of_turn
@@ -72,14 +71,6 @@ def test_warm_up_leaves_every_slot_free():
     e.warm_up()
     e.check_integrity()
     assert e.num_free_slots == e.num_slots
-
-
-@pytest.mark.parametrize("name", FAST + MODULES_ONLY)
-def test_a_model_split_between_the_card_and_the_cpu_answers_as_a_whole_one(name):
-    model = split(copy.deepcopy(original(name)), [torch.device("cuda", 0), torch.device("cpu")])
-    made = TorchEngine.from_model(model, EngineConfig("tiny", num_slots=8, prefill_chunk=40), seed=0)
-    batch = prompts(3, 50, 1)
-    assert plain_batch(made, batch, 8) == [generate(name, prompt, 8) for prompt in batch]
 
 
 # --------------------------------------------------------------------------- recorded passes

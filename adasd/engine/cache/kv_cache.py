@@ -28,7 +28,6 @@ class LayerShape:
 
     kv_heads: int
     head_dim: int
-    device: torch.device | None = field(default=None, compare=False)  # None: the cache's own
     window: int | None = field(default=None, compare=False)  # latest keys that a token sees; None: all
 
     @property
@@ -46,8 +45,7 @@ class KVCache:
         self.scratch = layout.num_places
         try:
             self.tokens = [  # [places + 1, 2 * H * D]
-                _zeros((layout.num_places + 1, layer.values_per_token), dtype, layer.device or device)
-                for layer in layers
+                _zeros((layout.num_places + 1, layer.values_per_token), dtype, device) for layer in layers
             ]
         except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
             num_gib = cache_bytes_per_token(layers, dtype) * layout.num_places / 2**30
@@ -117,19 +115,26 @@ class KVCache:
         """Copy the first ``length`` tokens of one slot to another."""
         runs = zip(self.layout.runs(source, 0, length), self.layout.runs(target, 0, length), strict=True)
         for ours, theirs in runs:
-            for kv in self.tokens:
-                kv[theirs.start : theirs.stop].copy_(kv[ours.start : ours.stop])
+            self.copy_places(ours, theirs)
 
     def copy_page(self, copy: PageCopy) -> None:
         """Copy the keys and values of one page to another."""
-        for kv in self.tokens:
-            kv[copy.target.start : copy.target.stop].copy_(kv[copy.source.start : copy.source.stop])
+        self.copy_places(copy.source, copy.target)
 
     def scrub(self, slot: int, first: int) -> None:
         """Zero what the slot alone holds from a position on: masked places are multiplied by 0, which NaN survives."""
         for run in self.layout.owned(slot, first):
-            for kv in self.tokens:
-                kv[run.start : run.stop].zero_()
+            self.zero_places(run)
+
+    def copy_places(self, source: range, target: range) -> None:
+        """Copy the keys and values of some places to as many others."""
+        for kv in self.tokens:
+            kv[target.start : target.stop].copy_(kv[source.start : source.stop])
+
+    def zero_places(self, places: range) -> None:
+        """Zero the keys and values of some places."""
+        for kv in self.tokens:
+            kv[places.start : places.stop].zero_()
 
 
 def window_of(layers: Sequence[LayerShape]) -> int | None:

@@ -142,15 +142,7 @@ class Pages:
         self._slots.put(slot, tokens if self.reuse else [])
 
     def runs(self, slot: int, start: int, end: int) -> list[range]:
-        size, table = self._page_size, self._tables[slot]
-        found = []
-        while start < end:
-            in_page = start % size
-            num = min(size - in_page, end - start)
-            first = table[start // size] * size + in_page
-            found.append(range(first, first + num))
-            start += num
-        return found
+        return runs_of(self._tables[slot], self._page_size, start, end)
 
     def owned(self, slot: int, start: int) -> list[range]:
         table, first = self._tables[slot], start // self._page_size
@@ -235,3 +227,15 @@ class Pages:
 
     def _places(self, page: int) -> range:
         return range(page * self._page_size, (page + 1) * self._page_size)
+
+
+def runs_of(table: Sequence[int], page_size: int, start: int, end: int) -> list[range]:
+    """The places of positions ``[start, end)`` of a slot with these pages, in order."""
+    found = []
+    while start < end:
+        in_page = start % page_size
+        num = min(page_size - in_page, end - start)
+        first = table[start // page_size] * page_size + in_page
+        found.append(range(first, first + num))
+        start += num
+    return found

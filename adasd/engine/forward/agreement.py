@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.cache.layout import CacheLayout
 from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.prefix_cache import PrefixCache
@@ -58,7 +57,7 @@ def check_agreement(
         layout = Pages(3, length, size, 3 * -(-length // size))
     for _ in range(3):
         layout.extend(layout.allocate((), ()).slot, 0, length)
-    cache = KVCache(forward.layers, layout, forward.dtype, forward.device)
+    cache = forward.make_cache(layout)
     long, short = probes(forward.num_embeddings, length)
     parts = [
         [StepInput(2, 0, long[:3], 3)],

@@ -148,7 +148,7 @@ class ShapeRecorder:
                 "times; the engine needs one key and one value per token, head and layer"
             )
         width = max(key.shape[3], value.shape[3])
-        self.layers[layer] = LayerShape(key.shape[1], width, key.device, window)
+        self.layers[layer] = LayerShape(key.shape[1], width, window)
 
     def shapes(self, name: str) -> list[LayerShape]:
         """The layers in order; ConfigError unless every layer of the model called ``name`` was recorded."""
@@ -195,7 +195,7 @@ def slot_attention(
     window = None if attention_mask is None else attention_mask.size
     if isinstance(step, ShapeRecorder):
         return step.attend(layer, query.shape[1], key, value, window), None
-    batch, width = step.batch.on(query.device), step.cache.layers[layer].head_dim
+    batch, width = step.batch, step.cache.layers[layer].head_dim
     keys, values = (widened(each[0].transpose(0, 1), width) for each in (key, value))
     step.cache.write(layer, batch.where_T, keys, values)
     queries_THD = widened(query[0].transpose(0, 1), width).contiguous()

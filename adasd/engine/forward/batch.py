@@ -94,7 +94,6 @@ class ForwardBatch:
     ) -> None:
         self.inputs, self.num_layers = inputs, num_layers
         self.layout, self._device = layout, device
-        self._elsewhere: dict[torch.device, ForwardBatch] = {}
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.slots: list[int] = []
@@ -105,14 +104,6 @@ class ForwardBatch:
             self.positions += range(one.start, one.start + num)
             self.slots += [one.slot] * num
             self.wanted_at += range(len(self.ids) - one.num_positions, len(self.ids))
-
-    def on(self, device: torch.device) -> ForwardBatch:
-        """The same pass with tensors on ``device``; made once."""
-        if device == self._device:
-            return self
-        if device not in self._elsewhere:
-            self._elsewhere[device] = ForwardBatch(self.inputs, self.layout, device, self.num_layers)
-        return self._elsewhere[device]
 
     @cached_property
     def _flat(self) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adasd.control.exits import Exit
 from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.cache.layout import CacheLayout
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.work import SHORT_FEED, DraftWork, Judged, Proposed
 
@@ -60,7 +61,7 @@ class EarlyExit(Protocol):
 
 
 class Forward(ABC):
-    """One causal language model on one device, or on several."""
+    """One causal language model on one device; of several ranks, its shard."""
 
     name: str
     num_embeddings: int  # token ids that can be fed
@@ -79,6 +80,10 @@ class Forward(ABC):
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         """Compute the pass and write it to the cache; logits [wanted tokens, V] in the model's dtype."""
 
+    def make_cache(self, layout: CacheLayout) -> KVCache:
+        """A cache for passes of this model."""
+        return KVCache(self.layers, layout, self.dtype, self.device)
+
     def prepare(self, cache: KVCache, vocab_size: int) -> None:  # noqa: B027 (most have nothing to prepare)
         """Called once, before the first pass over ``cache``; only ids below ``vocab_size`` are drafted."""
 
@@ -90,3 +95,6 @@ class ForwardOver(Forward):
         self.inner, self.name = inner, f"{inner.name}, {what}"
         self.num_embeddings, self.layers = inner.num_embeddings, inner.layers
         self.dtype, self.device = inner.dtype, inner.device
+
+    def make_cache(self, layout: CacheLayout) -> KVCache:
+        return self.inner.make_cache(layout)

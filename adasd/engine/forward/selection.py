@@ -19,12 +19,10 @@ from adasd.engine.forward.batch_invariant import BatchInvariant
 from adasd.engine.forward.early_exit import EarlyExitForward
 from adasd.engine.forward.graphs import CudaGraphs
 from adasd.engine.forward.int8 import is_int8
-from adasd.engine.forward.modules import ModuleForward
 from adasd.engine.forward.native import forward as native
 from adasd.engine.forward.own_attention import OwnAttention
 from adasd.engine.forward.paged_attention import fits
 from adasd.engine.forward.protocol import Forward
-from adasd.engine.forward.split import is_split
 from adasd.engine.forward.static_forward import StaticForward
 from adasd.engine.forward.trial import module_forward
 from adasd.engine.loading.limits import is_paged
@@ -59,18 +57,13 @@ def choose_forward(
         if config.deterministic:
             raise ConfigError("deterministic is not possible with early_exit; switch one of the two off")
         return _with_exits(model, config, max_context)
-    if is_split(model):
-        if fast or config.compile == "on":
-            raise ConfigError("a model that is split over several devices runs through its own modules only")
-        chosen: Forward = ModuleForward(model)  # only its hooks move activations between devices
-    else:
-        kernels = None if fast is False else _kernels(model, config, max_context)
-        if kernels is not None:
-            return kernels
-        chosen = _torchs(model, max_context, fast, like or model.config, config.trust_remote_code)
+    kernels = None if fast is False else _kernels(model, config, max_context)
+    if kernels is not None:
+        return kernels
+    chosen = _torchs(model, max_context, fast, like or model.config, config.trust_remote_code)
     if config.deterministic:
         return BatchInvariant(chosen)
-    records = not is_split(model) and not isinstance(chosen, OwnAttention)
+    records = not isinstance(chosen, OwnAttention)
     if chosen.device.type == "cuda" and records and can_record(chosen, config):
         return StaticForward(chosen, CudaGraphs(chosen.device), insists=config.compile == "on")
     return chosen
@@ -130,7 +123,7 @@ def _torchs(
 def _with_exits(model: PreTrainedModel, config: EngineConfig, max_context: int) -> Forward:
     """A forward pass that can stop at any layer; ConfigError if there is none for this model."""
     num_layers = int(model.config.get_text_config().num_hidden_layers)
-    reason = "it is split over several devices" if is_split(model) else fast_llama.why_not(model)
+    reason = fast_llama.why_not(model)
     if num_layers < 2:
         reason = "it has one layer"
     if reason is not None:

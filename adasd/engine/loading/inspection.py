@@ -16,6 +16,7 @@ from adasd.engine.loading.checkpoint import load_config
 from adasd.engine.loading.limits import check_architecture, intended_device, resolve_max_context
 from adasd.engine.loading.memory import on_meta
 from adasd.engine.loading.quantised import check_quantisation, quantisation
+from adasd.engine.parallel.sharding import check_sharding
 from adasd.errors import ConfigError
 
 
@@ -46,6 +47,7 @@ def check_model(config: EngineConfig) -> PreTrainedConfig:
                 f"the adapter {config.adapter} cannot be merged into quantised weights ({config.model})"
             )
         check_adapter(read_adapter(config.adapter), on_meta(model_config, config.trust_remote_code))
+    check_sharding(config, model_config, max_context)
     rehearse(config, model_config, max_context)
     return model_config
 
@@ -58,7 +60,7 @@ def rehearse(config: EngineConfig, model_config: PreTrainedConfig, max_context: 
         reference = reference_logits(model, PROBE_LEN)
     on_cpu = intended_device(config.device).type == "cpu"
     compile_ = "on" if config.compile == "on" and on_cpu else "off"
-    settings = replace(config, device="cpu", num_devices=1, compile=compile_)
+    settings = replace(config, device="cpu", tensor_parallel=1, compile=compile_)
     name = type(model).__name__
     try:
         forward = choose_forward(model, settings, PROBE_LEN, None, like=model_config)

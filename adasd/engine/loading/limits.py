@@ -100,20 +100,6 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def resolve_devices(config: EngineConfig) -> list[torch.device]:
-    """The devices that share the model: one, or the first ``num_devices`` visible CUDA devices."""
-    first, wanted = resolve_device(config.device), config.num_devices
-    if wanted == 1:
-        return [first]
-    visible = torch.cuda.device_count() if first.type == "cuda" else 0
-    if first.index is not None or wanted > visible:
-        raise ConfigError(
-            f"num_devices is {wanted}, but device {config.device!r} stands for {min(visible, 1)} of the "
-            f"{visible} CUDA devices that are visible here; use device cuda where {wanted} are"
-        )
-    return [torch.device("cuda", number) for number in range(wanted)]
-
-
 def resolve_dtype(dtype: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype:
     """``auto``: float32 on a CPU, so that greedy output does not depend on the batch; else the checkpoint's."""
     if dtype == "auto":

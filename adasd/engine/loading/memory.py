@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from adasd.engine.loading.limits import (
 )
 from adasd.engine.loading.quantised import bits_per_weight, is_unpacked, quantisation
 from adasd.engine.loading.sizing import contiguous_context, host_budget, page_size
+from adasd.engine.parallel.footprint import num_caches, values_on_a_rank
 from adasd.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -81,26 +82,41 @@ class MemoryEstimate:
 
 
 def memory_estimate(config: EngineConfig) -> MemoryEstimate:
-    """Weights, cache and reserve of one engine, over all its devices, which need not be on this machine.
+    """Weights, cache and reserve of one engine, over all its ranks, which need not be on this machine.
 
     Reads only the model's configuration; raises ConfigError.
     """
+    rank, num_ranks = _of_a_rank(config), config.tensor_parallel
+    if num_ranks == 1:
+        return rank
+    return replace(
+        rank,
+        weights_bytes=num_ranks * rank.weights_bytes,
+        bytes_per_slot=num_ranks * rank.bytes_per_slot,
+        reserve_bytes=num_ranks * rank.reserve_bytes,
+        cache_limit=None if rank.cache_limit is None else num_ranks * rank.cache_limit,
+        least_cache_bytes=None if rank.least_cache_bytes is None else num_ranks * rank.least_cache_bytes,
+    )
+
+
+def _of_a_rank(config: EngineConfig) -> MemoryEstimate:
     model_config = load_config(config.model, config.trust_remote_code)
     device = intended_device(config.device)
     dtype = resolve_dtype(config.dtype, device, model_config)
     max_context = resolve_max_context(model_config, config.max_context)
     model = on_meta(model_config, config.trust_remote_code)
     layers = _layer_shapes(model_config, model, max_context, config.trust_remote_code)
-    per_token, on_cuda = cache_bytes_per_token(layers, dtype), device.type == "cuda"
+    num_ranks, on_cuda = config.tensor_parallel, device.type == "cuda"
+    per_token = cache_bytes_per_token(layers, dtype) // num_caches(model, num_ranks)
     weights_bytes = _weights_bytes(model, dtype, config, quantisation(model_config))
-    reserve_bytes = CUDA_RESERVE * config.num_devices if on_cuda else 0
+    reserve_bytes = CUDA_RESERVE if on_cuda else 0
     if not is_paged(config, device):
         if config.max_context is None:
             max_context = contiguous_context(config, max_context, per_token)
         num_slots = resolve_num_slots(config, per_token * max_context)
         return MemoryEstimate(weights_bytes, per_token * max_context, num_slots, reserve_bytes, max_context)
     size, window = page_size(device), window_of(layers)
-    limit = host_budget() if config.cache_bytes is None and not on_cuda else config.cache_bytes
+    limit = host_budget(num_ranks) if config.cache_bytes is None and not on_cuda else config.cache_bytes
     needed = pages_of_session(max_context, size, window, config.prefill_chunk)
     if limit is not None and config.max_context is None and (room := limit // (size * per_token)) < needed:
         needed, max_context = room, max(1, room * size)
@@ -119,8 +135,8 @@ def memory_estimate(config: EngineConfig) -> MemoryEstimate:
 
 
 def check_room(config: EngineConfig, free_bytes: int, total_bytes: int) -> None:
-    """Raise ConfigError if a card with this much free memory cannot hold weights, reserve and the least cache."""
-    estimate = memory_estimate(config)
+    """Raise ConfigError if a card with this much free memory cannot hold a rank's weights, reserve and least cache."""
+    estimate = _of_a_rank(config)
     if estimate.least_bytes <= free_bytes:
         return
     cache = estimate.least_bytes - estimate.weights_bytes - estimate.reserve_bytes
@@ -132,12 +148,6 @@ def check_room(config: EngineConfig, free_bytes: int, total_bytes: int) -> None:
         f"{config.device} has {free} of {total} free, where weights of {fits} would fit; take a smaller or a quantised "
         "model, lower max_context, or free the card"
     )
-
-
-def cache_bytes_per_layer(config: EngineConfig) -> int:
-    """Cache bytes of all slots, on average per layer."""
-    num_layers = load_config(config.model, config.trust_remote_code).get_text_config().num_hidden_layers
-    return memory_estimate(config).cache_bytes // max(1, int(num_layers))
 
 
 def on_meta(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
@@ -178,9 +188,9 @@ def _layer_shape(layer: Any) -> LayerShape:
 def _weights_bytes(
     model: PreTrainedModel, dtype: torch.dtype, config: EngineConfig, quantised: dict[str, Any] | None
 ) -> int:
-    """Bytes of all parameters, tied ones counted once. Of a quantised checkpoint: its files, or by bits per weight, if
-    the library keeps them packed."""
-    full: int = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    """Bytes of a rank's parameters, tied ones counted once. Of a quantised checkpoint: its files, or by bits per
+    weight, if the library keeps them packed."""
+    full = values_on_a_rank(model, config.tensor_parallel) * dtype.itemsize
     if quantised is not None and is_unpacked(quantised, intended_device(config.device).type):
         return full
     if quantised is not None:

@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 from adasd.config import EngineConfig
 from adasd.engine.forward.int8 import round_weights
 from adasd.engine.forward.miniature import model_factory
-from adasd.engine.forward.split import split
 from adasd.engine.loading.adapters import merge_adapter, read_adapter
 from adasd.engine.loading.checkpoint import check_weight_files, load_config, load_tokenizer, reading, where
 from adasd.engine.loading.inspection import check_model
-from adasd.engine.loading.limits import resolve_devices, resolve_dtype
-from adasd.engine.loading.memory import MemoryEstimate, cache_bytes_per_layer, check_room, memory_estimate
+from adasd.engine.loading.limits import resolve_device, resolve_dtype
+from adasd.engine.loading.memory import MemoryEstimate, check_room, memory_estimate
 from adasd.engine.loading.vocabulary import check_vocabularies
+from adasd.engine.parallel.sharding import sharded_factory
 from adasd.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -45,24 +45,26 @@ def silent(what: str, share: float) -> None:
 
 
 def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedModel:
-    """The model with its weights on the device. What cannot be served is refused before weights are read."""
+    """The model with its weights on the device. What cannot be served is refused before weights are read.
+
+    Of several ranks, this process's shard; it must have joined the others.
+    """
     progress("reading the configuration", 0.0)
     model_config = check_model(config)
-    devices = resolve_devices(config)
-    if config.weights == "int8" and len(devices) > 1:
-        raise ConfigError(
-            f"weights are int8 and num_devices is {len(devices)}: a rounded model is not split; change one of the two"
-        )
+    device = resolve_device(config.device)
     check_weight_files(config.model)
-    if devices[0].type == "cuda" and len(devices) == 1:
-        check_room(config, *torch.cuda.mem_get_info(devices[0]))
+    if device.type == "cuda":
+        check_room(config, *torch.cuda.mem_get_info(device))
     adapter = None if config.adapter is None else read_adapter(config.adapter)
-    placement = _placement(config, devices)
+    factory: Any = model_factory(model_config)
+    placement = _placement(config, device)
+    if config.tensor_parallel > 1:
+        factory, placement = sharded_factory(config, model_config)
     progress("loading weights", 0.1)
     with reading(config.model, "weights"):
-        loaded: Any = model_factory(model_config).from_pretrained(
+        loaded: Any = factory.from_pretrained(
             config.model,
-            dtype=resolve_dtype(config.dtype, devices[0], model_config),
+            dtype=resolve_dtype(config.dtype, device, model_config),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, by name
             use_safetensors=True,
@@ -79,21 +81,19 @@ def load_model(config: EngineConfig, progress: Progress = silent) -> PreTrainedM
         round_weights(model)
     progress("moving weights", 0.8)
     try:
-        if len(devices) > 1:
-            return split(model, devices, cache_bytes_per_layer(config))
-        is_there = placement or model.device == devices[0]  # some quantised models cannot be moved
-        served: PreTrainedModel = model if is_there else model.to(devices[0])
+        is_there = placement or model.device == device  # some quantised models cannot be moved
+        served: PreTrainedModel = model if is_there else model.to(device)
     except RuntimeError as error:  # out of memory, or a broken driver
         raise ConfigError(
-            f"the weights of {config.model} cannot be put on {', '.join(map(str, devices))}: {error}; choose "
+            f"the weights of {config.model} cannot be put on {device}: {error}; choose "
             "another device or dtype"
         ) from error
     return served
 
 
-def _placement(config: EngineConfig, devices: list[torch.device]) -> dict[str, Any]:
+def _placement(config: EngineConfig, device: torch.device) -> dict[str, Any]:
     """Arguments that read weights straight to one card, not by way of host memory. That needs accelerate."""
-    if devices[0].type != "cuda" or len(devices) > 1 or config.weights != "full":
+    if device.type != "cuda" or config.weights != "full":
         return {}
     if find_spec("accelerate") is None:
         _log.warning(
@@ -102,7 +102,7 @@ def _placement(config: EngineConfig, devices: list[torch.device]) -> dict[str, A
             config.model,
         )
         return {}
-    index = devices[0].index
+    index = device.index
     return {"device_map": {"": torch.cuda.current_device() if index is None else index}}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.cache.pages import Pages
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.protocol import Forward
@@ -25,7 +24,7 @@ def profile(forward: Forward, num_tokens: int) -> DeviceMemory:
     """Memory of the forward pass's CUDA device, with the peak of a pass over ``num_tokens`` prompt tokens."""
     device = forward.device
     layout = Pages(1, num_tokens, CUDA_PAGE, -(-num_tokens // CUDA_PAGE))
-    cache = KVCache(forward.layers, layout, forward.dtype, device)
+    cache = forward.make_cache(layout)
     slot = layout.allocate((), ()).slot
     layout.extend(slot, 0, num_tokens)
     torch.cuda.synchronize(device)

@@ -92,20 +92,24 @@ def contiguous_context(config: EngineConfig, limit: int, bytes_per_token: int) -
     The model's ``limit`` if the cache then has room for ``num_slots`` full slots, else as much as it has room for (in
     whole hundreds of tokens), but at least ``USUAL_CONTEXT``, and never more than one slot of all the room.
     """
-    room = (host_budget() if config.cache_bytes is None else config.cache_bytes) // bytes_per_token
+    room = (
+        host_budget(config.tensor_parallel) if config.cache_bytes is None else config.cache_bytes
+    ) // bytes_per_token
     return max(1, min(limit, room, max(USUAL_CONTEXT, room // config.num_slots // 100 * 100)))
 
 
-def host_budget() -> int:
-    """Bytes of this machine's memory that a cache may take."""
-    return int(CPU_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+def host_budget(num_ranks: int) -> int:
+    """Bytes of this machine's memory that the cache of one of the ranks may take."""
+    return int(CPU_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // num_ranks
 
 
 def _num_bytes(config: EngineConfig, device: torch.device, memory: Callable[[], DeviceMemory]) -> int:
     """Bytes that the cache may take."""
     if config.cache_bytes is not None:
         return config.cache_bytes
-    return cuda_budget(memory(), config.gpu_share) if device.type == "cuda" else host_budget()
+    if device.type == "cuda":
+        return cuda_budget(memory(), config.gpu_share)
+    return host_budget(config.tensor_parallel)
 
 
 def cuda_budget(memory: DeviceMemory, utilization: float) -> int:

@@ -43,22 +43,37 @@ def test_options_name_only_what_was_wished_for():
 
 
 def test_a_large_target_takes_all_its_cards_on_one_node_or_none():
-    split = tier(
-        engine=EngineConfig("model", num_devices=4),
+    parallel = tier(
+        engine=EngineConfig("model", tensor_parallel=4),
         num_gpus=4.0,
+        resources=(("slot", 1.0),),
         accelerator_type="H100",
         label_selector=(("pool", "target"),),
     )
     assert placement_group(tier(num_gpus=1.0)) == {}
-    assert placement_group(split) == {
-        "placement_group_bundles": [{"CPU": 0.5, "GPU": 4.0, "accelerator_type:H100": 0.001}],
+    each = {"CPU": 0.125, "GPU": 1.0, "accelerator_type:H100": 0.001}
+    assert placement_group(parallel) == {
+        "placement_group_bundles": [{**each, "slot": 1.0}, each, each, each],
         "placement_group_strategy": "STRICT_PACK",
-        "placement_group_bundle_label_selector": [{"pool": "target"}],
+        "placement_group_bundle_label_selector": [{"pool": "target"}] * 4,
     }
-    four = Node("10.0.0.4", {"CPU": 8.0, "GPU": 4.0, "accelerator_type:H100": 1.0}, {"pool": "target"})
-    assert missing(pair(split), [four]) == []
-    (sentence,) = missing(pair(split), [LARGE, LARGE, LARGE, LARGE])
+    options = actor_options(parallel)
+    assert (options["num_cpus"], options["num_gpus"], options["resources"]) == (0.125, 1.0, {"slot": 1.0})
+    four = Node(
+        "10.0.0.4", {"CPU": 8.0, "GPU": 4.0, "accelerator_type:H100": 1.0, "slot": 1.0}, {"pool": "target"}
+    )
+    assert missing(pair(parallel), [four]) == []
+    (sentence,) = missing(pair(parallel), [LARGE, LARGE, LARGE, LARGE])
     assert "no node has 4 GPU, the most is 1" in sentence
+
+
+def test_ranks_on_cpus_take_a_cpu_each():
+    parallel = tier(engine=EngineConfig("model", tensor_parallel=4))
+    assert missing(pair(parallel), [SMALL]) == []
+    (sentence,) = missing(pair(parallel), [LAPTOP])
+    assert sentence == (
+        "target: tensor_parallel is 4, but no node has more than 2 CPUs, and each rank takes one; set it to 2 or less"
+    )
 
 
 def test_the_demo_pair_fits_a_laptop():

@@ -41,8 +41,8 @@ def test_no_step_stands_twice():
     assert len(set(written)) == len(written)
 
 
-def test_the_exporter_of_traces_is_in_the_image(stage):
-    assert any(text.endswith("--editable .[traces]") for word, text in steps(stage) if word == "RUN")
+def test_the_exporter_of_traces_and_what_ranks_need_are_in_the_image(stage):
+    assert any(text.endswith("--editable .[traces,cuda]") for word, text in steps(stage) if word == "RUN")
 
 
 def test_the_last_user_has_no_rights(stage):

@@ -108,6 +108,23 @@ def test_an_accelerator_is_known_to_the_autoscaler(rendered):
     assert group(documents, "target")["resources"]["accelerator_type:H100"] == "1"
 
 
+def test_a_target_on_four_ranks_gets_pods_with_four_cards(rendered):
+    wishes = "num_gpus: 4, num_cpus: 4, label_selector: {pool: target}"
+    code, documents = rendered(
+        f"target: {{model: a/b, tensor_parallel: 4, {wishes}}}",
+        "pods: {target: {memory: 200Gi, shared_memory: 8Gi}}",
+    )
+    assert code == 0
+    target = group(documents, "target")
+    assert target["resources"] == {"CPU": "4", "GPU": "4"}
+    container = target["template"]["spec"]["containers"][0]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 4
+    assert problems(documents) == []
+    target["resources"]["GPU"] = "3"
+    (sentence,) = {one.partition(";")[2] for one in problems(documents)}
+    assert sentence == " one needs 4 CPU, 4 GPU, label pool=target"
+
+
 def test_models_are_copied_where_they_are_loaded_and_their_text_everywhere(rendered):
     _, documents = rendered(
         "target: {model: /models/big, num_gpus: 1, label_selector: {pool: target}}\n"

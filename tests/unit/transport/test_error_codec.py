@@ -35,6 +35,7 @@ EXAMPLES = [
     errors.Unauthenticated("no key"),
     errors.RateLimited("3 requests a minute", 2.5),
     errors.DeviceFailure("out of memory"),
+    errors.RankLost("a rank has ended by itself"),
     errors.IllegalEvent("DraftBlock while VERIFYING"),
 ]
 

@@ -60,6 +60,14 @@ def test_a_missing_folder_is_named_with_its_role_and_status_1(pair):
     assert "draft: there is no model folder /no/such/folder" in out.getvalue()
 
 
+def test_more_ranks_than_heads_and_than_cpus_are_refused(pair, monkeypatch):
+    monkeypatch.setattr("cluster.runtime.preflight.os.cpu_count", lambda: 2)
+    assert problems(config(pair[0], tensor_parallel=2)) == []
+    heads, cpus = problems(config(pair[0], tensor_parallel=3))
+    assert heads.startswith("target: tensor_parallel is 3, but LlamaForCausalLM has 2 attention heads")
+    assert cpus.startswith("target: tensor_parallel is 3, but no node has more than 2 CPUs")
+
+
 def test_a_folder_without_weights_is_refused(pair, tmp_path):
     folder = broken_copy(pair[0], tmp_path)
     (folder / "model.safetensors").unlink()
@@ -130,7 +138,7 @@ def test_bytes_are_readable():
 def test_a_running_cluster_is_asked_for_places_and_this_machine_for_nothing(monkeypatch, cards, status, says):
     nodes = [Node("10.0.0.2", {"CPU": 8.0, "GPU": float(cards)}, {})]
     monkeypatch.setattr(check_command, "nodes_of", lambda address: nodes)
-    target = TierConfig(EngineConfig("/only/on/the/cluster", device="cuda", num_devices=2), num_gpus=2.0)
+    target = TierConfig(EngineConfig("/only/on/the/cluster", device="cuda", tensor_parallel=2), num_gpus=2.0)
     out = io.StringIO()
     wanted = ServeConfig(target=target, draft=None)
     assert check(wanted, Console(file=out, width=250), "10.0.0.1:6379") == status

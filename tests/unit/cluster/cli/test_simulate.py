@@ -170,3 +170,9 @@ def test_the_example_cards_can_be_read():
     pair = cards.pair(None, None)
     assert pair.draft is not None
     assert all("assumed" in card.source for card in (pair.target, pair.draft))
+
+
+def test_a_target_of_four_ranks_costs_four_cards(cards: Path):
+    pair = read_cards(cards).pair(None, None)
+    options = plan.parser().parse_args(["--rate", "1", "--target-cost", "2.5"])
+    assert plan.priced(pair, options, 4).target.cost_per_hour == 10.0

@@ -140,12 +140,6 @@ def test_what_needs_the_full_weights_is_refused_with_the_reason(settings, reason
         TorchEngine.from_model(rounded(), EngineConfig("tiny", **settings))
 
 
-def test_a_split_model_is_not_rounded(folder, monkeypatch):
-    monkeypatch.setattr("adasd.engine.loading.model.resolve_devices", lambda _: [torch.device("cpu")] * 2)
-    with pytest.raises(ConfigError, match="weights are int8 and num_devices is 2"):
-        load_model(EngineConfig(folder, weights="int8", num_devices=2))
-
-
 def test_a_model_without_linear_layers_is_refused():
     with pytest.raises(ConfigError, match="no linear layers to round"):
         round_weights(copy.deepcopy(original("gpt2")))

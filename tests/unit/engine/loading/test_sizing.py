@@ -86,7 +86,7 @@ def test_by_default_a_session_on_pages_may_use_the_model_s_own_context_or_what_t
     ],
 )
 def test_by_default_contiguous_slots_share_the_room(limit, room, expected, monkeypatch):
-    monkeypatch.setattr(sizing, "host_budget", lambda: 100 * room)
+    monkeypatch.setattr(sizing, "host_budget", lambda num_ranks: 100 * room)
     made = by_default(CPU, limit=limit, per_token=100)
     assert (made.max_context, made.num_slots) == (expected, 32)
     made = by_default(CPU, limit=limit, per_token=100, cache_bytes=100 * room)
