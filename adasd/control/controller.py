@@ -12,7 +12,7 @@ Measurements of drafting are kept per draft source; the time of a verdict withou
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, floor, isfinite
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from adasd.config import SpeculationConfig
 from adasd.control import draft_sources
 from adasd.control.bypass import Bypass
-from adasd.control.draft_choice import NOTHING, OWN_ROUNDS, Selector, task_of
+from adasd.control.draft_choice import NOTHING, OWN_ROUNDS, Selector, Unused, task_of
 from adasd.control.estimators import Estimates
 from adasd.control.load_cap import under_load
 from adasd.control.lookahead import drafting_ahead_pays, preparing_for_rejection_pays
@@ -86,7 +86,7 @@ class Controller:
     def __init__(self, config: SpeculationConfig, tiers: Sequence[str] = (draft_sources.MODEL,)) -> None:
         check_config(config)
         self.config, self.tiers = config, tuple(tiers)
-        self.selector = Selector((*self.tiers, draft_sources.SUFFIX), guests=(draft_sources.NGRAM,))
+        self.selector = Selector((*self.tiers, *draft_sources.PREFERRED), judged=draft_sources.PREFERRED)
         self._target = Estimates()  # its times of verdicts are shared by all circumstances
         self._shared: dict[Circumstance, Shared] = {}
 
@@ -152,6 +152,7 @@ class SessionController:
         self._acceptance = acceptance_method(effective.relaxation) if effective.relaxation else None
         self._task = task_of(prompt)
         self._failed: set[str] = set()
+        self._unused: Mapping[str, Unused] = {}
         self._planned = False  # whether the current round was planned to draft
         self.sources_used: tuple[str, ...] = ()
         self._begin(self._first_source())
@@ -280,8 +281,24 @@ class SessionController:
             self._acceptance_state = self._acceptance.learn(self._acceptance_state, round)
         self._controller.learn(self._at, self._taught, self.effective.may_bypass, round)
 
+    def judge_unused(self, sources: Mapping[str, Unused]) -> None:
+        """Judge these sources on the answer, too, if the controller chooses the source."""
+        self._unused = sources
+
+    def wrote(self, tokens: Sequence[int]) -> None:
+        """What the target wrote next: count what the unused sources would have yielded."""
+        plain_ms, fitted = self._estimates.plain_ms, self._estimates.verify_ms.fit()
+        for name, source in self._unused.items():
+            done = source.follow(tokens)
+            if done.rounds and name != self.source and plain_ms and fitted:
+                cost = done.rounds + done.drafted * fitted[1] / plain_ms
+                self._controller.selector.learn(self._task, name, done.tokens, cost, used=False)
+
     def _rate_source(self, round: RoundCompleted) -> None:
         """Count a round that was planned to draft in its source's yield."""
+        if self._unused:
+            drafted = round.drafted.tokens if round.drafted is not None else ()
+            self.wrote((*drafted[: round.verdict.num_accepted], round.verdict.next_token))
         plain_ms = self._estimates.plain_ms
         if self._predicted or not (self._planned and plain_ms):
             return  # what a prediction yields says nothing about the source without one

@@ -4,8 +4,12 @@ On-the-fly adaptation (Liu, Park, Shen, ACL 2025 long 482) chooses the draft mod
 estimator here is our own reading. A source's yield is its tokens per unit of time, measured in *plain rounds*
 (verdicts without a block), so that a busy target does not count against the source in use. Yields are kept per source
 and per *task* (prompts that begin alike); a task with little evidence is shrunk towards the mean over all tasks.
-Choices follow discounted UCB (Garivier and Moulines, arXiv:0805.3415): the yield plus a bonus for sources tried rarely
-or long ago. Within an answer, another source must win with the time to attach it included.
+
+Look-ups are judged on every text that the target writes, used or not, as in HedgeSpec (arXiv:2510.20064): that costs
+nothing, so they are never tried. A draft model is judged on what it drafted. Among models, choices follow discounted
+UCB (Garivier and Moulines, arXiv:0805.3415): the yield plus a bonus for those tried rarely or long ago. Within an
+answer, another source must win with the time to attach it included. Choices read past rounds only, so the output's
+distribution does not depend on them.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 TASK_LEN = 16
 """Number of first tokens that prompts of one task share."""
@@ -53,16 +57,35 @@ class Yield(NamedTuple):
 NOTHING = Yield()
 
 
+class Judged(NamedTuple):
+    """Rounds that a source would have had on a text."""
+
+    rounds: int = 0
+    tokens: int = 0  # that they would have emitted
+    drafted: int = 0  # and judged
+
+    def plus(self, tokens: int, drafted: int) -> Judged:
+        """One more round."""
+        return Judged(self.rounds + 1, self.tokens + tokens, self.drafted + drafted)
+
+
+class Unused(Protocol):
+    """A source that can be judged without being used."""
+
+    def follow(self, tokens: Sequence[int]) -> Judged:
+        """Read what the target wrote next; the rounds that ended in it."""
+        ...
+
+
 class Selector:
     """Chooses sources by their yields; one per process and target, used from one thread.
 
-    Candidates are explored. Guests are not, since exploring costs what the best source would have yielded; they can be
-    chosen only while requests that name them provide evidence.
+    ``judged``: the candidates that are judged without being used, so that nothing is gained by trying them.
     """
 
-    def __init__(self, candidates: Sequence[str], guests: Sequence[str] = ()) -> None:
-        self.candidates, self.guests = tuple(candidates), tuple(guests)
-        self._all = dict.fromkeys((*self.candidates, *self.guests), NOTHING)
+    def __init__(self, candidates: Sequence[str], judged: Collection[str] = ()) -> None:
+        self.candidates, self._judged = tuple(candidates), frozenset(judged)
+        self._all = dict.fromkeys(self.candidates, NOTHING)
         self._tasks: OrderedDict[int, dict[str, Yield]] = OrderedDict()
         self._attach_cost: dict[str, float] = {}  # plain rounds until a source drafts
 
@@ -73,6 +96,8 @@ class Selector:
         total = math.log(1 + sum(seen.get(name, NOTHING).cost for name in names))
 
         def score(name: str) -> float:
+            if name in self._judged:
+                return self.gain(task, name)
             if self._all[name].cost < START_COST:
                 return math.inf
             cost = min(seen.get(name, NOTHING).cost, self._all[name].cost)
@@ -103,18 +128,22 @@ class Selector:
         overall = self._all[name].gain(1.0)
         return self._tasks.get(task, {}).get(name, NOTHING).gain(overall)
 
-    def learn(self, task: int, name: str, tokens: float, cost: float) -> None:
-        """Add a round with source ``name``; ``cost`` in plain rounds. Unknown names are ignored."""
+    def learn(self, task: int, name: str, tokens: float, cost: float, *, used: bool = True) -> None:
+        """Add rounds of source ``name``; ``cost`` in plain rounds. Unknown names are ignored.
+
+        Older evidence fades with each round that a source was used for.
+        """
         if name not in self._all:
             return
         seen = self._tasks.setdefault(task, {})
         self._tasks.move_to_end(task)
         if len(self._tasks) > MAX_TASKS:
             self._tasks.popitem(last=False)
-        for other in seen:
-            seen[other] = seen[other].faded()
+        if used:
+            for other in seen:
+                seen[other] = seen[other].faded()
+            self._all = {other: brought.faded() for other, brought in self._all.items()}
         seen[name] = seen.get(name, NOTHING).plus(tokens, cost)
-        self._all = {other: brought.faded() for other, brought in self._all.items()}
         self._all[name] = self._all[name].plus(tokens, cost)
 
     def attached(self, name: str, cost: float) -> None:
@@ -123,8 +152,7 @@ class Selector:
         self._attach_cost[name] = before + 0.2 * (cost - before)
 
     def _possible(self, excluded: Collection[str]) -> list[str]:
-        seen = [name for name in self.guests if self._all[name].cost >= START_COST]
-        return [name for name in (*self.candidates, *seen) if name not in excluded] or list(self.candidates)
+        return [name for name in self.candidates if name not in excluded] or list(self.candidates)
 
 
 def task_of(prompt: Sequence[int]) -> int:

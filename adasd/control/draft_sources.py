@@ -16,6 +16,8 @@ from adasd.errors import InvalidRequest
 
 NGRAM, SUFFIX, AUTO = "ngram", "suffix", "auto"
 LOOKUPS = (NGRAM, SUFFIX)
+PREFERRED = (SUFFIX, NGRAM)
+"""Look-ups as ``auto`` prefers them among equals."""
 
 
 @dataclass(frozen=True, slots=True)

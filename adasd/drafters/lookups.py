@@ -12,6 +12,7 @@ from adasd.drafters.ngram import NgramIndex
 from adasd.drafters.predicted import PredictedIndex, Prediction
 from adasd.drafters.recent import RecentAnswers, RememberingIndex
 from adasd.drafters.suffix import SuffixAutomaton
+from adasd.drafters.unused import UnusedLookup
 from adasd.rounds import DraftBlock, DraftCall
 
 
@@ -41,6 +42,10 @@ class Lookups:
         if self._recent is None or alone:
             return SuffixAutomaton
         return partial(RememberingIndex, self._recent)
+
+    def unused(self, prompt: Sequence[int]) -> dict[str, UnusedLookup]:
+        """Every look-up, to be judged on an answer that need not use it."""
+        return {name: UnusedLookup(self._index(name, False)(), prompt) for name in LOOKUPS}
 
     def remember(self, answer: Sequence[int]) -> None:
         """Store a complete answer."""

@@ -110,6 +110,8 @@ class Runner:
         self.controller = shared.controller.session(
             self.effective, opening.transform, request.prompt, predicted=bool(request.prediction)
         )
+        if self.controller.chooses and not (self.controller.isolated or request.prediction):
+            self.controller.judge_unused(shared.lookups.unused(request.prompt))
         self.tasks = tasks or AsyncioTasks()
         expected = Prediction(request.prediction, len(request.prompt)) if request.prediction else None
         self.slots = SessionSlots(
@@ -200,6 +202,7 @@ class Runner:
                 case Learn(done):
                     if done.prefill:
                         self.slots.prompt_was_read()
+                        self.controller.wrote((done.verdict.next_token,))
                     else:
                         self.controller.learn(self.shared.as_timed(done))
                     pending.done = done

@@ -23,7 +23,7 @@ PAPER = (VANILLA, ASSISTED, GENERATION_ONLY, VERIFICATION_ONLY, PUBLISHED, HYBRI
 """The rows of AdaSD's tables."""
 REAL, SAMPLED = "smollm2", "smollm2-sampled"
 """The series of the real pair, greedy and at temperature 1."""
-NUM_SHORT = 200
+NUM_SHORT = 100
 """Short prompts per family."""
 OTHERS = (GUARDED, "adasd+collision", "adaedl+collision")
 RATIOS = (0.0, 0.1, 0.25, 0.5)
@@ -122,7 +122,7 @@ def real_series(target: str) -> list[LossySeries]:
             greedy,
             name=SAMPLED,
             title="SmolLM2-135M in int8 with our draft, sampled",
-            workload=("test", 7, 0),
+            workload=("test", 5, 0),
             methods=((1.0, (PLAIN, *PAPER, GUARDED)),),
             weights="int8",
             scores=True,

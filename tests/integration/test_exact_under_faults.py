@@ -235,6 +235,7 @@ async def test_no_source_changes_the_output(faults, sampling, source):
     expected = plain_answer(sampling)
     controller = Controller(SpeculationConfig(bypass=False))
     used, wanted = set[str](), {"model", "suffix"} if source == "auto" else {source}
+    possible = wanted | {"ngram"} if source == "auto" else wanted
     async with Workers(faults, seed=3) as workers:
         for number in range(MANY):
             favoured = ("model", "suffix")[number % 2]  # the fakes' times must not decide what is tried
@@ -246,13 +247,13 @@ async def test_no_source_changes_the_output(faults, sampling, source):
                 assert tokens == expected
                 assert report.effective.draft == source
                 used |= set(report.drafts_used)
-            if faults is not CALM or (number >= 4 and used == wanted):
+            if faults is not CALM or (number >= 4 and used >= wanted):
                 break
         for engine in workers.engines.values():
             assert engine.num_free_slots == engine.num_slots
     assert used
-    assert used <= wanted
-    assert used == wanted or faults is not CALM, "how long a link that loses calls keeps its draft is chance"
+    assert used <= possible
+    assert used >= wanted or faults is not CALM, "how long a link that loses calls keeps its draft is chance"
 
 
 async def test_on_a_calm_link_blocks_drafted_ahead_are_used():

@@ -98,36 +98,41 @@ def test_prompts_that_begin_alike_are_of_one_task():
     assert task_of((9, *beginning)) != task_of(beginning)
 
 
-def with_guest(yields: float, rounds: int) -> Selector:
-    """A selector that has seen a model yield 2 tokens per plain round, and a guest for ``rounds`` plain rounds."""
-    selector = Selector(["model", "suffix"], guests=["ngram"])
-    for name, tokens, seen in (("model", 2.0, 200), ("suffix", 1.0, 200), ("ngram", yields, rounds)):
-        for _ in range(seen):
-            selector.learn(3, name, tokens, 1.0)
+def seen(**yields: float) -> Selector:
+    """A selector that has judged each source on 200 plain rounds of task 3."""
+    selector = Selector(["model", "suffix", "ngram"], judged=["suffix", "ngram"])
+    for name, tokens in yields.items():
+        for _ in range(200):
+            selector.learn(3, name, tokens, 1.0, used=name == "model")
     return selector
 
 
-def test_a_guest_is_never_tried_unasked():
-    selector = Selector(["model", "suffix"], guests=["ngram"])
-    chosen = set()
-    for _ in range(200):
+def test_what_is_judged_without_being_used_is_never_tried():
+    selector = seen(model=2.0, suffix=1.9, ngram=1.0)
+    for _ in range(2000):
+        assert selector.first(3) == "model"
+        selector.learn(3, "model", 2.0, 1.0)
+        selector.learn(3, "suffix", 1.9, 1.0, used=False)
+
+
+def test_what_is_judged_to_be_better_is_chosen():
+    assert seen(model=2.0, suffix=1.2, ngram=4.0).first(3) == "ngram"
+    assert seen(model=2.0, suffix=1.2, ngram=4.0).first(3, excluded=("ngram",)) == "model"
+    assert seen(model=2.0, suffix=1.2, ngram=4.0).better(3, "model", Yield(20.0, 10.0), 100) == "ngram"
+
+
+def test_a_model_that_became_better_while_a_look_up_was_used_is_tried_again():
+    selector, chosen = seen(model=1.0, suffix=1.5, ngram=1.0), set()
+    for _ in range(400):
         source = selector.first(3)
         chosen.add(source)
         for _ in range(10):
-            selector.learn(3, source, 1.5, 1.0)
+            selector.learn(3, source, 3.0 if source == "model" else 1.5, 1.0)
+    assert selector.first(3) == "model"
     assert chosen == {"model", "suffix"}
 
 
-def test_a_guest_that_was_asked_for_is_judged_like_the_others():
-    assert with_guest(4.0, 100).first(3) == "ngram"
-    assert with_guest(4.0, 100).better(3, "model", Yield(20.0, 10.0), 100) == "ngram"
-    assert with_guest(1.2, 100).first(3) == "model"
-    assert with_guest(4.0, 9).first(3) == "model"  # too little evidence
-    assert with_guest(4.0, 100).first(3, excluded=("ngram",)) == "model"
-    assert with_guest(4.0, 100).candidates == ("model", "suffix")
-
-
 def test_what_is_no_source_of_its_own_teaches_nothing():
-    selector = with_guest(4.0, 0)
+    selector = seen(model=2.0)
     selector.learn(3, "self", 99.0, 1.0)
     assert selector.first(3) == "model"
