@@ -28,7 +28,7 @@ from cluster.cli.simulate import add_cards
 from cluster.simulation import report
 from cluster.simulation.cards import read_cards
 from cluster.simulation.costs import Card, Pair
-from cluster.simulation.outcome import Objective
+from cluster.simulation.objective import Objective
 from cluster.simulation.plan import BESIDE, REMOTE, Wanted, over_distance, plan
 
 COLUMNS = (

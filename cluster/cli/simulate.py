@@ -30,7 +30,8 @@ from cluster.simulation.arrivals import Arrivals, arrivals
 from cluster.simulation.behaviour import measure, num_cells
 from cluster.simulation.cards import read_cards
 from cluster.simulation.fleet import Fleet, Incident
-from cluster.simulation.outcome import Objective, Outcome
+from cluster.simulation.objective import Objective
+from cluster.simulation.outcome import Outcome
 from cluster.simulation.rounds import open_loop, simulate
 from cluster.simulation.texts import Texts
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from adasd.errors import ConfigError
+from cluster.simulation.objective import Objective
 
 DONE, REFUSED, LATE = 0, 1, 2
 """Outcomes: a whole answer; refused since slots and queue were full; no slot within the admission timeout."""
@@ -65,39 +65,6 @@ class Sample:
     running: int  # requests with a target slot
     waiting: int  # requests without one
     tokens: float  # emitted since the start
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """An answer is good if its first token came within ``first_token_ms`` and the others at ``per_token_ms`` or faster.
-
-    The objective is held if ``share`` of the answers are good.
-    """
-
-    first_token_ms: float = 500.0
-    per_token_ms: float = 50.0
-    share: float = 0.95
-
-    @classmethod
-    def parse(cls, text: str) -> Objective:
-        """``ttft=500,tpot=50,share=0.95`` (milliseconds; any part may be left out). ConfigError."""
-        names = {"ttft": "first_token_ms", "tpot": "per_token_ms", "share": "share"}
-        found: dict[str, float] = {}
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            name, _, value = part.partition("=")
-            try:
-                found[names[name]] = float(value)
-            except (KeyError, ValueError):
-                raise ConfigError(
-                    f"an objective is ttft=MS,tpot=MS,share=0..1, and {part!r} is no part of one"
-                ) from None
-        made = cls(**found)
-        if not (made.first_token_ms > 0 and made.per_token_ms > 0 and 0 < made.share <= 1):
-            raise ConfigError(f"an objective needs times above 0 and a share above 0 and up to 1, not {made}")
-        return made
-
-    def __str__(self) -> str:
-        return f"ttft={self.first_token_ms:g},tpot={self.per_token_ms:g},share={self.share:g}"
 
 
 @dataclass(frozen=True, slots=True)

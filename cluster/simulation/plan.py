@@ -20,7 +20,8 @@ from cluster.simulation.arrivals import poisson
 from cluster.simulation.behaviour import Behaviour, measure
 from cluster.simulation.costs import Card, Pair
 from cluster.simulation.fleet import Fleet
-from cluster.simulation.outcome import Figures, Objective
+from cluster.simulation.objective import Objective
+from cluster.simulation.outcome import Figures
 from cluster.simulation.texts import Texts
 from services.config import OrchestratorConfig, ServeConfig, TierConfig
 

@@ -15,7 +15,8 @@ from rich.table import Table
 from adasd.charts.chart import Line, Lines, section
 from adasd.charts.page import document, grid
 from adasd.errors import ConfigError
-from cluster.simulation.outcome import Figures, Objective, Outcome
+from cluster.simulation.objective import Objective
+from cluster.simulation.outcome import Figures, Outcome
 
 MAX_POINTS = 600
 """Points of a timeline in the file and on the page; longer ones are thinned."""

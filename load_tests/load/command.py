@@ -18,10 +18,11 @@ import yaml
 from rich.console import Console
 
 from adasd.errors import AdasdError, ConfigError
+from cluster.simulation.objective import Objective
 from load_tests import record
 from load_tests.faults import chaos
 from load_tests.faults.local_cluster import local_cluster
-from load_tests.load import objective, result_file
+from load_tests.load import result_file
 from load_tests.load.compare import compared
 from load_tests.load.page import page
 from load_tests.load.progress import Progress
@@ -180,7 +181,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
         max_tokens=arguments.max_tokens,
         trace=arguments.trace,
         doors=doors,
-        objective=objective.parse(arguments.objective),
+        objective=Objective.parse(arguments.objective),
         seed=arguments.seed,
     )
 

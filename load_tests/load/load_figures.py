@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from adasd.requests import Mode
+from cluster.simulation.objective import Objective
 from load_tests.demo_prompts import is_right
 from load_tests.load.answers import Outcome, Reply
 from load_tests.load.generator import percentile
-from load_tests.load.objective import Objective
+from load_tests.load.goodput import meets
 from load_tests.load.scrape import Scrape
 
 
@@ -49,7 +50,7 @@ def figures(name: str, answers: Sequence[Reply], seconds: float, objective: Obje
     done = [answer for answer in answers if answer.outcome is Outcome.DONE]
     seen = [answer for answer in answers if answer.outcome in (Outcome.DONE, Outcome.LEFT)]
     seconds = max(seconds, 1e-9)
-    good = sum(map(objective.holds_for, answers))
+    good = sum(meets(objective, answer) for answer in answers)
     drafted = sum(answer.num_drafted for answer in done)
     judged = [is_right(a.ask.example, a.text) for a in done if a.ask.example is not None]
     return LoadFigures(

@@ -15,6 +15,7 @@ from load_tests.faults.injector import Injection, injecting
 from load_tests.load.answers import Outcome, Reply
 from load_tests.load.doors import Clock, Door, GrpcClient, HttpClient
 from load_tests.load.generator import ArrivalPhase, Generator, Strain
+from load_tests.load.goodput import attainment, is_held
 from load_tests.load.load_figures import worded_differently
 from load_tests.load.request_mix import short, whole
 from load_tests.load.scenarios import SOAK_TOKENS, Scenario
@@ -205,9 +206,9 @@ def problems(done: ScenarioRun) -> list[str]:
             f"{len(changed)} prompts got different texts although exact and greedy; one is {changed[0]}"
         )
     objective = done.options.objective
-    if done.scenario.judge_objective and not objective.is_held(done.answers):
+    if done.scenario.judge_objective and not is_held(objective, done.answers):
         found.append(
-            f"{objective.attainment(done.answers):.1%} of the answers met the objective ({objective}), which wants "
+            f"{attainment(objective, done.answers):.1%} of the answers met the objective ({objective}), which wants "
             f"{objective.share:.0%}"
         )
     if done.scenario.stays_flat and done.before and done.after:

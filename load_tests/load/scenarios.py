@@ -9,8 +9,10 @@ from difflib import get_close_matches
 
 from adasd.errors import ConfigError
 from adasd.requests import Mode
-from load_tests.load import arrivals, damage, request_mix
+from cluster.simulation.arrivals import bursts, poisson, read_trace
+from load_tests.load import damage, request_mix
 from load_tests.load.answers import Ask
+from load_tests.load.goodput import is_held
 from load_tests.load.knee import find_knee
 from load_tests.load.overload import HEALTH_WITHIN_S, OVERLOAD, asking_health, judge, p99
 from load_tests.load.stage import Stage
@@ -58,10 +60,10 @@ async def ramp(stage: Stage) -> None:
 
     async def holds(rate_per_s: float) -> bool:
         name = f"{rate_per_s:.3g}/s"
-        times_s = arrivals.poisson(rate_per_s, seconds, stage.options.seed)
+        times_s = poisson(rate_per_s, seconds, stage.chance()).tolist()
         await stage.generator.open_loop(name, times_s, request_mix.whole(), rate_per_s)
         await stage.settle()
-        return stage.options.objective.is_held(stage.of(name))
+        return is_held(stage.options.objective, stage.of(name))
 
     knee = await find_knee(holds, stage.options.rate_per_s or 4.0)
     stage.found["knee_per_s"] = knee.rate_per_s
@@ -81,7 +83,7 @@ async def burst(stage: Stage) -> None:
         stage.options.rate_per_s or 2.0,
         stage.options.num_clients or 40,
     )
-    times_s = arrivals.bursts(rate, size, 10.0, seconds, stage.options.seed)
+    times_s = bursts(rate, size, 10.0, seconds, stage.chance()).tolist()
     await stage.generator.open_loop("burst", times_s, request_mix.whole(), rate + size / 10.0)
     await stage.settle()
     stage.expect_no_failure("requests", stage.of("burst"))
@@ -91,7 +93,7 @@ async def overload(stage: Stage) -> None:
     """Ten times a rate that holds (--rate): each request has an answer, refusals and /health come at once."""
     rate_per_s, seconds = stage.options.rate_per_s or 8.0, stage.options.seconds or 20.0
     for name, factor in (("below the knee", 1.0), (OVERLOAD, 10.0)):
-        times_s = arrivals.poisson(factor * rate_per_s, seconds, stage.options.seed)
+        times_s = poisson(factor * rate_per_s, seconds, stage.chance()).tolist()
         async with asking_health(stage.server.url) as health_s:
             await stage.generator.open_loop(name, times_s, request_mix.whole(), factor * rate_per_s)
         await stage.settle()
@@ -180,9 +182,9 @@ async def _open(stage: Stage, name: str, rate_per_s: float, seconds: float, asks
     """An open loop with the options' rate, duration or trace; no request may fail."""
     options = stage.options
     rate_per_s, seconds = options.rate_per_s or rate_per_s, options.seconds or seconds
-    times_s = list(arrivals.poisson(rate_per_s, seconds, options.seed))
+    times_s = poisson(rate_per_s, seconds, stage.chance()).tolist()
     if options.trace is not None:
-        times_s = arrivals.trace(options.trace)
+        times_s = read_trace(options.trace).times_s.tolist()
         rate_per_s = len(times_s) / max(1e-9, times_s[-1])
     await stage.generator.open_loop(name, times_s, asks, rate_per_s)
     await stage.settle()

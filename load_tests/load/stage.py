@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cluster.simulation.objective import Objective
 from load_tests.load.answers import GOOD, Reply
 from load_tests.load.generator import Generator
-from load_tests.load.objective import Objective
 from load_tests.load.server_under_test import Server
 
 SETTLE_S = 60.0
@@ -40,6 +42,10 @@ class Stage:
     notes: list[str] = field(default_factory=list)  # findings
     problems: list[str] = field(default_factory=list)  # failures
     found: dict[str, Any] = field(default_factory=dict)  # figures of this scenario only, for the JSON file
+
+    def chance(self) -> np.random.Generator:
+        """For arrivals: the same for the same seed."""
+        return np.random.default_rng(self.options.seed)
 
     async def settle(self, timeout_s: float = SETTLE_S) -> None:
         """Wait until all requests are answered; those that take longer are cut."""

@@ -14,7 +14,8 @@ from cluster.simulation import behaviour as speeds
 from cluster.simulation.arrivals import arrivals, poisson
 from cluster.simulation.behaviour import Behaviour, Cell, measure
 from cluster.simulation.fleet import Fleet, Incident
-from cluster.simulation.outcome import Objective, Outcome, Sample
+from cluster.simulation.objective import Objective
+from cluster.simulation.outcome import Outcome, Sample
 from cluster.simulation.rounds import open_loop, simulate
 from cluster.simulation.texts import EvenTexts
 from services.config import OrchestratorConfig, ServeConfig

@@ -19,7 +19,8 @@ from adasd.evaluate.traces import Trace
 from cluster.simulation.cards import drafted
 from cluster.simulation.costs import Card, Pair, ServiceCosts
 from cluster.simulation.curves import PassCurve, curve_of
-from cluster.simulation.outcome import Objective, Outcome
+from cluster.simulation.objective import Objective
+from cluster.simulation.outcome import Outcome
 from cluster.simulation.rounds import Clients, closed_loop, open_loop, simulate
 from cluster.simulation.texts import AnswerText, recorded
 from tests.unit.cluster.simulation.parts import config

@@ -15,7 +15,8 @@ from adasd.evaluate.replay import Costs, replay
 from adasd.evaluate.traces import Trace
 from adasd.requests import Mode
 from adasd.rounds import RoundCompleted
-from cluster.simulation.outcome import DONE, LATE, Objective
+from cluster.simulation.objective import Objective
+from cluster.simulation.outcome import DONE, LATE
 from cluster.simulation.rounds import closed_loop, open_loop, simulate
 from cluster.simulation.texts import EvenTexts, recorded
 from tests.unit.cluster.simulation.parts import config, pair

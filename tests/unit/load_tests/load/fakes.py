@@ -10,8 +10,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from cluster.simulation.objective import Objective
 from load_tests.load.answers import Ask, Outcome, Reply
-from load_tests.load.objective import Objective
 from load_tests.load.stage import Options
 
 METRICS = """\

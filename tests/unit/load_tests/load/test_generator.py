@@ -9,7 +9,6 @@ from itertools import repeat
 import pytest
 
 from load_tests.load.answers import Ask, Outcome
-from load_tests.load.arrivals import constant
 from load_tests.load.generator import Generator, Strain, bottleneck, percentile
 from tests.leaks import nothing_runs
 from tests.unit.load_tests.load.fakes import SerialDoor
@@ -27,7 +26,7 @@ async def test_latency_counts_from_the_intended_time():
     each answer would report 30 ms for all of them."""
     now = clock()
     generator = Generator({"door": SerialDoor(now, 0.03)}, now)
-    await generator.open_loop("load", constant(100.0, 0.2), repeat(ASK), 100.0)
+    await generator.open_loop("load", [number / 100 for number in range(20)], repeat(ASK), 100.0)
     await generator.settle(5.0)
     firsts = [answer.first_token_s for answer in generator.answers]
     assert len(firsts) == 20
@@ -48,7 +47,7 @@ async def test_a_blocked_generator_says_so():
             await super().ask(ask, answer)
 
     generator = Generator({"door": Blocking(now, 0.0)}, now)
-    await generator.open_loop("load", constant(100.0, 0.1), repeat(ASK), 100.0)
+    await generator.open_loop("load", [number / 100 for number in range(10)], repeat(ASK), 100.0)
     await generator.settle(5.0)
     assert generator.strain().late_p99_s > 0.2
     assert "late" in bottleneck(generator.strain(), 0.05)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from adasd.errors import ConfigError
 from adasd.requests import Mode
+from cluster.simulation.objective import Objective
 from load_tests.demo_prompts import examples
 from load_tests.load.answers import Ask, Outcome, Reply
+from load_tests.load.goodput import meets
 from load_tests.load.load_figures import by_kind, figures, timeline, worded_differently
-from load_tests.load.objective import Objective, parse
 
 QUESTION = examples(1)[0]
 
@@ -56,10 +56,10 @@ def test_answers_are_judged_by_the_task():
 
 def test_a_client_that_left_is_judged_by_what_it_saw():
     objective = Objective()
-    assert objective.holds_for(answer(outcome=Outcome.LEFT))
-    assert not objective.holds_for(answer(outcome=Outcome.LEFT, first_s=9.0))
-    assert objective.holds_for(answer(outcome=Outcome.REFUSED))
-    assert not objective.holds_for(answer(outcome=Outcome.OVERLOADED))
+    assert meets(objective, answer(outcome=Outcome.LEFT))
+    assert not meets(objective, answer(outcome=Outcome.LEFT, first_s=9.0))
+    assert meets(objective, answer(outcome=Outcome.REFUSED))
+    assert not meets(objective, answer(outcome=Outcome.OVERLOADED))
 
 
 @pytest.mark.parametrize("mode", [None, Mode.OFF, Mode.EXACT])
@@ -88,15 +88,3 @@ def test_the_timeline_counts_each_second():
     assert line.in_flight == [1, 2, 1, 0]
     assert line.first_token_p50_ms[2] == pytest.approx(1500)
     assert line.running == [None] * 4
-
-
-def test_objectives_are_read_and_written():
-    assert parse("") == Objective()
-    assert parse("ttft=200, share=0.9") == Objective(200.0, 50.0, 0.9)
-    assert parse(str(Objective(1.5, 2.5, 0.5))) == Objective(1.5, 2.5, 0.5)
-
-
-@pytest.mark.parametrize("text", ["fast", "ttft=soon", "ttft=0", "share=2", "latency=5"])
-def test_what_is_no_objective_is_refused(text):
-    with pytest.raises(ConfigError):
-        parse(text)

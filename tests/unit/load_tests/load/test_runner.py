@@ -148,7 +148,7 @@ async def test_a_server_that_is_not_ready_says_why():
 
 
 async def test_an_objective_that_is_missed_fails_the_scenarios_that_have_one():
-    from load_tests.load.objective import Objective
+    from cluster.simulation.objective import Objective
 
     strict = options(objective=Objective(first_token_ms=0.001))
     async with serving() as (fake, _):
