@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from heapq import heappop, heappush
+from math import ceil
 
 
 class Device:
@@ -61,8 +62,15 @@ class Device:
         self._arm(loop)
 
 
+SLICE_S = 5e-4
+"""What an event loop does of one request before it serves the others: a request is dozens of callbacks."""
+
+
 class Process:
-    """One thread of Python on a shared device or a core of its own: its work is done in the order of its arrival."""
+    """One event loop, on a shared device or a core of its own.
+
+    On a shared device it works in slices, in turn for all that wait; on a core of its own in the order of arrival.
+    """
 
     def __init__(self, device: Device | None) -> None:
         self.device = device
@@ -70,12 +78,14 @@ class Process:
         self._free_s = 0.0  # when its own core has done everything so far
 
     async def run(self, seconds: float) -> None:
-        """Compute for ``seconds`` when everything before it is done."""
+        """Compute for ``seconds`` beside everything else that this process has to do."""
         if seconds <= 0.0:
             return
         if self.device is not None:
-            async with self._turn:
-                await self.device.run(seconds)
+            num_slices = ceil(seconds / SLICE_S)
+            for _ in range(num_slices):
+                async with self._turn:
+                    await self.device.run(seconds / num_slices)
             return
         now_s = asyncio.get_running_loop().time()
         self._free_s = max(now_s, self._free_s) + seconds

@@ -43,17 +43,15 @@ class CurveEngine:
         max_context: int,
         clock: Clock,
         *,
-        prefill_chunk: int = 256,
-        prefill_budget: int | None = None,
-        yields: bool = False,
+        prefill_chunk: int,
+        prefill: PrefillBudget,
     ) -> None:
-        """``prefill_budget``: prompt tokens per pass; ``yields``: less while others run, as on a CPU."""
+        """``prefill_chunk``: prompt tokens of one session per pass; ``prefill``: of all sessions."""
         self.curve, self._clock = curve, clock
         self._slots = SlotTable(PrefixCache(num_slots, max_context))
         self._texts: dict[str, AnswerText] = {}
         config = EngineConfig("simulated", num_slots=num_slots, prefill_chunk=prefill_chunk)
-        budget = PrefillBudget(prefill_budget or 8 * prefill_chunk, yields)
-        self._scheduler = Scheduler(config, num_slots, budget, self._place)
+        self._scheduler = Scheduler(config, num_slots, prefill, self._place)
         self._pass_number = 0
 
     @property

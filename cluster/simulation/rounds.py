@@ -21,6 +21,7 @@ import numpy as np
 
 from adasd.control.controller import Controller
 from adasd.drafters.lookups import Lookups
+from adasd.engine.scheduler import PrefillBudget
 from adasd.errors import AdasdError, ConfigError, Overloaded
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete
@@ -45,6 +46,8 @@ from services.worker.leases import Lease
 TICK_S = 0.5
 """As ``metrics_interval_s`` in cluster.serve_scaling: how often replicas report and the number is decided."""
 CONTEXT = 1 << 20
+SMALLEST_ON_CPU = 8
+"""As ``smallest_prefill`` of the C kernels (adasd.engine.forward.native)."""
 
 
 class SimulatedTier:
@@ -263,15 +266,10 @@ class Deployment:
         cards: dict[int, Device] = {}  # by number of the replica in its tier
 
         def worker(role: str, tier: TierConfig, card: Card, number: int) -> SimulatedWorker:
-            on_cpu = shared is not None
+            chunk, on_cpu = tier.engine.prefill_chunk, shared is not None
+            prefill = PrefillBudget(chunk, SMALLEST_ON_CPU) if on_cpu else PrefillBudget(8 * chunk, chunk)
             engine = CurveEngine(
-                card.passes,
-                card.num_slots,
-                CONTEXT,
-                now_s,
-                prefill_chunk=tier.engine.prefill_chunk,
-                prefill_budget=tier.engine.prefill_chunk * (1 if on_cpu else 8),
-                yields=on_cpu,
+                card.passes, card.num_slots, CONTEXT, now_s, prefill_chunk=chunk, prefill=prefill
             )
             device = cards.setdefault(number, Device()) if is_beside else shared
             return SimulatedWorker(role, next(numbers), engine, device, service.worker_ms, now_s)

@@ -53,16 +53,25 @@ def test_jobs_share_the_cores_equally(jobs: Jobs, cores: float, background: floa
     assert ends(jobs, cores, background) == pytest.approx(slow_ends(jobs, cores, background), abs=0.02)
 
 
-@pytest.mark.parametrize("device", [None, Device(4)])
-def test_a_process_does_one_thing_at_a_time_in_order(device: Device | None):
+def process_ends(device: Device | None, seconds: list[float]) -> list[float]:
+    """When one process on four cores ends each of its jobs, which all begin at once."""
+
     async def main() -> list[float]:
-        process, found = Process(device), list[float]()
+        process = Process(device)
 
-        async def work(seconds: float) -> None:
+        async def work(seconds: float) -> float:
             await process.run(seconds)
-            found.append(now_s())
+            return now_s()
 
-        await asyncio.gather(work(1.0), work(2.0), work(0.5))
-        return found
+        return await asyncio.gather(*map(work, seconds))
 
-    assert virtual_time.run(main()) == pytest.approx([1.0, 3.0, 3.5])
+    return virtual_time.run(main())
+
+
+def test_a_process_with_a_core_of_its_own_works_in_the_order_of_arrival():
+    assert process_ends(None, [1.0, 2.0, 0.5]) == pytest.approx([1.0, 3.0, 3.5])
+
+
+def test_a_process_on_a_shared_machine_serves_all_in_turn_on_one_core():
+    """Until 1.5 s three jobs take turns, until 2.5 s two."""
+    assert process_ends(Device(4), [1.0, 2.0, 0.5]) == pytest.approx([2.5, 3.5, 1.5], abs=0.01)

@@ -89,9 +89,12 @@ def texts() -> InTurn:
     return InTurn(drafted(DATA / "traces.jsonl"))
 
 
-def test_many_clients_get_the_recorded_tokens_per_second():
+def test_many_clients_get_the_recorded_speed_and_times():
     figures = play(closed_loop([(24, 4.0)], texts(), 50)).figures(Objective())
-    assert figures.tokens_per_s == pytest.approx(found()["service"]["exact 24"]["tokens_per_s"], rel=WITHIN)
+    wanted = found()["service"]["exact 24"]
+    assert figures.tokens_per_s == pytest.approx(wanted["tokens_per_s"], rel=WITHIN)
+    assert figures.first_token_ms[0] == pytest.approx(wanted["first_token_ms"], rel=WITHIN)
+    assert figures.per_token_ms[0] == pytest.approx(wanted["per_token_ms"], rel=WITHIN)
 
 
 @pytest.mark.parametrize("scenario", ["steady", "burst"])

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from adasd.config import SpeculationConfig
+from adasd.engine.forward.native.forward import NativeLlama
 from adasd.errors import ConfigError
 from adasd.evaluate.compared_methods import method
 from adasd.evaluate.replay import Costs, replay
@@ -17,7 +18,7 @@ from adasd.requests import Mode
 from adasd.rounds import RoundCompleted
 from cluster.simulation.objective import Objective
 from cluster.simulation.outcome import DONE, LATE
-from cluster.simulation.rounds import closed_loop, open_loop, simulate
+from cluster.simulation.rounds import SMALLEST_ON_CPU, closed_loop, open_loop, simulate
 from cluster.simulation.texts import EvenTexts, recorded
 from tests.unit.cluster.simulation.parts import config, pair
 
@@ -119,3 +120,15 @@ def test_equal_seeds_give_equal_runs():
 def test_relaxed_acceptance_is_not_simulated():
     with pytest.raises(ConfigError, match=r"set speculation\.mode to exact or off"):
         simulate(config(Mode.ADAPTIVE), pair(), open_loop([0.0], EvenTexts(0.5, 5), 10))
+
+
+def test_prompts_get_the_engines_own_budget():
+    """A prompt of 1,024 tokens beside seven running sessions takes four passes on a card."""
+    assert NativeLlama.smallest_prefill == SMALLEST_ON_CPU
+    assert NativeLlama.sequence_cost == 0
+    clients = open_loop([0.0] * 7 + [1.0], EvenTexts(0.5, 200), 1024)
+    found = simulate(config(Mode.OFF), pair(num_slots=8), clients)
+    answers = found.answers.columns()
+    newest = int(answers["arrived_s"].argmax())
+    waited_s = answers["first_s"][newest] - answers["arrived_s"][newest]
+    assert waited_s < 4 * 0.064 + 2 * 0.024  # passes of up to 512 tokens, one of which was under way
