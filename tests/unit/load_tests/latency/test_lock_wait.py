@@ -56,7 +56,7 @@ def test_times_add_up():
 
 
 def test_the_whole_benchmark_sees_both_sides_of_a_round():
-    times, round_ms = lock_wait.run(2, 10, 5.0, 0.2)
+    times, round_ms = lock_wait.run(2, 10, 5.0, 1.5)
     assert round_ms > 0
     assert times.num_steps > 0
     assert times.num_calls >= times.num_steps
