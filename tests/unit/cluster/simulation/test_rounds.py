@@ -126,7 +126,7 @@ def test_prompts_get_the_engines_own_budget():
     """A prompt of 1,024 tokens beside seven running sessions takes four passes on a card."""
     assert NativeLlama.smallest_prefill == SMALLEST_ON_CPU
     assert NativeLlama.sequence_cost == 0
-    clients = open_loop([0.0] * 7 + [1.0], EvenTexts(0.5, 200), 1024)
+    clients = open_loop([0.0] * 7 + [1.0], EvenTexts(0.5, 80), 1024)
     found = simulate(config(Mode.OFF), pair(num_slots=8), clients)
     answers = found.answers.columns()
     newest = int(answers["arrived_s"].argmax())
