@@ -28,8 +28,6 @@ from cluster.topology import Node
 
 SERVE_ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # the default transport leaks a stream whose holder is killed
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # a replica's code, its router and Serve's own: one event loop
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",  # each hop between threads waits up to 5 ms for the interpreter
     "RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S": "0.05",  # by default, a free slot is found after half a second
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "0.5",  # a busy machine is not a dead replica

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import asdict
@@ -43,9 +40,6 @@ from services.worker.warmup import warm_up
 log = logging.getLogger("ray.serve")  # the only logger that Serve shows
 
 Grant = dict[str, str | int]
-
-ENGINE_NICENESS = 10
-"""Of the engine's thread on a CPU: a runnable process of niceness 0 gets nine times as much of a busy core."""
 
 
 class Worker:
@@ -226,8 +220,6 @@ def _load(role: str, tier: TierConfig, target_model: str | None, ranks: ReplicaR
     def progress(what: str, share: float) -> None:
         log.info("%s model: %s (%.0f %%)", role, what, 100 * share)
 
-    if tier.placed_engine.device == "cpu":
-        give_way()
     engine: Engine
     if target_model is None:
         channel = ranks.start() if ranks is not None else None
@@ -238,14 +230,6 @@ def _load(role: str, tier: TierConfig, target_model: str | None, ranks: ReplicaR
         engine = load_draft(tier.placed_engine, target_model, progress)
     make_ready_for_grammars(engine, role)
     return engine
-
-
-def give_way() -> None:
-    """Lower the priority of this thread and of those that it starts, so that no message waits for a CPU (Linux)."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        niceness = max(ENGINE_NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
-        os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def make_ready_for_grammars(engine: Engine, role: str) -> None:

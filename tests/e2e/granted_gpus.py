@@ -45,7 +45,6 @@ class Replica:
 
 def main(folder: str) -> None:
     os.environ.update(ray_cluster.SERVE_ENVIRONMENT)
-    os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"  # no event loop runs in this process
     import ray
     from ray import serve
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 
 import pytest
 
 from adasd.config import EngineConfig
 from adasd.errors import Overloaded
 from services.config import TierConfig
-from services.worker.worker import ENGINE_NICENESS, Worker, give_way
+from services.worker.worker import Worker
 from tests.unit.engine.models import engine
 
 CONTEXT = 64
@@ -73,21 +71,3 @@ async def test_who_waits_too_long_is_refused_alone_and_holds_nothing():
         assert (await worker.stats())["num_leases"] == 0
     finally:
         await worker.shutdown()
-
-
-def test_the_engines_thread_gives_way_and_the_others_do_not():
-    def niceness() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    before, found = niceness(), list[int]()
-
-    def run() -> None:
-        give_way()
-        give_way()
-        found.append(niceness())
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert found == [max(ENGINE_NICENESS, before)]
-    assert niceness() == before
