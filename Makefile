@@ -11,18 +11,19 @@ SUITES  := $(wildcard tests/unit tests/statistical tests/integration tests/e2e t
 ARGS    ?=
 
 .DEFAULT_GOAL := all
-.PHONY: all install serve chat test check format proto bench load baselines k8s rehearse monitoring-check image-check browser-check diagrams clean help
+.PHONY: all install serve chat test check format proto bench load baselines k8s rehearse monitoring-check image-check browser-check lock pin-image diagrams clean help
 
 all: check test  ## check + test
 
 install: $(STAMP)  ## virtual environment in .venv with the pinned dependencies
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt locks/dev.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install one, or say make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing into $(VENV) with $(PYTHON) (about 2 minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "  1/2 $(TORCH)" && $(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)"
-	@echo "  2/2 everything else" && $(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@echo "  2/2 everything else" && $(BIN)/pip install --quiet --quiet --disable-pip-version-check --require-hashes --requirement locks/dev.txt
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 serve: $(STAMP)  ## serve the embedded demo pair on http://127.0.0.1:8000; a real one: make serve PAIR=smollm2; more: ARGS="--port 8080"
@@ -70,11 +71,17 @@ monitoring-check: $(STAMP)  ## every rule and panel in a real Prometheus (apt-ge
 	$(BIN)/python k8s/monitoring/check_rules.py $(ARGS)
 
 browser-check: $(STAMP)  ## the playground in a real browser (apt-get install chromium); pictures in build/screenshots
-	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt playwright
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --require-hashes --requirement locks/browser.txt
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 image-check: $(STAMP)  ## the Dockerfile's steps for CPUs in a bare virtual environment (minutes)
 	TORCH_INDEX=$${TORCH_INDEX:-$${PIP_INDEX_URL:-https://pypi.org/simple}} $(BIN)/python k8s/image_steps.py $(ARGS)
+
+lock: $(STAMP)  ## write locks/ anew from pyproject.toml and constraints.txt: every version with the hashes of its files
+	$(BIN)/python locks/write.py
+
+pin-image:  ## write the digest of the Dockerfile's base image behind its name (needs docker and a registry)
+	python3 k8s/pin_image.py
 
 diagrams:  ## render docs/diagrams/*.dot to SVG (apt-get install graphviz)
 	@for source in docs/diagrams/*.dot; do { dot -Tsvg $$source; \

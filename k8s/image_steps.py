@@ -1,9 +1,9 @@
 """Runs the Dockerfile's steps without a container runtime: ``python k8s/image_steps.py [cpu|cuda] [--port N]``.
 
 Copies what ``.dockerignore`` lets through, runs the RUN steps of the packages' stages with a bare virtual
-environment first in PATH, starts CMD and waits until HEALTHCHECK passes. Stages named in SYSTEM need root and
-a distribution; their steps are only listed. Build arguments and pip's settings may be given in the environment
-(TORCH_INDEX, PIP_INDEX_URL, ...).
+environment first in PATH, starts CMD and waits until HEALTHCHECK passes. Then it writes a bill of materials
+(build/sbom-cpu.json). Stages named in SYSTEM need root and a distribution; their steps are only listed. Build arguments
+and pip's settings may be given in the environment (TORCH_INDEX, PIP_INDEX_URL, ...).
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ SYSTEM = ("system",)
 LAST = "service"
 TORCHES = ("cpu", "cuda")
 HEALTHY_WITHIN_S = 300.0
+ADVISORIES = ("advisories.json", "advisories")
+"""A file or folder of advisories in OSV's format, in the source tree, if the operator puts one there."""
 FOR_SMALL_IMAGES = ("PIP_NO_CACHE_DIR",)
 """Variables that only change the size of a layer; without them, pip uses its cache here."""
 
@@ -198,6 +200,22 @@ def wait_until_healthy(build: Build, port: int) -> None:
         raise StepFailed(f"CMD ended with status {server.returncode} after SIGTERM")
 
 
+def bill(python: Path, file: Path) -> None:
+    """Write what is installed as a valid CycloneDX file, and hold it against local advisories if there are any."""
+    file.parent.mkdir(exist_ok=True)
+    words = ["environment", "--validate", "--output-reproducible", "--of", "JSON", "--output-file", str(file)]
+    command = [sys.executable, "-m", "cyclonedx_py", *words, str(python)]
+    if subprocess.run(command, check=False).returncode:
+        raise StepFailed("the bill of materials cannot be written")
+    print(f"  bill of materials: {file.relative_to(ROOT)}", flush=True)
+    for known in (ROOT / name for name in ADVISORIES):
+        if known.exists():
+            audit = [sys.executable, str(ROOT / "k8s" / "audit.py"), str(file), str(known)]
+            if subprocess.run(audit, check=False).returncode:
+                raise StepFailed(f"{known.name} names packages of the image")
+            print(f"  nothing in {known.name} is about this image", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -223,6 +241,7 @@ def main() -> int:
                 print(f"stage {stage.name}", flush=True)
                 build.run(stage)
             wait_until_healthy(build, arguments.port)
+            bill(place / "venv" / "bin" / "python", ROOT / "build" / f"sbom-{arguments.torch}.json")
         except StepFailed as error:
             print(f"image-check: {error}", file=sys.stderr)
             return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import socket
 import time
@@ -233,12 +234,17 @@ def show_deployments(config: ServeConfig, seen: AppState, steps: Steps) -> None:
             steps.show(role, f"waiting for a place: {model}")
 
 
+ERROR_LINE = re.compile(r"([a-z]\w*\.)*[A-Z]\w+: ")
+"""How a traceback ends: the error's class and what it says."""
+
+
 def why_failed(seen: AppState) -> str:
     """The last line of the traceback from Serve, with the deployment's name."""
     for name, deployment in seen.deployments.items():
         lines = [line.strip() for line in deployment.message.splitlines() if line.strip()]
         if not deployment.running and lines:
-            errors = [line for line in lines if "Error" in line or "Exception" in line]
+            told = [line for line in lines if not line.endswith("Traceback (most recent call last):")]
+            errors = [line for line in told if ERROR_LINE.match(line)]
             return f"{name} did not start: {(errors or lines)[-1]}"
     return seen.message or f"the application is {seen.status}"
 

@@ -91,7 +91,7 @@ class Worker:
         try:
             facts = await self._host.start()
             log.info("loaded the %s model in %.1f s; warming up", role, time.monotonic() - began_s)
-            await warm_up(self._host)
+            await warm_up(self._host, verifies=role == "target")
             self._leases = LeaseTable(facts.num_slots, idle_ttl_s, time.monotonic)
             self._load = LoadMeter()
             if traces is not None and traces.is_on:

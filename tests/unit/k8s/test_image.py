@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 
 import pytest
@@ -10,10 +11,16 @@ import pytest
 from tests.unit.k8s.conftest import K8S
 
 ROOT = K8S.parent
-spec = importlib.util.spec_from_file_location("image_steps", K8S / "image_steps.py")
-image_steps = sys.modules["image_steps"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(image_steps)
 
+
+def module(name):
+    spec = importlib.util.spec_from_file_location(name, K8S / f"{name}.py")
+    found = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+image_steps, audit, pin_image = map(module, ("image_steps", "audit", "pin_image"))
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 IGNORE = [p for p in (ROOT / ".dockerignore").read_text().split("\n") if p and not p.startswith("#")]
 
@@ -42,7 +49,9 @@ def test_no_step_stands_twice():
 
 
 def test_the_exporter_of_traces_and_what_ranks_need_are_in_the_image(stage):
-    assert any(text.endswith("--editable .[traces,cuda]") for word, text in steps(stage) if word == "RUN")
+    lock = "\n" + (ROOT / "locks" / "service.txt").read_text()
+    assert all(f"\n{name}==" in lock for name in ("opentelemetry-exporter-otlp-proto-http", "accelerate"))
+    assert ("RUN", "pip install --require-hashes --requirement locks/service.txt") in steps(stage)
 
 
 def test_the_last_user_has_no_rights(stage):
@@ -55,16 +64,22 @@ def test_it_says_when_it_is_healthy_and_what_it_runs(stage):
     assert words.count("HEALTHCHECK") == words.count("CMD") == 1
 
 
-def test_every_package_is_pinned(stage):
+def test_every_file_that_is_installed_has_a_hash_but_torch_for_cpus(stage):
     installs = [text for word, text in steps(stage) if word == "RUN" and "pip install" in text]
-    assert len(installs) == 2
-    assert all("--constraint constraints.txt" in text for text in installs)
+    ours = "pip install --no-deps --no-build-isolation --editable ."
+    unchecked = [text for text in installs if "--require-hashes" not in text and text != ours]
+    assert len(installs) == 3
+    assert unchecked == (
+        []
+        if stage == "cuda"
+        else ["pip install --constraint constraints.txt --index-url ${TORCH_INDEX} torch"]
+    )
 
 
 def test_the_two_stages_differ_in_their_torch_alone():
     cpu, cuda = steps("cpu"), steps("cuda")
     assert [text for word, text in cuda if (word, text) not in cpu] == [
-        "pip install --constraint constraints.txt torch accelerate"
+        "pip install --require-hashes --requirement locks/torch.txt"
     ]
     assert len([1 for step in cpu if step not in cuda]) == 2  # the index option, and torch from that index
 
@@ -96,3 +111,59 @@ def test_dockerignore_lets_through_what_the_image_is_made_of(path, ignored):
 def test_a_stage_that_is_not_there_is_named():
     with pytest.raises(image_steps.StepFailed, match="no stage 'gpu'; it has system, packages, torch-cpu"):
         image_steps.lineage(image_steps.read(DOCKERFILE, {}), "gpu")
+
+
+def test_a_digest_stands_behind_the_base_images_name_and_is_replaced():
+    digests = [f"sha256:{letter * 64}" for letter in "ab"]
+    once = pin_image.pinned(DOCKERFILE, digests[0])
+    twice = pin_image.pinned(once, digests[1])
+    assert image_steps.read(twice, {})["system"].parent.endswith(f"bookworm@{digests[1]}")
+    assert digests[0] not in twice
+    with pytest.raises(ValueError, match="is no digest"):
+        pin_image.pinned(DOCKERFILE, "latest")
+
+
+# --------------------------------------------------------------------------- advisories
+
+
+def advisory(*events, name="Some_Package", **more):
+    about = {
+        "package": {"ecosystem": "PyPI", "name": name},
+        "ranges": [{"type": "ECOSYSTEM", "events": list(events)}],
+    }
+    return {"id": "OSV-1", "summary": "It leaks.", "affected": [about], **more}
+
+
+SINCE = {"introduced": "0"}
+
+
+@pytest.mark.parametrize(
+    ("version", "events", "is_affected"),
+    [
+        ("1.9", (SINCE, {"fixed": "1.10"}), True),
+        ("1.10", (SINCE, {"fixed": "1.10"}), False),
+        ("1.10rc1", (SINCE, {"fixed": "1.10"}), True),
+        ("2.0", (SINCE, {"last_affected": "2.0"}), True),
+        ("2.1", (SINCE, {"last_affected": "2.0"}), False),
+        ("1.5", (SINCE, {"fixed": "1.2"}, {"introduced": "1.4"}), True),
+        ("1.3", (SINCE, {"fixed": "1.2"}, {"introduced": "1.4"}), False),
+    ],
+)
+def test_a_version_in_a_range_is_affected(version, events, is_affected):
+    sbom = {"components": [{"name": "some-package", "version": version}]}
+    assert bool(list(audit.affected(sbom, [advisory(*events)]))) is is_affected
+
+
+def test_the_audit_names_package_version_and_advisory_and_fails(tmp_path, capsys):
+    sbom, known = tmp_path / "sbom.json", tmp_path / "known"
+    sbom.write_text(
+        '{"components": [{"name": "some-package", "version": "1.0"}, {"name": "other", "version": "1"}]}'
+    )
+    known.mkdir()
+    (known / "one.json").write_text(json.dumps(advisory(SINCE, {"fixed": "1.1"})))
+    gone = [advisory(SINCE, withdrawn="2026-01-01T00:00:00Z"), advisory(SINCE, name="third")]
+    (known / "list.json").write_text(json.dumps(gone))
+    assert audit.main([str(sbom), str(known)]) == 1
+    assert capsys.readouterr().out == "✗ some-package 1.0: OSV-1 It leaks.; fixed in 1.1\n"
+    (known / "one.json").unlink()
+    assert audit.main([str(sbom), str(known)]) == 0

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from adasd.config import EngineConfig
+from adasd.engine.translated import TranslatedDraft
 from adasd.errors import Overloaded
 from services.config import TierConfig
 from services.worker.worker import Worker
@@ -29,6 +30,25 @@ async def made(lease_timeout_s: float) -> Worker:
         ),
     )
     return worker
+
+
+async def test_a_draft_of_another_vocabulary_starts():
+    """It can give no verdict, so none is asked for while it warms up."""
+    worker = Worker.__new__(Worker)
+    await worker.__init__(  # type: ignore[misc]  # as Serve does
+        "draft",
+        TierConfig(EngineConfig("tiny", num_slots=SENT)),
+        make_engine=lambda: TranslatedDraft(
+            engine("llama", max_context=CONTEXT, num_slots=SENT),
+            lambda token: (token,),
+            lambda token: token,
+            8,
+        ),
+    )
+    try:
+        assert (await worker.stats())["num_leases"] == 0
+    finally:
+        await worker.shutdown()
 
 
 async def test_as_many_leases_are_granted_as_slots_fit_and_the_others_wait_their_turn():

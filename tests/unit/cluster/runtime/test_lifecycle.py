@@ -101,6 +101,17 @@ def test_a_replica_that_cannot_start_is_reported_with_its_own_error():
         follow([app("DEPLOY_FAILED", target=(0, 0, message), draft=(1, 0, ""))])
 
 
+def test_the_error_at_the_bottom_of_nested_tracebacks_is_told():
+    message = (
+        "RuntimeError: Traceback (most recent call last):\n  File x\n    raise InvalidRequest(\n"
+        "adasd.errors.InvalidRequest: it sends blocks, and no probabilities\n"
+    )
+    with pytest.raises(
+        StartFailed, match=r"draft did not start: adasd\.errors\.InvalidRequest: it sends blocks"
+    ):
+        follow([app("DEPLOY_FAILED", target=(1, 0, ""), draft=(0, 0, message))])
+
+
 def test_a_start_that_never_ends_is_given_up_and_names_what_is_missing():
     with pytest.raises(StartFailed, match="not ready after 5 s; waiting for draft"):
         follow([app("DEPLOYING", target=(1, 0, ""), draft=(0, 0, ""))], timeout_s=5)
