@@ -58,7 +58,7 @@ class TransformBatch:
     ) -> TransformBatch:
         """One entry per transform; ``positions`` are absolute, counting the prompt."""
         reals = [[w.temperature or 1.0, w.top_p, w.min_p] for w in transforms]
-        whole = [[w.top_k, _signed(w.seed or 0), p] for w, p in zip(transforms, positions, strict=True)]
+        whole = [[w.top_k, signed_seed(w.seed or 0), p] for w, p in zip(transforms, positions, strict=True)]
         temperature_N, top_p_N, min_p_N = (
             torch.tensor(reals, dtype=torch.float32, device=device).reshape(-1, 3).T.contiguous()
         )
@@ -191,7 +191,7 @@ def top_k_probs(top_logprobs_NR: Tensor, batch: TransformBatch) -> Tensor:
     return transformed_probs(top_logprobs_NR, batch)
 
 
-def _signed(seed: int) -> int:
+def signed_seed(seed: int) -> int:
     """The low 64 bits as a signed number, for torch.int64."""
     return ((seed + 2**63) % 2**64) - 2**63
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from adasd.rounds import SamplingTransform
-from adasd.specdec.distributions import Kind, TransformBatch, kind_of, truncate_row
+from adasd.specdec.distributions import Kind, kind_of, signed_seed, truncate_row
 from adasd.specdec.divergence import entropy
 from adasd.specdec.draft_step import Proposal, race, runner_up
 from adasd.specdec.noise import coupled_race
@@ -58,14 +59,16 @@ class TurnSampling:
         self, num_sequences: int, num_turns: int, device: torch.device, changes: int, entries: int
     ) -> None:
         self.num_changes, self.num_entries = changes, entries
-        num = num_sequences
-        self._shape_3R = torch.ones(3, num, device=device)  # temperature, top-p, min-p
-        self._whole_R = torch.zeros(3, num, dtype=torch.long, device=device)  # top-k, seed, entries sent
-        self._kinds_2R = torch.zeros(2, num, dtype=torch.bool, device=device)  # sampled, seeded
-        self._ids_RC = torch.zeros(num, changes, dtype=torch.long, device=device)
-        self._until_RC = torch.zeros(num, changes, dtype=torch.long, device=device)
-        self._amounts_RC = torch.zeros(num, changes, device=device)
-        self._expo_TRE = torch.ones(num_turns, num, entries, device=device)
+        # temperature, top-p, min-p, what is added to single logits
+        self._reals_RN = torch.zeros(num_sequences, 3 + changes, device=device)
+        # top-k, seed, entries sent, whether sampled, whether seeded; then tokens, and until which positions
+        self._whole_RN = torch.zeros(num_sequences, 5 + 2 * changes, dtype=torch.long, device=device)
+        self._shape_3R, self._amounts_RC = self._reals_RN[:, :3].T, self._reals_RN[:, 3:]
+        self._top_k_R, self._seed_R, self._row_len_R, self._sampled_R, self._seeded_R = self._whole_RN[
+            :, :5
+        ].unbind(1)
+        self._ids_RC, self._until_RC = self._whole_RN[:, 5:].split(changes, dim=1)
+        self._expo_TRE = torch.ones(num_turns, num_sequences, entries, device=device)
 
     def fill(
         self,
@@ -74,21 +77,22 @@ class TurnSampling:
         vocab_size: int,
         generator: torch.Generator,
     ) -> None:
-        """Take these sequences, at most R; and fresh noise, by one kernel."""
-        device, idle = self._shape_3R.device, self._shape_3R.shape[1] - len(transforms)
-        padded = [*transforms, *[SamplingTransform(temperature=0.0)] * idle]
-        batch = TransformBatch.build(padded, [0] * len(padded), "cpu")
-        self._shape_3R.copy_(torch.stack([batch.temperature_N, batch.top_p_N, batch.min_p_N]).to(device))
-        lens = torch.tensor([*row_lens, *[0] * idle])
-        self._whole_R.copy_(torch.stack([batch.top_k_N, batch.seed_N, lens]).to(device))
-        kinds = [[kind is wanted for kind in batch.kinds] for wanted in (Kind.SAMPLED, Kind.COUPLED)]
-        self._kinds_2R.copy_(torch.tensor(kinds, device=device))
-        changes = [_changes(transform, vocab_size) for transform in padded]
-        nothing = (0, 0.0, 0)
-        filled = [[*some, *[nothing] * (self.num_changes - len(some))] for some in changes]
-        for n, kept in ((0, self._ids_RC), (1, self._amounts_RC), (2, self._until_RC)):
-            numbers = [[change[n] for change in some] for some in filled]
-            kept.copy_(torch.tensor(numbers, dtype=kept.dtype).view(kept.shape).to(device))
+        """Take these sequences, at most R, by two copies; and fresh noise, by one kernel."""
+        device = self._reals_RN.device
+        reals = np.zeros(self._reals_RN.shape, np.float32)
+        reals[:, 0] = 1.0
+        whole = np.zeros(self._whole_RN.shape, np.int64)
+        for n, (transform, row_len) in enumerate(zip(transforms, row_lens, strict=True)):
+            kind, changes = kind_of(transform), _changes(transform, vocab_size)
+            reals[n, :3] = transform.temperature or 1.0, transform.top_p, transform.min_p
+            whole[n, 0] = transform.top_k
+            whole[n, 1] = signed_seed(transform.seed or 0)
+            whole[n, 2:5] = row_len, kind is Kind.SAMPLED, kind is Kind.COUPLED
+            for at, (token, amount, until) in enumerate(changes):
+                reals[n, 3 + at] = amount
+                whole[n, [5 + at, 5 + self.num_changes + at]] = token, until
+        self._reals_RN.copy_(torch.from_numpy(reals).to(device, non_blocking=True))
+        self._whole_RN.copy_(torch.from_numpy(whole).to(device, non_blocking=True))
         self._expo_TRE.exponential_(generator=generator)
 
     def propose(self, logits_RV: Tensor, kind: TurnKind, position_R: Tensor, turn_1: Tensor) -> Proposal:
@@ -102,12 +106,12 @@ class TurnSampling:
         masked_RV = logits_RV.scatter_add(1, self._ids_RC, amounts_RC)
         probs_RV, tokens_R = torch.softmax(masked_RV, dim=-1), masked_RV.argmax(-1)
         ids_RE, logprobs_RE = truncate_row(masked_RV, self.num_entries)
-        beyond_RE = torch.arange(ids_RE.shape[1], device=ids_RE.device) >= self._whole_R[2][:, None]
+        beyond_RE = torch.arange(ids_RE.shape[1], device=ids_RE.device) >= self._row_len_R[:, None]
         logprobs_RE = logprobs_RE.masked_fill(beyond_RE, -torch.inf)
         expo_RE = self._expo_TRE.index_select(0, turn_1)[0, :, : ids_RE.shape[1]]
         entry_R1 = race(self._shaped(logprobs_RE), expo_RE)[:, None]
-        sampled_R, seeded_R = self._kinds_2R
-        tokens_R = torch.where(sampled_R, ids_RE.gather(1, entry_R1)[:, 0].long(), tokens_R)
+        seeded_R = self._seeded_R.bool()
+        tokens_R = torch.where(self._sampled_R.bool(), ids_RE.gather(1, entry_R1)[:, 0].long(), tokens_R)
         others_R = runner_up(masked_RV, tokens_R, tokens_R)
         if kind is TurnKind.SEEDED:
             first_R, second_R = self._race(masked_RV, position_R)
@@ -121,7 +125,7 @@ class TurnSampling:
         for start in range(0, len(masked_RV), RACES_AT_ONCE):
             some = slice(start, start + RACES_AT_ONCE)
             masked = masked_RV[some]
-            times = coupled_race(self._shaped(masked, some), self._whole_R[1, some], position_R[some])
+            times = coupled_race(self._shaped(masked, some), self._seed_R[some], position_R[some])
             first = times.argmin(-1)
             firsts.append(first)
             seconds.append(runner_up(-times, first, runner_up(masked, first, first)))
@@ -129,7 +133,7 @@ class TurnSampling:
 
     def _shaped(self, logits_RN: Tensor, some: slice = slice(None)) -> Tensor:
         temperature_R, top_p_R, min_p_R = self._shape_3R[:, some].unbind()
-        return shaped_probs(logits_RN, temperature_R, top_p_R, min_p_R, self._whole_R[0, some])
+        return shaped_probs(logits_RN, temperature_R, top_p_R, min_p_R, self._top_k_R[some])
 
 
 def shaped_probs(

@@ -60,7 +60,7 @@ class Padded(ForwardBatch):
         self._page_size, device = size, cache.device
         self._max_pages = -(-cache.layout.max_context // size)
         num_bytes = num_tokens * (3 * 8 + (1 + self._max_pages) * 4)
-        self._host = torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._hosts = [_Host(num_bytes, device) for _ in range(2)]  # in turn: a copy may still be on its way
         self._numbers = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
         flat_3T, self.used_T, self.pages_TM = _views(self._numbers, num_tokens)
         self._flat = tuple(flat_3T.unbind())
@@ -88,7 +88,10 @@ class Padded(ForwardBatch):
 
     def fill(self, inputs: Sequence[StepInput]) -> None:
         """Load these inputs, by one copy to the device that the host does not wait for."""
-        flat, used, pages = (view.numpy() for view in _views(self._host, self.num_tokens))
+        self._hosts.reverse()
+        host = self._hosts[0]
+        host.wait()
+        flat, used, pages = (view.numpy() for view in _views(host.numbers, self.num_tokens))
         flat[0], flat[1], flat[2], used[:], pages[:] = 0, 0, self.scratch, 1, NO_PAGE
         first = 0
         for one in inputs:
@@ -100,7 +103,7 @@ class Padded(ForwardBatch):
             held = self.layout.pages(one.slot)
             pages[some, : len(held)] = held
             first = some.stop
-        self._numbers.copy_(self._host, non_blocking=True)
+        host.send(self._numbers)
 
     def forget_masks(self) -> None:
         """Drop the cached masks: each pass makes its own from its inputs."""
@@ -114,6 +117,26 @@ class Padded(ForwardBatch):
         self.positions_T.copy_(positions_T.masked_fill(idle_T, 0))
         self.where_T.copy_(where_T.masked_fill(idle_T, self.scratch))
         self.used_T.copy_((positions_T + 1).masked_fill(idle_T, 1))
+
+
+class _Host:
+    """Pinned memory that one copy to the device reads at a time."""
+
+    def __init__(self, num_bytes: int, device: torch.device) -> None:
+        on_cuda = device.type == "cuda"
+        self.numbers = torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=on_cuda)
+        self._sent = torch.cuda.Event() if on_cuda else None
+
+    def wait(self) -> None:
+        """Until the latest copy has read the memory."""
+        if self._sent is not None:
+            self._sent.synchronize()
+
+    def send(self, numbers: Tensor) -> None:
+        """Copy to the device; the host does not wait for it."""
+        numbers.copy_(self.numbers, non_blocking=True)
+        if self._sent is not None:
+            self._sent.record()
 
 
 def _views(numbers: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.cache.pages import NO_PAGE, Pages
 from adasd.engine.engine import TorchEngine
+from adasd.engine.forward import padded
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.fast_llama import FastLlama
 from adasd.engine.forward.graphs import eagerly
@@ -137,6 +138,31 @@ def test_a_filled_pass_forgets_what_it_held():
     assert step.where_T.tolist() == [pages[1] * 16 + 4] + [cache.scratch] * 7
     assert step.used_T.tolist() == [21] + [1] * 7
     assert step.pages_TM.tolist() == [pages + [NO_PAGE] * 8] + [[NO_PAGE] * 10] * 7
+
+
+@torch.inference_mode()
+def test_numbers_on_their_way_to_the_device_are_not_overwritten(monkeypatch):
+    """A multi-step draft fills the same pass twice without waiting: here copies run late, when something waits."""
+    forward = FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT)
+    cache, late, arrived = cache_of(forward, lens=[3] * 8), [], []
+
+    class Late(padded._Host):
+        def wait(self):
+            while self in [host for host, _ in late]:
+                host, numbers = late.pop(0)
+                numbers.copy_(host.numbers)
+                arrived.append(step.ids_T.tolist())
+
+        def send(self, numbers):
+            late.append((self, numbers))
+
+    monkeypatch.setattr(padded, "_Host", Late)
+    step = Padded(1, cache)
+    for token in range(5, 11):
+        step.fill([StepInput(0, 3, (token,), 1)])
+    for host in step._hosts:
+        host.wait()
+    assert arrived == [[0], [5], [6], [7], [8], [9], [10]]
 
 
 # --------------------------------------------------------------------------- whole engines
