@@ -67,7 +67,7 @@ class TurnSampling:
         self._top_k_R, self._seed_R, self._row_len_R, self._sampled_R, self._seeded_R = self._whole_RN[
             :, :5
         ].unbind(1)
-        self._ids_RC, self._until_RC = self._whole_RN[:, 5:].split(changes, dim=1)
+        self._ids_RC, self._until_RC = self._whole_RN[:, 5 : 5 + changes], self._whole_RN[:, 5 + changes :]
         self._expo_TRE = torch.ones(num_turns, num_sequences, entries, device=device)
 
     def fill(

@@ -125,7 +125,7 @@ class _Host:
     def __init__(self, num_bytes: int, device: torch.device) -> None:
         on_cuda = device.type == "cuda"
         self.numbers = torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=on_cuda)
-        self._sent = torch.cuda.Event() if on_cuda else None
+        self._sent = torch.cuda.Event() if on_cuda else None  # type: ignore[no-untyped-call]
 
     def wait(self) -> None:
         """Until the latest copy has read the memory."""
