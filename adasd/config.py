@@ -108,8 +108,8 @@ class EngineConfig:
     )
     cache_bytes: int | None = setting(
         None,
-        "bytes of KV cache per replica; a contiguous cache has fewer than num_slots slots where those need more; "
-        "none: no limit, for a paged cache the rest of the memory",
+        "bytes of KV cache per replica, or per rank; a contiguous cache has fewer than num_slots slots where those "
+        "need more; none: no limit, for a paged cache the rest of the memory",
         low=1,
     )
     early_exit: bool = setting(

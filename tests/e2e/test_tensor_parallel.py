@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 LENGTH = 1000
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_a_target_on_two_ranks_answers_the_same_and_outlives_a_killed_rank(
     pair: tuple[Path, Path], client: httpx.Client
 ):
@@ -26,8 +26,8 @@ def test_a_target_on_two_ranks_answers_the_same_and_outlives_a_killed_rank(
     few = ["--target-num-slots", "2", "--draft-num-slots", "2", "--target-tensor-parallel", "2"]
     with running(*models, *few) as server:
         with server.client() as two_ranks:
-            asked = body(max_tokens=LENGTH, ignore_eos=True, stream=True)
-            tokens, killed_s = [], 0.0
+            asked = body(max_tokens=LENGTH, ignore_eos=True, stream=True, speculation={"mode": "exact"})
+            tokens, report, killed_s = [], {}, 0.0
             with two_ranks.stream("POST", "/v1/chat/completions", json=asked) as response:
                 for chunk in events(response):
                     if not chunk["choices"]:
@@ -39,7 +39,7 @@ def test_a_target_on_two_ranks_answers_the_same_and_outlives_a_killed_rank(
                         killed_s = time.monotonic()
             assert tokens == alone
             assert report["metrics"]["speculative_decoding"]["num_accepted_draft_tokens"] > 0
-            assert time.monotonic() - killed_s < 60.0
+            assert time.monotonic() - killed_s < 120.0
         assert server.stop(signal.SIGINT) == 0
         wait_for(lambda: not server.processes(), 30.0)
         assert list(server.folder.glob("adasd-*")) == []
