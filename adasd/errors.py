@@ -166,18 +166,16 @@ class WorkerLost(AdasdError):
 
 
 class StaleIncarnation(AdasdError):
-    """The message is for an earlier incarnation of this replica."""
+    """The message is for another incarnation of this replica. The present one is a secret of those who hold a lease."""
 
     code = Code.STALE_INCARNATION
 
-    def __init__(self, expected: str, actual: str) -> None:
-        super().__init__(expected, actual)
-        self.expected, self.actual = expected, actual
+    def __init__(self, expected: str) -> None:
+        super().__init__(expected)
+        self.expected = expected
 
     def __str__(self) -> str:
-        return (
-            f"the message is for incarnation {self.expected}, this replica is {self.actual}; take a new lease"
-        )
+        return f"the message is for incarnation {self.expected}, which this replica is not; take a new lease"
 
 
 class UnknownSession(AdasdError):

@@ -41,7 +41,7 @@ def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
 
     async def generate(data: bytes, context: grpc.aio.ServicerContext) -> None:
         async def answer() -> None:
-            call = codec.call_from_wire(_parsed(pb.GenerateRequest, data))
+            call = codec.call_from_wire(parsed(pb.GenerateRequest, data))
             is_chat = (
                 bool(call.input) and isinstance(call.input, tuple) and isinstance(call.input[0], ChatMessage)
             )
@@ -90,7 +90,7 @@ def _id_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
 def _unary(kind: type[M], answer: Callable[[M], Coroutine[Any, Any, Message]]) -> grpc.RpcMethodHandler:
     async def handle(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         async def work() -> bytes:
-            reply: bytes = (await answer(_parsed(kind, data))).SerializeToString()
+            reply: bytes = (await answer(parsed(kind, data))).SerializeToString()
             return reply
 
         return await guarded(context, work())
@@ -98,7 +98,8 @@ def _unary(kind: type[M], answer: Callable[[M], Coroutine[Any, Any, Message]]) -
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
-def _parsed(kind: type[M], data: bytes) -> M:
+def parsed(kind: type[M], data: bytes) -> M:
+    """The message; InvalidRequest if the bytes are none."""
     message: M = kind()
     try:
         message.ParseFromString(data)
@@ -131,7 +132,7 @@ class GenerationClient:
         stream = self._channel.unary_stream(f"/{GENERATION_SERVICE}/Generate")(data, metadata=self._metadata)
         try:
             async for data in stream:
-                yield codec.event_from_wire(_parsed(pb.GenerateResponse, data))
+                yield codec.event_from_wire(parsed(pb.GenerateResponse, data))
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "server") from error
         finally:
@@ -169,4 +170,4 @@ class GenerationClient:
             )
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, "server") from error
-        return _parsed(kind, data)
+        return parsed(kind, data)

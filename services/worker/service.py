@@ -136,7 +136,7 @@ class WorkerService:
     def _take(self, link: LinkEnd, frame: AskFrame) -> None:
         """Hand the asks to the engine in one piece. Refuses a frame that was meant for an earlier incarnation."""
         if frame.incarnation != self._incarnation:
-            raise StaleIncarnation(frame.incarnation, self._incarnation)
+            raise StaleIncarnation(frame.incarnation)
         for opening in frame.opens:
             self._open(link, opening)
         arrived_s = self._host.clock()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +50,18 @@ def test_clients_that_leave_free_their_slots(server: Server, client: httpx.Clien
         time.monotonic() - left_s < 5.0
     )  # a second on a quiet machine; running the streams to their ends takes longer
     wait_for(lambda: is_drafted(client), 60.0)
+
+
+def test_a_half_closed_connection_gets_its_answer(server: Server):
+    """``printf ... | nc``: the client sends no more, but listens."""
+    asked = json.dumps(body(max_tokens=4)).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60.0) as connection:
+        connection.sendall(f"{head}content-length: {len(asked)}\r\n\r\n".encode() + asked)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert b"HTTP/1.1 200 OK" in answer
+    assert answer.endswith(b"}")
 
 
 @pytest.mark.timeout(300)

@@ -6,12 +6,15 @@ Health: ``""`` reports that the process is alive, ``adasd.v1.Generation`` that r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from adasd.errors import InvalidRequest
 from services.config import DoorTlsConfig
 from services.gateway.auth.key_ring import KeyRing
 from services.gateway.backend import Backend
@@ -19,15 +22,20 @@ from services.gateway.grpc.generation_service import GatewayService
 from services.gateway.grpc.key_check import GuardedHandler
 from services.gateway.peers import Peers
 from services.observability.service_events import Observer, ignore
-from services.transport.generation import generation_handler
+from services.transport.generation import generation_handler, parsed
 from services.transport.generation_messages import GENERATION_SERVICE
 from services.transport.options import SERVER_OPTIONS
 from services.transport.server import RunningServer, start_server
+from services.transport.status import abort
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 REFLECTION_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 HEALTH_PERIOD_S = 0.5
 """Interval between checks of the backend's readiness."""
+HANDSHAKE_S = 20.0
+"""A connection that has not begun to speak HTTP/2 (and TLS) by then is closed."""
+IDLE_S = 600.0
+"""A connection without calls is closed after this; gRPC's clients open a new one at their next call."""
 LAST_WORD_S = 0.1
 """Time for health watchers to receive NOT_SERVING before their streams end."""
 
@@ -95,6 +103,8 @@ async def start_grpc(
         **dict(SERVER_OPTIONS),
         "grpc.so_reuseport": 1,
         "grpc.max_receive_message_length": max_request_bytes,
+        "grpc.server_handshake_timeout_ms": int(1e3 * HANDSHAKE_S),
+        "grpc.max_connection_idle_ms": int(1e3 * IDLE_S),
     }
     service, closing = GatewayService(backend, tell, peers), asyncio.Event()
     guarded = [
@@ -131,10 +141,14 @@ def _health_handler(servicer: health.aio.HealthServicer, closing: asyncio.Event)
                 task.cancel()
             await asyncio.gather(watching, closes, return_exceptions=True)
 
-    ask, answer = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
+    answer = health_pb2.HealthCheckResponse.SerializeToString
     methods = {
-        "Check": grpc.unary_unary_rpc_method_handler(servicer.Check, ask, answer),
-        "Watch": grpc.unary_stream_rpc_method_handler(watch, ask, answer),
+        "Check": grpc.unary_unary_rpc_method_handler(
+            _with_message(health_pb2.HealthCheckRequest, servicer.Check), response_serializer=answer
+        ),
+        "Watch": grpc.unary_stream_rpc_method_handler(
+            _with_message(health_pb2.HealthCheckRequest, watch), response_serializer=answer
+        ),
     }
     return grpc.method_handlers_generic_handler(HEALTH_SERVICE, methods)
 
@@ -142,12 +156,38 @@ def _health_handler(servicer: health.aio.HealthServicer, closing: asyncio.Event)
 def _reflection_handlers(services: list[str]) -> list[grpc.GenericRpcHandler]:
     """One handler for both versions: ``v1`` has the messages of ``v1alpha`` under another name."""
     servicer = reflection.aio.ReflectionServicer(services)
+
+    async def info(asked: AsyncIterable[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        async def messages() -> AsyncIterator[Any]:
+            async for data in asked:
+                yield await _message(reflection_pb2.ServerReflectionRequest, data, context)
+
+        async for reply in servicer.ServerReflectionInfo(messages(), context):
+            yield reply
+
     method = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
+        info, response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString
     )
     return [
         grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
         for name in REFLECTION_SERVICES
     ]
+
+
+def _with_message(
+    kind: type[Message], behaviour: Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
+) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[Any]]:
+    """``behaviour`` for requests as bytes: gRPC itself would answer INTERNAL to those that are no ``kind``."""
+
+    async def of_bytes(data: bytes, context: grpc.aio.ServicerContext) -> Any:
+        return await behaviour(await _message(kind, data, context), context)
+
+    return of_bytes
+
+
+async def _message(kind: type[Message], data: bytes, context: grpc.aio.ServicerContext) -> Any:
+    """The message; ends the call with INVALID_ARGUMENT if the bytes are none."""
+    try:
+        return parsed(kind, data)
+    except InvalidRequest as error:
+        await abort(context, error)

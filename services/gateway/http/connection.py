@@ -15,9 +15,14 @@ from services.gateway.http.error_table import BodyTooLarge
 
 T = TypeVar("T")
 
+BODY_S = 120.0
+"""Time for the body of a request."""
+
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body; raises BodyTooLarge as soon as the limit is passed, and 415 for a content type other than JSON."""
+    """The body; raises BodyTooLarge as soon as the limit is passed, 415 for a content type other than JSON,
+    and 408 if it takes longer than BODY_S.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise HTTPException(415, f"the content type is {media_type[:100]!r}; send application/json")
@@ -29,10 +34,13 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise BodyTooLarge(max_bytes)
     body = bytearray()
     try:
-        async for part in request.stream():
-            body += part
-            if len(body) > max_bytes:
-                raise BodyTooLarge(max_bytes)
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > max_bytes:
+                    raise BodyTooLarge(max_bytes)
+    except TimeoutError:
+        raise HTTPException(408, f"the body was not complete after {BODY_S:g} s; send it faster") from None
     except ClientDisconnect:
         raise Cancelled("the client left before its request was read") from None
     return _unzipped(bytes(body), max_bytes) if encoding == "gzip" else bytes(body)

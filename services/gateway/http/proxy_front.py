@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adasd.errors import AdasdError, Code, Overloaded
 from adasd.ports import Clock
+from services.gateway.http import patience
 from services.gateway.http.error_table import FULL_HEADER, error_body, error_response
 from services.gateway.http.event_stream import frame
 from services.observability.service_events import Observer, RequestRefused
@@ -48,7 +49,8 @@ class OrchestratorLost(AdasdError):
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts around every request to its HTTP proxies."""
+    """What Serve puts around every request to its HTTP proxies. Connections get their limits, too."""
+    patience.install()
     return [Middleware(ProxyFront)]
 
 

@@ -1,5 +1,6 @@
 """Any bad input gets a 4xx in OpenAI's format that names the field, never a 500, and the server goes on."""
 
+import asyncio
 import gzip
 import json
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from adasd.errors import AdasdError, Code
 from adasd.text.tokenizer import Tokenizer
+from services.gateway.http import connection
 from services.gateway.http.error_table import TABLE
 from services.gateway.http.order import parse, read_chat, read_completion
 from services.gateway.http.responses.body import RESPONSES_BODY
@@ -280,6 +282,20 @@ async def test_a_body_beyond_the_limit_is_a_413_announced_or_not(door):
     )
     assert response.status_code == 413
     assert "100000" in error_of(response)["message"]
+
+
+async def test_a_body_that_does_not_end_is_a_408(door, monkeypatch):
+    monkeypatch.setattr(connection, "BODY_S", 0.05)
+
+    async def drips():
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    headers = {"content-type": "application/json"}
+    response = await door.client.post("/v1/completions", content=drips(), headers=headers)
+    assert response.status_code == 408
+    assert "not complete after 0.05 s" in error_of(response)["message"]
 
 
 async def test_other_media_types_paths_and_methods_have_the_same_error_shape(door):

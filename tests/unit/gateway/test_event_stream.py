@@ -4,6 +4,10 @@ import json
 
 import pytest
 
+from adasd.errors import DeadlineExceeded, DeviceFailure, WorkerLost
+from services.gateway.http.error_table import error_body
+from services.gateway.http.proxy_front import OrchestratorLost
+
 
 def prompt_of(door, num_tokens):
     ids = door.backend.tokenizer.encode("the cat sat on the mat and the dog ate the hat 1 2 3 4 5")
@@ -113,6 +117,7 @@ async def test_a_failure_after_the_status_is_an_event_and_then_done(door, word, 
     assert len(chunks) == 3
     assert "error" not in chunks[1]
     assert chunks[2]["error"]["code"] == code
+    assert chunks[2]["error"]["message"].endswith("send the request again" if code else "its log says why")
     assert "secret" not in json.dumps(chunks)
 
 
@@ -132,3 +137,19 @@ async def test_the_last_chunk_of_each_answer_says_what_stopped_it(door, fields, 
     ]
     assert sorted(choice["index"] for choice in last) == [0, 1]
     assert [choice["stop_reason"] for choice in last] == [reason, reason]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (WorkerLost("target", "it died"), "the target worker was lost: it died; send the request again"),
+        (DeviceFailure("no memory"), "no memory; send the request again"),
+        (
+            DeadlineExceeded("the request", 3.0),
+            "the request took longer than its limit of 3 s; ask for fewer tokens, or for more time",
+        ),
+        (OrchestratorLost(), str(OrchestratorLost())),
+    ],
+)
+def test_an_error_says_what_to_do(error, message):
+    assert error_body(error)["error"]["message"] == message

@@ -326,6 +326,28 @@ async def test_reflection_knows_the_service_and_its_messages(grpc_door, version)
     assert b"GenerateRequest" in described.file_descriptor_response.file_descriptor_proto[0]
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/adasd.v1.Generation/GetServerInfo",
+    ],
+)
+async def test_bytes_that_are_no_message_are_invalid_argument(grpc_door, method):
+    _, server, _ = grpc_door
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        if method.endswith("Info") and "reflection" in method:
+            call = channel.stream_stream(method)(iter([b"\xff\xff"]))
+        elif method.endswith("Watch"):
+            call = channel.unary_stream(method)(b"\xff\xff")
+        else:
+            call = channel.unary_unary(method)(b"\xff\xff")
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "2 bytes are no" in await call.details()
+
+
 async def test_a_door_that_closes_waits_for_answers_and_for_no_watcher_of_its_health(grpc_door):
     backend, server, client = grpc_door
     backend.step_s = 0.05

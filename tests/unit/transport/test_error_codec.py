@@ -28,7 +28,7 @@ EXAMPLES = [
     errors.DeadlineExceeded("the request", 600.0),
     errors.Cancelled("the caller left"),
     errors.WorkerLost("draft", "no answer in 2 s"),
-    errors.StaleIncarnation("aa", "bb"),
+    errors.StaleIncarnation("aa"),
     errors.UnknownSession("s1"),
     errors.StaleCache("s1", 12, 9),
     errors.Superseded("s1", 4),
