@@ -25,7 +25,15 @@ from typing import Any
 
 from load_tests import record
 from load_tests.demo_pair import DEMO
-from load_tests.faults.faults import ENDS_STREAMS, KINDS, LOSES_A_TARGET, Faults
+from load_tests.faults.faults import (
+    DRAFTS_GONE_S,
+    ENDS_STREAMS,
+    KINDS,
+    LARGE_PROMPTS,
+    LOSES_A_TARGET,
+    Faults,
+    possible,
+)
 from load_tests.faults.injector import Injection, injecting
 from load_tests.faults.known_answers import RequestOutcome, Work, closed_loop, work
 from load_tests.faults.local_cluster import LocalCluster, NodeSpec, local_cluster, values
@@ -70,15 +78,17 @@ def run(
     every_s: float,
     seed: int,
     max_tokens: int,
-    kinds: Sequence[str] = tuple(KINDS),
+    kinds: Sequence[str] | None = None,
+    drafts_gone_s: float = DRAFTS_GONE_S,
 ) -> dict[str, Any]:
-    """The whole experiment on its own cluster."""
+    """The whole experiment on its own cluster, by default with all faults that are possible here."""
+    kinds = possible() if kinds is None else kinds
     todo = work(num_distinct=min(30, num_requests), max_tokens=max_tokens)
     deployed = settings(target, draft, num_slots=2 * concurrency)
     with local_cluster(NODES, deployed) as made:
         before = calm_load(made, todo)
         footprint_before = footprint(made)
-        faults = Faults(made, deployed, random.Random(seed))
+        faults = Faults(made, deployed, random.Random(seed), drafts_gone_s)
         outcomes, injections = asyncio.run(
             under_faults(faults, todo, num_requests, concurrency, every_s, kinds)
         )
@@ -177,6 +187,9 @@ def complaints(found: dict[str, Any]) -> list[str]:
         problems.append(f"{len(found['wrong'])} answers differ from those of a calm day")
     if found["retried"] and ENDS_STREAMS not in [fault["kind"] for fault in found["faults"]]:
         problems.append(f"{found['retried']} requests had to be sent again though no orchestrator was killed")
+    said = {fault["what"] for fault in found["faults"] if fault["kind"] == LARGE_PROMPTS}
+    if unlike := [statuses for statuses in said if set(statuses.split()) != {"400"}]:
+        problems.append(f"prompts beyond the context were answered with {unlike[0]}, not with 400")
     if any(found["held"].values()):
         problems.append(f"still held: {found['held']}")
     if not found["ready"]:
@@ -202,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--every", type=float, default=8.0, help="seconds between faults")
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--faults", "--blows", nargs="+", choices=KINDS, default=tuple(KINDS), metavar="KIND")
+    parser.add_argument("--faults", "--blows", nargs="+", choices=KINDS, default=possible(), metavar="KIND")
     parser.add_argument("--json", type=Path, help="write figures here")
     arguments = sys.argv[1:] if arguments is None else arguments
     given = parser.parse_args(arguments)

@@ -6,16 +6,25 @@ import os
 import random
 import signal
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
 from load_tests.faults.local_cluster import LocalCluster, NodeSpec
+from load_tests.faults.small_disk import can_mount
 
 SLOW_S = 0.05
 """Delay of a slow link in each direction."""
 FROZEN_S = 25.0
 """How long a replica stays frozen; by then its sessions have moved on, and it must notice that."""
+DRAFTS_GONE_S = 60.0
+FULL_S = 4.0
+"""How long a disk stays full."""
+LARGE_CHARS = 3_500_000
+NUM_LARGE = 8
 
 Undo = Callable[[], None]
 
@@ -32,8 +41,14 @@ class Injected:
 class Faults:
     """The faults of one local cluster, which was deployed with ``settings``."""
 
-    def __init__(self, cluster: LocalCluster, settings: Mapping[str, Any], rng: random.Random) -> None:
-        self.cluster, self.settings, self.rng = cluster, settings, rng
+    def __init__(
+        self,
+        cluster: LocalCluster,
+        settings: Mapping[str, Any],
+        rng: random.Random,
+        drafts_gone_s: float = DRAFTS_GONE_S,
+    ) -> None:
+        self.cluster, self.settings, self.rng, self.drafts_gone_s = cluster, settings, rng, drafts_gone_s
         self.num_updates = 0
 
     def inject(self, kind: str) -> Injected | None:
@@ -52,11 +67,44 @@ class Faults:
         """Kills the raylet, and with it everything on the node; another one starts at once."""
         node = self._node(pool)
         injected = self._signal(self.cluster.raylet(node), signal.SIGKILL)
-        return (
-            Injected(f"{node.name} {injected.what}", self.cluster.restart_dead_nodes, 1.0)
-            if injected
-            else None
-        )
+        if injected is None:
+            return None
+        return Injected(f"{node.name} {injected.what}", lambda: self.cluster.restart_if_dead(node), 1.0)
+
+    def kill_every_draft(self) -> Injected | None:
+        """All nodes of the drafts at once, so that no draft can come back before ``drafts_gone_s``."""
+        nodes = [node for node in self.cluster.nodes if node.pool == "draft"]
+        killed = [
+            injected.what
+            for node in nodes
+            if (injected := self._signal(self.cluster.raylet(node), signal.SIGKILL))
+        ]
+        if not killed:
+            return None
+        return Injected(" ".join(killed), lambda: self.cluster.restart_if_dead(*nodes), self.drafts_gone_s)
+
+    def fill_disk(self) -> Injected | None:
+        """Nothing can be written where all nodes have their logs, sockets and configuration."""
+        disk = self.cluster.disk
+        if disk is None:
+            return None
+        disk.fill()
+        return Injected(str(disk.folder), disk.free, FULL_S)
+
+    def large_prompts(self) -> Injected:
+        """Prompts beyond any context, all at once; ``what`` are the statuses of their answers."""
+        asked = {"prompt": "word " * (LARGE_CHARS // 5), "max_tokens": 1}
+
+        def status(_: int) -> str:
+            try:
+                return str(
+                    httpx.post(f"{self.cluster.url}/v1/completions", json=asked, timeout=60.0).status_code
+                )
+            except httpx.HTTPError as error:
+                return type(error).__name__
+
+        with ThreadPoolExecutor(NUM_LARGE) as pool:
+            return Injected(" ".join(pool.map(status, range(NUM_LARGE))))
 
     def kill_controller(self) -> Injected | None:
         pids = [pid for pid, command in self.cluster.processes().items() if "ServeController" in command]
@@ -112,6 +160,8 @@ class Faults:
 
 ENDS_STREAMS = "orchestrator killed"
 """The one fault that clients notice: they are told to send their request again."""
+DISK_FULL = "disk full"
+LARGE_PROMPTS = "large prompts"
 KINDS: Mapping[str, Callable[[Faults], Injected | None]] = {
     ENDS_STREAMS: Faults.kill_orchestrator,
     "draft replica killed": lambda faults: faults.kill_replica("draft"),
@@ -127,7 +177,19 @@ KINDS: Mapping[str, Callable[[Faults], Injected | None]] = {
     "target link dropping": lambda faults: faults.drop_link("target"),
     "draft link cut": lambda faults: faults.cut_link("draft"),
     "target link cut": lambda faults: faults.cut_link("target"),
+    "every draft gone": Faults.kill_every_draft,
+    DISK_FULL: Faults.fill_disk,
+    LARGE_PROMPTS: Faults.large_prompts,
     "rolling update": Faults.update,
 }
-UNNOTICED = tuple(kind for kind in KINDS if kind != ENDS_STREAMS)
 LOSES_A_TARGET = ("target replica killed", "target node killed", "target replica frozen", "target link cut")
+
+
+def possible() -> tuple[str, ...]:
+    """The kinds that can be injected here: all, but a full disk only where this process may mount one."""
+    return tuple(kind for kind in KINDS if kind != DISK_FULL or can_mount())
+
+
+def unnoticed() -> tuple[str, ...]:
+    """The possible kinds that no client notices."""
+    return tuple(kind for kind in possible() if kind != ENDS_STREAMS)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from load_tests.faults.faults import KINDS, Faults, Injected
+from load_tests.faults.faults import Faults, Injected
 
 EVERY_S = 8.0
 RECOVERY_S = 15.0
@@ -28,8 +28,8 @@ class Injection:
 async def injecting(
     faults: Faults,
     now: Callable[[], float],
-    every_s: float = EVERY_S,
-    kinds: Sequence[str] = tuple(KINDS),
+    every_s: float,
+    kinds: Sequence[str],
     tell: Callable[[Injection], Any] = lambda injection: None,
 ) -> AsyncIterator[list[Injection]]:
     """A fault every ``every_s`` seconds, each kind once before any repeats; at the end all are undone."""
@@ -74,4 +74,4 @@ async def injecting(
     finally:
         ended.set()
         await asyncio.gather(task, *undoing)
-        await asyncio.to_thread(faults.cluster.restart_dead_nodes)
+        await asyncio.to_thread(faults.cluster.restart_if_dead, *faults.cluster.nodes)

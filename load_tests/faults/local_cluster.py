@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ import yaml
 from cluster.runtime.ray_cluster import POD_ENVIRONMENT
 from load_tests import record
 from load_tests.faults.faulty_proxy import FaultyProxy
+from load_tests.faults.small_disk import SmallDisk, can_mount, small_disk
 from load_tests.free_ports import free_port
 
 START_TIMEOUT_S = 240.0
+RESTART_TRIES = 5
+RESTART_PAUSE_S = 3.0
 HEAD = "127.0.0.1"
 HELD = (
     "vllm:num_requests_running",
@@ -56,6 +59,7 @@ class LocalCluster:
     folder: Path
     nodes: Sequence[NodeSpec]
     link: FaultyProxy  # between the gateway and the workers
+    disk: SmallDisk | None = None  # what ``folder`` is on; None where nobody may mount one
     ray_port: int = field(default_factory=free_port)
     dashboard_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
@@ -129,10 +133,18 @@ class LocalCluster:
         mark = f"--node_ip_address={node.ip} "
         return [pid for pid, c in self.processes().items() if "raylet/raylet" in c and mark in c + " "]
 
-    def restart_dead_nodes(self) -> None:
-        for node in self.nodes:
-            if not self.raylet(node):
-                self.start_node(node)
+    def restart_if_dead(self, *nodes: NodeSpec) -> None:
+        """Several tries: another fault, such as a full disk, may keep a node from starting. RuntimeError in the end."""
+        for node in nodes:
+            for tries_left in reversed(range(RESTART_TRIES)):
+                if self.raylet(node):
+                    break
+                try:
+                    self.start_node(node)
+                except RuntimeError:
+                    if not tries_left:
+                        raise
+                    time.sleep(RESTART_PAUSE_S)
 
     # ----------------------------------------------------------------- service
 
@@ -220,8 +232,12 @@ def local_cluster(nodes: Sequence[NodeSpec], settings: Mapping[str, Any]) -> Ite
     If LOAD_TEST_KEEP is set in the environment, its folder with the logs is kept.
     """
     folder = Path(tempfile.mkdtemp(prefix="cluster-"))  # short: socket paths hold 107 bytes
-    with FaultyProxy() as link, ended_by_sigterm():
-        made = LocalCluster(folder, nodes, link)
+    with FaultyProxy() as link, ended_by_sigterm(), ExitStack() as stack:
+        keep = "LOAD_TEST_KEEP" in os.environ  # a disk of its own would be gone
+        if not keep:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        disk = stack.enter_context(small_disk(folder)) if can_mount() and not keep else None
+        made = LocalCluster(folder, nodes, link, disk)
         try:
             made.start()
             made.deploy(settings)
@@ -229,10 +245,8 @@ def local_cluster(nodes: Sequence[NodeSpec], settings: Mapping[str, Any]) -> Ite
             yield made
         finally:
             made.stop()
-            if "LOAD_TEST_KEEP" in os.environ:
+            if keep:
                 print(f"logs are below {folder}")
-            else:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

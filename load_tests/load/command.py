@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from cluster.simulation.objective import Objective
 from load_tests import record
 from load_tests.faults import chaos
 from load_tests.faults.local_cluster import local_cluster
-from load_tests.load import result_file
+from load_tests.load import pieces, result_file
 from load_tests.load.compare import compared
 from load_tests.load.page import page
 from load_tests.load.progress import Progress
@@ -50,8 +51,20 @@ def main(argv: Sequence[str], console: Console | None = None) -> int:
                 console.print(f"{scenario.name:<14}{scenario.about}", soft_wrap=True, highlight=False)
             return 0 if arguments.list else 2
         scenario, options = named(arguments.scenario), options_of(arguments)
+        before = pieces.read(arguments.resume) if arguments.resume else []
+        if before:
+            total, done = options.num_requests or scenario.num_requests, pieces.num_done(before)
+            if done >= total:
+                console.print(f"{arguments.resume} has {done} of {total} requests already")
+                return 0
+            options = replace(options, num_requests=total - done, seed=options.seed + len(before))
         with server_of(scenario, arguments, console) as server:
-            result = play(scenario, server, options, argv, console)
+            result, run = play(scenario, server, options, argv, console)
+        if arguments.resume:
+            now = [*before, pieces.piece_of(run, result)]
+            total = arguments.requests or scenario.num_requests
+            pieces.write(arguments.resume, now, total)
+            console.print(f"{arguments.resume}: {pieces.num_done(now)} of {total} requests", highlight=False)
         keep(result, *files_of(scenario, arguments), console)
         return status(result)
     except ConfigError as error:
@@ -81,8 +94,8 @@ def status(result: dict[str, Any]) -> int:
 
 def play(
     scenario: Scenario, server: Server, options: Options, argv: Sequence[str], console: Console
-) -> dict[str, Any]:
-    """Run and print; returns the result as it is written."""
+) -> tuple[dict[str, Any], ScenarioRun]:
+    """Run and print; returns the result as it is written, and the run."""
     header = record.circumstances("bench", argv)
     header |= {"command": shlex.join(["adasd", "bench", *argv]), "pair": pair_of(server)}
     console.print(record.headline(header), highlight=False)
@@ -90,7 +103,7 @@ def play(
         done = asyncio.run(_until_told_to_stop(run(scenario, server, options, progress.show)))
     result = result_file.as_json(done, header) | {"was_interrupted": done.was_interrupted}
     show(result, console)
-    return result
+    return result, done
 
 
 async def _until_told_to_stop(running: Any) -> ScenarioRun:
@@ -222,6 +235,12 @@ def parser() -> argparse.ArgumentParser:
     add("--rate", type=number, metavar="R", help="requests per second (ramp: the first rate)")
     add("--seconds", type=number, metavar="S", help="seconds of load (ramp: of each step)")
     add("--requests", type=whole, metavar="N", help="number of requests (smoke, chaos, soak)")
+    add(
+        "--resume",
+        type=Path,
+        metavar="FILE",
+        help="soak: go on where FILE says, until --requests are done in all; write what was done there",
+    )
     add("--clients", type=whole, metavar="N", help="concurrent clients; size of a burst")
     add("--max-tokens", type=whole, metavar="N", help="tokens per answer (soak)")
     add("--trace", type=Path, metavar="FILE", help="file of recorded arrival times: seconds, one per line")

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from load_tests.faults import chaos
-from load_tests.faults.faults import UNNOTICED, Faults
-from load_tests.faults.injector import Injection, injecting
+from load_tests.faults.faults import Faults, unnoticed
+from load_tests.faults.injector import EVERY_S, Injection, injecting
 from load_tests.load.answers import Outcome, Reply
 from load_tests.load.doors import Clock, Door, GrpcClient, HttpClient
 from load_tests.load.generator import ArrivalPhase, Generator, Strain
@@ -29,6 +29,7 @@ UNDER_FIRE_S = 60.0
 """How long a server under fault injection may be silent before it counts as gone."""
 PROGRESS_S = 0.5
 WARM_UP_CLIENTS = 16
+MOST_WARM_UP = 1000
 WARM_UP = "warm-up"
 """A phase whose answers are not counted."""
 GROWTH = {
@@ -128,7 +129,8 @@ async def _play(done: ScenarioRun, stage: Stage, watch: Watch, show: Show) -> No
 
 async def _look_and_play(done: ScenarioRun, stage: Stage, watch: Watch) -> None:
     share = done.scenario.warm_up_share
-    if num_requests := int(share * (stage.options.num_requests or done.scenario.num_requests)):
+    wanted = int(share * (stage.options.num_requests or done.scenario.num_requests))
+    if num_requests := min(wanted, MOST_WARM_UP):
         clients = stage.options.num_clients or WARM_UP_CLIENTS
         await stage.generator.closed_loop(WARM_UP, clients, short(SOAK_TOKENS), num_requests=num_requests)
         stage.expect_no_failure("requests of the warm-up", stage.of(WARM_UP))
@@ -138,7 +140,7 @@ async def _look_and_play(done: ScenarioRun, stage: Stage, watch: Watch) -> None:
         return
     assert stage.server.cluster is not None
     faults = Faults(stage.server.cluster, chaos.settings(), random.Random(stage.options.seed))
-    async with injecting(faults, stage.generator.now, kinds=UNNOTICED) as done.injections:
+    async with injecting(faults, stage.generator.now, EVERY_S, unnoticed()) as done.injections:
         await done.scenario.play(stage)
 
 

@@ -170,11 +170,18 @@ async def chaos(stage: Stage) -> None:
 
 async def soak(stage: Stage) -> None:
     """Tens of thousands of short requests; in the end the service holds what it held at the start."""
-    num_requests = stage.options.num_requests or SOAK_REQUESTS
-    asks = request_mix.short(stage.options.max_tokens or SOAK_TOKENS)
-    await stage.generator.closed_loop(
-        "soak", stage.options.num_clients or 16, asks, stage.options.seconds, num_requests
-    )
+    options = stage.options
+    num_requests = options.num_requests or SOAK_REQUESTS
+    asks = request_mix.short(options.max_tokens or SOAK_TOKENS)
+    if options.rate_per_s is None:
+        await stage.generator.closed_loop(
+            "soak", options.num_clients or 16, asks, options.seconds, num_requests
+        )
+    else:
+        seconds = options.seconds or 2 * num_requests / options.rate_per_s
+        times_s = poisson(options.rate_per_s, seconds, stage.chance()).tolist()[:num_requests]
+        await stage.generator.open_loop("soak", times_s, asks, options.rate_per_s)
+        await stage.settle()
     stage.expect_no_failure("requests", stage.of("soak"))
 
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from adasd.errors import ConfigError
-from load_tests.load import command
+from load_tests.load import command, pieces
 from load_tests.load.baselines import BEGIN, DOCS, END, ORDER, between_marks, markdown
 from load_tests.load.result_file import read
 from load_tests.load.scenarios import SCENARIOS
@@ -103,6 +103,34 @@ def test_a_recorded_trace_decides_the_arrivals(server_url, tmp_path):
     assert read(file)["answers"]["intended_s"] == pytest.approx(
         [read(file)["answers"]["intended_s"][0] + offset for offset in (0.0, 0.1, 0.2)], abs=0.001
     )
+
+
+def test_a_soak_goes_on_where_its_record_says(server_url, tmp_path, capsys):
+    record = tmp_path / "soak.json"
+    words = [
+        "soak",
+        "--url",
+        server_url,
+        "--requests",
+        "30",
+        "--rate",
+        "200",
+        "--json",
+        str(tmp_path / "a.json"),
+    ]
+    words += ["--resume", str(record)]
+    assert command.main([*words, "--seconds", "0.05"]) == 0
+    (piece,) = pieces.read(record)
+    assert 0 < piece.num_requests < 30
+    assert piece.num_failed == 0
+    assert command.main(words) == 0
+    assert pieces.num_done(pieces.read(record)) == 30
+    assert command.main(words) == 0
+    assert "has 30 of 30 requests already" in capsys.readouterr().out
+    assert len(pieces.read(record)) == 2
+    record.write_text("{}")
+    assert command.main(words) == 2
+    assert "is no record of a soak" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_named(server_url, tmp_path, capsys):

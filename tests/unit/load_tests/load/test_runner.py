@@ -75,7 +75,11 @@ async def test_the_knee_is_found_and_reported():
 async def test_a_server_that_mixes_texts_up_is_found_out():
     async with serving() as (fake, _):
         fake.scrambled = cycle("abcdefg")
-        done = await run(SCENARIOS["soak"], Server(fake.url, None), options(num_requests=100))
+        done = await run(
+            SCENARIOS["soak"],
+            Server(fake.url, None),
+            options(num_requests=100, rate_per_s=None, seconds=None),
+        )
     assert "different texts" in done.problems[0]
 
 
