@@ -23,6 +23,7 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
     "latency.link_latency": (),
     "throughput.single_stream": (),
     "throughput.breakdown": (),
+    "throughput.decision_price": (),
     "throughput.flip_rate": (),
     "throughput.batch_throughput": (),
     "throughput.service_stream": ("--enlarged",),

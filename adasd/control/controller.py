@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 
 from adasd.config import SpeculationConfig
 from adasd.control import draft_sources
-from adasd.control.bypass import Bypass
+from adasd.control.bypass import HOPELESS_ROUNDS, Bypass
 from adasd.control.draft_choice import NOTHING, OWN_ROUNDS, Selector, Unused, task_of
-from adasd.control.estimators import Estimates
+from adasd.control.estimators import Estimates, load_of
 from adasd.control.load_cap import under_load
 from adasd.control.lookahead import drafting_ahead_pays, preparing_for_rejection_pays
 from adasd.control.options import EffectiveSpeculation, check_config, check_transform, resolve
+from adasd.control.slices import Slices
 from adasd.methods.policy import RoundOutlook
 from adasd.methods.registry import Method, acceptance_method, drafting_method
 from adasd.requests import Mode, SpeculationOptions
@@ -64,7 +65,8 @@ class Shared:
     """What the process has learned from the requests of one circumstance."""
 
     estimates: Estimates = field(default_factory=Estimates)
-    bypass: Bypass = field(default_factory=Bypass)
+    bypass: Bypass = field(default_factory=Bypass)  # of requests that run alone
+    slices: dict[int, Slices] = field(default_factory=dict)  # by load, of requests that do not
     states: OrderedDict[Method, Any] = field(default_factory=OrderedDict)
 
     def state(self, method: Method) -> Any:
@@ -79,7 +81,8 @@ class Shared:
 class Controller:
     """The state that all requests of one pair of models share.
 
-    It is kept per circumstance, except for the times of verdicts, which all circumstances share.
+    It is kept per circumstance, except for the times of verdicts, which all circumstances share. ``num_running``
+    requests are past their prompt.
     ``tiers`` are the names of the draft models, the preferred one first.
     """
 
@@ -89,6 +92,12 @@ class Controller:
         self.selector = Selector((*self.tiers, *draft_sources.PREFERRED), judged=draft_sources.PREFERRED)
         self._target = Estimates()  # its times of verdicts are shared by all circumstances
         self._shared: dict[Circumstance, Shared] = {}
+        self.num_running = 0
+
+    @property
+    def load(self) -> int:
+        """The class of the number of running requests (``load_of``)."""
+        return load_of(self.num_running)
 
     def effective(
         self, options: SpeculationOptions, transform: SamplingTransform | None = None
@@ -115,19 +124,36 @@ class Controller:
         known = self._shared.get(at)
         if known is None:  # not setdefault: a Shared takes longer to make than all else here
             known = self._shared[at] = Shared()
-        known.estimates = known.estimates.with_target(self._target)
+        known.estimates = self.with_times(known.estimates)
         return known
 
     def learn(
         self, at: Circumstance, methods: Sequence[Method], may_bypass: bool, round: RoundCompleted
     ) -> None:
         """Update the shared state with a request's round; ``methods`` are those that learn from it."""
-        known = self.shared(at)
-        if may_bypass:
-            known.bypass = known.bypass.learn(round, known.estimates.plain_ms)
-        known.estimates = self._target = known.estimates.learn(round)
+        known, load = self.shared(at), self.load
+        if may_bypass and load:
+            known.slices[load] = known.slices.get(load, FIRST_SLICE).learn(round, self.num_running)
+        elif may_bypass:
+            known.bypass = known.bypass.learn(round, known.estimates.plain_ms(), patience=patience(at.source))
+        known.estimates = self._target = known.estimates.learn(round, load)
         for method in methods:
             known.states[method] = method.learn(known.state(method), round)
+
+    def with_times(self, estimates: Estimates) -> Estimates:
+        """These estimates with the newest times of the target."""
+        return estimates.with_target(self._target)
+
+
+def patience(source: str) -> int:
+    """Vain rounds in a row after which a source is hopeless; look-ups cost next to nothing."""
+    return PATIENCE if source in draft_sources.LOOKUPS else HOPELESS_ROUNDS
+
+
+FIRST_SLICE = Slices()
+FAR_BELOW, PATIENCE = 0.5, 4
+"""Under load, where times vary widely, a request stops drafting by itself only at this relative loss, or after so many
+vain rounds in a row: a mixture of requests that draft and others that do not is slower than either."""
 
 
 class SessionController:
@@ -154,6 +180,7 @@ class SessionController:
         self._failed: set[str] = set()
         self._unused: Mapping[str, Unused] = {}
         self._planned = False  # whether the current round was planned to draft
+        self._is_running = False
         self.sources_used: tuple[str, ...] = ()
         self._begin(self._first_source())
 
@@ -165,7 +192,8 @@ class SessionController:
         self._at = Circumstance(source, self.effective.mode, temperature, self._predicted)
         known = Shared() if self.isolated else self._controller.shared(self._at)
         may_bypass = self.effective.may_bypass and not self.isolated
-        self._bypass = known.bypass if may_bypass else None
+        self._bypass = known.bypass if may_bypass else None  # while it runs alone
+        self._own_bypass = Bypass()  # under load
         self._estimates = known.estimates
         self._drafting_state = self._drafting.start(None if self.isolated else known.state(self._drafting))
         self._acceptance_state = None
@@ -184,6 +212,16 @@ class SessionController:
         if self._acceptance is None or (self._transform.seed is not None and not self._transform.greedy):
             return (self._drafting,)
         return self._drafting, self._acceptance
+
+    @property
+    def _estimates_now(self) -> Estimates:
+        """The request's estimates, with the target's times of all requests; under load those of its circumstance."""
+        if self.isolated:
+            return self._estimates
+        if self._controller.load:
+            return self._controller.shared(self._at).estimates
+        self._estimates = self._controller.with_times(self._estimates)
+        return self._estimates
 
     # ----------------------------------------------------------------- the source
 
@@ -224,11 +262,39 @@ class SessionController:
 
     def attached(self, source: str, took_ms: float) -> None:
         """Learn how long it took to attach a source."""
-        plain_ms = self._estimates.plain_ms
+        plain_ms = self._plain_ms
         if plain_ms:
             self._controller.selector.attached(source, took_ms / plain_ms)
 
     # ----------------------------------------------------------------- rounds
+
+    def prompt_was_read(self) -> None:
+        """The request's rounds begin; later calls do nothing."""
+        self._controller.num_running += not self._is_running
+        self._is_running = True
+
+    def end(self) -> None:
+        """The request is over; later calls do nothing."""
+        self._controller.num_running -= self._is_running
+        self._is_running = False
+
+    @property
+    def _plain_ms(self) -> float | None:
+        """Wall time of a plain token under the current load; None until measured."""
+        return self._estimates_now.plain_ms(self._controller.load)
+
+    @property
+    def _slices(self) -> Slices | None:
+        """What all requests of this circumstance do together; None if this one runs alone, or always drafts."""
+        if self._bypass is None or not self._controller.load:
+            return None
+        return self._controller.shared(self._at).slices.get(self._controller.load, FIRST_SLICE)
+
+    @property
+    def _may_draft(self) -> bool:
+        if (slices := self._slices) is not None:
+            return slices.draft and self._own_bypass.may_draft
+        return self._bypass is None or self._bypass.may_draft
 
     @staticmethod
     def _needs_rows(effective: EffectiveSpeculation, transform: SamplingTransform) -> bool:
@@ -242,7 +308,13 @@ class SessionController:
         """
         self._planned = False
         cap = min(self.effective.max_draft_tokens, remaining_tokens - 1)
-        if self.effective.mode is Mode.OFF or cap < 1 or (self._bypass and not self._bypass.may_draft):
+        if (
+            self._bypass is not None
+            and not self._controller.load
+            and self.source not in draft_sources.LOOKUPS
+        ):
+            cap = min(cap, self._bypass.cap(cap))  # look-ups cost next to nothing
+        if self.effective.mode is Mode.OFF or cap < 1 or not self._may_draft:
             return PLAIN
         outlook = self._outlook(cap, remaining_tokens, num_emitted, num_relaxed)
         rule = self._drafting.decide(self._drafting_state, outlook)
@@ -256,8 +328,8 @@ class SessionController:
         return Plan(
             rule,
             self._accept(rule, outlook),
-            drafts_ahead=may and drafting_ahead_pays(self._estimates),
-            drafts_for_rejection=may and preparing_for_rejection_pays(self._estimates),
+            drafts_ahead=may and drafting_ahead_pays(self._estimates_now),
+            drafts_for_rejection=may and preparing_for_rejection_pays(self._estimates_now),
         )
 
     @property
@@ -269,17 +341,27 @@ class SessionController:
     def learn(self, round: RoundCompleted) -> None:
         """Update the request's and the process's state with a round (not with the prefill)."""
         self._num_rounds += 1
+        if self.effective.mode is Mode.OFF:
+            self._controller.learn(self._at, (), False, round)
+            return
         if round.num_drafted and self.source not in self.sources_used:
             self.sources_used += (self.source,)
         self._rate_source(round)
         self._distortion += round.verdict.distortion
-        self._estimates = self._estimates.learn(round)
-        if self._bypass:
-            self._bypass = self._bypass.learn(round, self._estimates.plain_ms)
+        if self.isolated or (round.num_drafted and not self._controller.load):  # else see ``_estimates_now``
+            self._estimates = self._estimates.learn(round, self._controller.load)
+        if (slices := self._slices) is not None:
+            plain_ms = slices.plain_ms(self._controller.num_running) or self._plain_ms
+            self._own_bypass = self._own_bypass.learn(round, plain_ms, FAR_BELOW, PATIENCE)
+        elif self._bypass:
+            self._bypass = self._bypass.learn(round, self._plain_ms, patience=patience(self.source))
         self._drafting_state = self._drafting.learn(self._drafting_state, round)
-        if self._acceptance:
+        taught = self._taught
+        if self._acceptance and round.num_drafted:
             self._acceptance_state = self._acceptance.learn(self._acceptance_state, round)
-        self._controller.learn(self._at, self._taught, self.effective.may_bypass, round)
+        elif self._acceptance:  # a plain round judges nothing
+            taught = (self._drafting,)
+        self._controller.learn(self._at, taught, self._bypass is not None, round)
 
     def judge_unused(self, sources: Mapping[str, Unused]) -> None:
         """Judge these sources on the answer, too, if the controller chooses the source."""
@@ -287,7 +369,7 @@ class SessionController:
 
     def wrote(self, tokens: Sequence[int]) -> None:
         """What the target wrote next: count what the unused sources would have yielded."""
-        plain_ms, fitted = self._estimates.plain_ms, self._estimates.verify_ms.fit()
+        plain_ms, fitted = self._plain_ms, self._estimates_now.verify_ms.fit()
         for name, source in self._unused.items():
             done = source.follow(tokens)
             if done.rounds and name != self.source and plain_ms and fitted:
@@ -299,7 +381,7 @@ class SessionController:
         if self._unused:
             drafted = round.drafted.tokens if round.drafted is not None else ()
             self.wrote((*drafted[: round.verdict.num_accepted], round.verdict.next_token))
-        plain_ms = self._estimates.plain_ms
+        plain_ms = self._plain_ms
         if self._predicted or not (self._planned and plain_ms):
             return  # what a prediction yields says nothing about the source without one
         tokens = round.verdict.num_accepted + 1
@@ -329,7 +411,8 @@ class SessionController:
         return self._distortion
 
     def _outlook(self, cap: int, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> RoundOutlook:
-        verify = self._estimates.verify_ms.fit()
+        estimates = self._estimates_now
+        verify = estimates.verify_ms.fit()
         return RoundOutlook(
             max_draft_tokens=cap,
             remaining_tokens=remaining_tokens,
@@ -337,19 +420,19 @@ class SessionController:
             num_relaxed=num_relaxed,
             max_relaxed_fraction=self.effective.max_relaxed_fraction,
             num_rounds=self._num_rounds,
-            survival=self._estimates.survival.curve(cap),
-            draft_ms=self._estimates.draft_ms.value,
-            hop_ms=self._estimates.hop_ms.value,
-            verify_ms=verify[0] + (self._estimates.block_extra_ms.value or 0.0) if verify else None,
+            survival=estimates.survival.curve(cap),
+            draft_ms=estimates.draft_ms.value,
+            hop_ms=estimates.hop_ms.value,
+            verify_ms=verify[0] + (estimates.block_extra_ms.value or 0.0) if verify else None,
             verify_ms_per_token=verify[1] if verify else 0.0,
-            mean_block=self._estimates.length.value,
-            batch_size=self._estimates.batch_size.value or 1.0,
-            cost=self._estimates.cost,
-            wait_ms=self._estimates.wait_ms.value or 0.0,
-            queue_ms=self._estimates.queue_ms.value,
-            plain_ms=self._estimates.plain_ms,
-            may_bypass=self._controller.config.bypass,
-            exposed=1.0 if self._estimates.exposed.value is None else self._estimates.exposed.value,
+            mean_block=estimates.length.value,
+            batch_size=estimates.batch_size.value or 1.0,
+            cost=estimates.cost,
+            wait_ms=estimates.wait_ms.value or 0.0,
+            queue_ms=estimates.queue_ms.value,
+            plain_ms=estimates.plain_ms(self._controller.load),
+            may_bypass=self._controller.config.bypass and not self._controller.load,  # then slices decide
+            exposed=1.0 if estimates.exposed.value is None else estimates.exposed.value,
         )
 
     def _any_outlook(self) -> RoundOutlook:

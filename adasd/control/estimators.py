@@ -103,6 +103,17 @@ class SteadyMean(NamedTuple):
         return SteadyMean(self.value + (value - self.value) / n, n)
 
 
+def added(means: tuple[SteadyMean, ...], place: int, value: float) -> tuple[SteadyMean, ...]:
+    """The means after one more value of one of them."""
+    means += (SteadyMean(),) * (place + 1 - len(means))
+    return (*means[:place], means[place].add(value), *means[place + 1 :])
+
+
+def load_of(num_running: int) -> int:
+    """The class of a number of running requests: 0 for one, 1 for two to seven, 2 for 8 to 31, 3 for 32 to 127, ..."""
+    return num_running.bit_length() // 2
+
+
 class Line(NamedTuple):
     """Decayed least squares y = base + slope x, both kept >= 0; x is a count of tokens, y milliseconds."""
 
@@ -148,32 +159,37 @@ class Estimates(NamedTuple):
     wait_ms: Ema = Ema()  # wall time of a verdict beyond its passes
     queue_ms: Ema = Ema()  # the part of wait_ms spent in the worker's queue
     pass_ms: Line = Line()  # the target's passes over the tokens of this pair's block
-    plain_round_ms: SteadyMean = SteadyMean()  # between verdicts in continuous plain decoding
+    plain_round_ms: tuple[SteadyMean, ...] = ()  # between verdicts in continuous plain decoding, by load
     block_extra_ms: EmaOfTimes = EmaOfTimes()  # of a round with a block, beyond draft and target
     exposed: Ema = Ema()  # share of a block's drafting that its round waited for
 
     def with_target(self, other: Estimates) -> Estimates:
         """These estimates, with the target's times of ``other``."""
-        if self.verify_ms is other.verify_ms:  # every round makes a new one, and the others with it
+        if self.pass_ms is other.pass_ms:  # every round makes a new one, and the others with it
             return self
         return self._replace(
-            verify_ms=other.verify_ms, pass_ms=other.pass_ms, plain_round_ms=other.plain_round_ms
+            verify_ms=other.verify_ms,
+            pass_ms=other.pass_ms,
+            plain_round_ms=other.plain_round_ms,
+            cost=other.cost,
+            batch_size=other.batch_size,
+            wait_ms=other.wait_ms,
+            queue_ms=other.queue_ms,
         )
 
-    @property
-    def plain_ms(self) -> float | None:
-        """Wall time of a token in plain decoding; None until measured.
+    def plain_ms(self, load: int = 0) -> float | None:
+        """Wall time of a token in plain decoding under this load (``load_of``); None until measured.
 
         Where the target takes early calls, it decodes on while its verdicts travel, so a token includes no network
         hop. Rounds that had to wait for their hop (the first after a block) do not count. Until there is another plain
         round, a pass over one token and the wait for it.
         """
-        if self.plain_round_ms.value is not None:
-            return self.plain_round_ms.value
+        if load < len(self.plain_round_ms) and (ms := self.plain_round_ms[load].value) is not None:
+            return ms
         fitted = self.pass_ms.fit()
         return fitted[0] + (self.queue_ms.value or 0.0) if fitted else None
 
-    def learn(self, round: RoundCompleted) -> Estimates:
+    def learn(self, round: RoundCompleted, load: int = 0) -> Estimates:
         """The estimates after one more round; a single construction, since this runs every round."""
         drafted, verdict, num = round.drafted, round.verdict, round.num_drafted
         wait_ms = max(0.0, round.verify_ms - verdict.compute_ms)
@@ -194,7 +210,7 @@ class Estimates(NamedTuple):
             wait_ms=self.wait_ms.add(wait_ms),
             queue_ms=self.queue_ms.add(verdict.queue_ms),
             pass_ms=self.pass_ms.add(num, verdict.compute_ms),
-            plain_round_ms=self.plain_round_ms.add(round.verify_ms + round.overhead_ms)
+            plain_round_ms=added(self.plain_round_ms, load, round.verify_ms + round.overhead_ms)
             if is_continuous
             else self.plain_round_ms,
             block_extra_ms=self.block_extra_ms.add(round.overhead_ms) if has_block else self.block_extra_ms,

@@ -161,6 +161,7 @@ class Runner:
                 session, actions = step(session, event)
         finally:
             deadline.cancel()
+            self.controller.end()
             self.slots.give_back()
             await self.tasks.close()
 
@@ -203,6 +204,7 @@ class Runner:
                     if done.prefill:
                         self.slots.prompt_was_read()
                         self.controller.wrote((done.verdict.next_token,))
+                        self.controller.prompt_was_read()
                     else:
                         self.controller.learn(self.shared.as_timed(done))
                     pending.done = done

@@ -179,7 +179,7 @@ def test_mode_off_is_plain():
 
 @pytest.mark.parametrize(("remaining", "drafted"), [(1, 0), (2, 1), (6, 5), (17, 16), (100, 16)])
 def test_the_targets_own_token_always_fits(remaining, drafted):
-    assert begun().plan(remaining, 10, 0).draft.max_tokens == drafted
+    assert begun(drafting="adasd").plan(remaining, 10, 0).draft.max_tokens == drafted
 
 
 @pytest.mark.parametrize(
@@ -379,6 +379,68 @@ def test_labels_under_shared_noise_do_not_reach_unseeded_requests():
 
 
 def test_plain_rounds_and_lost_drafts_are_harmless():
-    session = begun(mode=Mode.ADAPTIVE)
+    session = begun(mode=Mode.ADAPTIVE, drafting="adasd")
     session.learn(a_round(0, 0, verify_ms=20.0))
     assert session.plan(100, 1, 0).draft.max_tokens == 16
+
+
+# --------------------------------------------------------------------------- load
+
+
+def running(controller, num, **options):
+    sessions = [begun(controller, **options) for _ in range(num)]
+    for session in sessions:
+        session.prompt_was_read()
+    return sessions
+
+
+def test_under_load_all_requests_of_a_circumstance_change_together_and_new_ones_follow():
+    controller = Controller(PUBLISHED)
+    sessions = running(controller, 8)
+    kinds = []
+    for turn in range(3000):
+        plans = [session.plan(500, 10, 0).draft.max_tokens > 0 for session in sessions]
+        assert len(set(plans)) == 1
+        kinds.append(plans[0])
+        for session in sessions:  # blocks bring two tokens in the time of three
+            if plans[0]:
+                session.learn(a_round(1, 2, [0.1, 1.0], draft_compute_ms=10.0, draft_ms=10.0, verify_ms=20.0))
+            else:
+                session.learn(a_round(0, 0, verify_ms=10.0))
+            if turn % 50 == 49:
+                session.end()
+        if turn % 50 == 49:
+            sessions = running(controller, 8)
+    assert all(kinds[:20])  # nothing is known yet
+    assert sum(kinds[1500:]) < 0.1 * len(kinds[1500:])
+    assert not begun(controller).plan(500, 10, 0).draft.max_tokens
+
+
+def test_a_request_that_names_its_method_drafts_under_load_as_well():
+    sessions = running(Controller(PUBLISHED), 8, drafting="static")
+    for _ in range(200):
+        for session in sessions:
+            session.learn(a_round(0, 2, [0.1, 1.0], draft_compute_ms=50.0, draft_ms=50.0, verify_ms=50.0))
+    assert all(session.plan(500, 10, 0).draft.max_tokens == 5 for session in sessions)
+
+
+def test_the_number_of_running_requests_counts_each_once():
+    controller = Controller(PUBLISHED)
+    one, other = running(controller, 2)
+    one.prompt_was_read()
+    assert (controller.num_running, controller.load) == (2, 1)
+    one.end()
+    one.end()
+    assert (controller.num_running, controller.load) == (1, 0)
+    other.end()
+    assert controller.num_running == 0
+
+
+def test_under_load_a_hopeless_draft_is_dropped_by_each_request_before_slices_tell():
+    sessions = running(Controller(PUBLISHED), 8)
+    for session in sessions:
+        session.learn(a_round(0, 0, verify_ms=10.0))
+    for _ in range(5):
+        for session in sessions:
+            session.learn(a_round(0, 4, [0.1] * 4, draft_compute_ms=8.0, draft_ms=8.0, verify_ms=12.0))
+    assert not any(session.plan(500, 10, 0).draft.max_tokens for session in sessions)

@@ -92,14 +92,14 @@ def test_estimates_split_a_round_into_compute_and_hop():
 def test_plain_decoding_is_timed_where_it_hides_its_hop():
     """A plain round after a block waits for its hop; those behind it do not, and neither do rounds in one process."""
     block = Estimates().learn(a_round(2, 4, draft_ms=10.0, draft_compute_ms=8.0, verify_ms=30.0))
-    assert block.plain_ms == 0.0  # the verdict's own time in ``a_round``
+    assert block.plain_ms() == 0.0  # the verdict's own time in ``a_round``
     waits = replace(a_round(0, 0, verify_ms=26.0), asked_early=False)
     ahead = replace(a_round(0, 0, verify_ms=7.0), asked_early=True, overhead_ms=1.0)
     alone = replace(ahead, asked_early=None)
-    assert block.learn(waits).plain_ms == block.plain_ms
-    assert block.learn(waits).learn(ahead).plain_ms == 8.0
+    assert block.learn(waits).plain_ms() == block.plain_ms()
+    assert block.learn(waits).learn(ahead).plain_ms() == 8.0
     assert block.learn(ahead).verify_ms == block.verify_ms  # of rounds that wait
-    assert block.learn(alone).plain_ms == 8.0
+    assert block.learn(alone).plain_ms() == 8.0
     assert block.learn(alone).verify_ms != block.verify_ms
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from adasd.drafters.lookups import Lookups
 from adasd.drafters.sources import DraftSources
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete
-from adasd.rounds import OpenCall, SamplingTransform
+from adasd.rounds import OpenCall, RoundCompleted, SamplingTransform
 from adasd.session.runner import Runner
 from adasd.session.slots import RunnerSettings
 from tests.unit.orchestrator.fakes import EOS, FakePlacement, FakeSlot, Faults, ids, shared
@@ -69,6 +70,12 @@ async def test_a_look_up_drafts_without_any_draft_tier(source):
     assert placement.asked == []
 
 
+def in_one_ms(done: RoundCompleted) -> RoundCompleted:
+    """A round whose verdict took 1 ms and whose look-up took none, so that times decide nothing."""
+    verdict = replace(done.verdict, compute_ms=1.0, queue_ms=0.0)
+    return replace(done, verdict=verdict, draft_ms=0.0, verify_ms=1.0, overhead_ms=0.0)
+
+
 @pytest.mark.parametrize("source", ["ngram", "suffix"])
 async def test_a_predicted_answer_takes_fewer_rounds_and_a_wrong_one_changes_nothing(source):
     question, story = "tell me: ", "a quick brown fox jumps over one lazy dog by night"
@@ -82,7 +89,8 @@ async def test_a_predicted_answer_takes_fewer_rounds_and_a_wrong_one_changes_not
         asked = SamplingParams(100, temperature=0.0)
         request = GenerationRequest("s", ids(question), asked, options, prediction=ids(prediction))
         placement = FakePlacement((*ids(question + story), EOS, *ids("x" * 40)), Faults(), draft_names=())
-        events = [event async for event in Runner(request, shared(controller, settings), placement).run()]
+        parts = replace(shared(controller, settings), as_timed=in_one_ms)
+        events = [event async for event in Runner(request, parts, placement).run()]
         assert "".join(event.text for event in events if isinstance(event, Chunk)) == story
         assert isinstance(events[-1], Complete)
         return events[-1].speculation.num_rounds

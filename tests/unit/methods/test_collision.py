@@ -15,7 +15,7 @@ GREEDY, SAMPLED, SEEDED = SamplingTransform(temperature=0.0), SamplingTransform(
 
 
 def begun(transform=GREEDY, **options):
-    controller = Controller(SpeculationConfig())
+    controller = Controller(SpeculationConfig(bypass=False))
     wanted = SpeculationOptions(mode=Mode.ADAPTIVE, acceptance="collision", **options)
     return controller.session(controller.effective(wanted), transform)
 

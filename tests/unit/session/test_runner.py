@@ -28,10 +28,15 @@ def world(**faults: object) -> FakePlacement:
     return FakePlacement((*ids(PROMPT + TEXT), EOS, *ids("x" * 40)), Faults(**faults))  # type: ignore[arg-type]
 
 
-def runner(placement: FakePlacement, mode: Mode = Mode.EXACT, **settings: float) -> Runner:
+def runner(
+    placement: FakePlacement, mode: Mode = Mode.EXACT, drafting: str | None = None, **settings: float
+) -> Runner:
     times = {"request_timeout_s": 20.0, "draft_timeout_s": 0.05, "reattach_s": 0.01} | settings
     request = GenerationRequest(
-        "s", ids(PROMPT), SamplingParams(200, temperature=0.0), SpeculationOptions(mode=mode)
+        "s",
+        ids(PROMPT),
+        SamplingParams(200, temperature=0.0),
+        SpeculationOptions(mode=mode, drafting=drafting),
     )
     controller = Controller(SpeculationConfig(), placement.draft_names)
     return Runner(request, shared(controller, RunnerSettings(**times)), placement)  # type: ignore[arg-type]
@@ -50,7 +55,7 @@ async def text_and_end(running: Runner) -> tuple[str, Complete]:
 
 async def test_an_answer_comes_chunk_by_chunk_and_its_figures_add_up():
     placement = world(draft_wrong=0.02)
-    text, end = await text_and_end(runner(placement))
+    text, end = await text_and_end(runner(placement, drafting="calibrated"))
     report = end.speculation
     assert text == TEXT
     assert end.finish_reason is FinishReason.STOP
