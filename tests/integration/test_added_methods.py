@@ -111,7 +111,7 @@ async def test_methods_of_another_package_are_served_by_two_workers(installed, i
         model = TableModel.random(len(tokens), seed=3)
         folder = write_model(tmp_path / "target", tokens, seed=1)
         config = EngineConfig(str(folder), compile="off", num_slots=1)
-        make_target = partial(_load, "target", TierConfig(config), None)
+        make_target = partial(_load, "target", TierConfig(config), None, None)
     controller = Controller(SpeculationConfig(bypass=False))
     options = SpeculationOptions(
         Mode.ADAPTIVE, "in-turn:long=4", "multiples:divisor=3", max_relaxed_fraction=1.0

@@ -125,11 +125,11 @@ def test_an_engine_for_a_card_gives_back_what_restacking_left_and_runs_full_batc
 def test_weights_go_straight_to_the_card_or_the_log_says_why_not(monkeypatch, caplog):
     config = EngineConfig("tiny", device="cuda:0")
     monkeypatch.setattr(model_module, "find_spec", lambda name: name)
-    assert model_module._placement(config, [CUDA]) == {"device_map": {"": 0}}
-    assert model_module._placement(config, [torch.device("cpu")]) == {}
+    assert model_module._placement(config, CUDA) == {"device_map": {"": 0}}
+    assert model_module._placement(config, torch.device("cpu")) == {}
     assert not caplog.messages
     monkeypatch.setattr(model_module, "find_spec", lambda name: None)
-    assert model_module._placement(config, [CUDA]) == {}
+    assert model_module._placement(config, CUDA) == {}
     assert (
         "pass through host memory, as accelerate is not installed: pip install 'adasd-serve[cuda]'"
         in caplog.text
@@ -145,11 +145,13 @@ def test_on_a_card_a_prompt_yields_to_those_who_decode(monkeypatch):
         raise StopIteration
 
     monkeypatch.setattr(engine_module, "Scheduler", scheduler)
-    for name in ("prepare_device", "SlotTable", "KVCache", "ModelRunner", "PageRooms"):
+    for name in ("prepare_device", "SlotTable", "ModelRunner", "PageRooms"):
         monkeypatch.setattr(engine_module, name, lambda *_: None)
     monkeypatch.setattr(engine_module, "make_layout", lambda *_: Pages(2, 64, 16, 8))
     monkeypatch.setattr(torch, "Generator", lambda device: torch.default_generator)
-    forward = SimpleNamespace(device=CUDA, layers=[LayerShape(1, 1)], dtype=torch.float32)
+    forward = SimpleNamespace(
+        device=CUDA, layers=[LayerShape(1, 1)], dtype=torch.float32, make_cache=lambda layout: None
+    )
     with pytest.raises(StopIteration):
         TorchEngine(forward, EngineConfig("tiny"), 64, VOCAB_SIZE, seed=0)
     (budget,) = budgets
