@@ -76,7 +76,7 @@ class TorchEngine:
         seed: int | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
-        torch.set_num_threads(config.num_threads)
+        torch.set_num_threads(1 if forward.has_threads else config.num_threads)
         prepare_device(forward.device)
         self.config, self._grammars, self._clock = config, grammars, clock
         on_cpu = forward.device.type == "cpu"

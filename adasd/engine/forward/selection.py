@@ -132,14 +132,15 @@ def _with_exits(model: PreTrainedModel, config: EngineConfig, max_context: int) 
 
 
 def pays(model: PreTrainedModel, num_threads: int) -> bool:
-    """Whether the kernels are faster than torch on this machine, timed on one layer of the model's shape.
-
-    Torch uses as many threads as it is set to.
-    """
+    """Whether the kernels are faster than torch, on as many threads, timed on one layer of the model's shape."""
     config: Any = model.config
     if config.hidden_size > MAX_WIDTH:
         return False
-    kernels = seconds(native.NativeLlama(_one_layer(model), _CONTEXT, num_threads))
+    torch.set_num_threads(1)  # as in an engine over the kernels (Forward.has_threads)
+    try:
+        kernels = seconds(native.NativeLlama(_one_layer(model), _CONTEXT, num_threads))
+    finally:
+        torch.set_num_threads(num_threads)
     return kernels < seconds(fast_llama.FastLlama(_one_layer(model), _CONTEXT))
 
 

@@ -33,6 +33,8 @@ from adasd.rounds import ENTROPY_EDGES
 from adasd.stop_rule import NO_TABLE
 
 LARGEST_HEAD = 256
+ALONE_BELOW = 30_000_000
+"""Products in a pass below which one thread computes it: in about the millisecond that waking another one may take."""
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -69,6 +71,7 @@ class _Model(ctypes.Structure):
         *((name, _POINTER) for name in ("embedding", "cos", "sin", "norm")),
         ("head", _Matrix),
         ("layers", _POINTER),
+        ("alone_below", _WHOLE),
     ]
 
 
@@ -120,10 +123,17 @@ class NativeLlama(Forward):
     """
 
     batch_invariant = True
+    has_threads = True
     sequence_cost = 0  # a sequence costs no more than its tokens
     smallest_prefill = 8  # consecutive tokens that share one read of keys and values (ROWS in llama.c)
 
-    def __init__(self, model: PreTrainedModel, max_context: int, num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        max_context: int,
+        num_threads: int = 1,
+        alone_below: int = ALONE_BELOW,
+    ) -> None:
         """Raises ConfigError if the system does not start that many threads; they end with this object."""
         config: Any = model.config
         body: Any = model.model
@@ -163,6 +173,7 @@ class NativeLlama(Forward):
                 norm=self._keep(body.norm.weight),
                 head=self._packed([model.lm_head]),
                 layers=ctypes.addressof(layers),
+                alone_below=alone_below,
             )
         self._matrices.collapse()
         self._kept.append(layers)

@@ -53,6 +53,7 @@ typedef struct {
   const float *embedding, *cos, *sin, *norm; /* [V, W], [C, D / 2] twice, [W] */
   Matrix head;                               /* [W, V] */
   const Layer *layers;
+  int64_t alone_below; /* products of a pass for which it is not worth waking other threads */
 } Model;
 
 typedef struct {
@@ -430,6 +431,13 @@ static void share_of_forward(Team *team, int64_t member, const void *what) {
   product(team, f->normed, pass->num_wanted, width, &m->head, 0, f->logits, m->vocab, 0);
 }
 
+/* Products of two numbers that a pass computes, without attention. */
+static int64_t num_products(const Model *m, const Pass *pass) {
+  int64_t queries = m->heads * m->head_dim, keys = m->kv_heads * m->head_dim;
+  int64_t layer = m->width * (2 * queries + 2 * keys + 3 * m->inner);
+  return pass->num_tokens * m->num_layers * layer + pass->num_wanted * m->vocab * m->width;
+}
+
 /* Writes the pass to the cache, and the logits of the wanted tokens [num_wanted, V]. */
 void adasd_forward(Team *team, const Model *m, const Cache *cache, const Pass *pass, float *scratch, float *logits) {
   int64_t num = pass->num_tokens, queries = m->heads * m->head_dim;
@@ -441,10 +449,10 @@ void adasd_forward(Team *team, const Model *m, const Cache *cache, const Pass *p
   f.gate_up = f.attended + num * queries;
   f.active = f.gate_up + 2 * num * m->inner;
   f.scores = f.active + num * m->inner;
-  int32_t *groups = (int32_t *)(f.scores + team->size * ROWS * scores_room(cache->max_context));
+  int32_t *groups = (int32_t *)(f.scores + (team->num_started + 1) * ROWS * scores_room(cache->max_context));
   f.num_groups = group(pass, groups);
   f.groups = groups;
-  together(team, share_of_forward, &f);
+  together(team, num_products(m, pass) < m->alone_below, share_of_forward, &f);
 }
 
 /* --------------------------------------------------------------------------- drafting */

@@ -20,7 +20,7 @@ typedef struct Team Team;
 typedef void (*Work)(Team *team, int64_t member, const void *what);
 
 struct Team {
-  int64_t size, num_started; /* members; threads of our own, one fewer */
+  int64_t size, num_started; /* members of the pass at hand; threads of our own */
   Work work;
   const void *what;
   pthread_t *threads;
@@ -58,7 +58,8 @@ static inline int64_t take(Team *team) {
 /* Returns when all members are here; what they wrote is visible then. */
 static inline void meet(Team *team) {
   int64_t before = atomic_load_explicit(&team->num_meetings, memory_order_relaxed);
-  if (team->size == 1 || atomic_fetch_add(&team->num_waiting, 1) + 1 == team->size) {
+  int64_t size = team->size; /* once all have arrived, the caller may change it for the next pass */
+  if (size == 1 || atomic_fetch_add(&team->num_waiting, 1) + 1 == size) {
     atomic_store_explicit(&team->num_waiting, 0, memory_order_relaxed);
     atomic_store_explicit(&team->next, 0, memory_order_relaxed);
     atomic_store_explicit(&team->num_meetings, before + 1, memory_order_release);
@@ -68,8 +69,9 @@ static inline void meet(Team *team) {
     pause_briefly(spins);
 }
 
-/* Has all members run ``work``; returns when they are done. */
-static void together(Team *team, Work work, const void *what) {
+/* Has all members run ``work``, or the caller ``alone``; returns when they are done. */
+static void together(Team *team, int alone, Work work, const void *what) {
+  team->size = alone ? 1 : team->num_started + 1;
   if (team->size > 1) {
     pthread_mutex_lock(&team->lock);
     team->work = work;

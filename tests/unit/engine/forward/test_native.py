@@ -94,15 +94,18 @@ def test_a_tokens_logits_are_the_same_to_the_last_bit_in_any_company_and_any_pie
         assert all(torch.equal(alone[place], found[place]) for place in alone)
 
 
+@pytest.mark.parametrize("alone_below", [0, 50_000])
 @pytest.mark.parametrize("num_threads", [2, 3, 7])
 @pytest.mark.parametrize("weights", ["full", "int8"])
-def test_threads_change_nothing_not_even_the_last_bit(num_threads, weights):
-    """Passes of one token up to 280, whose rows are shared in chunks; and greedy drafting in the kernels."""
+def test_threads_change_nothing_not_even_the_last_bit(num_threads, weights, alone_below):
+    """Passes of one token up to 280, whose rows are shared in chunks; all by the team, or small ones by one thread."""
     texts = dict(zip((0, 3, 4, 7), prompts(90, 61, 9, 44), strict=True))
     model = copy.deepcopy(original("llama-biased"))
     if weights == "int8":
         round_weights(model)
-    one, many = (native.NativeLlama(copy.deepcopy(model), CONTEXT, num) for num in (1, num_threads))
+    one, many = (
+        native.NativeLlama(copy.deepcopy(model), CONTEXT, num, alone_below) for num in (1, num_threads)
+    )
     whole = [[(slot, 0, text) for slot, text in texts.items()]]
     for passes in (whole, *(list(random_passes(texts, random.Random(seed))) for seed in range(3))):
         expected, found = (logits_of(forward, passes) for forward in (one, many))
@@ -110,7 +113,8 @@ def test_threads_change_nothing_not_even_the_last_bit(num_threads, weights):
         assert all(torch.equal(expected[place], found[place]) for place in expected)
 
 
-def test_drafting_on_several_threads_is_that_on_one():
+def test_drafting_on_several_threads_is_that_on_one(monkeypatch):
+    monkeypatch.setattr(native.NativeLlama.__init__, "__defaults__", (1, 0))
     alone, shared = (engine("qwen3", compile="on", num_threads=num) for num in (1, 3))
     texts = prompts(3, 30, 12)
     assert plain_batch(shared, texts, 30) == plain_batch(alone, texts, 30)
@@ -122,7 +126,7 @@ def test_threads_end_with_the_forward_pass():
 
     gc.collect()
     before = num_threads()
-    forward = native.NativeLlama(copy.deepcopy(original("llama")), CONTEXT, 5)
+    forward = native.NativeLlama(copy.deepcopy(original("llama")), CONTEXT, 5, 0)
     assert num_threads() == before + 4
     logits_of(forward, [[(0, 0, [1, 2, 3])]])
     del forward
