@@ -81,7 +81,7 @@ def test_looking_ahead_in_a_thread_changes_no_answer(noise, seed):
         )
         assert answer.token_ids == plain.token_ids
         num_used += answer.report.num_ahead_used
-    assert num_used > 0
+    assert num_used > 0 or noise == 1.0, "with a poor draft, measured times may say that it does not pay"
     for engine in (made.target, made.draft):
         assert engine.num_free_slots == engine.num_slots
         engine.check_integrity()

@@ -150,7 +150,11 @@ def test_on_a_card_a_prompt_yields_to_those_who_decode(monkeypatch):
     monkeypatch.setattr(engine_module, "make_layout", lambda *_: Pages(2, 64, 16, 8))
     monkeypatch.setattr(torch, "Generator", lambda device: torch.default_generator)
     forward = SimpleNamespace(
-        device=CUDA, layers=[LayerShape(1, 1)], dtype=torch.float32, make_cache=lambda layout: None
+        device=CUDA,
+        layers=[LayerShape(1, 1)],
+        dtype=torch.float32,
+        has_threads=False,
+        make_cache=lambda layout: None,
     )
     with pytest.raises(StopIteration):
         TorchEngine(forward, EngineConfig("tiny"), 64, VOCAB_SIZE, seed=0)
