@@ -39,6 +39,7 @@ class Code(StrEnum):
     RATE_LIMITED = "rate_limit_exceeded"
     DEADLINE = "deadline_exceeded"
     CANCELLED = "cancelled"
+    UNAVAILABLE = "unavailable"
     WORKER_LOST = "worker_lost"
     STALE_INCARNATION = "stale_incarnation"
     UNKNOWN_SESSION = "unknown_session"

@@ -1,12 +1,32 @@
-"""A model's JSON files, and advice for one that could not be read."""
+"""A model's JSON files, where models are read from, and advice for a file that could not be read."""
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import httpx
+from huggingface_hub import constants
 from transformers.utils.hub import cached_file
+
+
+def is_local(model: str) -> bool:
+    """Whether the model is read without the hub: from its folder, or where no hub is reached from the hub's cache."""
+    return Path(model).is_dir() or not hub_answers()
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Asked once per process and briefly; the hub's own client tries for half a minute, for every file again."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        httpx.head(constants.ENDPOINT, timeout=5)
+    except httpx.HTTPError:
+        return False
+    return True
 
 
 def json_of(model: str, file: str) -> dict[str, Any]:
@@ -14,6 +34,7 @@ def json_of(model: str, file: str) -> dict[str, Any]:
     path = cached_file(
         model,
         file,
+        local_files_only=is_local(model),
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
@@ -21,10 +42,14 @@ def json_of(model: str, file: str) -> dict[str, Any]:
 
 
 def remedy(model: str, file: str) -> str:
-    """Advice to append to an error if the JSON file in the model folder is missing or broken, else an empty text."""
+    """Advice to append to an error if the model's JSON file is missing, broken or out of reach, else an empty text."""
     path = Path(model) / file
     if not path.parent.is_dir():
-        return ""
+        return (
+            ""
+            if hub_answers()
+            else f"; {constants.ENDPOINT} is not reached from here: give a folder, or try again"
+        )
     if not path.is_file():
         return f"; {path} is missing: copy it from the source of the model"
     try:

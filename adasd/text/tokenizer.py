@@ -14,7 +14,7 @@ from adasd.errors import ConfigError, InvalidRequest
 from adasd.text import bounded_template
 from adasd.text.chat import check_text, plain_messages, with_whole_arguments
 from adasd.text.control_tokens import ControlTokens, split_at, unused_mark
-from adasd.text.files import json_of, remedy
+from adasd.text.files import is_local, json_of, remedy
 from adasd.text.spelling import Spelling
 from adasd.text.tools import ToolForm, form_of, knows_tools
 
@@ -47,7 +47,9 @@ class Tokenizer:
         ``control_tokens_in_content``: the text of a control token in a message becomes that token.
         """
         try:
-            inner = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+            inner = AutoTokenizer.from_pretrained(
+                model, local_files_only=is_local(model), trust_remote_code=trust_remote_code
+            )
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().split("\n")[0].rstrip(": ")
             todo = remedy(model, "tokenizer.json")

@@ -265,7 +265,7 @@ def command(talk: Conversation, line: str) -> None:
 def lost(url: str, error: httpx.HTTPError) -> str:
     """What became of the server, in a sentence."""
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return f"No server answers at {url}; start one with: adasd serve"
+        return f"No server answers at {url}; start one with adasd serve."
     return f"The connection to {url} broke: {error or type(error).__name__}."
 
 

@@ -14,7 +14,9 @@ from adasd.errors import ConfigError
 from cluster.cli._settings import parse, parser_of, read_config
 from cluster.runtime.preflight import GIB, card_problems, cards, engines, memory_estimate, notes, problems
 from cluster.topology import Node, missing
-from services.config import ServeConfig
+from services.config import ServeConfig, TierConfig
+
+ROWS = ("model", "dtype", "device", "weights", "cache", "reserve", "slots", "context", "replicas")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,28 +47,12 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
         problems(config) if address is None else missing(config, nodes_of(address)) + card_problems(config)
     )
     card_bytes = {role: card.num_bytes for card in cards(config) for role in card.roles}
-    table = Table(
-        "",
-        Column("model", overflow="fold"),
-        "dtype",
-        "device",
-        "weights",
-        "cache",
-        "reserve",
-        "slots",
-        "context",
-        "replicas",
-    )
-    for role, engine in engines(config):
-        tier = config.tiers[role]
-        table.add_row(
-            role,
-            engine.model,
-            dtype_of(engine) if engine.weights == "full" else f"{dtype_of(engine)}, {engine.weights} weights",
-            engine.device if engine.tensor_parallel == 1 else f"{engine.tensor_parallel} x {engine.device}",
-            *memory_columns(engine, card_bytes.get(role)),
-            f"{tier.min_replicas}-{tier.max_replicas}",
-        )
+    columns = {
+        role: described(engine, config.tiers[role], card_bytes.get(role)) for role, engine in engines(config)
+    }
+    table = Table("", *(Column(role, overflow="fold") for role in columns))
+    for name, *values in zip(ROWS, *columns.values(), strict=True):
+        table.add_row(name, *values)
     console.print(table)
     console.print(
         "The cache grows with use on a CPU and is taken at once on CUDA. context: tokens per session; without "
@@ -91,7 +77,18 @@ def nodes_of(address: str) -> list[Node]:
         return nodes()
 
 
-def memory_columns(engine: EngineConfig, card_bytes: int | None = None) -> tuple[str, str, str, str, str]:
+def described(engine: EngineConfig, tier: TierConfig, card_bytes: int | None) -> tuple[str, ...]:
+    """One model's column of the table; ``card_bytes`` as in ``memory_cells``."""
+    return (
+        engine.model,
+        dtype_of(engine) if engine.weights == "full" else f"{dtype_of(engine)}, {engine.weights} weights",
+        engine.device if engine.tensor_parallel == 1 else f"{engine.tensor_parallel} x {engine.device}",
+        *memory_cells(engine, card_bytes),
+        f"{tier.min_replicas}-{tier.max_replicas}",
+    )
+
+
+def memory_cells(engine: EngineConfig, card_bytes: int | None = None) -> tuple[str, str, str, str, str]:
     """One replica's weights, cache, reserve, slots and context, formatted; question marks if it cannot be read.
 
     ``card_bytes``: memory of each of its cards, where known. Where it is not, but decides, the cache is "up to".

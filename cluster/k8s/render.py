@@ -83,6 +83,7 @@ def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overla
             "tls: on Kubernetes TLS for clients ends at the ingress; leave it out of the topology"
         )
     _check_models(config, facts)
+    _check_secrets(args, facts)
     if not (base / "ray-service.yaml").is_file():
         raise ConfigError(f"there is no {base}/ray-service.yaml; run this from a source tree or name --base")
     mold = yaml.safe_load((base / "ray-service.yaml").read_text(encoding="utf-8"))
@@ -104,6 +105,16 @@ def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overla
         **resources,
     }
     return Overlay(files, tuple(dict.fromkeys(parts.needs())))
+
+
+def _check_secrets(args: Mapping[str, Any], facts: Facts) -> None:
+    """A Secret that is named but not asked for would leave the service without keys, or its links in the clear."""
+    asked = {"api_keys_secret": "api_keys_file", "worker_tls_secret": "worker_tls"}
+    for secret, setting in asked.items():
+        if secret in facts.model_fields_set and setting not in args:
+            raise ConfigError(
+                f"{secret}: nothing would read it, as the topology has no {setting}; set that there, or leave this out"
+            )
 
 
 def topology_config(topology: Path, facts: Facts) -> ServeConfig:

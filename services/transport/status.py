@@ -41,6 +41,7 @@ STATUS: dict[Code, grpc.StatusCode] = {
     Code.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Code.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Code.CANCELLED: grpc.StatusCode.CANCELLED,
+    Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Code.WORKER_LOST: grpc.StatusCode.UNAVAILABLE,
     Code.STALE_INCARNATION: grpc.StatusCode.FAILED_PRECONDITION,
     Code.UNKNOWN_SESSION: grpc.StatusCode.NOT_FOUND,

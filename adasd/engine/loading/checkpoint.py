@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from adasd.errors import ConfigError
-from adasd.text.files import remedy
+from adasd.text.files import is_local, remedy
 
 
 def load_config(model: str, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -105,7 +105,7 @@ def _safetensors_size(file: Path) -> int | None:
 
 def where(model: str, trust_remote_code: bool) -> dict[str, Any]:
     """Arguments for every ``from_pretrained``: a folder is never looked up on the hub."""
-    return {"local_files_only": Path(model).is_dir(), "trust_remote_code": trust_remote_code}
+    return {"local_files_only": is_local(model), "trust_remote_code": trust_remote_code}
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from adasd.engine.forward.miniature import model_factory
 from adasd.engine.forward.trial import WAYS, way_of
 from adasd.engine.loading.checkpoint import load_config
 from adasd.engine.loading.limits import (
+    check_architecture,
     intended_device,
     is_paged,
     resolve_dtype,
@@ -101,6 +102,7 @@ def memory_estimate(config: EngineConfig) -> MemoryEstimate:
 
 def _of_a_rank(config: EngineConfig) -> MemoryEstimate:
     model_config = load_config(config.model, config.trust_remote_code)
+    check_architecture(model_config, config.max_context or 0)
     device = intended_device(config.device)
     dtype = resolve_dtype(config.dtype, device, model_config)
     max_context = resolve_max_context(model_config, config.max_context)

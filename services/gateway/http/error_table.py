@@ -37,6 +37,7 @@ TABLE = {
     Code.RATE_LIMITED: Failure(429, "rate_limit_error"),
     Code.DEADLINE: Failure(504, "timeout_error", "ask for fewer tokens, or for more time"),
     Code.CANCELLED: Failure(499, "cancelled"),
+    Code.UNAVAILABLE: Failure(503, "server_error", AGAIN),
     Code.WORKER_LOST: Failure(503, "server_error", AGAIN),
     Code.STALE_INCARNATION: Failure(503, "server_error", AGAIN),
     Code.UNKNOWN_SESSION: Failure(503, "server_error", AGAIN),

@@ -7,10 +7,13 @@ Serve calls ``middlewares`` where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH name
   and the first that is accepted opens the door again.
 * Nobody but the proxy outlives an orchestrator that dies. It ends the streams that ran there with an error event, and
   answers requests that had no answer yet with 503. Serve alone would cut the one and answer 500 to the other.
+* The proxy listens before any orchestrator does. Until one has answered GET /health, requests get 503. Serve alone
+  would answer 404 while it knows no application, and let requests wait without a limit while no replica is up.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -31,9 +34,15 @@ log = logging.getLogger(__name__)
 FULL_FOR_S = 0.5
 """How long a refusal speaks for the whole service; slots that become free meanwhile have the queue."""
 PROBE_EVERY_S = 0.05
+FIRST_ANSWER_S = 0.5
+"""How long requests wait for the first answer of an orchestrator. One that runs already needs milliseconds."""
 NEVER = float("-inf")
 REFUSED_HEADER = "X-Adasd-Refused"
 """On a request: how many the proxy has refused since the one before. The orchestrator counts them in its metrics."""
+SERVES_OWN = "/-/"
+"""Paths that Serve's proxy answers by itself, such as its health."""
+SERVES_REFUSALS = (404, 503)
+"""With a text: Serve knows no application, or holds too many requests. Orchestrators write such errors as JSON."""
 RESPONSES = "/v1/responses"
 ANSWERS = frozenset({"/v1/chat/completions", "/v1/completions", RESPONSES})
 END = "data: [DONE]\n\n"
@@ -46,6 +55,19 @@ class OrchestratorLost(AdasdError):
 
     def __str__(self) -> str:
         return "the orchestrator replica of this request died or was cut off; send the request again"
+
+
+class Unavailable(AdasdError):
+    """No orchestrator takes the request now; ``why`` in a sentence."""
+
+    code = Code.UNAVAILABLE
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why
 
 
 def middlewares() -> list[Middleware]:
@@ -62,10 +84,13 @@ class ProxyFront:
         self._refused_at_s = NEVER  # the newest refusal of a full orchestrator
         self._next_probe_s = 0.0
         self._num_refused = 0  # since the last request that was passed on
+        self._first_answer = _FirstAnswer(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"].startswith(SERVES_OWN):
             return await self._app(scope, receive, send)
+        if not await self._first_answer.came(scope):
+            return await error_response(Unavailable("the service is starting"))(scope, receive, send)
         wants_answer = scope["method"] == "POST" and scope["path"].rstrip("/") in ANSWERS
         sent_s = self._clock()
         if wants_answer and self._is_shut(sent_s):
@@ -115,19 +140,57 @@ class ProxyFront:
         return {**scope, "headers": headers}
 
 
+class _FirstAnswer:
+    """Whether an orchestrator has ever answered through this proxy. Asks as long as none has, one request at a time."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._has_come = False
+        self._question: asyncio.Task[None] | None = None
+
+    async def came(self, scope: Scope) -> bool:
+        """Waits FIRST_ANSWER_S at most; ``scope`` is that of the request for which it is asked."""
+        if self._has_come:
+            return True
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(self._ask(scope))
+        await asyncio.wait({self._question}, timeout=FIRST_ANSWER_S)
+        return self._has_come
+
+    async def _ask(self, scope: Scope) -> None:
+        """GET /health; Serve holds it until there is a replica."""
+        path = {"path": "/health", "raw_path": b"/health", "query_string": b""}
+        body: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> Message:
+            return body.pop() if body else await asyncio.Future()
+
+        async def send(message: Message) -> None:
+            self._has_come |= message.get("status") == 200
+
+        await self._app({**scope, **path, "method": "GET", "headers": []}, receive, send)
+
+
 class _Response:
     """One response on its way to the client."""
 
     def __init__(self, send: Send, on_start: Callable[[int, bool], None]) -> None:
         """``on_start`` is told the status, and whether the orchestrator said that it is full."""
         self._send, self._on_start = send, on_start
-        self._is_stream = self.has_begun = self.is_whole = False
+        self._is_stream = self.has_begun = self.is_whole = self._is_serves_own = False
         self._num_frames = 0
 
     async def send(self, message: Message) -> None:
+        if self._is_serves_own:
+            return
         if message["type"] == "http.response.start":
-            self.has_begun = True
             headers = MutableHeaders(scope=message)
+            if message["status"] in SERVES_REFUSALS and headers.get("content-type", "").startswith(
+                "text/plain"
+            ):
+                self._is_serves_own = True
+                return
+            self.has_begun = True
             self._is_stream = headers.get("content-type", "").startswith("text/event-stream")
             is_full = headers.get(FULL_HEADER) is not None
             if is_full:
@@ -141,7 +204,11 @@ class _Response:
     async def end(self, scope: Scope, receive: Receive) -> None:
         """Say what happened, if that is still possible: a response with a length is left to break."""
         lost = OrchestratorLost()
-        if not self.has_begun:
+        if self._is_serves_own:
+            await error_response(Unavailable("no orchestrator takes requests now"))(
+                scope, receive, self._send
+            )
+        elif not self.has_begun:
             await error_response(lost)(scope, receive, self._send)
         elif self._is_stream:
             body = self._last_event(scope, lost).encode("ascii")

@@ -25,6 +25,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "modalities": (["text"],),
     "web_search_options": (),
+    "moderation": (),
     "verbosity": ("medium",),
     "documents": ([],),
     "prompt_embeds": (),
@@ -37,7 +38,50 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (False,),
     "truncate_prompt_tokens": (),
     "skip_special_tokens": (True,),
-    # llama.cpp's, and other servers'
+    # vLLM's
+    "thinking_token_budget": (),
+    "repetition_detection": (),
+    "watermarking": (False,),
+    "vllm_xargs": ({},),
+    "logits_processors": ([],),
+    "logprob_token_ids": ([],),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "return_prompt_text": (False,),
+    # llama.cpp's
+    "n_cmpl": (1,),
+    "n_indent": (0,),
+    "n_probs": (0,),
+    "post_sampling_probs": (False,),
+    "return_tokens": (False,),
+    "response_fields": ([],),
+    "t_max_predict_ms": (0, -1),
+    "adaptive_target": (-1,),
+    "thinking_budget_tokens": (-1,),
+    "reasoning_budget_tokens": (-1,),
+    "reasoning_format": ("none", "auto"),
+    "parse_tool_calls": (True,),
+    # SGLang's
+    "regex": (),
+    "ebnf": (),
+    "structural_tag": (),
+    "stop_regex": ([], ""),
+    "no_stop_trim": (False,),
+    "min_new_tokens": (0,),
+    "lora_path": (),
+    "custom_logit_processor": (),
+    "custom_params": ({},),
+    "return_hidden_states": (False,),
+    # other servers'
+    "thinking": (),
+    "reasoning": (),
+    "think": (),
+    "format": ("",),
+    "transforms": ([],),
+    "plugins": ([],),
+    "truncate": (),
+    "top_n_tokens": (0,),
+    "adapter_id": (),
     "grammar": (),
     "lora": ([],),
     "samplers": (),
@@ -56,6 +100,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Per field, the values (besides null) that leave the answer unchanged; any other value is refused."""
 
+THINKING = "switch it by chat_template_kwargs, if the model's chat template can"
 INSTEAD = {
     "grammar": "send structured_outputs.grammar, in Lark's notation",
     "max_new_tokens": "send max_tokens",
@@ -65,13 +110,34 @@ INSTEAD = {
     "options": "send its entries as fields of their own",
     "reasoning_effort": "the model's chat template has no such switch",
     "enable_thinking": "the model's chat template has no such switch",
+    "thinking": THINKING,
+    "reasoning": THINKING,
+    "think": THINKING,
+    "regex": "send structured_outputs.regex",
+    "ebnf": "send structured_outputs.grammar, in Lark's notation",
+    "format": "send response_format",
+    "n_cmpl": "send n",
+    "n_probs": "send logprobs and top_logprobs, for a text completion logprobs alone",
+    "min_new_tokens": "send min_tokens",
+    "no_stop_trim": "send include_stop_str_in_output",
+    "t_max_predict_ms": "send timeout_s",
+    "return_token_ids": "send return_token_provenance, whose tokens have their ids",
+    "return_tokens": "send return_token_provenance, whose tokens have their ids",
 }
 """For some of these fields: what to send instead."""
 
 TEMPLATE_SWITCHES = ("reasoning_effort", "enable_thinking")
 """Fields that take effect if the model's chat template has an option of that name."""
 
-SILENT = {"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
+SILENT = {
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+}
 """Bookkeeping of OpenAI's own service: no effect on the answer, nothing to report."""
 
 

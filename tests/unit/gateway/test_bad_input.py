@@ -386,6 +386,7 @@ async def test_a_body_may_be_gzip(door):
     [
         ("/responses", "use /v1/responses"),
         ("/v1/responses/resp_1", "does not offer stored responses"),
+        ("/v1/responses/input_tokens", "use /tokenize"),
         ("/api/generate", "use /v1/completions"),
         ("/v1/v1/models", "use /v1/models"),
         ("/v1/embeddings", "does not offer embeddings"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from services.gateway.http import proxy_front
 from services.gateway.http.error_table import FULL_HEADER
 from services.gateway.http.proxy_front import (
     FULL_FOR_S,
@@ -26,6 +27,7 @@ CHAT = "/v1/chat/completions"
 PIECE = b'data: {"choices":[]}\n\n'
 SSE = [(b"content-type", b"text/event-stream; charset=utf-8")]
 JSON = [(b"content-type", b"application/json"), (b"content-length", b"2")]
+TEXT = [(b"content-type", b"text/plain")]
 FULL = (FULL_HEADER.lower().encode(), b"1")
 
 
@@ -39,13 +41,19 @@ def piece(body: bytes, last: bool = False) -> Message:
 
 @dataclass
 class Replica:
-    """An ASGI app that sends these messages, then returns, as Serve's proxy does when the replica died."""
+    """An ASGI app that sends these messages, then returns, as Serve's proxy does when the replica died.
+
+    It is healthy; ``scopes`` has the other requests.
+    """
 
     messages: list[Message] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
     waits_for_client: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") == "/health":
+            await send(start(200, JSON))
+            return await send(piece(b"{}", last=True))
         self.scopes.append(scope)
         for message in self.messages:
             await send({**message, "headers": list(message["headers"])} if "headers" in message else message)
@@ -96,6 +104,68 @@ async def test_a_whole_response_passes_unchanged():
     assert (answer.status, answer.is_whole) == (200, True)
 
 
+async def test_until_an_orchestrator_has_answered_requests_are_told_to_come_again(monkeypatch):
+    """At first Serve knows no application, then it holds requests until there is a replica."""
+    monkeypatch.setattr(proxy_front, "FIRST_ANSWER_S", 0.01)
+    is_known, is_up, replica = False, asyncio.Event(), Replica([start(200, JSON), piece(b"{}", last=True)])
+    num_held = 0
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal num_held
+        if not is_known:
+            return await Replica([start(404, TEXT), piece(b"not found", last=True)])(
+                {**scope, "path": ""}, receive, send
+            )
+        if not is_up.is_set():
+            num_held += 1
+        await is_up.wait()
+        await replica(scope, receive, send)
+
+    its = ProxyFront(serve)
+    for path, method in ((CHAT, "POST"), ("/ready", "GET"), ("/v1/models", "GET")):
+        answer = await ask(its, path, method)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        error = json.loads(answer.body)["error"]
+        assert error["code"] == "unavailable"
+        assert "starting" in error["message"]
+        assert "send the request again" in error["message"]
+    is_known = True
+    assert [(await ask(its)).status for _ in range(3)] == [503] * 3
+    assert num_held == 1  # a question of the proxy's own; no request of a client waits
+    is_up.set()
+    assert (await ask(its)).status == 200
+    assert [scope["path"] for scope in replica.scopes] == [CHAT]
+
+
+async def test_a_request_waits_for_the_first_answer_of_an_orchestrator_that_runs():
+    replica = Replica([start(200, JSON), piece(b"{}", last=True)])
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.01)
+        await replica(scope, receive, send)
+
+    assert [(await ask(its)).status for its in [ProxyFront(serve)] for _ in range(2)] == [200, 200]
+
+
+async def test_serves_own_paths_are_answered_before_the_service_is():
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != "/-/healthz":
+            await asyncio.Event().wait()
+        await send(start(503, TEXT))
+        await send(piece(b"no routes yet", last=True))
+
+    answer = await ask(ProxyFront(serve), "/-/healthz", "GET")
+    assert (answer.status, answer.body) == (503, b"no routes yet")
+
+
+@pytest.mark.parametrize("status", [404, 503])
+async def test_serves_own_refusals_become_openais(status: int):
+    """An application that was removed, a queue of Serve's that is full."""
+    answer = await ask(front(Replica([start(status, TEXT), piece(b"Path not found. Ping", last=True)])))
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert json.loads(answer.body)["error"]["code"] == "unavailable"
+
+
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", f"{CHAT}/"])
 async def test_a_stream_that_breaks_ends_with_an_error_that_says_what_to_do(path: str):
     answer = await ask(front(Replica([start(200, SSE), piece(PIECE)])), path)
@@ -138,7 +208,7 @@ async def test_after_a_full_service_refused_the_proxy_refuses_by_itself_for_a_mo
     second = await ask(its)
     assert (second.status, second.headers["retry-after"], len(replica.scopes)) == (429, "1", 1)
     assert json.loads(second.body)["error"]["code"] == "overloaded"
-    await ask(its, "/health", "GET")
+    await ask(its, "/v1/models", "GET")
     await ask(its, "/tokenize")
     assert len(replica.scopes) == 3
     now_s[0] += PROBE_EVERY_S
@@ -174,12 +244,15 @@ async def test_who_was_accepted_before_a_refusal_opens_no_door():
     refused = [start(429, [*JSON, FULL]), piece(b"{}", last=True)]
 
     async def replicas(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/health":
+            return await Replica()(scope, receive, send)
         if (b"x-slow", b"1") in scope["headers"]:
             await first_token.wait()
             return await Replica(whole)(scope, receive, send)
         await Replica(refused)(scope, receive, send)
 
     its = ProxyFront(replicas, lambda: now_s[0])
+    await ask(its, "/health", "GET")
     slow = asyncio.create_task(ask(its, x_slow="1"))
     await asyncio.sleep(0)
     now_s[0] += 0.01

@@ -167,6 +167,8 @@ def test_models_are_copied_where_they_are_loaded_and_their_text_everywhere(rende
         ("", "pods: {gateway: {memory: lots}}", "pods.gateway.memory: string should match"),
         ("", "gateways: {min: 3, max: 2}", "min is 3, but max is 2"),
         ("", "images: {cpu: registry:5000/adasd}", "has no tag"),
+        ("", "api_keys_secret: keys", "the topology has no api_keys_file"),
+        ("", "worker_tls_secret: links", "the topology has no worker_tls"),
     ],
 )
 def test_bad_input_gets_a_sentence_and_status_2(rendered, topology, cluster, sentence):

@@ -21,6 +21,7 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "conversation": ((), STATELESS),
     "store": ((False,), "this server stores no responses; leave store out, or send false"),
     "background": ((False,), "this server answers while the client waits; leave background out"),
+    "background_options": (({},), "this server answers while the client waits; leave background out"),
     "prompt": ((), "this server stores no prompts; send instructions and input"),
     "truncation": (("disabled",), "this server cuts nothing out of a conversation; shorten the input"),
     "context_management": (([],), "this server cuts nothing out of a conversation; shorten the input"),
@@ -36,8 +37,8 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 }
 """Per field, the values (besides null) that change nothing, and what to do about any other."""
 
-WITHOUT_EFFECT = frozenset({"max_tool_calls", "prompt_cache_retention", "prompt_cache_options"})
-"""Bookkeeping of OpenAI's own service; its tools, which the first one counts, do not exist here."""
+WITHOUT_EFFECT = frozenset({"max_tool_calls", "access_programs", "image"})
+"""What concerns OpenAI's own tools, models and images, none of which exist here."""
 
 TRANSLATED = frozenset(
     {"input", "instructions", "max_output_tokens", "tools", "tool_choice", "text", "top_logprobs", "include"}

@@ -118,7 +118,7 @@ def test_a_server_that_is_down_gets_one_sentence(error):
         raise error
 
     code, out = run(down, "Hello?")
-    assert (code, out.strip()) == (1, "No server answers at http://server; start one with: adasd serve")
+    assert (code, out.strip()) == (1, "No server answers at http://server; start one with adasd serve.")
 
 
 class Flaky(Server):

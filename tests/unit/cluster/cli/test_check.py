@@ -9,13 +9,16 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
+import transformers as hf
 from rich.console import Console
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from adasd.config import EngineConfig
 from adasd.errors import ConfigError
+from adasd.text.files import hub_answers
 from cluster.cli import check as check_command
 from cluster.cli.check import check, readable
 from cluster.runtime.preflight import problems
@@ -35,6 +38,51 @@ def config(target: Path | str, draft: Path | str | None = None, **engine) -> Ser
         return TierConfig(replace(EngineConfig(str(model), device="cpu"), **engine))
 
     return ServeConfig(target=tier(target), draft=None if draft is None else tier(draft))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        hf.MambaConfig(),
+        hf.Mamba2Config(),
+        hf.RwkvConfig(),
+        hf.T5Config(),
+        hf.FalconH1Config(),
+        hf.ViTConfig(),
+    ],
+    ids=lambda other: other.model_type,
+)
+def test_a_model_of_another_kind_ends_in_a_sentence(other, pair, tmp_path):
+    folder = broken_copy(pair[0], tmp_path)
+    other.save_pretrained(folder)
+    out = io.StringIO()
+    assert check(config(folder, pair[1]), Console(file=out, width=250)) == 1
+    assert out.getvalue().count("✗") == 1
+
+
+def test_it_is_readable_on_a_narrow_terminal(pair):
+    out = io.StringIO()
+    check(config(*pair), Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert any("weights" in line and line.count("MiB") == 2 for line in lines)
+    assert any("replicas" in line and line.count("1-1") == 2 for line in lines)
+
+
+def test_where_no_hub_is_reached_it_is_asked_once_and_every_id_gets_a_sentence(monkeypatch):
+    num_asked = 0
+
+    def unreachable(url: str, **options: object) -> None:
+        nonlocal num_asked
+        num_asked += 1
+        raise httpx.ConnectError("no route")
+
+    monkeypatch.setattr(httpx, "head", unreachable)
+    hub_answers.cache_clear()
+    found = problems(config("nowhere/at-all", "nobody/else"))
+    hub_answers.cache_clear()
+    assert num_asked == 1
+    assert [sentence.split(":")[0] for sentence in found[:2]] == ["target", "draft"]
+    assert all("is not reached from here" in sentence for sentence in found)
 
 
 def broken_copy(model: Path, folder: Path) -> Path:
