@@ -14,8 +14,8 @@ WORKERS = "load_tests.peers.workers"
 class Program:
     """A process that answers: its environment (None: ours), its module, and what it is given.
 
-    In ``arguments``, {folder}, {draft}, {f32}, {q8}, {converted} and {threads} stand for the model's folder, the
-    draft's, its GGUF files (gguf_pair.FORMATS), the beginning of the folder where a peer may keep it in a format of
+    In ``arguments``, {folder}, {draft}, {f32}, {bf16}, {q8}, {converted} and {threads} stand for the model's folder,
+    the draft's, its GGUF files (gguf_pair.FORMATS), the beginning of the folder where a peer may keep it in a format of
     its own, and the number of threads.
     """
 
@@ -51,6 +51,7 @@ VLLM = Environment(
 )
 
 OURS_F32 = Program(None, f"{WORKERS}.serve_ours", ("{folder}", "{draft}", "{threads}", "full"))
+OURS_BF16 = Program(None, f"{WORKERS}.serve_ours", ("{folder}", "{draft}", "{threads}", "bfloat16"))
 OURS_INT8 = Program(None, f"{WORKERS}.serve_ours", ("{folder}", "{draft}", "{threads}", "int8"))
 
 
@@ -70,8 +71,10 @@ def _vllm(way: str) -> Program:
 CONTENDERS = (
     Contender(f"{OURS} float32, off", OURS_F32, "off", exact=True),
     Contender(f"{OURS} float32, exact", OURS_F32, "exact", exact=True),
+    Contender(f"{OURS} bfloat16, off", OURS_BF16, "off"),
     Contender(f"{OURS} int8, off", OURS_INT8, "off"),
     Contender("llama.cpp F32", _llama_cpp("{f32}"), exact=True),
+    Contender("llama.cpp BF16", _llama_cpp("{bf16}")),
     Contender("llama.cpp Q8_0", _llama_cpp("{q8}")),
     Contender("OpenVINO float32", _openvino("f32"), exact=True),
     Contender("OpenVINO float32, prompt look-up", _openvino("f32"), "look-up", exact=True),

@@ -1,4 +1,4 @@
-"""A Llama-style Hugging Face model as a GGUF file in float32, for llama.cpp as a peer.
+"""A Llama-style Hugging Face model as a GGUF file, for llama.cpp as a peer.
 
     python -m load_tests.peers.gguf_pair models/demo/target target.gguf
 
@@ -36,6 +36,7 @@ OF_A_LAYER = {
 
 FORMATS = {
     "f32": (gguf.LlamaFileType.ALL_F32, gguf.GGMLQuantizationType.F32),
+    "bf16": (gguf.LlamaFileType.MOSTLY_BF16, gguf.GGMLQuantizationType.BF16),
     "q8": (gguf.LlamaFileType.MOSTLY_Q8_0, gguf.GGMLQuantizationType.Q8_0),
 }
 

@@ -29,18 +29,22 @@ class Streamed:
 
 
 def stream(
-    client: httpx.Client, model: str, prompt: str, mode: Mode, max_tokens: int, clock: Clock
+    client: httpx.Client, model: str, prompt: str, mode: Mode | None, max_tokens: int, clock: Clock
 ) -> Streamed:
-    """Send one request and read to the end; raises ServerRefusal if the server refuses or the stream fails."""
-    body = {
+    """Send one request and read to the end; raises ServerRefusal if the server refuses or the stream fails.
+
+    ``mode``: None for a server that is not ours.
+    """
+    body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": max_tokens,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
-        "speculation": {"mode": mode.value},
     }
+    if mode is not None:
+        body["speculation"] = {"mode": mode.value}
     began_s = clock()
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.status_code != 200:

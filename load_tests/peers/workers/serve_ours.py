@@ -1,10 +1,16 @@
-"""AdaSD itself, in a process like its peers'. Arguments: target, draft, threads, full or int8 weights."""
+"""AdaSD itself, in a process like its peers'.
+
+Arguments: target, draft or nothing, threads, and the target's weights: full (float32), bfloat16 or int8.
+"""
 
 from __future__ import annotations
 
 import sys
 
 from load_tests.peers.workers.lines import Answer, serve
+
+WEIGHTS = {"full": {"dtype": "float32"}, "bfloat16": {"dtype": "bfloat16"}, "int8": {"weights": "int8"}}
+"""Settings of the target's engine."""
 
 
 def load() -> Answer:
@@ -15,10 +21,11 @@ def load() -> Answer:
 
     target, draft, threads, weights = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
     shared = {"device": "cpu", "num_threads": threads, "num_slots": 2, "prefix_cache": False}
-    engine = TorchEngine.from_config(EngineConfig(target, weights=weights, **shared))
-    drafter = TorchEngine.from_config(EngineConfig(draft, **shared), vocab_limit=engine.vocab_size)
-    for each in (engine, drafter):
-        each.warm_up()
+    engine, drafter = TorchEngine.from_config(EngineConfig(target, **WEIGHTS[weights], **shared)), None
+    engine.warm_up()
+    if draft:
+        drafter = TorchEngine.from_config(EngineConfig(draft, **shared), vocab_limit=engine.vocab_size)
+        drafter.warm_up()
     tokenizer = Tokenizer.load(target)
     pair = LocalPair(engine, drafter, tokenizer.decode, tokenizer.eos_ids, tokenizer=tokenizer)
 
