@@ -175,7 +175,8 @@ class StaticForward(ForwardOver):
             limit = min(limit, SHARED_DRAFT)
         first_NV = self(batch, cache)[:, :vocab_size]
         turns = self._turns_for(works, cache, vocab_size)
-        kind = kind_of_turn([work.transform for work in works], all(map(takes_largest, works)))
+        sends_nothing = all(takes_largest(work) and not work.call.rule.row_len for work in works)
+        kind = kind_of_turn([work.transform for work in works], sends_nothing)
         loop, num = turns.loop, turns.loop.step.num_tokens
         logits_RV = first_NV.new_zeros(num, first_NV.shape[1])
         logits_RV[: len(works)] = first_NV

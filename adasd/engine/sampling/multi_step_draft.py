@@ -10,11 +10,11 @@ from adasd.stop_rule import rest_of
 
 
 def takes_largest(work: DraftWork) -> bool:
-    """Whether this call's next token is simply the largest of the raw logits, and no distribution is sent."""
+    """Whether this call's next token is simply the largest of the raw logits."""
     transform, position = work.transform, work.base_len + len(work.proposed)
     free_to_end = not transform.eos_ids or position >= transform.eos_from
     shaped = transform.logit_bias or work.slot.logits_state is not None
-    return transform.greedy and free_to_end and not shaped and not work.call.rule.row_len
+    return transform.greedy and free_to_end and not shaped
 
 
 def rule_from_here(work: DraftWork) -> StopRule:

@@ -50,9 +50,7 @@ def propose_generally(
 
     def with_rows(on_host: Sequence[Tensor]) -> list[Proposed]:
         *found, row_ids, row_logprobs = on_host
-        ids, logprobs = row_ids.numpy(), row_logprobs.numpy()
-        sent = [(ids[n, :row_len].copy(), logprobs[n, :row_len].copy()) for n, row_len in enumerate(row_lens)]
-        return _proposed(_lists(found), sent)
+        return _proposed(_lists(found), own_rows(row_ids, row_logprobs, row_lens))
 
     return Pending((*signals, proposal.top_ids_NR, proposal.top_logprobs_NR), with_rows)
 
@@ -64,6 +62,14 @@ def propose_greedily(works: Sequence[DraftWork], logits_NV: Tensor) -> Pending[l
     others = [runner_up(masked_NV, tokens_N, tokens_N)] if wants_runner_ups(works) else []
     signals = (tokens_N, entropy(probs_NV), probs_NV.amax(dim=-1), *others)
     return Pending(signals, lambda on_host: _proposed(_lists(on_host)))
+
+
+def own_rows(
+    ids_NR: Tensor, logprobs_NR: Tensor, row_lens: Sequence[int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Ids and log-probabilities of N top-k distributions on the host, each of its own length; not views."""
+    ids, logprobs = ids_NR.numpy(), logprobs_NR.numpy()
+    return [(ids[n, :row_len].copy(), logprobs[n, :row_len].copy()) for n, row_len in enumerate(row_lens)]
 
 
 def _proposed(

@@ -27,9 +27,11 @@ from adasd.engine.forward.modules import PROBE_LEN, num_embeddings
 from adasd.engine.forward.native import library
 from adasd.engine.forward.protocol import Forward
 from adasd.engine.sampling import multi_step_draft
+from adasd.engine.sampling.sampler import own_rows
 from adasd.engine.work import DraftWork, Proposed, wants_runner_ups
 from adasd.errors import ConfigError
 from adasd.rounds import ENTROPY_EDGES
+from adasd.specdec.distributions import truncate_row
 from adasd.stop_rule import NO_TABLE
 
 LARGEST_HEAD = 256
@@ -194,7 +196,7 @@ class NativeLlama(Forward):
         return logits
 
     def can_draft(self, work: DraftWork) -> bool:
-        """Whether the call is plainly greedy."""
+        """Whether the call is greedy on logits that nothing changes."""
         return multi_step_draft.takes_largest(work)
 
     def draft(
@@ -209,7 +211,8 @@ class NativeLlama(Forward):
         """Greedy drafting for the sessions whose last tokens are in ``batch``, one token each per pass.
 
         Ends when the first session must stop by its rule, or after ``limit`` passes. Only ids below ``vocab_size``
-        are drafted. Entropies are NaN where logits are not finite.
+        are drafted. Entropies are NaN where logits are not finite. For distributions, the logits of all passes are
+        kept, and truncated together.
         """
         rules = [multi_step_draft.rule_from_here(work) for work in works]
         num = len(batch.wanted_at)
@@ -239,7 +242,9 @@ class NativeLlama(Forward):
             ctypes.addressof(entropies),
             ctypes.addressof(max_probs),
         )
-        logits = torch.empty(num, self._model.vocab)
+        row_lens = [rule.row_len for rule in rules]
+        stride = num * self._model.vocab if any(row_lens) else 0
+        logits = torch.empty(num * (limit if stride else 1), self._model.vocab)
         this, _numbers = self._pass(batch)
         num_passes = self._library.adasd_draft(
             self._team,
@@ -249,13 +254,18 @@ class NativeLlama(Forward):
             ctypes.addressof(when),
             limit,
             vocab_size,
+            stride,
             self._scratch_for(max(len(batch.ids), num), cache),
             logits.data_ptr(),
             ctypes.addressof(following),
             ctypes.addressof(found),
         )
-        none = repeat(None)
-        signals = (tokens, entropies, max_probs) + (() if others is None else (none, none, others))
+        none: Any = repeat(None)
+        ids, logprobs = none, none
+        if stride:
+            top = truncate_row(logits[: num_passes * num, :vocab_size], max(row_lens))
+            ids, logprobs = zip(*own_rows(*top, row_lens * num_passes), strict=True)
+        signals = (tokens, entropies, max_probs, ids, logprobs, none if others is None else others)
         drafted: list[Proposed | None] = list(map(Proposed, *signals))
         return [drafted[i * num : (i + 1) * num] for i in range(num_passes)]
 

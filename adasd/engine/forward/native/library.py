@@ -54,7 +54,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.adasd_forward.restype = None
     library.adasd_forward.argtypes = [ctypes.c_void_p] * 6
     library.adasd_draft.restype = ctypes.c_int64
-    library.adasd_draft.argtypes = [*[ctypes.c_void_p] * 5, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4]
+    library.adasd_draft.argtypes = [*[ctypes.c_void_p] * 5, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 4]
     library.adasd_team.restype = ctypes.c_void_p
     library.adasd_team.argtypes = [ctypes.c_int64]
     library.adasd_team_end.restype = None

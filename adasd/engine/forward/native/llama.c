@@ -508,9 +508,9 @@ static int too_dear(const Rules *rules, int64_t session, double entropy) {
 
 /* Greedy drafting for the sessions whose wanted tokens are in ``pass``, one token per pass, until the first session
  * must stop (or its logits are broken), or after ``limit`` passes. Returns the number of passes. ``next`` has room for
- * 4 * sessions. */
+ * 4 * sessions. The logits of each pass come ``stride`` floats after those of the one before; 0: in their place. */
 int64_t adasd_draft(Team *team, const Model *m, const Cache *cache, const Pass *pass, const Rules *rules, int64_t limit,
-                    int64_t vocab, float *scratch, float *logits, int32_t *next, const Drafts *drafts) {
+                    int64_t vocab, int64_t stride, float *scratch, float *logits, int32_t *next, const Drafts *drafts) {
   int64_t num = pass->num_wanted;
   int32_t *ids = next, *positions = ids + num, *slots = positions + num, *wanted = slots + num;
   Pass following = {num, num, ids, positions, slots, wanted};
@@ -519,7 +519,7 @@ int64_t adasd_draft(Team *team, const Model *m, const Cache *cache, const Pass *
     positions[s] = pass->positions[pass->wanted[s]];
     slots[s] = pass->slots[pass->wanted[s]];
   }
-  for (int64_t done = 0;; pass = &following) {
+  for (int64_t done = 0;; pass = &following, logits += stride) {
     int stops = 0;
     adasd_forward(team, m, cache, pass, scratch, logits);
     for (int64_t s = 0; s < num; s++) {

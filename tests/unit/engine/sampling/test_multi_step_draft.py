@@ -38,6 +38,7 @@ def step_by_step(*args, **settings):
         StopRule(30, entropy_ceiling=CEILING),
         StopRule(30, confidence_floor=FLOOR, want_runner_ups=True),
         StopRule(30, table=TABLE),
+        StopRule(30, entropy_ceiling=CEILING, row_len=7, want_runner_ups=True),
     ],
 )
 @pytest.mark.parametrize("lengths", [(3,), (1, 30, 9, 55)])
@@ -52,11 +53,35 @@ def test_blocks_are_those_of_single_steps(rule, lengths):
         assert len(one.runner_ups) == (len(one.tokens) if rule.want_runner_ups else 0)
         assert one.entropies == pytest.approx(other.entropies, abs=1e-4)
         assert quick.cached_len(str(i)) == held.cached_len(str(i)) == one.base_len + len(one.tokens) - 1
+        if rule.row_len:
+            assert one.distributions.ids.shape == (len(one.tokens), rule.row_len)
+            assert one.distributions.ids.tolist() == other.distributions.ids.tolist()
+            assert one.distributions.logprobs == pytest.approx(other.distributions.logprobs, abs=1e-4)
     if rule.table:
         assert any(1 < len(one.tokens) < rule.max_tokens for one in found)
     if rule.entropy_ceiling == CEILING:
         assert all(h <= CEILING for one in found for h in one.entropies[:-1])
         assert any(one.entropies[-1] > CEILING for one in found)
+
+
+def test_sessions_that_draft_together_send_distributions_of_their_own_lengths():
+    texts, lens = prompts(9, 20, 4), (5, 0, 3)
+    e, passes = engine("qwen3"), 0
+    for i, (text, row_len) in enumerate(zip(texts, lens, strict=True)):
+        e.open(OpenCall(str(i), GREEDY, 80))
+        e.submit(DraftCall(str(i), 0, 0, text, StopRule(8, row_len=row_len)))
+    answers = {}
+    while e.num_pending:
+        passes += 1
+        answers |= {answer.session: answer for answer in e.step()}
+    assert passes == 1, "prompts and all eight tokens at once"
+    for i, (text, row_len) in enumerate(zip(texts, lens, strict=True)):
+        (alone,) = drafted(step_by_step("qwen3"), [text], StopRule(8, row_len=row_len))
+        assert answers[str(i)].tokens == alone.tokens
+        if row_len:
+            assert answers[str(i)].distributions.ids.tolist() == alone.distributions.ids.tolist()
+        else:
+            assert answers[str(i)].distributions is None
 
 
 def test_entropy_and_largest_probability_are_those_of_the_softmax(monkeypatch):
