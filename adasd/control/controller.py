@@ -69,6 +69,11 @@ class Shared:
     slices: dict[int, Slices] = field(default_factory=dict)  # by load, of requests that do not
     states: OrderedDict[Method, Any] = field(default_factory=OrderedDict)
 
+    def slices_at(self, load: int) -> Slices:
+        """The slices under this load."""
+        known = self.slices.get(load)
+        return Slices.before_trials(load, self.bypass.drafts) if known is None else known
+
     def state(self, method: Method) -> Any:
         """The state of a method."""
         state = self.states.pop(method) if method in self.states else method.start(None)
@@ -81,8 +86,8 @@ class Shared:
 class Controller:
     """The state that all requests of one pair of models share.
 
-    It is kept per circumstance, except for the times of verdicts, which all circumstances share. ``num_running``
-    requests are past their prompt.
+    It is kept per circumstance, except for the times of verdicts, which all circumstances share. ``num_open`` requests
+    have a slot on a target; ``num_running`` of them are past their prompt.
     ``tiers`` are the names of the draft models, the preferred one first.
     """
 
@@ -92,12 +97,12 @@ class Controller:
         self.selector = Selector((*self.tiers, *draft_sources.PREFERRED), judged=draft_sources.PREFERRED)
         self._target = Estimates()  # its times of verdicts are shared by all circumstances
         self._shared: dict[Circumstance, Shared] = {}
-        self.num_running = 0
+        self.num_open = self.num_running = 0
 
     @property
     def load(self) -> int:
-        """The class of the number of running requests (``load_of``)."""
-        return load_of(self.num_running)
+        """The class of the number of open requests (``load_of``)."""
+        return load_of(self.num_open)
 
     def effective(
         self, options: SpeculationOptions, transform: SamplingTransform | None = None
@@ -133,7 +138,7 @@ class Controller:
         """Update the shared state with a request's round; ``methods`` are those that learn from it."""
         known, load = self.shared(at), self.load
         if may_bypass and load:
-            known.slices[load] = known.slices.get(load, FIRST_SLICE).learn(round, self.num_running)
+            known.slices[load] = known.slices_at(load).learn(round, self.num_running)
         elif may_bypass:
             known.bypass = known.bypass.learn(round, known.estimates.plain_ms(), patience=patience(at.source))
         known.estimates = self._target = known.estimates.learn(round, load)
@@ -150,7 +155,6 @@ def patience(source: str) -> int:
     return PATIENCE if source in draft_sources.LOOKUPS else HOPELESS_ROUNDS
 
 
-FIRST_SLICE = Slices()
 FAR_BELOW, PATIENCE = 0.5, 4
 """Under load, where times vary widely, a request stops drafting by itself only at this relative loss, or after so many
 vain rounds in a row: a mixture of requests that draft and others that do not is slower than either."""
@@ -180,7 +184,7 @@ class SessionController:
         self._failed: set[str] = set()
         self._unused: Mapping[str, Unused] = {}
         self._planned = False  # whether the current round was planned to draft
-        self._is_running = False
+        self._is_open = self._is_running = False
         self.sources_used: tuple[str, ...] = ()
         self._begin(self._first_source())
 
@@ -268,15 +272,22 @@ class SessionController:
 
     # ----------------------------------------------------------------- rounds
 
+    def has_slot(self) -> None:
+        """The target has room for the request; later calls do nothing."""
+        self._controller.num_open += not self._is_open
+        self._is_open = True
+
     def prompt_was_read(self) -> None:
         """The request's rounds begin; later calls do nothing."""
+        self.has_slot()
         self._controller.num_running += not self._is_running
         self._is_running = True
 
     def end(self) -> None:
         """The request is over; later calls do nothing."""
+        self._controller.num_open -= self._is_open
         self._controller.num_running -= self._is_running
-        self._is_running = False
+        self._is_open = self._is_running = False
 
     @property
     def _plain_ms(self) -> float | None:
@@ -288,7 +299,7 @@ class SessionController:
         """What all requests of this circumstance do together; None if this one runs alone, or always drafts."""
         if self._bypass is None or not self._controller.load:
             return None
-        return self._controller.shared(self._at).slices.get(self._controller.load, FIRST_SLICE)
+        return self._controller.shared(self._at).slices_at(self._controller.load)
 
     @property
     def _may_draft(self) -> bool:

@@ -25,6 +25,8 @@ MARGIN = 0.02
 """Relative gain from which on the other kind of slice becomes the usual one."""
 CLEAR = 0.25
 """Relative gain for which one trial is enough; otherwise it takes two."""
+MANY = 2
+"""Load (``load_of``) from which on requests decode plainly before the first trial: eight at a time."""
 PROBING = 0.01
 SHORTEST_WAIT, LONGEST_WAIT = 8, 256
 """Usual slices between two trials. Every change costs something too: drafts are attached and read the text."""
@@ -46,6 +48,11 @@ class Slices:
     lost_ms: float = 0.0  # what the last trial has cost
     log_gain: float = 0.0  # mean logarithm of drafting's rate over the plain rate
     weight: float = 0.0  # decayed number of trials
+
+    @classmethod
+    def before_trials(cls, load: int, alone_drafts: bool) -> Slices:
+        """Before anything is known under this load; ``alone_drafts``: whether a request that runs alone drafts."""
+        return DRAFTING if load < MANY and alone_drafts else PLAIN
 
     @property
     def draft(self) -> bool:
@@ -99,3 +106,6 @@ class Slices:
             return False
         is_paid = self.waited_ms >= self.lost_ms / PROBING or self.waited >= LONGEST_WAIT
         return is_paid or self.weight < 1.5  # the second trial comes soon
+
+
+DRAFTING, PLAIN = Slices(usually_draft=True), Slices(usually_draft=False)

@@ -63,7 +63,9 @@ def call_draft(
     """Make the draft continue the committed tokens and those assumed after them (``behind``); feed what it lacks."""
     epoch = session.last_epoch + 1
     side = session.draft.asked(epoch, session.committed, behind, only_feeds=rule.max_tokens == 0)
-    call = DraftCall(session.request.request_id, epoch, side.keep_len, side.feeding, rule, optimistic)
+    call = DraftCall(
+        session.request.request_id, epoch, side.keep_len, side.feeding, rule, optimistic, session.patience_s
+    )
     return session._replace(last_epoch=epoch, draft=side), AskDraft(call)
 
 

@@ -16,6 +16,7 @@ acceptance the draft is fed two tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,9 +62,15 @@ MOST_FED = 16
 """Committed tokens that a draft's cache may lack when it is asked for a block."""
 
 
-def begin(request: GenerationRequest, eos_ids: frozenset[int], decode: Decode) -> Step:
-    """Start a session. If ``max_tokens`` is 0 it ends at once, unless logprobs of the prompt are wanted."""
-    session, sampling = Session(request, eos_ids, decode, committed=request.prompt), request.sampling
+def begin(
+    request: GenerationRequest, eos_ids: frozenset[int], decode: Decode, patience_s: float = math.inf
+) -> Step:
+    """Start a session. If ``max_tokens`` is 0 it ends at once, unless logprobs of the prompt are wanted.
+
+    ``patience_s``: of its draft calls.
+    """
+    session = Session(request, eos_ids, decode, committed=request.prompt, patience_s=patience_s)
+    sampling = request.sampling
     if sampling.max_tokens == 0 and sampling.prompt_logprobs is None:
         return finish(session, FinishReason.LENGTH)
     return session, (AttachTarget(),)

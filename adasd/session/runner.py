@@ -13,7 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from adasd.control.controller import Controller
@@ -55,7 +55,10 @@ from adasd.session.tasks import AsyncioTasks, Tasks
 log = logging.getLogger(__name__)
 
 PATIENCE_SHARE = 0.5
-"""Share of ``draft_timeout_s`` after which the draft begins no further token; then there is time to answer."""
+"""Share of ``draft_timeout_s`` after which the draft begins no further token; then there is time to answer.
+
+A block that takes long comes short: dropping it for its length would change what sampling emits.
+"""
 
 
 def as_measured(done: RoundCompleted) -> RoundCompleted:
@@ -138,7 +141,8 @@ class Runner:
         late = Fail(DeadlineExceeded("the request", timeout_s))
         deadline = self.tasks.call_later(timeout_s, partial(self.tasks.post, late))
         try:
-            session, actions = begin(self.request, self.shared.eos_ids, self.shared.decode)
+            patience_s = PATIENCE_SHARE * self.settings.draft_timeout_s
+            session, actions = begin(self.request, self.shared.eos_ids, self.shared.decode, patience_s)
             while True:
                 pending = self.perform(actions)
                 if pending.plan is not None:  # send the next calls before yielding the verdict's chunk
@@ -217,7 +221,8 @@ class Runner:
         return pending
 
     def means_to_draft(self) -> bool:
-        """Whether the first round would draft; if not, no draft is attached until a round would."""
+        """The target has a slot: whether the first round would draft. If not, no draft is attached until one would."""
+        self.controller.has_slot()
         return self.controller.plan(self.request.sampling.max_tokens, 0, 0).draft.max_tokens > 0
 
     def plan(self, ask: AskPlan) -> Planned:
@@ -233,8 +238,6 @@ class Runner:
         )
 
     async def ask_draft(self, call: DraftCall, draft: Drafter) -> None:
-        """A block that takes long comes short: dropping it for its length would change what sampling emits."""
-        call = replace(call, patience_s=PATIENCE_SHARE * self.settings.draft_timeout_s)
         self.newest_draft_call = call.epoch
         late = self.tasks.call_later(self.settings.draft_timeout_s, partial(self.be_late, call))
         asked_s = self.shared.clock()

@@ -5,6 +5,7 @@ Values that change every round are named tuples: copying one with a change takes
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -147,6 +148,7 @@ class Session(NamedTuple):
     eos_ids: frozenset[int]
     decode: Decode
     committed: tuple[int, ...]  # prompt + answer; the newest token is never cached yet
+    patience_s: float = math.inf  # of its draft calls
     phase: Phase = Phase.ATTACHING
     epoch: int = 0  # of the reply that the current round waits for
     last_epoch: int = 0  # of the newest call
