@@ -11,7 +11,7 @@ from load_tests.faults.faults import possible
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
-NUM_REQUESTS = 300
+NUM_REQUESTS = 200
 CONCURRENCY = 16
 
 
@@ -22,7 +22,7 @@ def found() -> dict[str, Any]:
         chaos.DEMO / "draft",
         NUM_REQUESTS,
         CONCURRENCY,
-        every_s=6.0,
+        every_s=4.0,
         seed=0,
         max_tokens=96,
         drafts_gone_s=8.0,
