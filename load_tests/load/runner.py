@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -96,6 +97,8 @@ async def run(
             await _play(done, stage, watch, show)
         except asyncio.CancelledError:
             done.ended_early, done.was_interrupted = f"interrupted after {now():.0f} s", True
+            with suppress(asyncio.CancelledError):  # interrupted a second time
+                await _look_once_more(done, stage, watch)
         except (ServerGone, RuntimeError) as error:  # RuntimeError: a command of the cluster failed
             done.ended_early = str(error)
         finally:
@@ -142,6 +145,13 @@ async def _look_and_play(done: ScenarioRun, stage: Stage, watch: Watch) -> None:
     faults = Faults(stage.server.cluster, chaos.settings(), random.Random(stage.options.seed))
     async with injecting(faults, stage.generator.now, EVERY_S, unnoticed()) as done.injections:
         await done.scenario.play(stage)
+
+
+async def _look_once_more(done: ScenarioRun, stage: Stage, watch: Watch) -> None:
+    """After an interruption, where what a server holds must not grow: let running answers end, and look."""
+    if done.scenario.stays_flat and done.before is not None:
+        await stage.settle()
+        done.after = await _idle(stage, watch)
 
 
 async def _keep_showing(stage: Stage, show: Show) -> None:

@@ -131,6 +131,20 @@ async def test_an_interrupted_run_keeps_what_was_measured():
     assert await nothing_runs()
 
 
+async def test_an_interrupted_soak_still_looks_whether_anything_grew():
+    async with serving() as (fake, _):
+        asked = options(num_requests=400, seconds=60.0)
+        running = asyncio.ensure_future(run(SCENARIOS["soak"], Server(fake.url, None), asked))
+        await soon(lambda: fake.num_told > 30)  # of which 20 to warm up
+        running.cancel()
+        done = await running
+    assert done.was_interrupted
+    assert done.before is not None
+    assert done.after is not None
+    assert set(outcomes(done)) == {Outcome.DONE}
+    assert await nothing_runs()
+
+
 async def test_a_server_that_refuses_the_first_request_is_reported():
     async with serving() as (fake, _):
         server = Server(f"{fake.url}/elsewhere", None)
