@@ -12,7 +12,7 @@ from pathlib import Path
 from adasd.demo.tasks import Task, check, heldout
 from adasd.errors import ConfigError
 from adasd.evaluate.families.ask import Split, asks
-from adasd.evaluate.families.twelve import FAMILIES, SHORT
+from adasd.evaluate.families.twelve import FAMILIES, FREE_WORDING, SHORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ WORKLOADS: dict[str, Callable[[int, int], list[Question]]] = {
     "dev": partial(families, split=Split.DEV),
     "test": partial(families, split=Split.TEST),
     "short": partial(families, split=Split.TEST, names=SHORT),
+    "free": partial(families, split=Split.TEST, names=FREE_WORDING),
 }
 """Workloads that come with the library, by name: (questions per task, seed) -> questions."""
 

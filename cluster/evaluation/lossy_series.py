@@ -25,6 +25,16 @@ REAL, SAMPLED = "smollm2", "smollm2-sampled"
 """The series of the real pair, greedy and at temperature 1."""
 NUM_SHORT = 100
 """Short prompts per family."""
+FREE = (
+    PLAIN,
+    VANILLA,
+    "static-2",
+    "static-3",
+    "calibrated",
+    GUARDED,
+    f"calibrated+{GUARDED.partition('+')[2]}",
+)
+"""On free wording: the baselines of the goals, and drafting that is priced under the same acceptance."""
 OTHERS = (GUARDED, "adasd+collision", "adaedl+collision")
 RATIOS = (0.0, 0.1, 0.25, 0.5)
 """Guards to choose from: the least share of the target's largest probability that a relaxed token must have."""
@@ -44,6 +54,10 @@ class LossySeries:
     methods: tuple[tuple[float, tuple[str, ...]], ...]  # by temperature
     weights: str = "full"  # of both models; int8 is another pair, three times as fast
     scores: bool = True  # whether the target's log-likelihood of each answer is recorded
+    cost_ratio: float | None = (
+        None  # modelled time of a drafted token that methods are told; None: they measure
+    )
+    plain_of: str | None = None  # a series on the same target and prompts, whose plain answers these are too
 
 
 def demo_series() -> list[LossySeries]:
@@ -82,6 +96,7 @@ def demo_series() -> list[LossySeries]:
             160,
             ((0.0, (PLAIN, VANILLA, PUBLISHED, GUARDED, "adasd+collision")),
              (1.0, (PLAIN, VANILLA, PUBLISHED, GUARDED, "adasd+collision"))),
+            plain_of="demo",
         ),
     ]  # fmt: skip
 
@@ -99,12 +114,13 @@ def many_series() -> list[LossySeries]:
             title="Demo pair with a hopeless draft, 1,500 prompts",
             workload=workload,
             methods=methods,
+            plain_of="many",
         ),
     ]
 
 
 def real_series(target: str) -> list[LossySeries]:
-    """SmolLM2-135M with our draft on the twelve families, greedy by the clock and sampled; then many short prompts."""
+    """SmolLM2-135M with our draft: twelve families, greedy by the clock and sampled; free wording; short prompts."""
     greedy = LossySeries(
         REAL,
         "SmolLM2-135M with our draft",
@@ -129,6 +145,17 @@ def real_series(target: str) -> list[LossySeries]:
         ),
         replace(
             greedy,
+            name="free",
+            title="SmolLM2-135M in int8 with our draft, free wording",
+            workload=("free", 20, 0),
+            max_tokens=64,
+            methods=tuple((temperature, FREE) for temperature in (0.0, 1.0)),
+            weights="int8",
+            scores=True,
+            cost_ratio=0.1,
+        ),
+        replace(
+            greedy,
             name="short",
             title="SmolLM2-135M in int8 with our draft, short prompts",
             workload=("short", NUM_SHORT, 0),
@@ -144,8 +171,12 @@ def answered(
     series: LossySeries,
     folder: Path,
     on_run: Callable[[Method, float], None] = lambda method, temperature: None,
+    plain: Sequence[MethodRun] = (),
 ) -> list[MethodRun]:
-    """All runs of a series; those that the folder's journal has whole are read from there."""
+    """All runs of a series; those that the folder's journal has whole are read from there.
+
+    ``plain``: runs of the series ``plain_of``, of which plain decoding is taken.
+    """
     workload, num, seed = series.workload
     items = WORKLOADS[workload](num, seed)
     about = {
@@ -163,6 +194,11 @@ def answered(
             chosen = method(name)
             if not chosen.serves(temperature):
                 continue
+            if name == PLAIN and plain:
+                runs.append(
+                    next(one for one in plain if (one.method, one.temperature) == (chosen, temperature))
+                )
+                continue
             places = [f"{name} T={temperature:g} #{number}" for number in range(len(items))]
             if not all(place in journal.answers for place in places):
                 pair = pair or load_pair(
@@ -178,6 +214,7 @@ def answered(
                     [chosen],
                     [temperature],
                     max_tokens=series.max_tokens,
+                    cost_ratio=series.cost_ratio,
                     scores=series.scores,
                 )
                 for place, answer in zip(places, done.answers, strict=True):

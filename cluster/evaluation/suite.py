@@ -20,6 +20,7 @@ from adasd.config import SpeculationConfig
 from adasd.errors import AdasdError
 from adasd.evaluate.cells import Summary, summary
 from adasd.evaluate.colours import colour
+from adasd.evaluate.compared_methods import Method
 from adasd.evaluate.evaluation import Evaluation, build
 from adasd.evaluate.families.ask import Split
 from adasd.evaluate.html import page
@@ -76,7 +77,7 @@ def write_all(folder: Path, real_target: str, commit: str) -> int:
             pages.by_circumstance(exact),
         ]
         for series in (*demo_series(), *real_series(real_target), *many_series()):
-            runs[series.name] = _answers(series, kept, console)
+            runs[series.name] = _answers(series, kept, console, runs.get(series.plain_of or "", ()))
             report = _report(series, runs[series.name], made)
             parts += [f"## {series.title}", *pages.answers(report)]
             (folder / f"{series.name}.html").write_text(page(report, series.title), encoding="utf-8")
@@ -112,9 +113,14 @@ def _traces(pair: TracedPair, kept: Path, console: Console) -> dict[Split, Any]:
     return found
 
 
-def _answers(series: LossySeries, kept: Path, console: Console) -> list[MethodRun]:
+def _answers(
+    series: LossySeries, kept: Path, console: Console, plain: Sequence[MethodRun]
+) -> list[MethodRun]:
+    def say(method: Method, temperature: float) -> None:
+        console.print(f"{series.name}: {method.name}, T={temperature:g}")
+
     console.print(f"{series.name}: begins with {series.methods[0][1][0]}")
-    return answered(series, kept, lambda method, t: console.print(f"{series.name}: {method.name}, T={t:g}"))
+    return answered(series, kept, say, plain)
 
 
 def _report(series: LossySeries, runs: Sequence[MethodRun], made: str) -> Evaluation:

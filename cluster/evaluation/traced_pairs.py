@@ -114,12 +114,16 @@ def demo_pair() -> TracedPair:
 
 
 def real_pair(target: str) -> TracedPair:
-    """SmolLM2-135M with our draft, that draft made hopeless, and drafts made from the target; twelve families."""
+    """SmolLM2-135M with our draft, a hopeless and a strong one, and drafts made from the target; twelve families."""
     draft = str(packaged("models/smollm2-draft"))
     return TracedPair(
         "SmolLM2",
         target,
-        {"our draft": Drafts(draft), "hopeless draft": Drafts(draft, 0.35)},
+        {
+            "our draft": Drafts(draft),
+            "hopeless draft": Drafts(draft, 0.35),
+            "strong draft": Drafts(target, 0.05),
+        },
         {Split.DEV: ("dev", 2, 0), Split.TEST: ("test", 5, 0)},
         max_tokens=48,
         most_followed=6,
