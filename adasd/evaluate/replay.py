@@ -28,12 +28,19 @@ class Costs:
     verify_ms: float = 1.0  # a pass over one token
     verify_ms_per_token: float = 0.0  # added by each token of a block
     hop_ms: float = 0.0  # added to a round with a block, besides both models
+    step: int = (
+        0  # tokens of a pass after each of which it takes ``step_ms`` more, as a device with tiles; 0: none
+    )
+    step_ms: float = 0.0
+
+    def pass_ms(self, num_drafted: int) -> float:
+        """The target's pass over a block and the token before it."""
+        steps = num_drafted // self.step if self.step else 0
+        return self.verify_ms + num_drafted * self.verify_ms_per_token + steps * self.step_ms
 
     def round_ms(self, num_drafted: int) -> float:
-        if not num_drafted:
-            return self.verify_ms
-        per_token = self.draft_ms + self.verify_ms_per_token
-        return self.verify_ms + self.hop_ms + num_drafted * per_token
+        """A round with a block of that length; 0: plain."""
+        return self.pass_ms(num_drafted) + (self.hop_ms + num_drafted * self.draft_ms if num_drafted else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ def _completed(
     signals: Sequence[Signal], num_accepted: int, position: int, costs: Costs, rule: StopRule
 ) -> RoundCompleted:
     num = len(signals)
-    draft_ms, verify_ms = num * costs.draft_ms, costs.verify_ms + num * costs.verify_ms_per_token
+    draft_ms, verify_ms = num * costs.draft_ms, costs.pass_ms(num)
     block = None
     if num:
         entropies, confidences = zip(*signals, strict=True)
@@ -118,7 +125,16 @@ def _completed(
     num_judged = min(num_accepted + 1, num)
     exact_ok = tuple(i < num_accepted for i in range(num_judged))
     verdict = Verdict(
-        "replay", 0, position, num_accepted, 0, (False,) * num_accepted, exact_ok, compute_ms=verify_ms
+        "replay",
+        0,
+        position,
+        num_accepted,
+        0,
+        (False,) * num_accepted,
+        exact_ok,
+        compute_ms=verify_ms,
+        batch_size=1,
+        batch_tokens=1 + num,
     )
     hop_ms = costs.hop_ms if num else 0.0
     return RoundCompleted(block, verdict, draft_ms + hop_ms, verify_ms, rule=rule)

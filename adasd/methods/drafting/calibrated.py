@@ -7,21 +7,26 @@ next token is accepted with chance S_k (M a)_b, and drafting continues while
 
     S_k (M a)_b > price.
 
-The price is chosen too: for each price of a grid, M and a give the tokens that a round would yield and draft, and
-measured times give its duration; the price with the most tokens per millisecond is used. If plain decoding yields
-more, the round drafts nothing; a single token is then drafted from time to time, for 1 % of the time.
+The price is chosen too, and with it the longest block: for each price of a grid and each length, M and a give the
+tokens that a round would yield and draft, and measured times give its duration, with the curve of the target's passes
+by their tokens; the pair with the most tokens per millisecond is used. If plain decoding yields more, the round drafts
+nothing; a single token is then drafted from time to time, for 1 % of the time.
+
+The forecast is guarded by what happened: recent blocks show what the same blocks, cut shorter, would have yielded. If
+a cut is better by 3 % beyond the noise, blocks are cut there.
 
 If the entropy carries no information, this is the fixed length of highest goodput (SmartSpec, arXiv:2406.14066); if
 the entropy decides acceptance, it is AdaSD's and AdaEDL's ceiling with a price. It reads the draft's distributions,
 never a drafted token, so the exact tests stay exact. Shape letters: B bins, C = B + 1 rows of M (the last one for the
-first token of a block), G prices.
+first token of a block), G prices, K longest blocks (entry k - 1 is for k tokens).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from math import log
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -41,21 +46,50 @@ PRICES: tuple[float, ...] = tuple(np.geomspace(0.02, 0.98, 24).tolist())
 _PRICES_G1: Array = np.array(PRICES)[:, None]
 _SHAPE_2GB = (2, len(PRICES), NUM_BINS)
 MARGIN = 0.03
-"""Drafting continues unless plain decoding is expected to yield more by this share: estimates are noisy."""
+"""Drafting continues unless plain decoding is expected to yield more by this share: estimates are noisy. A cut
+must be better by it, too."""
 LONGEST = 16
 """Longest block in forecasts, in tokens."""
+_SIZES = LONGEST + 1
+_ACCEPTED_FROM = (NUM_BINS + 1) * NUM_BINS
+_BLOCKS_FROM = _ACCEPTED_FROM + NUM_BINS
+_EMITTED_L: Array = np.arange(1.0, _SIZES + 1)  # by accepted tokens, with the target's own
+_CUT_KL = np.minimum(np.arange(_SIZES)[None], np.arange(1, _SIZES)[:, None])  # length after a cut at k
+_ACCEPTED_BEYOND_KLL: Array = (np.arange(1.0 * _SIZES) - _CUT_KL)[:, None, :]
+ERRORS = 3.0
+"""Standard errors by which a cut must have been better than the blocks as they were."""
+GRID = 50.0
+"""Steps per factor e of the times that a choice is remembered for: they may differ by 2 %."""
 MOST_NEW = 64
 """Verdicts after which a forecast is made anew in any case: they are kept until then, and copied with the state."""
 
 
+class Choice(NamedTuple):
+    """The rule for some times."""
+
+    table: ChanceTable
+    longest: int  # tokens of a block
+    pays: bool  # whether it beats plain decoding (MARGIN)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Forecast:
-    """Chances by bin (a ChanceTable without its price), and a round's expected yield under each price."""
+    """Chances by bin (a ChanceTable without its price), and a round's expected yield under each price and length."""
 
     chances: tuple[float, ...]
     next_chances: tuple[float, ...]
-    gain_G: Array  # accepted tokens per round
-    drafted_G: Array  # drafted tokens per round
+    gain_KG: Array  # accepted tokens per round
+    drafted_KG: Array  # drafted tokens per round
+    choices: dict[tuple[int, int, bool], Choice] = field(default_factory=dict)
+    """Made so far, by times (``_choice``); the curve is that of the first of them."""
+
+
+class Judged(NamedTuple):
+    """One verdict on a block: the bins of the judged tokens, of which the first ``num_accepted`` were accepted."""
+
+    bins: tuple[int, ...]
+    num_accepted: int
+    num_drafted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,56 +102,73 @@ class Priors:
     move_weight: float = 2.0  # of the mean over all rows of M, in moves of each row
 
 
-class Judged(NamedTuple):
-    """One verdict on a block: the bins of the judged tokens, of which the first ``num_accepted`` were accepted."""
-
-    bins: tuple[int, ...]
-    num_accepted: int
-
-
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Decayed counts of judged tokens; the forecast is computed on first use."""
+    """Decayed counts of judged tokens and of blocks; the forecast is computed on first use.
 
-    accepted_B: Array
-    judged_B: Array
-    moves_CB: Array
+    They lie in one array, so that verdicts are added in one step; the properties are views of it.
+    """
+
+    all_N: Array
     priors: Priors
 
     @classmethod
     def none(cls, priors: Priors) -> Counts:
-        return cls(np.zeros(NUM_BINS), np.zeros(NUM_BINS), np.zeros((NUM_BINS + 1, NUM_BINS)), priors)
+        return cls(np.zeros(_BLOCKS_FROM + _SIZES**2), priors)
+
+    @property
+    def moves_CB(self) -> Array:
+        """Judged tokens by the bin of the token before them and their own."""
+        return self.all_N[:_ACCEPTED_FROM].reshape(-1, NUM_BINS)
+
+    @property
+    def accepted_B(self) -> Array:
+        """Accepted tokens by bin."""
+        return self.all_N[_ACCEPTED_FROM:_BLOCKS_FROM]
+
+    @property
+    def blocks_LL(self) -> Array:
+        """Blocks by their drafted tokens (at most LONGEST) and their accepted tokens."""
+        return self.all_N[_BLOCKS_FROM:].reshape(_SIZES, _SIZES)
 
     def plus(self, verdicts: Sequence[Judged], fade: float) -> Counts:
         """The counts after these verdicts, the oldest first."""
-        bins, before, judged, accepted = list[int](), list[int](), list[float](), list[float]()
-        for age, verdict in enumerate(reversed(verdicts)):
-            num, weight = len(verdict.bins), fade**age
-            bins += verdict.bins
-            before += (FIRST, *verdict.bins[:-1])
-            judged += [weight] * num
-            accepted += [weight] * verdict.num_accepted + [0.0] * (num - verdict.num_accepted)
-        moves = NUM_BINS * np.array(before) + bins
-        left = fade ** len(verdicts)
-        return Counts(
-            left * self.accepted_B + np.bincount(bins, accepted, NUM_BINS),
-            left * self.judged_B + np.bincount(bins, judged, NUM_BINS),
-            left * self.moves_CB + np.bincount(moves, judged, self.moves_CB.size).reshape(-1, NUM_BINS),
-            self.priors,
-        )
+        places, weights = list[int](), list[float]()
+        for age, (bins, num_accepted, num_drafted) in enumerate(reversed(verdicts)):
+            before = (FIRST, *bins[:-1])
+            places += [NUM_BINS * row + bin for row, bin in zip(before, bins, strict=True)]
+            places += [_ACCEPTED_FROM + bin for bin in bins[:num_accepted]]
+            places.append(_BLOCKS_FROM + _SIZES * min(num_drafted, LONGEST) + min(num_accepted, LONGEST))
+            weights += [fade**age] * (len(places) - len(weights))
+        more_N = np.bincount(places, weights, self.all_N.size)
+        return Counts(fade ** len(verdicts) * self.all_N + more_N, self.priors)
 
     @cached_property
     def forecast(self) -> Forecast:
-        priors = self.priors
-        num_accepted, num_judged = self.accepted_B.sum(), self.judged_B.sum()
-        mean = (num_accepted + priors.chance * priors.weight) / (num_judged + priors.weight)
-        chance_B = (self.accepted_B + priors.pool_weight * mean) / (self.judged_B + priors.pool_weight)
-        share_B = self.moves_CB.sum(axis=0) + 1 / NUM_BINS
-        moves_CB = self.moves_CB + priors.move_weight * share_B / share_B.sum()
+        priors, accepted_B, moves_CB = self.priors, self.accepted_B, self.moves_CB
+        judged_B = moves_CB.sum(axis=0)
+        mean = (accepted_B.sum() + priors.chance * priors.weight) / (judged_B.sum() + priors.weight)
+        chance_B = (accepted_B + priors.pool_weight * mean) / (judged_B + priors.pool_weight)
+        share_B = judged_B + 1 / NUM_BINS
+        moves_CB = moves_CB + priors.move_weight * share_B / share_B.sum()
         moves_CB /= moves_CB.sum(axis=1, keepdims=True)
         next_chance_C = moves_CB @ chance_B
-        gain_G, drafted_G = _rounds(chance_B, next_chance_C, moves_CB)
-        return Forecast(tuple(chance_B.tolist()), tuple(next_chance_C[:FIRST].tolist()), gain_G, drafted_G)
+        gain_KG, drafted_KG = _rounds(chance_B, next_chance_C, moves_CB)
+        return Forecast(tuple(chance_B.tolist()), tuple(next_chance_C[:FIRST].tolist()), gain_KG, drafted_KG)
+
+    def cut(self, cost_L: Array) -> int:
+        """The length at which recent blocks should have been cut, by what 0 to LONGEST drafted tokens cost, in tokens.
+
+        A block shows what it would have yielded with fewer tokens, whatever its entropies said. LONGEST unless a cut
+        is better by MARGIN of all tokens and by ERRORS.
+        """
+        saved_KLL = (cost_L - cost_L[_CUT_KL])[:, :, None] - _ACCEPTED_BEYOND_KLL  # tokens per block
+        saved_K = (self.blocks_LL * saved_KLL).sum(axis=(1, 2))
+        error_K = np.sqrt((self.blocks_LL * saved_KLL**2).sum(axis=(1, 2)))
+        place = int((saved_K - ERRORS * error_K).argmax())
+        tokens = float((self.blocks_LL * _EMITTED_L).sum())
+        is_shown = saved_K[place] > max(MARGIN * tokens, ERRORS * error_K[place])
+        return place + 1 if is_shown else LONGEST
 
 
 class CalibratedState(NamedTuple):
@@ -140,7 +191,7 @@ class Calibrated(DraftingMethod[CalibratedState]):
         0.995, "of all counts, per round with a block: a memory of 200 rounds", low=0, high=1
     )
     refresh: float = setting(
-        0.1, "new tokens, as a share of all counted, from which on forecasts are anew", low=0
+        0.2, "new tokens, as a share of all counted, from which on forecasts are anew", low=0
     )
     probing: float = setting(
         0.01, "share of the time that trials may take while drafting does not pay", low=0.0001
@@ -160,22 +211,35 @@ class Calibrated(DraftingMethod[CalibratedState]):
         cap = outlook.max_draft_tokens
         if not outlook.has_times:
             return StopRule(min(self.initial, cap))
-        forecast = state.believed.forecast
-        best, pays = self._best(forecast, outlook)
-        if outlook.may_bypass and not pays:
+        choice = self._choice(state.believed, outlook)
+        if outlook.may_bypass and not choice.pays:
             one_token_now = state.waited >= self._wait(state, outlook)  # a trial: does drafting pay again?
             return StopRule(int(one_token_now))
-        return StopRule(cap, table=ChanceTable(forecast.chances, forecast.next_chances, PRICES[best]))
+        return StopRule(min(cap, choice.longest), table=choice.table)
 
     @staticmethod
-    def _best(forecast: Forecast, outlook: RoundOutlook) -> tuple[int, bool]:
-        """Index of the price with the most tokens per millisecond, and whether it beats plain decoding (MARGIN)."""
-        draft_ms, hop_ms, verify_ms = outlook.draft_ms or 0.0, outlook.hop_ms or 0.0, outlook.verify_ms or 0.0
-        token_ms = outlook.exposed * draft_ms + outlook.verify_ms_per_token
-        ms_G = verify_ms + hop_ms + forecast.drafted_G * token_ms
-        rate_G = (1 + forecast.gain_G) / np.maximum(ms_G, 1e-6)
-        best = int(rate_G.argmax())
-        return best, bool(rate_G[best] * (outlook.plain_ms or verify_ms) > 1 - MARGIN)
+    def _choice(believed: Counts, outlook: RoundOutlook) -> Choice:
+        """Price and longest block with the most tokens per millisecond; remembered for like times."""
+        forecast, verify_ms = believed.forecast, outlook.verify_ms or 0.0
+        round_ms = max(verify_ms + (outlook.hop_ms or 0.0), 1e-6)
+        token_ms = outlook.exposed * (outlook.draft_ms or 0.0) + outlook.verify_ms_per_token
+        plain_ms = outlook.plain_ms or verify_ms
+        token, plain = (round(GRID * log(max(ms / round_ms, 1e-6))) for ms in (token_ms, plain_ms))
+        key = token, plain, outlook.is_shared
+        known = forecast.choices.get(key)
+        if known is not None:
+            return known
+        block_ms_L = token_ms * np.arange(_SIZES) + _bends_L(outlook)
+        going_on_KG = np.diff(forecast.drafted_KG, axis=0, prepend=0.0)  # P(a block has a k-th token)
+        ms_KG = round_ms + block_ms_L[0] + np.cumsum(going_on_KG * np.diff(block_ms_L)[:, None], axis=0)
+        rate_KG = (1 + forecast.gain_KG) / np.maximum(ms_KG, 1e-6)
+        longest, price = divmod(int(rate_KG.argmax()), len(PRICES))
+        best = float(rate_KG[longest, price])
+        table = ChanceTable(forecast.chances, forecast.next_chances, PRICES[price])
+        longest = min(longest + 1, believed.cut(best * block_ms_L))
+        choice = Choice(table, longest, best * plain_ms > 1 - MARGIN)
+        forecast.choices[key] = choice
+        return choice
 
     def learn(self, state: CalibratedState, round: RoundCompleted) -> CalibratedState:
         drafted, verdict = round.drafted, round.verdict
@@ -185,7 +249,10 @@ class Calibrated(DraftingMethod[CalibratedState]):
             return state  # the source has no distribution
         num_judged = min(verdict.num_accepted + 1, round.num_drafted)
         bins = tuple([entropy_bin(entropy) for entropy in drafted.entropies[:num_judged]])
-        new, num_new = (*state.new, Judged(bins, verdict.num_accepted)), state.num_new + num_judged
+        new, num_new = (
+            (*state.new, Judged(bins, verdict.num_accepted, round.num_drafted)),
+            state.num_new + num_judged,
+        )
         total = self.fade * state.total + num_judged
         if num_new >= self.refresh * total or len(new) == MOST_NEW:
             return CalibratedState(state.believed.plus(new, self.fade), total=total)
@@ -198,23 +265,31 @@ class Calibrated(DraftingMethod[CalibratedState]):
         return min(rounds, self.longest_wait) * min(1.0, state.total / self.enough)
 
 
-def _rounds(chance_B: Array, next_chance_C: Array, moves_CB: Array) -> tuple[Array, Array]:
-    """Expected accepted and drafted tokens per round for every price, by the Markov chain of bins; drafts at least one.
+def _bends_L(outlook: RoundOutlook) -> Array:
+    """Milliseconds beyond a line of a pass over a block of 0 to LONGEST tokens.
 
-    ``reach_GB`` is the chance that a block has a k-th token and it is of bin b, ``stand_GB`` the chance that it is
-    also accepted with all tokens before it. S_k is approximated by its mean over those blocks. Both are one array, as
-    the arrays are so small that the number of operations counts.
+    0 if unknown, and in a pass that others share, whose curve says nothing of this block alone.
+    """
+    bends = [] if outlook.is_shared else outlook.cost.bends(_SIZES)
+    return np.array(bends or [0.0] * _SIZES)
+
+
+def _rounds(chance_B: Array, next_chance_C: Array, moves_CB: Array) -> tuple[Array, Array]:
+    """Expected accepted and drafted tokens per round for every longest block and price, by the Markov chain of bins.
+
+    At least one token is drafted. ``reach_GB`` is the chance that a block has a k-th token and it is of bin b,
+    ``stand_GB`` the chance that it is also accepted with all tokens before it. S_k is approximated by its mean over
+    those blocks. Both are one array, as the arrays are so small that the number of operations counts.
     """
     first_B = moves_CB[FIRST]
     chances_2GB = np.stack((first_B, first_B * chance_B)).repeat(len(PRICES), axis=0).reshape(_SHAPE_2GB)
-    going_on_2GB = np.zeros(_SHAPE_2GB)  # sums over k, of the blocks that have a token after the k-th
+    going_on_K2GB = np.zeros((LONGEST, *_SHAPE_2GB))  # of the blocks that have a token after the k-th
     inner_BB, next_B = moves_CB[:FIRST], next_chance_C[:FIRST]
-    for _ in range(1, LONGEST):
+    for k in range(1, LONGEST):
         reach_GB, stand_GB = chances_2GB
         goes_on_GB = stand_GB * next_B > _PRICES_G1 * reach_GB
-        chances_2GB *= goes_on_GB
-        going_on_2GB += chances_2GB
-        chances_2GB = chances_2GB @ inner_BB
+        chances_2GB = np.multiply(chances_2GB, goes_on_GB, out=going_on_K2GB[k]) @ inner_BB
         chances_2GB[1] *= chance_B
-    reached_GB, stood_GB = going_on_2GB
-    return first_B @ chance_B + stood_GB @ next_B, 1 + reached_GB.sum(axis=1)
+    drafted_KG, gain_KG = going_on_K2GB[:, 0].sum(axis=2), going_on_K2GB[:, 1] @ next_B
+    drafted_KG[0], gain_KG[0] = 1.0, first_B @ chance_B
+    return gain_KG.cumsum(axis=0), drafted_KG.cumsum(axis=0)
