@@ -180,7 +180,8 @@ class SessionController:
         self._drafting = drafting_method(effective.drafting)
         self._distortion = 0.0
         self._acceptance = acceptance_method(effective.relaxation) if effective.relaxation else None
-        self._task = task_of(prompt)
+        self._temperature = ceil(2 * transform.temperature) / 2
+        self._task = task_of(prompt, (effective.mode, self._temperature))
         self._failed: set[str] = set()
         self._unused: Mapping[str, Unused] = {}
         self._planned = False  # whether the current round was planned to draft
@@ -192,8 +193,7 @@ class SessionController:
         """Start from a source's shared state; if isolated, from nothing and without the bypass, which reads times."""
         self.source, self._own = source, NOTHING
         self._own_rounds = 0
-        temperature = ceil(2 * self._transform.temperature) / 2
-        self._at = Circumstance(source, self.effective.mode, temperature, self._predicted)
+        self._at = Circumstance(source, self.effective.mode, self._temperature, self._predicted)
         known = Shared() if self.isolated else self._controller.shared(self._at)
         may_bypass = self.effective.may_bypass and not self.isolated
         self._bypass = known.bypass if may_bypass else None  # while it runs alone

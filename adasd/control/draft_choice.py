@@ -3,7 +3,8 @@
 On-the-fly adaptation (Liu, Park, Shen, ACL 2025 long 482) chooses the draft model by estimated goodput; the
 estimator here is our own reading. A source's yield is its tokens per unit of time, measured in *plain rounds*
 (verdicts without a block), so that a busy target does not count against the source in use. Yields are kept per source
-and per *task* (prompts that begin alike); a task with little evidence is shrunk towards the mean over all tasks.
+and per *task* (prompts that begin alike, of one mode and range of temperatures, which change what is accepted); a task
+with little evidence is shrunk towards the mean over all tasks.
 
 Look-ups are judged on every text that the target writes, used or not, as in HedgeSpec (arXiv:2510.20064): that costs
 nothing, so they are never tried. A draft model is judged on what it drafted. Among models, choices follow discounted
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import NamedTuple, Protocol
 
 TASK_LEN = 16
@@ -155,6 +156,6 @@ class Selector:
         return [name for name in self.candidates if name not in excluded] or list(self.candidates)
 
 
-def task_of(prompt: Sequence[int]) -> int:
-    """The task of a prompt, by its first tokens."""
-    return hash(tuple(prompt[:TASK_LEN]))
+def task_of(prompt: Sequence[int], kind: Hashable = None) -> int:
+    """The task of a prompt, by its first tokens; ``kind``: what else tasks are told apart by."""
+    return hash((tuple(prompt[:TASK_LEN]), kind))

@@ -6,6 +6,7 @@ Session, controller, runner and worker hosts are the real ones; the models are t
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -239,7 +240,8 @@ async def test_no_source_changes_the_output(faults, sampling, source):
     async with Workers(faults, seed=3) as workers:
         for number in range(MANY):
             favoured = ("model", "suffix")[number % 2]  # the fakes' times must not decide what is tried
-            controller.selector.learn(task_of(PROMPT), favoured, tokens=1e4, cost=1e3)
+            task = task_of(PROMPT, (Mode.EXACT, math.ceil(2 * sampling.temperature) / 2))
+            controller.selector.learn(task, favoured, tokens=1e4, cost=1e3)
             names = [f"s{number}.{i}" for i in range(1 if faults is CALM else 4)]
             options = {"ahead": True, "source": source, "controller": controller}
             answers = await asyncio.gather(*(answer(workers, name, sampling, **options) for name in names))

@@ -281,15 +281,14 @@ def _rounds(chance_B: Array, next_chance_C: Array, moves_CB: Array) -> tuple[Arr
     ``stand_GB`` the chance that it is also accepted with all tokens before it. S_k is approximated by its mean over
     those blocks. Both are one array, as the arrays are so small that the number of operations counts.
     """
-    first_B = moves_CB[FIRST]
+    first_B, inner_BB, next_B = moves_CB[FIRST], moves_CB[:FIRST], next_chance_C[:FIRST]
+    steps_2BB = np.stack((inner_BB, inner_BB * chance_B))
+    least_GB = _PRICES_G1 / next_B  # stand / reach above which a token is worth its price
     chances_2GB = np.stack((first_B, first_B * chance_B)).repeat(len(PRICES), axis=0).reshape(_SHAPE_2GB)
     going_on_K2GB = np.zeros((LONGEST, *_SHAPE_2GB))  # of the blocks that have a token after the k-th
-    inner_BB, next_B = moves_CB[:FIRST], next_chance_C[:FIRST]
     for k in range(1, LONGEST):
-        reach_GB, stand_GB = chances_2GB
-        goes_on_GB = stand_GB * next_B > _PRICES_G1 * reach_GB
-        chances_2GB = np.multiply(chances_2GB, goes_on_GB, out=going_on_K2GB[k]) @ inner_BB
-        chances_2GB[1] *= chance_B
+        goes_on_GB = chances_2GB[1] > least_GB * chances_2GB[0]
+        chances_2GB = np.multiply(chances_2GB, goes_on_GB, out=going_on_K2GB[k]) @ steps_2BB
     drafted_KG, gain_KG = going_on_K2GB[:, 0].sum(axis=2), going_on_K2GB[:, 1] @ next_B
     drafted_KG[0], gain_KG[0] = 1.0, first_B @ chance_B
     return gain_KG.cumsum(axis=0), drafted_KG.cumsum(axis=0)

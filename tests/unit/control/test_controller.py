@@ -7,7 +7,9 @@ import pytest
 
 from adasd.config import SpeculationConfig
 from adasd.control.controller import MAX_METHODS, Circumstance, Controller, EffectiveSpeculation
+from adasd.control.draft_sources import AUTO
 from adasd.errors import ConfigError, InvalidRequest
+from adasd.methods.policy import Stateless
 from adasd.methods.registry import (
     acceptance_method,
     acceptance_methods,
@@ -331,6 +333,44 @@ def test_states_that_mean_something_else_are_not_shared():
     assert begun(sampled, SamplingTransform(temperature=0.3), mode=Mode.ADAPTIVE).acceptance_threshold is None
     assert begun(controller, mode=Mode.EXACT).generation_threshold is None
     assert begun(controller, mode=Mode.ADAPTIVE, drafting="static").generation_threshold is None
+
+
+KEPT_APART = [
+    *((Mode.EXACT, {"drafting": one.name}, one) for one in drafting_methods()),
+    *((Mode.ADAPTIVE, {"drafting": one.name}, one) for one in drafting_methods()),
+    *((Mode.ADAPTIVE, {"acceptance": one.name}, one) for one in acceptance_methods()),
+]
+
+
+@pytest.mark.parametrize(("mode", "options", "method"), KEPT_APART, ids=str)
+def test_every_method_learns_by_mode_and_temperature(mode, options, method):
+    """What one circumstance learned changes no other one's state; its own state changes, if it has one."""
+    controller = Controller(SpeculationConfig())
+    session = begun(controller, SamplingTransform(temperature=0.7), mode=mode, **options)
+    for _ in range(80):
+        session.learn(a_round(1, 3, [0.1, 1.0, 2.0], [0.1, 0.6], [True, False], 3.0, 3.0, 5.0))
+        session.learn(a_round(2, 2, [0.1, 0.3], [0.1, 0.2], [True, True], 2.0, 2.0, 5.0))
+    own = Circumstance("model", mode, 1.0)
+    nothing = repr(method.start(None))
+    learns_nothing = isinstance(method, Stateless) or method.name == "confidence"  # its floor is constant
+    assert (repr(controller.shared(own).state(method)) == nothing) == learns_nothing
+    other_mode = Mode.EXACT if mode is Mode.ADAPTIVE else Mode.ADAPTIVE
+    for other in (
+        own._replace(temperature=0.0),
+        own._replace(temperature=1.5),
+        own._replace(mode=other_mode),
+    ):
+        assert repr(controller.shared(other).state(method)) == nothing
+
+
+def test_sources_are_rated_by_mode_and_temperature():
+    controller = Controller(SpeculationConfig(draft=AUTO))
+    tasks = {
+        begun(controller, transform, mode=mode)._task
+        for transform in (GREEDY, SamplingTransform(temperature=0.7), SamplingTransform(temperature=1.2))
+        for mode in (Mode.EXACT, Mode.ADAPTIVE)
+    }
+    assert len(tasks) == 6
 
 
 @pytest.mark.parametrize("transform", [SEEDED, SamplingTransform(temperature=0.0, seed=5)])
