@@ -186,10 +186,10 @@ def chat(
             else:
                 converse(talk)
     except httpx.HTTPError as error:
-        console.print(lost(url, error), soft_wrap=True, highlight=False)
+        console.print(lost(url, error), soft_wrap=True, highlight=False, markup=False)
         return 1
     except ServerRefusal as error:
-        console.print(f"{error}", soft_wrap=True, highlight=False)
+        console.print(f"{error}", soft_wrap=True, highlight=False, markup=False)
         return 1
     except KeyboardInterrupt:
         return 130

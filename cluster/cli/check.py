@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from adasd.config import EngineConfig
@@ -50,9 +51,9 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
     columns = {
         role: described(engine, config.tiers[role], card_bytes.get(role)) for role, engine in engines(config)
     }
-    table = Table("", *(Column(role, overflow="fold") for role in columns))
+    table = Table("", *(Column(escape(role), overflow="fold") for role in columns))
     for name, *values in zip(ROWS, *columns.values(), strict=True):
-        table.add_row(name, *values)
+        table.add_row(name, *map(escape, values))
     console.print(table)
     console.print(
         "The cache grows with use on a CPU and is taken at once on CUDA. context: tokens per session; without "
@@ -60,12 +61,12 @@ def check(config: ServeConfig, console: Console, address: str | None = None) -> 
         style="dim",
     )
     for sentence in found:
-        console.print(f"[red]✗[/red] {sentence}", soft_wrap=True, highlight=False)
+        console.print(f"[red]✗[/red] {escape(sentence)}", soft_wrap=True, highlight=False)
     for sentence in notes(config) if address is None else ():
-        console.print(f"[yellow]![/yellow] {sentence}", soft_wrap=True, highlight=False)
+        console.print(f"[yellow]![/yellow] {escape(sentence)}", soft_wrap=True, highlight=False)
     if not found:
         where = f" on {address}, as far as places go" if address else ""
-        console.print(f"[green]✓[/green] {config.model_name} can be served{where}.", highlight=False)
+        console.print(f"[green]✓[/green] {escape(config.model_name)} can be served{where}.", highlight=False)
     return 1 if found else 0
 
 

@@ -110,7 +110,7 @@ def bring_up_and_watch(config: ServeConfig, options: ServeOptions, console: Cons
                 within(options.start_timeout_s, lambda: deploy(config, options, steps))
                 wait_until_ready(config, options, steps, state_in_time, lambda: probe(config), lost_helpers)
                 steps.__exit__(None, None, None)
-                console.print(welcome(config), soft_wrap=True, highlight=False)
+                console.print(welcome(config), soft_wrap=True, highlight=False, markup=False)
                 watch(console, state_in_time, lost_helpers, lambda: shortage(folder) if folder else None)
             except TimeoutError as error:
                 raise StartFailed(f"Ray does not answer: {error}{where_logs_are(folder)}") from error

@@ -23,6 +23,9 @@ GIB = 1024**3
 
 def problems(config: ServeConfig) -> list[str]:
     """One sentence per problem; empty if it can be served here, as far as this machine can tell."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()  # its hints would be about the small random models that are tried
     found = []
     for role, engine in engines(config):
         found += [f"{role}: {sentence}" for sentence in _problems_of_model(engine)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import shutil
 import socket
 from dataclasses import replace
@@ -15,6 +16,7 @@ import transformers as hf
 from rich.console import Console
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from adasd.config import EngineConfig
 from adasd.errors import ConfigError
@@ -60,6 +62,17 @@ def test_a_model_of_another_kind_ends_in_a_sentence(other, pair, tmp_path):
     assert out.getvalue().count("✗") == 1
 
 
+def test_what_a_sentence_says_in_brackets_is_shown(pair, tmp_path):
+    folder = broken_copy(pair[0], tmp_path)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps({**settings, "quantization_config": {"quant_method": "gptq", "bits": 4}})
+    )
+    out = io.StringIO()
+    check(config(folder, pair[1]), Console(file=out, width=250))
+    assert "adasd-serve[gptq]" in out.getvalue()
+
+
 def test_it_is_readable_on_a_narrow_terminal(pair):
     out = io.StringIO()
     check(config(*pair), Console(file=out, width=80))
@@ -96,6 +109,12 @@ def test_a_good_pair_has_no_problem_and_status_0(pair):
     assert "can be served" in text
     assert str(pair[0]) in text
     assert "MiB" in text
+
+
+def test_hints_of_transformers_about_what_is_tried_are_not_shown(pair):
+    transformers_logging.set_verbosity_warning()
+    problems(config(pair[0]))
+    assert not transformers_logging.get_logger("transformers.models").isEnabledFor(logging.WARNING)
 
 
 def test_plain_decoding_needs_no_draft(pair):
