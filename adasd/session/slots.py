@@ -177,6 +177,11 @@ class SessionSlots:
                 self._tasks.post(Fail(WorkerLost("target", why)))
         elif self._next_draft is not None:
             return  # it is being exchanged already
+        elif isinstance(error, InvalidRequest):  # it cannot take such requests, now or later
+            self.draft = None
+            log.info("session %s gets no draft: %s", self._call.session, error)
+            self._tasks.post(DraftLost())
+            return self._release(slot)
         else:
             self.draft = None
             log.warning("session %s lost its draft: %s", self._call.session, error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -39,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"adasd: {error}", file=sys.stderr)
         return 2
-    return run(words[1:])
+    try:
+        return run(words[1:])
+    except BrokenPipeError:  # whoever reads the output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in its buffer
+        return 1
 
 
 def overview() -> str:

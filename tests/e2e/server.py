@@ -33,6 +33,7 @@ class Server:
         self.process, self.folder, self.port, self.grpc_port = process, folder, port, grpc_port
         self.output_file = output_file
         self.url = f"http://127.0.0.1:{port}"
+        self.statuses_before: set[int] = set()  # of requests that came before it was ready
 
     @property
     def output(self) -> str:
@@ -104,8 +105,15 @@ def running(
             start_new_session=True,
         )
     server = Server(process, folder, output_file, port, grpc_port)
+
+    def has_started() -> bool:
+        with suppress(httpx.HTTPError):
+            server.statuses_before.add(too_early.get("/v1/models").status_code)
+        return "Ctrl-C stops it" in server.output or process.poll() is not None
+
     try:
-        wait_for(lambda: "Ctrl-C stops it" in server.output or process.poll() is not None, START_TIMEOUT_S)
+        with httpx.Client(base_url=server.url, timeout=2.0) as too_early:
+            wait_for(has_started, START_TIMEOUT_S)
         if process.poll() is not None:
             raise AssertionError(f"adasd serve ended with status {process.returncode}:\n{server.output}")
         yield server

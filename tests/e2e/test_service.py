@@ -32,6 +32,11 @@ def test_it_is_alive_ready_and_lists_its_model(client: httpx.Client):
     assert (model["id"], model["adasd"]["verdict_backend"]) == ("pair", "torch")
 
 
+def test_requests_that_came_too_early_were_told_to_come_again(server: Server):
+    assert 503 in server.statuses_before
+    assert server.statuses_before <= {503, 200}
+
+
 def test_a_chat_answer_reports_its_tokens_and_its_speculation(client: httpx.Client):
     answer = ask(client, max_tokens=40, ignore_eos=True)
     assert answer["usage"]["completion_tokens"] == 40 == len(token_ids(answer))

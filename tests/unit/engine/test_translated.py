@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from adasd import LocalPair
 from adasd.config import SpeculationConfig
 from adasd.engine.translated import TranslatedDraft
 from adasd.errors import InvalidRequest, StaleCache
-from adasd.requests import SamplingParams
+from adasd.requests import Mode, SamplingParams, SpeculationOptions
 from adasd.rounds import DraftCall, OpenCall, SamplingTransform, StopRule
 from adasd.testing.fake_engine import FakeEngine
 from adasd.testing.loops import GREEDY, draft
@@ -74,6 +76,15 @@ def test_requests_that_need_probabilities_get_no_draft():
     engine.open(OpenCall("s", GREEDY, 50))
     with pytest.raises(InvalidRequest, match="no probabilities"):
         engine.submit(DraftCall("s", 0, 0, (1,), StopRule(2, row_len=4)))
+
+
+def test_in_mode_adaptive_it_is_left_out_once_and_not_lost(caplog):
+    caplog.set_level(logging.INFO, "adasd.session")
+    adaptive = SpeculationOptions(Mode.ADAPTIVE, "static")
+    answer = pair(translated()).generate((1, 2, 3), max_tokens=20, speculation=adaptive)
+    assert list(answer.token_ids) == TARGET.greedy([1, 2, 3], 20)
+    said = [record.getMessage() for record in caplog.records]
+    assert [sentence.split(":")[0].partition(" gets ")[2] for sentence in said] == ["no draft"]
 
 
 def test_the_cache_is_counted_in_the_targets_tokens():

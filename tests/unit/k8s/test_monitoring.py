@@ -19,6 +19,7 @@ from tests.unit.k8s.kustomize import build
 from tests.unit.k8s.schemas import complaints
 
 MONITORING = K8S / "monitoring"
+PAGE = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 RULES = [
     rule
     for group in yaml.safe_load((MONITORING / "rules.yaml").read_text())["groups"]
@@ -93,6 +94,15 @@ def test_the_monitors_find_the_service_and_its_pods(manifests):
         assert wanted.items() <= template["metadata"]["labels"].items()
         names = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
         assert {endpoint["port"] for endpoint in documents["PodMonitor"]["podMetricsEndpoints"]} <= names
+
+
+def test_the_prometheus_of_a_helm_release_takes_monitors_and_rules_and_an_overlay_names_another():
+    of_prometheus = [d for d in build(MONITORING) if d["apiVersion"].startswith("monitoring.coreos.com/")]
+    assert {d["metadata"]["labels"]["release"] for d in of_prometheus} == {"kube-prometheus-stack"}
+    documented = re.search(r"```yaml\nresources: \[(\S+)\]\nlabels: (.*)\n```", PAGE)
+    assert documented is not None
+    assert (K8S / "overlays" / documented[1]).resolve() == MONITORING
+    assert yaml.safe_load(documented[2])[0]["pairs"].keys() == {"release"}
 
 
 def test_dashboards_travel_in_a_config_map():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 import adasd
@@ -55,6 +58,18 @@ def test_without_the_source_tree_a_load_test_says_what_it_needs(monkeypatch, cap
 def test_an_unknown_command_leaves_with_status_2(word, says, capsys):
     assert cli.main([word]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault():
+    """As in ``adasd completion bash | head``: the output is longer than a pipe holds."""
+    command = [sys.executable, "-m", "cluster.cli", "completion", "bash"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (1, b"")
 
 
 def test_the_version_is_the_package_s(capsys):
