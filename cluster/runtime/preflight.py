@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,7 +26,9 @@ def problems(config: ServeConfig) -> list[str]:
     """One sentence per problem; empty if it can be served here, as far as this machine can tell."""
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()  # its hints would be about the small random models that are tried
+    transformers_logging.set_verbosity(
+        logging.ERROR
+    )  # its hints would be about the small random models that are tried
     found = []
     for role, engine in engines(config):
         found += [f"{role}: {sentence}" for sentence in _problems_of_model(engine)]
