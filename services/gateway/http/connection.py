@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from adasd.errors import Cancelled, InvalidRequest
+from services.gateway.http.carried_body import carried_body
 from services.gateway.http.error_table import BodyTooLarge
 
 T = TypeVar("T")
@@ -32,6 +33,15 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and len(announced) < 20 and int(announced) > max_bytes:
         raise BodyTooLarge(max_bytes)
+    body = carried_body(request.scope)
+    if body is None:
+        body = await _received(request, max_bytes)
+    elif len(body) > max_bytes:
+        raise BodyTooLarge(max_bytes)
+    return _unzipped(body, max_bytes) if encoding == "gzip" else body
+
+
+async def _received(request: Request, max_bytes: int) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
@@ -43,7 +53,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise HTTPException(408, f"the body was not complete after {BODY_S:g} s; send it faster") from None
     except ClientDisconnect:
         raise Cancelled("the client left before its request was read") from None
-    return _unzipped(bytes(body), max_bytes) if encoding == "gzip" else bytes(body)
+    return bytes(body)
 
 
 def _unzipped(body: bytes, max_bytes: int) -> bytes:
@@ -60,7 +70,7 @@ def _unzipped(body: bytes, max_bytes: int) -> bytes:
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work``; cancel it and raise Cancelled if the client disconnects. The body must have been read."""
+    """Await ``work``; cancel it and raise Cancelled if the client disconnects. The body must be known."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnect(request))
     try:

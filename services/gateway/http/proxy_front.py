@@ -9,6 +9,7 @@ Serve calls ``middlewares`` where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH name
   answers requests that had no answer yet with 503. Serve alone would cut the one and answer 500 to the other.
 * The proxy listens before any orchestrator does. Until one has answered GET /health, requests get 503. Serve alone
   would answer 404 while it knows no application, and let requests wait without a limit while no replica is up.
+* The bodies of requests for answers go along with their heads (carried_body).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from adasd.errors import AdasdError, Code, Overloaded
 from adasd.ports import Clock
 from services.gateway.http import patience
+from services.gateway.http.carried_body import with_body
 from services.gateway.http.error_table import FULL_HEADER, error_body, error_response
 from services.gateway.http.event_stream import frame
 from services.observability.service_events import Observer, RequestRefused
@@ -98,6 +100,8 @@ class ProxyFront:
             return await error_response(Overloaded("every slot and every place in the queue is taken"))(
                 scope, receive, send
             )
+        if wants_answer:
+            scope, receive = await with_body(scope, receive)
         response = _Response(send, lambda status, is_full: self._learn(status, is_full, sent_s, wants_answer))
         has_left = False
 
