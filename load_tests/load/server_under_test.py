@@ -40,10 +40,10 @@ class Server:
 
 
 @contextmanager
-def demo_server(settings: Mapping[str, Any]) -> Iterator[Server]:
+def demo_server(settings: Mapping[str, Any], root: Path = record.ROOT) -> Iterator[Server]:
     """``adasd serve`` with the demo pair and these settings on free ports; all its processes are killed at the end.
 
-    ServerGone with the end of its output if it does not become ready.
+    ``root``: the checkout that serves. ServerGone with the end of its output if it does not become ready.
     """
     folder = Path(tempfile.mkdtemp(prefix="bench-"))  # short: Ray's socket paths hold 107 bytes
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ADASD_", "RAY_"))}
@@ -53,8 +53,8 @@ def demo_server(settings: Mapping[str, Any]) -> Iterator[Server]:
     with output.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "cluster.cli", "serve", "--config", str(folder / "config.yaml")],
-            cwd=record.ROOT,
-            env={**inherited, MARK: str(folder), "TMPDIR": str(folder)},
+            cwd=root,
+            env={**inherited, MARK: str(folder), "TMPDIR": str(folder), "PYTHONPATH": str(root)},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,

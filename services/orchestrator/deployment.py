@@ -33,8 +33,9 @@ from services.observability.service_events import Observer, to_all
 from services.observability.tracing import RequestTraces, provider
 from services.orchestrator.audit import Auditor
 from services.orchestrator.backend import OrchestratorBackend
+from services.orchestrator.held_leases import LeaseStream
 from services.orchestrator.peers import OrchestratorPeers
-from services.orchestrator.placement import LeasePlacement, LeaseStream, Tier
+from services.orchestrator.placement import LeasePlacement, Tier
 from services.orchestrator.readiness import Prober, Readings
 from services.orchestrator.sampling_defaults import sampling_defaults
 from services.replica import replica_name
@@ -126,7 +127,7 @@ class Orchestrator:
         defaults = await asyncio.to_thread(sampling_defaults, model.model) if recommended else {}
         self.links = LinkPool(tls=config.worker_tls)
         self.traces = request_traces(config)
-        placement = LeasePlacement(
+        tiers = (
             Tier("target", ServeLeaseClient(target), config.verify_timeout_s),
             {
                 name: Tier("draft", ServeLeaseClient(handle), DRAFT_CALL_TIMEOUT_S)
@@ -134,8 +135,9 @@ class Orchestrator:
             },
             self.links,
             config.admission_timeout_s,
-            *([self.traces.carrier] if self.traces else []),
         )
+        self.placement = placement = LeasePlacement(*tiers, *([self.traces.carrier] if self.traces else []))
+        probed = LeasePlacement(*tiers, keep_s=0.0)  # a probe goes all the way, and leaves no lease behind
         readings = Readings(has_draft=bool(drafts))
         context_len = resolve_max_context(model_config, model.max_context)
         registry = CollectorRegistry()
@@ -154,7 +156,7 @@ class Orchestrator:
         backend = OrchestratorBackend(
             config, tokenizer, context_len, placement, readings, self.tell, defaults
         )
-        placement.on_target = backend.learn
+        placement.on_target = probed.on_target = backend.learn
         self.orchestrator, self.backend = backend, InstrumentedBackend(backend, self.tell)
         link = HandleLink(snapshots) if snapshots else None
         self.reporter = Reporter(registry, replica_name(), "orchestrator", link)
@@ -162,7 +164,7 @@ class Orchestrator:
         self.keys = KeyRing(shares(config.api_keys, config.orchestrator.replicas))
         may_sleep = any(tier.min_replicas == 0 for tier in config.draft_tiers.values())
         prober = Prober(
-            placement,
+            probed,
             readings,
             may_sleep=may_sleep,
             holds_draft=lambda: placement.holds_draft,
@@ -218,6 +220,7 @@ class Orchestrator:
         if self.auditor is not None:
             await self.auditor.stop()
         await self.reporter.stop()
+        self.placement.close()
         await self.links.close()
         if self.traces is not None:
             await asyncio.to_thread(self.traces.shutdown)

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from adasd.errors import AdasdError, Overloaded, WorkerLost
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
+from services.orchestrator.held_leases import KEEP_S, HeldLease, HeldLeases, LeaseStream
 from services.transport.link import WorkerAddress
 from services.transport.link_pool import LinkPool
 from services.transport.options import LINK_FORM
@@ -29,14 +30,6 @@ RETRY_S = 0.2
 MAX_RETRY_S = 2.0
 DRAFT_LEASE_TIMEOUT_S = 2.0
 """A session does not queue for a draft; it tries again later (ServeConfig.reattach_s)."""
-
-
-class LeaseStream(Protocol):
-    """The streaming response of ``Worker.lease`` on a Serve handle."""
-
-    async def __anext__(self) -> dict[str, Any]: ...
-
-    def cancel(self) -> None: ...
 
 
 class LeaseClient(Protocol):
@@ -58,11 +51,11 @@ class LeasedSlot:
     """A slot on a worker (adasd.ports.Verifier). Opening it may still be in progress."""
 
     def __init__(
-        self, lease_id: str, stream: LeaseStream, line: RoundsLine, opening: asyncio.Future[None]
+        self, lease: HeldLease, line: RoundsLine, opening: asyncio.Future[None], leases: HeldLeases
     ) -> None:
-        self.lease_id, self.stream, self.line, self._opening = lease_id, stream, line, opening
+        self.lease, self.line, self._opening, self._leases = lease, line, opening, leases
         opening.add_done_callback(lambda done: done.cancelled() or done.exception())  # calls raise it instead
-        self.lost: asyncio.Future[str] = asyncio.ensure_future(self._until_lost())
+        self.lost: asyncio.Future[str] = asyncio.shield(lease.lost)  # ends with the slot, not with the lease
         self.released = False
 
     async def draft(self, call: DraftCall) -> DraftBlock:
@@ -80,26 +73,24 @@ class LeasedSlot:
             raise
 
     async def release(self) -> None:
-        """Give the slot back: close the line, then end the lease. Safe to call twice and to cancel."""
+        """Give the slot back: close the line, then end the lease or keep it. Safe to call twice and to cancel."""
         if self.released:
             return
         self.released = True
         self.lost.cancel()
+        is_free = False
         try:
             await self.line.close()
+            is_free = self._was_opened() and self.line.ended_well
         finally:
-            self.stream.cancel()
+            if is_free:
+                self._leases.give_back(self.lease)
+            else:
+                self.lease.end()
 
-    async def _until_lost(self) -> str:
-        try:
-            await self.stream.__anext__()
-        except StopAsyncIteration:
-            return "its lease expired"
-        except (Exception, asyncio.CancelledError) as error:
-            if self.released:
-                raise
-            return f"its replica died ({type(error).__name__})"
-        return "its lease was answered twice"
+    def _was_opened(self) -> bool:
+        opening = self._opening
+        return opening.done() and not opening.cancelled() and opening.exception() is None
 
 
 def is_first_call_sent_along(tier: Tier, call: OpenCall) -> bool:
@@ -137,12 +128,17 @@ class LeasePlacement:
         links: LinkPool,
         admission_timeout_s: float,
         headers: Callable[[str], Mapping[str, str] | None] = lambda _: None,
+        keep_s: float = KEEP_S,
     ) -> None:
-        """``headers`` returns a session's headers for its lines to workers (a trace context)."""
+        """``headers`` returns a session's headers for its lines to workers (a trace context).
+
+        ``keep_s``: how long a lease is kept for the next session; 0 for a new one each time.
+        """
         self.target, self.drafts, self.links = target, dict(drafts), links
         self.admission_timeout_s, self._headers = admission_timeout_s, headers
         self.on_target: Callable[[Mapping[str, Any]], None] = lambda _: None  # gets each grant of a target
         self._attempts = count()
+        self._leases = {tier: HeldLeases(keep_s) for tier in (target, *drafts.values())}
         self._draft_slots: set[LeasedSlot] = set()  # leased and not lost
 
     @property
@@ -178,8 +174,36 @@ class LeasePlacement:
 
     async def attach(self, tier: Tier, call: OpenCall, timeout_s: float) -> LeasedSlot:
         """One attempt; on failure, everything taken is given back."""
-        lease_id = f"{call.session}.{next(self._attempts)}"
-        stream = tier.lease_client(lease_id)
+        name, leases = f"{call.session}.{next(self._attempts)}", self._leases[tier]
+        lease = leases.take() or await self._granted(tier, name, timeout_s)
+        try:
+            worker = WorkerAddress(tier.role, lease.grant["address"], lease.grant["incarnation"])
+            headers = self._headers(call.session)
+            line = RoundsLine(
+                self.links, worker, lease.lease_id, tier.call_timeout_s, name=name, headers=headers
+            )
+            opening = asyncio.ensure_future(line.open(call))
+            try:
+                if is_first_call_sent_along(tier, call):
+                    await asyncio.sleep(0)  # lets the opening run its first step, which sends it
+                else:
+                    await opening
+            except BaseException:
+                await line.close()
+                raise
+        except BaseException:
+            lease.end()
+            raise
+        slot = LeasedSlot(lease, line, opening, leases)
+        if tier.role == "draft":
+            self._draft_slots.add(slot)
+            slot.lost.add_done_callback(lambda _: self._draft_slots.discard(slot))
+        return slot
+
+    async def _granted(self, tier: Tier, lease_id: str, timeout_s: float) -> HeldLease:
+        """A new lease, by Serve; Overloaded, or WorkerLost if the replica cannot be used."""
+        stream, leases = tier.lease_client(lease_id), self._leases[tier]
+        leases.num_asking += 1
         try:
             try:
                 # Not wait_for: before Python 3.12 it swallows a cancellation that coincides with the result.
@@ -194,23 +218,14 @@ class LeasePlacement:
             check_form(tier.role, grant)
             if tier is self.target:
                 self.on_target(grant)
-            worker = WorkerAddress(tier.role, grant["address"], grant["incarnation"])
-            headers = self._headers(call.session)
-            line = RoundsLine(self.links, worker, lease_id, tier.call_timeout_s, headers=headers)
-            opening = asyncio.ensure_future(line.open(call))
-            try:
-                if is_first_call_sent_along(tier, call):
-                    await asyncio.sleep(0)  # lets the opening run its first step, which sends it
-                else:
-                    await opening
-            except BaseException:
-                await line.close()
-                raise
         except BaseException:
             stream.cancel()
             raise
-        slot = LeasedSlot(lease_id, stream, line, opening)
-        if tier.role == "draft":
-            self._draft_slots.add(slot)
-            slot.lost.add_done_callback(lambda _: self._draft_slots.discard(slot))
-        return slot
+        finally:
+            leases.num_asking -= 1
+        return HeldLease(lease_id, stream, grant, leases.clock())
+
+    def close(self) -> None:
+        """End the leases that no session uses; from now on none outlives its session."""
+        for leases in self._leases.values():
+            leases.close()

@@ -41,6 +41,7 @@ class LinkSession:
 
     number: int
     lease: str  # id that its lease was granted to
+    name: str  # in replies
     ended: asyncio.Future[AdasdError | None]  # why it is over; None: it was closed
 
 
@@ -79,10 +80,11 @@ class Link:
 
     # ----------------------------------------------------------------- sessions and their asks
 
-    def session(self, lease: str) -> LinkSession:
-        """A new session. Its future ``ended`` is done when it is over for any reason."""
+    def session(self, lease: str, name: str | None = None) -> LinkSession:
+        """A new session, which replies call ``name`` (None: as its lease). ``ended`` is done when it is over."""
         self._num_sessions += 1
-        session = LinkSession(self._num_sessions, lease, self._loop.create_future())
+        ended = self._loop.create_future()
+        session = LinkSession(self._num_sessions, lease, name or lease, ended)
         self._sessions[session.number] = session
         if self.over is not None:
             self._end(session, self.over)
@@ -193,7 +195,7 @@ class Link:
         role = self.worker.role
         try:
             while (data := await self._stream.read()) is not grpc.aio.EOF:
-                frame = decode_replies(data, self._lease_of)
+                frame = decode_replies(data, self._name_of)
                 for reply in frame.replies:
                     self._deliver(reply)
                 for ended in frame.ended:
@@ -207,9 +209,9 @@ class Link:
             self._finish(WorkerLost(role, str(error)))
             self._stream.cancel()
 
-    def _lease_of(self, number: int) -> str | None:
+    def _name_of(self, number: int) -> str | None:
         waiting = self._waiting.get(number)
-        return None if waiting is None else waiting.session.lease
+        return None if waiting is None else waiting.session.name
 
     def _deliver(self, reply: Reply) -> None:
         waiting = self._waiting.pop(reply.number, None)

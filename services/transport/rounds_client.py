@@ -31,9 +31,10 @@ class RoundsLine:
         session: str,
         timeout_s: float,
         close_timeout_s: float = 1.0,
+        name: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """``session`` is the id that the lease was granted to.
+        """``session`` is the id that the lease was granted to, ``name`` what replies call the session (None: the same).
 
         ``timeout_s`` bounds the wait for each reply, ``close_timeout_s`` the wait for a clean end. ``headers`` go along
         with the opening (a trace context).
@@ -41,8 +42,9 @@ class RoundsLine:
         self.worker, self.session = worker, session
         self._timeout_s, self._close_timeout_s, self._headers = timeout_s, close_timeout_s, headers or {}
         self._pool, self._link = pool, pool.acquire(worker)
-        self._session = self._link.session(session)
+        self._session = self._link.session(session, name)
         self._closing: asyncio.Future[None] | None = None
+        self._is_silent = False  # the worker did not say in time that it ended the session
 
     @property
     def over(self) -> AdasdError | None:
@@ -53,6 +55,12 @@ class RoundsLine:
 
     def _closed(self) -> Cancelled:
         return Cancelled(f"the line of session {self.session} was closed")
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether the session is over because it was closed, so that its lease may be used again."""
+        ended = self._session.ended
+        return ended.done() and ended.result() is None and not self._is_silent
 
     async def open(self, call: OpenCall, timeout_s: float | None = None) -> None:
         """Take a slot. Errors: Overloaded, InvalidRequest, StaleIncarnation, UnknownSession, WorkerLost."""
@@ -90,7 +98,8 @@ class RoundsLine:
     async def _close(self) -> None:
         try:
             if self._link.close(self._session):
-                await asyncio.wait({self._session.ended}, timeout=self._close_timeout_s)
+                _, silent = await asyncio.wait({self._session.ended}, timeout=self._close_timeout_s)
+                self._is_silent = bool(silent)
         finally:
             self._link.forget(self._session)
             self._pool.release(self._link)

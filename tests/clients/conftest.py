@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.clients.collector import Collector, collecting
+from load_tests.latency.span_collector import Collector, collecting
 from tests.e2e.server import ROOT, Server, running
 
 MODEL = "adasd-demo"

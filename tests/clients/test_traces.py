@@ -10,8 +10,8 @@ import grpc
 import httpx
 import pytest
 
+from load_tests.latency.span_collector import Collector, Span
 from protos.adasd.v1 import generation_pb2 as pb
-from tests.clients.collector import Collector, Span
 from tests.clients.conftest import MODEL
 from tests.e2e.server import Server, ask, body, events, wait_for
 

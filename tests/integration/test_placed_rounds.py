@@ -52,8 +52,9 @@ class Stream:
 class Rig:
     """A target worker as Serve makes it, and a placement that leases from it. Openings wait for ``opened``."""
 
-    async def start(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.engine, self.may_open = CountingEngine(num_slots=2), asyncio.Event()
+    async def start(self, monkeypatch: pytest.MonkeyPatch, num_slots: int) -> None:
+        self.num_slots, self.num_grants = num_slots, 0
+        self.engine, self.may_open = CountingEngine(num_slots=num_slots), asyncio.Event()
         self.may_open.set()
         self.refusal: AdasdError | None = None
         self.worker = Worker.__new__(Worker)
@@ -61,7 +62,7 @@ class Rig:
             "target", TierConfig(EngineConfig("counting")), make_engine=lambda: self.engine
         )
         self.pool = LinkPool()
-        tier = Tier("target", lambda session: Stream(self.worker.lease(session)), 10.0)  # type: ignore[arg-type]
+        tier = Tier("target", self.lease, 10.0)
         drafts = {"model": replace(tier, role="draft")}
         self.placement = LeasePlacement(tier, drafts, self.pool, admission_timeout_s=20.0)
         engine_open = self.engine.open
@@ -84,22 +85,27 @@ class Rig:
 
         monkeypatch.setattr(LinkEnd, "reply", reply_late)
 
+    def lease(self, session: str) -> Stream:
+        self.num_grants += 1
+        return Stream(self.worker.lease(session))  # type: ignore[arg-type]
+
     async def slot(self, transform: SamplingTransform | None = None) -> LeasedSlot:
         return await self.placement.attach_target(OpenCall("s", transform or SamplingTransform(), LENGTH))
 
     async def stop(self) -> None:
         self.may_open.set()
-        await soon(lambda: self.engine.num_free_slots == 2 and len(self.worker._leases) == 0)
+        self.placement.close()
+        await soon(lambda: self.engine.num_free_slots == self.num_slots and len(self.worker._leases) == 0)
         await self.pool.close()
         await self.worker.shutdown()
         assert await nothing_runs(), asyncio.all_tasks()
 
 
 @pytest.fixture
-async def rig(monkeypatch: pytest.MonkeyPatch):
-    """At the end every slot and lease is free and no task is left."""
+async def rig(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
+    """Too few slots for a lease to be kept, or ``param``. At the end all are free and no task is left."""
     rig = Rig()
-    await rig.start(monkeypatch)
+    await rig.start(monkeypatch, getattr(request, "param", 2))
     yield rig
     await rig.stop()
 
@@ -150,7 +156,7 @@ async def test_a_refused_opening_is_what_the_first_call_raises(rig: Rig, refusal
 async def test_a_slot_that_was_opened_and_lost_says_so_itself(rig: Rig):
     slot = await rig.slot()
     await slot.verify(asked())
-    rig.engine.close(slot.lease_id)
+    rig.engine.close(slot.lease.lease_id)
     with pytest.raises(UnknownSession):
         await slot.verify(VerifyCall("s", 2, 1, feed=(6,)))
     await slot.release()
@@ -183,6 +189,45 @@ async def test_a_draft_slot_is_held_until_it_is_released_or_lost(rig: Rig):
     kept, dies = await rig.placement.attach_draft(call), await rig.placement.attach_draft(call)
     await kept.release()
     assert rig.placement.holds_draft
-    dies.stream.cancel()  # as Serve ends it when the replica dies
+    dies.lease._stream.cancel()  # as Serve ends it when the replica dies
     await soon(lambda: not rig.placement.holds_draft)
     await dies.release()
+
+
+@pytest.mark.parametrize("rig", [16], indirect=True, ids="{} slots".format)
+async def test_the_next_session_needs_no_grant_and_begins_with_an_empty_slot(rig: Rig):
+    for number in range(3):
+        slot = await rig.placement.attach_target(OpenCall(f"s{number}", SamplingTransform(), LENGTH))
+        first = await slot.verify(asked())
+        assert (first.base_len, first.next_token) == (1, 6)
+        assert first.session.startswith(f"s{number}.")  # also where the lease is that of s0
+        await slot.verify(VerifyCall("s", 2, 1, feed=(6,)))
+        await slot.release()
+    assert rig.num_grants == 1
+    assert (rig.engine.num_free_slots, len(rig.worker._leases)) == (16, 1)
+
+
+@pytest.mark.parametrize("rig", [16], indirect=True, ids="{} slots".format)
+async def test_a_lease_is_kept_although_the_last_verdict_was_still_on_its_way(rig: Rig):
+    slot = await rig.slot()
+    await slot.verify(asked())
+    asking = asyncio.create_task(slot.verify(VerifyCall("s", 2, 1, feed=(6,))))
+    await asyncio.sleep(0)
+    await slot.release()
+    await asyncio.gather(asking, return_exceptions=True)
+    again = await rig.slot()
+    assert (await again.verify(asked())).next_token == 6
+    await again.release()
+    assert rig.num_grants == 1
+
+
+@pytest.mark.parametrize("rig", [16], indirect=True, ids="{} slots".format)
+async def test_a_lease_whose_opening_was_refused_is_not_used_again(rig: Rig):
+    rig.refusal = Overloaded("no slot")
+    slot = await rig.slot()
+    with pytest.raises(Overloaded):
+        await slot.verify(asked())
+    await slot.release()
+    rig.refusal = None
+    await (await rig.slot()).release()
+    assert rig.num_grants == 2

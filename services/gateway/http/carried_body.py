@@ -1,7 +1,7 @@
 """Small bodies travel with the head of their request from Serve's proxy to the orchestrator.
 
-Serve hands a replica the head alone. The replica fetches the body by an actor call, which takes 3 ms. Whatever is in the
-ASGI scope comes with the head, and only the proxy can put it there. Serve still sends the body as well.
+Serve hands a replica the head alone. The replica fetches the body by an actor call, which takes 3 ms. Whatever is in
+the ASGI scope comes with the head, and only the proxy can put it there. Serve still sends the body as well.
 """
 
 from __future__ import annotations

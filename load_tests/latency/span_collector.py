@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector for tests: it receives OTLP over HTTP, decodes it and keeps the spans."""
+"""An OpenTelemetry collector: it receives OTLP over HTTP, decodes it and keeps the spans."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Span:
     is_error: bool
     attributes: dict[str, Any]
     resource: dict[str, Any]
+    events: dict[str, int]  # by name, when
 
 
 @dataclass
@@ -89,6 +90,7 @@ def decode(request: ExportTraceServiceRequest) -> Iterator[Span]:
                     span.status.code == span.status.STATUS_CODE_ERROR,
                     {one.key: value(one.value) for one in span.attributes},
                     resource,
+                    {event.name: event.time_unix_nano for event in span.events},
                 )
 
 
