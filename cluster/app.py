@@ -5,8 +5,8 @@
 
 Each tier is a deployment of its own, placed and scaled independently. A lease is one ongoing request of a worker
 deployment; hence ``max_ongoing_requests`` is the number of slots. A target takes a few more, which wait there for the
-next free slots: Serve's router finds free ones only by polling. Another deployment collects the metrics of all
-replicas.
+next free slots: Serve's router finds free ones only by polling. Another deployment of one process is what all replicas
+share.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ray.serve import Application
 from cluster import topology
 from cluster.serve_scaling import autoscaling
 from services.config import ServeConfig, TierConfig
-from services.observability.snapshot_store import SnapshotStoreDeployment
 from services.orchestrator.deployment import Orchestrator
+from services.orchestrator.shared_store import SharedStoreDeployment
 from services.worker.worker import Worker
 
 ANSWERED_AT_ONCE = 2000
@@ -34,7 +34,7 @@ BACKLOG = 500
 
 def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
     """The application that ``serve.run`` deploys; ``worker_host`` as in ``Worker``."""
-    snapshots = metrics_store(config)
+    snapshots = shared_store(config)
     target = replicas_of("target", config.target, config, worker_host, snapshots)
     drafts = {
         source: replicas_of("draft", tier, config, worker_host, snapshots, name)
@@ -54,8 +54,8 @@ def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
     return deployed(Orchestrator).bind(config, target, drafts, snapshots)
 
 
-def metrics_store(config: ServeConfig) -> Application:
-    """The snapshot store: a scrape of any orchestrator returns the metrics of all replicas."""
+def shared_store(config: ServeConfig) -> Application:
+    """One process for all replicas: it holds the metrics of all, and what API keys have used."""
     deployed = serve.deployment(
         name="metrics",
         num_replicas=1,
@@ -64,7 +64,7 @@ def metrics_store(config: ServeConfig) -> Application:
         graceful_shutdown_timeout_s=1,
         graceful_shutdown_wait_loop_s=0.2,
     )
-    return deployed(SnapshotStoreDeployment).bind()
+    return deployed(SharedStoreDeployment).bind()
 
 
 def replicas_of(

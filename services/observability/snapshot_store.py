@@ -37,7 +37,7 @@ class SnapshotStore:
 
 
 class SnapshotStoreDeployment:
-    """The store as a Serve deployment of exactly one replica (cluster.app decorates it)."""
+    """The store as a Serve deployment of exactly one replica (services.orchestrator.shared_store)."""
 
     def __init__(self) -> None:
         lose_what_cannot_be_written()

@@ -18,9 +18,10 @@ from ray.serve.handle import DeploymentHandle
 
 from adasd.engine.loading.checkpoint import load_config
 from adasd.engine.loading.limits import resolve_max_context
+from adasd.errors import RateLimited
 from adasd.text.tokenizer import Tokenizer
-from services.config import ServeConfig
-from services.gateway.auth.key_ring import KeyRing, shares
+from services.config import ApiKey, ServeConfig
+from services.gateway.auth.key_ring import KeyRing
 from services.gateway.grpc.door import GrpcDoor, start_grpc
 from services.gateway.http.routes import GatewaySettings, create_app
 from services.observability.disk import log_disk_shortage
@@ -38,6 +39,7 @@ from services.orchestrator.peers import OrchestratorPeers
 from services.orchestrator.placement import LeasePlacement, Tier
 from services.orchestrator.readiness import Prober, Readings
 from services.orchestrator.sampling_defaults import sampling_defaults
+from services.orchestrator.shared_uses import SharedUses, is_limited
 from services.replica import replica_name
 from services.transport.link_pool import LinkPool
 
@@ -102,6 +104,31 @@ def request_traces(config: ServeConfig) -> RequestTraces | None:
     return RequestTraces(provider(config.traces, "orchestrator", replica_name()), config.model_name)
 
 
+class StoreLink:
+    """A SharedStoreLink over the Serve handle of SharedStoreDeployment."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    async def take(self, key: ApiKey, num: int, holder: str) -> RateLimited | None:
+        refusal: RateLimited | None = await self._handle.take.remote(key, num, holder)
+        return refusal
+
+    async def give_back(self, name: str, num: int, holder: str) -> None:
+        await self._handle.give_back.remote(name, num, holder)
+
+    async def hear(self, holder: str, running: Mapping[str, int]) -> None:
+        await self._handle.hear.remote(holder, running)
+
+
+def shared_uses(config: ServeConfig, store: Handle | None) -> SharedUses | None:
+    """None where one replica sees every request, or no key has a limit."""
+    num_replicas = config.orchestrator.replicas
+    if store is None or num_replicas == 1 or not any(map(is_limited, config.api_keys)):
+        return None
+    return SharedUses(StoreLink(store), replica_name(), config.api_keys, num_replicas)
+
+
 @serve.ingress()
 class Orchestrator:
     """One replica. Serve awaits ``__init__``, then gets the app, and awaits ``__del__`` after draining."""
@@ -161,7 +188,10 @@ class Orchestrator:
         link = HandleLink(snapshots) if snapshots else None
         self.reporter = Reporter(registry, replica_name(), "orchestrator", link)
         self.reporter.start()
-        self.keys = KeyRing(shares(config.api_keys, config.orchestrator.replicas))
+        self.uses = shared_uses(config, snapshots)
+        self.keys = KeyRing(config.api_keys, self.uses)
+        if self.uses is not None:
+            self.uses.start(self.keys.all_running)
         may_sleep = any(tier.min_replicas == 0 for tier in config.draft_tiers.values())
         prober = Prober(
             probed,
@@ -220,6 +250,8 @@ class Orchestrator:
         if self.auditor is not None:
             await self.auditor.stop()
         await self.reporter.stop()
+        if self.uses is not None:
+            await self.uses.stop()
         self.placement.close()
         await self.links.close()
         if self.traces is not None:

@@ -1,4 +1,7 @@
-"""A locked service from outside: API keys and limits over HTTP and gRPC, mutual TLS and leases on the worker ports."""
+"""A locked service from outside: API keys and limits over HTTP and gRPC, mutual TLS and leases on the worker ports.
+
+There are two orchestrator replicas, which share the limits of a key.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,8 @@ def locked(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
         issued.ca,
     ]
     models = ["--target", str(pair[0]), "--draft", str(pair[1]), "--model-name", "pair"]
-    with running(*models, *tls, "--api-keys-file", str(folder / "keys.yaml")) as server:
+    keys = ["--api-keys-file", str(folder / "keys.yaml")]
+    with running(*models, *tls, *keys, "--orchestrator-replicas", "2") as server:
         yield Locked(server, issued)
 
 

@@ -1,38 +1,30 @@
-"""Identifies callers by hashed API keys and enforces the limits of each key. Knows no protocol."""
+"""Identifies callers by hashed API keys, and counts their answers against the limits of each key. Knows no protocol."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
-from adasd.errors import RateLimited, Unauthenticated
-from adasd.ports import Clock
+from adasd.errors import Unauthenticated
 from services.config import ApiKey
+from services.gateway.auth.key_uses import OwnUses, Uses
 
-WINDOW_S = 60.0
 SCHEME = "bearer"
 
 
-@dataclass(slots=True)
-class _Use:
-    """What one key has used in this process."""
-
-    num_running: int = 0  # answers
-    begun_s: deque[float] = field(default_factory=deque)  # starts in the last WINDOW_S seconds, oldest first
-
-
 class KeyRing:
-    """The keys of a deployment; without keys, anyone may call. Limits hold per process."""
+    """The keys of a deployment; without keys, anyone may call."""
 
-    def __init__(self, keys: Sequence[ApiKey] = (), clock: Clock = time.monotonic) -> None:
-        self._keys, self._clock = tuple(keys), clock
+    def __init__(self, keys: Sequence[ApiKey] = (), uses: Uses | None = None) -> None:
+        """``uses`` enforces the limits; None: those of this process alone."""
+        self._keys, self._uses = tuple(keys), uses or OwnUses()
         self._hashes = [bytes.fromhex(key.sha256) for key in self._keys]
-        self._uses = {key.name: _Use() for key in self._keys}
+        self._running: Counter[str] = Counter()  # answers in this process by name of their key
 
     def identify(self, authorization: str | None) -> ApiKey | None:
         """The key in ``Bearer KEY``; None if the deployment has no keys. Otherwise raises Unauthenticated.
@@ -50,38 +42,27 @@ class KeyRing:
             raise Unauthenticated("this API key is not known here")
         return self._keys[matches.index(True)]
 
-    @contextmanager
-    def use(self, key: ApiKey | None, num: int = 1) -> Iterator[None]:
+    @asynccontextmanager
+    async def use(self, key: ApiKey | None, num: int = 1) -> AsyncIterator[None]:
         """Counts ``num`` answers against the key while the block runs; RateLimited if those are too many."""
         if key is None or num == 0:
             yield
             return
-        use = self._uses[key.name]
-        self._admit(key, use, num)
-        use.num_running += num
+        await self._uses.take(key, num)
+        self._running[key.name] += num
         try:
             yield
         finally:
-            use.num_running -= num
+            self._running[key.name] -= num
+            await asyncio.shield(self._uses.give_back(key, num))
 
     def num_running(self, name: str) -> int:
-        """Running answers of the key with that name."""
-        return self._uses[name].num_running
+        """Running answers in this process of the key with that name."""
+        return self._running[name]
 
-    def _admit(self, key: ApiKey, use: _Use, num: int) -> None:
-        now_s, begun_s = self._clock(), use.begun_s
-        while begun_s and begun_s[0] <= now_s - WINDOW_S:
-            begun_s.popleft()
-        per_minute, at_once = key.requests_per_minute, key.max_concurrent
-        if per_minute is not None and len(begun_s) + num > per_minute:
-            wait_s = round(begun_s[0] + WINDOW_S - now_s, 3) if begun_s else WINDOW_S
-            raise RateLimited(
-                f"the API key {key.name!r} may have {per_minute} answers per minute here", wait_s
-            )
-        if at_once is not None and use.num_running + num > at_once:
-            raise RateLimited(f"the API key {key.name!r} may have {at_once} answers at once here", 1.0)
-        if per_minute is not None:
-            begun_s.extend([now_s] * num)
+    def all_running(self) -> dict[str, int]:
+        """Running answers in this process by name of their key."""
+        return dict(self._running)
 
 
 def shares(keys: Sequence[ApiKey], num_replicas: int) -> tuple[ApiKey, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -48,9 +48,9 @@ class GuardedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has 
 
     def _limited(self, answer: Behaviour, key: ApiKey) -> Behaviour:
         async def limited(request: Any, context: grpc.aio.ServicerContext) -> None:
-            with ExitStack() as stack:
+            async with AsyncExitStack() as stack:
                 try:
-                    stack.enter_context(self._keys.use(key))
+                    await stack.enter_async_context(self._keys.use(key))
                 except RateLimited as error:
                     await self._refusal(error)(request, context)
                 await answer(request, context)

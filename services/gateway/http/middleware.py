@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -95,27 +95,29 @@ class KeyGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or _is_open(path_of(scope)):
             return await self.app(scope, receive, send)
-        with ExitStack() as stack:
+        async with AsyncExitStack() as stack:
             try:
-                key = self._admit(scope, stack)
+                key = await self._admit(scope, stack)
             except (Unauthenticated, RateLimited) as error:
                 self.tell(RequestRefused("http", error.code.value))
                 return await error_response(error)(scope, receive, send)
             if key is not None:
                 scope.setdefault("state", {})["key_name"] = key.name
-                scope["state"]["further_answers"] = lambda num: stack.enter_context(self.keys.use(key, num))
+                scope["state"]["further_answers"] = lambda num: stack.enter_async_context(
+                    self.keys.use(key, num)
+                )
 
             async def send_and_free(message: Message) -> None:
                 if message["type"] == "http.response.body" and not message.get("more_body", False):
-                    stack.close()  # a client with the whole answer may send its next request at once
+                    await stack.aclose()  # a client with the whole answer may send its next request at once
                 await send(message)
 
             await self.app(scope, receive, send_and_free)
 
-    def _admit(self, scope: Scope, stack: ExitStack) -> ApiKey | None:
+    async def _admit(self, scope: Scope, stack: AsyncExitStack) -> ApiKey | None:
         key = self.keys.identify(Headers(scope=scope).get("authorization"))
         if scope.get("method") == "POST":
-            stack.enter_context(self.keys.use(key))
+            await stack.enter_async_context(self.keys.use(key))
         return key
 
 
@@ -124,14 +126,14 @@ def request_id_of(scope: Scope) -> str:
     return str(scope["state"]["request_id"])
 
 
-def count_answers(scope: Scope, num: int) -> None:
+async def count_answers(scope: Scope, num: int) -> None:
     """Count all ``num`` answers of this request against its key until it ends; RateLimited if they are too many.
 
     The guard has counted the first one already.
     """
     count = scope["state"].get("further_answers")
     if count is not None and num > 1:
-        count(num - 1)
+        await count(num - 1)
 
 
 def _is_open(path: str) -> bool:

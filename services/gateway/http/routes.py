@@ -193,7 +193,7 @@ async def _respond(
     session = f"{answer_id}.{uuid.uuid4().hex[:8]}"  # ids chosen by clients need not be unique
     # Parsing and tokenising megabytes here would block every running stream.
     order = await read_aside(lambda: read(parse(raw, kind), backend, session))
-    count_answers(request.scope, len(order.requests))
+    await count_answers(request.scope, len(order.requests))
     head = {"id": answer_id, "created": int(time.time()), "model": order.model}
     headers = _ignored_header(order.ignored)
     if order.stream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from contextlib import asynccontextmanager
 
 import grpc
@@ -18,6 +19,7 @@ from adasd.errors import RateLimited, Unauthenticated
 from adasd.testing.clock import FakeClock
 from services.config import ApiKey
 from services.gateway.auth.key_ring import KeyRing, shares
+from services.gateway.auth.key_uses import KeyUses, OwnUses
 from services.gateway.grpc.door import start_grpc
 from services.gateway.http.routes import GatewaySettings, create_app
 from services.transport.generation import GenerationClient
@@ -33,9 +35,8 @@ def api_key(name: str, key: str, **limits) -> ApiKey:
     return ApiKey(name, hashlib.sha256(key.encode()).hexdigest(), **limits)
 
 
-def ring(clock=None, **limits) -> KeyRing:
-    keys = api_key("alice", ALICE), api_key("bob", BOB, **limits)
-    return KeyRing(keys, clock) if clock else KeyRing(keys)
+def ring(clock=time.monotonic, **limits) -> KeyRing:
+    return KeyRing((api_key("alice", ALICE), api_key("bob", BOB, **limits)), OwnUses(KeyUses(clock)))
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -85,34 +86,39 @@ def test_without_keys_everybody_may_call():
     assert KeyRing().identify(None) is None
 
 
-def test_at_most_so_many_requests_in_any_minute():
+async def test_at_most_so_many_requests_in_any_minute():
     clock = FakeClock()
     keys = ring(clock, requests_per_minute=3)
     bob, alice = keys.identify(f"Bearer {BOB}"), keys.identify(f"Bearer {ALICE}")
     for _ in range(3):
-        with keys.use(bob):
+        async with keys.use(bob):
             clock.advance(10)
-    with pytest.raises(RateLimited) as limited, keys.use(bob):
-        pass
+    with pytest.raises(RateLimited) as limited:
+        async with keys.use(bob):
+            pass
     assert limited.value.retry_after_s == 30
-    with keys.use(alice):  # another key is not affected
+    async with keys.use(alice):  # another key is not affected
         clock.advance(29.9)
-    with pytest.raises(RateLimited), keys.use(bob):
-        pass
+    with pytest.raises(RateLimited):
+        async with keys.use(bob):
+            pass
     clock.advance(0.1)
-    with keys.use(bob):
+    async with keys.use(bob):
         pass
 
 
-def test_at_most_so_many_requests_at_once_and_every_end_frees_one():
+async def test_at_most_so_many_requests_at_once_and_every_end_frees_one():
     keys = ring(max_concurrent=2)
     bob = keys.identify(f"Bearer {BOB}")
-    with keys.use(bob):
-        with keys.use(bob), pytest.raises(RateLimited, match="2 answers at once"), keys.use(bob):
-            pass
-        with pytest.raises(ZeroDivisionError), keys.use(bob):
-            raise ZeroDivisionError
-        with keys.use(bob):
+    async with keys.use(bob):
+        async with keys.use(bob):
+            with pytest.raises(RateLimited, match="2 answers at once"):
+                async with keys.use(bob):
+                    pass
+        with pytest.raises(ZeroDivisionError):
+            async with keys.use(bob):
+                raise ZeroDivisionError
+        async with keys.use(bob):
             pass
     assert keys.num_running("bob") == 0
 
