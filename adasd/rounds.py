@@ -94,6 +94,20 @@ class StopRule:
     want_runner_ups: bool = False  # report DraftBlock.runner_ups
     table: ChanceTable | None = None  # stop once the next token's chance is at most its price
 
+    def up_to(self, max_tokens: int) -> StopRule:
+        """The rule with this cap. Every round wants one; ``dataclasses.replace`` takes twice as long."""
+        if max_tokens == self.max_tokens:
+            return self
+        return StopRule(
+            max_tokens,
+            self.entropy_ceiling,
+            self.confidence_floor,
+            self.row_len,
+            self.drops_last,
+            self.want_runner_ups,
+            self.table,
+        )
+
 
 Params = Mapping[str, float | tuple[float, ...]]
 """An acceptance method's parameters for one round, by name: numbers and tables of numbers."""

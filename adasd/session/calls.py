@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from adasd.rounds import Assumption, DraftBlock, DraftCall, DraftDistributions, StopRule, VerifyCall
 from adasd.session.events import Action, AskDraft, AskVerify
 from adasd.session.state import Phase, Session
@@ -88,13 +86,20 @@ def judged_part(block: DraftBlock | None, length: int | None) -> DraftBlock | No
 
 
 def part(drafted: DraftBlock, which: slice) -> DraftBlock:
-    """Some of a block's tokens, with their entropies, distributions, confidences and runner-ups."""
+    """Some of a block's tokens, with their positions, entropies, distributions, confidences and runner-ups.
+
+    Every round drafted ahead cuts one; ``dataclasses.replace`` takes twice as long.
+    """
     full = drafted.distributions
-    return replace(
-        drafted,
-        tokens=drafted.tokens[which],
-        entropies=drafted.entropies[which],
-        distributions=None if full is None else DraftDistributions(full.ids[which], full.logprobs[which]),
-        confidences=drafted.confidences[which],
-        runner_ups=drafted.runner_ups[which],
+    return DraftBlock(
+        drafted.session,
+        drafted.epoch,
+        drafted.base_len + which.indices(len(drafted.tokens))[0],
+        drafted.tokens[which],
+        drafted.entropies[which],
+        None if full is None else DraftDistributions(full.ids[which], full.logprobs[which]),
+        drafted.compute_ms,
+        drafted.queue_ms,
+        drafted.confidences[which],
+        drafted.runner_ups[which],
     )

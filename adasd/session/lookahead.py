@@ -16,11 +16,10 @@ drafted after exactly the committed tokens.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
-from adasd.rounds import Assumption, DraftBlock, StopRule, Verdict
+from adasd.rounds import Assumption, DraftBlock, StopRule, Verdict, VerifyCall
 from adasd.session.calls import Step, call_draft, part, verify_call, without_tripping
 from adasd.session.events import Action, AskVerify, DraftLate, Planned
 from adasd.session.state import Branch, Branches, Phase, Session
@@ -61,8 +60,8 @@ def decode_on(session: Session) -> Step:
     return session._replace(last_epoch=epoch, branches=(branch,)), (AskVerify(call),)
 
 
-def ask_early(session: Session, branch: Branch) -> tuple[Session, Branch, tuple[Action, ...]]:
-    """Send now the verify call that would follow if the branch comes true, which hides a network hop.
+def early_call(session: Session, branch: Branch) -> VerifyCall | None:
+    """The verify call that would follow if the branch comes true; sent now, it hides a network hop.
 
     Only under a rule that the pending verdict cannot change, so that the result is the same as without it.
     """
@@ -73,20 +72,22 @@ def ask_early(session: Session, branch: Branch) -> tuple[Session, Branch, tuple[
         or not rule.is_exact
         or rule.want_distances
     ):
-        return session, branch, ()
+        return None
     if branch.block is None or branch.token is None:
-        return session, branch, ()
-    epoch = session.last_epoch + 1
+        return None
     assuming = Assumption(session.epoch, branch.token, branch.num_accepted)
-    call = verify_call(session, epoch, branch.base_len, (branch.token,), branch.block, assuming)
-    return session._replace(last_epoch=epoch), branch._replace(verify_epoch=epoch), (AskVerify(call),)
+    epoch = session.last_epoch + 1
+    return verify_call(session, epoch, branch.base_len, (branch.token,), branch.block, assuming)
 
 
 def keep(session: Session, branch: Branch) -> Step:
     """A branch whose verdict is pending got its block: call the target early, and prepare the next branch."""
-    session, branch, asks = ask_early(session, branch)
+    asks: tuple[Action, ...] = ()
+    last_epoch = session.last_epoch
+    if (call := early_call(session, branch)) is not None:
+        asks, last_epoch, branch = (AskVerify(call),), call.epoch, branch._replace(verify_epoch=call.epoch)
     branches = tuple(branch if each.draft_epoch == branch.draft_epoch else each for each in session.branches)
-    session, more = look_ahead(session._replace(branches=branches))
+    session, more = look_ahead(session._replace(last_epoch=last_epoch, branches=branches))
     return session, (*asks, *more)
 
 
@@ -94,12 +95,13 @@ def settle_branches(session: Session, verdict: Verdict) -> Session:
     """Keep only the branch that came true."""
     if not session.branches:
         return session
-    came_true = resolve(session.branches, verdict)
+    came_true, draft, counts = resolve(session.branches, verdict), session.draft, session.counts
     for branch in session.branches:
         if branch is not came_true and branch.on_its_way:
-            session = session._replace(draft=session.draft.given_up())  # the next call takes its place
-    session = session._replace(branches=() if came_true is None else (came_true,))
-    return count_used(session) if came_true is not None and came_true.is_drafted else session
+            draft = draft.given_up()  # the next call takes its place
+    if came_true is not None and came_true.is_drafted:
+        counts = counts._replace(num_ahead_used=counts.num_ahead_used + 1)
+    return session._replace(branches=() if came_true is None else (came_true,), draft=draft, counts=counts)
 
 
 def count_used(session: Session) -> Session:
@@ -136,7 +138,6 @@ def with_block(branch: Branch, drafted: DraftBlock, elapsed_ms: float) -> Branch
     token, block = branch.token, drafted
     if guesses and drafted.tokens:
         token, block = drafted.tokens[0], part(drafted, slice(1, None))
-        block = replace(block, base_len=drafted.base_len + 1)
     block_or_none = block if block.tokens else None
     return branch._replace(token=token, is_drafted=True, block=block_or_none, elapsed_ms=elapsed_ms)
 
@@ -174,8 +175,8 @@ def full_acceptance(
     num_drafted = min(rule.max_tokens, remaining_tokens - num_judged - 2)
     if num_drafted < 1:
         return None
-    branch = Branch(block.base_len + num_judged, rule=replace(rule, max_tokens=num_drafted))
-    return branch, block.tokens, replace(rule, max_tokens=num_drafted + 1)
+    branch = Branch(block.base_len + num_judged, rule=rule.up_to(num_drafted))
+    return branch, block.tokens, rule.up_to(num_drafted + 1)
 
 
 class Rejection(NamedTuple):
@@ -207,7 +208,7 @@ def rejection(
     num_drafted = min(rule.max_tokens, remaining_tokens - at.place - 2)
     if num_drafted < 1:
         return None
-    rule = replace(rule, max_tokens=num_drafted)
+    rule = rule.up_to(num_drafted)
     return (
         Branch(block.base_len + at.place, at.place, at.token, rule),
         (*block.tokens[: at.place], at.token),

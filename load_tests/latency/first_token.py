@@ -64,7 +64,7 @@ class Stages:
 
 
 def stages(sent_ns: int, first_ns: int, spans: Sequence[Span]) -> Stages:
-    """From the client's stamps and the spans of its request. LookupError if one is missing."""
+    """From the client's stamps and the spans of its request; LookupError or ValueError if one is missing."""
     by_name: dict[str, Span] = {}
     for span in sorted(spans, key=lambda one: one.start_ns):
         by_name.setdefault(span.name, span)

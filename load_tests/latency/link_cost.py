@@ -6,7 +6,8 @@ Draft and target are processes of their own with engines that only count; the cl
 loop as in production (uvloop). *link*: every session asks for a block and its verdict, one after the other, without
 session or controller. *runner*: the real runner, session and controller give one endless row of answers, in turn or
 drafting ahead. Processor time (user and system, all threads) hardly depends on the load of others; rates and round
-times do. "rounds per core" is 1 s by the orchestrator's time per round.
+times do. "rounds per core" is 1 s by the orchestrator's time per round. *Growth* is how much more processor time of all
+three a round takes with the most sessions than with the fewest from GROWS_FROM on.
 
 ``--against DIR`` measures another checkout as well, in turn with this one (``--repeats``), each in processes of its
 own. Figures are medians over the repeats.
@@ -55,6 +56,8 @@ MAX_TOKENS = 400
 WARM_UP_S = 0.5
 WARM_UP_ROUNDS = 30
 """Rounds per session of a runner before measuring: a method that has seen little makes a forecast every round."""
+GROWS_FROM = 8
+"""Sessions. Frames with fewer carry little, and each round pays for its own."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -73,6 +76,21 @@ class RoundCost:
     @property
     def rounds_per_core(self) -> float:
         return 1e6 / self.orchestrator_us
+
+    @property
+    def processor_us(self) -> float:
+        return self.orchestrator_us + self.draft_us + self.target_us
+
+
+def growth(costs: Sequence[RoundCost]) -> dict[str, float]:
+    """By way: the share by which a round of the most sessions exceeds one of the fewest from GROWS_FROM on."""
+    found = {}
+    for way in dict.fromkeys(one.way for one in costs):
+        many = sorted((one for one in costs if one.way == way), key=lambda one: one.sessions)
+        many = [one for one in many if one.sessions >= GROWS_FROM]
+        if len(many) > 1:
+            found[way] = many[-1].processor_us / many[0].processor_us - 1.0
+    return found
 
 
 class Count:
@@ -262,7 +280,10 @@ def main(arguments: list[str] | None = None) -> int:
             theirs.append(run_in(options.against, *what))
     title = f"a round beside the models, blocks of {BLOCK_LEN} (link)"
     found: dict[str, Any] = {"costs": [shown(one) for one in medians(ours)]}
+    found["growth"] = {way: round(share, 4) for way, share in growth(medians(ours)).items()}
     record.console().print(table(medians(ours), title))
+    for way, share in found["growth"].items():
+        record.console().print(f"growth, {way}: {share:+.1%}", highlight=False)
     if theirs:
         found["against"] = [shown(one) for one in medians(theirs)]
         record.console().print(table(medians(theirs), f"{title}, the other checkout"))

@@ -1,12 +1,14 @@
 """What a link carries, independent of its encoding: frames of asks in one direction, frames of replies in the other.
 
-A session has a number in its link, and every ask has one; a reply carries the number of its ask.
+A session has a number in its link, and every ask has one; a reply carries the number of its ask. What every round makes
+is a named tuple, which is made in half of a frozen dataclass's time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from adasd.errors import AdasdError
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
@@ -22,8 +24,7 @@ class OpenAsk:
     headers: Mapping[str, str] = field(default_factory=dict)  # trace context of the session's calls
 
 
-@dataclass(frozen=True, slots=True)
-class CallAsk:
+class CallAsk(NamedTuple):
     """A draft or verify call of an open session."""
 
     number: int
@@ -46,8 +47,7 @@ class Opened:
     """The session has its slot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The reply to the ask with this number; after an error the session goes on."""
 
     number: int

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 import grpc
 
@@ -45,8 +46,7 @@ class LinkSession:
     ended: asyncio.Future[AdasdError | None]  # why it is over; None: it was closed
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
+class _Waiting(NamedTuple):
     """An ask without a reply."""
 
     session: LinkSession

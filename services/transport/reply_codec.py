@@ -209,10 +209,10 @@ def _logprobs_to_wire(logprobs: Sequence[TokenLogprob]) -> pb.Logprobs | None:
 # --------------------------------------------------------------------------- decoding
 
 
-def decode_replies(data: bytes, lease_of: Callable[[int], str | None]) -> ReplyFrame:
+def decode_replies(data: bytes, name_of: Callable[[int], str | None]) -> ReplyFrame:
     """The inverse of ReplyBuffer.
 
-    ``lease_of`` tells the session's id by the number of an ask. Replies that nobody waits for (None) are left out.
+    ``name_of`` tells the session's name by the number of an ask. Replies that nobody waits for (None) are left out.
     """
     wire = pb.ReplyFrame()
     try:
@@ -221,9 +221,9 @@ def decode_replies(data: bytes, lease_of: Callable[[int], str | None]) -> ReplyF
         raise InvalidRequest(f"{len(data)} bytes are no ReplyFrame: {error}") from error
     replies = [Reply(number, Opened()) for number in unpack_numbers(wire.opened)]
     if wire.HasField("blocks"):
-        replies += _blocks_from_wire(wire.blocks, lease_of)
+        replies += _blocks_from_wire(wire.blocks, name_of)
     if wire.HasField("verdicts"):
-        replies += _verdicts_from_wire(wire.verdicts, lease_of)
+        replies += _verdicts_from_wire(wire.verdicts, name_of)
     replies += [Reply(one.number, error_from_failed(one.error)) for one in wire.failures]
     ended = tuple(
         Ended(one.session, error_from_failed(one.error) if one.HasField("error") else None)
@@ -232,7 +232,7 @@ def decode_replies(data: bytes, lease_of: Callable[[int], str | None]) -> ReplyF
     return ReplyFrame(tuple(replies), ended)
 
 
-def _blocks_from_wire(wire: pb.Blocks, lease_of: Callable[[int], str | None]) -> list[Reply]:
+def _blocks_from_wire(wire: pb.Blocks, name_of: Callable[[int], str | None]) -> list[Reply]:
     ids, reals = Pieces("token ids", unpack_ids(wire.ids)), Pieces("reals", unpack_reals(wire.reals))
     row_ids, row_logprobs = Pieces("row ids", wire.row_ids), Pieces("row logprobs", wire.row_logprobs)
     found = []
@@ -251,7 +251,7 @@ def _blocks_from_wire(wire: pb.Blocks, lease_of: Callable[[int], str | None]) ->
         runner_ups = ids.take(num_tokens) if flags & HAS_RUNNER_UPS else ()
         entropies, confidences = reals.take(num_tokens), reals.take(num_confidences)
         rows = rows_from_wire(row_ids, row_logprobs, num_tokens, row_len) if flags & HAS_ROWS else None
-        session = lease_of(number)
+        session = name_of(number)
         if session is not None:
             block = DraftBlock(
                 session,
@@ -271,7 +271,7 @@ def _blocks_from_wire(wire: pb.Blocks, lease_of: Callable[[int], str | None]) ->
     return found
 
 
-def _verdicts_from_wire(wire: pb.Verdicts, lease_of: Callable[[int], str | None]) -> list[Reply]:
+def _verdicts_from_wire(wire: pb.Verdicts, name_of: Callable[[int], str | None]) -> list[Reply]:
     outcomes = Pieces("outcomes", wire.outcomes)
     distances = Pieces("distances", unpack_reals(wire.distances))
     logprobs = {
@@ -302,7 +302,7 @@ def _verdicts_from_wire(wire: pb.Verdicts, lease_of: Callable[[int], str | None]
             unpack_flags(outcomes.take(num_judged)),
         )
         distances_here = distances.take(num_distances)
-        session = lease_of(number)
+        session = name_of(number)
         if session is not None:
             of_tokens, of_prompt = logprobs.get(number, ((), ()))
             verdict = Verdict(

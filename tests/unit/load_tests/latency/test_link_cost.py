@@ -23,6 +23,14 @@ def test_figures_are_medians_by_way_and_number():
     assert cost.rounds_per_core == 50_000
 
 
+def test_growth_counts_all_processes_from_eight_sessions_on():
+    def cost(way: str, sessions: int, us: float) -> link_cost.RoundCost:
+        return link_cost.RoundCost(way, sessions, us, 10.0, 10.0, 4.0, 5.0)
+
+    costs = [cost("link", 1, 400.0), cost("link", 256, 85.0), cost("link", 8, 80.0), cost("ahead", 256, 9.0)]
+    assert link_cost.growth(costs) == {"link": pytest.approx(0.05)}
+
+
 @pytest.mark.parametrize("words", [["--sessions", "0"], ["--seconds", "0"], ["--repeats", "0"]])
 def test_what_cannot_be_measured_is_refused(words, capsys):
     with pytest.raises(SystemExit) as left:
