@@ -163,7 +163,8 @@ class Orchestrator:
             self.links,
             config.admission_timeout_s,
         )
-        self.placement = placement = LeasePlacement(*tiers, *([self.traces.carrier] if self.traces else []))
+        headers = self.traces.carrier if self.traces else None
+        self.placement = placement = LeasePlacement(*tiers, headers)
         probed = LeasePlacement(*tiers, keep_s=0.0)  # a probe goes all the way, and leaves no lease behind
         readings = Readings(has_draft=bool(drafts))
         context_len = resolve_max_context(model_config, model.max_context)

@@ -127,7 +127,7 @@ class LeasePlacement:
         drafts: Mapping[str, Tier],
         links: LinkPool,
         admission_timeout_s: float,
-        headers: Callable[[str], Mapping[str, str] | None] = lambda _: None,
+        headers: Callable[[str], Mapping[str, str]] | None = None,
         keep_s: float = KEEP_S,
     ) -> None:
         """``headers`` returns a session's headers for its lines to workers (a trace context).
@@ -135,7 +135,7 @@ class LeasePlacement:
         ``keep_s``: how long a lease is kept for the next session; 0 for a new one each time.
         """
         self.target, self.drafts, self.links = target, dict(drafts), links
-        self.admission_timeout_s, self._headers = admission_timeout_s, headers
+        self.admission_timeout_s, self._headers = admission_timeout_s, headers or (lambda _: {})
         self.on_target: Callable[[Mapping[str, Any]], None] = lambda _: None  # gets each grant of a target
         self._attempts = count()
         self._leases = {tier: HeldLeases(keep_s) for tier in (target, *drafts.values())}
