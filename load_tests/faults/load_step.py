@@ -31,6 +31,7 @@ from load_tests import record
 from load_tests.demo_pair import DEMO
 from load_tests.faults.known_answers import RequestOutcome, Work, ask, differing, work
 from load_tests.faults.local_cluster import NodeSpec, local_cluster, values
+from load_tests.throughput.service_costs import machine_cpu
 
 NODES = (
     NodeSpec("draft-0", "127.0.0.2", "draft"),
@@ -39,6 +40,8 @@ NODES = (
     NodeSpec("target-2", "127.0.0.5", "target"),
 )
 NUM_SLOTS = 16
+IDLE_S = 5.0
+"""For what the cluster takes before any request: in a simulation, the ``background`` of its cores."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,13 @@ async def load(
     return outcomes, samples
 
 
+def cores_in_use(seconds: float) -> float:
+    """Mean number of this machine's cores that everything on it takes during the next seconds."""
+    before = machine_cpu()["machine in use"]
+    time.sleep(seconds)
+    return (machine_cpu()["machine in use"] - before) / seconds
+
+
 # --------------------------------------------------------------------------- figures
 
 
@@ -241,6 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     levels = (options.low, options.high, options.low)
     phases = [LoadPhase(*each) for each in zip(levels, options.seconds, strict=True)]
     with local_cluster(NODES, settings(options.target, options.draft, options.down_after)) as made:
+        idle_cores = cores_in_use(IDLE_S)
         outcomes, samples = asyncio.run(load(made.url, work(30, options.max_tokens), phases))
     record.console().print(table(outcomes, samples))
     failed = [outcome for outcome in outcomes if outcome.error]
@@ -254,6 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"failed after {outcome.total_s:.1f} s: {outcome.error}")
     if options.json:
         found: dict[str, Any] = {
+            "idle_cores": round(idle_cores, 3),
             "answers": len(outcomes),
             "failed": [asdict(outcome) for outcome in failed],
             "answered_in_two_ways": wrong,
