@@ -39,10 +39,11 @@ class HeldLease:
         self.lost: asyncio.Future[str] = asyncio.ensure_future(self._until_lost())
 
     def end(self) -> None:
-        """Give it back to Serve. Idempotent."""
-        self._has_ended = True
-        self.lost.cancel()
-        self._stream.cancel()
+        """Give it back to Serve, once nothing waits on its stream any more. Idempotent."""
+        if not self._has_ended:
+            self._has_ended = True
+            self.lost.cancel()
+            self.lost.add_done_callback(lambda _: self._stream.cancel())
 
     async def _until_lost(self) -> str:
         try:

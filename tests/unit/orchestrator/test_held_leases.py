@@ -25,6 +25,12 @@ class Stream:
         self.is_cancelled = True
 
 
+async def settled() -> None:
+    """Leases that were ended have been given back."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
 def lease(num_slots: int = 16, granted_s: float = 0.0) -> tuple[HeldLease, Stream]:
     stream = Stream()
     return HeldLease("lease", stream, {"num_slots": num_slots}, granted_s), stream
@@ -35,6 +41,7 @@ async def test_the_lease_that_was_used_last_is_taken_first_and_only_an_eighth_is
     first, second, third = (lease() for _ in range(3))
     for one, _ in (first, second, third):
         leases.give_back(one)
+    await settled()
     assert [stream.is_cancelled for _, stream in (first, second, third)] == [False, False, True]
     assert [leases.take(), leases.take(), leases.take()] == [second[0], first[0], None]
     assert not any(stream.is_cancelled for _, stream in (first, second))
@@ -47,6 +54,7 @@ async def test_small_replicas_keep_none(num_slots: int):
     leases = HeldLeases(clock=lambda: 0.0)
     one, stream = lease(num_slots)
     leases.give_back(one)
+    await settled()
     assert (len(leases), stream.is_cancelled) == (0, True)
 
 
@@ -55,6 +63,7 @@ async def test_none_is_kept_while_somebody_waits_for_a_grant():
     one, stream = lease()
     leases.num_asking = 1
     leases.give_back(one)
+    await settled()
     assert stream.is_cancelled
 
 
@@ -66,6 +75,7 @@ async def test_an_old_lease_goes_back_to_serve(age_s: float):
     leases.give_back(one)
     now_s[0] = age_s
     assert leases.take() is (one if age_s < MAX_AGE_S else None)
+    await settled()
     assert stream.is_cancelled == (age_s >= MAX_AGE_S)
     one.end()
 
@@ -90,4 +100,5 @@ async def test_a_kept_lease_ends_after_a_while_and_with_its_placement():
     other, its = lease()
     leases.close()
     leases.give_back(other)
+    await settled()
     assert its.is_cancelled
