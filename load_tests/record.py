@@ -60,6 +60,14 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def machine_cpu() -> dict[str, float]:
+    """Core seconds of the whole machine so far: in use and idle."""
+    fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    ticks = os.sysconf("SC_CLK_TCK")
+    idle = fields[3] + fields[4]
+    return {"machine in use": (sum(fields[:8]) - idle) / ticks, "machine idle": idle / ticks}
+
+
 def version(package: str) -> str | None:
     """The installed version of a package; None if it is not installed."""
     try:

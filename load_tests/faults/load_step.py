@@ -31,7 +31,6 @@ from load_tests import record
 from load_tests.demo_pair import DEMO
 from load_tests.faults.known_answers import RequestOutcome, Work, ask, differing, work
 from load_tests.faults.local_cluster import NodeSpec, local_cluster, values
-from load_tests.throughput.service_costs import machine_cpu
 
 NODES = (
     NodeSpec("draft-0", "127.0.0.2", "draft"),
@@ -148,9 +147,9 @@ async def load(
 
 def cores_in_use(seconds: float) -> float:
     """Mean number of this machine's cores that everything on it takes during the next seconds."""
-    before = machine_cpu()["machine in use"]
+    before = record.machine_cpu()["machine in use"]
     time.sleep(seconds)
-    return (machine_cpu()["machine in use"] - before) / seconds
+    return (record.machine_cpu()["machine in use"] - before) / seconds
 
 
 # --------------------------------------------------------------------------- figures

@@ -33,6 +33,7 @@ from load_tests.load import request_mix
 from load_tests.load.doors import HttpClient
 from load_tests.load.generator import Generator, percentile
 from load_tests.load.server_under_test import Server, demo_server
+from load_tests.record import machine_cpu
 
 SESSIONS = (1, 2, 4, 8, 16, 32)
 BLOCKS = (0, 3, 7, 15)
@@ -207,14 +208,6 @@ def cpu_by_kind(pids: Iterable[int]) -> dict[str, float]:
             continue
         found[kind_of(title)] += (int(fields[11]) + int(fields[12])) / ticks
     return dict(found)
-
-
-def machine_cpu() -> dict[str, float]:
-    """Core seconds of the whole machine so far: in use and idle."""
-    fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
-    ticks = os.sysconf("SC_CLK_TCK")
-    idle = fields[3] + fields[4]
-    return {"machine in use": (sum(fields[:8]) - idle) / ticks, "machine idle": idle / ticks}
 
 
 async def count(server: Server, client: httpx.AsyncClient) -> Counted:

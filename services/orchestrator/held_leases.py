@@ -51,8 +51,8 @@ class HeldLease:
         except StopAsyncIteration:
             return "its lease expired"
         except (Exception, asyncio.CancelledError) as error:
-            if self._has_ended:
-                raise
+            if self._has_ended:  # Serve has its own error for that, too, and nobody waits for this any more
+                return "it was given back"
             return f"its replica died ({type(error).__name__})"
         return "its lease was answered twice"
 
