@@ -98,11 +98,12 @@ class Controller:
         self._target = Estimates()  # its times of verdicts are shared by all circumstances
         self._shared: dict[Circumstance, Shared] = {}
         self.num_open = self.num_running = 0
+        self.load = load_of(0)  # class of ``num_open``
 
-    @property
-    def load(self) -> int:
-        """The class of the number of open requests (``load_of``)."""
-        return load_of(self.num_open)
+    def opened(self, num: int) -> None:
+        """So many more requests are open."""
+        self.num_open += num
+        self.load = load_of(self.num_open)
 
     def effective(
         self, options: SpeculationOptions, transform: SamplingTransform | None = None
@@ -274,7 +275,7 @@ class SessionController:
 
     def has_slot(self) -> None:
         """The target has room for the request; later calls do nothing."""
-        self._controller.num_open += not self._is_open
+        self._controller.opened(not self._is_open)
         self._is_open = True
 
     def prompt_was_read(self) -> None:
@@ -285,7 +286,7 @@ class SessionController:
 
     def end(self) -> None:
         """The request is over; later calls do nothing."""
-        self._controller.num_open -= self._is_open
+        self._controller.opened(-self._is_open)
         self._controller.num_running -= self._is_running
         self._is_open = self._is_running = False
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,8 +32,7 @@ _log = logging.getLogger(__name__)
 BROKEN = "the model gave logits that are not finite; check its weights and dtype"
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(NamedTuple):
     """What one call got from a pass: None (a chunk of its prompt), a result, or an error."""
 
     scheduled: Scheduled

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from adasd.config import EngineConfig
 from adasd.cost_table import CostTable
@@ -22,8 +22,7 @@ LONGEST_DRAFT, SHARED_DRAFT = 16, 4
 """Most tokens of one multi-step draft: alone in its step, or while other calls wait for it to end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scheduled:
+class Scheduled(NamedTuple):
     """A call and what it feeds in this step."""
 
     work: Work
