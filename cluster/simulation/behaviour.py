@@ -139,7 +139,11 @@ def _cell(
     seed: int,
     on_cell: Callable[[], object],
 ) -> Cell:
-    """``num_sessions`` on each target and ``per_draft`` on each draft, as near as whole replicas allow."""
+    """``num_sessions`` on each target and ``per_draft`` on each draft, as near as whole replicas allow.
+
+    With drafts, every round drafts: whether that pays is what the cells are compared for, and requests take minutes to
+    find out.
+    """
     num_targets, num_drafts = 1, 0
     if per_draft is not None:
         num_targets = max(1, round(per_draft / num_sessions))
@@ -154,7 +158,9 @@ def _cell(
         target=tier(config.target, num_targets),
         draft=tier(config.draft, num_drafts) if config.draft is not None and num_drafts else None,
         orchestrator=OrchestratorConfig(replicas=total),  # their queues are the fleet's concern
-        speculation=config.speculation if num_drafts else SpeculationConfig(mode=Mode.OFF),
+        speculation=replace(config.speculation, bypass=False)
+        if num_drafts
+        else SpeculationConfig(mode=Mode.OFF),
     )
     its = replace(
         pair,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 from rich.table import Table
+from transformers.utils import logging
 
 from adasd.errors import AdasdError
 from cluster.http_client import ServerRefusal
@@ -87,6 +88,7 @@ def main(
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments, scenarios)
     header = record.circumstances("goals", arguments, options.threads)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     console = record.console()
     console.print(record.headline(header), highlight=False)
     given = Circumstances(options.threads, options.repeats, lambda text: console.print(text, style="dim"))

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from adasd.config import SpeculationConfig
 from adasd.requests import Mode
 from cluster.simulation import behaviour as speeds
 from cluster.simulation.arrivals import arrivals, poisson
@@ -71,7 +72,7 @@ def regrets(samples: list[Sample], role: str, within_s: float) -> int:
 def test_the_fleet_goes_as_fast_as_the_rounds_say(mode: Mode, monkeypatch: pytest.MonkeyPatch):
     """The same arrivals both ways: medians agree within 10 %."""
     monkeypatch.setattr(speeds, "ROUNDS", 300)
-    texts, its = EvenTexts(0.8, 60), config(mode, targets=(2, 2))
+    texts, its = EvenTexts(0.8, 60), config(mode, targets=(2, 2), speculation=SpeculationConfig(bypass=False))
     parts = pair(num_slots=4)
     times_s = poisson(2.5, 30.0, np.random.default_rng(5)).tolist()
     slow = simulate(its, parts, open_loop(times_s, texts, 20), seed=1).figures(OBJECTIVE)
