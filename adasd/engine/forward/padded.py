@@ -1,15 +1,16 @@
 """Passes of a fixed number of tokens, whose inputs are replaced in place, so that a CUDA graph can repeat them.
 
 Every token is a sequence of its own over the pages of its slot: all keys of a pass are written before any is read, so
-a token sees those before it, be it decoded, verified or drafted. So the number of tokens is the only shape: it is
-rounded up to a power of two. Padding writes to the scratch place of the cache and reads the first key of the page of
-zeros; its results are never read.
-Shape letters: T tokens, M pages of a full slot.
+a token sees those before it, be it decoded, verified or drafted. So the shapes are two numbers: of tokens, rounded up
+to a power of two, and of tokens whose logits are wanted, all or half of those. Padding writes to the scratch place of
+the cache and reads the first key of the page of zeros; its results are never read.
+Shape letters: T tokens, W tokens whose logits are computed, M pages of a full slot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,20 +27,38 @@ MAX_TOKENS = 256
 """Most tokens of a fixed pass: a larger one is compute-bound, so padding would cost time."""
 
 
-def padded_len(inputs: Sequence[StepInput]) -> int | None:
-    """Tokens of the smallest fixed pass that holds these inputs; None: they are too large."""
+@dataclass(frozen=True, slots=True)
+class PassSize:
+    """The shapes of a fixed pass."""
+
+    num_tokens: int
+    num_wanted: int  # tokens whose logits it computes: all, or half where catching up feeds more than is judged
+
+    def __str__(self) -> str:
+        return f"{self.num_tokens} tokens and logits of {self.num_wanted}"
+
+
+def sizes_for(inputs: Sequence[StepInput]) -> list[PassSize]:
+    """Sizes that hold these inputs, the one with fewest logits first; empty: they are too large."""
     num_tokens = sum(len(one.tokens) for one in inputs)
     if num_tokens > MAX_TOKENS or max(len(one.tokens) for one in inputs) > MAX_WIDTH:
-        return None
-    return power_of_two(num_tokens)
+        return []
+    num_wanted = sum(one.num_positions for one in inputs)
+    sizes = _sizes_of(power_of_two(num_tokens))
+    return [size for size in reversed(sizes) if size.num_wanted >= num_wanted]
 
 
-def all_lens() -> Iterator[int]:
-    """The numbers of tokens of all fixed passes, largest first: so all later ones find their memory."""
+def all_sizes() -> Iterator[PassSize]:
+    """The sizes of all fixed passes, largest first: so all later ones find their memory."""
     num_tokens = MAX_TOKENS
     while num_tokens:
-        yield num_tokens
+        yield from _sizes_of(num_tokens)
         num_tokens //= 2
+
+
+def _sizes_of(num_tokens: int) -> list[PassSize]:
+    """A draft feeds one or two tokens per session and wants the logits of one; the rest mostly wants all."""
+    return [PassSize(num_tokens, num) for num in dict.fromkeys((num_tokens, max(1, num_tokens // 2)))]
 
 
 def power_of_two(number: int) -> int:
@@ -48,21 +67,21 @@ def power_of_two(number: int) -> int:
 
 
 class Padded(ForwardBatch):
-    """A pass of ``num_tokens`` tokens over one paged cache; its tensors never move."""
+    """A pass of one size over one paged cache; its tensors never move."""
 
     is_fixed = True
 
-    def __init__(self, num_tokens: int, cache: KVCache) -> None:
+    def __init__(self, size: PassSize, cache: KVCache) -> None:
         super().__init__([], cache.layout, cache.device)
-        self.num_tokens, self.scratch = num_tokens, cache.scratch
-        size = cache.layout.page_size
-        assert size is not None, "fixed passes read pages"
-        self._page_size, device = size, cache.device
-        self._max_pages = -(-cache.layout.max_context // size)
-        num_bytes = num_tokens * (3 * 8 + (1 + self._max_pages) * 4)
+        self.num_tokens, self.scratch = size.num_tokens, cache.scratch
+        page_size = cache.layout.page_size
+        assert page_size is not None, "fixed passes read pages"
+        self._size, self._page_size, device = size, page_size, cache.device
+        self._max_pages, num_tokens = -(-cache.layout.max_context // page_size), size.num_tokens
+        num_bytes = num_tokens * (3 * 8 + (1 + self._max_pages) * 4) + size.num_wanted * 8
         self._hosts = [_Host(num_bytes, device) for _ in range(2)]  # in turn: a copy may still be on its way
         self._numbers = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-        flat_3T, self.used_T, self.pages_TM = _views(self._numbers, num_tokens)
+        flat_3T, self.wanted, self.used_T, self.pages_TM = _views(self._numbers, size)
         self._flat = tuple(flat_3T.unbind())
         firsts = torch.arange(num_tokens + 1, dtype=torch.int32, device=device)
         max_keys = cache.layout.max_context
@@ -83,17 +102,20 @@ class Padded(ForwardBatch):
             exact=False,
         )
         self.groups = (self._group,)
-        self.wanted = None
         self.fill([])
 
     def fill(self, inputs: Sequence[StepInput]) -> None:
-        """Load these inputs, by one copy to the device that the host does not wait for."""
+        """Load these inputs, by one copy to the device that the host does not wait for.
+
+        Logits come in the order of the tokens that they are wanted of; where there is room for more, the rest is
+        padding.
+        """
         self._hosts.reverse()
         host = self._hosts[0]
         host.wait()
-        flat, used, pages = (view.numpy() for view in _views(host.numbers, self.num_tokens))
-        flat[0], flat[1], flat[2], used[:], pages[:] = 0, 0, self.scratch, 1, NO_PAGE
-        first = 0
+        flat, wanted, used, pages = (view.numpy() for view in _views(host.numbers, self._size))
+        flat[0], flat[1], flat[2], wanted[:], used[:], pages[:] = 0, 0, self.scratch, 0, 1, NO_PAGE
+        first = num_wanted = 0
         for one in inputs:
             some = slice(first, first + len(one.tokens))
             flat[0, some] = one.tokens
@@ -102,7 +124,9 @@ class Padded(ForwardBatch):
             used[some] = range(one.start + 1, one.end + 1)
             held = self.layout.pages(one.slot)
             pages[some, : len(held)] = held
-            first = some.stop
+            first, before = some.stop, num_wanted
+            num_wanted += one.num_positions
+            wanted[before:num_wanted] = range(first - one.num_positions, first)
         host.send(self._numbers)
 
     def forget_masks(self) -> None:
@@ -139,12 +163,16 @@ class _Host:
             self._sent.record()
 
 
-def _views(numbers: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, positions and places [3, T] int64, visible keys [T] int32 and pages [T, M] int32, in these bytes."""
-    sizes = [24 * num_tokens, 4 * num_tokens, numbers.numel() - 28 * num_tokens]
-    flat, used, pages = torch.split(numbers, sizes)
+def _views(numbers: Tensor, size: PassSize) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """In these bytes: ids, positions and places [3, T] and indices of wanted tokens [W], int64; visible keys [T] and
+    pages [T, M], int32."""
+    num_tokens, num_wanted = size.num_tokens, size.num_wanted
+    before = 28 * num_tokens + 8 * num_wanted
+    sizes = [24 * num_tokens, 8 * num_wanted, 4 * num_tokens, numbers.numel() - before]
+    flat, wanted, used, pages = torch.split(numbers, sizes)
     return (
         flat.view(torch.int64).view(3, num_tokens),
+        wanted.view(torch.int64),
         used.view(torch.int32),
         pages.view(torch.int32).view(num_tokens, -1),
     )

@@ -1,6 +1,6 @@
 """Forward passes of fixed sizes, each recorded once: for devices that run faster than the host launches kernels.
 
-Decode, verify and draft passes are rounded up to a power of two of tokens (``padded``) and replay its recording
+Decode, verify and draft passes are rounded up to one of a few sizes (``padded``) and replay its recording
 (``graphs``). Prompts, and sizes without a recording, run eagerly. Drafting stays on the device for several tokens
 (``drafting_loop``).
 """
@@ -20,7 +20,7 @@ from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.drafting_loop import DraftingLoop
 from adasd.engine.forward.graphs import Recorder, Run
-from adasd.engine.forward.padded import Padded, all_lens, padded_len, power_of_two
+from adasd.engine.forward.padded import Padded, PassSize, all_sizes, power_of_two, sizes_for
 from adasd.engine.forward.protocol import Forward, ForwardOver
 from adasd.engine.sampling.multi_step_draft import rule_from_here, takes_largest
 from adasd.engine.scheduler import SHARED_DRAFT
@@ -52,9 +52,9 @@ class StaticForward(ForwardOver):
         self._cache: KVCache | None = None  # that was recorded
         self._vocab_size = 0
         self._logits = torch.empty(0)  # [tokens of the largest pass, V]
-        self._steps: dict[int, Padded] = {}  # by number of tokens, as the two below
-        self._runs: dict[int, Run] = {}
-        self._turns: dict[int, _Turns] = {}
+        self._steps: dict[PassSize, Padded] = {}
+        self._runs: dict[PassSize, Run] = {}
+        self._turns: dict[int, _Turns] = {}  # by number of tokens
 
     @property
     def num_recorded(self) -> int:
@@ -71,9 +71,9 @@ class StaticForward(ForwardOver):
         began_s = time.perf_counter()
         self._forget()
         self._cache, self._vocab_size = cache, vocab_size
-        for num_tokens in all_lens():
+        for size in all_sizes():
             try:
-                self._record(num_tokens, cache)
+                self._record(size, cache)
             except DeviceFailure:
                 raise
             except Exception as error:  # a device or a model's own code may raise anything
@@ -82,9 +82,7 @@ class StaticForward(ForwardOver):
                     raise ConfigError(
                         f"compile is on, but {self.inner.name} cannot be recorded: {error}"
                     ) from error
-                _log.warning(
-                    "%s: passes of %d tokens are not recorded: %s", self.inner.name, num_tokens, error
-                )
+                _log.warning("%s: passes of %s are not recorded: %s", self.inner.name, size, error)
         _log.info(
             "%s: %d recorded passes, %.1f s", self.name, self.num_recorded, time.perf_counter() - began_s
         )
@@ -94,14 +92,14 @@ class StaticForward(ForwardOver):
         for kept in (self._steps, self._runs, self._turns):
             kept.clear()
 
-    def _record(self, num_tokens: int, cache: KVCache) -> None:
-        step = Padded(num_tokens, cache)
+    def _record(self, size: PassSize, cache: KVCache) -> None:
+        step, num_tokens = Padded(size, cache), size.num_tokens
         if not self._logits.numel():  # the largest pass comes first
             self._logits = torch.empty_like(self.inner(step, cache))
-        logits_TV = self._logits[:num_tokens]
-        run = self._recorder(self._pass_into(logits_TV, step, cache))
-        self._steps[num_tokens], self._runs[num_tokens] = step, run
-        if num_tokens <= power_of_two(cache.layout.num_slots):
+        logits_WV = self._logits[: size.num_wanted]
+        run = self._recorder(self._pass_into(logits_WV, step, cache))
+        self._steps[size], self._runs[size] = step, run
+        if size.num_wanted == num_tokens <= power_of_two(cache.layout.num_slots):
             loop = DraftingLoop(step, self._vocab_size)
             runs = {kind: self._recorder(self._turn_of(loop, cache, kind)) for kind in TurnKind}
             self._turns[num_tokens] = _Turns(loop, runs)
@@ -110,9 +108,9 @@ class StaticForward(ForwardOver):
         step.forget_masks()
         return self.inner(step, cache)
 
-    def _pass_into(self, logits_TV: Tensor, step: Padded, cache: KVCache) -> Run:
+    def _pass_into(self, logits_WV: Tensor, step: Padded, cache: KVCache) -> Run:
         def run() -> None:
-            logits_TV.copy_(self._pass(step, cache))
+            logits_WV.copy_(self._pass(step, cache))
 
         return run
 
@@ -131,22 +129,21 @@ class StaticForward(ForwardOver):
                 return turns
         changes = max(num_changes(work.transform) for work in works)
         entries = max(work.call.rule.row_len for work in works)
-        loop = DraftingLoop(Padded(num_tokens, cache), vocab_size, max(1, changes), max(1, entries))
+        step = Padded(PassSize(num_tokens, num_tokens), cache)
+        loop = DraftingLoop(step, vocab_size, max(1, changes), max(1, entries))
         return _Turns(loop, {kind: self._turn_of(loop, cache, kind) for kind in TurnKind})
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         """The logits are valid until the next call."""
         if cache is not self._cache:
             return self.inner(batch, cache)
-        num_tokens = padded_len(batch.inputs)
-        if num_tokens is None or num_tokens not in self._runs or batch.num_layers:
+        sizes = [] if batch.num_layers else sizes_for(batch.inputs)
+        size = next((one for one in sizes if one in self._runs), None)
+        if size is None:
             return self.inner(batch, cache)
-        self._steps[num_tokens].fill(batch.inputs)
-        self._runs[num_tokens]()
-        if batch.wanted_at == list(range(len(batch.wanted_at))):
-            return self._logits[: len(batch.wanted_at)]
-        places = torch.tensor(batch.wanted_at, dtype=torch.long).to(self.device, non_blocking=True)
-        return self._logits.index_select(0, places)
+        self._steps[size].fill(batch.inputs)
+        self._runs[size]()
+        return self._logits[: len(batch.wanted_at)]
 
     # ----------------------------------------------------------------------- drafting
 

@@ -18,7 +18,7 @@ from adasd.engine.forward import attention, paged_attention
 from adasd.engine.forward.drafting_loop import DraftingLoop
 from adasd.engine.forward.fast_llama import FastLlama
 from adasd.engine.forward.modules import ModuleForward
-from adasd.engine.forward.padded import Padded
+from adasd.engine.forward.padded import Padded, PassSize, all_sizes
 from adasd.engine.forward.static_forward import StaticForward
 from adasd.engine.work import DraftWork, StepInput
 from adasd.errors import ConfigError
@@ -129,7 +129,7 @@ def test_passes_of_every_size_and_turns_of_every_kind_can_be_recorded(name, modu
     forward = on_the_card(name, modules)
     static = StaticForward(forward, watched, insists=True)
     static.prepare(cache_of(forward), VOCAB_SIZE)
-    assert static.num_recorded == 9 + 3 * len(TurnKind)
+    assert static.num_recorded == len(list(all_sizes())) + 3 * len(TurnKind)
 
 
 @pytest.mark.parametrize("kind", TurnKind)
@@ -145,7 +145,7 @@ def test_a_turn_with_its_stop_rule_waits_for_nothing(kind, rule):
     """Sessions of every kind, with biases and ends of sequence, up to the one copy at the end."""
     forward = on_the_card()
     cache = cache_of(forward)
-    loop = DraftingLoop(Padded(4, cache), VOCAB_SIZE)
+    loop = DraftingLoop(Padded(PassSize(4, 4), cache), VOCAB_SIZE)
     transforms = [
         SamplingTransform(temperature=0.0, eos_ids=(3,), eos_from=20),
         SamplingTransform(temperature=0.8, seed=1, top_p=0.9, min_p=0.1),

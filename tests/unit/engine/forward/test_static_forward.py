@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
@@ -19,7 +20,7 @@ from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.fast_llama import FastLlama
 from adasd.engine.forward.graphs import eagerly
 from adasd.engine.forward.modules import ModuleForward
-from adasd.engine.forward.padded import Padded, all_lens, padded_len
+from adasd.engine.forward.padded import Padded, PassSize, all_sizes, sizes_for
 from adasd.engine.forward.selection import choose_forward
 from adasd.engine.forward.static_forward import StaticForward
 from adasd.engine.work import StepInput
@@ -32,6 +33,8 @@ from tests.unit.engine.models import engine as oracle
 
 CPU = torch.device("cpu")
 MAX_CONTEXT = 160
+NUM_PASSES = 17
+"""Sizes that are recorded: 1 to 256 tokens, each with all logits, and from 2 on with half of them."""
 
 
 def refuses(run):
@@ -70,25 +73,32 @@ def cache_of(forward, num_slots=8, lens=None):
 
 
 @pytest.mark.parametrize(
-    ("lens", "expected"),
+    ("lens", "num_wanted", "expected"),
     [
-        ([1], 1),
-        ([1, 1, 1], 4),
-        ([5, 5, 5], 16),
-        ([16] * 8, 128),
-        ([32] * 8, 256),
-        ([33], None),
-        ([9] * 29, None),
+        ([1], 1, [(1, 1)]),
+        ([1, 1, 1], 1, [(4, 4)]),
+        ([2, 2, 1], 1, [(8, 4), (8, 8)]),
+        ([2, 2, 2], 2, [(8, 8)]),
+        ([5, 5, 5], 0, [(16, 8), (16, 16)]),
+        ([16] * 8, 16, [(128, 128)]),
+        ([32] * 8, 1, [(256, 128), (256, 256)]),
+        ([33], 1, []),
+        ([9] * 29, 1, []),
     ],
 )
-def test_a_pass_takes_the_next_power_of_two_of_tokens(lens, expected):
-    inputs = [StepInput(n, 3, (1,) * length, 1) for n, length in enumerate(lens)]
-    assert padded_len(inputs) == expected
-    assert expected is None or expected in list(all_lens())
+def test_a_pass_takes_the_next_power_of_two_of_tokens_and_half_of_the_logits_if_they_suffice(
+    lens, num_wanted, expected
+):
+    inputs = [StepInput(n, 3, (1,) * length, num_wanted) for n, length in enumerate(lens)]
+    assert [(one.num_tokens, one.num_wanted) for one in sizes_for(inputs)] == expected
+    assert set(sizes_for(inputs)) <= set(all_sizes())
 
 
 def test_the_largest_size_comes_first_so_that_the_others_find_their_memory():
-    assert list(all_lens()) == [256, 128, 64, 32, 16, 8, 4, 2, 1]
+    sizes = [(one.num_tokens, one.num_wanted) for one in all_sizes()]
+    assert sizes[:4] == [(256, 256), (256, 128), (128, 128), (128, 64)]
+    assert sizes[-3:] == [(2, 2), (2, 1), (1, 1)]
+    assert len(sizes) == NUM_PASSES
 
 
 @pytest.mark.parametrize(("name", "modules"), [("llama", False), ("qwen3", True), ("mistral-window", True)])
@@ -119,6 +129,37 @@ def test_a_padded_pass_gives_the_logits_and_the_cache_of_a_ragged_one(name, modu
         assert set(changed) == written
 
 
+class HeadWatch(TorchDispatchMode):
+    """Notes of how many positions logits are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_positions = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.linear.default) and out.shape[-1] == VOCAB_SIZE:
+            self.num_positions.append(out.numel() // VOCAB_SIZE)
+        return out
+
+
+@pytest.mark.parametrize(("name", "modules"), [("llama", False), ("gemma", True)])
+@torch.inference_mode()
+def test_the_head_computes_wanted_positions_and_their_padding_only(name, modules):
+    """Three drafts that catch up with two tokens each: 8 tokens, of which 4 positions have logits."""
+    model = copy.deepcopy(original(name))
+    forward = ModuleForward(model) if modules else FastLlama(model, MAX_CONTEXT)
+    cache, other = cache_of(forward), cache_of(forward)
+    static_ = StaticForward(forward, eagerly)
+    static_.prepare(cache, VOCAB_SIZE)
+    rows = [StepInput(slot, 0, (slot + 1, 4), 1) for slot in (1, 4, 6)]
+    expected = forward(ForwardBatch(rows, other.layout, CPU), other)
+    with HeadWatch() as watch:
+        found = static_(ForwardBatch(rows, cache.layout, CPU), cache)
+    assert watch.num_positions == [4]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_recording_leaves_no_trace_in_the_cache():
     made = static()
     assert not any(tokens[:-1].any() for tokens in made.cache.tokens)
@@ -129,7 +170,7 @@ def test_recording_leaves_no_trace_in_the_cache():
 def test_a_filled_pass_forgets_what_it_held():
     forward = FastLlama(copy.deepcopy(original("llama")), MAX_CONTEXT)
     cache = cache_of(forward, lens=[3] * 6 + [20, 0])
-    step = Padded(8, cache)
+    step = Padded(PassSize(8, 8), cache)
     step.fill([StepInput(n, 3, (7, 8), 1) for n in range(4)])
     step.fill([StepInput(6, 20, (5,), 1)])
     pages = list(cache.layout.pages(6))
@@ -137,6 +178,7 @@ def test_a_filled_pass_forgets_what_it_held():
     assert step.positions_T.tolist() == [20] + [0] * 7
     assert step.where_T.tolist() == [pages[1] * 16 + 4] + [cache.scratch] * 7
     assert step.used_T.tolist() == [21] + [1] * 7
+    assert step.wanted.tolist() == [0] * 8
     assert step.pages_TM.tolist() == [pages + [NO_PAGE] * 8] + [[NO_PAGE] * 10] * 7
 
 
@@ -157,7 +199,7 @@ def test_numbers_on_their_way_to_the_device_are_not_overwritten(monkeypatch):
             late.append((self, numbers))
 
     monkeypatch.setattr(padded, "_Host", Late)
-    step = Padded(1, cache)
+    step = Padded(PassSize(1, 1), cache)
     for token in range(5, 11):
         step.fill([StepInput(0, 3, (token,), 1)])
     for host in step._hosts:
@@ -195,9 +237,7 @@ def test_speculation_changes_nothing(transform, rule):
 
 def test_an_engine_records_at_its_start_and_warm_up_leaves_every_slot_free():
     e = static()
-    assert e.forward.num_recorded == 9 + 3 * 4, (
-        "passes of 1 to 256 tokens, turns of 3 kinds of 1 to 8 sessions"
-    )
+    assert e.forward.num_recorded == NUM_PASSES + 3 * 4, "turns of 3 kinds of 1 to 8 sessions"
     e.warm_up()
     e.check_integrity()
     assert e.num_free_slots == e.num_slots
@@ -376,12 +416,12 @@ def test_sizes_that_cannot_be_recorded_run_eagerly_and_the_others_are_kept(caplo
 
     def fails_late(run):
         tries.append(run)
-        if len(tries) in (1, 3):
+        if len(tries) in (1, 4):
             raise RuntimeError("out of memory")
         return run
 
     e = static(recorder=fails_late)
-    assert e.forward.num_recorded == 9 + 12 - 2
+    assert e.forward.num_recorded == NUM_PASSES + 12 - 2
     assert [line for line in caplog.messages if "out of memory" in line] == caplog.messages
     assert len(caplog.messages) == 2
     batch = prompts(3, 50)

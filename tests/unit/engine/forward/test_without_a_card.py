@@ -18,7 +18,7 @@ from adasd.engine.forward.attention import attend, prepare_device
 from adasd.engine.forward.batch import ForwardBatch, PageTables
 from adasd.engine.forward.fast_llama import FastLlama
 from adasd.engine.forward.graphs import CudaGraphs
-from adasd.engine.forward.padded import Padded
+from adasd.engine.forward.padded import Padded, PassSize
 from adasd.engine.forward.selection import can_record
 from adasd.engine.scheduler import Scheduled
 from adasd.engine.work import StepInput
@@ -77,7 +77,7 @@ def test_tables_of_a_padded_pass_are_those_of_one_sequence_per_token():
     layout = Pages(2, 160, 16, 20)
     layout.extend(layout.allocate((), ()).slot, 0, 40)
     cache = KVCache(forward.layers, layout, torch.float32, torch.device("cpu"))
-    step = Padded(4, cache)
+    step = Padded(PassSize(4, 4), cache)
     step.fill([StepInput(0, 30, (5, 6, 7), 3)])
     assert isinstance(step.tables, PageTables)
     assert step.tables.used_R.tolist() == [31, 32, 33, 1]
