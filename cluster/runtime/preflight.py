@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from adasd.config import EngineConfig
 from adasd.errors import ConfigError
+from cluster.runtime.card_here import bytes_of_card_here
 from cluster.topology import too_many_ranks
 from services.config import ServeConfig
 
@@ -58,11 +59,9 @@ def card_problems(config: ServeConfig) -> list[str]:
 
 def cards(config: ServeConfig) -> list[Card]:
     """The cards of the deployment; one whose kind is not named is taken to be as large as the first one here."""
-    import torch
-
     from cluster.cards import cards_of
 
-    here = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    here = bytes_of_card_here()
     return [
         card if card.num_bytes is not None else replace(card, num_bytes=here) for card in cards_of(config)
     ]
