@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
-from adasd.engine.cache.kv_cache import cache_bytes_per_token, window_of
+from adasd.engine.cache.layers import CacheNeeds
 from adasd.engine.cache.pages import LONGEST_BLOCK
 from adasd.engine.cache.slots import SlotTable
 from adasd.engine.checks import check_call
@@ -84,11 +84,11 @@ class TorchEngine:
         layout = make_layout(
             config,
             max_context,
-            cache_bytes_per_token(forward.layers, forward.dtype),
+            CacheNeeds.of(forward.layers, forward.dtype),
             forward.device,
             lambda: profile(forward, prefill_budget),
-            window_of(forward.layers),
         )
+        self._longest_block = LONGEST_BLOCK if any(layout.windows) else None
         self._slots = SlotTable(layout)
         self.cache = forward.make_cache(layout)
         generator = torch.Generator(forward.device)
@@ -251,7 +251,7 @@ class TorchEngine:
             slot.max_len,
             self.forward.num_embeddings,
             self.vocab_size,
-            longest_block=None if self._slots.layout.window is None else LONGEST_BLOCK,
+            longest_block=self._longest_block,
         )
         work: Work
         if before is not None and before.num_resumed > slot.cached_len:

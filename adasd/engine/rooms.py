@@ -21,7 +21,7 @@ class PageRooms:
     """``adasd.engine.scheduler.Rooms`` in ``cache`` for the sessions of ``slots``."""
 
     def __init__(self, slots: SlotTable, cache: KVCache) -> None:
-        self._slots, self._cache = slots, cache
+        self._slots, self._cache, self._has_window = slots, cache, any(cache.layout.windows)
         self.num_preempted = 0  # since the start
 
     def admit(
@@ -36,7 +36,7 @@ class PageRooms:
         """The newest sessions go first. Nothing is copied or preempted where every slot has its room."""
         slot, layout = work.slot, self._cache.layout
         end = work.end
-        if layout.window is not None and (following := work.next_input(chunk)) and not following.num_logits:
+        if self._has_window and (following := work.next_input(chunk)) and not following.num_logits:
             end = following.end
         while True:
             copies = layout.extend(slot.index, slot.cached_len, end)

@@ -43,7 +43,7 @@ class Rooms(Protocol):
     ) -> bool:
         """Make room for all that the call may feed, if need be by preempting newer sessions that are not ``chosen``.
 
-        Where sessions keep only a window, room for the next ``chunk`` of a prompt is enough. With ``must``, older
+        Where some layers see only a window, room for the next ``chunk`` of a prompt is enough. With ``must``, older
         sessions are preempted, too. False: there is no room.
         """
         ...

@@ -104,12 +104,7 @@ def memory_cells(engine: EngineConfig, card_bytes: int | None = None) -> tuple[s
     weights, cache, reserve = (readable(size) if size else "-" for size in sizes)
     if num_bytes is None and estimate.least_cache_bytes is not None:
         cache = f"up to {cache}"
-    tokens = estimate.max_context
-    if (
-        cache_bytes < estimate.bytes_per_slot
-    ):  # the card holds less than one session of the model's own context
-        tokens = cache_bytes * tokens // estimate.bytes_per_slot
-    return weights, cache, reserve, str(estimate.num_slots), str(tokens)
+    return weights, cache, reserve, str(estimate.num_slots), str(estimate.context_in(cache_bytes))
 
 
 def dtype_of(engine: EngineConfig) -> str:

@@ -1,9 +1,9 @@
 """Keys and values of all slots, allocated once.
 
-One tensor per layer, ``[place, 2, kv_heads, head_dim]``, in which the layout finds the places of a slot: a token's
-keys and values lie side by side, so that a forward pass writes both with one copy. On a CPU the operating system
-commits each page of memory when it is first written, so a slot costs only what it has held so far.
-On CUDA all memory is allocated at once.
+Tensors ``[place, 2, kv_heads, head_dim]``, in which the layout finds the places of a slot: a token's keys and values
+lie side by side, so that a forward pass writes both with one copy. Each layer has one; where the layout has several
+tables of pages, it shares it with a layer of every other table. On a CPU the operating system commits each page of
+memory when it is first written, so a slot costs only what it has held so far. On CUDA all memory is allocated at once.
 After the last place comes a scratch place, which the padding of fixed-shape passes writes to; it is never read.
 Shape letters: T tokens, H key-value heads, D head dimension.
 """
@@ -11,28 +11,15 @@ Shape letters: T tokens, H key-value heads, D head dimension.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import prod
 
 import torch
 from torch import Tensor
 
 from adasd.engine.cache import cpu_memory
+from adasd.engine.cache.layers import LayerShape, cache_bytes_per_token, dealt, together
 from adasd.engine.cache.layout import CacheLayout, PageCopy
 from adasd.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """What one layer caches per token."""
-
-    kv_heads: int
-    head_dim: int
-    window: int | None = field(default=None, compare=False)  # latest keys that a token sees; None: all
-
-    @property
-    def values_per_token(self) -> int:
-        return 2 * self.kv_heads * self.head_dim
 
 
 class KVCache:
@@ -43,12 +30,17 @@ class KVCache:
     ) -> None:
         self.layers, self.layout, self.dtype, self.device = layers, layout, dtype, device
         self.scratch = layout.num_places
+        tables = together(layers) if len(layout.windows) == 1 else dealt(layers)
+        assert len(tables.windows) == len(layout.windows), (tables, layout.windows)
+        self.table_of = tables.table_of  # of pages, by layer
+        widths = dict(zip(tables.tensor_of, (layer.values_per_token for layer in layers), strict=True))
         try:
-            self.tokens = [  # [places + 1, 2 * H * D]
-                _zeros((layout.num_places + 1, layer.values_per_token), dtype, device) for layer in layers
-            ]
+            self._tensors = {
+                number: _zeros((layout.num_places + 1, width), dtype, device)
+                for number, width in widths.items()
+            }
         except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            num_gib = cache_bytes_per_token(layers, dtype) * layout.num_places / 2**30
+            num_gib = sum(widths.values()) * dtype.itemsize * layout.num_places / 2**30
             what = f"{layout.num_slots} slots of {layout.max_context} tokens"
             if layout.page_size is not None:
                 what = f"{layout.num_places // layout.page_size} pages of {layout.page_size} tokens"
@@ -56,6 +48,9 @@ class KVCache:
                 f"a cache of {what} takes {num_gib:.1f} GiB, which {device} does not have free; lower num_slots, "
                 "max_context or cache_bytes"
             ) from error
+        self.tokens = [
+            self._tensors[number] for number in tables.tensor_of
+        ]  # by layer: [places + 1, 2 * H * D]
 
     @property
     def bytes_per_slot(self) -> int:
@@ -70,15 +65,15 @@ class KVCache:
         kv[:, 1].index_copy_(0, where_T, values_THD)
 
     def read(
-        self, layer: int, slots: slice | Tensor, longest: int, tables_RM: Tensor | None = None
+        self, layer: int, slots: slice | Tensor, longest: int, tables: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of some slots, positions 0 to ``longest``: both [slots, H, longest, D].
 
-        Views if ``slots`` is a slice of contiguous slots, else copies. Where the cache is paged, ``tables_RM`` says
-        which slots.
+        Views if ``slots`` is a slice of contiguous slots, else copies. Where the cache is paged, ``tables`` say which
+        slots: the pages of each, [R, M].
         """
-        if tables_RM is not None:
-            return self._gather(layer, tables_RM, longest)
+        if tables:
+            return self._gather(layer, tables[self.table_of[layer]], longest)
         shape, per_token = self.layers[layer], self.layers[layer].values_per_token
         per_slot, half = self.layout.max_context * per_token, per_token // 2
         if isinstance(slots, slice):
@@ -128,24 +123,13 @@ class KVCache:
 
     def copy_places(self, source: range, target: range) -> None:
         """Copy the keys and values of some places to as many others."""
-        for kv in self.tokens:
+        for kv in self._tensors.values():
             kv[target.start : target.stop].copy_(kv[source.start : source.stop])
 
     def zero_places(self, places: range) -> None:
         """Zero the keys and values of some places."""
-        for kv in self.tokens:
+        for kv in self._tensors.values():
             kv[places.start : places.stop].zero_()
-
-
-def window_of(layers: Sequence[LayerShape]) -> int | None:
-    """Latest keys that some layer sees, if every layer has a window: what lies behind it is never read again."""
-    windows = [layer.window for layer in layers]
-    return None if None in windows else max(window for window in windows if window is not None)
-
-
-def cache_bytes_per_token(layers: list[LayerShape], dtype: torch.dtype) -> int:
-    """Bytes that one token takes, over all layers."""
-    return sum(layer.values_per_token for layer in layers) * dtype.itemsize
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from adasd.engine.cache.layers import Windows
+
 Held = tuple[int, list[int]]
 """A slot and the tokens whose keys and values it holds, from position 0."""
 
@@ -59,12 +61,12 @@ class CacheLayout(Protocol):
         ...
 
     @property
-    def window(self) -> int | None:
-        """Latest positions that a token sees, where what lies behind them is given back; None: all are kept."""
+    def windows(self) -> Windows:
+        """Of each table of pages: latest positions that a token sees, where what lies behind them may be given back."""
         ...
 
-    def continues(self, slot: int, length: int) -> bool:
-        """Whether all that a token at position ``length`` sees is still held."""
+    def roll_back(self, slot: int, length: int) -> bool:
+        """The slot goes on from this position. False: what a token there sees was given back."""
         ...
 
     def cut(self, slot: int, length: int) -> None:
@@ -75,7 +77,7 @@ class CacheLayout(Protocol):
         """Release a slot; it still holds ``tokens``."""
         ...
 
-    def runs(self, slot: int, start: int, end: int) -> Sequence[range]:
+    def runs(self, slot: int, start: int, end: int, table: int = 0) -> Sequence[range]:
         """The places of positions ``[start, end)``, in order; they must be held."""
         ...
 
@@ -83,8 +85,8 @@ class CacheLayout(Protocol):
         """The places of positions from ``start`` on that no other slot shares."""
         ...
 
-    def pages(self, slot: int) -> Sequence[int]:
-        """The slot's pages in order of position, ``NO_PAGE`` behind the window; empty where slots are contiguous."""
+    def pages(self, slot: int, table: int = 0) -> Sequence[int]:
+        """The slot's pages in order of position, ``NO_PAGE`` for those given back; empty where slots are contiguous."""
         ...
 
     def held(self) -> Iterable[Held]:

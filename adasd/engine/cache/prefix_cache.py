@@ -23,7 +23,7 @@ class PrefixCache:
     """
 
     page_size = None
-    window = None
+    windows = (None,)
 
     def __init__(self, num_slots: int, max_context: int, reuse: bool = False) -> None:
         self.num_slots, self.max_context, self.reuse = num_slots, max_context, reuse
@@ -53,21 +53,21 @@ class PrefixCache:
         assert end <= self.max_context, (slot, end)
         return ()
 
-    def runs(self, slot: int, start: int, end: int) -> tuple[range]:
+    def runs(self, slot: int, start: int, end: int, table: int = 0) -> tuple[range]:
         first = slot * self.max_context
         return (range(first + start, first + end),)
 
     def owned(self, slot: int, start: int) -> tuple[range]:
         return self.runs(slot, start, self.max_context)
 
-    def continues(self, slot: int, length: int) -> bool:
+    def roll_back(self, slot: int, length: int) -> bool:
         """Everything is held."""
         return True
 
     def cut(self, slot: int, length: int) -> None:
         """Nothing is given back."""
 
-    def pages(self, slot: int) -> tuple[()]:
+    def pages(self, slot: int, table: int = 0) -> tuple[()]:
         return ()
 
     def check_integrity(self) -> None:

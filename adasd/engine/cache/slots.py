@@ -121,7 +121,7 @@ class SlotTable:
 
     def settle(self, slot: Slot) -> None:
         """After a roll-back: preempt the slot if what its next token sees lay behind the window and was given back."""
-        if slot.is_placed and not self.layout.continues(slot.index, slot.cached_len):
+        if slot.is_placed and not self.layout.roll_back(slot.index, slot.cached_len):
             self.preempt(slot, list(slot.tokens))
 
     def newest_placed(self) -> Iterator[Slot]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from adasd.engine.cache.layers import dealt
 from adasd.engine.cache.layout import CacheLayout
 from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.prefix_cache import PrefixCache
@@ -54,7 +55,8 @@ def check_agreement(
     layout: CacheLayout = PrefixCache(3, length)
     if paged:
         size = page_size(forward.device)
-        layout = Pages(3, length, size, 3 * -(-length // size))
+        windows = dealt(forward.layers).windows
+        layout = Pages(3, length, size, 3 * len(windows) * -(-length // size), windows=windows)
     for _ in range(3):
         layout.extend(layout.allocate((), ()).slot, 0, length)
     cache = forward.make_cache(layout)

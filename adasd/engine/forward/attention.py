@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layers import LayerShape
 from adasd.engine.forward.batch import ForwardBatch, Group
 from adasd.engine.forward.paged_attention import attend_pages, serves
 from adasd.errors import ConfigError
@@ -46,7 +47,7 @@ def attend(
     if rule is not None and batch.is_fixed:
         raise ConfigError("attention with capped scores or sinks is not recorded")
     if cache.layout.page_size is not None and rule is None and serves(queries_THD):
-        return attend_pages(queries_THD, cache, layer, batch.tables, scaling, window)
+        return attend_pages(queries_THD, cache, layer, batch.tables[cache.table_of[layer]], scaling, window)
     if len(batch.groups) == 1:
         return _attend_group(queries_THD, cache, layer, batch.groups[0], scaling, window, rule)
     parts = [
@@ -69,7 +70,7 @@ def _attend_group(
     num_sequences, width = group.num_sequences, group.width
     shared = cache.layers[layer].kv_heads
     fold = num_heads // shared
-    keys, values = cache.read(layer, group.slots, group.longest, group.tables_RM)
+    keys, values = cache.read(layer, group.slots, group.longest, group.tables)
     mask = group.mask(fold, window, queries_THD.dtype)
     if group.pad is not None:
         queries_THD = queries_THD.index_select(0, group.pad)
@@ -197,7 +198,7 @@ def slot_attention(
         return step.attend(layer, query.shape[1], key, value, window), None
     batch, width = step.batch, step.cache.layers[layer].head_dim
     keys, values = (widened(each[0].transpose(0, 1), width) for each in (key, value))
-    step.cache.write(layer, batch.where_T, keys, values)
+    step.cache.write(layer, batch.where_T[step.cache.table_of[layer]], keys, values)
     queries_THD = widened(query[0].transpose(0, 1), width).contiguous()
     rule = None if softcap is None and s_aux is None else ScoreRule(softcap, s_aux)
     scaling = scaling or query.shape[-1] ** -0.5

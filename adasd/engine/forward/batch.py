@@ -36,7 +36,7 @@ class Group:
     width: int  # N
     longest: int  # L
     slots: slice | Tensor  # of the cache: read in place, or gathered
-    tables_RM: Tensor | None  # pages of each slot, where the cache is paged
+    tables: tuple[Tensor, ...]  # where the cache is paged: of each table, the slots' pages [R, M]
     positions_RN: Tensor  # of the queries; 0 for padding
     pad: Tensor | None  # [R * N] padded index -> token of the group; None: no padding
     unpad: Tensor | None  # [last - first] token -> its padded index
@@ -107,11 +107,16 @@ class ForwardBatch:
 
     @cached_property
     def _flat(self) -> tuple[Tensor, ...]:
-        where: list[int] = []
-        for one in self.inputs:
-            for run in self.layout.runs(one.slot, one.start, one.end):
-                where += run
-        return torch.tensor([self.ids, self.positions, where], device=self._device).unbind()
+        where = [
+            [
+                place
+                for one in self.inputs
+                for run in self.layout.runs(one.slot, one.start, one.end, table)
+                for place in run
+            ]
+            for table in range(len(self.layout.windows))
+        ]
+        return torch.tensor([self.ids, self.positions, *where], device=self._device).unbind()
 
     @property
     def ids_T(self) -> Tensor:
@@ -121,10 +126,10 @@ class ForwardBatch:
     def positions_T(self) -> Tensor:
         return self._flat[1]
 
-    @property
-    def where_T(self) -> Tensor:
-        """Places in the cache."""
-        return self._flat[2]
+    @cached_property
+    def where_T(self) -> tuple[Tensor, ...]:
+        """Places in the cache, of each table."""
+        return self._flat[2:]
 
     @cached_property
     def wanted(self) -> Tensor | None:
@@ -134,17 +139,19 @@ class ForwardBatch:
         return torch.tensor(self.wanted_at, dtype=torch.long, device=self._device)
 
     @cached_property
-    def tables(self) -> PageTables:
-        """All sequences, where the cache is paged."""
+    def tables(self) -> tuple[PageTables, ...]:
+        """All sequences, where the cache is paged; of each table."""
         num, device = len(self.inputs), self._device
         first_query = [0, *accumulate(len(one.tokens) for one in self.inputs)]
         max_keys = max(one.end for one in self.inputs)
         numbers = [one.end for one in self.inputs] + first_query + [n * max_keys for n in range(num + 1)]
         packed = torch.tensor(numbers, dtype=torch.int32, device=device)
         used_R, first_query_R1, first_key_R1 = torch.split(packed, [num, num + 1, num + 1])
-        pages_RM = page_tables(self.inputs, self.layout, device)
         max_queries = max(len(one.tokens) for one in self.inputs)
-        return PageTables(pages_RM, used_R, first_query_R1, first_key_R1, max_queries, max_keys)
+        return tuple(
+            PageTables(pages_RM, used_R, first_query_R1, first_key_R1, max_queries, max_keys)
+            for pages_RM in page_tables(self.inputs, self.layout, device)
+        )
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -198,12 +205,12 @@ def _group(inputs: list[StepInput], positions_T: Tensor, first: int, layout: Cac
     lens = [len(one.tokens) for one in inputs]
     width, last = max(lens), first + sum(lens)
     longest = max(one.end for one in inputs)
-    tables_RM = None
+    tables: tuple[Tensor, ...] = ()
     if layout.page_size is None:
         slots, places, num_sequences = _slots_to_read(inputs, positions_T.device)
     else:
         slots, places, num_sequences = slice(0, 0), list(range(len(inputs))), len(inputs)
-        tables_RM = page_tables(inputs, layout, positions_T.device)
+        tables = page_tables(inputs, layout, positions_T.device)
     group_positions = positions_T[first:last]
     pad = unpad = None
     if num_sequences == len(inputs) and min(lens) == width:
@@ -211,18 +218,21 @@ def _group(inputs: list[StepInput], positions_T: Tensor, first: int, layout: Cac
     else:
         pad, unpad, positions_RN = _padding(group_positions, lens, places, num_sequences, width)
     exact = width == 1 and pad is None and all(one.end == longest for one in inputs)
-    return Group(
-        first, last, num_sequences, width, longest, slots, tables_RM, positions_RN, pad, unpad, exact
-    )
+    return Group(first, last, num_sequences, width, longest, slots, tables, positions_RN, pad, unpad, exact)
 
 
-def page_tables(inputs: Sequence[StepInput], layout: CacheLayout, device: torch.device) -> Tensor:
-    """The pages that each sequence reads, [R, M] int32, padded with ``NO_PAGE``."""
+def page_tables(inputs: Sequence[StepInput], layout: CacheLayout, device: torch.device) -> tuple[Tensor, ...]:
+    """Of each table, the pages that each sequence reads: [R, M] int32, padded with ``NO_PAGE``."""
     assert layout.page_size is not None
-    pages = [layout.pages(one.slot)[: -(-one.end // layout.page_size)] for one in inputs]
-    longest = max(map(len, pages))
-    padded = [[*table, *[NO_PAGE] * (longest - len(table))] for table in pages]
-    return torch.tensor(padded, dtype=torch.int32, device=device)
+    lens = [-(-one.end // layout.page_size) for one in inputs]
+    padded = [
+        [
+            [*layout.pages(one.slot, table)[:num], *[NO_PAGE] * (max(lens) - num)]
+            for one, num in zip(inputs, lens, strict=True)
+        ]
+        for table in range(len(layout.windows))
+    ]
+    return torch.tensor(padded, dtype=torch.int32, device=device).unbind()
 
 
 def _slots_to_read(inputs: list[StepInput], device: torch.device) -> tuple[slice | Tensor, list[int], int]:

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
-from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layers import LayerShape
 from adasd.engine.forward.attention import attend
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.int8 import Int8Linear, empty, is_int8
@@ -145,7 +146,7 @@ class FastLlama(Forward):
         if layer.qk_norm is not None:
             rotating.copy_(F.rms_norm(rotating, (self._head_dim,), None, self._eps) * layer.qk_norm)
         _rotate(rotating, rotation)
-        cache.tokens[index].index_copy_(0, batch.where_T, qkv[:, self._num_heads * self._head_dim :])
+        cache.tokens[index].index_copy_(0, batch.where_T[0], qkv[:, self._num_heads * self._head_dim :])
         attended = attend(heads[:, : self._num_heads], cache, index, batch, self._scaling)
         x = _residual(x, attended.reshape(num_tokens, -1), layer.out, layer.out_bias)
         gate, up = _affine(self._normed(x, layer.norm2), layer.gate_up, layer.gate_up_bias).chunk(2, -1)

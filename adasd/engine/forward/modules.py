@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layers import LayerShape
 from adasd.engine.forward.attention import IMPLEMENTATION, ShapeRecorder, SlotStep, register
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.protocol import Forward

@@ -80,9 +80,10 @@ class OwnAttention(Forward):
 
     def _group(self, batch: ForwardBatch, group: Group, cache: KVCache) -> Tensor:
         """Logits of a group's tokens [T, V]."""
-        ids_T, where_T = (each[group.first : group.last] for each in (batch.ids_T, batch.where_T))
+        some = slice(group.first, group.last)
+        ids_T = batch.ids_T[some]
         ids_RN = ids_T if group.pad is None else ids_T.index_select(0, group.pad)
-        rows = SlotRows(cache, group, where_T)
+        rows = SlotRows(cache, group, tuple(where_T[some] for where_T in batch.where_T))
         logits = self._run(ids_RN.view(group.num_sequences, group.width), group.positions_RN, rows)
         flat = logits.flatten(0, 1)
         return flat if group.unpad is None else flat.index_select(0, group.unpad)
@@ -111,7 +112,7 @@ class _Rows(Cache):
 class SlotRows(_Rows):
     """A group's slots as transformers' cache, for one forward pass."""
 
-    def __init__(self, cache: KVCache, group: Group, where_T: Tensor) -> None:
+    def __init__(self, cache: KVCache, group: Group, where_T: tuple[Tensor, ...]) -> None:
         super().__init__(group.positions_RN, group.longest)
         self._cache, self._group, self._where_T = cache, group, where_T
 
@@ -125,8 +126,8 @@ class SlotRows(_Rows):
         )
         if group.unpad is not None:
             keys, values = keys.index_select(0, group.unpad), values.index_select(0, group.unpad)
-        self._cache.write(layer_idx, self._where_T, keys, values)
-        keys, values = self._cache.read(layer_idx, group.slots, group.longest, group.tables_RM)
+        self._cache.write(layer_idx, self._where_T[self._cache.table_of[layer_idx]], keys, values)
+        keys, values = self._cache.read(layer_idx, group.slots, group.longest, group.tables)
         return keys[..., : key_states.shape[-1]], values[..., : value_states.shape[-1]]
 
 

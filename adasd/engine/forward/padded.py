@@ -4,7 +4,7 @@ Every token is a sequence of its own over the pages of its slot: all keys of a p
 a token sees those before it, be it decoded, verified or drafted. So the shapes are two numbers: of tokens, rounded up
 to a power of two, and of tokens whose logits are wanted, all or half of those. Padding writes to the scratch place of
 the cache and reads the first key of the page of zeros; its results are never read.
-Shape letters: T tokens, W tokens whose logits are computed, M pages of a full slot.
+Shape letters: T tokens, W tokens whose logits are computed, K tables of pages, M pages of a full slot in one table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class PassSize:
     """The shapes of a fixed pass."""
 
     num_tokens: int
-    num_wanted: int  # tokens whose logits it computes: all, or half where catching up feeds more than is judged
+    num_wanted: (
+        int  # tokens whose logits it computes: all, or half where catching up feeds more than is judged
+    )
 
     def __str__(self) -> str:
         return f"{self.num_tokens} tokens and logits of {self.num_wanted}"
@@ -78,14 +80,19 @@ class Padded(ForwardBatch):
         assert page_size is not None, "fixed passes read pages"
         self._size, self._page_size, device = size, page_size, cache.device
         self._max_pages, num_tokens = -(-cache.layout.max_context // page_size), size.num_tokens
-        num_bytes = num_tokens * (3 * 8 + (1 + self._max_pages) * 4) + size.num_wanted * 8
+        num_tables = len(cache.layout.windows)
+        per_token = 8 * (2 + num_tables) + 4 * (1 + num_tables * self._max_pages)
+        num_bytes = num_tokens * per_token + size.num_wanted * 8
         self._hosts = [_Host(num_bytes, device) for _ in range(2)]  # in turn: a copy may still be on its way
         self._numbers = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-        flat_3T, self.wanted, self.used_T, self.pages_TM = _views(self._numbers, size)
-        self._flat = tuple(flat_3T.unbind())
+        flat, self.wanted, self.used_T, self.pages_KTM = _views(self._numbers, size, num_tables)
+        self._flat = tuple(flat.unbind())
         firsts = torch.arange(num_tokens + 1, dtype=torch.int32, device=device)
         max_keys = cache.layout.max_context
-        self.tables = PageTables(self.pages_TM, self.used_T, firsts, firsts * max_keys, 1, max_keys)
+        self.tables = tuple(
+            PageTables(pages_TM, self.used_T, firsts, firsts * max_keys, 1, max_keys)
+            for pages_TM in self.pages_KTM
+        )
         positions_T1 = self.positions_T.view(num_tokens, 1)
         nothing = slice(0, 0)
         self._group = Group(
@@ -95,7 +102,7 @@ class Padded(ForwardBatch):
             1,
             max_keys,
             nothing,
-            self.pages_TM,
+            tuple(self.pages_KTM),
             positions_T1,
             None,
             None,
@@ -113,17 +120,20 @@ class Padded(ForwardBatch):
         self._hosts.reverse()
         host = self._hosts[0]
         host.wait()
-        flat, wanted, used, pages = (view.numpy() for view in _views(host.numbers, self._size))
-        flat[0], flat[1], flat[2], wanted[:], used[:], pages[:] = 0, 0, self.scratch, 0, 1, NO_PAGE
+        num_tables = len(self.pages_KTM)
+        flat, wanted, used, pages = (view.numpy() for view in _views(host.numbers, self._size, num_tables))
+        flat[:2], flat[2:], wanted[:], used[:], pages[:] = 0, self.scratch, 0, 1, NO_PAGE
         first = num_wanted = 0
         for one in inputs:
             some = slice(first, first + len(one.tokens))
             flat[0, some] = one.tokens
             flat[1, some] = range(one.start, one.end)
-            flat[2, some] = [place for run in self.layout.runs(one.slot, one.start, one.end) for place in run]
             used[some] = range(one.start + 1, one.end + 1)
-            held = self.layout.pages(one.slot)
-            pages[some, : len(held)] = held
+            for table in range(num_tables):
+                runs = self.layout.runs(one.slot, one.start, one.end, table)
+                flat[2 + table, some] = [place for run in runs for place in run]
+                held = self.layout.pages(one.slot, table)
+                pages[table, some, : len(held)] = held
             first, before = some.stop, num_wanted
             num_wanted += one.num_positions
             wanted[before:num_wanted] = range(first - one.num_positions, first)
@@ -136,10 +146,11 @@ class Padded(ForwardBatch):
     def go_to(self, tokens_T: Tensor, positions_T: Tensor, idle_T: Tensor) -> None:
         """On the device: each sequence feeds this token at this position of its slot next, unless it is idle."""
         at_T1 = (positions_T // self._page_size).clamp_max(self._max_pages - 1)[:, None]
-        where_T = self.pages_TM.gather(1, at_T1)[:, 0] * self._page_size + positions_T % self._page_size
         self.ids_T.copy_(tokens_T.masked_fill(idle_T, 0))
         self.positions_T.copy_(positions_T.masked_fill(idle_T, 0))
-        self.where_T.copy_(where_T.masked_fill(idle_T, self.scratch))
+        for pages_TM, where_T in zip(self.pages_KTM, self.where_T, strict=True):
+            places_T = pages_TM.gather(1, at_T1)[:, 0] * self._page_size + positions_T % self._page_size
+            where_T.copy_(places_T.masked_fill(idle_T, self.scratch))
         self.used_T.copy_((positions_T + 1).masked_fill(idle_T, 1))
 
 
@@ -163,16 +174,15 @@ class _Host:
             self._sent.record()
 
 
-def _views(numbers: Tensor, size: PassSize) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """In these bytes: ids, positions and places [3, T] and indices of wanted tokens [W], int64; visible keys [T] and
-    pages [T, M], int32."""
-    num_tokens, num_wanted = size.num_tokens, size.num_wanted
-    before = 28 * num_tokens + 8 * num_wanted
-    sizes = [24 * num_tokens, 8 * num_wanted, 4 * num_tokens, numbers.numel() - before]
-    flat, wanted, used, pages = torch.split(numbers, sizes)
+def _views(numbers: Tensor, size: PassSize, num_tables: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """In these bytes: ids, positions and places [2 + K, T], and indices of wanted tokens [W], int64; then visible keys
+    [T] and pages [K, T, M], int32."""
+    num_tokens = size.num_tokens
+    sizes = [8 * (2 + num_tables) * num_tokens, 8 * size.num_wanted, 4 * num_tokens]
+    flat, wanted, used, pages = torch.split(numbers, [*sizes, numbers.numel() - sum(sizes)])
     return (
-        flat.view(torch.int64).view(3, num_tokens),
+        flat.view(torch.int64).view(2 + num_tables, num_tokens),
         wanted.view(torch.int64),
         used.view(torch.int32),
-        pages.view(torch.int32).view(num_tokens, -1),
+        pages.view(torch.int32).view(num_tables, num_tokens, -1),
     )

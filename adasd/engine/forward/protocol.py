@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from adasd.control.exits import Exit
-from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layers import LayerShape
 from adasd.engine.cache.layout import CacheLayout
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.work import SHORT_FEED, DraftWork, Judged, Proposed

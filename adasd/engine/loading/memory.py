@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from adasd.config import EngineConfig
-from adasd.engine.cache.kv_cache import LayerShape, cache_bytes_per_token, window_of
-from adasd.engine.cache.pages import pages_of_session
+from adasd.engine.cache.layers import CacheNeeds, LayerShape
+from adasd.engine.cache.pages import PageNeeds
 from adasd.engine.forward.int8 import rounded_layers
 from adasd.engine.forward.miniature import model_factory
 from adasd.engine.forward.trial import WAYS, way_of
@@ -57,6 +57,8 @@ class MemoryEstimate:
         None  # of a paged cache whose size the card decides: what it cannot do without
     )
     gpu_share: float = 1.0  # of a card that weights, reserve and such a cache may take
+    page_bytes: int = 0  # of a paged cache, as the next
+    pages: PageNeeds | None = None
 
     @property
     def cache_bytes(self) -> int:
@@ -81,6 +83,12 @@ class MemoryEstimate:
         left = int(num_bytes * self.gpu_share) - self.weights_bytes - self.reserve_bytes
         return max(0, min(self.cache_bytes, left))
 
+    def context_in(self, cache_bytes: int) -> int:
+        """Tokens of the longest session, up to ``max_context``, that a cache of this size holds."""
+        if self.pages is None or cache_bytes >= self.bytes_per_slot:
+            return self.max_context
+        return self.pages.context_of(cache_bytes // self.page_bytes, self.max_context)
+
 
 def memory_estimate(config: EngineConfig) -> MemoryEstimate:
     """Weights, cache and reserve of one engine, over all its ranks, which need not be on this machine.
@@ -97,6 +105,7 @@ def memory_estimate(config: EngineConfig) -> MemoryEstimate:
         reserve_bytes=num_ranks * rank.reserve_bytes,
         cache_limit=None if rank.cache_limit is None else num_ranks * rank.cache_limit,
         least_cache_bytes=None if rank.least_cache_bytes is None else num_ranks * rank.least_cache_bytes,
+        page_bytes=num_ranks * rank.page_bytes,
     )
 
 
@@ -109,7 +118,8 @@ def _of_a_rank(config: EngineConfig) -> MemoryEstimate:
     model = on_meta(model_config, config.trust_remote_code)
     layers = _layer_shapes(model_config, model, max_context, config.trust_remote_code)
     num_ranks, on_cuda = config.tensor_parallel, device.type == "cuda"
-    per_token = cache_bytes_per_token(layers, dtype) // num_caches(model, num_ranks)
+    needs = CacheNeeds.of(layers, dtype, num_caches(model, num_ranks))
+    per_token = needs.bytes_per_token
     weights_bytes = _weights_bytes(model, dtype, config, quantisation(model_config))
     reserve_bytes = CUDA_RESERVE if on_cuda else 0
     if not is_paged(config, device):
@@ -117,22 +127,25 @@ def _of_a_rank(config: EngineConfig) -> MemoryEstimate:
             max_context = contiguous_context(config, max_context, per_token)
         num_slots = resolve_num_slots(config, per_token * max_context)
         return MemoryEstimate(weights_bytes, per_token * max_context, num_slots, reserve_bytes, max_context)
-    size, window = page_size(device), window_of(layers)
+    size, per_place = page_size(device), needs.bytes_per_place
+    pages = PageNeeds(size, needs.windows, config.prefill_chunk)
     limit = host_budget(num_ranks) if config.cache_bytes is None and not on_cuda else config.cache_bytes
-    needed = pages_of_session(max_context, size, window, config.prefill_chunk)
-    if limit is not None and config.max_context is None and (room := limit // (size * per_token)) < needed:
-        needed, max_context = room, max(1, room * size)
+    if limit is not None and config.max_context is None:
+        max_context = max(1, pages.context_of(limit // (size * per_place), max_context))
+    needed = pages.pages_of(max_context)
     decided_by_card = on_cuda and config.cache_bytes is None
-    least = size if config.max_context is None else needed * size
+    least = pages.pages_of(size) if config.max_context is None else needed
     return MemoryEstimate(
         weights_bytes,
-        per_token * min(max_context, needed * size),
+        per_place * min(len(needs.windows) * max_context, needed * size),
         config.num_slots,
         reserve_bytes,
         max_context,
         cache_limit=limit,
-        least_cache_bytes=per_token * least if decided_by_card else None,
+        least_cache_bytes=per_place * size * least if decided_by_card else None,
         gpu_share=config.gpu_share,
+        page_bytes=per_place * size,
+        pages=pages,
     )
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from adasd.config import EngineConfig
+from adasd.engine.cache.layers import CacheNeeds
 from adasd.engine.cache.layout import CacheLayout
-from adasd.engine.cache.pages import Pages, pages_of_session
+from adasd.engine.cache.pages import PageNeeds, Pages
 from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.loading.limits import is_paged, resolve_num_slots
 from adasd.errors import ConfigError
@@ -47,42 +48,49 @@ def page_size(device: torch.device) -> int:
 def make_layout(
     config: EngineConfig,
     max_context: int,
-    bytes_per_token: int,
+    needs: CacheNeeds,
     device: torch.device,
     memory: Callable[[], DeviceMemory],
-    window: int | None = None,
 ) -> CacheLayout:
     """The layout that ``config.cache`` asks for. ``memory`` is called if the device's memory decides the size.
 
-    ``max_context`` is the model's own limit where ``config.max_context`` is not set; memory may bound it then.
-    ``window``: latest positions that a token sees, if all layers have a window; then a session needs no more of them.
-    Raises ConfigError if there is no room for one session.
+    ``max_context`` is the model's own limit where ``config.max_context`` is not set; memory may bound it then. Raises
+    ConfigError if there is no room for one session.
     """
     if not is_paged(config, device):
         if config.max_context is None:
-            max_context = contiguous_context(config, max_context, bytes_per_token)
-        num_slots = resolve_num_slots(config, bytes_per_token * max_context)
+            max_context = contiguous_context(config, max_context, needs.bytes_per_token)
+        num_slots = resolve_num_slots(config, needs.bytes_per_token * max_context)
         _log.info("the cache has %d slots of %d tokens", num_slots, max_context)
         return PrefixCache(num_slots, max_context, config.prefix_cache)
     size = page_size(device)
-    num_pages = _num_bytes(config, device, memory) // (bytes_per_token * size)
-    needed = pages_of_session(max_context, size, window, config.prefill_chunk)
-    if num_pages < needed and config.max_context is None and num_pages:
-        needed, max_context = num_pages, num_pages * size
+    page_bytes, pages = needs.bytes_per_place * size, PageNeeds(size, needs.windows, config.prefill_chunk)
+    num_pages = _num_bytes(config, device, memory) // page_bytes
+    fitting = pages.context_of(num_pages, max_context)
+    if config.max_context is None and fitting:
+        max_context = fitting
+    needed = pages.pages_of(max_context)
     if num_pages < needed:
-        least = min(max_context, needed * size) * bytes_per_token
-        raise ConfigError(_too_small(config, max_context, least, num_pages * size, bytes_per_token))
+        raise ConfigError(
+            _too_small(config, max_context, needed * page_bytes, num_pages * page_bytes, fitting)
+        )
     num_pages = min(num_pages, needed * config.num_slots)
     _log.info(
         "the cache has %d pages of %d tokens (%.2f GiB) for %d sessions of at most %d tokens",
         num_pages,
         size,
-        num_pages * size * bytes_per_token / GIB,
+        num_pages * page_bytes / GIB,
         config.num_slots,
         max_context,
     )
     return Pages(
-        config.num_slots, max_context, size, num_pages, config.prefix_cache, window, config.prefill_chunk
+        config.num_slots,
+        max_context,
+        size,
+        num_pages,
+        config.prefix_cache,
+        needs.windows,
+        config.prefill_chunk,
     )
 
 
@@ -119,11 +127,12 @@ def cuda_budget(memory: DeviceMemory, utilization: float) -> int:
 
 
 def _too_small(
-    config: EngineConfig, max_context: int, least: int, num_tokens: int, bytes_per_token: int
+    config: EngineConfig, max_context: int, least_bytes: int, found_bytes: int, fitting: int
 ) -> str:
-    needed, found = least / GIB, num_tokens * bytes_per_token / GIB
+    """``fitting``: the longest context that would fit."""
+    needed, found = least_bytes / GIB, found_bytes / GIB
     what = "cache_bytes" if config.cache_bytes is not None else "gpu_memory_utilization"
-    fits = f"lower max_context to {num_tokens} or less, or " if num_tokens > 1 else ""
+    fits = f"lower max_context to {fitting} or less, or " if fitting > 1 else ""
     return (
         f"{config.model}: one session of max_context {max_context} tokens takes {needed:.2f} GiB of cache, but "
         f"there is room for {found:.2f} GiB beside the weights; {fits}raise {what}, or take a smaller model or dtype"

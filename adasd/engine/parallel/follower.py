@@ -40,17 +40,19 @@ class GivenLayout:
 
     def __init__(self, given: NewCache) -> None:
         self.num_slots, self.max_context = given.num_slots, given.max_context
-        self.num_places, self.page_size = given.num_places, given.page_size
-        self.tables: Mapping[int, Sequence[int]] = {}  # slot -> its pages, of this pass
+        self.num_places, self.page_size, self.windows = given.num_places, given.page_size, given.windows
+        self.tables: Mapping[
+            int, Sequence[Sequence[int]]
+        ] = {}  # slot -> its pages of each table, of this pass
 
-    def runs(self, slot: int, start: int, end: int) -> Sequence[range]:
+    def runs(self, slot: int, start: int, end: int, table: int = 0) -> Sequence[range]:
         if self.page_size is None:
             first = slot * self.max_context
             return [range(first + start, first + end)]
-        return runs_of(self.tables[slot], self.page_size, start, end)
+        return runs_of(self.tables[slot][table], self.page_size, start, end)
 
-    def pages(self, slot: int) -> Sequence[int]:
-        return self.tables.get(slot, ())
+    def pages(self, slot: int, table: int = 0) -> Sequence[int]:
+        return self.tables[slot][table]
 
 
 class Follower:

@@ -30,7 +30,8 @@ class Leading(ForwardOver):
 
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         """As the protocol says. RankLost, whatever fails: ranks that stopped at different places cannot go on."""
-        pages = tuple(tuple(cache.layout.pages(one.slot)) for one in batch.inputs)
+        tables = range(len(cache.layout.windows))
+        pages = tuple(tuple(tuple(cache.layout.pages(one.slot, k)) for k in tables) for one in batch.inputs)
         self._channel.send(packed(Pass(tuple(batch.inputs), pages)))
         try:
             return self.inner(batch, cache)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layers import LayerShape
 from adasd.engine.cache.layout import CacheLayout
 from adasd.engine.parallel.channel import Channel
 from adasd.engine.parallel.plans import CopyPlaces, NewCache, ZeroPlaces, packed
@@ -22,9 +23,8 @@ class MirroredCache(KVCache):
         channel: Channel,
     ) -> None:
         self._channel = channel
-        channel.send(
-            packed(NewCache(layout.num_slots, layout.max_context, layout.num_places, layout.page_size))
-        )
+        sizes = layout.num_slots, layout.max_context, layout.num_places, layout.page_size
+        channel.send(packed(NewCache(*sizes, tuple(layout.windows))))
         super().__init__(layers, layout, dtype, device)
 
     def copy_places(self, source: range, target: range) -> None:

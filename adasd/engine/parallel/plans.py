@@ -14,8 +14,8 @@ import numpy as np
 
 from adasd.engine.work import StepInput
 
-_FIELDS = 6
-"""Numbers per sequence of a pass: slot, start, tokens, logits, scored positions, pages."""
+_FIELDS = 7
+"""Numbers per sequence of a pass: slot, start, tokens, logits, scored positions, tables, pages of each table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,18 @@ class NewCache:
     max_context: int
     num_places: int
     page_size: int | None  # None: slots are contiguous
+    windows: tuple[int | None, ...]  # of each table of pages
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Run these sequences through all layers; ``pages`` of each one's slot, empty where slots are contiguous."""
+    """Run these sequences through all layers; ``pages`` of each one's slot, of each table, are as many in each.
+
+    They are empty where slots are contiguous.
+    """
 
     inputs: tuple[StepInput, ...]
-    pages: tuple[tuple[int, ...], ...]
+    pages: tuple[tuple[tuple[int, ...], ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +65,22 @@ class _Kind(IntEnum):
 def packed(plan: Plan) -> bytes:
     """The plan as a message."""
     match plan:
-        case NewCache(num_slots, max_context, num_places, page_size):
-            return _bytes([_Kind.CACHE, num_slots, max_context, num_places, page_size or 0])
+        case NewCache(num_slots, max_context, num_places, page_size, windows):
+            sizes = [num_slots, max_context, num_places, page_size or 0]
+            return _bytes([_Kind.CACHE, *sizes, *(window or 0 for window in windows)])
         case CopyPlaces(source, target):
             return _bytes([_Kind.COPY, source.start, source.stop, target.start, target.stop])
         case ZeroPlaces(places):
             return _bytes([_Kind.ZERO, places.start, places.stop])
         case Pass(inputs, pages):
             numbers = [int(_Kind.PASS), len(inputs)]
-            for one, table in zip(inputs, pages, strict=True):
-                numbers += [one.slot, one.start, len(one.tokens), one.num_logits, one.num_scored, len(table)]
-            for one, table in zip(inputs, pages, strict=True):
+            for one, tables in zip(inputs, pages, strict=True):
+                numbers += [one.slot, one.start, len(one.tokens), one.num_logits, one.num_scored]
+                numbers += [len(tables), len(tables[0])]
+            for one, tables in zip(inputs, pages, strict=True):
                 numbers += one.tokens
-                numbers += table
+                for table in tables:
+                    numbers += table
             return _bytes(numbers)
 
 
@@ -82,8 +89,9 @@ def unpacked(message: bytes) -> Plan:
     kind, *numbers = np.frombuffer(message, np.int64).tolist()
     match kind:
         case _Kind.CACHE:
-            num_slots, max_context, num_places, page_size = numbers
-            return NewCache(num_slots, max_context, num_places, page_size or None)
+            num_slots, max_context, num_places, page_size, *windows = numbers
+            given = tuple(window or None for window in windows)
+            return NewCache(num_slots, max_context, num_places, page_size or None, given)
         case _Kind.COPY:
             return CopyPlaces(range(*numbers[:2]), range(*numbers[2:]))
         case _Kind.ZERO:
@@ -97,11 +105,11 @@ def _pass(num: int, numbers: list[int]) -> Pass:
     at = num * _FIELDS
     inputs, pages = [], []
     for first in range(0, at, _FIELDS):
-        slot, start, num_tokens, num_logits, num_scored, num_pages = numbers[first : first + _FIELDS]
+        slot, start, num_tokens, num_logits, num_scored, num_tables, num = numbers[first : first + _FIELDS]
         tokens, at = numbers[at : at + num_tokens], at + num_tokens
-        table, at = numbers[at : at + num_pages], at + num_pages
         inputs.append(StepInput(slot, start, tokens, num_logits, num_scored))
-        pages.append(tuple(table))
+        pages.append(tuple(tuple(numbers[at + i * num : at + (i + 1) * num]) for i in range(num_tables)))
+        at += num_tables * num
     return Pass(tuple(inputs), tuple(pages))
 
 

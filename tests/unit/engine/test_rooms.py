@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layers import CacheNeeds
 from adasd.engine.cache.pages import NO_PAGE, ROLL_BACK
 from adasd.engine.engine import TorchEngine
 from adasd.errors import InvalidRequest, StaleCache
@@ -26,10 +27,11 @@ PAGE, CONTEXT = 16, 160
 
 
 def paged(num_pages, name="llama", seed=0, **settings) -> TorchEngine:
-    """An engine whose cache has so many pages of 16 tokens."""
+    """An engine whose cache has so many pages of 16 tokens for each table."""
     e = engine(name, seed, cache="paged", cache_bytes=10**9, **settings)
-    per_page = sum(layer.values_per_token for layer in e.forward.layers) * 4 * PAGE
-    made = engine(name, seed, cache="paged", cache_bytes=num_pages * per_page, **settings)
+    needs = CacheNeeds.of(e.forward.layers, e.forward.dtype)
+    num_pages *= len(needs.windows)
+    made = engine(name, seed, cache="paged", cache_bytes=num_pages * needs.bytes_per_place * PAGE, **settings)
     assert made._slots.layout.num_pages == num_pages
     return made
 
@@ -289,12 +291,12 @@ def test_a_session_holds_no_more_pages_than_its_window_and_its_text_is_the_same(
 
 
 @pytest.mark.parametrize(
-    ("name", "windows"), [("mistral-window", 7), ("gemma3-window", None), ("llama", None)]
+    ("name", "windows"), [("mistral-window", (7,)), ("gemma3-window", (None, *[7] * 5)), ("llama", (None,))]
 )
-def test_pages_go_only_where_all_layers_have_a_window(name, windows):
+def test_layers_with_a_window_have_a_table_of_their_own(name, windows):
     e = engine(name, cache="paged")
-    assert e._slots.layout.window == windows
-    assert (None in {layer.window for layer in e.forward.layers}) == (windows is None)
+    assert e._slots.layout.windows == windows
+    assert {layer.window for layer in e.forward.layers} == set(windows)
 
 
 def test_sessions_with_a_window_share_beginnings_grow_and_are_preempted_like_others():
@@ -310,10 +312,13 @@ def test_sessions_with_a_window_share_beginnings_grow_and_are_preempted_like_oth
 
 
 def test_a_roll_back_far_behind_the_window_costs_a_computation_and_no_answer():
-    e = windowed(prefix_cache=False)
-    (text,) = prompts(150)
+    e = windowed(10, prefix_cache=False)
+    text, short = prompts(150, 20)
     e.open(OpenCall("s", GREEDY, CONTEXT))
     verify(e, VerifyCall("s", 0, 0, text))
+    assert NO_PAGE not in e._slots.layout.pages(e._slots.get("s").index), "nobody needs the room yet"
+    assert plain(e, short, 4) == generate("mistral-window", short, 4)
+    assert e._rooms.num_preempted == 0
     assert e._slots.layout.pages(e._slots.get("s").index).count(NO_PAGE) >= 3
     assert (
         verify(e, VerifyCall("s", 1, 130, (5,))).next_token

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adasd.engine.cache.cpu_memory import HugePages
-from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layers import LayerShape
 from adasd.engine.forward import fast_llama
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.int8 import Int8Linear, empty

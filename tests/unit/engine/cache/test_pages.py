@@ -1,7 +1,7 @@
 """The allocator of pages against a model that keeps every written token: nothing is lost, shared pages never change.
 
-With a window, what the next token sees is never lost, and a slot holds no more pages than window, roll-back and input
-need.
+With windows, what the next token sees is never lost, and where room is short, no slot keeps more pages in a table than
+its window, roll-back and input need.
 """
 
 import pytest
@@ -19,55 +19,76 @@ class Machine(RuleBasedStateMachine):
     """Sessions of few different tokens come, grow, roll back and end; ``memory`` is what would lie in the cache."""
 
     @initialize(
-        num_pages=st.integers(6, 14), reuse=st.booleans(), window=st.sampled_from([None, None, 1, 3, 6, 11])
+        num_pages=st.integers(6, 14),
+        reuse=st.booleans(),
+        windows=st.sampled_from([(None,), (1,), (6,), (None, 3), (None, None, 11), (None, 1, 6)]),
     )
-    def start(self, num_pages, reuse, window):
-        self.window = window
-        self.pages = Pages(SLOTS, CONTEXT, SIZE, num_pages, reuse, window, CHUNK, ROLL_BACK)
-        self.memory = {}  # place -> the tokens up to it, which keys and values depend on
+    def start(self, num_pages, reuse, windows):
+        self.windows = windows
+        num_pages *= len(windows)
+        self.pages = Pages(SLOTS, CONTEXT, SIZE, num_pages, reuse, windows, CHUNK, ROLL_BACK)
+        self.memory = {}  # place -> table and the tokens up to it, which keys and values depend on
         self.texts = {}  # slot in use -> its tokens
+        self.written = {}  # slot in use -> where it goes on
         self.safe = {}  # slot in use -> a roll-back to here, or less far, loses nothing
 
-    def places(self, slot, start, end):
-        return [place for run in self.pages.runs(slot, start, end) for place in run]
+    @property
+    def tables(self):
+        return range(len(self.windows))
 
-    def first_held(self, slot):
+    def places(self, slot, start, end, table):
+        return [place for run in self.pages.runs(slot, start, end, table) for place in run]
+
+    def held_places(self, slot):
+        """Of all tables, but for the pages that were given back."""
+        length = len(self.texts[slot])
+        return {
+            place for k in self.tables for place in self.places(slot, self.first_held(slot, k), length, k)
+        }
+
+    def first_held(self, slot, table):
         """Position of the first token whose page was not given back."""
-        return SIZE * list(self.pages.pages(slot)).count(NO_PAGE)
+        return SIZE * list(self.pages.pages(slot, table)).count(NO_PAGE)
 
-    def check_window(self, slot, start, end):
-        """Of a slot that is written at these positions."""
-        first = self.first_held(slot)
-        if self.window is None:
-            assert not first
-            return
-        assert first <= max(0, start + 1 - self.window), "the first written token sees the rest"
-        assert len(self.pages.pages(slot)) - first // SIZE <= (
-            2 + (self.window + ROLL_BACK + end - start) // SIZE
-        )
+    def check_windows(self, slot, start):
+        """Of a slot that is written from this position on."""
+        for table, window in enumerate(self.windows):
+            first = self.first_held(slot, table)
+            assert first <= (0 if window is None else max(0, start + 1 - window)), (
+                "the first written token sees the rest"
+            )
+
+    def check_nothing_is_kept_in_vain(self):
+        """When there was no room: nothing of ended sessions, and of others what they still see."""
+        assert not list(self.pages.held())
+        for slot, start in self.written.items():
+            for table, window in enumerate(self.windows):
+                seen = 0 if window is None else max(0, start - ROLL_BACK - window + 1)
+                assert self.first_held(slot, table) + SIZE > min(
+                    seen, len(self.pages.pages(slot, table)) * SIZE
+                )
 
     def write(self, slot, start, tokens):
         """As a forward pass: make room, copy, write. Returns whether there was room."""
-        text = self.texts[slot][:start]
-        shared = {
-            place
-            for other in self.texts
-            if other != slot
-            for place in self.places(other, self.first_held(other), len(self.texts[other]))
-        }
         copies = self.pages.extend(slot, start, start + len(tokens))
+        self.written[slot] = start
         if copies is None:
+            self.check_nothing_is_kept_in_vain()
             return False
-        self.check_window(slot, start, start + len(tokens))
+        shared = {place for other in self.texts if other != slot for place in self.held_places(other)}
+        self.check_windows(slot, start)
         self.safe[slot] = max(self.safe[slot], start - ROLL_BACK)
         for copy in copies:
             assert isinstance(copy, PageCopy)
             for source, target in zip(copy.source, copy.target, strict=True):
                 self.memory[target] = self.memory.get(source)
-        for place, token in zip(self.places(slot, start, start + len(tokens)), tokens, strict=True):
-            assert place not in shared, "written, although another session reads it"
-            text = [*text, token]
-            self.memory[place] = tuple(text)
+        for table in self.tables:
+            text = self.texts[slot][:start]
+            places = self.places(slot, start, start + len(tokens), table)
+            for place, token in zip(places, tokens, strict=True):
+                assert place not in shared, "written, although another session reads it"
+                text = [*text, token]
+                self.memory[place] = table, tuple(text)
         self.texts[slot] = text
         return True
 
@@ -81,6 +102,7 @@ class Machine(RuleBasedStateMachine):
         assert self.pages.reuse or not placement.num_cached
         self.texts[placement.slot] = list(prompt[: placement.num_cached])
         self.safe[placement.slot] = placement.num_cached
+        self.written[placement.slot] = placement.num_cached
         for first in range(placement.num_cached, len(prompt), CHUNK):
             if not self.write(placement.slot, first, prompt[first : first + CHUNK]):
                 self.end_of(placement.slot)
@@ -93,14 +115,31 @@ class Machine(RuleBasedStateMachine):
         slot = data.draw(st.sampled_from(sorted(self.texts)))
         start = data.draw(st.integers(0, len(self.texts[slot])))
         before = list(self.texts[slot])
-        if not self.pages.continues(slot, start):
-            assert self.window is not None, "everything is kept"
-            assert start < self.safe[slot], "a small roll-back costs nothing"
-            self.end_of(slot)
+        if not self.roll_back(slot, start):
             return
         if not self.write(slot, start, tokens[: CONTEXT - start]):
-            assert self.pages.num_free_pages < self.pages.num_needed(CONTEXT)
+            assert self.pages.num_free_pages < self.pages.num_needed(CONTEXT) * len(self.windows)
             self.texts[slot] = before[:start]
+
+    def roll_back(self, slot, start):
+        """False: it costs too much, and the slot is given up."""
+        if self.pages.roll_back(slot, start):
+            self.written[slot] = min(self.written[slot], start)
+            self.safe[slot] = min(self.safe[slot], start)
+            return True
+        assert any(self.windows), "everything is kept"
+        assert start < self.safe[slot], "a small roll-back costs nothing"
+        self.end_of(slot)
+        return False
+
+    @precondition(lambda self: self.texts)
+    @rule(data=st.data())
+    def go_back(self, data):
+        """And let others write first."""
+        slot = data.draw(st.sampled_from(sorted(self.texts)))
+        start = data.draw(st.integers(0, len(self.texts[slot])))
+        if self.roll_back(slot, start):
+            del self.texts[slot][start:]
 
     @precondition(lambda self: self.texts)
     @rule(data=st.data())
@@ -109,6 +148,7 @@ class Machine(RuleBasedStateMachine):
 
     def end_of(self, slot):
         self.pages.free(slot, self.texts.pop(slot))
+        del self.written[slot]
 
     @precondition(lambda self: self.texts)
     @rule(data=st.data())
@@ -129,12 +169,13 @@ class Machine(RuleBasedStateMachine):
         assert not held.keys() & self.texts.keys()
         assert sorted([*self.texts, *self.pages]) == list(range(SLOTS))
         for slot, text in (*self.texts.items(), *held.items()):
-            first = self.first_held(slot)
-            places = self.places(slot, first, len(text))
-            assert all(place >= SIZE for place in places), "page 0 is nobody's"
-            assert [self.memory[place] for place in places] == [
-                tuple(text[: i + 1]) for i in range(first, len(text))
-            ]
+            for table in self.tables:
+                first = self.first_held(slot, table)
+                places = self.places(slot, first, len(text), table)
+                assert all(place >= SIZE for place in places), "page 0 is nobody's"
+                assert [self.memory[place] for place in places] == [
+                    (table, tuple(text[: i + 1])) for i in range(first, len(text))
+                ]
 
     def teardown(self):
         for slot in list(self.texts):
@@ -185,6 +226,40 @@ def test_pages_of_ended_sessions_go_the_longest_unused_first():
     assert pages.extend(other, 0, 1) is None, (
         "six pages hold 22 tokens of one session, and no token of another"
     )
+
+
+def with_a_window(text):
+    """Six pages, five of them of a slot that holds 20 tokens and sees the latest one of them; it fed two at last."""
+    pages = Pages(4, CONTEXT, SIZE, 6, reuse=True, windows=(1,), chunk=CHUNK, roll_back=ROLL_BACK)
+    slot = filled(pages, text)
+    assert pages.extend(slot, 18, 20) == []
+    return pages, slot
+
+
+def test_pages_behind_a_window_serve_later_prompts_until_they_are_needed():
+    text = list(range(20))
+    pages, slot = with_a_window(text)
+    assert NO_PAGE not in pages.pages(slot)
+    assert pages.num_free_pages == 1 + 4
+    again = pages.allocate([*text[:8], 99], [(slot, text)])
+    assert again.num_cached == 8
+    pages.free(again.slot, text[:8])
+    other = pages.allocate([50], [(slot, text)]).slot
+    assert pages.extend(other, 0, 20) == []
+    assert list(pages.pages(slot))[:4] == [NO_PAGE] * 4
+    assert pages.num_free_pages == 0
+    assert dict(pages.held()) == {}, "ended sessions go after pages behind a window"
+
+
+def test_a_slot_that_goes_back_keeps_what_it_sees_from_there_while_others_take_pages():
+    pages, slot = with_a_window(list(range(20)))
+    assert pages.roll_back(slot, 10)
+    other = pages.allocate([50], []).slot
+    assert pages.extend(other, 0, 12) == []
+    assert list(pages.pages(slot)).count(NO_PAGE) == 2
+    assert pages.roll_back(slot, 10)
+    assert pages.extend(slot, 10, 11) == []
+    pages.check_integrity()
 
 
 def test_a_pool_that_holds_no_whole_session_is_a_mistake():

@@ -92,6 +92,6 @@ def test_rows_far_apart_answer_as_neighbours_do(monkeypatch, gathers, fast):
 
 def test_places_in_the_cache_follow_slot_and_position():
     batch = build(StepInput(2, 5, (7, 8), 2))
-    assert batch.where_T.tolist() == [205, 206]
+    assert [where.tolist() for where in batch.where_T] == [[205, 206]]
     assert batch.positions_T.tolist() == [5, 6]
     assert batch.wanted is None

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layers import dealt
 from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.slots import Slot
 from adasd.engine.forward import attention, paged_attention
@@ -50,7 +51,9 @@ def on_the_card(name="qwen3", modules=False):
 
 
 def cache_of(forward):
-    return KVCache(forward.layers, Pages(SLOTS, CONTEXT, 16, 4 * SLOTS), forward.dtype, CARD)
+    windows = dealt(forward.layers).windows
+    layout = Pages(SLOTS, CONTEXT, 16, 4 * SLOTS * len(windows), windows=windows)
+    return KVCache(forward.layers, layout, forward.dtype, CARD)
 
 
 def flash(out, q, k, v, *tables, seqused_k, block_table, **_):
@@ -119,7 +122,7 @@ def test_eager_work_may_send_numbers_and_nothing_else(name):
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize(
     ("name", "modules"),
-    [("llama-biased", False), ("qwen3", False), ("gemma", True), ("mistral-window", True)],
+    [("llama-biased", False), ("qwen3", False), ("gemma3-window", True)],
 )
 def test_passes_of_every_size_and_turns_of_every_kind_can_be_recorded(name, modules, in_place, monkeypatch):
     """Attention by the kernel that reads pages, and by gathered pages."""

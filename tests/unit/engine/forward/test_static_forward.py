@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layers import dealt
 from adasd.engine.cache.pages import NO_PAGE, Pages
 from adasd.engine.engine import TorchEngine
 from adasd.engine.forward import padded
@@ -62,7 +63,8 @@ def drafted(e, texts, rule, transforms):
 
 def cache_of(forward, num_slots=8, lens=None):
     """A paged cache; slot n holds ``lens[n]`` tokens and has room for eight more."""
-    layout = Pages(num_slots, MAX_CONTEXT, 16, 10 * num_slots)
+    windows = dealt(forward.layers).windows
+    layout = Pages(num_slots, MAX_CONTEXT, 16, 10 * num_slots * len(windows), windows=windows)
     for n, length in enumerate(lens or [0] * num_slots):
         assert layout.allocate((), ()).slot == n
         layout.extend(n, 0, length + 8)
@@ -101,7 +103,10 @@ def test_the_largest_size_comes_first_so_that_the_others_find_their_memory():
     assert len(sizes) == NUM_PASSES
 
 
-@pytest.mark.parametrize(("name", "modules"), [("llama", False), ("qwen3", True), ("mistral-window", True)])
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [("llama", False), ("qwen3", True), ("mistral-window", True), ("gemma3-window", True)],
+)
 @torch.inference_mode()
 def test_a_padded_pass_gives_the_logits_and_the_cache_of_a_ragged_one(name, modules):
     model = copy.deepcopy(original(name))
@@ -122,7 +127,13 @@ def test_a_padded_pass_gives_the_logits_and_the_cache_of_a_ragged_one(name, modu
     found = static_(ForwardBatch(rows, padded_cache.layout, CPU), padded_cache)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     layout = padded_cache.layout
-    written = {place for row in rows for run in layout.runs(row.slot, row.start, row.end) for place in run}
+    written = {
+        place
+        for row in rows
+        for table in range(len(layout.windows))
+        for run in layout.runs(row.slot, row.start, row.end, table)
+        for place in run
+    }
     for now, was, wanted in zip(padded_cache.tokens, before, ragged_cache.tokens, strict=True):
         torch.testing.assert_close(now[:-1], wanted[:-1], rtol=1e-4, atol=1e-5)
         changed = (now[:-1] != was[:-1]).any(-1).nonzero()[:, 0].tolist()
@@ -176,10 +187,10 @@ def test_a_filled_pass_forgets_what_it_held():
     pages = list(cache.layout.pages(6))
     assert step.ids_T.tolist() == [5] + [0] * 7
     assert step.positions_T.tolist() == [20] + [0] * 7
-    assert step.where_T.tolist() == [pages[1] * 16 + 4] + [cache.scratch] * 7
+    assert step.where_T[0].tolist() == [pages[1] * 16 + 4] + [cache.scratch] * 7
     assert step.used_T.tolist() == [21] + [1] * 7
     assert step.wanted.tolist() == [0] * 8
-    assert step.pages_TM.tolist() == [pages + [NO_PAGE] * 8] + [[NO_PAGE] * 10] * 7
+    assert step.pages_KTM[0].tolist() == [pages + [NO_PAGE] * 8] + [[NO_PAGE] * 10] * 7
 
 
 @torch.inference_mode()
@@ -233,6 +244,13 @@ def test_speculation_changes_nothing(transform, rule):
     expected = plain(oracle("qwen3", fast=True), prompt, 30, transform)
     tokens, _ = speculative(static("qwen3", seed=1), static("qwen3"), prompt, 30, rule, transform)
     assert tokens == expected
+
+
+def test_speculation_with_a_table_of_pages_for_each_kind_of_layer_changes_nothing():
+    (prompt,) = prompts(40)
+    pair = (static("gemma3-window", seed, modules=True, prefill_chunk=16) for seed in (1, 0))
+    tokens, _ = speculative(*pair, prompt, 100, StopRule(5))
+    assert tokens == generate("gemma3-window", prompt, 100)
 
 
 def test_an_engine_records_at_its_start_and_warm_up_leaves_every_slot_free():

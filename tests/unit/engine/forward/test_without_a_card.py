@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, PhimoeConfig
 import adasd.engine.engine as engine_module
 import adasd.engine.loading.model as model_module
 from adasd.config import EngineConfig
-from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layers import LayerShape
 from adasd.engine.cache.pages import Pages
 from adasd.engine.engine import TorchEngine
 from adasd.engine.forward import attention, paged_attention
@@ -79,10 +80,11 @@ def test_tables_of_a_padded_pass_are_those_of_one_sequence_per_token():
     cache = KVCache(forward.layers, layout, torch.float32, torch.device("cpu"))
     step = Padded(PassSize(4, 4), cache)
     step.fill([StepInput(0, 30, (5, 6, 7), 3)])
-    assert isinstance(step.tables, PageTables)
-    assert step.tables.used_R.tolist() == [31, 32, 33, 1]
-    assert step.tables.first_query_R1.tolist() == [0, 1, 2, 3, 4]
-    assert step.tables.pages_RM[:3, :3].tolist() == [list(layout.pages(0))] * 3
+    (tables,) = step.tables
+    assert isinstance(tables, PageTables)
+    assert tables.used_R.tolist() == [31, 32, 33, 1]
+    assert tables.first_query_R1.tolist() == [0, 1, 2, 3, 4]
+    assert tables.pages_RM[:3, :3].tolist() == [list(layout.pages(0))] * 3
 
 
 # --------------------------------------------------------------------------- faults found by reading

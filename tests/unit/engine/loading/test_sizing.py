@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from adasd.config import EngineConfig
+from adasd.engine.cache.layers import CacheNeeds
 from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.loading import sizing
@@ -20,12 +21,13 @@ H200 = DeviceMemory(total=150 * GB, free=80 * GB, used_here=67 * GB, peak=4 * GB
 def layout(device=CUDA, memory=H200, context=32768, **settings):
     """With ``context`` as the setting."""
     config = EngineConfig("big", max_context=context, **settings)
-    return make_layout(config, context, PER_TOKEN, device, lambda: memory)
+    return make_layout(config, context, CacheNeeds(PER_TOKEN, PER_TOKEN), device, lambda: memory)
 
 
 def by_default(device=CUDA, memory=H200, limit=32768, per_token=PER_TOKEN, **settings):
     """Without a setting, for a model with this limit."""
-    return make_layout(EngineConfig("big", **settings), limit, per_token, device, lambda: memory)
+    needs = CacheNeeds(per_token, per_token)
+    return make_layout(EngineConfig("big", **settings), limit, needs, device, lambda: memory)
 
 
 def test_the_cache_takes_what_weights_and_the_largest_pass_leave_of_this_process_s_share():

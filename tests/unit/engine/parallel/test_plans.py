@@ -14,10 +14,15 @@ SEQUENCES = st.tuples(
     st.builds(
         StepInput, NUMBERS, NUMBERS, st.lists(st.integers(0, 2**20), min_size=1, max_size=5), NUMBERS, NUMBERS
     ),
-    st.lists(st.integers(0, 2**20), max_size=4).map(tuple),
+    st.tuples(st.integers(1, 3), st.integers(0, 4)).flatmap(
+        lambda size: st.tuples(*[st.tuples(*[st.integers(0, 2**20)] * size[1])] * size[0])
+    ),
 )
 PLANS = st.one_of(
-    st.builds(NewCache, NUMBERS, NUMBERS, NUMBERS, st.none() | st.integers(1, 256)),
+    st.builds(
+        NewCache, NUMBERS, NUMBERS, NUMBERS, st.none() | st.integers(1, 256),
+        st.lists(st.none() | st.integers(1, 2**20), min_size=1, max_size=3).map(tuple),
+    ),
     st.builds(CopyPlaces, RANGES, RANGES),
     st.builds(ZeroPlaces, RANGES),
     st.lists(SEQUENCES, max_size=4).map(lambda pairs: Pass(*(tuple(part) for part in zip(*pairs, strict=True)))
