@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,7 +18,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from adasd.config import EngineConfig
-from adasd.engine.cache.kv_cache import KVCache, LayerShape
+from adasd.engine.cache.kv_cache import KVCache
+from adasd.engine.cache.layers import LayerShape
 from adasd.engine.cache.pages import Pages
 from adasd.engine.engine import TorchEngine
 from adasd.engine.forward import attention
@@ -30,6 +32,7 @@ from adasd.specdec import verify
 from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import TransformBatch
 from adasd.testing.loops import plain_batch
+from load_tests.cuda.colocated import Pair, always_agreeing, two_streams
 from load_tests.cuda.ranks import NUM_RANKS, two_ranks
 from load_tests.cuda.sizes import TINY, Sizes, model
 
@@ -42,6 +45,9 @@ DRAFTED = {
     "seeded": (SamplingTransform(temperature=0.8, top_p=0.95, seed=1), 0),
 }
 """Kinds of drafting sessions, and the entries of the distributions that they send."""
+
+TARGET_SHARE = 0.75
+"""Of the card's memory, beside a draft."""
 
 
 def milliseconds(sizes: Sizes, run: Callable[[], object]) -> float:
@@ -248,6 +254,32 @@ def verdicts(sizes: Sizes) -> Iterator[Record]:
     }
 
 
+def colocated(sizes: Sizes) -> Iterator[Record]:
+    """Draft and target on one card: a round whose block is accepted in full, against a step of plain decoding.
+
+    A round pays if it accepts more than ``pays_from`` drafted tokens on average.
+    """
+    batches, context = [num for num in sizes.batches if 1 < num <= 32], sizes.contexts[0]
+    made = [always_agreeing(model(shape, sizes)) for shape in (sizes.target, sizes.draft)]
+    target_engine = engine_of(made[0], sizes, max(batches), gpu_memory_utilization=TARGET_SHARE)
+    draft_engine = engine_of(made[1], sizes, max(batches))
+    pair = Pair(draft_engine, target_engine, BLOCK_LEN)
+    yield bytes_used(sizes)
+    with two_streams(sizes.device) as streams, ThreadPoolExecutor(2) as threads:
+        for num in (1, *batches):
+            pair.open(num, context, 3 * (sizes.num_repeats + 2))
+            record: Record = {"batch": num, "context": context}
+            record["round_ms"] = milliseconds(sizes, pair.in_turn)
+            if num > 1:
+                record["two_streams_round_ms"] = milliseconds(sizes, lambda: pair.at_once(threads, streams))
+            record["accepted_per_round"] = pair.accepted_per_round
+            pair.forget_blocks()
+            record["decode_ms"] = milliseconds(sizes, lambda: pair.verify(pair.sessions))
+            record["pays_from"] = record["round_ms"] / record["decode_ms"] - 1
+            yield record
+            pair.close()
+
+
 def bytes_used(sizes: Sizes) -> Record:
     """Bytes of the device that this process uses."""
     if sizes.device.type != "cuda":
@@ -287,6 +319,7 @@ SECTIONS: tuple[Section, ...] = (
     attend,
     drafting,
     target,
+    colocated,
     tensor_parallel,
 )
 """In this order: what is short and decides the rest comes first."""

@@ -19,6 +19,9 @@ def test_every_section_runs_and_the_answers_are_right(tmp_path):
     assert list(dict.fromkeys(record["section"] for record in found)) == [each.__name__ for each in SECTIONS]
     assert [record["as_generate"] for record in found if "as_generate" in record] == [True]
     assert [record["equal"] for record in found if "equal" in record] == [True]
+    rounds = [record for record in found if "accepted_per_round" in record]
+    assert [(one["batch"], one["accepted_per_round"]) for one in rounds] == [(1, 5.0), (3, 5.0)]
+    assert [one["pays_from"] > -1 for one in rounds] == [True, True]
     times = [
         value
         for record in found
