@@ -213,6 +213,7 @@ ZOO = {
     ),
     "qwen3-moe": lambda: hf.Qwen3MoeConfig(**_WIDE, **_MOE, num_experts=4),
     "phimoe": lambda: hf.PhimoeConfig(**_GROUPED, num_local_experts=4, sliding_window=WINDOW),
+    "doge": lambda: hf.DogeConfig(**_GROUPED, sliding_window=WINDOW),
     "olmoe": lambda: hf.OlmoeConfig(**_GROUPED, num_experts=4, num_experts_per_tok=2),
     "flex-olmo": lambda: hf.FlexOlmoConfig(**_GROUPED, num_experts=4, num_experts_per_tok=2),
     "granite-moe": lambda: hf.GraniteMoeConfig(**_GROUPED, num_local_experts=4, num_experts_per_tok=2),
