@@ -17,6 +17,8 @@ from typing import Any
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
+ABSOLUTE = re.compile(r"(?<![^=])/.+")
+"""A path that is an argument, or the value of one (``--json=/...``)."""
 PACKAGES = ("torch", "transformers", "ray", "grpcio", "uvloop", "scikit-learn")
 
 
@@ -24,7 +26,7 @@ def circumstances(benchmark: str, arguments: Sequence[str], threads: int | None 
     """The header for a module of load_tests. Call it before measuring, so that the load average is of other work."""
     return {
         "benchmark": benchmark.rpartition(".")[2],
-        "command": shlex.join(["python", "-m", f"load_tests.{benchmark}", *arguments]),
+        "command": command_line(["python", "-m", f"load_tests.{benchmark}"], arguments),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "machine": {
@@ -36,6 +38,16 @@ def circumstances(benchmark: str, arguments: Sequence[str], threads: int | None 
         "threads": threads,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
+
+
+def command_line(command: Sequence[str], arguments: Sequence[str]) -> str:
+    """What was typed, for a shell, without folders of this machine: paths count from ROOT, others are names alone."""
+    return shlex.join([*command, *(ABSOLUTE.sub(_portable, argument) for argument in arguments)])
+
+
+def _portable(found: re.Match[str]) -> str:
+    path = Path(found[0])
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def commit() -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -97,7 +96,7 @@ def play(
 ) -> tuple[dict[str, Any], ScenarioRun]:
     """Run and print; returns the result as it is written, and the run."""
     header = record.circumstances("bench", argv)
-    header |= {"command": shlex.join(["adasd", "bench", *argv]), "pair": pair_of(server)}
+    header |= {"command": record.command_line(["adasd", "bench"], argv), "pair": pair_of(server)}
     console.print(record.headline(header), highlight=False)
     with Progress(console) as progress:
         done = asyncio.run(_until_told_to_stop(run(scenario, server, options, progress.show)))

@@ -18,6 +18,32 @@ def test_circumstances_say_what_ran_where_and_with_which_versions():
     assert header["commit"] is None or re.fullmatch(r"[0-9a-f]{7,}(-dirty)?", header["commit"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--json", f"{record.ROOT}/load_tests/baselines/one.json"], "--json load_tests/baselines/one.json"),
+        ([f"--json={record.ROOT}/one.json"], "--json=one.json"),
+        (
+            ["--against", "/home/somebody/before", "--json", "/tmp/one two.json"],
+            "--against before --json 'one two.json'",
+        ),
+        (["--url", "http://127.0.0.1:8000", "--set", "a/b=1"], "--url http://127.0.0.1:8000 --set a/b=1"),
+        (["--json", "there/one.json"], "--json there/one.json"),
+    ],
+)
+def test_the_command_names_no_folder_of_this_machine(arguments, shown):
+    assert record.command_line(["adasd", "bench"], arguments) == f"adasd bench {shown}"
+
+
+def test_no_baseline_names_a_folder_of_the_machine_that_it_was_measured_on():
+    commands = [
+        json.loads(file.read_text())["command"]
+        for file in (record.ROOT / "load_tests/baselines").glob("*.json")
+    ]
+    assert commands
+    assert not [command for command in commands if re.search(r"(^|[\s='\"])/", command)]
+
+
 def test_a_package_that_is_not_there_has_no_version():
     assert record.version("surely-not-installed") is None
 
