@@ -233,3 +233,28 @@ class RankLost(DeviceFailure):
 
 class IllegalEvent(AdasdError):
     """An event that the session's phase does not allow: a bug in the runner, never a user's mistake."""
+
+
+AGAIN = "send the request again"
+ADVICE = {
+    Code.DEADLINE: "ask for fewer tokens, or for more time",
+    **dict.fromkeys(
+        (
+            Code.UNAVAILABLE,
+            Code.WORKER_LOST,
+            Code.STALE_INCARNATION,
+            Code.UNKNOWN_SESSION,
+            Code.STALE_CACHE,
+            Code.SUPERSEDED,
+            Code.DEVICE,
+        ),
+        AGAIN,
+    ),
+}
+"""What a client should do, for errors whose messages do not say it: they are written for the runner, too."""
+
+
+def told(error: AdasdError) -> str:
+    """The message for a client: what happened, and what to do."""
+    message, advice = str(error), ADVICE.get(error.code, "")
+    return f"{message}; {advice}" if advice not in message else message

@@ -30,7 +30,15 @@ RETRIES = {
         "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     },
 }
-OPTIONS = [("grpc.service_config", json.dumps({"methodConfig": [RETRIES]}))]
+# A server whose machine or network is gone is noticed after 20 s.
+KEEPALIVE = [
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+OPTIONS = [("grpc.service_config", json.dumps({"methodConfig": [RETRIES]})), *KEEPALIVE]
 
 
 def ask(stub: GenerationStub, question: str, metadata: list[tuple[str, str]]) -> pb.Complete:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from adasd.drafters.sources import is_leased
-from adasd.errors import AdasdError, InvalidRequest, WorkerLost
+from adasd.errors import AdasdError, InvalidRequest, Overloaded, WorkerLost
 from adasd.ports import Clock, Drafter, Placement, Verifier
 from adasd.rounds import BlockLate, OpenCall, RoundCompleted, SlotGranted, SlotLost
 from adasd.session.events import DraftAttached, DraftLeft, DraftLost, Fail, TargetAttached, TargetLost
@@ -60,6 +60,7 @@ class SessionSlots:
         self._next_draft: Drafter | None = None  # attached; used once the session has seen DraftLeft
         self._asks_for_drafts = False  # whether drafts are attached, and replaced when they are lost
         self._num_target_losses = 0
+        self._target_loss = ""  # the newest one's cause
         self._is_over = False  # slots that are attached from now on are given back at once
 
     def prompt_was_read(self) -> None:
@@ -75,7 +76,7 @@ class SessionSlots:
         try:
             target = await self._placement.attach_target(self._call)
         except AdasdError as error:
-            self._tasks.post(Fail(error))
+            self._tasks.post(Fail(self._without_target(error)))
             return
         if self._is_over:
             return await target.release()
@@ -84,6 +85,12 @@ class SessionSlots:
         self._tasks.post(TargetAttached())
         if self._wants_draft():  # only now: no draft slot is held while waiting for the first target
             self.want_draft()
+
+    def _without_target(self, error: AdasdError) -> AdasdError:
+        """Why the answer ends: its target's loss, if it had one."""
+        if not self._target_loss or not isinstance(error, Overloaded):
+            return error
+        return WorkerLost("target", f"{self._target_loss}, and no other one took over ({error.what})")
 
     def want_draft(self) -> None:
         """Attach a draft, and replace it from now on when it is lost; later calls do nothing."""
@@ -169,7 +176,7 @@ class SessionSlots:
         if slot is self.target:
             self.target = None
             log.warning("session %s lost its target: %s", self._call.session, error)
-            self._num_target_losses += 1
+            self._num_target_losses, self._target_loss = self._num_target_losses + 1, str(error)
             if self._num_target_losses <= self._settings.max_target_losses:
                 self._tasks.post(TargetLost())
             else:

@@ -25,7 +25,7 @@ from services.transport.generation_messages import (
     ModelInfo,
     ServerInfo,
 )
-from services.transport.options import retrying
+from services.transport.options import PUBLIC_KEEPALIVE, retrying
 from services.transport.server import guarded
 from services.transport.status import error_from_rpc
 
@@ -111,12 +111,13 @@ def parsed(kind: type[M], data: bytes) -> M:
 class GenerationClient:
     """A client of the public interface; errors arrive as the classes of adasd.errors. Close it at the end.
 
-    Calls that no server has accepted are retried for about 4 s (services.transport.options.RETRY_POLICY).
+    Calls that no server has accepted are retried for about 4 s (services.transport.options.RETRY_POLICY). Running ones
+    raise WorkerLost 20 s after the server fell silent.
     """
 
     def __init__(self, address: str, api_key: str | None = None, ca: bytes | None = None) -> None:
         """``ca``: PEM certificate of the authority that signed the server's certificate; None: no TLS."""
-        options = retrying(GENERATION_SERVICE)
+        options = (*retrying(GENERATION_SERVICE), *PUBLIC_KEEPALIVE)
         if ca is None:
             self._channel = grpc.aio.insecure_channel(address, options)
         else:

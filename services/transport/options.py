@@ -1,4 +1,4 @@
-"""gRPC options that both ends share: a dead link is detected within 8 s, also when idle."""
+"""gRPC options that both ends share: a silent peer is given up after 8 s on a link, 20 s at the public door."""
 
 from __future__ import annotations
 
@@ -35,12 +35,27 @@ MAX_PART_BYTES = (
     MAX_MESSAGE_BYTES - 2 * MAX_FRAME_BYTES
 )  # of one ask or reply, so that a frame fits a message
 
-KEEPALIVE: tuple[tuple[str, int], ...] = (
-    ("grpc.keepalive_time_ms", 5000),
-    ("grpc.keepalive_timeout_ms", 3000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
+MIN_PING_INTERVAL_MS = 3000
+"""A connection whose client pings more often than this, with nothing in between, is closed at the third such ping."""
+
+
+def keepalive(time_ms: int, timeout_ms: int) -> tuple[tuple[str, int], ...]:
+    """Options of either end: ping after ``time_ms`` of silence, and give the peer up ``timeout_ms`` after that.
+
+    gRPC's core does not enforce its keepalive timeout (grpc/grpc#39239), only that of pings: 60 s unless it is set.
+    """
+    return (
+        ("grpc.keepalive_time_ms", time_ms),
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )
+
+
+KEEPALIVE = keepalive(5000, 3000)
+PUBLIC_KEEPALIVE = keepalive(10_000, 10_000)
+"""Between networks a packet may take longer."""
 
 CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
     *KEEPALIVE,
@@ -50,6 +65,6 @@ CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *CLIENT_OPTIONS,
-    ("grpc.http2.min_ping_interval_without_data_ms", 3000),
+    ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
     ("grpc.so_reuseport", 0),  # two servers on one port are a mistake, not load balancing
 )

@@ -16,6 +16,7 @@ from adasd.errors import (
     InvalidRequest,
     Overloaded,
     WorkerLost,
+    told,
 )
 from services.transport.error_codec import error_from_bytes, error_to_bytes
 
@@ -53,8 +54,8 @@ STATUS: dict[Code, grpc.StatusCode] = {
 
 
 async def abort(context: grpc.aio.ServicerContext, error: AdasdError) -> NoReturn:
-    """End the call with the error's status; the error itself goes along in the trailing metadata."""
-    details = str(error)[:MAX_DETAILS_LEN]
+    """End the call with the error's status and what to do; the error itself goes along in the trailing metadata."""
+    details = told(error)[:MAX_DETAILS_LEN]
     trailing: tuple[tuple[str, bytes], ...] = ((ERROR_KEY, error_to_bytes(error)),)
     if STATUS[error.code] in RETRY_STATUSES:
         trailing = (*trailing, (STATUS_DETAILS_KEY, _retry_info(error, details)))

@@ -24,7 +24,7 @@ from services.gateway.peers import Peers
 from services.observability.service_events import Observer, ignore
 from services.transport.generation import generation_handler, parsed
 from services.transport.generation_messages import GENERATION_SERVICE
-from services.transport.options import SERVER_OPTIONS
+from services.transport.options import PUBLIC_KEEPALIVE, SERVER_OPTIONS
 from services.transport.server import RunningServer, start_server
 from services.transport.status import abort
 
@@ -101,6 +101,7 @@ async def start_grpc(
     await set_readiness(servicer, backend)
     options = {
         **dict(SERVER_OPTIONS),
+        **dict(PUBLIC_KEEPALIVE),
         "grpc.so_reuseport": 1,
         "grpc.max_receive_message_length": max_request_bytes,
         "grpc.server_handshake_timeout_ms": int(1e3 * HANDSHAKE_S),

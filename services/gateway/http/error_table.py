@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from adasd.errors import AdasdError, Code, Overloaded
+from adasd.errors import AdasdError, Code, Overloaded, told
 
 log = logging.getLogger(__name__)
 
@@ -19,14 +19,12 @@ FULL_HEADER = "X-Adasd-Full"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """HTTP status and OpenAI error type of one code, and what the client should do."""
+    """HTTP status and OpenAI error type of one code."""
 
     status: int
     type: str  # OpenAI's error type
-    advice: str = ""  # where messages do not say it
 
 
-AGAIN = "send the request again"
 TABLE = {
     Code.INVALID: Failure(400, "invalid_request_error"),
     Code.CONTEXT_TOO_LONG: Failure(400, "invalid_request_error"),
@@ -35,15 +33,15 @@ TABLE = {
     Code.CONFIG: Failure(500, "server_error"),
     Code.OVERLOADED: Failure(429, "rate_limit_error"),
     Code.RATE_LIMITED: Failure(429, "rate_limit_error"),
-    Code.DEADLINE: Failure(504, "timeout_error", "ask for fewer tokens, or for more time"),
+    Code.DEADLINE: Failure(504, "timeout_error"),
     Code.CANCELLED: Failure(499, "cancelled"),
-    Code.UNAVAILABLE: Failure(503, "server_error", AGAIN),
-    Code.WORKER_LOST: Failure(503, "server_error", AGAIN),
-    Code.STALE_INCARNATION: Failure(503, "server_error", AGAIN),
-    Code.UNKNOWN_SESSION: Failure(503, "server_error", AGAIN),
-    Code.STALE_CACHE: Failure(503, "server_error", AGAIN),
-    Code.SUPERSEDED: Failure(503, "server_error", AGAIN),
-    Code.DEVICE: Failure(503, "server_error", AGAIN),
+    Code.UNAVAILABLE: Failure(503, "server_error"),
+    Code.WORKER_LOST: Failure(503, "server_error"),
+    Code.STALE_INCARNATION: Failure(503, "server_error"),
+    Code.UNKNOWN_SESSION: Failure(503, "server_error"),
+    Code.STALE_CACHE: Failure(503, "server_error"),
+    Code.SUPERSEDED: Failure(503, "server_error"),
+    Code.DEVICE: Failure(503, "server_error"),
     Code.INTERNAL: Failure(500, "server_error"),
 }
 
@@ -72,10 +70,7 @@ def error_body(error: Exception) -> dict[str, Any]:
     """``{"error": {message, type, param, code}}``; the cause of an unexpected error is only logged."""
     if not isinstance(error, AdasdError):
         return openai_error("the server failed on this request; its log says why", "server_error", None, None)
-    message, failure = str(error), TABLE[error.code]
-    if failure.advice and failure.advice not in message:
-        message = f"{message}; {failure.advice}"
-    return openai_error(message, failure.type, getattr(error, "param", None), error.code.value)
+    return openai_error(told(error), TABLE[error.code].type, getattr(error, "param", None), error.code.value)
 
 
 def openai_error(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:

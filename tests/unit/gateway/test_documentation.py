@@ -17,7 +17,7 @@ from services.gateway.http.responses.body import RESPONSES_BODY
 from services.gateway.http.schema import CHAT_BODY, COMPLETION_BODY
 from services.gateway.http.unsupported import SILENT
 from services.transport.generation_messages import GENERATION_SERVICE
-from services.transport.options import retrying
+from services.transport.options import PUBLIC_KEEPALIVE, retrying
 from tests.unit.gateway.fake_backend import FakeBackend
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,9 +48,9 @@ def test_the_tables_of_options_are_what_the_fields_say():
     assert documentation.main(["--check"]) == 0
 
 
-def test_the_example_client_tries_again_as_ours_does():
+def test_the_example_client_tries_again_and_pings_as_ours_does():
     example = runpy.run_path(str(ROOT / "examples" / "grpc_client.py"))
-    assert tuple(example["OPTIONS"]) == retrying(GENERATION_SERVICE)
+    assert tuple(example["OPTIONS"]) == (*retrying(GENERATION_SERVICE), *PUBLIC_KEEPALIVE)
 
 
 @pytest.mark.parametrize(("question", "status"), [("the cat sat on the mat", 0), ("overload", 1)])

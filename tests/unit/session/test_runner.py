@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from adasd.config import SpeculationConfig
 from adasd.control.bypass import Bypass
 from adasd.control.controller import Circumstance, Controller
 from adasd.control.draft_sources import MODEL
-from adasd.errors import DeadlineExceeded, Overloaded, WorkerLost
+from adasd.errors import DeadlineExceeded, DeviceFailure, Overloaded, WorkerLost
 from adasd.requests import GenerationRequest, Mode, SamplingParams, SpeculationOptions
 from adasd.results import Chunk, Complete, FinishReason, TokenKind
 from adasd.rounds import Verdict, VerifyCall
@@ -136,6 +137,30 @@ async def test_the_second_loss_of_a_target_and_those_behind_it_wait_longer_and_l
     with pytest.raises(WorkerLost):
         await text_and_end(runner(placement, reattach_s=0.5))
     assert [seconds for seconds in slept if seconds] == [0.08, 0.16, 0.32, 0.5]
+
+
+async def test_a_lost_target_that_nobody_replaces_is_why_the_answer_ends():
+    placement = world(delay_s=0.002)
+    stream = runner(placement).run()
+    await anext(stream)
+    placement.faults = replace(placement.faults, no_target_slots=True)
+    next(slot for slot in placement.open_slots if slot.role == "target").die()
+    with pytest.raises(WorkerLost, match=r"lost: .*, and no other one took over \("):
+        [event async for event in stream]
+    assert placement.open_slots == []
+
+
+async def test_a_device_that_fails_on_every_slot_ends_the_answer_with_its_error(monkeypatch):
+    placement = world()
+
+    async def out_of_memory(slot: FakeSlot, call: VerifyCall) -> Verdict:
+        raise DeviceFailure("out of memory")
+
+    monkeypatch.setattr(FakeSlot, "verify", out_of_memory)
+    with pytest.raises(WorkerLost, match=r"out of memory \(for the 6th time\)"):
+        await text_and_end(runner(placement))
+    assert placement.num_attached["target"] == 6
+    assert placement.open_slots == []
 
 
 async def test_no_target_slot_is_an_error_before_the_first_chunk():
