@@ -19,6 +19,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_S = 20.0
 """Time for the head of a request."""
+LINGER_S = 1.0
+"""How long a connection that was given up is read on: bytes on their way to a closed one would reset it, and the client
+would not see why.
+"""
 LISTENS_S = (0.0, 0.1, 0.4, 1.5, 5.0)
 """Pauses between the questions whether a half-closed connection is still open; the last one repeats."""
 TIMED_OUT = b"the head of the request was not complete in time; send it faster"
@@ -34,6 +38,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     _head: asyncio.TimerHandle | None = None
     _question: asyncio.TimerHandle | None = None
+    _end: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -44,6 +49,8 @@ class PatientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._end is not None:
+            return
         super().data_received(data)
         if self._head is None and not self._is_answering and not self.transport.is_closing():
             self._await_head()
@@ -75,7 +82,10 @@ class PatientProtocol(HttpToolsProtocol):
                 f"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: {len(TIMED_OUT)}\r\n"
             )
             self.transport.write(f"{head}content-type: text/plain\r\n\r\n".encode() + TIMED_OUT)
-            self.transport.close()
+            if not self.transport.can_write_eof():  # TLS
+                return self.transport.close()
+            self.transport.write_eof()
+            self._end = self.loop.call_later(LINGER_S, self.transport.close)
 
     def _ask(self, pauses_s: chain[float]) -> None:
         """A client that has closed the whole connection lets the second write fail, which ends its request."""
@@ -85,6 +95,6 @@ class PatientProtocol(HttpToolsProtocol):
             self._question = self.loop.call_later(next(pauses_s), self._ask, pauses_s)
 
     def _cancel_timers(self) -> None:
-        for timer in (self._head, self._question):
+        for timer in (self._head, self._question, self._end):
             if timer is not None:
                 timer.cancel()
