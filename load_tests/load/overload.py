@@ -13,13 +13,13 @@ import httpx
 from load_tests.load.answers import Outcome, Reply
 from load_tests.load.generator import percentile
 
-OVERLOAD = "overload"
+AT_KNEE, OVERLOAD = "at the knee", "overload"
 ASK_HEALTH_EVERY_S = 0.1
 HEALTH_TIMEOUT_S = 30.0
 REFUSED_WITHIN_S = 0.2
 HEALTH_WITHIN_S = 0.1
 FIRST_TOKEN_RATIO = 1.5
-"""Time to first token of admitted requests, relative to that below the knee."""
+"""Time to first token of admitted requests, relative to that at the knee."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class OverloadFigures:
     refused_p99_s: float | None
     health_p99_s: float | None
     first_token_p99_s: float | None  # of admitted requests
-    first_token_below_p99_s: float | None  # below the knee
+    first_token_at_knee_p99_s: float | None
 
     def problems(self) -> Iterator[str]:
         """What failed, one sentence each."""
@@ -44,20 +44,20 @@ class OverloadFigures:
             yield f"refusals took {1e3 * (self.refused_p99_s or 0):.0f} ms (p99), the limit is 200 ms"
         if self.health_p99_s is None or self.health_p99_s > HEALTH_WITHIN_S:
             yield f"/health took {1e3 * (self.health_p99_s or 0):.0f} ms (p99), the limit is 100 ms"
-        now_s, below_s = self.first_token_p99_s, self.first_token_below_p99_s
-        if now_s and below_s and now_s > FIRST_TOKEN_RATIO * below_s:
-            yield f"admitted requests waited {now_s / below_s:.1f} times as long for the first token as below the knee"
+        now_s, knee_s = self.first_token_p99_s, self.first_token_at_knee_p99_s
+        if now_s and knee_s and now_s > FIRST_TOKEN_RATIO * knee_s:
+            yield f"admitted requests waited {now_s / knee_s:.1f} times as long for the first token as at the knee"
 
     def __str__(self) -> str:
         return (
             f"overload: {self.num_answered} answered, {self.num_refused} refused ({_ms(self.refused_p99_s)} p99), "
             f"{self.num_without_status} without a status; first token {_ms(self.first_token_p99_s)} p99, "
-            f"below the knee {_ms(self.first_token_below_p99_s)}; /health {_ms(self.health_p99_s)} p99"
+            f"at the knee {_ms(self.first_token_at_knee_p99_s)}; /health {_ms(self.health_p99_s)} p99"
         )
 
 
-def judge(below: Sequence[Reply], over: Sequence[Reply], health_s: Sequence[float]) -> OverloadFigures:
-    """Figures of the load above the knee, with the time to first token below it.
+def judge(at_knee: Sequence[Reply], over: Sequence[Reply], health_s: Sequence[float]) -> OverloadFigures:
+    """Figures of the load above the knee, with the time to first token at it.
 
     Times count from sending: the loop is open, so the generator is late by its own fault alone, and at such a rate it
     is, on a machine that it shares with the server. The report says by how much.
@@ -71,7 +71,7 @@ def judge(below: Sequence[Reply], over: Sequence[Reply], health_s: Sequence[floa
         refused_p99_s=p99([reply.total_s - reply.late_s for reply in refused]),
         health_p99_s=p99(health_s),
         first_token_p99_s=p99([first_token_s(reply) for reply in done]),
-        first_token_below_p99_s=p99([first_token_s(reply) for reply in below]),
+        first_token_at_knee_p99_s=p99([first_token_s(reply) for reply in at_knee]),
     )
 
 

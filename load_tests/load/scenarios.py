@@ -12,9 +12,9 @@ from adasd.requests import Mode
 from cluster.simulation.arrivals import bursts, poisson, read_trace
 from load_tests.load import damage, request_mix
 from load_tests.load.answers import Ask
-from load_tests.load.goodput import is_held
-from load_tests.load.knee import find_knee
-from load_tests.load.overload import HEALTH_WITHIN_S, OVERLOAD, asking_health, judge, p99
+from load_tests.load.goodput import attainment, is_held
+from load_tests.load.knee import Knee, find_knee
+from load_tests.load.overload import AT_KNEE, HEALTH_WITHIN_S, OVERLOAD, asking_health, judge, p99
 from load_tests.load.stage import Stage
 
 MODES = (Mode.OFF, Mode.EXACT, Mode.ADAPTIVE)
@@ -56,19 +56,7 @@ async def steady(stage: Stage) -> None:
 
 async def ramp(stage: Stage) -> None:
     """Doubles the rate until the objective is missed, then closes in on the highest rate that holds it."""
-    seconds = stage.options.seconds or 10.0
-
-    async def holds(rate_per_s: float) -> bool:
-        name = f"{rate_per_s:.3g}/s"
-        times_s = poisson(rate_per_s, seconds, stage.chance()).tolist()
-        await stage.generator.open_loop(name, times_s, request_mix.whole(), rate_per_s)
-        await stage.settle()
-        return is_held(stage.options.objective, stage.of(name))
-
-    knee = await find_knee(holds, stage.options.rate_per_s or 4.0)
-    stage.found["knee_per_s"] = knee.rate_per_s
-    stage.found["saturated"] = knee.is_bracketed
-    stage.notes.append(str(knee))
+    knee = await _knee(stage, stage.options.rate_per_s or 4.0, stage.options.seconds or 10.0)
     if knee.rate_per_s is not None:
         below = [a for a in stage.generator.answers if float(a.phase.removesuffix("/s")) <= knee.rate_per_s]
         stage.expect_no_failure("requests below the knee", below)
@@ -90,15 +78,25 @@ async def burst(stage: Stage) -> None:
 
 
 async def overload(stage: Stage) -> None:
-    """Ten times a rate that holds (--rate): each request has an answer, refusals and /health come at once."""
-    rate_per_s, seconds = stage.options.rate_per_s or 8.0, stage.options.seconds or 20.0
-    for name, factor in (("below the knee", 1.0), (OVERLOAD, 10.0)):
+    """Ten times the knee (--rate, or looked for): every request has an answer, refusals and /health come at once."""
+    rate_per_s, seconds = stage.options.rate_per_s, stage.options.seconds or 20.0
+    if rate_per_s is None:
+        rate_per_s = (await _knee(stage, 8.0, seconds / 2)).rate_per_s
+    if rate_per_s is None:
+        stage.problems.append("not even the lowest rate held the objective")
+        return
+    for name, factor in ((AT_KNEE, 1.0), (OVERLOAD, 10.0)):
         times_s = poisson(factor * rate_per_s, seconds, stage.chance()).tolist()
         async with asking_health(stage.server.url) as health_s:
             await stage.generator.open_loop(name, times_s, request_mix.whole(), factor * rate_per_s)
         await stage.settle()
-    judged = judge(stage.of("below the knee"), stage.of(OVERLOAD), health_s)
-    stage.found["overload"] = asdict(judged)
+    share = attainment(stage.options.objective, stage.of(AT_KNEE))
+    judged = judge(stage.of(AT_KNEE), stage.of(OVERLOAD), health_s)
+    stage.found["overload"] = {"rate_per_s": rate_per_s, "attainment_at_knee": share, **asdict(judged)}
+    if share < stage.options.objective.share:
+        stage.problems.append(
+            f"{rate_per_s:.3g} requests per second are beyond the knee: {share:.0%} of the answers met the objective"
+        )
     stage.notes.append(str(judged))
     stage.problems.extend(judged.problems())
 
@@ -183,6 +181,23 @@ async def soak(stage: Stage) -> None:
         await stage.generator.open_loop("soak", times_s, asks, options.rate_per_s)
         await stage.settle()
     stage.expect_no_failure("requests", stage.of("soak"))
+
+
+async def _knee(stage: Stage, first_per_s: float, seconds: float) -> Knee:
+    """The highest rate that holds the objective, tried from ``first_per_s`` on for ``seconds`` each."""
+
+    async def holds(rate_per_s: float) -> bool:
+        name = f"{rate_per_s:.3g}/s"
+        times_s = poisson(rate_per_s, seconds, stage.chance()).tolist()
+        await stage.generator.open_loop(name, times_s, request_mix.whole(), rate_per_s)
+        await stage.settle()
+        return is_held(stage.options.objective, stage.of(name))
+
+    knee = await find_knee(holds, first_per_s)
+    stage.found["knee_per_s"] = knee.rate_per_s
+    stage.found["saturated"] = knee.is_bracketed
+    stage.notes.append(str(knee))
+    return knee
 
 
 async def _open(stage: Stage, name: str, rate_per_s: float, seconds: float, asks: Iterator[Ask]) -> None:

@@ -17,12 +17,12 @@ def reply(outcome: Outcome = Outcome.DONE, total_s: float = 0.1) -> Reply:
     return made
 
 
-BELOW = [reply(total_s=0.2)] * 10
+AT_KNEE = [reply(total_s=0.2)] * 10
 
 
 def test_quick_refusals_beside_answers_as_quick_as_before_are_no_problem():
     over = [*[reply(total_s=0.25)] * 5, *[reply(Outcome.OVERLOADED, 0.05)] * 50]
-    judged = judge(BELOW, over, [0.01] * 10)
+    judged = judge(AT_KNEE, over, [0.01] * 10)
     assert (judged.num_answered, judged.num_refused, list(judged.problems())) == (5, 50, [])
     assert "5 answered, 50 refused (50 ms p99)" in str(judged)
 
@@ -40,14 +40,14 @@ def test_quick_refusals_beside_answers_as_quick_as_before_are_no_problem():
     ],
 )
 def test_what_must_not_be_is_said(over, health_s, problem):
-    (said,) = judge(BELOW, over, health_s).problems()
+    (said,) = judge(AT_KNEE, over, health_s).problems()
     assert said.startswith(problem)
 
 
 def test_a_generator_that_is_late_does_not_charge_the_server():
     late = reply(Outcome.OVERLOADED, total_s=3.0)
     late.sent_s += 2.95
-    judged = judge(BELOW, [reply(), late], [0.01])
+    judged = judge(AT_KNEE, [reply(), late], [0.01])
     assert judged.refused_p99_s == pytest.approx(0.05)
     assert list(judged.problems()) == []
 
