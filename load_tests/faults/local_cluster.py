@@ -30,6 +30,7 @@ from load_tests.faults.small_disk import SmallDisk, can_mount, small_disk
 from load_tests.free_ports import free_port
 
 START_TIMEOUT_S = 240.0
+START_TRIES = 3
 RESTART_TRIES = 5
 RESTART_PAUSE_S = 3.0
 HEAD = "127.0.0.1"
@@ -88,7 +89,16 @@ class LocalCluster:
     # ----------------------------------------------------------------- nodes
 
     def start(self) -> None:
-        """The head, then every node."""
+        """The head, then every node. Several tries: on a busy machine Ray gives up waiting for its own processes."""
+        for tries_left in reversed(range(START_TRIES)):
+            try:
+                return self._start()
+            except (RuntimeError, subprocess.TimeoutExpired):
+                self.stop()
+                if not tries_left:
+                    raise
+
+    def _start(self) -> None:
         self._ray_start(
             "--head",
             f"--port={self.ray_port}",

@@ -5,6 +5,8 @@ Serve calls ``middlewares`` where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH name
 * A full orchestrator says so in its refusal (FULL_HEADER). For FULL_FOR_S after that the proxy refuses requests for
   answers by itself, which costs a tenth of the way to the orchestrator and back. One per PROBE_EVERY_S still passes,
   and the first that is accepted opens the door again.
+* While an orchestrator shows that it is alive, by whatever it answers, the proxy answers GET /health by itself: a busy
+  orchestrator is no dead one.
 * Nobody but the proxy outlives an orchestrator that dies. It ends the streams that ran there with an error event, and
   answers requests that had no answer yet with 503. Serve alone would cut the one and answer 500 to the other.
 * The proxy listens before any orchestrator does. Until one has answered GET /health, requests get 503. Serve alone
@@ -21,6 +23,7 @@ from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adasd.errors import AdasdError, Code, Overloaded
@@ -38,6 +41,8 @@ FULL_FOR_S = 0.5
 PROBE_EVERY_S = 0.05
 FIRST_ANSWER_S = 0.5
 """How long requests wait for the first answer of an orchestrator. One that runs already needs milliseconds."""
+ALIVE_FOR_S = 1.0
+"""How long an answer, or a piece of one, shows that its orchestrator is alive."""
 NEVER = float("-inf")
 REFUSED_HEADER = "X-Adasd-Refused"
 """On a request: how many the proxy has refused since the one before. The orchestrator counts them in its metrics."""
@@ -46,6 +51,7 @@ SERVES_OWN = "/-/"
 SERVES_REFUSALS = (404, 503)
 """With a text: Serve knows no application, or holds too many requests. Orchestrators write such errors as JSON."""
 RESPONSES = "/v1/responses"
+HEALTH, ALIVE = "/health", {"status": "ok"}
 ANSWERS = frozenset({"/v1/chat/completions", "/v1/completions", RESPONSES})
 END = "data: [DONE]\n\n"
 
@@ -87,6 +93,7 @@ class ProxyFront:
         self._next_probe_s = 0.0
         self._num_refused = 0  # since the last request that was passed on
         self._first_answer = _FirstAnswer(app)
+        self._heard_at_s = NEVER  # the newest sign of life of an orchestrator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(SERVES_OWN):
@@ -95,6 +102,8 @@ class ProxyFront:
             return await error_response(Unavailable("the service is starting"))(scope, receive, send)
         wants_answer = scope["method"] == "POST" and scope["path"].rstrip("/") in ANSWERS
         sent_s = self._clock()
+        if (scope["method"], scope["path"]) == ("GET", HEALTH) and sent_s < self._heard_at_s + ALIVE_FOR_S:
+            return await JSONResponse(ALIVE)(scope, receive, send)
         if wants_answer and self._is_shut(sent_s):
             self._num_refused += 1
             return await error_response(Overloaded("every slot and every place in the queue is taken"))(
@@ -102,7 +111,9 @@ class ProxyFront:
             )
         if wants_answer:
             scope, receive = await with_body(scope, receive)
-        response = _Response(send, lambda status, is_full: self._learn(status, is_full, sent_s, wants_answer))
+        response = _Response(
+            send, lambda status, is_full: self._learn(status, is_full, sent_s, wants_answer), self._hear
+        )
         has_left = False
 
         async def receive_too() -> Message:
@@ -117,6 +128,9 @@ class ProxyFront:
                 "a replica did not finish its response to %s %s", scope["method"], scope["path"][:200]
             )
             await response.end(scope, receive)
+
+    def _hear(self) -> None:
+        self._heard_at_s = self._clock()
 
     def _is_shut(self, now_s: float) -> bool:
         if now_s >= self._refused_at_s + FULL_FOR_S:
@@ -163,7 +177,7 @@ class _FirstAnswer:
 
     async def _ask(self, scope: Scope) -> None:
         """GET /health; Serve holds it until there is a replica."""
-        path = {"path": "/health", "raw_path": b"/health", "query_string": b""}
+        path = {"path": HEALTH, "raw_path": HEALTH.encode(), "query_string": b""}
         body: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
 
         async def receive() -> Message:
@@ -178,9 +192,15 @@ class _FirstAnswer:
 class _Response:
     """One response on its way to the client."""
 
-    def __init__(self, send: Send, on_start: Callable[[int, bool], None]) -> None:
-        """``on_start`` is told the status, and whether the orchestrator said that it is full."""
-        self._send, self._on_start = send, on_start
+    def __init__(
+        self, send: Send, on_start: Callable[[int, bool], None], on_success: Callable[[], None]
+    ) -> None:
+        """``on_start`` is told the status, and whether the orchestrator said that it is full.
+
+        ``on_success`` is called with every message of a response with status 200.
+        """
+        self._send, self._on_start, self._on_success = send, on_start, on_success
+        self._status = 0
         self._is_stream = self.has_begun = self.is_whole = self._is_serves_own = False
         self._num_frames = 0
 
@@ -194,7 +214,7 @@ class _Response:
             ):
                 self._is_serves_own = True
                 return
-            self.has_begun = True
+            self.has_begun, self._status = True, message["status"]
             self._is_stream = headers.get("content-type", "").startswith("text/event-stream")
             is_full = headers.get(FULL_HEADER) is not None
             if is_full:
@@ -203,6 +223,8 @@ class _Response:
         elif message["type"] == "http.response.body":
             self.is_whole = not message.get("more_body", False)
             self._num_frames += message.get("body", b"").count(b"\n\n")
+        if self._status == 200:
+            self._on_success()
         await self._send(message)
 
     async def end(self, scope: Scope, receive: Receive) -> None:

@@ -36,7 +36,7 @@ from services.gateway.http.openai_format import ChatFormat, CompletionFormat
 from services.gateway.http.openapi import body_doc, document
 from services.gateway.http.order import Order, parse, read_chat, read_completion
 from services.gateway.http.playground_routes import add_playground
-from services.gateway.http.proxy_front import ProxyCounts
+from services.gateway.http.proxy_front import ALIVE, HEALTH, ProxyCounts
 from services.gateway.http.response import Choices, ResponseShape, gather
 from services.gateway.http.responses.body import RESPONSES_BODY
 from services.gateway.http.responses.order import read_responses
@@ -106,10 +106,10 @@ def create_app(
             response.headers[REQUEST_ID_HEADER] = request_id_of(request.scope)
         return response
 
-    @app.get("/health")
+    @app.get(HEALTH)
     async def health() -> dict[str, str]:
         """Alive."""
-        return {"status": "ok"}
+        return ALIVE
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
