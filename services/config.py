@@ -153,7 +153,7 @@ class ServeConfig:
     max_ongoing_requests: int = setting(64, "requests in progress per orchestrator replica", low=1)
     max_queued_requests: int | None = setting(
         None,
-        "requests that wait for a slot per orchestrator replica; more get 429; none: a quarter of those that may hold one",
+        "requests that wait for a slot per orchestrator replica; more get 429; none: one for every four slots",
         low=0,
     )
     admission_timeout_s: float = setting(

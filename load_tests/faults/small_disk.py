@@ -1,15 +1,21 @@
-"""A file system of its own in a folder, which can become full and have space again. Needs the right to mount (root)."""
+"""A file system of its own in a folder, which can become full and have space again.
+
+Needs the right to mount: as root, or as anybody in name spaces of their own (AS_ROOT in front of the command).
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+AS_ROOT = ("unshare", "--user", "--map-root-user", "--mount")
+"""Runs a command as root of name spaces that hold nothing but this user and a copy of the mounts."""
 SIZE_BYTES = 2 * 1024**3
 """An upper limit: the files are in memory, and what is not written takes none."""
 
@@ -41,16 +47,15 @@ class SmallDisk:
         subprocess.run(["mount", "-o", f"remount,size={size_bytes}", self.folder], check=True)
 
 
-def can_mount() -> bool:
-    """Whether this process may mount: it is root, also of its own name space."""
+def can_mount(prefix: Sequence[str] = ()) -> bool:
+    """Whether this process may mount, or a command that begins with AS_ROOT."""
     with tempfile.TemporaryDirectory(prefix="mount-") as folder:
-        if (
-            os.geteuid() != 0
-            or subprocess.run(_mounting(folder), capture_output=True, check=False).returncode
-        ):
+        mounting = shlex.join(_mounting(folder))
+        tried = [*prefix, "sh", "-c", f"{mounting} && umount {folder}"]
+        try:
+            return not subprocess.run(tried, capture_output=True, check=False).returncode
+        except OSError:  # no unshare here
             return False
-        subprocess.run(["umount", folder], check=True)
-        return True
 
 
 @contextmanager
