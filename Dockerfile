@@ -7,12 +7,24 @@
 ARG PYTHON=python:3.11.14-slim-bookworm
 ARG TORCH=cpu
 
-# The operating system's share: what KubeRay's own probes call, a compiler for the kernels, a user without rights.
-FROM ${PYTHON} AS system
-RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev wget && rm -rf /var/lib/apt/lists/*
+# The kernels, for every processor that the image may run on. The compiler stays here.
+FROM ${PYTHON} AS compiler
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+FROM compiler AS kernels
+WORKDIR /kernels
+COPY adasd/engine/forward/native native
+RUN python native/library.py
+
+# The operating system's share: what KubeRay's own probes call, a user without rights.
+FROM ${PYTHON} AS system-cpu
+RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 1000 --user-group --create-home --shell /bin/bash adasd
 
-FROM system AS packages
+# Triton, torch's compiler for GPUs, builds in C what launches its kernels, at run time.
+FROM system-cpu AS system-cuda
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+
+FROM system-${TORCH} AS packages
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -30,6 +42,7 @@ RUN pip install --require-hashes --requirement locks/torch.txt
 FROM torch-${TORCH} AS service
 RUN pip install --require-hashes --requirement locks/service.txt
 COPY adasd adasd
+COPY --from=kernels /kernels/native/built adasd/engine/forward/native/built
 COPY services services
 COPY protos protos
 COPY cluster cluster

@@ -2,8 +2,9 @@
 
 Copies what ``.dockerignore`` lets through, runs the RUN steps of the packages' stages with a bare virtual
 environment first in PATH, starts CMD and waits until HEALTHCHECK passes. Then it writes a bill of materials
-(build/sbom-cpu.json). Stages named in SYSTEM need root and a distribution; their steps are only listed. Build arguments
-and pip's settings may be given in the environment (TORCH_INDEX, PIP_INDEX_URL, ...).
+(build/sbom-cpu.json). Stages named in SYSTEM need root and a distribution; their steps are only listed, and this
+machine's C compiler builds the kernels. Build arguments and pip's settings may be given in the environment
+(TORCH_INDEX, PIP_INDEX_URL, ...).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SYSTEM = ("system",)
+SYSTEM = ("compiler", "system-cpu", "system-cuda")
 LAST = "service"
 TORCHES = ("cpu", "cuda")
 HEALTHY_WITHIN_S = 300.0
@@ -76,7 +77,7 @@ def read(dockerfile: str, arguments: Mapping[str, str]) -> dict[str, ImageStage]
     return stages
 
 
-def lineage(stages: dict[str, ImageStage], name: str) -> list[ImageStage]:
+def lineage(stages: Mapping[str, ImageStage], name: str) -> list[ImageStage]:
     """The stage and its base stages, the first one first."""
     if name not in stages:
         raise StepFailed(f"the Dockerfile has no stage {name!r}; it has {', '.join(stages)}")
@@ -112,16 +113,23 @@ def is_ignored(path: Path, patterns: list[str]) -> bool:
 
 @dataclass
 class Build:
-    """A folder as the image's file system, and a virtual environment as its Python."""
+    """A folder as the file system of a stage and those below it, and a virtual environment as its Python."""
 
     context: Path
     image: Path
     environment: dict[str, str]
+    stages: Mapping[str, ImageStage]  # all of the file
     folder: str = "/"
     command: list[str] = field(default_factory=list)
     health: list[str] = field(default_factory=list)
 
-    def run(self, stage: ImageStage) -> None:
+    def run(self, name: str) -> None:
+        """Build a stage with those below it."""
+        for stage in lineage(self.stages, name):
+            print(f"stage {stage.name}", flush=True)
+            self._run(stage)
+
+    def _run(self, stage: ImageStage) -> None:
         for step in stage.steps:
             if stage.name in SYSTEM:
                 print(f"  (not run here) {step.word} {step.text}", flush=True)
@@ -165,13 +173,24 @@ class Build:
 
     def _copy(self, words: list[str]) -> None:
         *sources, to = words
+        context = self.context
+        if sources[0].startswith("--from="):
+            context = self._other(sources.pop(0).removeprefix("--from="))
         for source in sources:
-            found = self.context / source
+            found = context / source.lstrip("/")
             if not found.exists():
                 raise StepFailed(f"COPY {source}: not in the build context; is it in .dockerignore?")
             target = self.here / to / source if to.endswith("/") else self.here / to
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(found, target) if found.is_dir() else shutil.copy(found, target)
+
+    def _other(self, name: str) -> Path:
+        """The file system of another stage, which is built for it."""
+        other = Build(
+            self.context, self.image.with_name(f"image-{name}"), dict(self.environment), self.stages
+        )
+        other.run(name)
+        return other.image
 
 
 def wait_until_healthy(build: Build, port: int) -> None:
@@ -235,11 +254,10 @@ def main() -> int:
             n: v for n, v in os.environ.items() if n in kept or n.startswith(("PIP_", "HTTP", "http"))
         }
         path = f"{place / 'venv' / 'bin'}:/usr/local/bin:/usr/bin:/bin"
-        build = Build(place / "context", place / "image", {**inherited, "PATH": path})
+        stages = read((ROOT / "Dockerfile").read_text(), {"TORCH": arguments.torch})
+        build = Build(place / "context", place / "image", {**inherited, "PATH": path}, stages)
         try:
-            for stage in lineage(read((ROOT / "Dockerfile").read_text(), {"TORCH": arguments.torch}), LAST):
-                print(f"stage {stage.name}", flush=True)
-                build.run(stage)
+            build.run(LAST)
             wait_until_healthy(build, arguments.port)
             bill(place / "venv" / "bin" / "python", ROOT / "build" / f"sbom-{arguments.torch}.json")
         except StepFailed as error:

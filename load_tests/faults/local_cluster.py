@@ -31,6 +31,8 @@ from load_tests.free_ports import free_port
 
 START_TIMEOUT_S = 240.0
 START_TRIES = 3
+COMMAND_TIMEOUT_S = 300.0
+"""For a busy machine; on a free one a node starts in five seconds."""
 RESTART_TRIES = 5
 RESTART_PAUSE_S = 3.0
 HEAD = "127.0.0.1"
@@ -133,7 +135,7 @@ class LocalCluster:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=COMMAND_TIMEOUT_S,
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")

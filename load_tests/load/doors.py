@@ -7,6 +7,7 @@ that a run has an answer for every request.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import Callable
 from contextlib import aclosing
@@ -67,7 +68,7 @@ class HttpClient:
         data = ask.raw if ask.raw is not None else json.dumps(body_of(ask)).encode()
         try:
             async with self._session.post(
-                self._url + ask.path, data=data, headers={"Content-Type": "application/json"}
+                self._url + ask.path, data=io.BytesIO(data), headers={"Content-Type": "application/json"}
             ) as response:
                 if response.status == 200 and ask.may_be_valid:
                     await response.read()

@@ -106,6 +106,13 @@ def malformed() -> Iterator[Ask]:
             yield Ask("malformed", raw=body, door="grpc" if number % 5 == 4 else "http")
 
 
+def large(num_chars: int) -> Iterator[Ask]:
+    """Prompts far beyond any context, which are refused; over HTTP, whose bodies may be that long."""
+    body = json.dumps({"prompt": "word " * (num_chars // 5), "max_tokens": 1}).encode()
+    while True:
+        yield Ask("large", raw=body, path="/v1/completions", door="http")
+
+
 def alternate(*streams: Iterator[Ask]) -> Iterator[Ask]:
     """One request of each stream in turn."""
     while True:

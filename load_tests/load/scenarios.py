@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+
+import numpy as np
 
 from adasd.errors import ConfigError
 from adasd.requests import Mode
@@ -19,6 +22,8 @@ from load_tests.load.stage import Stage
 
 MODES = (Mode.OFF, Mode.EXACT, Mode.ADAPTIVE)
 SLOW_READ_S = 1.0
+LARGE_EVERY_S, NUM_LARGE, LARGE_CHARS = 5.0, 8, 3_500_000
+PAUSE_WITHIN_S = 0.2
 SOAK_TOKENS = 8
 SOAK_REQUESTS = 20_000
 FUZZ_REQUESTS = 10_000
@@ -120,6 +125,29 @@ async def long_prompts(stage: Stage) -> None:
     """Long conversations among short questions, which must not wait for them."""
     asks = request_mix.one_in(8, request_mix.long_prompts(16), request_mix.whole("short"))
     await _open(stage, "long-prompts", 4.0, 45.0, asks)
+
+
+async def large_prompts(stage: Stage) -> None:
+    """Every five seconds eight prompts of 3.5 MB, which are refused; running streams do not pause for them."""
+    seconds, num_clients = stage.options.seconds or 30.0, stage.options.num_clients or 4
+    streaming = stage.generator.closed_loop("streams", num_clients, request_mix.whole(), seconds)
+    times_s = np.repeat(np.arange(LARGE_EVERY_S / 2, seconds, LARGE_EVERY_S), NUM_LARGE).tolist()
+    refused = stage.generator.open_loop(
+        "large", times_s, request_mix.large(LARGE_CHARS), NUM_LARGE / LARGE_EVERY_S
+    )
+    await asyncio.gather(streaming, refused)
+    await stage.settle()
+    stage.expect_no_failure("streams", stage.of("streams"))
+    stage.expect_no_failure("large prompts", stage.of("large"))
+    pause_s = max(
+        (float(pause) for reply in stage.of("streams") for pause in np.diff(reply.chunks_s)), default=0.0
+    )
+    stage.found["longest_pause_s"] = pause_s
+    stage.notes.append(
+        f"{len(times_s)} large prompts: the longest pause of a stream was {1e3 * pause_s:.0f} ms"
+    )
+    if pause_s > PAUSE_WITHIN_S:
+        stage.problems.append(f"a stream paused for {1e3 * pause_s:.0f} ms, the limit is 200 ms")
 
 
 async def mixed(stage: Stage) -> None:
@@ -227,6 +255,7 @@ SCENARIOS = {
         Scenario("overload", _about(overload), overload),
         Scenario("streams", _about(streams), streams),
         Scenario("long-prompts", _about(long_prompts), long_prompts),
+        Scenario("large-prompts", _about(large_prompts), large_prompts),
         Scenario("mixed", _about(mixed), mixed, judge_objective=True),
         Scenario("cancellations", _about(cancellations), cancellations),
         Scenario("slow-readers", _about(slow_readers), slow_readers),

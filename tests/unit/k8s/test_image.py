@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from adasd.engine.forward.native import library
 from tests.unit.k8s.conftest import K8S
 
 ROOT = K8S.parent
@@ -76,16 +77,28 @@ def test_every_file_that_is_installed_has_a_hash_but_torch_for_cpus(stage):
     )
 
 
-def test_the_two_stages_differ_in_their_torch_alone():
+def test_the_two_stages_differ_in_their_torch_and_in_the_compiler_that_triton_needs():
     cpu, cuda = steps("cpu"), steps("cuda")
-    assert [text for word, text in cuda if (word, text) not in cpu] == [
-        "pip install --require-hashes --requirement locks/torch.txt"
-    ]
+    compiler, torch = [text for word, text in cuda if (word, text) not in cpu]
+    assert torch == "pip install --require-hashes --requirement locks/torch.txt"
+    assert "gcc" in compiler
+    assert not [text for _, text in cpu if "gcc" in text]
     assert len([1 for step in cpu if step not in cuda]) == 2  # the index option, and torch from that index
 
 
+def test_the_kernels_come_from_a_stage_that_builds_them_where_the_library_looks_for_them():
+    (copied,) = [text for word, text in steps("cpu") if word == "COPY" and "--from=kernels" in text]
+    *_, source, to = copied.split()
+    assert ROOT / to == library.BUILT
+    built = image_steps.lineage(image_steps.read(DOCKERFILE, {}), "kernels")
+    (copy,) = [step.text.split() for stage in built for step in stage.steps if step.word == "COPY"]
+    assert ROOT / copy[0] == library.BUILT.parent
+    assert source == f"/kernels/{copy[1]}/{library.BUILT.name}"
+
+
 def test_what_is_copied_is_in_the_context_and_nothing_else_is(stage):
-    sources = [name for word, text in steps(stage) if word == "COPY" for name in text.split()[:-1]]
+    copied = [text.split()[:-1] for word, text in steps(stage) if word == "COPY"]
+    sources = [name for names in copied if not names[0].startswith("--from") for name in names]
     context = {str(path) for path in image_steps.context_files(ROOT, (ROOT / ".dockerignore").read_text())}
     for source in sources:
         assert any(path == source or path.startswith(f"{source}/") for path in context), source
@@ -109,7 +122,7 @@ def test_dockerignore_lets_through_what_the_image_is_made_of(path, ignored):
 
 
 def test_a_stage_that_is_not_there_is_named():
-    with pytest.raises(image_steps.StepFailed, match="no stage 'gpu'; it has system, packages, torch-cpu"):
+    with pytest.raises(image_steps.StepFailed, match="no stage 'gpu'; it has compiler, kernels, system-cpu"):
         image_steps.lineage(image_steps.read(DOCKERFILE, {}), "gpu")
 
 
@@ -117,7 +130,7 @@ def test_a_digest_stands_behind_the_base_images_name_and_is_replaced():
     digests = [f"sha256:{letter * 64}" for letter in "ab"]
     once = pin_image.pinned(DOCKERFILE, digests[0])
     twice = pin_image.pinned(once, digests[1])
-    assert image_steps.read(twice, {})["system"].parent.endswith(f"bookworm@{digests[1]}")
+    assert image_steps.read(twice, {})["system-cpu"].parent.endswith(f"bookworm@{digests[1]}")
     assert digests[0] not in twice
     with pytest.raises(ValueError, match="is no digest"):
         pin_image.pinned(DOCKERFILE, "latest")

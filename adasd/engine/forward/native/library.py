@@ -2,6 +2,9 @@
 
 The library lies in the user's cache folder. Its name is a hash of source, compiler and processor, so that different
 machines can share a home directory. It needs no Python and no torch, so building takes a second or two.
+
+An image without a compiler has the library for every kind of processor instead, in the folder ``built`` beside this
+file: ``python library.py`` makes it, with nothing but Python and a compiler.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +28,27 @@ FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthr
 OWN_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
 """Flags for this processor, for different compilers; the first that works is used."""
 TIMEOUT_S = 120.0
+BUILT = Path(__file__).with_name("built")
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A kind of processor that the library can be built for in advance."""
+
+    name: str  # as the compiler's option -march has it
+    machine: str
+    features: frozenset[str] = frozenset()  # that a processor must have, as /proc/cpuinfo names them
+
+
+V3 = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
+V4 = V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+LEVELS = (
+    Level("x86-64-v4", "x86_64", V4),
+    Level("x86-64-v3", "x86_64", V3),
+    Level("x86-64", "x86_64"),
+    Level("armv8-a", "aarch64"),
+)
+"""The best first. The source itself tells apart just these (``__AVX512F__``, ``__AVX2__``, neither)."""
 
 
 class Unavailable(Exception):
@@ -33,17 +58,45 @@ class Unavailable(Exception):
 @cache
 def load() -> ctypes.CDLL:
     """The library, built if necessary; raises Unavailable."""
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
-        raise Unavailable(f"there is no C compiler ({', '.join(COMPILERS)})")
     try:
+        if (file := built_for(_features())) is not None:
+            return _declared(ctypes.CDLL(str(file)))
+        compiler = _compiler()
         with _folder() as folder:
             file = folder / f"llama-{_fingerprint(compiler)}.so"
             if not file.exists():
-                _build(compiler, file)
+                _build(compiler, file, OWN_PROCESSOR)
             return _declared(ctypes.CDLL(str(file)))
     except OSError as error:
         raise Unavailable(f"the kernels cannot be built or loaded: {error}") from error
+
+
+def built_for(features: Set[str]) -> Path | None:
+    """The library that was built in advance from today's source for the best level with these features, if any."""
+    fitting = (
+        level for level in LEVELS if level.machine == platform.machine() and level.features <= features
+    )
+    return next(filter(Path.exists, map(_built, fitting)), None)
+
+
+def build_in_advance() -> list[Path]:
+    """Build the library for every level of this kind of machine; raises Unavailable."""
+    BUILT.mkdir(exist_ok=True)
+    files = {_built(level): level for level in LEVELS if level.machine == platform.machine()}
+    for file, level in files.items():
+        _build(_compiler(), file, ((f"-march={level.name}",),))
+    return list(files)
+
+
+def _built(level: Level) -> Path:
+    return BUILT / f"llama-{_hash(_sources())}-{level.name}.so"
+
+
+def _compiler() -> str:
+    found = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if found is None:
+        raise Unavailable(f"there is no C compiler ({', '.join(COMPILERS)})")
+    return found
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -62,13 +115,16 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
-def _build(compiler: str, file: Path) -> None:
-    """Compile to a temporary file first: other processes may be building the same library."""
+def _build(compiler: str, file: Path, processors: Sequence[Sequence[str]]) -> None:
+    """Compile to a temporary file first: other processes may be building the same library.
+
+    ``processors``: options that say for which one; the first that work are used.
+    """
     said = ""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         fresh = Path(folder) / file.name
-        for own_processor in OWN_PROCESSOR:
-            command = [compiler, *FLAGS, *own_processor, "-o", str(fresh), str(SOURCE), "-lm"]
+        for processor in processors:
+            command = [compiler, *FLAGS, *processor, "-o", str(fresh), str(SOURCE), "-lm"]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
             except subprocess.TimeoutExpired as error:
@@ -99,16 +155,35 @@ def _folder() -> Iterator[Path]:
 def _fingerprint(compiler: str) -> str:
     """Hash of everything that the built file depends on."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    sources = [file.read_text(encoding="utf-8") for file in (SOURCE, HEADER)]
-    parts = [*sources, repr((FLAGS, OWN_PROCESSOR)), version, _processor()]
+    return _hash([*_sources(), repr((FLAGS, OWN_PROCESSOR)), version, _processor()])
+
+
+def _sources() -> list[str]:
+    return [file.read_text(encoding="utf-8") for file in (SOURCE, HEADER)]
+
+
+def _hash(parts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _processor() -> str:
     """The processor's model and features, as the system reports them."""
+    return "\n".join([platform.machine(), platform.processor(), *_told("flags", "Features", "model name")])
+
+
+def _features() -> Set[str]:
+    return {feature for line in _told("flags", "Features") for feature in line.partition(":")[2].split()}
+
+
+def _told(*names: str) -> list[str]:
+    """The different lines of /proc/cpuinfo that begin with one of these names; none elsewhere than on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    told = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
-    return "\n".join([platform.machine(), platform.processor(), *told])
+    return sorted({line for line in lines if line.startswith(names)})
+
+
+if __name__ == "__main__":
+    for path in build_in_advance():
+        print(path)

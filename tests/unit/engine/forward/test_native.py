@@ -300,6 +300,18 @@ def test_without_a_compiler_torch_serves(fresh_library, monkeypatch):
         choose("llama", compile="on")
 
 
+def test_an_image_without_a_compiler_has_the_library_for_every_processor(fresh_library, monkeypatch):
+    monkeypatch.setattr(library, "BUILT", fresh_library / "built")
+    built = library.build_in_advance()
+    levels = [level for level in library.LEVELS if level.machine == platform.machine()]
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    for level, file in zip(levels, built, strict=True):
+        assert library.built_for(level.features | {"another"}) == file
+    assert library.load().adasd_panel() >= 4
+    monkeypatch.setattr(library, "_sources", lambda: ["another source"])
+    assert library.built_for(library.V4) is None
+
+
 def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(fresh_library, monkeypatch, tmp_path):
     broken = tmp_path / "llama.c"
     broken.write_text("this is not C")

@@ -49,6 +49,7 @@ class FakeServer:
         self.leases = 0
         self.is_ready = True
         self.hangs = False
+        self.pause_s = 0.0  # between two chunks
         self.scrambled: Iterator[str] | None = None  # sent instead
         self.num_left = self.num_told = 0  # clients that left, and that heard all
 
@@ -74,7 +75,7 @@ class FakeServer:
             for piece in self.text:
                 content = next(self.scrambled) if self.scrambled else piece
                 await self.send(response, {"choices": [{"delta": {"content": content}}]})
-                await asyncio.sleep(30.0 if self.hangs else 0.0)
+                await asyncio.sleep(30.0 if self.hangs else self.pause_s)
             drafting = {"num_draft_tokens": 4, "num_accepted_draft_tokens": 3}
             usage = {"completion_tokens": len(self.text)}
             last = {"choices": [], "usage": usage, "metrics": {"speculative_decoding": drafting}}

@@ -10,7 +10,7 @@ from itertools import cycle
 
 import pytest
 
-from load_tests.load import runner, watch
+from load_tests.load import runner, scenarios, watch
 from load_tests.load.answers import Ask, Outcome, Reply
 from load_tests.load.doors import in_words
 from load_tests.load.page import page
@@ -63,6 +63,18 @@ async def test_malformed_requests_have_to_be_refused():
     assert counted[Outcome.FAILED] == 0 or all(
         a.error == "a malformed request was answered" for a in done.answers if a.outcome is Outcome.FAILED
     )
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_streams_that_pause_beside_large_prompts_are_a_problem(hangs, monkeypatch):
+    monkeypatch.setattr(scenarios, "LARGE_EVERY_S", 0.1)
+    async with serving() as (fake, _):
+        fake.pause_s = 0.25 if hangs else 0.0
+        done = await run(SCENARIOS["large-prompts"], Server(fake.url, None), options(seconds=0.3))
+    large = [answer.outcome for answer in done.answers if answer.ask.kind == "large"]
+    assert large == [Outcome.REFUSED] * 24
+    assert done.found["longest_pause_s"] > 0.2 or not hangs
+    assert [problem.partition(" for ")[0] for problem in done.problems] == ["a stream paused"] * hangs
 
 
 async def test_the_knee_is_found_and_reported():
