@@ -153,7 +153,7 @@ class ServeConfig:
     max_ongoing_requests: int = setting(64, "requests in progress per orchestrator replica", low=1)
     max_queued_requests: int | None = setting(
         None,
-        "requests that wait for a slot per orchestrator replica; more get 429; none: one for every four slots",
+        "requests that wait for a slot per orchestrator replica; more get 429; none: one for every eight slots",
         low=0,
     )
     admission_timeout_s: float = setting(
@@ -216,13 +216,13 @@ class ServeConfig:
     def queue_len(self) -> int:
         """Requests that may wait for a target slot, per orchestrator replica.
 
-        By default one for every four that run: it then waits for about a quarter of an answer (Little's law), however
-        fast the targets are. A longer queue answers no more requests per second.
+        By default one for every eight that run: it then waits for about an eighth of an answer (Little's law), however
+        fast the targets are, and at the target itself. A longer queue answers no more requests per second.
         """
         if self.max_queued_requests is not None:
             return self.max_queued_requests
         num_slots = self.target.max_replicas * self.target.engine.num_slots / self.orchestrator.replicas
-        return math.ceil(min(num_slots, self.max_ongoing_requests) / 4)
+        return math.ceil(min(num_slots, self.max_ongoing_requests) / 8)
 
     @property
     def draft_tiers(self) -> dict[str, TierConfig]:

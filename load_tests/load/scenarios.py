@@ -74,7 +74,7 @@ async def burst(stage: Stage) -> None:
     seconds, rate, size = (
         stage.options.seconds or 60.0,
         stage.options.rate_per_s or 2.0,
-        stage.options.num_clients or 36,
+        stage.options.num_clients or 34,
     )
     times_s = bursts(rate, size, 10.0, seconds, stage.chance()).tolist()
     await stage.generator.open_loop("burst", times_s, request_mix.whole(), rate + size / 10.0)

@@ -27,7 +27,7 @@ from services.transport.generation_messages import (
 )
 from services.transport.options import PUBLIC_KEEPALIVE, retrying
 from services.transport.server import guarded
-from services.transport.status import error_from_rpc
+from services.transport.status import abort, error_from_rpc
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key of the request id, in both directions; the same name as the HTTP header."""
@@ -40,6 +40,9 @@ def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
     """The Generation service of protos/adasd/v1/generation.proto, implemented by ``service``."""
 
     async def generate(data: bytes, context: grpc.aio.ServicerContext) -> None:
+        if (refusal := service.refusal()) is not None:
+            return await abort(context, refusal)
+
         async def answer() -> None:
             call = codec.call_from_wire(parsed(pb.GenerateRequest, data))
             is_chat = (
@@ -57,7 +60,7 @@ def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
 
         await guarded(context, answer())
 
-    async def abort(request: pb.AbortRequest) -> pb.AbortResponse:
+    async def abort_calls(request: pb.AbortRequest) -> pb.AbortResponse:
         return pb.AbortResponse(aborted=await service.abort(tuple(request.request_ids)))
 
     async def model_info(request: pb.GetModelInfoRequest) -> pb.GetModelInfoResponse:
@@ -71,7 +74,7 @@ def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
 
     methods = {
         "Generate": grpc.unary_stream_rpc_method_handler(generate),
-        "Abort": _unary(pb.AbortRequest, abort),
+        "Abort": _unary(pb.AbortRequest, abort_calls),
         "GetModelInfo": _unary(pb.GetModelInfoRequest, model_info),
         "GetServerInfo": _unary(pb.GetServerInfoRequest, server_info),
         "GetLoads": _unary(pb.GetLoadsRequest, loads),

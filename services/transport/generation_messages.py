@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from adasd.errors import Overloaded
 from adasd.requests import SamplingParams, SpeculationOptions, TextOptions
 from adasd.results import Chunk, Complete
 
@@ -84,6 +85,10 @@ class Loads:
 
 class GenerationService(Protocol):
     """Implements the public interface; errors of adasd.errors become statuses (transport.status)."""
+
+    def refusal(self) -> Overloaded | None:
+        """The error for any call of ``generate`` that arrives now; asked before the call is even read."""
+        ...
 
     def generate(self, request_id: str, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:
         """Yields Chunks, then Complete. Closed early (``aclose``) when the client disconnects."""

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any
 
-from adasd.errors import InvalidRequest, UnknownModel
+from adasd.errors import InvalidRequest, Overloaded, UnknownModel
 from adasd.methods.registry import acceptance_methods, drafting_methods
 from adasd.requests import GenerationRequest, SpeculationOptions
 from adasd.results import Chunk, Complete
@@ -42,6 +42,13 @@ class GatewayService:
         self._running: dict[str, str] = {}  # the caller's request id -> the backend's id
         self._started_s = time.monotonic()
 
+    def refusal(self) -> Overloaded | None:
+        """The backend's, told as an event."""
+        refusal = self._backend.refusal()
+        if refusal is not None:
+            self._tell(RequestRefused("grpc", refusal.code.value))
+        return refusal
+
     async def generate(self, request_id: str, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:
         """Yields Chunks, then Complete. Running requests must have distinct ids, or Abort would be ambiguous."""
         has_begun = False
@@ -65,8 +72,6 @@ class GatewayService:
             raise InvalidRequest(
                 f"request {request_id!r} is running already; choose another id", "request_id"
             )
-        if (refusal := self._backend.refusal()) is not None:  # before the prompt is tokenised
-            raise refusal
         REQUEST_ID.set(request_id)
         own_id = f"grpc-{uuid.uuid4().hex}"
         self._running[request_id] = own_id

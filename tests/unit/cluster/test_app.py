@@ -46,14 +46,14 @@ def test_a_target_takes_those_that_wait_so_that_a_free_slot_is_given_on_at_once(
     assert tiers(replace(CONFIG, max_queued_requests=0))[0].max_ongoing_requests == 10
 
 
-def test_by_default_one_may_wait_for_every_four_that_run():
+def test_by_default_one_may_wait_for_every_eight_that_run():
     def queue_len(replicas: int, **fields: int) -> int:
         target = replace(TIER, max_replicas=replicas)
         return replace(CONFIG, target=target, max_queued_requests=None, **fields).queue_len
 
-    assert [queue_len(replicas, max_ongoing_requests=64) for replicas in (1, 2, 20)] == [3, 5, 16]
+    assert [queue_len(replicas, max_ongoing_requests=64) for replicas in (1, 2, 20)] == [2, 3, 8]
     two = replace(CONFIG, max_queued_requests=None, max_ongoing_requests=64)
-    assert replace(two, orchestrator=OrchestratorConfig(replicas=2)).queue_len == 2
+    assert replace(two, orchestrator=OrchestratorConfig(replicas=2)).queue_len == 1
     assert CONFIG.queue_len == 4
     assert replace(CONFIG, max_queued_requests=0).queue_len == 0
 

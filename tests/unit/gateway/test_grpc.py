@@ -15,6 +15,7 @@ from adasd.text.tools import without_words
 from protos.adasd.v1 import generation_pb2 as pb
 from services.gateway.backend import Readiness
 from services.gateway.grpc.door import start_grpc
+from services.observability.service_events import RequestRefused
 from services.transport import generation_codec as codec
 from services.transport.generation import GenerationClient
 from services.transport.generation_messages import (
@@ -247,6 +248,20 @@ async def test_an_error_that_passes_says_when_to_try_again(grpc_door, prompt):
     info = error_details_pb2.RetryInfo()
     assert status_pb2.Status.FromString(details).details[0].Unpack(info)
     assert info.retry_delay.ToMilliseconds() == (2500 if prompt == "overload" else 1000)
+
+
+async def test_a_full_server_refuses_a_call_before_it_reads_it():
+    told, backend = [], FakeBackend()
+    server = await start_grpc(backend, "127.0.0.1", 0, 100_000, tell=told.append)
+    backend.is_full = True
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = channel.unary_stream(f"/{GENERATION_SERVICE}/Generate")(b"no message at all")
+        with pytest.raises(grpc.aio.AioRpcError, match="too many wait already") as refused:
+            [data async for data in call]
+    await server.stop()
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert told == [RequestRefused("grpc", "overloaded")]
+    assert backend.tally.started == 0
 
 
 async def test_abort_ends_the_stream_with_cancelled(grpc_door):
