@@ -1,4 +1,4 @@
-"""gRPC options that both ends share: a silent peer is given up after 8 s on a link, 20 s at the public door."""
+"""gRPC options that both ends share: a silent peer is given up after 8 s at most on a link, 20 s at the public door."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def keepalive(time_ms: int, timeout_ms: int) -> tuple[tuple[str, int], ...]:
     """Options of either end: ping after ``time_ms`` of silence, and give the peer up ``timeout_ms`` after that.
 
     gRPC's core does not enforce its keepalive timeout (grpc/grpc#39239), only that of pings: 60 s unless it is set.
+    That holds for all its pings, also those between data, so a peer may be given up after ``timeout_ms`` already.
     """
     return (
         ("grpc.keepalive_time_ms", time_ms),
@@ -53,7 +54,7 @@ def keepalive(time_ms: int, timeout_ms: int) -> tuple[tuple[str, int], ...]:
     )
 
 
-KEEPALIVE = keepalive(5000, 3000)
+KEEPALIVE = keepalive(4000, 4000)
 PUBLIC_KEEPALIVE = keepalive(10_000, 10_000)
 """Between networks a packet may take longer."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -43,6 +44,8 @@ SERVICE = ServiceCosts(
     background=0.35,
 )
 """CPU of the processes per request and call, and what ran beside them."""
+QUEUED = 16
+"""Requests that could wait when the figures were recorded: more than today's default."""
 WITHIN = 0.10
 
 
@@ -84,7 +87,8 @@ def curve(role: str) -> PassCurve:
 def play(clients: Clients) -> Outcome:
     """With drafting in every round, as when the figures were recorded: many requests drafted from the start."""
     pair = Pair(Card("target", curve("target")), Card("draft", curve("draft")), SERVICE)
-    return simulate(config(speculation=SpeculationConfig(bypass=False)), pair, clients)
+    its = config(speculation=SpeculationConfig(bypass=False))
+    return simulate(replace(its, max_queued_requests=QUEUED), pair, clients)
 
 
 def texts() -> InTurn:
