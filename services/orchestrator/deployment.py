@@ -34,6 +34,7 @@ from services.observability.service_events import Observer, to_all
 from services.observability.tracing import RequestTraces, provider
 from services.orchestrator.audit import Auditor
 from services.orchestrator.backend import OrchestratorBackend
+from services.orchestrator.hedged_leases import HedgedLeaseClient
 from services.orchestrator.held_leases import LeaseStream
 from services.orchestrator.peers import OrchestratorPeers
 from services.orchestrator.placement import LeasePlacement, Tier
@@ -155,7 +156,7 @@ class Orchestrator:
         self.links = LinkPool(tls=config.worker_tls)
         self.traces = request_traces(config)
         tiers = (
-            Tier("target", ServeLeaseClient(target), config.verify_timeout_s),
+            Tier("target", HedgedLeaseClient(ServeLeaseClient(target)), config.verify_timeout_s),
             {
                 name: Tier("draft", ServeLeaseClient(handle), DRAFT_CALL_TIMEOUT_S)
                 for name, handle in drafts.items()

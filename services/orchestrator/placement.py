@@ -32,6 +32,10 @@ DRAFT_LEASE_TIMEOUT_S = 2.0
 """A session does not queue for a draft; it tries again later (ServeConfig.reattach_s)."""
 
 
+LEASE = "lease"
+"""In a grant: the id of the lease, if it is not the one that was asked for (hedged_leases)."""
+
+
 class LeaseClient(Protocol):
     """Opens a lease stream on a replica of one tier (a Serve handle in production)."""
 
@@ -223,7 +227,7 @@ class LeasePlacement:
             raise
         finally:
             leases.num_asking -= 1
-        return HeldLease(lease_id, stream, grant, leases.clock())
+        return HeldLease(grant.get(LEASE, lease_id), stream, grant, leases.clock())
 
     def close(self) -> None:
         """End the leases that no session uses; from now on none outlives its session."""

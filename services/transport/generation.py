@@ -41,7 +41,7 @@ def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
 
     async def generate(data: bytes, context: grpc.aio.ServicerContext) -> None:
         if (refusal := service.refusal()) is not None:
-            return await abort(context, refusal)
+            await abort(context, refusal)
 
         async def answer() -> None:
             call = codec.call_from_wire(parsed(pb.GenerateRequest, data))
