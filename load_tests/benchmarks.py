@@ -21,6 +21,7 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
     "latency.link_cost": (),
     "latency.pipelining": (),
     "latency.link_latency": (),
+    "latency.first_token": (),
     "throughput.single_stream": (),
     "throughput.breakdown": (),
     "throughput.decision_price": (),
