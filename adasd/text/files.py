@@ -45,11 +45,7 @@ def remedy(model: str, file: str) -> str:
     """Advice to append to an error if the model's JSON file is missing, broken or out of reach, else an empty text."""
     path = Path(model) / file
     if not path.parent.is_dir():
-        return (
-            ""
-            if hub_answers()
-            else f"; {constants.ENDPOINT} is not reached from here: give a folder, or try again"
-        )
+        return "" if hub_answers() else "; give a folder, or try again where the hub is reached"
     if not path.is_file():
         return f"; {path} is missing: copy it from the source of the model"
     try:

@@ -51,7 +51,7 @@ class Tokenizer:
                 model, local_files_only=is_local(model), trust_remote_code=trust_remote_code
             )
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(": ")
+            reason = str(error).strip().split("\n")[0].rstrip(":. ")
             todo = remedy(model, "tokenizer.json")
             raise ConfigError(f"no tokenizer could be loaded from {model!r}: {reason}{todo}") from error
         eos_ids = [*_eos_of(model, "generation_config.json"), *_eos_of(model, "config.json")]

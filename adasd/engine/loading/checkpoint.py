@@ -119,6 +119,6 @@ def reading(model: str, what: str, file: str | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the libraries raise many types
-        reason = str(error).strip().split("\n")[0].rstrip(":") or type(error).__name__
+        reason = str(error).strip().split("\n")[0].rstrip(":.") or type(error).__name__
         todo = remedy(model, file) if file else ""
         raise ConfigError(f"the {what} of {model} cannot be read: {reason}{todo}") from error

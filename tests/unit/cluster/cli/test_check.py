@@ -95,7 +95,7 @@ def test_where_no_hub_is_reached_it_is_asked_once_and_every_id_gets_a_sentence(m
     hub_answers.cache_clear()
     assert num_asked == 1
     assert [sentence.split(":")[0] for sentence in found[:2]] == ["target", "draft"]
-    assert all("is not reached from here" in sentence for sentence in found)
+    assert all("try again where the hub is reached" in sentence for sentence in found)
 
 
 def broken_copy(model: Path, folder: Path) -> Path:
