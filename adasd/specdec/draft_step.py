@@ -21,6 +21,7 @@ from adasd.specdec.distributions import (
     truncate_row,
 )
 from adasd.specdec.divergence import entropy
+from adasd.specdec.entries import entries, put_entries
 from adasd.specdec.noise import coupled_race
 
 
@@ -65,17 +66,17 @@ def propose(
     tokens_N = masked_logits_NV.argmax(dim=-1)
     if coupled := batch.indices_of(Kind.COUPLED):
         some = batch.select(coupled)
-        probs = transformed_probs(_rows(masked_logits_NV, coupled), some)
+        probs = transformed_probs(entries(masked_logits_NV, coupled), some)
         race = coupled_race(probs, some.seed_N, some.position_N)
-        _put(tokens_N, coupled, race.argmin(dim=-1))
+        put_entries(tokens_N, coupled, race.argmin(dim=-1))
     if rows is not None and (sampled := batch.indices_of(Kind.SAMPLED)):
-        ids, logprobs = _rows(rows[0], sampled), _rows(rows[1], sampled)
+        ids, logprobs = entries(rows[0], sampled), entries(rows[1], sampled)
         entry = draw(top_k_probs(logprobs, batch.select(sampled)), generator)
-        _put(tokens_N, sampled, ids.gather(-1, entry[:, None])[:, 0].long())
+        put_entries(tokens_N, sampled, ids.gather(-1, entry[:, None])[:, 0].long())
     runner_ups_N = runner_up(masked_logits_NV, tokens_N, tokens_N) if want_runner_ups else None
     if runner_ups_N is not None and coupled:
-        second = runner_up(-race, _rows(tokens_N, coupled), _rows(runner_ups_N, coupled))
-        _put(runner_ups_N, coupled, second)
+        second = runner_up(-race, entries(tokens_N, coupled), entries(runner_ups_N, coupled))
+        put_entries(runner_ups_N, coupled, second)
     top_ids_NR, top_logprobs_NR = rows or (None, None)
     max_probs_N = plain_probs_NV.amax(dim=-1)
     return Proposal(tokens_N, entropy(plain_probs_NV), max_probs_N, top_ids_NR, top_logprobs_NR, runner_ups_N)
@@ -95,18 +96,6 @@ def draw(probs_NV: Tensor, generator: torch.Generator | None) -> Tensor:
 def race(probs_NV: Tensor, expo_NV: Tensor) -> Tensor:
     """The winner of p / E with Exp(1) noise E, [N, V] -> [N]."""
     return (probs_NV / expo_NV.clamp_min(torch.finfo(expo_NV.dtype).tiny)).argmax(dim=-1)
-
-
-def _rows(all_N: Tensor, rows: list[int]) -> Tensor:
-    """These entries, in order. All of them are returned without a copy and without a transfer to the device."""
-    return all_N if len(rows) == len(all_N) else all_N[rows]
-
-
-def _put(all_N: Tensor, rows: list[int], some: Tensor) -> None:
-    if len(rows) == len(all_N):
-        all_N.copy_(some)
-    else:
-        all_N[rows] = some
 
 
 def _require_row(kind: Kind, row_len: int) -> None:

@@ -24,6 +24,7 @@ from adasd.methods.registry import acceptance_method
 from adasd.rounds import AcceptanceRule, Params
 from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.divergence import entropy
+from adasd.specdec.entries import entries, put_entries
 from adasd.specdec.exact_tests import ExactTest
 
 
@@ -97,14 +98,15 @@ def relax(
     for method, indices in groups:
         at = RelaxationBatch(
             tuple(rules[b].params for b in indices),
-            blocks.lens_B[indices],
-            masked_logits_BJV[indices, :-1],
-            exact.ok_BK[indices],
-            distance_BK[indices][..., None],
+            entries(blocks.lens_B, indices),
+            entries(masked_logits_BJV, indices)[:, :-1],
+            entries(exact.ok_BK, indices),
+            entries(distance_BK, indices)[..., None],
         )
-        ids_GKN = torch.cat([blocks.tokens_BK[indices][..., None], blocks.top_ids_BKR[indices]], dim=-1)
+        offered_GK1 = entries(blocks.tokens_BK, indices)[..., None]
+        ids_GKN = torch.cat([offered_GK1, entries(blocks.top_ids_BKR, indices)], dim=-1)
         chance_GKN = method.chance(at, ids_GKN).expand_as(ids_GKN)
-        willing_BK[indices] = uniform_BK[indices] < chance_GKN[..., 0]
+        put_entries(willing_BK, indices, entries(uniform_BK, indices) < chance_GKN[..., 0])
         if method.costs_whole_tokens:
             whole_tokens += indices
         elif exact.rejection is not None:

@@ -29,6 +29,7 @@ from adasd.specdec.block_verification import num_kept, prefix_weights
 from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import Kind, TransformBatch
 from adasd.specdec.divergence import js_distance_truncated
+from adasd.specdec.entries import entries, put_entries
 from adasd.specdec.exact_tests import ExactTest, RejectionSampling
 from adasd.specdec.noise import Stream, uniform_noise
 from adasd.specdec.relaxation import relax
@@ -139,10 +140,8 @@ def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: Sequence[Ac
     distance_BK = torch.full_like(blocks.tokens_BK, torch.nan, dtype=torch.float32)
     wanted = [b for b, sent in enumerate(blocks.has_distributions) if sent and needs_distances(rules[b])]
     if wanted:
-        target_probs_NV = torch.softmax(masked_logits_BJV[wanted, :-1].flatten(0, 1), dim=-1)
-        top_ids_NR, top_logprobs_NR = blocks.top_ids_BKR[wanted], blocks.top_logprobs_BKR[wanted]
-        distance_N = js_distance_truncated(
-            target_probs_NV, top_ids_NR.flatten(0, 1), top_logprobs_NR.flatten(0, 1)
-        )
-        distance_BK[wanted] = distance_N.view(len(wanted), -1)
+        target_probs_NV = torch.softmax(entries(masked_logits_BJV, wanted)[:, :-1].flatten(0, 1), dim=-1)
+        top = entries(blocks.top_ids_BKR, wanted), entries(blocks.top_logprobs_BKR, wanted)
+        distance_N = js_distance_truncated(target_probs_NV, top[0].flatten(0, 1), top[1].flatten(0, 1))
+        put_entries(distance_BK, wanted, distance_N.view(len(wanted), -1))
     return distance_BK
