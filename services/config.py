@@ -225,6 +225,11 @@ class ServeConfig:
         return math.ceil(min(num_slots, self.max_ongoing_requests) / 8)
 
     @property
+    def guaranteed_slots(self) -> int:
+        """Target slots that exist at any time, per orchestrator replica."""
+        return self.target.min_replicas * self.target.engine.num_slots // self.orchestrator.replicas
+
+    @property
     def draft_tiers(self) -> dict[str, TierConfig]:
         """Draft tiers by the name of their draft source, the default one first."""
         return {**({MODEL: self.draft} if self.draft is not None else {}), **dict(self.drafts)}

@@ -1,13 +1,14 @@
 """A bounded queue for target slots, in front of the placement of each request.
 
 A request that gets no slot within ``GRACE_S`` is queued. A full queue means that no slot is free, so further
-requests are refused at once and never hang.
+requests are refused at once and never hang. While there are slots for all requests, waiting has another cause: a
+busy machine, or a target that hangs. Then a request counts as queued only after ``SLOW_GRACE_S``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from adasd.errors import Overloaded
@@ -16,13 +17,16 @@ from adasd.rounds import OpenCall
 
 GRACE_S = 0.05
 """Seconds that a free slot may take to be leased; after that the request counts as queued."""
+SLOW_GRACE_S = 2.0
+"""The same while there are slots for all requests."""
 
 
 class AdmissionQueue:
     """Counts requests that wait for a target slot, at most ``max_queued``. Belongs to one event loop."""
 
-    def __init__(self, max_queued: int, grace_s: float = GRACE_S) -> None:
-        self.max_queued, self.grace_s = max_queued, grace_s
+    def __init__(self, max_queued: int, has_slots: Callable[[], bool] = lambda: False) -> None:
+        """``has_slots``: whether there are slots for all requests that run or wait here."""
+        self.max_queued, self._has_slots = max_queued, has_slots
         self.num_queued = 0
 
     @property
@@ -45,7 +49,7 @@ class AdmissionQueue:
                 placed = True
                 self.num_queued += 1
 
-        timer = loop.call_later(self.grace_s, queue_up)
+        timer = loop.call_later(SLOW_GRACE_S if self._has_slots() else GRACE_S, queue_up)
         try:
             yield
         finally:

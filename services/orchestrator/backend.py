@@ -62,7 +62,7 @@ class OrchestratorBackend:
         )
         self.started_s = int(time.time())
         self.runners: dict[str, Runner] = {}
-        self.queue = AdmissionQueue(config.queue_len)
+        self.queue = AdmissionQueue(config.queue_len, lambda: len(self.runners) <= config.guaranteed_slots)
 
     # ----------------------------------------------------------------- state
 

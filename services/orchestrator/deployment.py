@@ -232,9 +232,9 @@ class Orchestrator:
 
     def has_slots_to_spare(self) -> bool:
         """Whether an audit may take a target slot: nothing is queued, and half of the guaranteed slots are free."""
-        num_slots = self.config.target.min_replicas * self.config.target.engine.num_slots
-        share = num_slots / self.config.orchestrator.replicas
-        return self.orchestrator.queue.num_queued == 0 and 2 * self.num_running() <= share
+        return (
+            self.orchestrator.queue.num_queued == 0 and 2 * self.num_running() <= self.config.guaranteed_slots
+        )
 
     def num_running(self) -> int:
         """Answers in progress."""

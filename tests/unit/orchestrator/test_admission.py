@@ -14,6 +14,7 @@ from adasd.results import Chunk, Complete
 from adasd.rounds import OpenCall
 from adasd.text.tokenizer import Tokenizer
 from services.config import ServeConfig, TierConfig
+from services.orchestrator.admission import GRACE_S
 from services.orchestrator.backend import OrchestratorBackend
 from services.orchestrator.readiness import Readings
 from tests.patience import soon
@@ -57,8 +58,9 @@ def placement(num_slots: int, **faults: float) -> FewSlots:
     return FewSlots(truth, Faults(delay_s=0.01, **faults), num_slots=num_slots)  # type: ignore[arg-type]
 
 
-def backend(slots: FakePlacement, max_queued: int) -> OrchestratorBackend:
-    tier = TierConfig(EngineConfig("a model"))
+def backend(slots: FakePlacement, max_queued: int, guaranteed: int = 1) -> OrchestratorBackend:
+    """``guaranteed``: slots that the configuration promises."""
+    tier = TierConfig(EngineConfig("a model", num_slots=guaranteed))
     config = ServeConfig(tier, tier, max_queued_requests=max_queued)
     tokenizer: Tokenizer = Letters()  # type: ignore[assignment]
     return OrchestratorBackend(config, tokenizer, 4096, slots, Readings(has_draft=True))
@@ -102,6 +104,24 @@ async def test_without_a_queue_a_burst_gets_the_free_slots_and_the_rest_are_refu
     assert [type(task.exception()) for task in first] == [Overloaded] * 3
     assert await asyncio.gather(*(task for task in asked if task not in first)) == [TEXT] * 2
     assert slots.open_slots == []
+
+
+async def test_a_slow_grant_is_no_full_queue_while_there_are_slots_for_all():
+    """The machine is busy, or a target hangs: nobody is refused for that."""
+    slots = placement(num_slots=0)
+    server = backend(slots, max_queued=1, guaranteed=3)
+    asked = [asyncio.create_task(ask(server, f"r{i}")) for i in range(3)]
+    await soon(lambda: slots.num_waiting == 3)
+    await asyncio.sleep(4 * GRACE_S)
+    assert (server.queue.num_queued, server.refusal()) == (0, None)
+    asked += [asyncio.create_task(ask(server, f"beyond the slots {i}")) for i in range(2)]
+    await soon(lambda: any(task.done() for task in asked))
+    assert [type(task.exception()) for task in asked if task.done()] == [Overloaded]
+    for _ in range(4):
+        slots.free.release()
+    assert [
+        text for text in await asyncio.gather(*asked, return_exceptions=True) if isinstance(text, str)
+    ] == [TEXT] * 4
 
 
 async def test_who_waits_for_a_target_holds_nothing_else():
