@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 FULL_FOR_S = 0.5
 """How long a refusal speaks for the whole service; slots that become free meanwhile have the queue."""
 PROBE_EVERY_S = 0.05
-FIRST_ANSWER_S = 0.5
+FIRST_ANSWER_S = 1.0
 """How long requests wait for the first answer of an orchestrator. One that runs already needs milliseconds."""
 ALIVE_FOR_S = 1.0
 """How long an answer, or a piece of one, shows that its orchestrator is alive."""
