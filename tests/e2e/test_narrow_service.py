@@ -1,17 +1,24 @@
-"""A service with few slots: callers wait or are refused at once, then served; idle drafts stop and return."""
+"""A service with few slots: callers wait or are refused at once, then served; idle drafts stop and return.
+
+Streams that cannot go on end with an error that says why and what to do, over both doors.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
-from adasd.errors import Overloaded
+from adasd.errors import AdasdError, Overloaded
+from adasd.requests import SamplingParams
 from services.transport.generation import GenerationClient
 from services.transport.generation_messages import GenerateCall
 from tests.e2e.server import Server, ask, body, events, running, token_ids, wait_for
@@ -19,6 +26,7 @@ from tests.e2e.server import Server, ask, body, events, running, token_ids, wait
 pytestmark = pytest.mark.cluster
 
 NUM_SLOTS = MAX_QUEUED = 2
+ADMISSION_S = 10
 LONG = 1950
 
 
@@ -35,7 +43,7 @@ async def ask_over_grpc(server: Server) -> None:
 def narrow(pair: tuple[Path, Path]) -> Iterator[Server]:
     """Two slots, two places in the queue, and drafts only under load."""
     slots = ["--target-num-slots", str(NUM_SLOTS), "--draft-num-slots", str(NUM_SLOTS)]
-    limits = ["--max-queued-requests", str(MAX_QUEUED), "--admission-timeout-s", "60"]
+    limits = ["--max-queued-requests", str(MAX_QUEUED), "--admission-timeout-s", str(ADMISSION_S)]
     models = ["--target", str(pair[0]), "--draft", str(pair[1]), "--speculation-bypass", "false"]
     drafts = ["--draft-min-replicas", "0", "--draft-down-after-s", "3"]
     with running(*models, *slots, *limits, *drafts) as server:
@@ -95,3 +103,55 @@ def test_idle_drafts_scale_to_zero_and_wake_up_again(narrow: Server):
 
         wait_for(is_drafted, 120.0)
         assert narrow.replicas("draft")
+
+
+async def endings(
+    server: Server, happens: Callable[[], None], timeout_s: float
+) -> tuple[dict, grpc.aio.AioRpcError]:
+    """How a stream over HTTP and one over gRPC end, after their first chunks, when something ``happens``."""
+    stub = GenerationClient(f"127.0.0.1:{server.grpc_port}")
+    sampling = SamplingParams(max_tokens=LONG, temperature=0.0, ignore_eos=True)
+    call = stub.generate(GenerateCall("Once", sampling=sampling, timeout_s=timeout_s))
+    asked = body(max_tokens=LONG, ignore_eos=True, stream=True, timeout_s=timeout_s)
+    try:
+        with server.client() as client, client.stream("POST", "/v1/chat/completions", json=asked) as response:
+            stream = events(response)
+            next(stream)
+            await anext(call)
+            happens()
+            *_, last = await asyncio.to_thread(list, stream)
+        with pytest.raises(AdasdError) as raised:
+            [event async for event in call]
+    finally:
+        await stub.close()
+    cause = raised.value.__cause__
+    assert isinstance(cause, grpc.aio.AioRpcError)
+    return last["error"], cause
+
+
+@pytest.mark.timeout(240)
+async def test_streams_that_cannot_go_on_say_why_and_what_to_do(narrow: Server):
+    """Their target hangs beyond their deadline; it dies, and nobody starts another one."""
+    (target,) = narrow.replicas("target")
+    over_http, over_grpc = await endings(narrow, lambda: os.kill(target, signal.SIGSTOP), timeout_s=3.0)
+    os.kill(target, signal.SIGCONT)
+    assert over_http["code"] == "deadline_exceeded"
+    assert over_grpc.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    for message in (over_http["message"], over_grpc.details()):
+        assert (
+            message == "the request took longer than its limit of 3 s; ask for fewer tokens, or for more time"
+        )
+
+    (controller,) = (pid for pid, command in narrow.processes().items() if "ServeController" in command)
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        over_http, over_grpc = await endings(narrow, lambda: os.kill(target, signal.SIGKILL), timeout_s=100.0)
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    assert over_http["code"] == "worker_lost"
+    assert over_grpc.code() is grpc.StatusCode.UNAVAILABLE
+    for message in (over_http["message"], str(over_grpc.details())):
+        assert message.startswith("the target worker was lost: ")
+        assert message.endswith("; send the request again")
+    with narrow.client() as client:
+        wait_for(lambda: client.post("/v1/chat/completions", json=body(max_tokens=2)).is_success, 120.0)
