@@ -25,15 +25,8 @@ REAL, SAMPLED = "smollm2", "smollm2-sampled"
 """The series of the real pair, greedy and at temperature 1."""
 NUM_SHORT = 100
 """Short prompts per family."""
-FREE = (
-    PLAIN,
-    VANILLA,
-    "static-2",
-    "static-3",
-    "calibrated",
-    GUARDED,
-    f"calibrated+{GUARDED.partition('+')[2]}",
-)
+PRICED = f"calibrated+{SpeculationConfig().acceptance}"
+FREE = (PLAIN, VANILLA, "static-2", "static-3", "calibrated", GUARDED, PRICED, "calibrated+collision")
 """On free wording: the baselines of the goals, and drafting that is priced under the same acceptance."""
 OTHERS = (GUARDED, "adasd+collision", "adaedl+collision")
 RATIOS = (0.0, 0.1, 0.25, 0.5)
