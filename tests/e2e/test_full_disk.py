@@ -48,7 +48,7 @@ def test_a_full_disk_cuts_no_stream_and_is_told(
         done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False)
         assert not done.returncode, done.stdout
         return
-    folder = Path("/tmp/full-disk")  # short: Ray's socket paths hold 107 bytes
+    folder = Path("/tmp/full")  # short: Ray's socket paths hold 107 bytes
     folder.mkdir(exist_ok=True)
     with small_disk(folder) as disk:
         monkeypatch.setattr("tempfile.tempdir", str(folder))
