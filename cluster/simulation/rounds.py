@@ -294,8 +294,11 @@ class Deployment:
 
     # ----------------------------------------------------------------- answers
 
-    async def ask(self, text: AnswerText) -> None:
-        """One request from its arrival to its end; it becomes a line of ``answers``."""
+    async def ask(self, text: AnswerText) -> float:
+        """One request from its arrival to its end; it becomes a line of ``answers``.
+
+        Returns seconds until the client may ask again: more than 0 if the request was refused.
+        """
         arrived_s, first_s, number = now_s(), NEVER, next(self._turns)
         self.num_running += 1
         try:
@@ -312,8 +315,10 @@ class Deployment:
             if not isinstance(error, Overloaded):
                 raise
             self.answers.add(arrived_s, NEVER, now_s(), 0, outcome)
+            return error.retry_after_s
         else:
             self.answers.add(arrived_s, first_s, now_s(), text.num_tokens)
+            return 0.0
         finally:
             self.num_running -= 1
 
@@ -411,7 +416,7 @@ def open_loop(
     """A request at each of these times; ``lengths``: tokens of each answer (None: as the texts have it)."""
 
     async def load(deployment: Deployment, chance: random.Random) -> None:
-        asked: set[asyncio.Task[None]] = set()
+        asked: set[asyncio.Task[float]] = set()
         for number, at_s in enumerate(times_s):
             await asyncio.sleep(max(0.0, at_s - now_s()))
             length = None if lengths is None else int(lengths[number])
@@ -426,7 +431,10 @@ def open_loop(
 def closed_loop(
     phases: Sequence[tuple[int, float]], texts: Texts, prompt_len: int, pause_s: float = 0.1
 ) -> Clients:
-    """Client i asks one request after another while more than i are wanted; phases are (clients, seconds)."""
+    """Client i asks one request after another while more than i are wanted; phases are (clients, seconds).
+
+    A client that is refused waits as long as the refusal says.
+    """
 
     def wanted(at_s: float) -> int:
         for number, seconds in phases:
@@ -443,7 +451,7 @@ def closed_loop(
                 if number >= wanted(now_s()):
                     await asyncio.sleep(pause_s)
                 else:
-                    await deployment.ask(texts.draw(chance, prompt_len, None))
+                    await asyncio.sleep(await deployment.ask(texts.draw(chance, prompt_len, None)))
 
         await asyncio.gather(*(client(number) for number in range(max(number for number, _ in phases))))
 
