@@ -8,7 +8,7 @@ from contextlib import aclosing
 import grpc
 import pytest
 
-from adasd.errors import ContextTooLong, Overloaded, UnknownModel, WorkerLost
+from adasd.errors import ContextTooLong, Overloaded, UnknownModel, WorkerLost, told
 from adasd.requests import Mode, SpeculationOptions
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
 from protos.adasd.v1 import generation_pb2 as pb
@@ -54,6 +54,9 @@ class Echo:
     def __init__(self) -> None:
         self.closed, self.refuse_with, self.wait_after = asyncio.Event(), None, 10**9
         self.asked: list[tuple[str, GenerateCall]] = []
+
+    def refusal(self):
+        return None
 
     async def generate(self, request_id, call):
         self.asked.append((request_id, call))
@@ -132,7 +135,7 @@ async def test_an_error_is_a_status_for_strangers_and_itself_for_our_client(echo
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             [event async for event in stream]
     assert refusal.value.code() is status
-    assert refusal.value.details() == str(error)
+    assert refusal.value.details() == told(error)
 
 
 async def test_a_client_that_leaves_ends_the_generator(echo):

@@ -29,16 +29,19 @@ async def test_tasks_are_those_that_have_not_ended():
 
 
 def test_memory_and_threads_follow_what_is_taken():
+    """Threads and memory of earlier tests may be given back meanwhile, hence the margins."""
     before, stop = figures(), threading.Event()
-    thread = threading.Thread(target=stop.wait)
-    thread.start()
-    taken = b"x" * 50_000_000
+    threads = [threading.Thread(target=stop.wait) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    taken = b"x" * 200_000_000
     after = figures()
     stop.set()
-    thread.join()
-    assert after["adasd_process_threads"] == before["adasd_process_threads"] + 1
+    for thread in threads:
+        thread.join()
+    assert 10 <= after["adasd_process_threads"] - before["adasd_process_threads"] <= 20
     grown = after["adasd_process_resident_bytes"] - before["adasd_process_resident_bytes"]
-    assert grown >= 0.9 * len(taken)
+    assert 0.5 * len(taken) <= grown <= 1.5 * len(taken)
 
 
 def test_outside_of_a_loop_there_are_no_tasks_to_count():

@@ -32,6 +32,9 @@ class Speaker:
         self.closed = asyncio.Event()
         self.asked = []
 
+    def refusal(self):
+        return None
+
     async def generate(self, request_id, call):
         self.asked.append(call)
         if self.fails is not None:
