@@ -38,6 +38,7 @@ class _HedgedLease:
         self._client, self._session, self._pauses_s = client, session, pauses_s
         self._calls: dict[asyncio.Future[dict[str, Any]], tuple[str, LeaseStream]] = {}
         self._granted: LeaseStream | None = None
+        self._num_asked = 0
 
     async def __anext__(self) -> dict[str, Any]:
         if self._granted is not None:
@@ -78,7 +79,8 @@ class _HedgedLease:
                     return {**grant, LEASE: lease}
 
     def _ask(self) -> None:
-        lease = f"{self._session}.{len(self._calls)}" if self._calls else self._session
+        lease = f"{self._session}.{self._num_asked}" if self._num_asked else self._session
+        self._num_asked += 1
         stream = self._client(lease)
         self._calls[asyncio.ensure_future(stream.__anext__())] = lease, stream
 

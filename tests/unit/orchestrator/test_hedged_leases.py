@@ -94,3 +94,15 @@ async def test_who_leaves_ends_all_calls(calls: Calls):
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
     await soon(lambda: all(call.is_cancelled for call in calls))
+
+
+async def test_no_two_calls_have_the_same_id_though_one_fails_in_between(calls: Calls):
+    stream = HedgedLeaseClient(calls, (0.01, 0.2, 0.01))("s")
+    asked = asyncio.ensure_future(stream.__anext__())
+    await soon(lambda: len(calls) == 2)
+    calls[0].answers.put_nowait(RuntimeError("the replica died"))
+    await soon(lambda: len(calls) == 3)
+    assert [call.lease for call in calls] == ["s", "s.1", "s.2"]
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
