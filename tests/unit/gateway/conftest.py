@@ -22,6 +22,9 @@ async def serving(app):
         while not server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
             await asyncio.sleep(0.005)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    except BaseException:
+        server.force_exit = True  # a failure does not wait for answers that never end
+        raise
     finally:
         server.should_exit = True
         await task

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import uvicorn.config
 from starlette.types import Message, Receive, Scope, Send
 
 from services.gateway.http import proxy_front
@@ -326,5 +327,6 @@ async def test_what_is_no_request_passes():
     assert replica.scopes == [{"type": "lifespan"}]
 
 
-def test_serve_is_given_the_front():
+def test_serve_is_given_the_front(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", "")  # what it installs stays within this test
     assert [one.cls for one in middlewares()] == [ProxyFront]
