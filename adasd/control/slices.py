@@ -24,12 +24,16 @@ FADE = 0.8
 MARGIN = 0.02
 """Relative gain from which on the other kind of slice becomes the usual one."""
 CLEAR = 0.25
-"""Relative gain for which one trial is enough; otherwise it takes two."""
+"""Relative gain or loss for which one trial is enough; otherwise it takes two."""
+CUT_ROUNDS = 8
+"""Measured rounds of a trial, per running request, after which a clear loss ends it."""
 MANY = 2
 """Load (``load_of``) from which on requests decode plainly before the first trial: eight at a time."""
 PROBING = 0.01
-SHORTEST_WAIT, LONGEST_WAIT = 8, 256
-"""Usual slices between two trials. Every change costs something too: drafts are attached and read the text."""
+FIRST_WAIT, SHORTEST_WAIT, LONGEST_WAIT = 2, 8, 256
+"""Usual slices between two trials, FIRST_WAIT until the answer is sure. Every change costs something too: drafts are
+attached and read the text.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,9 @@ class Slices:
             tokens += done.verdict.num_accepted + 1
             ms += (done.draft_ms + done.verify_ms + done.overhead_ms) / num_running
         length = SETTLING + (DRAFTING_ROUNDS if self.draft else PLAIN_ROUNDS)
-        if rounds < length * num_running or ms <= 0.0:
+        cut = self.on_trial and rounds >= (SETTLING + CUT_ROUNDS) * num_running
+        is_lost = cut and tokens < (1 - CLEAR) * self.before * ms
+        if ms <= 0.0 or (rounds < length * num_running and not is_lost):
             return replace(self, rounds=rounds, tokens=tokens, ms=ms)
         return replace(self, rounds=0, tokens=0, ms=0.0)._ended(tokens / ms, ms)
 
@@ -102,10 +108,10 @@ class Slices:
     @property
     def _has_waited(self) -> bool:
         """Whether the next trial is due."""
-        if self.waited < SHORTEST_WAIT:
-            return False
+        if self.weight < 1.5 and abs(self.log_gain) < CLEAR:
+            return self.waited >= FIRST_WAIT
         is_paid = self.waited_ms >= self.lost_ms / PROBING or self.waited >= LONGEST_WAIT
-        return is_paid or self.weight < 1.5  # the second trial comes soon
+        return is_paid and self.waited >= SHORTEST_WAIT
 
 
 DRAFTING, PLAIN = Slices(usually_draft=True), Slices(usually_draft=False)

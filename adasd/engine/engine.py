@@ -342,10 +342,13 @@ class TorchEngine:
     def _draft_on(self, drafting: Sequence[Scheduled], *, alone: bool) -> list[WorkerReply] | None:
         """Like ``_run``, for a multi-step draft. None: it failed, and its calls draft token by token instead."""
         began_s = self._clock()
-        passes = self.runner.draft_on(drafting, self._scheduler.draft_limit(drafting, alone=alone))
+        num_open = self.num_slots - self.num_free_slots
+        limit = self._scheduler.draft_limit(drafting, alone=alone, num_open=num_open)
+        passes = self.runner.draft_on(drafting, limit)
         if passes is None:
             return None
         ended_s = self._clock()
+        self._scheduler.drafted(len(drafting), len(passes), 1e3 * (ended_s - began_s))
         for one in drafting:
             one.work.took_part(self._pass_number, began_s, ended_s, len(drafting), len(drafting))
         replies = []

@@ -21,6 +21,12 @@ CROWDED_SHARE = 4
 LONGEST_DRAFT, SHARED_DRAFT = 16, 4
 """Most tokens of one multi-step draft: alone in its step, or while other calls wait for it to end."""
 
+STEP_MS = 3.0
+"""Time of a multi-step draft while further sessions are open: a call that arrives meanwhile waits for its end.
+
+A multi-step draft saves what the host spends on a step, some tenths of a millisecond. A slow draft gains nothing by it.
+"""
+
 
 class Scheduled(NamedTuple):
     """A call and what it feeds in this step."""
@@ -103,6 +109,7 @@ class Scheduler:
         self._most_committed = max(1, num_slots // CROWDED_SHARE)
         self._prefill, self._place, self._rooms = prefill, place, rooms or RoomForAll()
         self._cost = CostTable()  # of this engine's own passes
+        self._turns = CostTable()  # of the turns of its multi-step drafts, by calls
         self.price = 0.0  # worth below which drafted tokens are not judged
 
     def next_input(self, work: Work) -> StepInput | None:
@@ -144,11 +151,20 @@ class Scheduler:
         """Record how long a pass over ``num_tokens`` tokens took."""
         self._cost = self._cost.add(num_tokens, ms)
 
-    def draft_limit(self, drafting: Sequence[Scheduled], *, alone: bool) -> int:
-        """Most tokens that a multi-step draft of these calls may take."""
+    def drafted(self, num_calls: int, num_turns: int, ms: float) -> None:
+        """Record how long the turns of a multi-step draft took, each of a token for every call."""
+        if num_turns:
+            self._turns = self._turns.add(num_calls, ms / num_turns)
+
+    def draft_limit(self, drafting: Sequence[Scheduled], *, alone: bool, num_open: int) -> int:
+        """Most tokens that a multi-step draft of these calls may take; ``num_open`` sessions have a slot."""
         if self.crowded and any(_is_optimistic(one.work) for one in drafting):
             return 1
-        return LONGEST_DRAFT if alone else SHARED_DRAFT
+        most = LONGEST_DRAFT if alone else SHARED_DRAFT
+        turn_ms = self._turns.at(len(drafting))
+        if num_open <= len(drafting) or not turn_ms:
+            return most
+        return max(1, min(most, int(STEP_MS / turn_ms)))
 
     @property
     def crowded(self) -> bool:

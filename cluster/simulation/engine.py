@@ -105,7 +105,7 @@ class CurveEngine:
             for one in others:
                 self._apply(one)
         if drafting:
-            limit = self._scheduler.draft_limit(drafting, alone=not others)
+            limit = self._scheduler.draft_limit(drafting, alone=not others, num_open=self.num_sessions)
             took_ms += self._draft_on(drafting, limit)
         return Pass(tuple(scheduled), tuple(complete), num_tokens, took_ms, began_s)
 
@@ -118,7 +118,9 @@ class CurveEngine:
                 self._apply(one)
             again = [(one.work, self._scheduler.next_input(one.work)) for one in alive]
             alive = [Scheduled(work, following) for work, following in again if following is not None]
-        return turns * self.curve.ms(len(drafting), len(drafting))
+        took_ms = turns * self.curve.ms(len(drafting), len(drafting))
+        self._scheduler.drafted(len(drafting), turns, took_ms)
+        return took_ms
 
     def end(self, done: Pass) -> list[DraftBlock | Verdict]:
         """Replies of the calls that the pass completed, with their times. No call may come in between."""

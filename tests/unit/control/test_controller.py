@@ -451,7 +451,7 @@ def test_under_load_all_requests_of_a_circumstance_change_together_and_new_ones_
                 session.end()
         if turn % 50 == 49:
             sessions = running(controller, 8)
-    assert not any(kinds[:600])  # nothing is known yet
+    assert not any(kinds[:150])  # nothing is known yet
     assert 0 < sum(kinds) < 0.1 * len(kinds)
     assert sum(kinds[1500:]) < 0.1 * len(kinds[1500:])
     assert not begun(controller).plan(500, 10, 0).draft.max_tokens
@@ -489,8 +489,9 @@ def test_many_requests_draft_once_a_trial_has_shown_that_it_pays():
         for session in sessions:
             done = a_round(1, 2, [0.1, 1.0], draft_compute_ms=5.0, draft_ms=5.0, verify_ms=10.0)
             session.learn(done if drafts else a_round(0, 0, verify_ms=10.0))
-    assert not any(kinds[:600])
-    assert all(kinds[1500:1700])
+    assert not any(kinds[:150])
+    assert all(kinds[300:450])
+    assert sum(kinds[600:]) > 0.9 * len(kinds[600:])
 
 
 def test_requests_that_read_their_prompts_count_as_open():

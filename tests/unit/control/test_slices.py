@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from adasd.control.slices import PROBING, Slices
+from adasd.control.slices import CUT_ROUNDS, PLAIN, PROBING, SETTLING, SHORTEST_WAIT, Slices
 from adasd.rounds import DraftBlock, RoundCompleted, Verdict
 
 NUM_RUNNING = 4
@@ -65,6 +65,19 @@ def test_without_a_trial_nothing_is_known_and_after_one_the_plain_time_is():
     slices, _, _ = drive(slices, Process(0.5, noise=0.0), 40_000)
     assert not slices.usually_draft
     assert slices.plain_ms(NUM_RUNNING) == pytest.approx(NUM_RUNNING, rel=0.1)
+
+
+def test_a_trial_that_clearly_loses_ends_early_and_is_not_repeated_soon():
+    process, slices = Process(0.4, noise=0.0), PLAIN
+    drafting = []
+    for _ in range(30_000):
+        drafting.append(slices.draft)
+        slices = slices.learn(process.round(slices.draft), NUM_RUNNING)
+    first = drafting.index(True)
+    trial = drafting.index(False, first) - first
+    assert trial == (SETTLING + CUT_ROUNDS) * NUM_RUNNING
+    waited = drafting.index(True, first + trial) - first - trial
+    assert waited > 2 * first > SHORTEST_WAIT * NUM_RUNNING
 
 
 def test_a_machine_that_slows_down_meanwhile_does_not_decide():

@@ -6,7 +6,7 @@ import sys
 from adasd.config import EngineConfig
 from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.cache.slots import SlotTable
-from adasd.engine.scheduler import LONGEST_DRAFT, SHARED_DRAFT, PrefillBudget, Scheduler
+from adasd.engine.scheduler import LONGEST_DRAFT, SHARED_DRAFT, STEP_MS, PrefillBudget, Scheduler
 from adasd.engine.work import DraftWork, VerifyWork
 from adasd.rounds import DraftCall, StopRule, VerifyCall
 from adasd.testing.loops import GREEDY
@@ -75,11 +75,24 @@ def test_optimistic_drafts_are_short_while_committed_work_waits():
     made, submit = scheduler_of(num_slots=8)
     submit("guess", 2, draft=9, optimistic=True)
     (guess,), _ = made.next_step()
-    assert made.draft_limit([guess], alone=True) == LONGEST_DRAFT
+    assert made.draft_limit([guess], alone=True, num_open=1) == LONGEST_DRAFT
     for i in range(3):
         assert not made.crowded
         submit(str(i), 3)
     assert made.crowded
-    assert made.draft_limit([guess], alone=False) == 1
+    assert made.draft_limit([guess], alone=False, num_open=4) == 1
     sure = next(one for one in made.next_step()[0] if one.work is not guess.work)
-    assert made.draft_limit([sure], alone=False) == SHARED_DRAFT
+    assert made.draft_limit([sure], alone=False, num_open=4) == SHARED_DRAFT
+
+
+def test_a_slow_draft_takes_few_tokens_per_step_while_other_sessions_may_call():
+    made, submit = scheduler_of(num_slots=8)
+    for name in "ab":
+        submit(name, 2, draft=9)
+    drafting, _ = made.next_step()
+    assert made.draft_limit(drafting, alone=True, num_open=8) == LONGEST_DRAFT  # not measured yet
+    made.drafted(num_calls=2, num_turns=4, ms=4 * 1.4)
+    assert made.draft_limit(drafting, alone=True, num_open=8) == int(STEP_MS / 1.4)
+    assert made.draft_limit(drafting, alone=True, num_open=2) == LONGEST_DRAFT
+    made.drafted(num_calls=1, num_turns=1, ms=5.0)
+    assert made.draft_limit(drafting[:1], alone=True, num_open=8) == 1
