@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from adasd.control.slices import CUT_ROUNDS, PLAIN, PROBING, SETTLING, SHORTEST_WAIT, Slices
+from adasd.control.slices import CUT_ROUNDS, PLAIN, PROBING, SETTLING, Slices
 from adasd.rounds import DraftBlock, RoundCompleted, Verdict
 
 NUM_RUNNING = 4
@@ -77,7 +77,7 @@ def test_a_trial_that_clearly_loses_ends_early_and_is_not_repeated_soon():
     trial = drafting.index(False, first) - first
     assert trial == (SETTLING + CUT_ROUNDS) * NUM_RUNNING
     waited = drafting.index(True, first + trial) - first - trial
-    assert waited > 2 * first > SHORTEST_WAIT * NUM_RUNNING
+    assert waited > 8 * first
 
 
 def test_a_machine_that_slows_down_meanwhile_does_not_decide():
