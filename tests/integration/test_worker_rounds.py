@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -275,17 +276,17 @@ async def test_garbage_is_an_invalid_argument_and_the_worker_goes_on(start, garb
 
 
 async def refused(replica: Replica, method: str, *messages: bytes) -> grpc.aio.AioRpcError:
-    """The refusal of a stream that sends these."""
+    """The refusal of a stream that sends these: it may come before all of them are written."""
     async with grpc.aio.insecure_channel(replica.server.address) as channel:
         stream = channel.stream_stream(method)()
-        for message in messages:
-            await stream.write(message)
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await read_to_the_end(stream)
+            await converse(stream, messages)
     return refusal.value
 
 
-async def read_to_the_end(stream: grpc.aio.StreamStreamCall) -> None:
+async def converse(stream: grpc.aio.StreamStreamCall, messages: Iterable[bytes]) -> None:
+    for message in messages:
+        await stream.write(message)
     while await stream.read() is not grpc.aio.EOF:
         pass
 
