@@ -219,11 +219,21 @@ def wait_until_healthy(build: Build, port: int) -> None:
         raise StepFailed(f"CMD ended with status {server.returncode} after SIGTERM")
 
 
-def bill(python: Path, file: Path) -> None:
-    """Write what is installed as a valid CycloneDX file, and hold it against local advisories if there are any."""
+def bill(python: Path, file: Path, tools: Path) -> None:
+    """Write what is installed as a valid CycloneDX file, and hold it against local advisories if there are any.
+
+    The program that writes it gets an environment of its own, ``tools``: one of its packages makes every process with
+    Ray start a second later.
+    """
+    venv.create(tools, with_pip=True)
+    program = tools / "bin" / "python"
+    lock = ["--require-hashes", "--requirement", str(ROOT / "locks" / "bill.txt")]
+    install = [program, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *lock]
+    if subprocess.run(install, check=False).returncode:
+        raise StepFailed("the program that writes the bill of materials cannot be installed")
     file.parent.mkdir(exist_ok=True)
     words = ["environment", "--validate", "--output-reproducible", "--of", "JSON", "--output-file", str(file)]
-    command = [sys.executable, "-m", "cyclonedx_py", *words, str(python)]
+    command = [program, "-m", "cyclonedx_py", *words, str(python)]
     if subprocess.run(command, check=False).returncode:
         raise StepFailed("the bill of materials cannot be written")
     print(f"  bill of materials: {file.relative_to(ROOT)}", flush=True)
@@ -259,7 +269,8 @@ def main() -> int:
         try:
             build.run(LAST)
             wait_until_healthy(build, arguments.port)
-            bill(place / "venv" / "bin" / "python", ROOT / "build" / f"sbom-{arguments.torch}.json")
+            python = place / "venv" / "bin" / "python"
+            bill(python, ROOT / "build" / f"sbom-{arguments.torch}.json", place / "tools")
         except StepFailed as error:
             print(f"image-check: {error}", file=sys.stderr)
             return 1

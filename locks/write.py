@@ -20,9 +20,10 @@ ROOT = HERE.parent
 LOCKS = {
     "service": ("traces", "cuda", "build"),
     "dev": ("traces", "cuda", "build", "dev"),
-    "browser": ("browser",),
 }
-"""Lock -> extras beside the package's own dependencies; browser.txt is the extra alone."""
+"""Lock -> extras beside the package's own dependencies."""
+TOOLS = {"browser": "playwright", "bill": "cyclonedx-bom"}
+"""Lock -> the program that it is for, without the package."""
 ONLY_WITH_TORCH = re.compile(r"^((?:torch|triton|cuda|nvidia)[a-z0-9-]*)==", re.MULTILINE)
 
 
@@ -32,11 +33,10 @@ def main() -> int:
     compile_("torch", ["-"], torch)
     left_out = sorted(set(ONLY_WITH_TORCH.findall((HERE / "torch.txt").read_text(encoding="utf-8"))))
     for name, extras in LOCKS.items():
-        if name == "browser":
-            compile_(name, ["-"], "playwright")
-        else:
-            omitted = [f"--no-emit-package={one}" for one in left_out if (name, one) != ("dev", "triton")]
-            compile_(name, ["pyproject.toml", *omitted, *(f"--extra={extra}" for extra in extras)])
+        omitted = [f"--no-emit-package={one}" for one in left_out if (name, one) != ("dev", "triton")]
+        compile_(name, ["pyproject.toml", *omitted, *(f"--extra={extra}" for extra in extras)])
+    for name, program in TOOLS.items():
+        compile_(name, ["-"], program)
     return 0
 
 

@@ -23,7 +23,8 @@ from adasd.engine.forward.agreement import check_agreement, reference_logits
 from adasd.engine.forward.attention import prepare_device
 from adasd.engine.forward.protocol import Forward
 from adasd.engine.forward.selection import choose_forward
-from adasd.engine.loading.limits import check_architecture, is_paged, resolve_max_context
+from adasd.engine.loading.context import resolve_max_context
+from adasd.engine.loading.limits import check_architecture, is_paged
 from adasd.engine.loading.model import Progress, load_model, silent
 from adasd.engine.loading.profile import profile
 from adasd.engine.loading.quantised import quantisation

@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from adasd.engine.loading.checkpoint import load_config
-from adasd.engine.loading.limits import resolve_max_context
+from adasd.engine.loading.context import resolve_max_context
 from adasd.errors import RateLimited
 from adasd.text.tokenizer import Tokenizer
 from services.config import ApiKey, ServeConfig

@@ -33,6 +33,8 @@ POLICIES = tuple(method.name for method in drafting_methods())
 SOURCES = ("model", "random", "ngram", "suffix", "auto")
 BLOCKS = (1, 5, 16)
 MAX_TOKENS = 96
+ALWAYS = SpeculationConfig(bypass=False)
+"""Drafts are used whatever they cost, however busy the machine is."""
 NUM_PROMPTS = 52  # 13 of each task
 GREEDY = SamplingParams(MAX_TOKENS, temperature=0.0)
 
@@ -82,7 +84,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
                 load_engine(path),
                 tokenizer.decode,
                 tokenizer.eos_ids,
-                tokenizer=tokenizer,
+                ALWAYS,
+                tokenizer,
                 drafts=others if name == "demo" else None,
             )
             for name, path in drafts.items()
@@ -158,7 +161,7 @@ def test_no_draft_source_changes_a_greedy_answer(lab: Lab, source: str):
 
 def test_the_target_as_its_own_draft_changes_no_greedy_answer(lab: Lab):
     target = lab.model.config.name_or_path
-    pair = LocalPair.load(target, dtype="float32", device="cpu", early_exit=True)
+    pair = LocalPair.load(target, dtype="float32", device="cpu", speculation=ALWAYS, early_exit=True)
     accepted = set()
     for prompt in lab.one_of_each_task():
         options = SpeculationOptions(Mode.EXACT, drafting="static", draft="self")
@@ -180,7 +183,7 @@ def test_adaptive_that_may_relax_everything_is_not(lab: Lab):
     """The comparison above can fail."""
     options = SpeculationOptions(Mode.ADAPTIVE, max_relaxed_fraction=1.0)
     usual = lab.pairs["demo"]
-    pair = LocalPair(usual.target, usual.draft, usual.decode, usual.eos_ids, SpeculationConfig(bypass=False))
+    pair = LocalPair(usual.target, usual.draft, usual.decode, usual.eos_ids, ALWAYS)
     answers = [pair.generate(prompt, sampling=GREEDY, speculation=options) for prompt in lab.prompts]
     assert [answer.token_ids for answer in answers] != [lab.generated(prompt) for prompt in lab.prompts]
 
@@ -223,7 +226,7 @@ def test_a_draft_with_a_larger_embedding_proposes_nothing_that_the_target_does_n
     target = lab.model.config.name_or_path
     tokens = AutoTokenizer.from_pretrained(target)
     padded = pairs.write_model(tmp_path / "padded", tokens, seed=5, vocab_size=2 * len(tokens))
-    pair = LocalPair.load(target, str(padded), dtype="float32", device="cpu")
+    pair = LocalPair.load(target, str(padded), dtype="float32", device="cpu", speculation=ALWAYS)
     for prompt in lab.one_of_each_task():
         answer = pair.generate(prompt, sampling=GREEDY, speculation=exact("static", 5))
         assert answer.token_ids == lab.generated(prompt)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adasd import LocalPair
+from adasd.config import SpeculationConfig
 from adasd.pairs.known import resolve_pair
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ def pair(tmp_path_factory) -> LocalPair:
     """Fetched into ADASD_CACHE if that is set, so that it can be kept; else into a folder of this run."""
     cache = os.environ.get("ADASD_CACHE") or str(tmp_path_factory.mktemp("cache"))
     target, draft = resolve_pair("smollm2", MODELS, {"ADASD_CACHE": cache}, lambda what, share: None)
-    return LocalPair.load(str(target), str(draft))
+    return LocalPair.load(str(target), str(draft), speculation=SpeculationConfig(bypass=False))
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)

@@ -27,7 +27,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from adasd.config import EngineConfig
+from adasd.config import EngineConfig, SpeculationConfig
 from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
@@ -93,7 +93,7 @@ def answers_of(
 ) -> list[list[EmittedToken]]:
     """One answer per seed; as many at a time as there are slots."""
     target, draft = engines
-    pair = LocalPair(target, draft, lambda ids: "." * len(ids), frozenset())
+    pair = LocalPair(target, draft, lambda ids: "." * len(ids), frozenset(), SpeculationConfig(bypass=False))
     batch, answers = InProcessBatch(pair, options), list[BatchedAnswer]()
     for seed in seeds:
         while not (target.num_free_slots and draft.num_free_slots):

@@ -7,12 +7,12 @@ narrow width, few experts, a small vocabulary and short windows, so that making 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
+from adasd.engine.loading.context import rope_schemes
 from adasd.errors import ConfigError
 
 WINDOW = 8
@@ -107,13 +107,6 @@ def random_model(config: PreTrainedConfig, trust_remote_code: bool = False) -> P
         )
     made.train(False)
     return made
-
-
-def rope_schemes(text: PreTrainedConfig) -> Iterator[dict[str, Any]]:
-    """The rotary schemes of a model: one, or one per layer type."""
-    scheme = getattr(text, "rope_parameters", None) or {}
-    nested = [value for value in scheme.values() if isinstance(value, dict)]
-    yield from nested or [scheme]
 
 
 def outgrows(config: PreTrainedConfig, max_context: int) -> bool:

@@ -13,7 +13,8 @@ from adasd.engine.forward.selection import choose_forward
 from adasd.engine.forward.trial import PROBE_LEN, miniature_of
 from adasd.engine.loading.adapters import check_adapter, read_adapter
 from adasd.engine.loading.checkpoint import load_config
-from adasd.engine.loading.limits import check_architecture, intended_device, resolve_max_context
+from adasd.engine.loading.context import resolve_max_context
+from adasd.engine.loading.limits import check_architecture, intended_device
 from adasd.engine.loading.memory import on_meta
 from adasd.engine.loading.quantised import check_quantisation, quantisation
 from adasd.engine.parallel.sharding import check_sharding

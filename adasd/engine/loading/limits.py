@@ -1,4 +1,4 @@
-"""Resolves settings against a model: whether it can be served, its context, slots, devices and dtype."""
+"""Resolves settings against a model: whether it can be served, its slots, devices and dtype."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import torch
 from transformers import PreTrainedConfig
 
 from adasd.config import EngineConfig
-from adasd.engine.forward.miniature import model_factory, rope_schemes
+from adasd.engine.forward.miniature import model_factory
+from adasd.engine.loading.context import GROWING_ROPE, rope_schemes
 from adasd.errors import ConfigError
 
-UNKNOWN_LIMIT = 4096
-"""Context of a model whose configuration names no limit."""
-
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_GROWING_ROPE = ("dynamic", "longrope")  # frequencies depend on the longest sequence in the pass
 _ATTENTION_LAYERS = ("full_attention", "sliding_attention", "chunked_attention", "attention")
 _STATE_FIELDS = ("mamba_", "ssm_", "lru_", "linear_conv_")
 """How fields of models with state-space or recurrent layers begin."""
@@ -32,7 +29,7 @@ def check_architecture(config: PreTrainedConfig, max_context: int) -> None:
         )
     for scheme in rope_schemes(text):
         native = scheme.get("original_max_position_embeddings")
-        if scheme.get("rope_type") in _GROWING_ROPE and native and max_context > native:
+        if scheme.get("rope_type") in GROWING_ROPE and native and max_context > native:
             raise ConfigError(
                 f"{name} changes its rotary embedding beyond {native} tokens ({scheme['rope_type']}), which depends "
                 f"on the other sessions of a batch; set max_context to {native} or less (it is {max_context})"
@@ -52,21 +49,6 @@ def _state_of(text: PreTrainedConfig) -> str | None:
 def is_paged(config: EngineConfig, device: torch.device) -> bool:
     """Whether the cache on this device is paged."""
     return config.cache == "paged" or (config.cache == "auto" and device.type == "cuda")
-
-
-def resolve_max_context(config: PreTrainedConfig, wanted: int | None) -> int:
-    """Tokens per slot: as wanted, by default the model's own limit, which memory may bound (``sizing``)."""
-    text = config.get_text_config()
-    limit = int(getattr(text, "max_position_embeddings", None) or UNKNOWN_LIMIT)
-    if wanted is None:
-        for scheme in rope_schemes(text):
-            native = scheme.get("original_max_position_embeddings")
-            if scheme.get("rope_type") in _GROWING_ROPE and native:
-                limit = min(limit, int(native))
-        return limit
-    if not 1 <= wanted <= limit:
-        raise ConfigError(f"max_context is {wanted}, but the model's context holds 1 to {limit} tokens")
-    return wanted
 
 
 def resolve_num_slots(config: EngineConfig, bytes_per_slot: int) -> int:

@@ -18,12 +18,12 @@ from adasd.engine.forward.int8 import rounded_layers
 from adasd.engine.forward.miniature import model_factory
 from adasd.engine.forward.trial import WAYS, way_of
 from adasd.engine.loading.checkpoint import load_config
+from adasd.engine.loading.context import resolve_max_context
 from adasd.engine.loading.limits import (
     check_architecture,
     intended_device,
     is_paged,
     resolve_dtype,
-    resolve_max_context,
     resolve_num_slots,
 )
 from adasd.engine.loading.quantised import bits_per_weight, is_unpacked, quantisation

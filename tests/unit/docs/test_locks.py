@@ -16,7 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENTRY = re.compile(
     r"^([a-z0-9][a-z0-9._-]*)==(\S+)([^\n]*(?:\n +--hash=sha256:[0-9a-f]{64}[^\n]*)*)", re.MULTILINE
 )
-LOCKS = ("service", "dev", "browser", "torch")
+LOCKS = ("service", "dev", "browser", "bill", "torch")
 
 
 def lock(name: str) -> dict[str, Version]:

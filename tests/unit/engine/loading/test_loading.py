@@ -16,7 +16,8 @@ from adasd.config import EngineConfig
 from adasd.engine.cache.pages import Pages
 from adasd.engine.engine import TorchEngine
 from adasd.engine.loading.checkpoint import load_tokenizer
-from adasd.engine.loading.limits import check_architecture, resolve_device, resolve_dtype, resolve_max_context
+from adasd.engine.loading.context import resolve_max_context
+from adasd.engine.loading.limits import check_architecture, resolve_device, resolve_dtype
 from adasd.engine.loading.memory import memory_estimate
 from adasd.engine.loading.model import load_model
 from adasd.engine.loading.vocabulary import check_vocabularies
