@@ -26,7 +26,7 @@ A language model of {millions:.1f} M parameters (Llama shape, {width} wide, {num
 It was distilled with `adasd draft train`. The target answered {num_answers:,} everyday requests ({num_tokens:,}
 tokens), three in five of them greedily. The draft learned the target's probabilities at every token (forward KL
 on the {top_k} most probable, and cross entropy of the first choice) for {num_epochs:.1f} epochs and {minutes:.0f}
-minutes of steps. Its embedding began as the principal components of the target's. Seed {seed}.
+minutes of steps. {beginning} Seed {seed}.
 
 On {num_held_out} held-out requests about other subjects, answered greedily, the target accepts **{share:.1%}** of the
 draft's greedy tokens in blocks of {block_len} ({by_position} by position). That is
@@ -44,6 +44,7 @@ class Facts:
     num_target_parameters: int
     num_parameters: int
     seed: int
+    earlier: Path | None = None
     figures: tuple[tuple[str, Any], ...] = ()
 
     def learnt(
@@ -77,6 +78,9 @@ class Facts:
             target=Path(self.target).name if Path(self.target).is_dir() else self.target,
             millions=self.num_parameters / 1e6,
             seed=self.seed,
+            beginning="Its embedding began as the principal components of the target's."
+            if self.earlier is None
+            else f"It went on from the draft `{self.earlier.name}`.",
             **dict(self.figures),
         )
 

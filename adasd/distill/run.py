@@ -21,13 +21,13 @@ from adasd.demo.agreement import GreedyAgreement
 from adasd.demo.train import stop_signal as stop_signal  # for who runs this in the foreground
 from adasd.distill import acceptance, folder, lessons, prompts, shards
 from adasd.distill.answers import Answer
-from adasd.distill.student import Shape, fresh
+from adasd.distill.student import Shape, fresh, loaded, shape_of
 from adasd.distill.train import Plan, Trainer
 from adasd.engine.loading.checkpoint import load_config, load_tokenizer, reading, where
 from adasd.engine.loading.limits import check_architecture, resolve_device
 from adasd.errors import ConfigError
 
-ANSWER_SHARE = 0.4
+ANSWER_SHARE = 0.5
 """Of the time: the target writes. The rest is for learning."""
 
 NUM_HELD_OUT = 96
@@ -44,13 +44,17 @@ SAVE_EVERY_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked for. ``size`` None: a third of the target's width and three layers."""
+    """What is asked for. ``size`` None: a third of the target's width and three layers.
+
+    ``earlier`` is the folder of a draft to go on from, in its own shape.
+    """
 
     target: str
     out: Path
     prompts: Path | None = None
     minutes: float = 60.0
     size: Shape | None = None
+    earlier: Path | None = None
     max_tokens: int = 192
     device: str = "auto"
     num_threads: int = 1
@@ -83,8 +87,14 @@ def distil(options: Options, stopped: Callable[[], bool] = lambda: False) -> Ite
         return
     learnt, held_out = _read(work / "answers"), _read(work / "held-out")
     counts = lessons.counts(learnt, int(target.config.get_text_config().vocab_size))
-    draft = fresh(target, shape, counts, options.seed).to(target.device)  # type: ignore[arg-type]
-    facts = folder.Facts(options.target, target.num_parameters(), draft.num_parameters(), options.seed)
+    if options.earlier is not None:
+        draft = loaded(options.earlier, tokenizer)
+    else:
+        draft = fresh(target, shape, counts, options.seed)
+    draft.to(target.device)  # type: ignore[arg-type]
+    facts = folder.Facts(
+        options.target, target.num_parameters(), draft.num_parameters(), options.seed, options.earlier
+    )
     del target, teacher
     plan = Plan(60 * options.minutes * (1 - ANSWER_SHARE))
     if draft.device.type == "cuda":
@@ -117,7 +127,12 @@ def _checked(options: Options) -> tuple[Shape, list[prompts.Prompt] | None]:
     config = load_config(options.target)
     text: Any = config.get_text_config()
     check_architecture(config, 512)
-    shape = options.size or Shape.for_width(int(text.hidden_size))
+    if options.earlier is not None and options.size is not None:
+        raise ConfigError("the size is that of the draft to go on from; name a size or a draft, not both")
+    if options.earlier is not None:
+        shape = shape_of(options.earlier)
+    else:
+        shape = options.size or Shape.for_width(int(text.hidden_size))
     size, own = shape.num_parameters(text.vocab_size), _num_parameters(text)
     if size >= own:
         raise ConfigError(
@@ -140,6 +155,7 @@ def _pin(work: Path, options: Options, shape: Shape) -> None:
         "prompts": options.prompts and str(options.prompts),
         "max_tokens": options.max_tokens,
         "seed": options.seed,
+        **({"from": str(options.earlier)} if options.earlier else {}),
         **asdict(shape),
     }
     file = work / "run.json"
@@ -151,9 +167,10 @@ def _pin(work: Path, options: Options, shape: Shape) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be written or read: {error}") from error
     if begun != asked:
-        name = next(name for name in asked if begun.get(name) != asked[name])
+        name = next(name for name in {**begun, **asked} if begun.get(name) != asked.get(name))
         raise ConfigError(
-            f"{work} was begun with {name} {begun.get(name)}, now it is {asked[name]}; use the same, or remove {work}"
+            f"{work} was begun with {name} {begun.get(name)}, now it is {asked.get(name)}; "
+            f"use the same, or remove {work}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The draft before it learns: a small Llama whose embedding is the target's, in fewer dimensions.
+"""The draft before it learns: a small Llama whose embedding is the target's, in fewer dimensions; or an earlier draft.
 
 Shapes: V tokens, D values of the target's embedding, W of the draft's.
 """
@@ -6,12 +6,14 @@ Shapes: V tokens, D values of the target's embedding, W of the draft's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from adasd.engine.loading.checkpoint import load_config, load_tokenizer, reading
 from adasd.errors import ConfigError
 
 HEAD_DIM = 32
@@ -92,6 +94,28 @@ def fresh(target: PreTrainedModel, shape: Shape, counts_V: Tensor, seed: int = 0
     model.generation_config.eos_token_id = target.generation_config.eos_token_id
     model.generation_config.pad_token_id = target.generation_config.pad_token_id
     model.generation_config.bos_token_id = target.generation_config.bos_token_id
+    return model
+
+
+def shape_of(folder: Path) -> Shape:
+    """The shape of an earlier draft; ConfigError if the folder holds no Llama."""
+    config = load_config(str(folder))
+    if not isinstance(config, LlamaConfig):
+        raise ConfigError(
+            f"{folder} holds a model of type {config.model_type}, not of type llama; only drafts that "
+            "adasd draft train has made can be gone on from"
+        )
+    return Shape(config.hidden_size, config.num_hidden_layers, config.intermediate_size)
+
+
+def loaded(folder: Path, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """An earlier draft in float32; ConfigError unless it reads the target's tokens."""
+    if load_tokenizer(str(folder)).get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"the draft in {folder} has another vocabulary than the target; go on from a draft for this target"
+        )
+    with reading(str(folder), "weights"):
+        model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model
 
 

@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
             prompts=arguments.prompts,
             minutes=arguments.minutes,
             size=Shape.parse(arguments.size) if arguments.size else None,
+            earlier=arguments.earlier,
             max_tokens=arguments.max_tokens,
             device=arguments.device,
             num_threads=arguments.threads,
@@ -105,6 +106,13 @@ def parser() -> argparse.ArgumentParser:
         "--size",
         metavar="WIDTHxLAYERS",
         help="shape of the draft, as 192x3 [a third of the target's width, 3 layers]",
+    )
+    train.add_argument(
+        "--from",
+        type=Path,
+        metavar="FOLDER",
+        dest="earlier",
+        help="go on from this draft, in its shape [a new one]",
     )
     train.add_argument("--max-tokens", type=int, default=192, metavar="N", help="tokens per answer [192]")
     train.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto [auto]")
