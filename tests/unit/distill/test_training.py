@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -100,9 +102,44 @@ def test_the_whole_run_ends_with_a_folder_that_serves(tmp_path) -> None:
         list(distil(replace(options, out=out.rename(tmp_path / "done").with_name("draft"), seed=7)))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_goes_on_from_an_earlier_draft(tmp_path) -> None:
+    earlier, out = Path(TARGET).with_name("tiny"), tmp_path / "draft"
+    options = Options(TARGET, out, minutes=0.05, earlier=earlier, max_tokens=16)
+    with pytest.raises(ConfigError, match="name a size or a draft, not both"):
+        list(distil(replace(options, size=student.Shape(32, 1, 64))))
+    assert [event.stage for event in distil(options)][-1] == "done"
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (earlier, out)
+    )
+    weights, learnt = (torch.nn.utils.parameters_to_vector(one.parameters()) for one in (before, after))
+    assert 0 < (learnt - weights).norm() < weights.norm() / 2  # 1.4 times the norm from a new one
+    assert "It went on from the draft `tiny`" in (out / "README.md").read_text()
+    with pytest.raises(ConfigError, match="was begun with from"):
+        list(distil(replace(options, out=out.rename(tmp_path / "done").with_name("draft"), earlier=None)))
+
+
+@pytest.fixture(scope="module")
+def of_other_words(tmp_path_factory) -> Path:
+    """The tiny draft with another word among its tokens."""
+    folder = tmp_path_factory.mktemp("drafts") / "other"
+    shutil.copytree(Path(TARGET).with_name("tiny"), folder)
+    tokens = json.loads((folder / "tokenizer.json").read_text())
+    vocab = tokens["model"]["vocab"]
+    vocab["abracadabra"] = vocab.pop(max(vocab, key=len))
+    (folder / "tokenizer.json").write_text(json.dumps(tokens))
+    return folder
+
+
+def test_an_earlier_draft_of_other_words_is_refused(teacher, of_other_words) -> None:
+    with pytest.raises(ConfigError, match="another vocabulary than the target"):
+        student.loaded(of_other_words, teacher.tokenizer)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"earlier": Path("/nowhere/at/all")}, "there is no model folder"),
         ({"minutes": 0.0}, "minutes is 0"),
         ({"target": "/nowhere/at/all"}, "there is no model folder"),
         ({"size": student.Shape(512, 3, 1024)}, "choose a smaller size"),
