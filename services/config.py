@@ -230,6 +230,12 @@ class ServeConfig:
         return self.target.min_replicas * self.target.engine.num_slots // self.orchestrator.replicas
 
     @property
+    def most_requests(self) -> int:
+        """Requests that run or wait at the same time, per orchestrator replica: no more find a slot or a place."""
+        num_slots = self.target.max_replicas * self.target.engine.num_slots
+        return min(self.max_ongoing_requests, num_slots) + self.queue_len
+
+    @property
     def draft_tiers(self) -> dict[str, TierConfig]:
         """Draft tiers by the name of their draft source, the default one first."""
         return {**({MODEL: self.draft} if self.draft is not None else {}), **dict(self.drafts)}

@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Callable
 from contextlib import aclosing
+from itertools import cycle
 from typing import Any, Protocol
 
 import aiohttp
@@ -22,10 +23,15 @@ from cluster.http_client import PROXY
 from load_tests.load.answers import Ask, Outcome, Reply
 from services.transport.generation import GenerationClient
 from services.transport.generation_messages import ChatMessage, GenerateCall
+from services.transport.poller import take_all_events
 
 Clock = Callable[[], float]
 TIMEOUT_S = 120.0
 """Longest silence of a stream, or wait for a connection, before the request counts as failed."""
+
+
+NUM_CONNECTIONS = 16
+"""Of the gRPC client. HTTP takes one per request."""
 
 
 class Door(Protocol):
@@ -120,10 +126,15 @@ class HttpClient:
 
 
 class GrpcClient:
-    """``adasd.v1.Generation/Generate``. Belongs to the running event loop; close it at the end."""
+    """``adasd.v1.Generation/Generate``, from several connections in turn, as from several applications.
+
+    Belongs to the running event loop; close it at the end.
+    """
 
     def __init__(self, address: str, api_key: str | None, now: Clock) -> None:
-        self._client, self._now = GenerationClient(address, api_key), now
+        take_all_events()
+        self._clients = [GenerationClient(address, api_key) for _ in range(NUM_CONNECTIONS)]
+        self._turns, self._now = cycle(self._clients), now
 
     async def ask(self, ask: Ask, answer: Reply) -> None:
         try:
@@ -138,7 +149,7 @@ class GrpcClient:
 
     async def _read(self, ask: Ask, answer: Reply) -> None:
         call = call_of(ask) if ask.raw is None else ask.raw
-        async with aclosing(self._client.generate(call)) as events:
+        async with aclosing(next(self._turns).generate(call)) as events:
             async for event in events:
                 if isinstance(event, Chunk):
                     answer.chunks_s.append(self._now())
@@ -157,7 +168,7 @@ class GrpcClient:
             answer.outcome, answer.error = Outcome.FAILED, "the stream ended without its last message"
 
     async def close(self) -> None:
-        await self._client.close()
+        await asyncio.gather(*(client.close() for client in self._clients))
 
 
 def refused(answer: Reply, status: int, text: str) -> None:

@@ -132,7 +132,7 @@ class OrchestratorBackend:
 
     def refusal(self) -> Overloaded | None:
         """The error for a request that arrives now, if the limit of running and waiting requests is reached."""
-        limit = self.config.max_ongoing_requests + self.config.queue_len
+        limit = self.config.most_requests
         if len(self.runners) >= limit:
             return Overloaded(f"{limit} requests are running or waiting already, the limit of this replica")
         return self.queue.refusal() if self.queue.max_queued and self.queue.is_full else None

@@ -43,8 +43,11 @@ from services.orchestrator.sampling_defaults import sampling_defaults
 from services.orchestrator.shared_uses import SharedUses, is_limited
 from services.replica import replica_name
 from services.transport.link_pool import LinkPool
+from services.transport.poller import take_all_events
 
 log = logging.getLogger(__name__)
+
+take_all_events()  # before Serve makes a server in this process
 
 Handle = DeploymentHandle[Any]
 

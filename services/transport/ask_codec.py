@@ -9,7 +9,7 @@ import struct
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from heapq import merge
-from math import inf, isfinite
+from math import inf
 from operator import attrgetter
 
 from google.protobuf.message import DecodeError
@@ -242,7 +242,7 @@ def _rule_to_wire(rule: AcceptanceRule) -> pb.AcceptanceRule:
         tables=tables,
         relax_budget=rule.relax_budget,
         want_distances=rule.want_distances,
-        max_distortion=rule.max_distortion if isfinite(rule.max_distortion) else None,
+        max_distortion=None if rule.max_distortion == inf else rule.max_distortion,
     )
 
 

@@ -112,7 +112,9 @@ def parsed(kind: type[M], data: bytes) -> M:
 
 
 class GenerationClient:
-    """A client of the public interface; errors arrive as the classes of adasd.errors. Close it at the end.
+    """A client of the public interface, with a connection of its own; errors arrive as the classes of adasd.errors.
+
+    Close it at the end. A server takes the new calls of one connection one after the other.
 
     Calls that no server has accepted are retried for about 4 s (services.transport.options.RETRY_POLICY). Running ones
     raise WorkerLost 20 s after the server fell silent.
@@ -120,7 +122,11 @@ class GenerationClient:
 
     def __init__(self, address: str, api_key: str | None = None, ca: bytes | None = None) -> None:
         """``ca``: PEM certificate of the authority that signed the server's certificate; None: no TLS."""
-        options = (*retrying(GENERATION_SERVICE), *PUBLIC_KEEPALIVE)
+        options = (
+            *retrying(GENERATION_SERVICE),
+            *PUBLIC_KEEPALIVE,
+            ("grpc.use_local_subchannel_pool", 1),  # else channels of a process share their connections
+        )
         if ca is None:
             self._channel = grpc.aio.insecure_channel(address, options)
         else:

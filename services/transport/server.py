@@ -5,6 +5,7 @@ The service sees frozen frames and raises errors of adasd.errors; this file conv
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ async def guarded(context: grpc.aio.ServicerContext, work: Coroutine[Any, Any, T
 class RunningServer:
     """A started server. Stop it before its event loop ends."""
 
-    server: grpc.aio.Server
+    listeners: tuple[grpc.aio.Server, ...]
     host: str
     port: int
 
@@ -105,7 +106,7 @@ class RunningServer:
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """Refuse new calls, give running ones ``grace_s`` seconds, then cancel them."""
-        await self.server.stop(grace_s)
+        await asyncio.gather(*(listener.stop(grace_s) for listener in self.listeners))
 
 
 async def start_server(
@@ -114,24 +115,33 @@ async def start_server(
     port: int = 0,
     options: Sequence[tuple[str, int]] = SERVER_OPTIONS,
     tls: TlsConfig | DoorTlsConfig | None = None,
+    num_listeners: int = 1,
 ) -> RunningServer:
     """Listen on ``host``; port 0 takes a free one. With a TlsConfig, only peers with a certificate may call.
 
     ConfigError if the address is not available, or a file of ``tls`` cannot be read.
+
+    One listener takes a new call in every fourth or fifth turn of the event loop, which is too few for a busy loop.
+    The kernel spreads connections over ``num_listeners`` at one port; more than one needs the option grpc.so_reuseport.
     """
-    server = grpc.aio.server(options=list(options))
-    server.add_generic_rpc_handlers(tuple(handlers))
-    try:
+    listeners: list[grpc.aio.Server] = []
+    credentials = None
+    if tls is not None and tls.is_on:
+        credentials = server_credentials(tls) if isinstance(tls, TlsConfig) else door_credentials(tls)
+    for _ in range(num_listeners):
+        server = grpc.aio.server(options=list(options))
+        server.add_generic_rpc_handlers(tuple(handlers))
         address = f"{_bracketed(host)}:{port}"
-        if tls is not None and tls.is_on:
-            shown = server_credentials(tls) if isinstance(tls, TlsConfig) else door_credentials(tls)
-            bound = server.add_secure_port(address, shown)
-        else:
-            bound = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose a free port") from error
-    await server.start()
-    return RunningServer(server, host, bound)
+        try:
+            if credentials is not None:
+                port = server.add_secure_port(address, credentials)
+            else:
+                port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose a free port") from error
+        listeners.append(server)
+    await asyncio.gather(*(listener.start() for listener in listeners))
+    return RunningServer(tuple(listeners), host, port)
 
 
 def _bracketed(host: str) -> str:

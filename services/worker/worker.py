@@ -29,6 +29,7 @@ from services.observability.tracing import CallTraces, provider
 from services.observability.worker_metrics import WorkerCollector
 from services.replica import replica_name
 from services.transport.options import LINK_FORM
+from services.transport.poller import take_all_events
 from services.transport.server import RunningServer, start_server, worker_handler
 from services.worker.host import EngineHost
 from services.worker.leases import LeaseTable
@@ -37,6 +38,7 @@ from services.worker.ranks import ReplicaRanks
 from services.worker.service import WorkerService
 from services.worker.warmup import warm_up
 
+take_all_events()  # before Serve makes a server in this process
 log = logging.getLogger("ray.serve")  # the only logger that Serve shows
 
 Grant = dict[str, str | int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from adasd.requests import SamplingParams
 from adasd.results import Complete
@@ -52,3 +53,18 @@ async def test_doors_are_replaced_and_no_request_is_lost():
     assert len(answers) > NUM_CLIENTS * 2
     assert all(isinstance(answer, Complete) for answer in answers)
     await asyncio.gather(*(one.stop() for one in doors))
+
+
+async def test_a_door_has_many_listeners_and_closes_them_all():
+    opened = await door(0)
+    port = int(opened.address.rsplit(":", 1)[1])
+    clients = [GenerationClient(opened.address) for _ in range(12)]
+    answers = await asyncio.gather(*(anext(client.generate(CALL)) for client in clients))
+    assert len(answers) == len(clients)
+    assert len(opened._running.listeners) > 1
+    await asyncio.gather(*(client.close() for client in clients))
+    await opened.stop()
+    with socket.socket() as alone:  # without SO_REUSEPORT it would fail beside any listener
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        alone.bind(("127.0.0.1", port))
+        alone.listen()

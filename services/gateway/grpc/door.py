@@ -34,6 +34,8 @@ HEALTH_PERIOD_S = 0.5
 """Interval between checks of the backend's readiness."""
 HANDSHAKE_S = 20.0
 """A connection that has not begun to speak HTTP/2 (and TLS) by then is closed."""
+NUM_LISTENERS = 32
+"""Each takes new calls one after the other: with one, and ten times what the service can serve, calls waited 16 s."""
 IDLE_S = 600.0
 """A connection without calls is closed after this; gRPC's clients open a new one at their next call."""
 LAST_WORD_S = 0.1
@@ -117,7 +119,7 @@ async def start_grpc(
         _health_handler(servicer, closing),
         *(GuardedHandler(handler, ring, tell) for handler in guarded),
     ]
-    running = await start_server(handlers, host, port, tuple(options.items()), tls)
+    running = await start_server(handlers, host, port, tuple(options.items()), tls, NUM_LISTENERS)
     return GrpcDoor(running, servicer, backend, service, closing)
 
 

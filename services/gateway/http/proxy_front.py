@@ -33,6 +33,7 @@ from services.gateway.http.carried_body import with_body
 from services.gateway.http.error_table import FULL_HEADER, error_body, error_response
 from services.gateway.http.event_stream import frame
 from services.observability.service_events import Observer, RequestRefused
+from services.transport.poller import take_all_events
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Unavailable(AdasdError):
 
 def middlewares() -> list[Middleware]:
     """What Serve puts around every request to its HTTP proxies. Connections get their limits, too."""
+    take_all_events()
     patience.install()
     return [Middleware(ProxyFront)]
 

@@ -58,6 +58,13 @@ def test_by_default_one_may_wait_for_every_eight_that_run():
     assert replace(CONFIG, max_queued_requests=0).queue_len == 0
 
 
+def test_no_more_requests_are_taken_than_could_ever_have_a_slot_or_a_place():
+    many = replace(CONFIG, max_ongoing_requests=64)
+    assert CONFIG.most_requests == 3 + 4
+    assert many.most_requests == 10 + 4
+    assert replace(many, target=replace(TIER, max_replicas=20)).most_requests == 64 + 4
+
+
 def test_without_a_draft_there_is_no_draft_deployment():
     target, drafts = tiers(replace(CONFIG, draft=None))
     assert target.name == "target"

@@ -58,9 +58,11 @@ def placement(num_slots: int, **faults: float) -> FewSlots:
     return FewSlots(truth, Faults(delay_s=0.01, **faults), num_slots=num_slots)  # type: ignore[arg-type]
 
 
-def backend(slots: FakePlacement, max_queued: int, guaranteed: int = 1) -> OrchestratorBackend:
-    """``guaranteed``: slots that the configuration promises."""
-    tier = TierConfig(EngineConfig("a model", num_slots=guaranteed))
+def backend(
+    slots: FakePlacement, max_queued: int, guaranteed: int = 1, max_replicas: int = 4
+) -> OrchestratorBackend:
+    """``guaranteed``: slots that the configuration promises, those of one replica."""
+    tier = TierConfig(EngineConfig("a model", num_slots=guaranteed), max_replicas=max_replicas)
     config = ServeConfig(tier, tier, max_queued_requests=max_queued)
     tokenizer: Tokenizer = Letters()  # type: ignore[assignment]
     return OrchestratorBackend(config, tokenizer, 4096, slots, Readings(has_draft=True))
@@ -93,6 +95,17 @@ async def test_as_many_as_may_queue_are_served_and_the_next_is_refused_before_an
     assert await asyncio.gather(*asked) == [TEXT] * 5
     assert await ask(server, "later") == TEXT
     assert (slots.open_slots, server.queue.num_queued, server.num_running) == ([], 0, 0)
+
+
+async def test_more_than_all_slots_and_places_are_refused_before_they_ask_for_a_slot():
+    slots = placement(num_slots=2)
+    server = backend(slots, max_queued=3, guaranteed=2, max_replicas=1)
+    asked = [asyncio.create_task(ask(server, f"r{i}")) for i in range(9)]
+    await soon(lambda: sum(task.done() for task in asked) == 4)
+    assert slots.num_waiting + slots.num_attached["target"] == 5
+    refusals = [task.exception() for task in asked if task.done()]
+    assert [str(one).partition(" requests")[0] for one in refusals] == ["5"] * 4
+    assert await asyncio.gather(*(task for task in asked if not task.done())) == [TEXT] * 5
 
 
 async def test_without_a_queue_a_burst_gets_the_free_slots_and_the_rest_are_refused_before_anybody_is_done():
