@@ -132,13 +132,13 @@ class TorchEngine:
         max_context = resolve_max_context(model.config, config.max_context)
         check_architecture(model.config, max_context)
         vocab_size = int(model.config.get_text_config().vocab_size)
+        rounded = quantisation(model.config) is not None or model.dtype != torch.float32
         reference = reference_logits(model)
         forward = (
             choose_forward(model, config, max_context, fast)
             if channel is None
             else leading(model, config, channel)
         )
-        rounded = quantisation(model.config) is not None
         check_agreement(forward, reference, paged=is_paged(config, forward.device), rounded=rounded)
         if forward.device.type == "cuda":
             torch.cuda.empty_cache()  # restacked weights leave blocks that fit nothing else

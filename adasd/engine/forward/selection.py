@@ -35,7 +35,9 @@ WIDTHS = (1, 6, 24)
 """Tokens of the passes that are timed: plain decoding, one block, several sessions."""
 
 MAX_WIDTH = 2048
-"""Wider models are not timed, as copying a layer would take too long; they use torch."""
+"""Wider models are not timed, as copying a layer would take too long; the kernels compute those that sixteen bits hold,
+as they read half of the memory that torch reads.
+"""
 
 _CONTEXT, _NUM_TIMED = 64, 12
 
@@ -91,9 +93,10 @@ def _kernels(model: PreTrainedModel, config: EngineConfig, max_context: int) -> 
     if config.compile == "off" or model.device.type == "cuda":
         return None
     why_not = "they read contiguous slots" if is_paged(config, model.device) else native.why_not(model)
-    timed = (
-        config.compile == "auto" and not config.deterministic and not is_int8(model)
-    )  # those have no rival
+    has_rival = model.dtype == torch.float32 and not is_int8(
+        model
+    )  # torch's answers there depend on the batch
+    timed = config.compile == "auto" and not config.deterministic and has_rival
     if why_not is None and timed and not pays(model, config.num_threads):
         why_not = "torch's operations are faster here"
     if why_not is None:
@@ -135,7 +138,7 @@ def pays(model: PreTrainedModel, num_threads: int) -> bool:
     """Whether the kernels are faster than torch, on as many threads, timed on one layer of the model's shape."""
     config: Any = model.config
     if config.hidden_size > MAX_WIDTH:
-        return False
+        return _held_in(model) != torch.float32
     torch.set_num_threads(1)  # as in an engine over the kernels (Forward.has_threads)
     try:
         kernels = seconds(native.NativeLlama(_one_layer(model), _CONTEXT, num_threads))
@@ -169,5 +172,11 @@ def _one_layer(model: PreTrainedModel) -> PreTrainedModel:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:1]
     with torch.random.fork_rng(devices=[]):
-        made: PreTrainedModel = type(model)(config).to(model.dtype).eval()  # type: ignore[arg-type]
+        made: PreTrainedModel = type(model)(config).to(_held_in(model)).to(model.dtype).eval()  # type: ignore[arg-type]
     return made
+
+
+def _held_in(model: PreTrainedModel) -> torch.dtype:
+    """The type in which the kernels hold a matrix of the first layer."""
+    body: Any = model.model
+    return native.narrowest(body.layers[0].mlp.down_proj.weight.detach()).dtype

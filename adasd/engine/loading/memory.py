@@ -118,11 +118,15 @@ def _of_a_rank(config: EngineConfig) -> MemoryEstimate:
     model = on_meta(model_config, config.trust_remote_code)
     layers = _layer_shapes(model_config, model, max_context, config.trust_remote_code)
     num_ranks, on_cuda = config.tensor_parallel, device.type == "cuda"
-    needs = CacheNeeds.of(layers, dtype, num_caches(model, num_ranks))
+    paged, widens = is_paged(config, device), not on_cuda and config.compile != "off"
+    kept = (
+        torch.float32 if widens and not paged else dtype
+    )  # the kernels compute in it, whatever the weights are
+    needs = CacheNeeds.of(layers, kept, num_caches(model, num_ranks))
     per_token = needs.bytes_per_token
     weights_bytes = _weights_bytes(model, dtype, config, quantisation(model_config))
     reserve_bytes = CUDA_RESERVE if on_cuda else 0
-    if not is_paged(config, device):
+    if not paged:
         if config.max_context is None:
             max_context = contiguous_context(config, max_context, per_token)
         num_slots = resolve_num_slots(config, per_token * max_context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -67,6 +68,7 @@ async def test_a_call_that_no_server_took_is_tried_again(code):
 async def test_a_call_that_a_server_took_is_not():
     async def answer(_, context):
         await context.send_initial_metadata(())
+        await asyncio.sleep(0.5)  # a client that reads both at the same time tries again
         await context.abort(grpc.StatusCode.UNAVAILABLE, "lost")
         yield CHUNK
 

@@ -41,8 +41,23 @@ ALONE_BELOW = 30_000_000
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
+_KINDS = {torch.float32: 0, torch.int8: 1, torch.float16: 2, torch.bfloat16: 3}
+"""``Kind`` in llama.c."""
+
+
+def narrowest(weight: Tensor) -> Tensor:
+    """The same numbers in sixteen bits if those hold every one exactly, as in most checkpoints; else ``weight``."""
+    if weight.dtype != torch.float32:
+        return weight
+    for dtype in (torch.bfloat16, torch.float16):
+        narrow = weight.to(dtype)
+        if torch.equal(narrow.float(), weight):
+            return narrow
+    return weight
+
+
 class _Matrix(ctypes.Structure):
-    _fields_ = [(name, _POINTER) for name in ("panels", "scales")]
+    _fields_ = [("panels", _POINTER), ("scales", _POINTER), ("kind", _WHOLE)]
 
 
 class _LayerPointers(ctypes.Structure):
@@ -71,8 +86,8 @@ class _Model(ctypes.Structure):
             for name in ("num_layers", "width", "heads", "kv_heads", "head_dim", "inner", "vocab")
         ),
         *((name, _REAL) for name in ("eps", "scaling")),
-        *((name, _POINTER) for name in ("embedding", "cos", "sin", "norm")),
-        ("head", _Matrix),
+        *((name, _POINTER) for name in ("cos", "sin", "norm")),
+        *((name, _Matrix) for name in ("embedding", "head")),
         ("layers", _POINTER),
         ("alone_below", _WHOLE),
     ]
@@ -106,8 +121,8 @@ def why_not(model: PreTrainedModel) -> str | None:
     reason = fast_llama.why_not(model, layers=(nn.Linear, Int8Linear))
     if reason is not None:
         return reason
-    if model.device.type != "cpu" or model.dtype != torch.float32:
-        return f"it is {model.dtype} on {model.device}, not float32 on the CPU"
+    if model.device.type != "cpu":
+        return f"it is on {model.device}, not on the CPU"
     head_dim = int(fast_llama.head_dim_of(model))
     if head_dim > LARGEST_HEAD or head_dim % 2:
         return f"its heads have {head_dim} numbers"
@@ -119,7 +134,7 @@ def why_not(model: PreTrainedModel) -> str | None:
 
 
 class NativeLlama(Forward):
-    """A forward pass of a model for which ``why_not`` is None.
+    """A forward pass in float32 of a model for which ``why_not`` is None, whatever type its weights have.
 
     The model is unusable afterwards: its projections are emptied as they are packed, to avoid a second copy. The
     cache must have contiguous slots.
@@ -150,13 +165,13 @@ class NativeLlama(Forward):
         self.name = f"{type(model).__name__} (native)"
         self.num_embeddings = num_embeddings(model)
         self._has_qk_norm = fast_llama.has_qk_norm(model)
-        self.dtype, self.device = model.dtype, model.device
+        self.dtype, self.device = torch.float32, model.device
         heads, kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
         head_dim = fast_llama.head_dim_of(model)
         self.layers = [LayerShape(kv_heads, head_dim)] * len(body.layers)
         self._kept: list[Any] = []  # what the structures point to
         self._matrices = HugePages()
-        self._embedding = body.embed_tokens.weight.detach().contiguous()
+        self._embedding = narrowest(body.embed_tokens.weight.detach())
         with torch.inference_mode():
             rotation = fast_llama.rotation_table(body.rotary_emb, max(max_context, PROBE_LEN), self.device)
             layers = (_LayerPointers * len(body.layers))(*map(self._layer, body.layers))
@@ -170,7 +185,7 @@ class NativeLlama(Forward):
                 vocab=int(model.lm_head.out_features),
                 eps=float(config.rms_norm_eps),
                 scaling=float(body.layers[0].self_attn.scaling),
-                embedding=self._keep(self._embedding),
+                embedding=_Matrix(self._kept_as_it_is(self._embedding), None, _KINDS[self._embedding.dtype]),
                 cos=self._keep(rotation.real),
                 sin=self._keep(rotation.imag),
                 norm=self._keep(body.norm.weight),
@@ -326,16 +341,21 @@ class NativeLlama(Forward):
         """The weights [N, K] of all ``layers`` below each other as [ceil(N / P), K, P], padded with zeros."""
         rounded = isinstance(layers[0], Int8Linear)
         weight_NK = torch.cat([one.weight_NK if rounded else one.weight.detach() for one in layers])
+        if not rounded:
+            weight_NK = narrowest(weight_NK)
         num, inner = weight_NK.shape
         padded = F.pad(weight_NK, (0, 0, 0, -num % self._panel))
         panels = self._matrices.copy(padded.view(-1, self._panel, inner).transpose(1, 2)).data_ptr()
-        if not rounded:
-            return _Matrix(panels, None)
-        scales = F.pad(torch.cat([one.scale_N for one in layers]), (0, -num % self._panel))
-        return _Matrix(panels, self._keep(scales))
+        scales = None
+        if rounded:
+            scales = self._keep(F.pad(torch.cat([one.scale_N for one in layers]), (0, -num % self._panel)))
+        return _Matrix(panels, scales, _KINDS[weight_NK.dtype])
 
     def _keep(self, tensor: Tensor) -> int:
-        """Address of the tensor's data, which stays valid as long as this object lives."""
-        kept = tensor.detach().contiguous()
+        """Address of the tensor's numbers in float32, which stays valid as long as this object lives."""
+        return self._kept_as_it_is(tensor.detach().float())
+
+    def _kept_as_it_is(self, tensor: Tensor) -> int:
+        kept = tensor.contiguous()
         self._kept.append(kept)
         return kept.data_ptr()

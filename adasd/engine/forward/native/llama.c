@@ -1,12 +1,12 @@
-/* One forward pass of a Llama-family model over a slotted cache, in float32 or with weights of one byte.
+/* One forward pass of a Llama-family model over a slotted cache, in float32, over weights of four, two or one bytes.
  *
  * Every number is computed by the same operations in the same order, independent of the rest of the batch and of the
  * number of threads: a product sums over its inner dimension from front to back, and attention goes over a token's keys
  * from the first to its own. So neither batch size nor block length changes a result, not even in its last bit.
  *
  * Matrices are packed in panels of PANEL columns, [panel][row][PANEL], so that a panel is read from front to back.
- * Rounded ones hold a byte per weight and have a scale per column; they are widened in registers, so that a pass reads
- * a quarter of the memory.
+ * Weights that sixteen bits hold exactly take two bytes, rounded ones a byte with a scale per column. They are widened
+ * in registers, so a pass reads half or a quarter of the memory, and sixteen bits give the numbers of full weights.
  * Uses the vector extensions of GCC and Clang; vector sizes depend on the processor. See adasd.engine.forward.native.
  */
 #include <math.h>
@@ -35,10 +35,15 @@ enum { PANEL = LANES * VECTORS, LARGEST_HEAD = 256, CHAINS = 4, ROWS = 8, CHUNK 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t Whole __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
+typedef uint16_t Words __attribute__((vector_size(2 * LANES), aligned(2)));
+
+typedef enum { FULL, BYTES, HALF, BRAIN } Kind; /* float, int8_t, IEEE's sixteen bits, the upper half of a float */
+static const int64_t WIDTHS[] = {4, 1, 2, 2};   /* bytes of a weight of each kind */
 
 typedef struct {
-  const void *panels;  /* float, or int8_t if there are scales */
-  const float *scales; /* [columns], padded to whole panels; NULL: full weights */
+  const void *panels;
+  const float *scales; /* of BYTES: [columns], padded to whole panels */
+  int64_t kind;
 } Matrix;
 
 typedef struct {
@@ -50,8 +55,8 @@ typedef struct {
 typedef struct {
   int64_t num_layers, width, heads, kv_heads, head_dim, inner, vocab;
   float eps, scaling;
-  const float *embedding, *cos, *sin, *norm; /* [V, W], [C, D / 2] twice, [W] */
-  Matrix head;                               /* [W, V] */
+  const float *cos, *sin, *norm; /* [C, D / 2] twice, [W] */
+  Matrix embedding, head;        /* [V, W], by rows instead of panels; [W, V] */
   const Layer *layers;
   int64_t alone_below; /* products of a pass for which it is not worth waking other threads */
 } Model;
@@ -97,7 +102,7 @@ int64_t adasd_scratch(const Model *m, int64_t num_tokens, int64_t max_context, i
 /* --------------------------------------------------------------------------- products */
 
 /* LANES bytes as floats. Compilers do not find these instructions in a conversion of vectors. */
-static inline __attribute__((always_inline)) Vector widened(const int8_t *bytes) {
+static inline __attribute__((always_inline)) Vector of_bytes(const int8_t *bytes) {
 #if defined(__AVX512F__)
   return (Vector)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)bytes)));
 #elif defined(__AVX2__)
@@ -107,28 +112,74 @@ static inline __attribute__((always_inline)) Vector widened(const int8_t *bytes)
 #endif
 }
 
-/* ``rows`` rows of y = x w (+ bias) (+ y) over one panel; ``rows`` and ``rounded`` are constants at every call, as this
- * is inlined. */
-static inline __attribute__((always_inline)) void tile(int rows, int rounded, const float *x, int64_t inner,
+/* LANES words, each in the lower half of a whole number. */
+static inline __attribute__((always_inline)) Whole of_words(const uint16_t *words) {
+#if defined(__AVX512F__)
+  return (Whole)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)words));
+#elif defined(__AVX2__)
+  return (Whole)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)words));
+#else
+  return __builtin_convertvector(*(const Words *)words, Whole);
+#endif
+}
+
+/* LANES finite numbers of IEEE's sixteen bits. Without an instruction for it: their exponent and fraction moved to
+ * where a float has them make the number times 2^-112. */
+static inline __attribute__((always_inline)) Vector of_halves(const uint16_t *words) {
+#if defined(__AVX512F__)
+  return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)words));
+#elif defined(__AVX2__) && defined(__F16C__)
+  return (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)words));
+#else
+  Whole bits = of_words(words);
+  Vector size = (Vector)((bits & 0x7fff) << 13) * 0x1p112f;
+  return (Vector)((Whole)size | (bits & 0x8000) << 16);
+#endif
+}
+
+/* LANES weights from number ``at`` on, without their scales. */
+static inline __attribute__((always_inline)) Vector widened(Kind kind, const void *weights, int64_t at) {
+  switch (kind) {
+  case BYTES: return of_bytes((const int8_t *)weights + at);
+  case HALF: return of_halves((const uint16_t *)weights + at);
+  case BRAIN: return (Vector)(of_words((const uint16_t *)weights + at) << 16);
+  default: return *(const Vector *)((const float *)weights + at);
+  }
+}
+
+/* One row of an embedding of ``width`` numbers. */
+static void look_up(const Matrix *embedding, int64_t row, int64_t width, float *to) {
+  const char *from = (const char *)embedding->panels + row * width * WIDTHS[embedding->kind];
+  if (embedding->kind == FULL) {
+    memcpy(to, from, width * sizeof(float));
+    return;
+  }
+  for (int64_t i = 0; i < width; i += LANES) {
+    uint16_t words[LANES] = {0};
+    int64_t num = width - i < LANES ? width - i : LANES;
+    memcpy(words, from + 2 * i, 2 * num);
+    Vector numbers = embedding->kind == HALF ? widened(HALF, words, 0) : widened(BRAIN, words, 0);
+    memcpy(to + i, &numbers, num * sizeof(float));
+  }
+}
+
+/* ``rows`` rows of y = x w (+ bias) (+ y) over one panel; ``rows`` and ``kind`` are constants at every call, as this is
+ * inlined. */
+static inline __attribute__((always_inline)) void tile(int rows, Kind kind, const float *x, int64_t inner,
                                                        const void *panel, const float *scales, const float *bias,
                                                        float *y, int64_t stride, int64_t num, int add) {
-  const float *full = panel;
-  const int8_t *bytes = panel;
   Vector sum[TILE][VECTORS];
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < VECTORS; v++) sum[r][v] = (Vector){0};
   for (int64_t k = 0; k < inner; k++) {
     Vector part[VECTORS];
-    for (int v = 0; v < VECTORS; v++) {
-      int64_t at = k * PANEL + v * LANES;
-      part[v] = rounded ? widened(bytes + at) : *(const Vector *)(full + at);
-    }
+    for (int v = 0; v < VECTORS; v++) part[v] = widened(kind, panel, k * PANEL + v * LANES);
     for (int r = 0; r < rows; r++)
       for (int v = 0; v < VECTORS; v++) sum[r][v] += x[r * inner + k] * part[v];
   }
   for (int r = 0; r < rows; r++) {
     float *to = y + r * stride;
-    for (int v = 0; rounded && v < VECTORS; v++) sum[r][v] *= *(const Vector *)(scales + v * LANES);
+    for (int v = 0; scales && v < VECTORS; v++) sum[r][v] *= *(const Vector *)(scales + v * LANES);
     if (num == PANEL) {
       for (int v = 0; v < VECTORS; v++) {
         Vector value = bias ? sum[r][v] + *(const Vector *)(bias + v * LANES) : sum[r][v];
@@ -143,21 +194,21 @@ static inline __attribute__((always_inline)) void tile(int rows, int rounded, co
   }
 }
 
-/* All rows of one panel; ``rounded`` is a constant at every call. */
-static inline __attribute__((always_inline)) void panel_rows(int rounded, const float *x, int64_t rows, int64_t inner,
+/* All rows of one panel; ``kind`` is a constant at every call. */
+static inline __attribute__((always_inline)) void panel_rows(Kind kind, const float *x, int64_t rows, int64_t inner,
                                                              const void *w, const float *s, const float *b, float *y,
                                                              int64_t num, int64_t here, int add) {
   int64_t r = 0;
   for (; r + TILE <= rows; r += TILE)
-    tile(TILE, rounded, x + r * inner, inner, w, s, b, y + r * num, num, here, add);
+    tile(TILE, kind, x + r * inner, inner, w, s, b, y + r * num, num, here, add);
   const float *rest = x + r * inner;
   float *to = y + r * num;
   switch (rows - r) {
-  case 5: tile(5, rounded, rest, inner, w, s, b, to, num, here, add); break;
-  case 4: tile(4, rounded, rest, inner, w, s, b, to, num, here, add); break;
-  case 3: tile(3, rounded, rest, inner, w, s, b, to, num, here, add); break;
-  case 2: tile(2, rounded, rest, inner, w, s, b, to, num, here, add); break;
-  case 1: tile(1, rounded, rest, inner, w, s, b, to, num, here, add); break;
+  case 5: tile(5, kind, rest, inner, w, s, b, to, num, here, add); break;
+  case 4: tile(4, kind, rest, inner, w, s, b, to, num, here, add); break;
+  case 3: tile(3, kind, rest, inner, w, s, b, to, num, here, add); break;
+  case 2: tile(2, kind, rest, inner, w, s, b, to, num, here, add); break;
+  case 1: tile(1, kind, rest, inner, w, s, b, to, num, here, add); break;
   }
 }
 
@@ -168,13 +219,16 @@ static void product(Team *team, const float *x, int64_t rows, int64_t inner, con
   SHARED(team, part, panels * chunks) {
     int64_t first = part / chunks * PANEL, row = part % chunks * CHUNK;
     int64_t here = num - first < PANEL ? num - first : PANEL, some = rows - row < CHUNK ? rows - row : CHUNK;
-    const float *b = bias ? bias + first : 0, *from = x + row * inner;
+    const float *b = bias ? bias + first : 0, *from = x + row * inner, *s = w->scales ? w->scales + first : 0;
     float *to = y + row * num + first;
-    if (w->scales)
-      panel_rows(1, from, some, inner, (const int8_t *)w->panels + first * inner, w->scales + first, b, to, num, here,
-                 add);
-    else
-      panel_rows(0, from, some, inner, (const float *)w->panels + first * inner, 0, b, to, num, here, add);
+    const char *panel = w->panels;
+    panel += first * inner * WIDTHS[w->kind];
+    switch (w->kind) {
+    case BYTES: panel_rows(BYTES, from, some, inner, panel, s, b, to, num, here, add); break;
+    case HALF: panel_rows(HALF, from, some, inner, panel, s, b, to, num, here, add); break;
+    case BRAIN: panel_rows(BRAIN, from, some, inner, panel, s, b, to, num, here, add); break;
+    default: panel_rows(FULL, from, some, inner, panel, s, b, to, num, here, add);
+    }
   }
   meet(team);
 }
@@ -405,7 +459,7 @@ static void share_of_forward(Team *team, int64_t member, const void *what) {
   int64_t qkv_len = queries + 2 * m->kv_heads * m->head_dim;
   float *scores = f->scores + member * ROWS * scores_room(f->cache->max_context);
   SHARED(team, t, num)
-    memcpy(f->x + t * width, m->embedding + pass->ids[t] * width, width * sizeof(float));
+    look_up(&m->embedding, pass->ids[t], width, f->x + t * width);
   meet(team);
   for (int64_t i = 0; i < m->num_layers; i++) {
     const Layer *layer = m->layers + i;

@@ -15,6 +15,7 @@ from transformers import LlamaConfig
 from adasd.config import EngineConfig
 from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.cache.prefix_cache import PrefixCache
+from adasd.engine.engine import TorchEngine
 from adasd.engine.forward import selection
 from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.int8 import round_weights
@@ -194,6 +195,57 @@ def test_older_processors_compute_rounded_weights_alike(flags, fresh_library, mo
         torch.testing.assert_close(here[place], logits, atol=1e-3, rtol=1e-3)
 
 
+def kinds(forward):
+    """Of the matrices of the first layer, as llama.c numbers them."""
+    layer = forward._kept[-1][0]
+    return {getattr(layer, name).kind for name in ("qkv", "out", "gate_up", "down")}
+
+
+def held_in(name, dtype):
+    """A model whose weights sixteen bits of this type hold exactly."""
+    return copy.deepcopy(original(name)).to(dtype).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llama-biased", "qwen3"])
+def test_weights_of_sixteen_bits_give_the_logits_of_full_ones_to_the_last_bit(name, dtype, monkeypatch):
+    narrow = native.NativeLlama(held_in(name, dtype), CONTEXT)
+    monkeypatch.setattr(native, "narrowest", lambda weight: weight)
+    full = native.NativeLlama(held_in(name, dtype), CONTEXT)
+    assert (kinds(narrow), kinds(full)) == ({native._KINDS[dtype]}, {0})
+    texts = dict(zip((0, 3, 7), prompts(30, 61, 9), strict=True))
+    passes = list(random_passes(texts, random.Random(1)))
+    expected, found = (logits_of(one, passes) for one in (full, narrow))
+    assert all(torch.equal(found[place], logits) for place, logits in expected.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("flags", [("-mavx2", "-mfma", "-mf16c", "-mno-avx512f"), ("-mno-avx2", "-mno-avx")])
+def test_older_processors_widen_sixteen_bits_exactly(dtype, flags, fresh_library, monkeypatch):
+    monkeypatch.setattr(library, "OWN_PROCESSOR", (flags if platform.machine() == "x86_64" else (),))
+    narrow = native.NativeLlama(held_in("llama-biased", dtype), CONTEXT)
+    monkeypatch.setattr(native, "narrowest", lambda weight: weight)
+    full = native.NativeLlama(held_in("llama-biased", dtype), CONTEXT)
+    (text,) = prompts(20)
+    here, there = (logits_of(one, [[(2, 0, text)]]) for one in (narrow, full))
+    assert all(torch.equal(here[place], logits) for place, logits in there.items())
+
+
+def test_only_weights_that_sixteen_bits_hold_exactly_are_narrowed():
+    cases = {
+        (0.0, -0.0, 1.5, -(2.0**127), 2.0**-133): torch.bfloat16,
+        (2049.0 / 2048, 6.0e-8, -65504.0): torch.float32,  # 6e-8 has no such number
+        (1025.0 / 1024, 2.0**-24, -(2.0**-20), -65504.0): torch.float16,  # the smallest ones, too
+        (1025.0 / 1024, 70_000.0): torch.float32,
+        (float("nan"), 1.0): torch.float32,
+    }
+    for numbers, dtype in cases.items():
+        weight = torch.tensor([numbers])
+        narrow = native.narrowest(weight)
+        assert narrow.dtype == dtype, numbers
+        assert torch.equal(narrow.float(), weight) or weight.isnan().any()
+
+
 def test_batches_of_sixty_four_sessions_answer_as_each_alone():
     texts = prompts(*(1 + 3 * i % 50 for i in range(64)))
     together = plain_batch(engine("qwen3", num_slots=64), texts, 12)
@@ -241,7 +293,16 @@ def test_the_measurement_leaves_random_numbers_alone_and_takes_time_into_account
 
 def test_wide_models_are_not_timed(monkeypatch):
     monkeypatch.setattr(selection, "MAX_WIDTH", 16)
+    monkeypatch.setattr(selection, "seconds", lambda forward: pytest.fail("timed"))
     assert "stacked" in choose("llama", compile="auto")
+    held = choose_forward(held_in("llama", torch.bfloat16), EngineConfig("tiny"), CONTEXT, None)
+    assert "native" in held.name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_is_timed_as_the_kernels_would_hold_it(dtype):
+    assert selection._held_in(selection._one_layer(held_in("llama", dtype))) == dtype
+    assert selection._held_in(selection._one_layer(original("llama"))) == torch.float32
 
 
 def test_insisting_where_the_kernels_do_not_fit_is_refused_and_auto_does_without():
@@ -265,9 +326,14 @@ def test_insisting_on_a_hand_written_forward_that_does_not_fit_is_refused():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_sixteen_bits_are_left_to_torch(dtype):
-    model = copy.deepcopy(original("llama")).to(dtype)
-    assert "float32" in native.why_not(model)
+def test_a_model_in_sixteen_bits_is_computed_as_its_numbers_in_float32(dtype):
+    config = EngineConfig("tiny", num_slots=2, compile="on")
+    narrow = TorchEngine.from_model(copy.deepcopy(original("llama")).to(dtype), config).forward
+    wide = TorchEngine.from_model(held_in("llama", dtype), config).forward
+    assert (narrow.dtype, kinds(narrow)) == (torch.float32, {native._KINDS[dtype]})
+    (text,) = prompts(20)
+    here, there = (logits_of(one, [[(2, 0, text)]]) for one in (narrow, wide))
+    assert all(torch.equal(here[place], logits) for place, logits in there.items())
 
 
 # --------------------------------------------------------------------------- building
