@@ -93,9 +93,8 @@ def _kernels(model: PreTrainedModel, config: EngineConfig, max_context: int) -> 
     if config.compile == "off" or model.device.type == "cuda":
         return None
     why_not = "they read contiguous slots" if is_paged(config, model.device) else native.why_not(model)
-    has_rival = model.dtype == torch.float32 and not is_int8(
-        model
-    )  # torch's answers there depend on the batch
+    # torch has no kernel for bytes, and in sixteen bits its answers depend on the batch
+    has_rival = model.dtype == torch.float32 and not is_int8(model)
     timed = config.compile == "auto" and not config.deterministic and has_rival
     if why_not is None and timed and not pays(model, config.num_threads):
         why_not = "torch's operations are faster here"

@@ -118,10 +118,9 @@ def _of_a_rank(config: EngineConfig) -> MemoryEstimate:
     model = on_meta(model_config, config.trust_remote_code)
     layers = _layer_shapes(model_config, model, max_context, config.trust_remote_code)
     num_ranks, on_cuda = config.tensor_parallel, device.type == "cuda"
-    paged, widens = is_paged(config, device), not on_cuda and config.compile != "off"
-    kept = (
-        torch.float32 if widens and not paged else dtype
-    )  # the kernels compute in it, whatever the weights are
+    paged = is_paged(config, device)
+    # what the C kernels write, whatever type the weights have
+    kept = dtype if on_cuda or paged or config.compile == "off" else torch.float32
     needs = CacheNeeds.of(layers, kept, num_caches(model, num_ranks))
     per_token = needs.bytes_per_token
     weights_bytes = _weights_bytes(model, dtype, config, quantisation(model_config))
