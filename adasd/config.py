@@ -65,7 +65,13 @@ class EngineConfig:
         low=1,
         high=64,
     )
-    num_threads: int = setting(1, "CPU threads per forward pass", low=1, high=1024)
+    num_threads: int | None = setting(
+        None,
+        "CPU threads per forward pass, at most; the compiled kernels use as many as they measure to be worthwhile; "
+        "none: one per core and at most 8 for the kernels, 1 elsewhere",
+        low=1,
+        high=1024,
+    )
     compile: str = setting(
         "auto",
         "compiled kernels on a CPU, CUDA graphs on a GPU; auto: where the model supports them (on a CPU only if "

@@ -107,7 +107,7 @@ class LocalPair:
         *,
         dtype: str = "auto",
         device: str = "auto",
-        num_threads: int = 1,
+        num_threads: int | None = None,
         speculation: SpeculationConfig | None = None,
         prefix_cache: bool = True,
         drafts: Mapping[str, str] | None = None,

@@ -77,7 +77,7 @@ class TorchEngine:
         seed: int | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
-        torch.set_num_threads(1 if forward.has_threads else config.num_threads)
+        torch.set_num_threads(1 if forward.has_threads else config.num_threads or 1)
         prepare_device(forward.device)
         self.config, self._grammars, self._clock = config, grammars, clock
         on_cpu = forward.device.type == "cpu"
@@ -127,7 +127,7 @@ class TorchEngine:
         ``channel``: to the other ranks that hold shards of the model; this is rank 0.
         Raises ConfigError if the architecture is not supported.
         """
-        torch.set_num_threads(config.num_threads)
+        torch.set_num_threads(config.num_threads or 1)
         prepare_device(model.device)
         max_context = resolve_max_context(model.config, config.max_context)
         check_architecture(model.config, max_context)

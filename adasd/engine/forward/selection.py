@@ -133,8 +133,11 @@ def _with_exits(model: PreTrainedModel, config: EngineConfig, max_context: int) 
     return EarlyExitForward(fast_llama.FastLlama(model, max_context))
 
 
-def pays(model: PreTrainedModel, num_threads: int) -> bool:
-    """Whether the kernels are faster than torch, on as many threads, timed on one layer of the model's shape."""
+def pays(model: PreTrainedModel, num_threads: int | None) -> bool:
+    """Whether the kernels are faster than torch, on as many threads, timed on one layer of the model's shape.
+
+    None: on as many as each takes by default.
+    """
     config: Any = model.config
     if config.hidden_size > MAX_WIDTH:
         return _held_in(model) != torch.float32
@@ -142,7 +145,7 @@ def pays(model: PreTrainedModel, num_threads: int) -> bool:
     try:
         kernels = seconds(native.NativeLlama(_one_layer(model), _CONTEXT, num_threads))
     finally:
-        torch.set_num_threads(num_threads)
+        torch.set_num_threads(num_threads or 1)
     return kernels < seconds(fast_llama.FastLlama(_one_layer(model), _CONTEXT))
 
 

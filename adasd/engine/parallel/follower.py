@@ -96,7 +96,7 @@ def follow(
 
     ``folder`` is rank 0's.
     """
-    torch.set_num_threads(config.num_threads)
+    torch.set_num_threads(config.num_threads or 1)
     device = resolve_device(config.device)
     prepare_device(device)
     with connect(folder) as connection:

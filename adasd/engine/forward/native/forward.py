@@ -8,6 +8,7 @@ Shape letters: N outputs and K inputs of a matrix, P outputs of a panel, T token
 from __future__ import annotations
 
 import ctypes
+import time
 import weakref
 from collections.abc import Sequence
 from itertools import repeat
@@ -26,6 +27,7 @@ from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.int8 import Int8Linear, empty
 from adasd.engine.forward.modules import PROBE_LEN, num_embeddings
 from adasd.engine.forward.native import library
+from adasd.engine.forward.native.team_size import TeamSize, usual_num_threads
 from adasd.engine.forward.protocol import Forward
 from adasd.engine.sampling import multi_step_draft
 from adasd.engine.sampling.sampler import own_rows
@@ -36,8 +38,6 @@ from adasd.specdec.distributions import truncate_row
 from adasd.stop_rule import NO_TABLE
 
 LARGEST_HEAD = 256
-ALONE_BELOW = 30_000_000
-"""Products in a pass below which one thread computes it: in about the millisecond that waking another one may take."""
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -89,7 +89,6 @@ class _Model(ctypes.Structure):
         *((name, _POINTER) for name in ("cos", "sin", "norm")),
         *((name, _Matrix) for name in ("embedding", "head")),
         ("layers", _POINTER),
-        ("alone_below", _WHOLE),
     ]
 
 
@@ -99,7 +98,7 @@ class _Cache(ctypes.Structure):
 
 class _Pass(ctypes.Structure):
     _fields_ = [
-        *((name, _WHOLE) for name in ("num_tokens", "num_wanted")),
+        *((name, _WHOLE) for name in ("num_tokens", "num_wanted", "alone")),
         *((name, _POINTER) for name in ("ids", "positions", "slots", "wanted")),
     ]
 
@@ -149,13 +148,17 @@ class NativeLlama(Forward):
         self,
         model: PreTrainedModel,
         max_context: int,
-        num_threads: int = 1,
-        alone_below: int = ALONE_BELOW,
+        num_threads: int | None = None,
+        team_size: TeamSize | None = None,
     ) -> None:
-        """Raises ConfigError if the system does not start that many threads; they end with this object."""
+        """``num_threads``: at most; None: ``usual_num_threads``. ``team_size`` chooses between one thread and all.
+
+        Raises ConfigError if the system does not start that many threads; they end with this object.
+        """
         config: Any = model.config
         body: Any = model.model
         self.multi_step_draft = self
+        num_threads = num_threads or usual_num_threads()
         self._library, self._num_threads = library.load(), num_threads
         self._team = self._library.adasd_team(num_threads)
         if not self._team:
@@ -170,7 +173,7 @@ class NativeLlama(Forward):
         head_dim = fast_llama.head_dim_of(model)
         self.layers = [LayerShape(kv_heads, head_dim)] * len(body.layers)
         self._kept: list[Any] = []  # what the structures point to
-        self._matrices = HugePages()
+        self._matrices, self._products_per_token = HugePages(), 0
         self._embedding = narrowest(body.embed_tokens.weight.detach())
         with torch.inference_mode():
             rotation = fast_llama.rotation_table(body.rotary_emb, max(max_context, PROBE_LEN), self.device)
@@ -191,8 +194,8 @@ class NativeLlama(Forward):
                 norm=self._keep(body.norm.weight),
                 head=self._packed([model.lm_head]),
                 layers=ctypes.addressof(layers),
-                alone_below=alone_below,
             )
+        self._team_size = team_size or TeamSize(num_threads, self._products_per_token)
         self._matrices.collapse()
         self._kept.append(layers)
         self._caches: weakref.WeakKeyDictionary[KVCache, tuple[_Cache, Any]] = weakref.WeakKeyDictionary()
@@ -201,6 +204,7 @@ class NativeLlama(Forward):
     def __call__(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         logits = torch.empty(len(batch.wanted_at), self._model.vocab)
         this, _numbers = self._pass(batch)
+        began_s = time.perf_counter()
         self._library.adasd_forward(
             self._team,
             ctypes.addressof(self._model),
@@ -209,6 +213,7 @@ class NativeLlama(Forward):
             self._scratch_for(len(batch.ids), cache),
             logits.data_ptr(),
         )
+        self._team_size.learn(this.num_tokens, bool(this.alone), time.perf_counter() - began_s)
         return logits
 
     def can_draft(self, work: DraftWork) -> bool:
@@ -262,6 +267,7 @@ class NativeLlama(Forward):
         stride = num * self._model.vocab if any(row_lens) else 0
         logits = torch.empty(num * (limit if stride else 1), self._model.vocab)
         this, _numbers = self._pass(batch)
+        began_s = time.perf_counter()
         num_passes = self._library.adasd_draft(
             self._team,
             ctypes.addressof(self._model),
@@ -276,6 +282,7 @@ class NativeLlama(Forward):
             ctypes.addressof(following),
             ctypes.addressof(found),
         )
+        self._team_size.learn(num, bool(this.alone), (time.perf_counter() - began_s) / num_passes)
         none: Any = repeat(None)
         ids, logprobs = none, none
         if stride:
@@ -292,7 +299,7 @@ class NativeLlama(Forward):
             *batch.ids, *batch.positions, *batch.slots, *batch.wanted_at
         )
         parts = (ctypes.addressof(numbers) + 4 * num_tokens * part for part in range(4))
-        return _Pass(num_tokens, num_wanted, *parts), numbers
+        return _Pass(num_tokens, num_wanted, self._team_size.is_alone(num_tokens), *parts), numbers
 
     def _scratch_for(self, num_tokens: int, cache: KVCache) -> int:
         """Address of enough scratch space for a pass."""
@@ -344,6 +351,7 @@ class NativeLlama(Forward):
         if not rounded:
             weight_NK = narrowest(weight_NK)
         num, inner = weight_NK.shape
+        self._products_per_token += num * inner
         padded = F.pad(weight_NK, (0, 0, 0, -num % self._panel))
         panels = self._matrices.copy(padded.view(-1, self._panel, inner).transpose(1, 2)).data_ptr()
         scales = None

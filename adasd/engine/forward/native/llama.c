@@ -58,7 +58,6 @@ typedef struct {
   const float *cos, *sin, *norm; /* [C, D / 2] twice, [W] */
   Matrix embedding, head;        /* [V, W], by rows instead of panels; [W, V] */
   const Layer *layers;
-  int64_t alone_below; /* products of a pass for which it is not worth waking other threads */
 } Model;
 
 typedef struct {
@@ -68,6 +67,7 @@ typedef struct {
 
 typedef struct {
   int64_t num_tokens, num_wanted;
+  int64_t alone;                          /* whether the caller computes it without the other threads */
   const int32_t *ids, *positions, *slots; /* [num_tokens] */
   const int32_t *wanted;                  /* [num_wanted], rising */
 } Pass;
@@ -485,13 +485,6 @@ static void share_of_forward(Team *team, int64_t member, const void *what) {
   product(team, f->normed, pass->num_wanted, width, &m->head, 0, f->logits, m->vocab, 0);
 }
 
-/* Products of two numbers that a pass computes, without attention. */
-static int64_t num_products(const Model *m, const Pass *pass) {
-  int64_t queries = m->heads * m->head_dim, keys = m->kv_heads * m->head_dim;
-  int64_t layer = m->width * (2 * queries + 2 * keys + 3 * m->inner);
-  return pass->num_tokens * m->num_layers * layer + pass->num_wanted * m->vocab * m->width;
-}
-
 /* Writes the pass to the cache, and the logits of the wanted tokens [num_wanted, V]. */
 void adasd_forward(Team *team, const Model *m, const Cache *cache, const Pass *pass, float *scratch, float *logits) {
   int64_t num = pass->num_tokens, queries = m->heads * m->head_dim;
@@ -506,7 +499,7 @@ void adasd_forward(Team *team, const Model *m, const Cache *cache, const Pass *p
   int32_t *groups = (int32_t *)(f.scores + (team->num_started + 1) * ROWS * scores_room(cache->max_context));
   f.num_groups = group(pass, groups);
   f.groups = groups;
-  together(team, num_products(m, pass) < m->alone_below, share_of_forward, &f);
+  together(team, (int)pass->alone, share_of_forward, &f);
 }
 
 /* --------------------------------------------------------------------------- drafting */
@@ -567,7 +560,7 @@ int64_t adasd_draft(Team *team, const Model *m, const Cache *cache, const Pass *
                     int64_t vocab, int64_t stride, float *scratch, float *logits, int32_t *next, const Drafts *drafts) {
   int64_t num = pass->num_wanted;
   int32_t *ids = next, *positions = ids + num, *slots = positions + num, *wanted = slots + num;
-  Pass following = {num, num, ids, positions, slots, wanted};
+  Pass following = {num, num, pass->alone, ids, positions, slots, wanted};
   for (int64_t s = 0; s < num; s++) {
     wanted[s] = s;
     positions[s] = pass->positions[pass->wanted[s]];

@@ -21,6 +21,7 @@ from adasd.engine.forward.batch import ForwardBatch
 from adasd.engine.forward.int8 import round_weights
 from adasd.engine.forward.native import forward as native
 from adasd.engine.forward.native import library
+from adasd.engine.forward.native.team_size import TeamSize
 from adasd.engine.forward.selection import choose_forward
 from adasd.engine.work import StepInput
 from adasd.errors import ConfigError
@@ -29,6 +30,23 @@ from tests.unit.engine import models
 from tests.unit.engine.models import FAST, engine, generate, original, prompts
 
 CONTEXT = 100
+
+
+class AloneBelow(TeamSize):
+    """Passes of fewer tokens are computed by one thread alone; no clock is asked."""
+
+    def __init__(self, num_tokens):
+        self._num_tokens = num_tokens
+
+    def is_alone(self, num_tokens):
+        return num_tokens < self._num_tokens
+
+    def learn(self, num_tokens, alone, seconds):
+        assert alone == self.is_alone(num_tokens)
+        assert seconds > 0
+
+
+TOGETHER = AloneBelow(0)
 
 
 @pytest.fixture
@@ -95,17 +113,17 @@ def test_a_tokens_logits_are_the_same_to_the_last_bit_in_any_company_and_any_pie
         assert all(torch.equal(alone[place], found[place]) for place in alone)
 
 
-@pytest.mark.parametrize("alone_below", [0, 50_000])
+@pytest.mark.parametrize("team_size", [TOGETHER, AloneBelow(8)], ids=["together", "mixed"])
 @pytest.mark.parametrize("num_threads", [2, 3, 7])
 @pytest.mark.parametrize("weights", ["full", "int8"])
-def test_threads_change_nothing_not_even_the_last_bit(num_threads, weights, alone_below):
+def test_threads_change_nothing_not_even_the_last_bit(num_threads, weights, team_size):
     """Passes of one token up to 280, whose rows are shared in chunks; all by the team, or small ones by one thread."""
     texts = dict(zip((0, 3, 4, 7), prompts(90, 61, 9, 44), strict=True))
     model = copy.deepcopy(original("llama-biased"))
     if weights == "int8":
         round_weights(model)
     one, many = (
-        native.NativeLlama(copy.deepcopy(model), CONTEXT, num, alone_below) for num in (1, num_threads)
+        native.NativeLlama(copy.deepcopy(model), CONTEXT, num, team_size) for num in (1, num_threads)
     )
     whole = [[(slot, 0, text) for slot, text in texts.items()]]
     for passes in (whole, *(list(random_passes(texts, random.Random(seed))) for seed in range(3))):
@@ -115,7 +133,7 @@ def test_threads_change_nothing_not_even_the_last_bit(num_threads, weights, alon
 
 
 def test_drafting_on_several_threads_is_that_on_one(monkeypatch):
-    monkeypatch.setattr(native.NativeLlama.__init__, "__defaults__", (1, 0))
+    monkeypatch.setattr(native.NativeLlama.__init__, "__defaults__", (1, TOGETHER))
     alone, shared = (engine("qwen3", compile="on", num_threads=num) for num in (1, 3))
     texts = prompts(3, 30, 12)
     assert plain_batch(shared, texts, 30) == plain_batch(alone, texts, 30)
@@ -127,7 +145,7 @@ def test_threads_end_with_the_forward_pass():
 
     gc.collect()
     before = num_threads()
-    forward = native.NativeLlama(copy.deepcopy(original("llama")), CONTEXT, 5, 0)
+    forward = native.NativeLlama(copy.deepcopy(original("llama")), CONTEXT, 5, TOGETHER)
     assert num_threads() == before + 4
     logits_of(forward, [[(0, 0, [1, 2, 3])]])
     del forward
