@@ -18,7 +18,7 @@ def measure(given: Circumstances) -> list[Row]:
     folder, _ = smollm2()
     with tempfile.TemporaryDirectory(prefix="hopeless-") as draft:
         write_first_layers(str(folder), draft, NUM_LAYERS)
-        engines = Engines.load(str(folder), draft, given.threads, "full")
+        engines = Engines.load(str(folder), draft, given.threads, draft_weights="full")
     sampling = SamplingParams(MAX_TOKENS, 0.0, ignore_eos=True)
     ways = {mode.value: SpeculationOptions(mode) for mode in MODES}
     found = rates(engines, ways, PROMPTS[:NUM_PROMPTS], sampling, given.repeats, cold=True)

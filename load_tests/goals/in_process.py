@@ -24,7 +24,15 @@ class Engines:
     tokenizer: Tokenizer
 
     @classmethod
-    def load(cls, target: str, draft: str, threads: int, draft_weights: str = "int8") -> Engines:
+    def load(
+        cls,
+        target: str,
+        draft: str,
+        threads: int,
+        *,
+        target_weights: str = "full",
+        draft_weights: str = "int8",
+    ) -> Engines:
         """In float32 on the CPU, both warmed up."""
         shared = {
             "dtype": "float32",
@@ -33,7 +41,7 @@ class Engines:
             "num_slots": 2,
             "prefix_cache": False,
         }
-        large = TorchEngine.from_config(EngineConfig(target, **shared))
+        large = TorchEngine.from_config(EngineConfig(target, weights=target_weights, **shared))
         small = TorchEngine.from_config(
             EngineConfig(draft, weights=draft_weights, **shared), vocab_limit=large.vocab_size
         )

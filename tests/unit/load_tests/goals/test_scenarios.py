@@ -18,7 +18,7 @@ def test_first_layers_are_a_model_that_drafts_and_every_cold_answer_is_a_first_o
     write_first_layers(str(DEMO / "target"), str(tmp_path / "draft"), 1)
     config = json.loads((tmp_path / "draft" / "config.json").read_text())
     assert config["num_hidden_layers"] == 1
-    engines = Engines.load(str(DEMO / "target"), str(tmp_path / "draft"), 1, "full")
+    engines = Engines.load(str(DEMO / "target"), str(tmp_path / "draft"), 1, draft_weights="full")
     made, pair = [], Engines.pair
     monkeypatch.setattr(Engines, "pair", lambda self: made.append(pair(self)) or made[-1])
     ways = {mode.value: SpeculationOptions(mode) for mode in (Mode.OFF, Mode.EXACT)}
