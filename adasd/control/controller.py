@@ -12,7 +12,7 @@ Measurements of drafting are kept per draft source; the time of a verdict withou
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, floor, isfinite
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from adasd.config import SpeculationConfig
 from adasd.control import draft_sources
 from adasd.control.bypass import HOPELESS_ROUNDS, Bypass
-from adasd.control.draft_choice import NOTHING, OWN_ROUNDS, Selector, Unused, task_of
+from adasd.control.draft_choice import NOTHING, OWN_ROUNDS, PLAIN_ROUNDS, Selector, Unused, task_of
 from adasd.control.estimators import Estimates, load_of
 from adasd.control.load_cap import under_load
 from adasd.control.lookahead import drafting_ahead_pays, preparing_for_rejection_pays
@@ -133,6 +133,11 @@ class Controller:
         known.estimates = self.with_times(known.estimates)
         return known
 
+    def drafts(self, at: Circumstance) -> bool:
+        """Whether requests of this circumstance may draft now."""
+        known = self.shared(at)
+        return known.slices_at(self.load).draft if self.load else known.bypass.may_draft
+
     def learn(
         self, at: Circumstance, methods: Sequence[Method], may_bypass: bool, round: RoundCompleted
     ) -> None:
@@ -194,7 +199,7 @@ class SessionController:
         """Start from a source's shared state; if isolated, from nothing and without the bypass, which reads times."""
         self.source, self._own = source, NOTHING
         self._own_rounds = 0
-        self._at = Circumstance(source, self.effective.mode, self._temperature, self._predicted)
+        self._at = self._circumstance(source)
         known = Shared() if self.isolated else self._controller.shared(self._at)
         may_bypass = self.effective.may_bypass and not self.isolated
         self._bypass = known.bypass if may_bypass else None  # while it runs alone
@@ -239,15 +244,29 @@ class SessionController:
         selector = self._controller.selector
         if not self.chooses:
             return self.effective.draft or selector.candidates[0]
-        return selector.candidates[0] if self.isolated else selector.first(self._task)
+        return selector.candidates[0] if self.isolated else selector.first(self._task, idle=self._idle())
+
+    def _idle(self) -> Collection[str]:
+        """The draft models that requests like this one do not use at the moment."""
+        if not self.effective.may_bypass:
+            return ()
+        return [
+            name for name in self._controller.tiers if not self._controller.drafts(self._circumstance(name))
+        ]
+
+    def _circumstance(self, source: str) -> Circumstance:
+        """Where this request learns while its drafts are of this source."""
+        return Circumstance(source, self.effective.mode, self._temperature, self._predicted)
 
     def another_source(self, remaining_tokens: int) -> str | None:
         """A source that would be clearly faster for the rest of the answer; None to keep the current one."""
-        if not self.chooses or self.isolated or self._own_rounds < OWN_ROUNDS:
+        enough = OWN_ROUNDS if self._planned else PLAIN_ROUNDS
+        if not self.chooses or self.isolated or self._own_rounds < enough:
             return None
         self._own_rounds = 0  # reconsider after as many rounds again
+        plain = 0.0 if self._bypass is None else 1.0  # the bypass sees to it
         return self._controller.selector.better(
-            self._task, self.source, self._own, remaining_tokens, self._failed
+            self._task, self.source, self._own, remaining_tokens, self._failed, at_least=plain
         )
 
     def use(self, source: str) -> None:
@@ -394,8 +413,11 @@ class SessionController:
             drafted = round.drafted.tokens if round.drafted is not None else ()
             self.wrote((*drafted[: round.verdict.num_accepted], round.verdict.next_token))
         plain_ms = self._plain_ms
-        if self._predicted or not (self._planned and plain_ms):
+        if self._predicted or not plain_ms:
             return  # what a prediction yields says nothing about the source without one
+        if not self._planned:  # so the answer was decoded plainly
+            self._own, self._own_rounds = self._own.plus(1.0, 1.0), self._own_rounds + 1
+            return
         tokens = round.verdict.num_accepted + 1
         cost = (round.draft_ms + round.verify_ms + round.overhead_ms) / plain_ms
         self._own, self._own_rounds = self._own.plus(tokens, cost), self._own_rounds + 1

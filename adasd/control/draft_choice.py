@@ -32,8 +32,8 @@ START_COST = 10.0
 """Plain rounds of evidence below which a source counts as untried."""
 BONUS = 0.5
 """Scale of the bonus, in tokens per plain round; low, because a trial costs a whole answer."""
-OWN_ROUNDS = 8
-"""Rounds of an answer before another source is considered."""
+OWN_ROUNDS, PLAIN_ROUNDS = 8, 4
+"""Rounds of an answer before another source is considered; and while it is decoded plainly."""
 MARGIN = 0.15
 """Relative saving of time needed for a switch within an answer."""
 
@@ -90,13 +90,15 @@ class Selector:
         self._tasks: OrderedDict[int, dict[str, Yield]] = OrderedDict()
         self._attach_cost: dict[str, float] = {}  # plain rounds until a source drafts
 
-    def first(self, task: int, excluded: Collection[str] = ()) -> str:
-        """The source for the start of an answer."""
+    def first(self, task: int, excluded: Collection[str] = (), idle: Collection[str] = ()) -> str:
+        """The source for the start of an answer. With an ``idle`` one it would be decoded plainly."""
         names = self._possible(excluded)
         seen = self._tasks.get(task, {})
         total = math.log(1 + sum(seen.get(name, NOTHING).cost for name in names))
 
         def score(name: str) -> float:
+            if name in idle:
+                return 1.0  # and nothing would be learned about it
             if name in self._judged:
                 return self.gain(task, name)
             if self._all[name].cost < START_COST:
@@ -107,19 +109,25 @@ class Selector:
         return max(names, key=score)  # the first of equals
 
     def better(
-        self, task: int, current: str, own: Yield, remaining_tokens: int, excluded: Collection[str] = ()
+        self,
+        task: int,
+        current: str,
+        own: Yield,
+        remaining_tokens: int,
+        excluded: Collection[str] = (),
+        at_least: float = 0.0,
     ) -> str | None:
         """Another source that would finish the answer faster by more than MARGIN, time to attach included; or None.
 
-        ``own`` is the current source's yield in this answer.
+        ``own`` is the current source's yield in this answer, ``at_least`` what the answer gets whatever the source.
         """
         if own.cost <= 0.0:
             return None
-        needed = remaining_tokens / own.gain(self.gain(task, current))
+        needed = remaining_tokens / max(at_least, own.gain(self.gain(task, current)))
         times = {
             name: remaining_tokens / self.gain(task, name) + self._attach_cost.get(name, 0.0)
             for name in self._possible(excluded)
-            if name != current and self._all[name].cost >= START_COST
+            if name != current and (name in self._judged or self._all[name].cost >= START_COST)
         }
         best = min(times, key=times.__getitem__, default=None)
         return best if best is not None and times[best] < (1 - MARGIN) * needed else None

@@ -230,6 +230,8 @@ class Runner:
         other = self.controller.another_source(ask.remaining_tokens)
         if other is not None and self.slots.draft is not None:
             self.tasks.spawn(self.slots.change_draft(other, self.slots.draft))
+        elif other is not None:
+            self.slots.want_draft(other)
         plan = self.controller.plan(ask.remaining_tokens, ask.num_emitted, ask.num_relaxed)
         if plan.draft.max_tokens > 0:
             self.slots.want_draft()

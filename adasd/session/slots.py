@@ -92,15 +92,18 @@ class SessionSlots:
             return error
         return WorkerLost("target", f"{self._target_loss}, and no other one took over ({error.what})")
 
-    def want_draft(self) -> None:
-        """Attach a draft, and replace it from now on when it is lost; later calls do nothing."""
+    def want_draft(self, source: str | None = None) -> None:
+        """Attach a draft of that source (None: of the controller's choice), and replace it from now on when it is lost.
+
+        Later calls do nothing.
+        """
         if not self._asks_for_drafts:
             self._asks_for_drafts = True
-            self._tasks.spawn(self._attach_draft())
+            self._tasks.spawn(self._attach_draft(source))
 
-    async def _attach_draft(self) -> None:
+    async def _attach_draft(self, source: str | None = None) -> None:
         """Attach a draft; try again later if there is none. A missing draft never fails the answer."""
-        draft = await self._new_draft(None)
+        draft = await self._new_draft(source)
         if draft is None:
             self._attach_draft_later()
             return

@@ -132,6 +132,27 @@ def test_a_model_that_became_better_while_a_look_up_was_used_is_tried_again():
     assert chosen == {"model", "suffix"}
 
 
+def test_a_model_that_would_not_draft_is_no_trial():
+    assert seen(suffix=1.2).first(3) == "model"
+    assert seen(suffix=1.2).first(3, idle=("model",)) == "suffix"
+    assert seen(suffix=0.9).first(3, idle=("model",)) == "model"
+
+
+def test_a_look_up_that_was_right_a_few_times_replaces_plain_decoding_within_an_answer():
+    selector = Selector(["model", "suffix"], judged=["suffix"])
+    plain = Yield(4.0, 4.0)
+    selector.learn(3, "suffix", 2.0, 2.0, used=False)
+    assert selector.better(3, "model", plain, 100, at_least=1.0) is None
+    selector.learn(3, "suffix", 16.0, 4.0, used=False)
+    assert selector.better(3, "model", plain, 100, at_least=1.0) == "suffix"
+
+
+def test_a_source_must_be_better_than_what_the_answer_gets_anyway():
+    selector = seen(model=0.5, suffix=1.1)
+    assert selector.better(3, "model", Yield(4.0, 4.0), 100) == "suffix"
+    assert selector.better(3, "model", Yield(4.0, 4.0), 100, at_least=1.0) is None
+
+
 def test_what_is_no_source_of_its_own_teaches_nothing():
     selector = seen(model=2.0)
     selector.learn(3, "self", 99.0, 1.0)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from adasd.config import SpeculationConfig
-from adasd.control.controller import Controller
+from adasd.control.bypass import LONGEST_WAIT, Bypass
+from adasd.control.controller import Circumstance, Controller
 from adasd.control.draft_choice import OWN_ROUNDS
 from adasd.drafters.lookups import Lookups
 from adasd.drafters.sources import DraftSources
@@ -145,6 +146,19 @@ async def test_auto_changes_to_what_is_better_and_loses_nothing_by_it():
     assert len(report.drafts_used) == 2
     assert report.draft_lost == 0
     assert report.num_draft_rounds >= OWN_ROUNDS
+
+
+async def test_auto_finds_a_look_up_in_an_answer_that_was_begun_without_any_draft():
+    """The model is hopeless and bypassed, so nothing is attached until the text shows that a look-up would be right."""
+    placement = Tiers(("model",))
+    controller = Controller(SpeculationConfig(drafting="adasd"), placement.draft_names)
+    controller.shared(Circumstance("model", Mode.EXACT, 0.0)).bypass = Bypass(drafts=False, wait=LONGEST_WAIT)
+    running = runner(placement, "auto", controller)
+    running.shared = replace(running.shared, as_timed=in_one_ms)
+    report = (await answer(running)).speculation
+    assert placement.asked == []
+    assert report.drafts_used in {("suffix",), ("ngram",)}
+    assert report.num_accepted_tokens > len(TEXT) / 3
 
 
 async def test_a_long_prompt_is_read_without_holding_up_the_loop():

@@ -56,7 +56,7 @@ async def test_an_answer_of_a_model_tells_what_look_ups_would_have_yielded():
     controller = Controller(SpeculationConfig(), placement.draft_names)
     running = runner(placement, "auto", controller)
     report = (await answer(running)).speculation
-    assert report.drafts_used == ("model",)
+    assert report.drafts_used[0] == "model"
     known = controller.selector._tasks[running.controller._task]
     assert known["suffix"].cost > 0
     assert known["ngram"].cost > 0
