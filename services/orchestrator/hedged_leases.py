@@ -61,6 +61,8 @@ class _HedgedLease:
             done, _ = await asyncio.wait(
                 self._calls, timeout=next(pauses_s, None), return_when=asyncio.FIRST_COMPLETED
             )
+            if not self._calls:
+                raise asyncio.CancelledError("the lease was cancelled before its grant")
             if not done:
                 self._ask()
             for answer in done:

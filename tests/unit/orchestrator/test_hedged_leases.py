@@ -96,6 +96,17 @@ async def test_who_leaves_ends_all_calls(calls: Calls):
     await soon(lambda: all(call.is_cancelled for call in calls))
 
 
+async def test_a_lease_that_is_cancelled_while_somebody_waits_for_it_ends_the_wait(calls: Calls):
+    stream = HedgedLeaseClient(calls, (0.01,))("s")
+    asked = asyncio.ensure_future(stream.__anext__())
+    await soon(lambda: len(calls) == 2)
+    stream.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    await soon(lambda: [call.is_cancelled for call in calls] == [True, True])
+    assert len(calls) == 2
+
+
 async def test_no_two_calls_have_the_same_id_though_one_fails_in_between(calls: Calls):
     stream = HedgedLeaseClient(calls, (0.01, 0.2, 0.01))("s")
     asked = asyncio.ensure_future(stream.__anext__())

@@ -7,9 +7,9 @@ import os
 
 ALONE_BELOW = 30_000_000
 """Products in a pass below which one thread computes it: in about the millisecond that waking another one may take."""
-FEW_TOKENS = 4
+FEW_TOKENS = 8
 """Tokens from which a pass is limited by products rather than by reading weights, so that threads are preferred."""
-FIRST_TRIAL = 20
+FIRST_TRIAL = 8
 """Passes of one class before the first trial of the other way."""
 TRIAL_SHARE = 0.01
 """Share of the time that trials of the slower way may cost; so they are rare where it is much slower."""
