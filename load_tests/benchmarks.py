@@ -23,7 +23,7 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
     "latency.link_latency": (),
     "latency.first_token": (),
     "throughput.single_stream": (),
-    "throughput.pair_modes": (),
+    "goals.pair_modes": (),
     "throughput.breakdown": (),
     "throughput.decision_price": (),
     "throughput.flip_rate": (),

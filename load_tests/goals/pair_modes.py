@@ -1,6 +1,6 @@
 """The modes of a real pair in this process, one stream: the first table of README's figures.
 
-    python -m load_tests.throughput.pair_modes [--threads 1] [--prompts 16] [--repeats 1] [--max-tokens 80]
+    python -m load_tests.goals.pair_modes [--threads 1] [--prompts 16] [--repeats 1] [--max-tokens 80]
                                                [--json FILE]
 
 The pair is ``--pair smollm2``: its target in float32 and in int8, its draft in int8. Held-out requests of
@@ -169,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write; 1 if an answer differs."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
-    header = record.circumstances("throughput.pair_modes", arguments, options.threads)
+    header = record.circumstances("goals.pair_modes", arguments, options.threads)
     console = record.console()
     console.print(record.headline(header), highlight=False)
     ways = answering(options.threads, options.prompts, options.max_tokens)
@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m load_tests.throughput.pair_modes", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m load_tests.goals.pair_modes", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads [1]")
     parser.add_argument("--prompts", type=positive, default=16, help="held-out requests [16]")

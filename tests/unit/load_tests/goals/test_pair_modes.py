@@ -5,8 +5,8 @@ import json
 import pytest
 
 from load_tests.demo_pair import DEMO
-from load_tests.throughput import pair_modes
-from load_tests.throughput.pair_modes import WAYS
+from load_tests.goals import pair_modes
+from load_tests.goals.pair_modes import WAYS
 
 SHORT = ["--prompts", "2", "--repeats", "2", "--max-tokens", "12"]
 
