@@ -8,7 +8,9 @@ import os
 ALONE_BELOW = 30_000_000
 """Products in a pass below which one thread computes it: in about the millisecond that waking another one may take."""
 FEW_TOKENS = 8
-"""Tokens from which a pass is limited by products rather than by reading weights, so that threads are preferred."""
+"""Tokens from which a pass is limited by products rather than by reading weights, so that threads are the usual way."""
+MARGIN = 0.1
+"""Relative gain from which on the other way is preferred: times vary, and a second thread is also missed elsewhere."""
 FIRST_TRIAL = 8
 """Passes of one class before the first trial of the other way."""
 TRIAL_SHARE = 0.01
@@ -50,15 +52,15 @@ class TeamSize:
     def _of(self, num_tokens: int) -> _Times:
         number = num_tokens.bit_length()
         if number not in self._classes:
-            self._classes[number] = _Times(prefers_alone=num_tokens < FEW_TOKENS)
+            self._classes[number] = _Times(usually_alone=num_tokens < FEW_TOKENS)
         return self._classes[number]
 
 
 class _Times:
     """Of one class of lengths; ``alone``: how the next pass is computed."""
 
-    def __init__(self, *, prefers_alone: bool) -> None:
-        self.alone = self._prefers_alone = prefers_alone
+    def __init__(self, *, usually_alone: bool) -> None:
+        self.alone = self._prefers_alone = self._usually_alone = usually_alone
         self._means: dict[bool, float] = {}  # seconds per token, alone or not
         self._pause = FIRST_TRIAL  # passes until the next trial
 
@@ -69,7 +71,8 @@ class _Times:
         self._pause -= 1
         if len(self._means) == 2:
             faster, slower = sorted(self._means.values())
-            self._prefers_alone = self._means[True] == faster
+            usual, other = self._means[self._usually_alone], self._means[not self._usually_alone]
+            self._prefers_alone = self._usually_alone == (usual < (1 + MARGIN) * other)
             if is_trial:
                 self._pause = math.ceil((slower / faster - 1) / TRIAL_SHARE)
         self.alone = self._prefers_alone != (self._pause <= 0)
