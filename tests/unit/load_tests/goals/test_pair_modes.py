@@ -23,10 +23,8 @@ def test_every_way_is_measured_and_none_changes_an_answer(tmp_path, capsys):
     assert list(found) == [way.name for way in WAYS]
     assert found["off"]["over_off"] == 1.0
     assert all(len(one["tokens_per_s"]) == 2 and min(one["tokens_per_s"]) > 0 for one in found.values())
-    assert [name for name, one in found.items() if one["accepted_share"] is None] == [
-        "off",
-        "int8 target, off",
-    ]
+    assert all(found[name]["accepted_share"] is None for name in ("off", "int8 target, off"))
+    assert all(0 <= (one["accepted_share"] or 0) <= 1 for one in found.values())
     assert all(one["num_differing"] == 0 for one in found.values())
     assert "exact, fixed blocks of 5" in capsys.readouterr().out
 
