@@ -1,7 +1,7 @@
 """The modes of a real pair in this process, one stream: the first table of README's figures.
 
     python -m load_tests.goals.pair_modes [--threads 1] [--prompts 16] [--repeats 1] [--max-tokens 80]
-                                               [--json FILE]
+                                            [--json FILE]
 
 The pair is ``--pair smollm2``: its target in float32 and in int8, its draft in int8. Held-out requests of
 adasd.distill.prompts, greedy, all ways in turn within one run (load_tests.interleaving). The exit status is 1 if a
