@@ -25,11 +25,13 @@ from rich.table import Table
 from adasd.distill import prompts
 from adasd.local import Answer
 from adasd.requests import Mode, SamplingParams, SpeculationOptions
+from adasd.results import SpeculationReport
 from load_tests import record
 from load_tests.demo_pair import positive
 from load_tests.goals.in_process import Engines
 from load_tests.goals.row import ratio, smollm2
-from load_tests.interleaving import Turn, turns
+from load_tests.interleaving import turns
+from load_tests.throughput.single_stream import Measured, per_repeat
 
 OFF, EXACT = SpeculationOptions(Mode.OFF), SpeculationOptions(Mode.EXACT)
 
@@ -60,12 +62,10 @@ WAYS = (
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One answer."""
+class Reported(Measured):
+    """One answer, and what was drafted for it."""
 
-    turn: Turn
-    answer: Answer
-    seconds: float
+    report: SpeculationReport
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def race(
     num_prompts: int,
     num_repeats: int,
     clock: Callable[[], float] = time.perf_counter,
-) -> list[Measured]:
+) -> list[Reported]:
     """Every way answers the first prompt once to warm up, then all prompts in turn."""
     for answer in ways.values():
         answer(0)
@@ -92,19 +92,20 @@ def race(
     for turn in turns(list(ways), num_prompts, num_repeats):
         began_s = clock()
         answer = ways[turn.name](turn.prompt)
-        measured.append(Measured(turn, answer, clock() - began_s))
+        seconds = clock() - began_s
+        measured.append(Reported(turn, answer.token_ids, seconds, answer.report))
     return measured
 
 
-def results(measured: Sequence[Measured], ways: Sequence[Way] = WAYS) -> list[Result]:
+def results(measured: Sequence[Reported], ways: Sequence[Way] = WAYS) -> list[Result]:
     """The figures of each way, in order."""
     rates = {way.name: per_repeat(measured, way.name) for way in ways}
-    texts = {one.turn: one.answer.token_ids for one in measured}
+    texts = {one.turn: one.tokens for one in measured}
     plain = {way.weights: way.name for way in ways if way.options == OFF}
     found = []
     for way in ways:
         own = [one for one in measured if one.turn.name == way.name]
-        reports = [one.answer.report for one in own]
+        reports = [one.report for one in own]
         num_drafted = sum(report.num_draft_tokens for report in reports)
         num_accepted = sum(report.num_accepted_tokens for report in reports)
         found.append(
@@ -113,19 +114,10 @@ def results(measured: Sequence[Measured], ways: Sequence[Way] = WAYS) -> list[Re
                 rates[way.name],
                 ratio(rates[way.name], rates[PLAIN.name]),
                 num_accepted / num_drafted if num_drafted else None,
-                sum(one.answer.token_ids != texts[one.turn._replace(name=plain[way.weights])] for one in own),
+                sum(one.tokens != texts[one.turn._replace(name=plain[way.weights])] for one in own),
             )
         )
     return found
-
-
-def per_repeat(measured: Sequence[Measured], name: str) -> list[float]:
-    """Tokens per second of each repeat."""
-    rates = []
-    for repeat in sorted({one.turn.repeat for one in measured}):
-        own = [one for one in measured if one.turn.name == name and one.turn.repeat == repeat]
-        rates.append(sum(len(one.answer.token_ids) for one in own) / sum(one.seconds for one in own))
-    return rates
 
 
 def answering(threads: int, num_prompts: int, max_tokens: int) -> dict[str, Callable[[int], Answer]]:
