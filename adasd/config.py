@@ -52,7 +52,7 @@ class EngineConfig:
     weights: str = setting(
         "full",
         "full: weights in dtype; int8: linear layers in one byte per weight, which is small, fast on a CPU and "
-        "another model (mode exact then reproduces the int8 target)",
+        "another model (mode exact then gives what the int8 target alone would)",
         choices=("full", "int8"),
     )
     device: str = setting(

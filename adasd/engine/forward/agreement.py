@@ -48,9 +48,9 @@ def check_agreement(
 
     Two sequences are fed in parts, in slots of their own, together and alone. Guards against architectures that would
     run here and be silently wrong. float32: the largest difference may be 1e-3 of the largest logit. In 16-bit formats,
-    and where the model is ``rounded`` (a quantised checkpoint may round activations, too), rounding alone moves single
-    logits much further; so there the root mean square of the differences may be a fifth of the logits' standard
-    deviation (wrong logits differ by about one standard deviation or more).
+    where the pass rounds activations, and where the model is ``rounded`` (a quantised checkpoint may round activations,
+    too), rounding alone moves single logits much further; so there the root mean square of the differences may be a
+    fifth of the logits' standard deviation (wrong logits differ by about one standard deviation or more).
     """
     layout: CacheLayout = PrefixCache(3, length)
     if paged:
@@ -75,7 +75,7 @@ def check_agreement(
             for one, part in zip(step, torch.split(out, [one.num_positions for one in step]), strict=True):
                 logits[one.slot].append(part)
     differences = torch.cat([*logits[2], *logits[0]]) - torch.cat(list(reference))
-    if forward.dtype == torch.float32 and not rounded:
+    if forward.dtype == torch.float32 and not rounded and not forward.rounds_activations:
         difference = float(differences.abs().max())
         allowed = 1e-3 * max(1.0, *(float(each.abs().max()) for each in reference))
     else:

@@ -1,9 +1,13 @@
-"""Weight-only int8: linear layers keep one byte per weight and one scale per output; activations are unchanged.
+"""Int8: linear layers keep one byte per weight, and one more per group of 32 of them.
 
-Symmetric, rounded to nearest, one scale per output (the vector-wise scales of LLM.int8, arXiv:2208.07339, for the
-weights only). **This is a different model**: mode exact then guarantees the probabilities of the rounded target. The
-embedding and the norms are not rounded, also where the head shares its weights with the embedding.
-Shape letters: N outputs and K inputs of a layer, T tokens.
+Symmetric and rounded to nearest, in groups along the inputs: the largest weight of a group takes the largest byte, as
+in GGUF's Q8_0. A group's scale is a whole number of steps, 1 to 127, of a scale that the output has. **This is a
+different model**: mode exact then guarantees the probabilities of the rounded target. The embedding and the norms are
+not rounded, also where the head shares its weights with the embedding.
+
+This module multiplies with full activations. The C kernels round these, too, in the same groups, each token for itself
+(``native/llama.c``).
+Shape letters: N outputs and K inputs of a layer, G groups of E inputs, T tokens.
 """
 
 from __future__ import annotations
@@ -18,47 +22,51 @@ from transformers import PreTrainedModel
 from adasd.errors import ConfigError
 
 LARGEST = 127
-"""Largest magnitude of a rounded weight."""
+"""Largest magnitude of a rounded number, and largest number of steps in a group's scale."""
 
-NARROW = 4
-"""Up to this many tokens, torch's int8 kernel (CPU, bfloat16) was measured to be faster than widened weights."""
+GROUP = 32
+"""Inputs that share a scale; the last group of a layer may have fewer."""
 
-KERNEL_STEP = 32
-"""That kernel needs numbers of inputs and outputs divisible by this; otherwise its results are silently wrong."""
+_LEAST = 1e-30
+"""Stands for the largest weight of an output that is zero."""
 
 
 class Int8Linear(nn.Module):
-    """A linear layer over rounded weights."""
+    """A linear layer over rounded weights: weight = bytes * steps of its group * scale of its output."""
 
-    weight_NK: Tensor
+    weight_NGE: Tensor
+    """int8, padded with zeros to whole groups."""
+    steps_NG: Tensor
+    """int8, 1 to LARGEST."""
     scale_N: Tensor
+    """float32"""
     bias: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.out_features = linear.out_features
-        weight_NK = linear.weight.detach().float()
-        scale_N = weight_NK.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / LARGEST
-        self.register_buffer("weight_NK", (weight_NK / scale_N[:, None]).round_().to(torch.int8))
-        self.register_buffer("scale_N", scale_N.to(linear.weight.dtype))
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight_NK = F.pad(linear.weight.detach().float(), (0, -linear.in_features % GROUP))
+        weight_NGE = weight_NK.view(len(weight_NK), -1, GROUP)
+        largest_NG = weight_NGE.abs().amax(dim=2)
+        scale_N = largest_NG.amax(dim=1).clamp_min(_LEAST) / LARGEST**2
+        steps_NG = (largest_NG / (LARGEST * scale_N[:, None])).ceil().clamp_(1, LARGEST)
+        in_steps = weight_NGE / (steps_NG * scale_N[:, None])[..., None]
+        self.register_buffer("weight_NGE", in_steps.round_().to(torch.int8))
+        self.register_buffer("steps_NG", steps_NG.to(torch.int8))
+        self.register_buffer("scale_N", scale_N)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
-        self._suits_kernel = not any(size % KERNEL_STEP for size in linear.weight.shape)
-
     def forward(self, x: Tensor) -> Tensor:
-        """[..., K] -> [..., N]"""
-        x_TK = x.reshape(-1, x.shape[-1])
-        if (
-            self._suits_kernel
-            and x.dtype == torch.bfloat16
-            and x.device.type == "cpu"
-            and len(x_TK) <= NARROW
-        ):
-            out_TN = torch._weight_int8pack_mm(x_TK, self.weight_NK, self.scale_N)
-        else:
-            out_TN = F.linear(x_TK, self.weight_NK.to(x.dtype)) * self.scale_N
-        out = out_TN.view(*x.shape[:-1], self.out_features)
-        return out if self.bias is None else out + self.bias
+        """[..., K] -> [..., N], computed in float32, in the type of ``x``"""
+        weight_NK = (self.weight_NGE * self.steps_NG[..., None].float()).flatten(1)[:, : self.in_features]
+        out = F.linear(x.float(), weight_NK) * self.scale_N
+        return (out if self.bias is None else out + self.bias).to(x.dtype)
+
+
+def bytes_of(out_features: int, in_features: int) -> int:
+    """Memory of one rounded layer without its bias."""
+    num_groups = -(-in_features // GROUP)
+    return out_features * (num_groups * (GROUP + 1) + torch.float32.itemsize)
 
 
 def is_int8(model: nn.Module) -> bool:
@@ -69,7 +77,7 @@ def is_int8(model: nn.Module) -> bool:
 def empty(layer: nn.Module) -> None:
     """Free the weights of a linear layer that has been copied elsewhere."""
     if isinstance(layer, Int8Linear):
-        layer.weight_NK = layer.weight_NK.new_empty(0)
+        layer.weight_NGE = layer.weight_NGE.new_empty(0)
     else:
         weight: Any = layer.weight
         layer.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)

@@ -70,6 +70,7 @@ class Forward(ABC):
     dtype: torch.dtype
     device: torch.device
     batch_invariant: bool = False  # a token's logits do not depend on the rest of the batch
+    rounds_activations: bool = False  # so its logits are near the model's own
     has_threads: bool = False  # of its own; torch's would take their cores, as they spin between operations
     multi_step_draft: MultiStepDraft | None = None
     early_exit: EarlyExit | None = None

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from adasd.config import EngineConfig
 from adasd.engine.cache.layers import CacheNeeds, LayerShape
 from adasd.engine.cache.pages import PageNeeds
-from adasd.engine.forward.int8 import rounded_layers
+from adasd.engine.forward import int8
 from adasd.engine.forward.miniature import model_factory
 from adasd.engine.forward.trial import WAYS, way_of
 from adasd.engine.loading.checkpoint import load_config
@@ -216,12 +216,14 @@ def _weights_bytes(
         if files:
             return sum(file.stat().st_size for file in files)
         head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        rounded = sum(linear.weight.numel() for _, _, linear in rounded_layers(model) if linear is not head)
+        rounded = sum(
+            linear.weight.numel() for _, _, linear in int8.rounded_layers(model) if linear is not head
+        )
         return int(full - rounded * (dtype.itemsize - bits_per_weight(quantised) / 8))
     if config.weights == "full":
         return full
-    layers = [linear for _, _, linear in rounded_layers(model)]
+    layers = [linear for _, _, linear in int8.rounded_layers(model)]
     embedding: Any = model.get_input_embeddings()
     freed = sum(linear.weight.numel() for linear in layers if linear.weight is not embedding.weight)
-    rounded_bytes = sum(linear.weight.numel() + linear.out_features * dtype.itemsize for linear in layers)
+    rounded_bytes = sum(int8.bytes_of(*linear.weight.shape) for linear in layers)
     return full - freed * dtype.itemsize + rounded_bytes

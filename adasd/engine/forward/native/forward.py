@@ -1,4 +1,4 @@
-"""The Llama family's forward pass in C (``llama.c``) on a CPU, in float32, over full or int8 weights.
+"""The Llama family's forward pass in C (``llama.c``) on a CPU: in float32, or over int8 weights with products of bytes.
 
 One call per pass: on a small model, torch's operations cost more to launch than to run. Its results depend neither
 on the batch nor on the number of threads (see ``llama.c``). It is tested against torch's operations.
@@ -24,7 +24,7 @@ from adasd.engine.cache.kv_cache import KVCache
 from adasd.engine.cache.layers import LayerShape
 from adasd.engine.forward import fast_llama
 from adasd.engine.forward.batch import ForwardBatch
-from adasd.engine.forward.int8 import Int8Linear, empty
+from adasd.engine.forward.int8 import GROUP, Int8Linear, empty, is_int8
 from adasd.engine.forward.modules import PROBE_LEN, num_embeddings
 from adasd.engine.forward.native import library
 from adasd.engine.forward.native.team_size import TeamSize, usual_num_threads
@@ -41,8 +41,10 @@ LARGEST_HEAD = 256
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
-_KINDS = {torch.float32: 0, torch.int8: 1, torch.float16: 2, torch.bfloat16: 3}
+_KINDS = {torch.float32: 0, torch.uint8: 1, torch.float16: 2, torch.bfloat16: 3}
 """``Kind`` in llama.c."""
+_OFFSET = 128
+"""Added to rounded weights, which instructions for products of bytes want unsigned."""
 
 
 def narrowest(weight: Tensor) -> Tensor:
@@ -133,8 +135,9 @@ def why_not(model: PreTrainedModel) -> str | None:
 
 
 class NativeLlama(Forward):
-    """A forward pass in float32 of a model for which ``why_not`` is None, whatever type its weights have.
+    """A forward pass of a model for which ``why_not`` is None, whatever type its weights have.
 
+    It computes in float32. Over int8 weights it rounds what they are multiplied with, each token for itself.
     The model is unusable afterwards: its projections are emptied as they are packed, to avoid a second copy. The
     cache must have contiguous slots.
     """
@@ -167,6 +170,7 @@ class NativeLlama(Forward):
         self._panel = int(self._library.adasd_panel())
         self.name = f"{type(model).__name__} (native)"
         self.num_embeddings = num_embeddings(model)
+        self.rounds_activations = is_int8(model)
         self._has_qk_norm = fast_llama.has_qk_norm(model)
         self.dtype, self.device = torch.float32, model.device
         heads, kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
@@ -346,18 +350,28 @@ class NativeLlama(Forward):
 
     def _packed(self, layers: Sequence[Any]) -> _Matrix:
         """The weights [N, K] of all ``layers`` below each other as [ceil(N / P), K, P], padded with zeros."""
-        rounded = isinstance(layers[0], Int8Linear)
-        weight_NK = torch.cat([one.weight_NK if rounded else one.weight.detach() for one in layers])
-        if not rounded:
-            weight_NK = narrowest(weight_NK)
+        if isinstance(layers[0], Int8Linear):
+            return self._packed_rounded(layers)
+        weight_NK = narrowest(torch.cat([one.weight.detach() for one in layers]))
         num, inner = weight_NK.shape
         self._products_per_token += num * inner
         padded = F.pad(weight_NK, (0, 0, 0, -num % self._panel))
         panels = self._matrices.copy(padded.view(-1, self._panel, inner).transpose(1, 2)).data_ptr()
-        scales = None
-        if rounded:
-            scales = self._keep(F.pad(torch.cat([one.scale_N for one in layers]), (0, -num % self._panel)))
-        return _Matrix(panels, scales, _KINDS[weight_NK.dtype])
+        return _Matrix(panels, None, _KINDS[weight_NK.dtype])
+
+    def _packed_rounded(self, layers: Sequence[Int8Linear]) -> _Matrix:
+        """Bytes of groups, four inputs of an output beside each other, each followed by its steps (``Matrix``)."""
+        weight_NGE = torch.cat([one.weight_NGE for one in layers])
+        num, num_groups, _ = weight_NGE.shape
+        self._products_per_token += num * num_groups * GROUP
+        missing = -num % self._panel
+        weight_NGE = (F.pad(weight_NGE, (0, 0, 0, 0, 0, missing)).short() + _OFFSET).to(torch.uint8)
+        steps_NG = F.pad(torch.cat([one.steps_NG for one in layers]), (0, 0, 0, missing)).view(torch.uint8)
+        by_fours = weight_NGE.view(-1, self._panel, num_groups, GROUP // 4, 4).permute(0, 2, 3, 1, 4)
+        steps = steps_NG.view(-1, self._panel, num_groups).transpose(1, 2)
+        panels = self._matrices.copy(torch.cat([by_fours.flatten(2), steps], dim=2)).data_ptr()
+        scales = self._keep(F.pad(torch.cat([one.scale_N for one in layers]), (0, missing)))
+        return _Matrix(panels, scales, _KINDS[torch.uint8])
 
     def _keep(self, tensor: Tensor) -> int:
         """Address of the tensor's numbers in float32, which stays valid as long as this object lives."""

@@ -1,12 +1,13 @@
-/* One forward pass of a Llama-family model over a slotted cache, in float32, over weights of four, two or one bytes.
+/* One forward pass of a Llama-family model over a slotted cache, in float32, or with products of bytes.
  *
  * Every number is computed by the same operations in the same order, independent of the rest of the batch and of the
  * number of threads: a product sums over its inner dimension from front to back, and attention goes over a token's keys
  * from the first to its own. So neither batch size nor block length changes a result, not even in its last bit.
  *
  * Matrices are packed in panels of PANEL columns, [panel][row][PANEL], so that a panel is read from front to back.
- * Weights that sixteen bits hold exactly take two bytes, rounded ones a byte with a scale per column. They are widened
- * in registers, so a pass reads half or a quarter of the memory, and sixteen bits give the numbers of full weights.
+ * Weights that sixteen bits hold exactly take two bytes and are widened in registers, so a pass reads half of the
+ * memory, and gives the numbers of full weights. Rounded weights take a byte; what they are multiplied with is rounded,
+ * too, so that a product of bytes is a whole number, four of them to an instruction (see ``rounded_tile``).
  * Uses the vector extensions of GCC and Clang; vector sizes depend on the processor. See adasd.engine.forward.native.
  */
 #include <math.h>
@@ -18,33 +19,46 @@
 #include "team.h"
 
 #if defined(__AVX512F__)
-enum { LANES = 16, VECTORS = 4, TILE = 6 };
+enum { LANES = 16, VECTORS = 4, TILE = 6, IN_REGISTERS = 16 };
 #define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 #define ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #elif defined(__AVX2__)
-enum { LANES = 8, VECTORS = 2, TILE = 6 };
+enum { LANES = 8, VECTORS = 2, TILE = 6, IN_REGISTERS = 8 };
 #define EVEN 0, 2, 4, 6, 8, 10, 12, 14
 #define ODD 1, 3, 5, 7, 9, 11, 13, 15
 #else
-enum { LANES = 4, VECTORS = 4, TILE = 6 };
+enum { LANES = 4, VECTORS = 4, TILE = 6, IN_REGISTERS = 8 };
 #define EVEN 0, 2, 4, 6
 #define ODD 1, 3, 5, 7
 #endif
 enum { PANEL = LANES * VECTORS, LARGEST_HEAD = 256, CHAINS = 4, ROWS = 8, CHUNK = 8 * TILE };
+enum { GROUP = 32, LARGEST = 127, OFFSET = 128 }; /* as in adasd.engine.forward.int8 */
+enum { GROUP_BYTES = (GROUP + 1) * PANEL };       /* of a group of a rounded panel */
+enum { READ_AHEAD = 4 * GROUP_BYTES };            /* measured; whole tiles keep the processor from doing it alone */
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
+#define ALIGNED __attribute__((aligned(64))) /* of arrays of vectors, so that none lies across two cache lines */
 typedef int32_t Whole __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t Unsigned __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
 typedef uint16_t Words __attribute__((vector_size(2 * LANES), aligned(2)));
 
-typedef enum { FULL, BYTES, HALF, BRAIN } Kind; /* float, int8_t, IEEE's sixteen bits, the upper half of a float */
-static const int64_t WIDTHS[] = {4, 1, 2, 2};   /* bytes of a weight of each kind */
+typedef enum { FULL, ROUNDED, HALF, BRAIN } Kind; /* float, bytes, IEEE's sixteen bits, the upper half of a float */
+static const int64_t WIDTHS[] = {4, 1, 2, 2};     /* bytes of a weight of each kind */
 
+/* Panels of ROUNDED hold, for each GROUP of rows, its weights as [GROUP / 4][PANEL][4] bytes with OFFSET added, and
+ * [PANEL] steps, 1 to LARGEST. A weight is byte * step * scale of its column. */
 typedef struct {
   const void *panels;
-  const float *scales; /* of BYTES: [columns], padded to whole panels */
+  const float *scales; /* of ROUNDED: [columns], padded to whole panels */
   int64_t kind;
 } Matrix;
+
+typedef struct {     /* rows of activations; a number is byte * step of its group */
+  int8_t *bytes;     /* [rows, groups, GROUP] */
+  float *steps;      /* [rows, groups] */
+  int32_t *offsets;  /* [rows, groups]: what the OFFSET of the weights adds to a product, negative */
+} Rounded;
 
 typedef struct {
   const float *norm1, *qkv_bias, *q_norm, *k_norm, *out_bias; /* biases and q, k norms may be NULL */
@@ -92,14 +106,26 @@ int64_t adasd_panel(void) { return PANEL; }
 /* Floats for the scores of one token, with room for a last whole vector. */
 static int64_t scores_room(int64_t max_context) { return max_context + LANES; }
 
+static int64_t groups_of(int64_t inner) { return (inner + GROUP - 1) / GROUP; }
+
+/* Groups of the longest row that a matrix is multiplied with. */
+static int64_t most_groups(const Model *m) {
+  int64_t queries = m->heads * m->head_dim, longest = m->inner > m->width ? m->inner : m->width;
+  return groups_of(longest > queries ? longest : queries);
+}
+
 /* Floats of scratch space that a pass needs. */
 int64_t adasd_scratch(const Model *m, int64_t num_tokens, int64_t max_context, int64_t num_threads) {
-  int64_t qkv = (m->heads + 2 * m->kv_heads) * m->head_dim;
-  return num_tokens * (2 * m->width + qkv + m->heads * m->head_dim + 3 * m->inner + 1) + 1 +
+  int64_t qkv = (m->heads + 2 * m->kv_heads) * m->head_dim, rounded = most_groups(m) * (GROUP / 4 + 2);
+  return num_tokens * (2 * m->width + qkv + m->heads * m->head_dim + 3 * m->inner + rounded + 1) + 1 +
          num_threads * ROWS * scores_room(max_context);
 }
 
 /* --------------------------------------------------------------------------- products */
+
+static inline Vector choose(Whole where, Vector yes, Vector no) {
+  return (Vector)((where & (Whole)yes) | (~where & (Whole)no));
+}
 
 /* LANES bytes as floats. Compilers do not find these instructions in a conversion of vectors. */
 static inline __attribute__((always_inline)) Vector of_bytes(const int8_t *bytes) {
@@ -137,10 +163,9 @@ static inline __attribute__((always_inline)) Vector of_halves(const uint16_t *wo
 #endif
 }
 
-/* LANES weights from number ``at`` on, without their scales. */
+/* LANES weights from number ``at`` on. */
 static inline __attribute__((always_inline)) Vector widened(Kind kind, const void *weights, int64_t at) {
   switch (kind) {
-  case BYTES: return of_bytes((const int8_t *)weights + at);
   case HALF: return of_halves((const uint16_t *)weights + at);
   case BRAIN: return (Vector)(of_words((const uint16_t *)weights + at) << 16);
   default: return *(const Vector *)((const float *)weights + at);
@@ -163,11 +188,27 @@ static void look_up(const Matrix *embedding, int64_t row, int64_t width, float *
   }
 }
 
+/* Writes one row of ``num`` columns of a panel: to = sum (+ bias) (+ to). */
+static inline __attribute__((always_inline)) void put(const Vector *sum, const float *bias, float *to, int64_t num,
+                                                      int add) {
+  if (num == PANEL) {
+    for (int v = 0; v < VECTORS; v++) {
+      Vector value = bias ? sum[v] + *(const Vector *)(bias + v * LANES) : sum[v];
+      *(Vector *)(to + v * LANES) = add ? *(Vector *)(to + v * LANES) + value : value;
+    }
+    return;
+  }
+  for (int64_t i = 0; i < num; i++) {
+    float value = sum[i / LANES][i % LANES] + (bias ? bias[i] : 0);
+    to[i] = add ? to[i] + value : value;
+  }
+}
+
 /* ``rows`` rows of y = x w (+ bias) (+ y) over one panel; ``rows`` and ``kind`` are constants at every call, as this is
  * inlined. */
 static inline __attribute__((always_inline)) void tile(int rows, Kind kind, const float *x, int64_t inner,
-                                                       const void *panel, const float *scales, const float *bias,
-                                                       float *y, int64_t stride, int64_t num, int add) {
+                                                       const void *panel, const float *bias, float *y, int64_t stride,
+                                                       int64_t num, int add) {
   Vector sum[TILE][VECTORS];
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < VECTORS; v++) sum[r][v] = (Vector){0};
@@ -177,67 +218,184 @@ static inline __attribute__((always_inline)) void tile(int rows, Kind kind, cons
     for (int r = 0; r < rows; r++)
       for (int v = 0; v < VECTORS; v++) sum[r][v] += x[r * inner + k] * part[v];
   }
-  for (int r = 0; r < rows; r++) {
-    float *to = y + r * stride;
-    for (int v = 0; scales && v < VECTORS; v++) sum[r][v] *= *(const Vector *)(scales + v * LANES);
-    if (num == PANEL) {
-      for (int v = 0; v < VECTORS; v++) {
-        Vector value = bias ? sum[r][v] + *(const Vector *)(bias + v * LANES) : sum[r][v];
-        *(Vector *)(to + v * LANES) = add ? *(Vector *)(to + v * LANES) + value : value;
-      }
-      continue;
-    }
-    for (int64_t i = 0; i < num; i++) {
-      float value = sum[r][i / LANES][i % LANES] + (bias ? bias[i] : 0);
-      to[i] = add ? to[i] + value : value;
-    }
-  }
+  for (int r = 0; r < rows; r++) put(sum[r], bias, y + r * stride, num, add);
 }
+
+/* Runs ``one(rows, at)`` for all rows, TILE at a time; the first argument is a constant each time. */
+#define TILES(rows, one)                                                                                             \
+  do {                                                                                                               \
+    int64_t at = 0;                                                                                                  \
+    for (; at + TILE <= (rows); at += TILE) one(TILE, at);                                                           \
+    switch ((rows) - at) {                                                                                           \
+    case 5: one(5, at); break;                                                                                       \
+    case 4: one(4, at); break;                                                                                       \
+    case 3: one(3, at); break;                                                                                       \
+    case 2: one(2, at); break;                                                                                       \
+    case 1: one(1, at); break;                                                                                       \
+    }                                                                                                                \
+  } while (0)
 
 /* All rows of one panel; ``kind`` is a constant at every call. */
 static inline __attribute__((always_inline)) void panel_rows(Kind kind, const float *x, int64_t rows, int64_t inner,
-                                                             const void *w, const float *s, const float *b, float *y,
-                                                             int64_t num, int64_t here, int add) {
-  int64_t r = 0;
-  for (; r + TILE <= rows; r += TILE)
-    tile(TILE, kind, x + r * inner, inner, w, s, b, y + r * num, num, here, add);
-  const float *rest = x + r * inner;
-  float *to = y + r * num;
-  switch (rows - r) {
-  case 5: tile(5, kind, rest, inner, w, s, b, to, num, here, add); break;
-  case 4: tile(4, kind, rest, inner, w, s, b, to, num, here, add); break;
-  case 3: tile(3, kind, rest, inner, w, s, b, to, num, here, add); break;
-  case 2: tile(2, kind, rest, inner, w, s, b, to, num, here, add); break;
-  case 1: tile(1, kind, rest, inner, w, s, b, to, num, here, add); break;
+                                                             const void *panel, const float *bias, float *y,
+                                                             int64_t stride, int64_t num, int add) {
+#define ONE(few, at) tile(few, kind, x + at * inner, inner, panel, bias, y + at * stride, stride, num, add)
+  TILES(rows, ONE);
+#undef ONE
+}
+
+/* ``sum`` and, in each lane, the products of the four bytes of ``weights`` with those of ``four``. */
+static inline __attribute__((always_inline)) Whole products(Whole sum, Whole weights, int32_t four) {
+#if defined(__AVX512VNNI__)
+  return (Whole)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(four));
+#elif defined(__AVX512BW__)
+  __m512i all = _mm512_set1_epi32(four), w = (__m512i)weights;
+  __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(all, 8), 8), odd = _mm512_srai_epi16(all, 8);
+  sum += (Whole)_mm512_madd_epi16(_mm512_and_si512(w, _mm512_set1_epi16(255)), even);
+  return sum + (Whole)_mm512_madd_epi16(_mm512_srli_epi16(w, 8), odd);
+#elif defined(__AVXVNNI__)
+  return (Whole)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, _mm256_set1_epi32(four));
+#elif defined(__AVX2__)
+  __m256i all = _mm256_set1_epi32(four), w = (__m256i)weights;
+  __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), odd = _mm256_srai_epi16(all, 8);
+  sum += (Whole)_mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), even);
+  return sum + (Whole)_mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd);
+#else
+  for (int i = 0; i < 4; i++) sum += (Whole)((Unsigned)weights >> 8 * i & 255) * (int32_t)(int8_t)(four >> 8 * i);
+  return sum;
+#endif
+}
+
+/* Adds the products of ``rows`` rows with one group of a panel; ``rows`` is a constant at every call. Sums of a group
+ * are whole numbers, so they do not depend on the order. ``first``: whether no row before them has read the group. */
+static inline __attribute__((always_inline)) void rounded_tile(int rows, int first, const Rounded *x, int64_t groups,
+                                                               int64_t group, const char *panel,
+                                                               Vector (*sums)[VECTORS]) {
+  Whole whole[TILE][VECTORS];
+  const int8_t *steps = (const int8_t *)panel + GROUP * PANEL;
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < VECTORS; v++) whole[r][v] = (Whole){0} + x->offsets[r * groups + group];
+  for (int64_t k = 0; k < GROUP / 4; k++) {
+    Whole weights[VECTORS];
+    for (int v = 0; v < VECTORS; v++) weights[v] = *(const Whole *)(panel + 4 * (k * PANEL + v * LANES));
+    for (int v = 0; rows == TILE && first && v < VECTORS; v++)
+      __builtin_prefetch(panel + 4 * (k * PANEL + v * LANES) + READ_AHEAD, 0, 2);
+    for (int r = 0; r < rows; r++) {
+      int32_t four;
+      memcpy(&four, x->bytes + (r * groups + group) * GROUP + 4 * k, 4);
+      for (int v = 0; v < VECTORS; v++) whole[r][v] = products(whole[r][v], weights[v], four);
+    }
+  }
+  for (int v = 0; v < VECTORS; v++) {
+    Vector step = of_bytes(steps + v * LANES);
+    for (int r = 0; r < rows; r++)
+      sums[r][v] += __builtin_convertvector(whole[r][v], Vector) * (step * x->steps[r * groups + group]);
   }
 }
 
-/* y [rows, num] = x [rows, inner] w + bias, added to what y holds if ``add``; shared by panels and chunks of rows. */
-static void product(Team *team, const float *x, int64_t rows, int64_t inner, const Matrix *w, const float *bias,
-                    float *y, int64_t num, int add) {
-  int64_t chunks = (rows + CHUNK - 1) / CHUNK, panels = (num + PANEL - 1) / PANEL;
+/* Rows from ``row`` on. */
+static inline Rounded rows_of(const Rounded *x, int64_t row, int64_t groups) {
+  return (Rounded){x->bytes + row * groups * GROUP, x->steps + row * groups, x->offsets + row * groups};
+}
+
+/* All rows of one rounded panel, group by group, so that a group's weights are read once for all rows. */
+static void rounded_rows(const Rounded *x, int64_t rows, int64_t groups, const char *panel, const float *scales,
+                         const float *bias, float *y, int64_t stride, int64_t num, int add) {
+  ALIGNED Vector sums[CHUNK][VECTORS];
+  memset(sums, 0, rows * sizeof(*sums));
+  for (int64_t group = 0; group < groups; group++, panel += GROUP_BYTES) {
+#define ONE(few, at)                                                                                                 \
+  do {                                                                                                               \
+    Rounded some = rows_of(x, at, groups);                                                                           \
+    rounded_tile(few, !at, &some, groups, group, panel, sums + at);                                                    \
+  } while (0)
+    TILES(rows, ONE);
+#undef ONE
+  }
+  for (int64_t r = 0; r < rows; r++) {
+    for (int v = 0; v < VECTORS; v++) sums[r][v] *= *(const Vector *)(scales + v * LANES);
+    put(sums[r], bias, y + r * stride, num, add);
+  }
+}
+
+static inline int32_t largest_lane(Whole lanes) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32((__m512i)lanes);
+#else
+  int32_t largest = lanes[0];
+  for (int lane = 1; lane < LANES; lane++) largest = lanes[lane] > largest ? lanes[lane] : largest;
+  return largest;
+#endif
+}
+
+static inline int32_t sum_of_lanes(Whole lanes) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)lanes);
+#else
+  int32_t sum = 0;
+  for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
+  return sum;
+#endif
+}
+
+/* Rounds row ``t`` of what ``w`` is multiplied with, if ``w`` is rounded: to whole numbers of steps, of which a group's
+ * largest number has LARGEST. A number that is not finite spoils the products of its group. */
+static void prepare(const Rounded *x, int64_t t, const Matrix *w, const float *row, int64_t inner) {
+  if (w->kind != ROUNDED) return;
+  const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
+  int64_t groups = groups_of(inner);
+  for (int64_t g = 0, at = t * groups; g < groups; g++, at++) {
+    Vector numbers[GROUP / LANES] = {0};
+    Whole most = {0}, sums = {0};
+    memcpy(numbers, row + g * GROUP, (inner - g * GROUP < GROUP ? inner - g * GROUP : GROUP) * sizeof(float));
+    for (int i = 0; i < GROUP / LANES; i++) {
+      Whole size = (Whole)numbers[i] & 0x7fffffff; /* sizes are in the order of their bits; NaN is the largest */
+      Whole larger = size > most;
+      most = (size & larger) | (most & ~larger);
+    }
+    int32_t bits = largest_lane(most);
+    float largest;
+    memcpy(&largest, &bits, sizeof(largest));
+    float per_number = largest > 1e-30f ? LARGEST / largest : 0;
+    for (int i = 0; i < GROUP / LANES; i++) {
+      Whole rounded = (Whole)(numbers[i] * per_number + magic) - 0x4B400000;
+      Bytes bytes = __builtin_convertvector(rounded, Bytes);
+      memcpy(x->bytes + at * GROUP + i * LANES, &bytes, LANES);
+      sums += rounded;
+    }
+    x->steps[at] = largest / LARGEST;
+    x->offsets[at] = (int32_t)(0u - OFFSET * (uint32_t)sum_of_lanes(sums));
+  }
+}
+
+/* y [rows, num] = x [rows, inner] w + bias, added to what y holds if ``add``; shared by panels and chunks of rows.
+ * ``rounded``: the rows of x, prepared. */
+static void product(Team *team, const float *x, const Rounded *rounded, int64_t rows, int64_t inner, const Matrix *w,
+                    const float *bias, float *y, int64_t num, int add) {
+  int64_t chunks = (rows + CHUNK - 1) / CHUNK, panels = (num + PANEL - 1) / PANEL, groups = groups_of(inner);
   SHARED(team, part, panels * chunks) {
     int64_t first = part / chunks * PANEL, row = part % chunks * CHUNK;
     int64_t here = num - first < PANEL ? num - first : PANEL, some = rows - row < CHUNK ? rows - row : CHUNK;
-    const float *b = bias ? bias + first : 0, *from = x + row * inner, *s = w->scales ? w->scales + first : 0;
+    const float *b = bias ? bias + first : 0, *from = x + row * inner;
     float *to = y + row * num + first;
     const char *panel = w->panels;
+    if (w->kind == ROUNDED) {
+      Rounded r = rows_of(rounded, row, groups);
+      panel += part / chunks * groups * GROUP_BYTES;
+      rounded_rows(&r, some, groups, panel, w->scales + first, b, to, num, here, add);
+      continue;
+    }
     panel += first * inner * WIDTHS[w->kind];
     switch (w->kind) {
-    case BYTES: panel_rows(BYTES, from, some, inner, panel, s, b, to, num, here, add); break;
-    case HALF: panel_rows(HALF, from, some, inner, panel, s, b, to, num, here, add); break;
-    case BRAIN: panel_rows(BRAIN, from, some, inner, panel, s, b, to, num, here, add); break;
-    default: panel_rows(FULL, from, some, inner, panel, s, b, to, num, here, add);
+    case HALF: panel_rows(HALF, from, some, inner, panel, b, to, num, here, add); break;
+    case BRAIN: panel_rows(BRAIN, from, some, inner, panel, b, to, num, here, add); break;
+    default: panel_rows(FULL, from, some, inner, panel, b, to, num, here, add);
     }
   }
   meet(team);
 }
 
 /* --------------------------------------------------------------------------- elementwise */
-
-static inline Vector choose(Whole where, Vector yes, Vector no) {
-  return (Vector)((where & (Whole)yes) | (~where & (Whole)no));
-}
 
 /* e^x to about 1e-7; NaN stays NaN. x = n ln 2 + r: a polynomial in r, and n goes into the exponent bits. */
 static inline Vector exponential(Vector x) {
@@ -333,54 +491,93 @@ static inline Vector neighbours(Vector a, Vector b) {
   return __builtin_shufflevector(a, b, EVEN) + __builtin_shufflevector(a, b, ODD);
 }
 
-/* Like attend_any, for heads of ``vectors`` * LANES numbers (``vectors`` is a constant at every call, as this is
- * inlined), and for ``rows`` consecutive tokens of one slot, which share each read of keys and values. The first token
- * has ``num`` keys, each further one has one more. Strides: ``query_stride``, ``out_stride``; ``room`` for scores. */
-static inline __attribute__((always_inline)) void attend(int vectors, const float *query, int64_t query_stride,
-                                                         int64_t rows, float scaling, const float *keys,
+enum { MOST = LARGEST_HEAD / LANES };
+
+/* Scores of LANES keys, those after key ``last`` are any numbers, for ``rows`` queries, which share each read of a key.
+ * ``vectors`` and ``rows`` are constants at every call. */
+static inline __attribute__((always_inline)) void score(int vectors, int rows, const Vector (*q)[MOST],
+                                                        const float *keys, int64_t stride, int64_t last, float *scores,
+                                                        int64_t room) {
+  ALIGNED Vector part[ROWS][LANES];
+  for (int k = 0; k < LANES; k++) {
+    const float *key = keys + (k < last ? k : last) * stride;
+    for (int r = 0; r < rows; r++) {
+      part[r][k] = q[r][0] * *(const Vector *)key;
+      for (int v = 1; v < vectors; v++) part[r][k] += q[r][v] * *(const Vector *)(key + v * LANES);
+    }
+  }
+  for (int r = 0; r < rows; r++) {
+    for (int left = LANES / 2; left; left /= 2)
+      for (int k = 0; k < left; k++) part[r][k] = neighbours(part[r][2 * k], part[r][2 * k + 1]);
+    *(Vector *)(scores + r * room) = part[r][0];
+  }
+}
+
+/* Adds ``num`` values times their weights, for ``rows`` rows of weights, which share each read of a value: those of
+ * every CHAINS-th value to a sum of their own, from front to back. Values after ``last`` have weight 0. */
+static inline __attribute__((always_inline)) void mix(int vectors, int rows, const float *weights, int64_t room,
+                                                      const float *values, int64_t stride, int64_t num, int64_t last,
+                                                      Vector (*sums)[CHAINS][MOST]) {
+  for (int c = 0; c < CHAINS; c++) {
+    Vector chain[ROWS][MOST];
+    for (int r = 0; r < rows; r++)
+      for (int v = 0; v < vectors; v++) chain[r][v] = sums[r][c][v];
+    for (int64_t k = c; k < num; k += CHAINS) {
+      const float *value = values + (k < last ? k : last) * stride;
+      for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) chain[r][v] += weights[r * room + k] * *(const Vector *)(value + v * LANES);
+    }
+    for (int r = 0; r < rows; r++)
+      for (int v = 0; v < vectors; v++) sums[r][c][v] = chain[r][v];
+  }
+}
+
+/* Like attend_any, for heads of ``vectors`` * LANES numbers and ``rows`` consecutive tokens of one slot (constants at
+ * every call). The first token has ``num`` keys, each further one has one more. What all have is read once for all. */
+static inline __attribute__((always_inline)) void attend(int vectors, int rows, const float *query,
+                                                         int64_t query_stride, float scaling, const float *keys,
                                                          int64_t behind, int64_t stride, int64_t num, float *scores,
                                                          int64_t room, float *out, int64_t out_stride) {
-  enum { MOST = LARGEST_HEAD / LANES };
-  Vector sums[ROWS][CHAINS][MOST];
+  int64_t common = num / LANES * LANES;
+  ALIGNED Vector q[ROWS][MOST], sums[ROWS][CHAINS][MOST];
   float totals[ROWS];
-  for (int64_t l = 0; l < num + rows - 1; l += LANES)
-    for (int64_t r = 0; r < rows; r++) {
-      Vector q[MOST], part[LANES];
-      if (l >= num + r) continue;
-      for (int v = 0; v < vectors; v++) q[v] = *(const Vector *)(query + r * query_stride + v * LANES) * scaling;
-      for (int k = 0; k < LANES; k++) {
-        const float *key = keys + (l + k < num + r ? l + k : num + r - 1) * stride;
-        part[k] = q[0] * *(const Vector *)key;
-        for (int v = 1; v < vectors; v++) part[k] += q[v] * *(const Vector *)(key + v * LANES);
-      }
-      for (int left = LANES / 2; left; left /= 2)
-        for (int k = 0; k < left; k++) part[k] = neighbours(part[2 * k], part[2 * k + 1]);
-      *(Vector *)(scores + r * room + l) = part[0];
-    }
-  for (int64_t r = 0; r < rows; r++) {
-    totals[r] = weigh(scores + r * room, num + r);
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < vectors; v++) q[r][v] = *(const Vector *)(query + r * query_stride + v * LANES) * scaling;
+  for (int64_t l = 0; l < common; l += LANES)
+    score(vectors, rows, q, keys + l * stride, stride, LANES, scores + l, room);
+  for (int r = 0; r < rows; r++) {
+    float *row = scores + r * room;
+    for (int64_t l = common; l < num + r; l += LANES)
+      score(vectors, 1, q + r, keys + l * stride, stride, num + r - 1 - l, row + l, room);
+    totals[r] = weigh(row, num + r);
     for (int c = 0; c < CHAINS; c++)
       for (int v = 0; v < vectors; v++) sums[r][c][v] = (Vector){0};
   }
-  for (int64_t l = 0; l < num + rows - 1; l += LANES)
-    for (int64_t r = 0; r < rows; r++) {
-      const float *weights = scores + r * room;
-      Vector chains[CHAINS][MOST];
-      if (l >= num + r) continue;
-      for (int c = 0; c < CHAINS; c++)
-        for (int v = 0; v < vectors; v++) chains[c][v] = sums[r][c][v];
-      for (int64_t k = l; k < l + LANES; k += CHAINS) /* weights after the last are 0, so any value will do */
-        for (int c = 0; c < CHAINS; c++) {
-          const float *value = keys + behind + (k + c < num + r ? k + c : num + r - 1) * stride;
-          for (int v = 0; v < vectors; v++) chains[c][v] += weights[k + c] * *(const Vector *)(value + v * LANES);
-        }
-      for (int c = 0; c < CHAINS; c++)
-        for (int v = 0; v < vectors; v++) sums[r][c][v] = chains[c][v];
-    }
-  for (int64_t r = 0; r < rows; r++)
+  mix(vectors, rows, scores, room, keys + behind, stride, common, common, sums);
+  for (int r = 0; r < rows; r++) {
+    int64_t left = num + r - common, whole = (left + LANES - 1) / LANES * LANES;
+    mix(vectors, 1, scores + r * room + common, room, keys + behind + common * stride, stride, whole, left - 1,
+        sums + r);
     for (int v = 0; v < vectors; v++)
       *(Vector *)(out + r * out_stride + v * LANES) =
           ((sums[r][0][v] + sums[r][1][v]) + (sums[r][2][v] + sums[r][3][v])) / totals[r];
+  }
+}
+
+/* Like attend, for up to ROWS tokens. As many share their reads as the registers hold. */
+static inline __attribute__((always_inline)) void attend_all(int vectors, const float *query, int64_t query_stride,
+                                                             int64_t rows, float scaling, const float *keys,
+                                                             int64_t behind, int64_t stride, int64_t num,
+                                                             float *scores, int64_t room, float *out,
+                                                             int64_t out_stride) {
+  int64_t at = 0;
+#define ATTEND(some)                                                                                                 \
+  attend(vectors, some, query + at * query_stride, query_stride, scaling, keys, behind, stride, num + at, scores,     \
+         room, out + at * out_stride, out_stride)
+  for (; vectors * 4 <= IN_REGISTERS && at + 4 <= rows; at += 4) ATTEND(4);
+  for (; vectors * 2 <= IN_REGISTERS && at + 2 <= rows; at += 2) ATTEND(2);
+  for (; at < rows; at++) ATTEND(1);
+#undef ATTEND
 }
 
 /* One head of ``rows`` consecutive tokens of one slot, the first with ``num`` keys; ``slot`` begins at its keys. */
@@ -388,7 +585,8 @@ static void attend_rows(const Model *m, const float *query, int64_t query_stride
                         int64_t num, float *scores, int64_t room, float *out) {
   int64_t dim = m->head_dim, behind = m->kv_heads * dim, width = m->heads * dim;
 #define ATTEND(vectors)                                                                                              \
-  attend(vectors, query, query_stride, rows, m->scaling, keys, behind, 2 * behind, num, scores, room, out, width)
+  attend_all(vectors, query, query_stride, rows, m->scaling, keys, behind, 2 * behind, num, scores, room, out,        \
+             width)
   switch (dim % LANES ? 0 : dim / LANES) {
   case 2: ATTEND(2); break;
   case 4: ATTEND(4); break;
@@ -411,6 +609,7 @@ typedef struct {
   int64_t num_groups;
   const int32_t *groups; /* [num_groups + 1]: where each group of tokens begins, and the end */
   float *x, *normed, *qkv, *attended, *gate_up, *active, *scores, *logits; /* scores of each member */
+  Rounded rounded; /* rows of what the next matrix is multiplied with */
 } Forward;
 
 /* Splits a pass into groups of up to ROWS consecutive tokens of one slot; returns their number. */
@@ -450,6 +649,13 @@ static void attend_group(const Forward *f, const float *kv, int64_t g, int64_t h
               f->attended + t * queries + head * dim);
 }
 
+/* Row ``to`` of what ``next`` is multiplied with, from row ``from`` of the hidden states. */
+static void normalise(const Forward *f, int64_t from, int64_t to, const float *weight, const Matrix *next) {
+  int64_t width = f->m->width;
+  norm(f->x + from * width, weight, 1, width, f->m->eps, f->normed + to * width);
+  prepare(&f->rounded, to, next, f->normed + to * width, width);
+}
+
 /* What one member does of a pass. */
 static void share_of_forward(Team *team, int64_t member, const void *what) {
   const Forward *f = what;
@@ -458,36 +664,43 @@ static void share_of_forward(Team *team, int64_t member, const void *what) {
   int64_t num = pass->num_tokens, width = m->width, inner = m->inner, queries = m->heads * m->head_dim;
   int64_t qkv_len = queries + 2 * m->kv_heads * m->head_dim;
   float *scores = f->scores + member * ROWS * scores_room(f->cache->max_context);
+  const Rounded *r = &f->rounded;
   SHARED(team, t, num)
     look_up(&m->embedding, pass->ids[t], width, f->x + t * width);
   meet(team);
   for (int64_t i = 0; i < m->num_layers; i++) {
     const Layer *layer = m->layers + i;
     float *kv = f->cache->layers[i];
-    SHARED(team, t, num) norm(f->x + t * width, layer->norm1, 1, width, m->eps, f->normed + t * width);
+    SHARED(team, t, num) normalise(f, t, t, layer->norm1, &layer->qkv);
     meet(team);
-    product(team, f->normed, num, width, &layer->qkv, layer->qkv_bias, f->qkv, qkv_len, 0);
+    product(team, f->normed, r, num, width, &layer->qkv, layer->qkv_bias, f->qkv, qkv_len, 0);
     SHARED(team, t, num) store(f, layer, kv, t, f->qkv + t * qkv_len);
     meet(team);
     SHARED(team, part, f->num_groups * m->heads) attend_group(f, kv, part / m->heads, part % m->heads, scores);
     meet(team);
-    product(team, f->attended, num, queries, &layer->out, layer->out_bias, f->x, width, 1);
-    SHARED(team, t, num) norm(f->x + t * width, layer->norm2, 1, width, m->eps, f->normed + t * width);
+    if (layer->out.kind == ROUNDED) {
+      SHARED(team, t, num) prepare(r, t, &layer->out, f->attended + t * queries, queries);
+      meet(team);
+    }
+    product(team, f->attended, r, num, queries, &layer->out, layer->out_bias, f->x, width, 1);
+    SHARED(team, t, num) normalise(f, t, t, layer->norm2, &layer->gate_up);
     meet(team);
-    product(team, f->normed, num, width, &layer->gate_up, layer->gate_up_bias, f->gate_up, 2 * inner, 0);
-    SHARED(team, t, num) activate(f->gate_up + 2 * t * inner, inner, f->active + t * inner);
+    product(team, f->normed, r, num, width, &layer->gate_up, layer->gate_up_bias, f->gate_up, 2 * inner, 0);
+    SHARED(team, t, num) {
+      activate(f->gate_up + 2 * t * inner, inner, f->active + t * inner);
+      prepare(r, t, &layer->down, f->active + t * inner, inner);
+    }
     meet(team);
-    product(team, f->active, num, inner, &layer->down, layer->down_bias, f->x, width, 1);
+    product(team, f->active, r, num, inner, &layer->down, layer->down_bias, f->x, width, 1);
   }
-  SHARED(team, i, pass->num_wanted)
-    norm(f->x + pass->wanted[i] * width, m->norm, 1, width, m->eps, f->normed + i * width);
+  SHARED(team, i, pass->num_wanted) normalise(f, pass->wanted[i], i, m->norm, &m->head);
   meet(team);
-  product(team, f->normed, pass->num_wanted, width, &m->head, 0, f->logits, m->vocab, 0);
+  product(team, f->normed, r, pass->num_wanted, width, &m->head, 0, f->logits, m->vocab, 0);
 }
 
 /* Writes the pass to the cache, and the logits of the wanted tokens [num_wanted, V]. */
 void adasd_forward(Team *team, const Model *m, const Cache *cache, const Pass *pass, float *scratch, float *logits) {
-  int64_t num = pass->num_tokens, queries = m->heads * m->head_dim;
+  int64_t num = pass->num_tokens, queries = m->heads * m->head_dim, most = num * most_groups(m);
   Forward f = {.m = m, .cache = cache, .pass = pass, .logits = logits};
   f.x = scratch;
   f.normed = f.x + num * m->width;
@@ -495,7 +708,10 @@ void adasd_forward(Team *team, const Model *m, const Cache *cache, const Pass *p
   f.attended = f.qkv + num * (queries + 2 * m->kv_heads * m->head_dim);
   f.gate_up = f.attended + num * queries;
   f.active = f.gate_up + 2 * num * m->inner;
-  f.scores = f.active + num * m->inner;
+  f.rounded = (Rounded){.steps = f.active + num * m->inner};
+  f.rounded.offsets = (int32_t *)(f.rounded.steps + most);
+  f.rounded.bytes = (int8_t *)(f.rounded.offsets + most);
+  f.scores = f.rounded.steps + most * (GROUP / 4 + 2);
   int32_t *groups = (int32_t *)(f.scores + (team->num_started + 1) * ROWS * scores_room(cache->max_context));
   f.num_groups = group(pass, groups);
   f.groups = groups;
