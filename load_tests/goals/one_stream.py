@@ -12,8 +12,8 @@ from load_tests.peers.command import PROMPTS
 from load_tests.peers.contenders import CONTENDERS
 from load_tests.peers.race import PeerResult, Task
 
-F32, EXACT, BF16, INT8 = (
-    f"adasd {how}" for how in ("float32, off", "float32, exact", "bfloat16, off", "int8, off")
+F32, EXACT, BF16, INT8, INT8_EXACT = (
+    f"adasd {how}" for how in ("float32, off", "float32, exact", "bfloat16, off", "int8, off", "int8, exact")
 )
 SPECULATIVE = ("OpenVINO float32, prompt look-up", "vLLM float32, prompt look-up")
 NUM_PROMPTS, MAX_TOKENS = 4, 48
@@ -23,7 +23,7 @@ def measure(given: Circumstances) -> list[Row]:
     folder, draft = smollm2()
     peers = ("llama.cpp F32", "llama.cpp Q8_0", "OpenVINO float32", *SPECULATIVE)
     task = chat(folder, NUM_PROMPTS, MAX_TOKENS, given.repeats)
-    found = asked((F32, EXACT, INT8, *peers), folder, draft, task, given)
+    found = asked((F32, EXACT, INT8, INT8_EXACT, *peers), folder, draft, task, given)
     speeds = {name: one.tokens_per_s for name, one in found.items() if one.tokens_per_s}
     fastest = max(
         (name for name in SPECULATIVE if name in speeds), key=speeds.__getitem__, default=SPECULATIVE[0]
@@ -32,6 +32,7 @@ def measure(given: Circumstances) -> list[Row]:
         over("float32 plain over llama.cpp F32", 1.15, F32, "llama.cpp F32", found),
         over("float32 plain over OpenVINO float32", 1.0, F32, "OpenVINO float32", found),
         over("int8 plain over llama.cpp Q8_0", 1.0, INT8, "llama.cpp Q8_0", found),
+        over("int8 exact over llama.cpp Q8_0", 1.5, INT8_EXACT, "llama.cpp Q8_0", found),
         over("exact over off, chat", 1.5, EXACT, F32, found),
         over("exact over the fastest speculative mode of a peer", 1.5, EXACT, fastest, found),
     ]

@@ -73,6 +73,7 @@ CONTENDERS = (
     Contender(f"{OURS} float32, exact", OURS_F32, "exact", exact=True),
     Contender(f"{OURS} bfloat16, off", OURS_BF16, "off"),
     Contender(f"{OURS} int8, off", OURS_INT8, "off"),
+    Contender(f"{OURS} int8, exact", OURS_INT8, "exact"),
     Contender("llama.cpp F32", _llama_cpp("{f32}"), exact=True),
     Contender("llama.cpp BF16", _llama_cpp("{bf16}")),
     Contender("llama.cpp Q8_0", _llama_cpp("{q8}")),

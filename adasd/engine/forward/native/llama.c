@@ -491,23 +491,29 @@ static inline Vector neighbours(Vector a, Vector b) {
   return __builtin_shufflevector(a, b, EVEN) + __builtin_shufflevector(a, b, ODD);
 }
 
-enum { MOST = LARGEST_HEAD / LANES };
+enum { MOST = LARGEST_HEAD / LANES }; /* vectors of a head */
 
-/* Scores of LANES keys, those after key ``last`` are any numbers, for ``rows`` queries, which share each read of a key.
- * ``vectors`` and ``rows`` are constants at every call. */
+/* Scores of LANES keys for ``rows`` queries, which share each read of a key; scores of keys after ``last`` are any
+ * numbers. ``vectors`` and ``rows`` are constants at every call. */
 static inline __attribute__((always_inline)) void score(int vectors, int rows, const Vector (*q)[MOST],
                                                         const float *keys, int64_t stride, int64_t last, float *scores,
                                                         int64_t room) {
-  ALIGNED Vector part[ROWS][LANES];
-  for (int k = 0; k < LANES; k++) {
-    const float *key = keys + (k < last ? k : last) * stride;
+  ALIGNED Vector part[ROWS][LANES / 2];
+  for (int k = 0; k < LANES; k += 2) {
+    const float *one = keys + (k < last ? k : last) * stride, *two = keys + (k + 1 < last ? k + 1 : last) * stride;
+    Vector a[MOST], b[MOST];
+    for (int v = 0; v < vectors; v++) {
+      a[v] = *(const Vector *)(one + v * LANES);
+      b[v] = *(const Vector *)(two + v * LANES);
+    }
     for (int r = 0; r < rows; r++) {
-      part[r][k] = q[r][0] * *(const Vector *)key;
-      for (int v = 1; v < vectors; v++) part[r][k] += q[r][v] * *(const Vector *)(key + v * LANES);
+      Vector by_a = q[r][0] * a[0], by_b = q[r][0] * b[0];
+      for (int v = 1; v < vectors; v++) by_a += q[r][v] * a[v], by_b += q[r][v] * b[v];
+      part[r][k / 2] = neighbours(by_a, by_b);
     }
   }
   for (int r = 0; r < rows; r++) {
-    for (int left = LANES / 2; left; left /= 2)
+    for (int left = LANES / 4; left; left /= 2)
       for (int k = 0; k < left; k++) part[r][k] = neighbours(part[r][2 * k], part[r][2 * k + 1]);
     *(Vector *)(scores + r * room) = part[r][0];
   }
