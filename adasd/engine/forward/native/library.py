@@ -35,27 +35,23 @@ BUILT = Path(__file__).with_name("built")
 class Level:
     """A kind of processor that the library can be built for in advance."""
 
-    name: str
+    name: str  # as the compiler's option -march has it
     machine: str
     features: frozenset[str] = frozenset()  # that a processor must have, as /proc/cpuinfo names them
-    extensions: tuple[str, ...] = ()  # of the compiler's options, beside -march
-
-    @property
-    def options(self) -> Sequence[str]:
-        """Of the compiler."""
-        return (f"-march={self.name.partition('+')[0]}", *self.extensions)
+    options: tuple[str, ...] = ()  # of the compiler, beside -march
 
 
 V3 = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
 V4 = V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 LEVELS = (
-    Level("x86-64-v4+vnni", "x86_64", V4 | {"avx512_vnni"}, ("-mavx512vnni",)),
+    Level("x86-64-v4", "x86_64", V4 | {"avx512_vnni"}, ("-mavx512vnni",)),
     Level("x86-64-v4", "x86_64", V4),
     Level("x86-64-v3", "x86_64", V3),
     Level("x86-64", "x86_64"),
+    Level("armv8.2-a+dotprod", "aarch64", frozenset({"asimddp"})),
     Level("armv8-a", "aarch64"),
 )
-"""The best first. The source itself tells apart little more (``__AVX512F__``, ``__AVX2__``, neither, and VNNI)."""
+"""The best first. The source itself tells apart just these."""
 
 
 class Unavailable(Exception):
@@ -91,12 +87,12 @@ def build_in_advance() -> list[Path]:
     BUILT.mkdir(exist_ok=True)
     files = {_built(level): level for level in LEVELS if level.machine == platform.machine()}
     for file, level in files.items():
-        _build(_compiler(), file, (level.options,))
+        _build(_compiler(), file, ((f"-march={level.name}", *level.options),))
     return list(files)
 
 
 def _built(level: Level) -> Path:
-    return BUILT / f"llama-{_hash(_sources())}-{level.name}.so"
+    return BUILT / f"llama-{_hash(_sources())}-{''.join((level.name, *level.options))}.so"
 
 
 def _compiler() -> str:

@@ -15,6 +15,8 @@
 #include <string.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 #include "team.h"
 
@@ -35,6 +37,12 @@ enum { PANEL = LANES * VECTORS, LARGEST_HEAD = 256, CHAINS = 4, ROWS = 8, CHUNK 
 enum { GROUP = 32, LARGEST = 127, OFFSET = 128 }; /* as in adasd.engine.forward.int8 */
 enum { GROUP_BYTES = (GROUP + 1) * PANEL };       /* of a group of a rounded panel */
 enum { READ_AHEAD = 4 * GROUP_BYTES };            /* measured; whole tiles keep the processor from doing it alone */
+
+#if defined(__ARM_FEATURE_DOTPROD)
+enum { ON_ARM = 1 }; /* whose products of bytes are of signed ones, so that OFFSET is taken from weights */
+#else
+enum { ON_ARM = 0 };
+#endif
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 #define ALIGNED __attribute__((aligned(64))) /* of arrays of vectors, so that none lies across two cache lines */
@@ -244,7 +252,7 @@ static inline __attribute__((always_inline)) void panel_rows(Kind kind, const fl
 #undef ONE
 }
 
-/* ``sum`` and, in each lane, the products of the four bytes of ``weights`` with those of ``four``. */
+/* ``sum`` and, in each lane, the products of the four bytes of ``weights`` (on ARM less OFFSET) and of ``four``. */
 static inline __attribute__((always_inline)) Whole products(Whole sum, Whole weights, int32_t four) {
 #if defined(__AVX512VNNI__)
   return (Whole)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(four));
@@ -260,6 +268,9 @@ static inline __attribute__((always_inline)) Whole products(Whole sum, Whole wei
   __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), odd = _mm256_srai_epi16(all, 8);
   sum += (Whole)_mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), even);
   return sum + (Whole)_mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd);
+#elif defined(__ARM_FEATURE_DOTPROD)
+  int8x16_t w = (int8x16_t)(weights ^ (int32_t)0x80808080);
+  return (Whole)vdotq_s32((int32x4_t)sum, w, (int8x16_t)vdupq_n_s32(four));
 #else
   for (int i = 0; i < 4; i++) sum += (Whole)((Unsigned)weights >> 8 * i & 255) * (int32_t)(int8_t)(four >> 8 * i);
   return sum;
@@ -274,7 +285,7 @@ static inline __attribute__((always_inline)) void rounded_tile(int rows, int fir
   Whole whole[TILE][VECTORS];
   const int8_t *steps = (const int8_t *)panel + GROUP * PANEL;
   for (int r = 0; r < rows; r++)
-    for (int v = 0; v < VECTORS; v++) whole[r][v] = (Whole){0} + x->offsets[r * groups + group];
+    for (int v = 0; v < VECTORS; v++) whole[r][v] = (Whole){0} + (ON_ARM ? 0 : x->offsets[r * groups + group]);
   for (int64_t k = 0; k < GROUP / 4; k++) {
     Whole weights[VECTORS];
     for (int v = 0; v < VECTORS; v++) weights[v] = *(const Whole *)(panel + 4 * (k * PANEL + v * LANES));
