@@ -169,7 +169,7 @@ DASHBOARDS: dict[str, tuple[str, Sequence[Panel]]] = {
                 ),
             ),
             Panel(
-                "Gate: rounds left undrafted",
+                "Bypass: rounds not drafted",
                 "percentunit",
                 one(f"{PLAIN} / ({ASKED_TO_DRAFT} > 0)", "plain"),
                 "Of rounds that might be drafted: while it does not pay, without a draft, or at the end of an answer.",

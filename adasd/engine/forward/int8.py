@@ -1,9 +1,9 @@
 """Int8: linear layers keep one byte per weight, and one more per group of 32 of them.
 
-Symmetric and rounded to nearest, in groups along the inputs: the largest weight of a group takes the largest byte, as
-in GGUF's Q8_0. A group's scale is a whole number of steps, 1 to 127, of a scale that the output has. **This is a
-different model**: mode exact then guarantees the probabilities of the rounded target. The embedding and the norms are
-not rounded, also where the head shares its weights with the embedding.
+Symmetric and rounded to nearest, in groups along the inputs, as in GGUF's Q8_0. A group's scale is a whole number of
+steps, 1 to 127, of a scale that the output has; it is rounded up, so that every weight of the group fits a byte. **This
+is a different model**: mode exact then guarantees the probabilities of the rounded target. The embedding and the norms
+are not rounded, also where the head shares its weights with the embedding.
 
 This module multiplies with full activations. The C kernels round these, too, in the same groups, each token for itself
 (``native/llama.c``).
@@ -26,6 +26,9 @@ LARGEST = 127
 
 GROUP = 32
 """Inputs that share a scale; the last group of a layer may have fewer."""
+
+WIDENED = 2**18
+"""Weights that are widened to floats at a time: they stay in the processor's cache."""
 
 _LEAST = 1e-30
 """Stands for the largest weight of an output that is zero."""
@@ -58,8 +61,14 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N], computed in float32, in the type of ``x``"""
-        weight_NK = (self.weight_NGE * self.steps_NG[..., None].float()).flatten(1)[:, : self.in_features]
-        out = F.linear(x.float(), weight_NK) * self.scale_N
+        x_float, some = x.float(), max(1, WIDENED // self.in_features)
+        parts = []
+        both = (torch.split(one, some) for one in (self.weight_NGE, self.steps_NG))
+        for bytes_NGE, steps_NG in zip(*both, strict=True):
+            weight_NGE = bytes_NGE.float()
+            weight_NGE *= steps_NG[..., None]
+            parts.append(F.linear(x_float, weight_NGE.flatten(1)[:, : self.in_features]))
+        out = torch.cat(parts, dim=-1) * self.scale_N
         return (out if self.bias is None else out + self.bias).to(x.dtype)
 
 
@@ -77,7 +86,7 @@ def is_int8(model: nn.Module) -> bool:
 def empty(layer: nn.Module) -> None:
     """Free the weights of a linear layer that has been copied elsewhere."""
     if isinstance(layer, Int8Linear):
-        layer.weight_NGE = layer.weight_NGE.new_empty(0)
+        layer.weight_NGE, layer.steps_NG = layer.weight_NGE.new_empty(0), layer.steps_NG.new_empty(0)
     else:
         weight: Any = layer.weight
         layer.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)

@@ -44,7 +44,7 @@ _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _KINDS = {torch.float32: 0, torch.uint8: 1, torch.float16: 2, torch.bfloat16: 3}
 """``Kind`` in llama.c."""
 _OFFSET = 128
-"""Added to rounded weights, which instructions for products of bytes want unsigned."""
+"""Added to rounded weights (as an exclusive or of their bits), since products of bytes want them unsigned."""
 
 
 def narrowest(weight: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class NativeLlama(Forward):
     batch_invariant = True
     has_threads = True
     sequence_cost = 0  # a sequence costs no more than its tokens
-    smallest_prefill = 8  # consecutive tokens that share one read of keys and values (ROWS in llama.c)
+    smallest_prefill = 8  # a run of tokens whose keys and values are read together (ROWS in llama.c)
 
     def __init__(
         self,
@@ -365,7 +365,7 @@ class NativeLlama(Forward):
         num, num_groups, _ = weight_NGE.shape
         self._products_per_token += num * num_groups * GROUP
         missing = -num % self._panel
-        weight_NGE = (F.pad(weight_NGE, (0, 0, 0, 0, 0, missing)).short() + _OFFSET).to(torch.uint8)
+        weight_NGE = F.pad(weight_NGE, (0, 0, 0, 0, 0, missing)).view(torch.uint8) ^ _OFFSET
         steps_NG = F.pad(torch.cat([one.steps_NG for one in layers]), (0, 0, 0, missing)).view(torch.uint8)
         by_fours = weight_NGE.view(-1, self._panel, num_groups, GROUP // 4, 4).permute(0, 2, 3, 1, 4)
         steps = steps_NG.view(-1, self._panel, num_groups).transpose(1, 2)

@@ -46,9 +46,10 @@ V4 = V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 LEVELS = (
     Level("x86-64-v4", "x86_64", V4 | {"avx512_vnni"}, ("-mavx512vnni",)),
     Level("x86-64-v4", "x86_64", V4),
+    Level("x86-64-v3", "x86_64", V3 | {"avx_vnni"}, ("-mavxvnni",)),
     Level("x86-64-v3", "x86_64", V3),
     Level("x86-64", "x86_64"),
-    Level("armv8.2-a+dotprod", "aarch64", frozenset({"asimddp"})),
+    Level("armv8.2-a+dotprod", "aarch64", frozenset({"asimddp", "asimdrdm", "atomics", "crc32"})),
     Level("armv8-a", "aarch64"),
 )
 """The best first. The source itself tells apart just these."""

@@ -13,6 +13,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#define HAS_AVX512 1
+#endif
 #if defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__ARM_FEATURE_DOTPROD)
@@ -20,8 +23,8 @@
 #endif
 #include "team.h"
 
-#if defined(__AVX512F__)
-enum { LANES = 16, VECTORS = 4, TILE = 6, IN_REGISTERS = 16 };
+#if defined(HAS_AVX512)
+enum { LANES = 16, VECTORS = 4, TILE = 6, IN_REGISTERS = 16 }; /* the last: vectors of queries, or of sums */
 #define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 #define ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #elif defined(__AVX2__)
@@ -36,12 +39,12 @@ enum { LANES = 4, VECTORS = 4, TILE = 6, IN_REGISTERS = 8 };
 enum { PANEL = LANES * VECTORS, LARGEST_HEAD = 256, CHAINS = 4, ROWS = 8, CHUNK = 8 * TILE };
 enum { GROUP = 32, LARGEST = 127, OFFSET = 128 }; /* as in adasd.engine.forward.int8 */
 enum { GROUP_BYTES = (GROUP + 1) * PANEL };       /* of a group of a rounded panel */
-enum { READ_AHEAD = 4 * GROUP_BYTES };            /* measured; whole tiles keep the processor from doing it alone */
+enum { READ_AHEAD = 4 * GROUP_BYTES };            /* bytes; measured. Over whole tiles the processor does not read ahead by itself */
 
 #if defined(__ARM_FEATURE_DOTPROD)
-enum { ON_ARM = 1 }; /* whose products of bytes are of signed ones, so that OFFSET is taken from weights */
+enum { SIGNED_PRODUCTS = 1 }; /* products of bytes are of signed ones, so OFFSET is taken from the weights */
 #else
-enum { ON_ARM = 0 };
+enum { SIGNED_PRODUCTS = 0 }; /* of unsigned weights with signed numbers */
 #endif
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -137,7 +140,7 @@ static inline Vector choose(Whole where, Vector yes, Vector no) {
 
 /* LANES bytes as floats. Compilers do not find these instructions in a conversion of vectors. */
 static inline __attribute__((always_inline)) Vector of_bytes(const int8_t *bytes) {
-#if defined(__AVX512F__)
+#if defined(HAS_AVX512)
   return (Vector)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)bytes)));
 #elif defined(__AVX2__)
   return (Vector)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)bytes)));
@@ -148,7 +151,7 @@ static inline __attribute__((always_inline)) Vector of_bytes(const int8_t *bytes
 
 /* LANES words, each in the lower half of a whole number. */
 static inline __attribute__((always_inline)) Whole of_words(const uint16_t *words) {
-#if defined(__AVX512F__)
+#if defined(HAS_AVX512)
   return (Whole)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)words));
 #elif defined(__AVX2__)
   return (Whole)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)words));
@@ -160,7 +163,7 @@ static inline __attribute__((always_inline)) Whole of_words(const uint16_t *word
 /* LANES finite numbers of IEEE's sixteen bits. Without an instruction for it: their exponent and fraction moved to
  * where a float has them make the number times 2^-112. */
 static inline __attribute__((always_inline)) Vector of_halves(const uint16_t *words) {
-#if defined(__AVX512F__)
+#if defined(HAS_AVX512)
   return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)words));
 #elif defined(__AVX2__) && defined(__F16C__)
   return (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)words));
@@ -252,11 +255,11 @@ static inline __attribute__((always_inline)) void panel_rows(Kind kind, const fl
 #undef ONE
 }
 
-/* ``sum`` and, in each lane, the products of the four bytes of ``weights`` (on ARM less OFFSET) and of ``four``. */
+/* ``sum`` and, in each lane, the products of the four bytes of ``weights`` (less OFFSET if SIGNED_PRODUCTS) and of ``four``. */
 static inline __attribute__((always_inline)) Whole products(Whole sum, Whole weights, int32_t four) {
-#if defined(__AVX512VNNI__)
+#if defined(HAS_AVX512) && defined(__AVX512VNNI__)
   return (Whole)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(four));
-#elif defined(__AVX512BW__)
+#elif defined(HAS_AVX512)
   __m512i all = _mm512_set1_epi32(four), w = (__m512i)weights;
   __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(all, 8), 8), odd = _mm512_srai_epi16(all, 8);
   sum += (Whole)_mm512_madd_epi16(_mm512_and_si512(w, _mm512_set1_epi16(255)), even);
@@ -285,7 +288,7 @@ static inline __attribute__((always_inline)) void rounded_tile(int rows, int fir
   Whole whole[TILE][VECTORS];
   const int8_t *steps = (const int8_t *)panel + GROUP * PANEL;
   for (int r = 0; r < rows; r++)
-    for (int v = 0; v < VECTORS; v++) whole[r][v] = (Whole){0} + (ON_ARM ? 0 : x->offsets[r * groups + group]);
+    for (int v = 0; v < VECTORS; v++) whole[r][v] = (Whole){0} + (SIGNED_PRODUCTS ? 0 : x->offsets[r * groups + group]);
   for (int64_t k = 0; k < GROUP / 4; k++) {
     Whole weights[VECTORS];
     for (int v = 0; v < VECTORS; v++) weights[v] = *(const Whole *)(panel + 4 * (k * PANEL + v * LANES));
@@ -330,7 +333,7 @@ static void rounded_rows(const Rounded *x, int64_t rows, int64_t groups, const c
 }
 
 static inline int32_t largest_lane(Whole lanes) {
-#if defined(__AVX512F__)
+#if defined(HAS_AVX512)
   return _mm512_reduce_max_epi32((__m512i)lanes);
 #else
   int32_t largest = lanes[0];
@@ -340,7 +343,7 @@ static inline int32_t largest_lane(Whole lanes) {
 }
 
 static inline int32_t sum_of_lanes(Whole lanes) {
-#if defined(__AVX512F__)
+#if defined(HAS_AVX512)
   return _mm512_reduce_add_epi32((__m512i)lanes);
 #else
   int32_t sum = 0;
@@ -502,14 +505,14 @@ static inline Vector neighbours(Vector a, Vector b) {
   return __builtin_shufflevector(a, b, EVEN) + __builtin_shufflevector(a, b, ODD);
 }
 
-enum { MOST = LARGEST_HEAD / LANES }; /* vectors of a head */
+enum { MOST = LARGEST_HEAD / LANES, SHARE = 4 }; /* vectors of a head; rows that share a read at most */
 
 /* Scores of LANES keys for ``rows`` queries, which share each read of a key; scores of keys after ``last`` are any
  * numbers. ``vectors`` and ``rows`` are constants at every call. */
 static inline __attribute__((always_inline)) void score(int vectors, int rows, const Vector (*q)[MOST],
                                                         const float *keys, int64_t stride, int64_t last, float *scores,
                                                         int64_t room) {
-  ALIGNED Vector part[ROWS][LANES / 2];
+  ALIGNED Vector part[SHARE][LANES / 2];
   for (int k = 0; k < LANES; k += 2) {
     const float *one = keys + (k < last ? k : last) * stride, *two = keys + (k + 1 < last ? k + 1 : last) * stride;
     Vector a[MOST], b[MOST];
@@ -518,8 +521,8 @@ static inline __attribute__((always_inline)) void score(int vectors, int rows, c
       b[v] = *(const Vector *)(two + v * LANES);
     }
     for (int r = 0; r < rows; r++) {
-      Vector by_a = q[r][0] * a[0], by_b = q[r][0] * b[0];
-      for (int v = 1; v < vectors; v++) by_a += q[r][v] * a[v], by_b += q[r][v] * b[v];
+      Vector by_a = {0}, by_b = {0}; /* a sum of one kind of step, so every compiler fuses it alike for all ``rows`` */
+      for (int v = 0; v < vectors; v++) by_a += q[r][v] * a[v], by_b += q[r][v] * b[v];
       part[r][k / 2] = neighbours(by_a, by_b);
     }
   }
@@ -536,7 +539,7 @@ static inline __attribute__((always_inline)) void mix(int vectors, int rows, con
                                                       const float *values, int64_t stride, int64_t num, int64_t last,
                                                       Vector (*sums)[CHAINS][MOST]) {
   for (int c = 0; c < CHAINS; c++) {
-    Vector chain[ROWS][MOST];
+    Vector chain[SHARE][MOST];
     for (int r = 0; r < rows; r++)
       for (int v = 0; v < vectors; v++) chain[r][v] = sums[r][c][v];
     for (int64_t k = c; k < num; k += CHAINS) {
@@ -556,8 +559,8 @@ static inline __attribute__((always_inline)) void attend(int vectors, int rows, 
                                                          int64_t behind, int64_t stride, int64_t num, float *scores,
                                                          int64_t room, float *out, int64_t out_stride) {
   int64_t common = num / LANES * LANES;
-  ALIGNED Vector q[ROWS][MOST], sums[ROWS][CHAINS][MOST];
-  float totals[ROWS];
+  ALIGNED Vector q[SHARE][MOST], sums[SHARE][CHAINS][MOST];
+  float totals[SHARE];
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < vectors; v++) q[r][v] = *(const Vector *)(query + r * query_stride + v * LANES) * scaling;
   for (int64_t l = 0; l < common; l += LANES)
@@ -597,7 +600,7 @@ static inline __attribute__((always_inline)) void attend_all(int vectors, const 
 #undef ATTEND
 }
 
-/* One head of ``rows`` consecutive tokens of one slot, the first with ``num`` keys; ``slot`` begins at its keys. */
+/* One head of ``rows`` consecutive tokens of one slot, the first with ``num`` keys, which begin at ``keys``. */
 static void attend_rows(const Model *m, const float *query, int64_t query_stride, int64_t rows, const float *keys,
                         int64_t num, float *scores, int64_t room, float *out) {
   int64_t dim = m->head_dim, behind = m->kv_heads * dim, width = m->heads * dim;
@@ -623,22 +626,22 @@ typedef struct {
   const Model *m;
   const Cache *cache;
   const Pass *pass;
-  int64_t num_groups;
-  const int32_t *groups; /* [num_groups + 1]: where each group of tokens begins, and the end */
+  int64_t num_runs;
+  const int32_t *runs; /* [num_runs + 1]: where each run of tokens begins, and the end */
   float *x, *normed, *qkv, *attended, *gate_up, *active, *scores, *logits; /* scores of each member */
   Rounded rounded; /* rows of what the next matrix is multiplied with */
 } Forward;
 
-/* Splits a pass into groups of up to ROWS consecutive tokens of one slot; returns their number. */
-static int64_t group(const Pass *pass, int32_t *groups) {
+/* Splits a pass into runs of up to ROWS consecutive tokens of one slot; returns their number. */
+static int64_t split(const Pass *pass, int32_t *runs) {
   int64_t num = 0;
   for (int64_t t = 0, rows; t < pass->num_tokens; t += rows) {
     const int32_t *slot = pass->slots + t, *position = pass->positions + t;
     int64_t most = pass->num_tokens - t < ROWS ? pass->num_tokens - t : ROWS;
     for (rows = 1; rows < most && slot[rows] == slot[0] && position[rows] == position[0] + rows;) rows++;
-    groups[num++] = t;
+    runs[num++] = t;
   }
-  groups[num] = pass->num_tokens;
+  runs[num] = pass->num_tokens;
   return num;
 }
 
@@ -656,12 +659,12 @@ static void store(const Forward *f, const Layer *layer, float *kv, int64_t t, fl
          per_token * sizeof(float));
 }
 
-/* Attention of one head of one group of tokens. */
-static void attend_group(const Forward *f, const float *kv, int64_t g, int64_t head, float *scores) {
+/* Attention of one head of one run of tokens. */
+static void attend_run(const Forward *f, const float *kv, int64_t run, int64_t head, float *scores) {
   const Model *m = f->m;
-  int64_t dim = m->head_dim, queries = m->heads * dim, per_token = 2 * m->kv_heads * dim, t = f->groups[g];
+  int64_t dim = m->head_dim, queries = m->heads * dim, per_token = 2 * m->kv_heads * dim, t = f->runs[run];
   const float *keys = kv + f->pass->slots[t] * f->cache->max_context * per_token + head / (m->heads / m->kv_heads) * dim;
-  attend_rows(m, f->qkv + t * (queries + per_token) + head * dim, queries + per_token, f->groups[g + 1] - t, keys,
+  attend_rows(m, f->qkv + t * (queries + per_token) + head * dim, queries + per_token, f->runs[run + 1] - t, keys,
               f->pass->positions[t] + 1, scores, scores_room(f->cache->max_context),
               f->attended + t * queries + head * dim);
 }
@@ -693,7 +696,7 @@ static void share_of_forward(Team *team, int64_t member, const void *what) {
     product(team, f->normed, r, num, width, &layer->qkv, layer->qkv_bias, f->qkv, qkv_len, 0);
     SHARED(team, t, num) store(f, layer, kv, t, f->qkv + t * qkv_len);
     meet(team);
-    SHARED(team, part, f->num_groups * m->heads) attend_group(f, kv, part / m->heads, part % m->heads, scores);
+    SHARED(team, part, f->num_runs * m->heads) attend_run(f, kv, part / m->heads, part % m->heads, scores);
     meet(team);
     if (layer->out.kind == ROUNDED) {
       SHARED(team, t, num) prepare(r, t, &layer->out, f->attended + t * queries, queries);
@@ -729,9 +732,9 @@ void adasd_forward(Team *team, const Model *m, const Cache *cache, const Pass *p
   f.rounded.offsets = (int32_t *)(f.rounded.steps + most);
   f.rounded.bytes = (int8_t *)(f.rounded.offsets + most);
   f.scores = f.rounded.steps + most * (GROUP / 4 + 2);
-  int32_t *groups = (int32_t *)(f.scores + (team->num_started + 1) * ROWS * scores_room(cache->max_context));
-  f.num_groups = group(pass, groups);
-  f.groups = groups;
+  int32_t *runs = (int32_t *)(f.scores + (team->num_started + 1) * ROWS * scores_room(cache->max_context));
+  f.num_runs = split(pass, runs);
+  f.runs = runs;
   together(team, (int)pass->alone, share_of_forward, &f);
 }
 

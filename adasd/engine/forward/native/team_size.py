@@ -6,7 +6,7 @@ import math
 import os
 
 ALONE_BELOW = 100_000_000
-"""Products in a pass below which one thread computes it: in two or three milliseconds; waking another may take one."""
+"""Products in a pass below which one thread computes it: in one to three milliseconds; waking another may take one."""
 FEW_TOKENS = 8
 """Tokens from which a pass is limited by products rather than by reading weights, so that threads are the usual way."""
 MARGIN = 0.1

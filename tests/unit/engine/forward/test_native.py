@@ -202,14 +202,15 @@ def test_rounded_weights_are_multiplied_with_rounded_activations_alike_in_any_co
     assert all(torch.equal(together[place], logits) for place, logits in alone.items())
 
 
-OLDER = [("-mno-avx512vnni",), ("-mavx2", "-mfma", "-mno-avx512f"), ("-mno-avx2", "-mno-avx")]
+OLDER = [("-march=native", "-mno-avx512vnni"), ("-mavx2", "-mfma", "-mno-avx512f"), ("-mno-avx2", "-mno-avx")]
 
 
-@pytest.mark.parametrize("flags", [("-march=native", *OLDER[0]), *OLDER[1:]])
-def test_older_processors_compute_rounded_weights_alike(flags, fresh_library, monkeypatch):
+@pytest.mark.parametrize("name", ["llama-biased", "heads-128"])
+@pytest.mark.parametrize("flags", OLDER)
+def test_older_processors_compute_rounded_weights_alike(flags, name, heads, fresh_library, monkeypatch):
     if platform.machine() != "x86_64":
         flags = ()  # the code for all other processors
-    model = rounded_model("llama-biased")
+    model = rounded_model(name)
     monkeypatch.setattr(library, "OWN_PROCESSOR", (flags,))
     found = choose_forward(copy.deepcopy(model), EngineConfig("tiny"), CONTEXT, None)
     expected = choose_forward(with_rounded_activations(model), EngineConfig("tiny"), CONTEXT, False)
@@ -219,10 +220,28 @@ def test_older_processors_compute_rounded_weights_alike(flags, fresh_library, mo
     assert_nearly_all_close(here, there)
 
 
-@pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_numbers_that_are_not_finite_stay_so_through_products_of_bytes(broken):
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of another kind of processor")
+@pytest.mark.parametrize("flags", OLDER[1:])
+def test_older_processors_compute_alike_in_any_company(flags, heads, fresh_library, monkeypatch):
+    """Optimised, as compilers may fuse steps differently for each number of rows."""
+    monkeypatch.setattr(library, "FLAGS", ("-O3", *library.FLAGS[1:]))
+    monkeypatch.setattr(library, "OWN_PROCESSOR", (flags,))
+    texts = dict(zip((0, 3, 7), prompts(30, 61, 9), strict=True))
+    for model in (copy.deepcopy(original("heads-32")), rounded_model("heads-64")):
+        forward = native.NativeLlama(model, CONTEXT)
+        alone = logits_of(
+            forward, [[(slot, i, [t])] for slot, text in texts.items() for i, t in enumerate(text)]
+        )
+        together = logits_of(forward, random_passes(texts, random.Random(0)))
+        assert all(torch.equal(together[place], logits) for place, logits in alone.items())
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_one_number_that_is_not_finite_spoils_all_logits_through_products_of_bytes(broken):
     model = rounded_model("llama")
-    model.model.layers[0].mlp.down_proj.bias = torch.full((model.config.hidden_size,), broken)
+    mlp, inner = model.model.layers[0].mlp, model.config.intermediate_size
+    mlp.gate_proj.bias, mlp.up_proj.bias = torch.ones(inner), torch.zeros(inner)
+    mlp.up_proj.bias[5] = broken
     logits = logits_of(native.NativeLlama(model, CONTEXT), [[(0, 0, [1, 2, 3])]])
     assert not any(one.isfinite().any() for one in logits.values())
 
