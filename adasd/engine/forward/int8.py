@@ -6,7 +6,7 @@ is a different model**: mode exact then guarantees the probabilities of the roun
 are not rounded, also where the head shares its weights with the embedding.
 
 This module multiplies with full activations. The C kernels round these, too, in the same groups, each token for itself
-(``native/llama.c``).
+(``native/products.h``).
 Shape letters: N outputs and K inputs of a layer, G groups of E inputs, T tokens.
 """
 

@@ -42,7 +42,7 @@ _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
 _KINDS = {torch.float32: 0, torch.uint8: 1, torch.float16: 2, torch.bfloat16: 3}
-"""``Kind`` in llama.c."""
+"""``Kind`` in products.h."""
 _OFFSET = 128
 """Added to rounded weights (as an exclusive or of their bits), since products of bytes want them unsigned."""
 
@@ -145,7 +145,7 @@ class NativeLlama(Forward):
     batch_invariant = True
     has_threads = True
     sequence_cost = 0  # a sequence costs no more than its tokens
-    smallest_prefill = 8  # a run of tokens whose keys and values are read together (ROWS in llama.c)
+    smallest_prefill = 8  # a run of tokens whose keys and values are read together (ROWS in attention.h)
 
     def __init__(
         self,

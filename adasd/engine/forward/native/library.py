@@ -1,4 +1,4 @@
-"""Builds ``llama.c`` for this processor, once, and loads it.
+"""Builds ``llama.c`` and its headers for this processor, once, and loads it.
 
 The library lies in the user's cache folder. Its name is a hash of source, compiler and processor, so that different
 machines can share a home directory. It needs no Python and no torch, so building takes a second or two.
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-SOURCE, HEADER = Path(__file__).with_name("llama.c"), Path(__file__).with_name("team.h")
+SOURCE = Path(__file__).with_name("llama.c")
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthread", "-shared", "-fPIC")
 OWN_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
@@ -163,7 +163,8 @@ def _fingerprint(compiler: str) -> str:
 
 
 def _sources() -> list[str]:
-    return [file.read_text(encoding="utf-8") for file in (SOURCE, HEADER)]
+    files = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
+    return [file.read_text(encoding="utf-8") for file in files]
 
 
 def _hash(parts: Sequence[str]) -> str:

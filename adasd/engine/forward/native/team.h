@@ -7,6 +7,9 @@
  * Members wait for each other within a pass by spinning, since that takes a microsecond, and yield if it takes longer.
  * Between passes they sleep.
  */
+#ifndef ADASD_TEAM_H
+#define ADASD_TEAM_H
+
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -136,3 +139,5 @@ Team *adasd_team(int64_t size) {
   adasd_team_end(team);
   return NULL;
 }
+
+#endif

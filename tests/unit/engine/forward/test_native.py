@@ -247,7 +247,7 @@ def test_one_number_that_is_not_finite_spoils_all_logits_through_products_of_byt
 
 
 def kinds(forward):
-    """Of the matrices of the first layer, as llama.c numbers them."""
+    """Of the matrices of the first layer, as products.h numbers them."""
     layer = forward._kept[-1][0]
     return {getattr(layer, name).kind for name in ("qkv", "out", "gate_up", "down")}
 
@@ -399,12 +399,14 @@ def test_the_library_is_built_once_and_found_again(fresh_library, monkeypatch):
     assert library.load().adasd_panel() >= 4
 
 
-def test_another_source_is_another_file(fresh_library, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["llama.c", "products.h"])
+def test_another_source_is_another_file(name, fresh_library, monkeypatch, tmp_path):
     library.load()
-    changed = tmp_path / "llama.c"
-    changed.write_text(library.SOURCE.read_text() + "\n/* changed */\n")
-    shutil.copy(library.HEADER, tmp_path)
-    monkeypatch.setattr(library, "SOURCE", changed)
+    for file in (library.SOURCE, *library.SOURCE.parent.glob("*.h")):
+        shutil.copy(file, tmp_path)
+    with open(tmp_path / name, "a") as changed:
+        changed.write("\n/* changed */\n")
+    monkeypatch.setattr(library, "SOURCE", tmp_path / "llama.c")
     library.load.cache_clear()
     library.load()
     assert len(list((fresh_library / ".cache" / "adasd").iterdir())) == 2
