@@ -258,7 +258,7 @@ class RoundCompleted:
 
     drafted: DraftBlock | None  # None: nothing was drafted
     verdict: Verdict
-    draft_ms: float = 0.0  # wall time from the draft call to its block; 0 if drafted ahead in time
+    draft_ms: float = 0.0  # wall time that the round waited for its block; 0 if drafted ahead in time
     verify_ms: float = 0.0  # wall time from the verify call to the verdict
     overhead_ms: float = 0.0  # wall time between the verdict before and this one, beyond the two
     prefill: bool = False  # the verdict on an empty block after the whole prompt; not a round

@@ -4,9 +4,9 @@
                                            == leases: Serve handle, rounds: gRPC ==> draft  (small model)
 
 Each tier is a deployment of its own, placed and scaled independently. A lease is one ongoing request of a worker
-deployment; hence ``max_ongoing_requests`` is the number of slots. A target takes a few more, which wait there for the
-next free slots: Serve's router finds free ones only by polling. Another deployment of one process is what all replicas
-share.
+deployment; hence ``max_ongoing_requests`` is the number of slots. A target accepts a few more, which wait at the
+replica: Serve's router notices a free slot only by polling. One more deployment, a single process, holds what all
+replicas share.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from services.orchestrator.deployment import Orchestrator
 from services.orchestrator.shared_store import SharedStoreDeployment
 from services.worker.worker import Worker
 
-ANSWERED_AT_ONCE = 2000
+OTHER_REQUESTS = 2000
 """Requests besides generations that one orchestrator replica takes: health, models, refusals. The replica itself
 refuses excess requests, within milliseconds, so Serve's queue in front of it stays empty and health checks never wait.
 """
@@ -33,25 +33,25 @@ BACKLOG = 500
 
 
 def build(config: ServeConfig, worker_host: str = "127.0.0.1") -> Application:
-    """The application that ``serve.run`` deploys; ``worker_host`` as in ``Worker``."""
-    snapshots = shared_store(config)
-    target = replicas_of("target", config.target, config, worker_host, snapshots)
+    """The application that ``serve.run`` deploys; ``worker_host`` is ``host`` of ``Worker``."""
+    store = shared_store(config)
+    target = replicas_of("target", config.target, config, worker_host, store)
     drafts = {
-        source: replicas_of("draft", tier, config, worker_host, snapshots, name)
+        source: replicas_of("draft", tier, config, worker_host, store, name)
         for (source, tier), name in zip(config.draft_tiers.items(), list(config.tiers)[1:], strict=True)
     }
     deployed = serve.deployment(
         name="orchestrator",
         num_replicas=config.orchestrator.replicas,
         ray_actor_options=topology.gateway_options(config, topology.ORCHESTRATOR_CPUS),
-        max_ongoing_requests=config.max_ongoing_requests + config.queue_len + ANSWERED_AT_ONCE,
+        max_ongoing_requests=config.max_ongoing_requests + config.queue_len + OTHER_REQUESTS,
         max_queued_requests=BACKLOG,
         graceful_shutdown_timeout_s=config.request_timeout_s,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=5,
         health_check_timeout_s=15,
     )
-    return deployed(Orchestrator).bind(config, target, drafts, snapshots)
+    return deployed(Orchestrator).bind(config, target, drafts, store)
 
 
 def shared_store(config: ServeConfig) -> Application:
@@ -72,7 +72,7 @@ def replicas_of(
     tier: TierConfig,
     config: ServeConfig,
     host: str,
-    snapshots: Application,
+    store: Application,
     name: str | None = None,
 ) -> Application:
     """Identical replicas of one model; ``name`` of the deployment, if it differs from the role."""
@@ -81,7 +81,7 @@ def replicas_of(
         **scaling(role, tier),
         ray_actor_options=topology.actor_options(tier),
         **topology.placement_group(tier),
-        max_ongoing_requests=tier.engine.num_slots + (num_next(config) if role == "target" else 0),
+        max_ongoing_requests=tier.engine.num_slots + (waiting_per_target(config) if role == "target" else 0),
         graceful_shutdown_timeout_s=config.request_timeout_s,  # a leased session may finish
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=2,
@@ -96,13 +96,13 @@ def replicas_of(
         lease_timeout_s=config.admission_timeout_s,
         model_name=config.model_name,
         logs=config.log,
-        snapshots=snapshots,
+        snapshots=store,
         tls=config.worker_tls,
         traces=config.traces,
     )
 
 
-def num_next(config: ServeConfig) -> int:
+def waiting_per_target(config: ServeConfig) -> int:
     """Requests that wait at a target replica, not in Serve; few, as no other replica can take them any more."""
     return min(config.queue_len, math.ceil(config.target.engine.num_slots / 8))
 

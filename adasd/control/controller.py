@@ -258,7 +258,7 @@ class SessionController:
         """Where this request learns while its drafts are of this source."""
         return Circumstance(source, self.effective.mode, self._temperature, self._predicted)
 
-    def another_source(self, remaining_tokens: int) -> str | None:
+    def reconsider_source(self, remaining_tokens: int) -> str | None:
         """A source that would be clearly faster for the rest of the answer; None to keep the current one."""
         enough = OWN_ROUNDS if self._planned else PLAIN_ROUNDS
         if not self.chooses or self.isolated or self._own_rounds < enough:
@@ -292,22 +292,27 @@ class SessionController:
 
     # ----------------------------------------------------------------- rounds
 
-    def has_slot(self) -> None:
+    def slot_granted(self) -> None:
         """The target has room for the request; later calls do nothing."""
-        self._controller.opened(not self._is_open)
-        self._is_open = True
+        if not self._is_open:
+            self._is_open = True
+            self._controller.opened(1)
 
     def prompt_was_read(self) -> None:
         """The request's rounds begin; later calls do nothing."""
-        self.has_slot()
-        self._controller.num_running += not self._is_running
-        self._is_running = True
+        self.slot_granted()
+        if not self._is_running:
+            self._is_running = True
+            self._controller.num_running += 1
 
     def end(self) -> None:
         """The request is over; later calls do nothing."""
-        self._controller.opened(-self._is_open)
-        self._controller.num_running -= self._is_running
-        self._is_open = self._is_running = False
+        if self._is_open:
+            self._is_open = False
+            self._controller.opened(-1)
+        if self._is_running:
+            self._is_running = False
+            self._controller.num_running -= 1
 
     @property
     def _plain_ms(self) -> float | None:
@@ -485,7 +490,17 @@ class SessionController:
         params = self._decision(outlook)
         if params is None:
             return AcceptanceRule(want_distances=wants)
-        allowed = floor(self.effective.max_relaxed_fraction * (outlook.num_emitted + draft.max_tokens))
-        left = max(0, allowed - outlook.num_relaxed)
+        left = relaxations_left(self.effective.max_relaxed_fraction, outlook, draft.max_tokens)
         distortion = max(0.0, self.effective.max_distortion - self._distortion)
         return AcceptanceRule(self._acceptance.name, params, left, wants, distortion)
+
+
+def relaxations_left(fraction: float, outlook: RoundOutlook, max_tokens: int) -> int:
+    """Most tokens that the next verdict may relax, so that no more than ``fraction`` of the answer is ever relaxed.
+
+    A relaxed token is emitted, too: r + b <= fraction (n + b) for b more of them, wherever the answer ends.
+    """
+    if fraction == 1:
+        return max_tokens
+    left = (fraction * outlook.num_emitted - outlook.num_relaxed) / (1 - fraction)
+    return max(0, min(max_tokens, floor(left + 1e-9)))

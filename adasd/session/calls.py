@@ -9,7 +9,7 @@ from adasd.session.state import Phase, Session
 Step = tuple[Session, tuple[Action, ...]]
 
 
-def verify(
+def call_target(
     session: Session,
     block: DraftBlock | None = None,
     block_ms: float = 0.0,
@@ -67,7 +67,7 @@ def call_draft(
     return session._replace(last_epoch=epoch, draft=side), AskDraft(call)
 
 
-def without_tripping(drafted: DraftBlock, rule: StopRule, num_kept: int) -> DraftBlock:
+def without_token_past_stop(drafted: DraftBlock, rule: StopRule, num_kept: int) -> DraftBlock:
     """Drop the last token if its entropy exceeds the ceiling and the rule wants that; ``num_kept`` always stay.
 
     The decision depends on the distribution that the token was drawn from, not on the token, so tests stay exact.

@@ -61,7 +61,7 @@ class DraftLate:
 
 @dataclass(frozen=True, slots=True)
 class DraftAnswered:
-    """A block arrived ``elapsed_ms`` after its call."""
+    """A block arrived ``elapsed_ms`` after its call, or after the newest verdict if that came later."""
 
     drafted: DraftBlock
     elapsed_ms: float = 0.0

@@ -20,7 +20,7 @@ from math import prod
 from typing import NamedTuple
 
 from adasd.rounds import Assumption, DraftBlock, StopRule, Verdict, VerifyCall
-from adasd.session.calls import Step, call_draft, part, verify_call, without_tripping
+from adasd.session.calls import Step, call_draft, part, verify_call, without_token_past_stop
 from adasd.session.events import Action, AskVerify, DraftLate, Planned
 from adasd.session.state import Branch, Branches, Phase, Session
 
@@ -134,7 +134,7 @@ def with_block(branch: Branch, drafted: DraftBlock, elapsed_ms: float) -> Branch
     """The branch with the block from the draft. After a full acceptance, the first token is the guess."""
     guesses = branch.num_accepted is None
     assert branch.rule is not None
-    drafted = without_tripping(drafted, branch.rule, num_kept=2 if guesses else 1)
+    drafted = without_token_past_stop(drafted, branch.rule, num_kept=2 if guesses else 1)
     token, block = branch.token, drafted
     if guesses and drafted.tokens:
         token, block = drafted.tokens[0], part(drafted, slice(1, None))

@@ -7,11 +7,11 @@
     any ──last token, Cancel or Fail──> FINISHED
 
 ``TRANSITIONS`` has the handler of every event in every phase. While the target judges, branches are prepared for
-possible verdicts (adasd.session.lookahead); if one comes true, PLANNING leads straight to VERIFYING. A lost or late
-draft costs speed, never an answer: the round continues with an empty block, which is plain decoding. Every call has a
-new epoch; a reply to any other call is stale and changes nothing. Roll-back has no message of its own: each call says
-how many cached tokens to keep, and feeds the rest. The newest committed token is never cached yet, so after a full
-acceptance the draft is fed two tokens.
+possible verdicts (adasd.session.lookahead); if one comes true, PLANNING leads straight to VERIFYING, or to DRAFTING for
+a block that is on its way. A lost or late draft costs speed, never an answer: the round continues with an empty block,
+which is plain decoding. Every call has a new epoch; a reply to any other call is stale and changes nothing. Roll-back
+has no message of its own: each call says how many cached tokens to keep, and feeds the rest. The newest committed token
+is never cached yet, so after a full acceptance the draft is fed two tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from adasd.ports import Decode
 from adasd.requests import GenerationRequest
 from adasd.results import FinishReason, TokenKind
 from adasd.rounds import DraftBlock, StopRule
-from adasd.session.calls import Step, call_draft, verify, without_tripping
+from adasd.session.calls import Step, call_draft, call_target, without_token_past_stop
 from adasd.session.emission import emit
 from adasd.session.events import (
     AskPlan,
@@ -58,7 +58,7 @@ from adasd.session.lookahead import (
 )
 from adasd.session.state import Branch, DraftSide, Phase, Session
 
-MOST_FED = 16
+MAX_CATCH_UP_TOKENS = 16
 """Committed tokens that a draft's cache may lack when it is asked for a block."""
 
 
@@ -67,7 +67,7 @@ def begin(
 ) -> Step:
     """Start a session. If ``max_tokens`` is 0 it ends at once, unless logprobs of the prompt are wanted.
 
-    ``patience_s``: of its draft calls.
+    ``patience_s``: of its draft calls (adasd.rounds.DraftCall).
     """
     session = Session(request, eos_ids, decode, committed=request.prompt, patience_s=patience_s)
     sampling = request.sampling
@@ -86,7 +86,7 @@ def step(session: Session, event: Event) -> Step:
 
 def prefill(session: Session, _: TargetAttached) -> Step:
     """Feed a newly attached target all committed tokens."""
-    return verify(session._replace(target_cached=0), phase=Phase.PREFILLING)
+    return call_target(session._replace(target_cached=0), phase=Phase.PREFILLING)
 
 
 def start_round(session: Session, plan: Planned) -> Step:
@@ -108,7 +108,7 @@ def catch_up(session: Session) -> Step:
     side = session.draft
     if session.plan.draft.max_tokens == 0 or not side.ready or side.only_fed:
         return session, ()
-    if side.num_missing(session.committed) <= MOST_FED:
+    if side.num_missing(session.committed) <= MAX_CATCH_UP_TOKENS:
         return session, ()
     session, ask = call_draft(session, (), StopRule(max_tokens=0))
     return session, (ask,)
@@ -136,21 +136,25 @@ def continue_or_draft(session: Session) -> Step:
     if branch is not None and branch.on_its_way and branch.draft_epoch is not None:
         return session._replace(phase=Phase.DRAFTING, epoch=branch.draft_epoch), ()
     if branch is not None and branch.block is not None:
-        return judge(session, branch.block, 0.0, branch.rule)
-    return draft(session, plan.draft) if plan.draft.max_tokens and session.draft.ready else judge(session)
+        return ask_target(session, branch.block, 0.0, branch.rule)
+    return (
+        ask_draft(session, plan.draft)
+        if plan.draft.max_tokens and session.draft.ready
+        else ask_target(session)
+    )
 
 
-def draft(session: Session, rule: StopRule) -> Step:
+def ask_draft(session: Session, rule: StopRule) -> Step:
     """Call the draft for a block after the committed tokens."""
     session, ask = call_draft(session, (), rule)
     return session._replace(phase=Phase.DRAFTING, epoch=session.last_epoch, branches=()), (ask,)
 
 
-def judge(
+def ask_target(
     session: Session, block: DraftBlock | None = None, block_ms: float = 0.0, rule: StopRule | None = None
 ) -> Step:
     """Call the target for a verdict on a block drafted by ``rule`` (None: plain decoding), and look ahead."""
-    session, ask = verify(session, block, block_ms, rule)
+    session, ask = call_target(session, block, block_ms, rule)
     session, more = look_ahead(session)
     return session, (*ask, *more)
 
@@ -173,9 +177,9 @@ def take_block(session: Session, answered: DraftAnswered) -> Step:
             f"the block begins at {drafted.base_len}, the answer ends at {len(session.committed)}"
         )
     if not drafted.tokens:
-        return verify(session)
+        return call_target(session)
     rule = session.plan.draft
-    return judge(session, without_tripping(drafted, rule, num_kept=1), elapsed_ms, rule)
+    return ask_target(session, without_token_past_stop(drafted, rule, num_kept=1), elapsed_ms, rule)
 
 
 def take_verdict(session: Session, answered: TargetAnswered) -> Step:
@@ -203,8 +207,8 @@ def settle(session: Session, branch: Branch) -> Step:
     guessed = branch.token == session.committed[-1]
     session = count_used(session) if guessed else session
     if guessed and branch.block is not None:
-        return judge(session, branch.block, branch.elapsed_ms, branch.rule)
-    return draft(session, session.plan.draft) if session.plan.draft.max_tokens else judge(session)
+        return ask_target(session, branch.block, branch.elapsed_ms, branch.rule)
+    return ask_draft(session, session.plan.draft) if session.plan.draft.max_tokens else ask_target(session)
 
 
 def take_refusal(session: Session, declined: TargetDeclined) -> Step:
@@ -212,11 +216,11 @@ def take_refusal(session: Session, declined: TargetDeclined) -> Step:
     if session.phase is not Phase.VERIFYING or session.epoch != declined.epoch:
         return session._replace(branches=forget_refused(session.branches, declined.epoch)), ()
     kept = forget_refused(session.branches, None)  # their early calls assumed the refused one's verdict
-    session, asks = verify(session, session.block, session.block_ms, session.block_rule)
+    session, asks = call_target(session, session.block, session.block_ms, session.block_rule)
     return session._replace(branches=kept), asks
 
 
-# --------------------------------------------------------------------------- comings and goings
+# --------------------------------------------------------------------------- slots: attached, lost, exchanged
 
 
 def warm_draft(session: Session, event: DraftAttached) -> Step:
@@ -227,9 +231,9 @@ def warm_draft(session: Session, event: DraftAttached) -> Step:
     return session, (ask,)
 
 
-def be_late(session: Session, late: DraftLate) -> Step:
+def skip_block(session: Session, late: DraftLate) -> Step:
     """Continue the round without its block, which is late; the draft stays busy until its reply comes."""
-    return judge(count_lost(session)) if late.epoch == session.epoch else drop_late(session, late)
+    return ask_target(count_lost(session)) if late.epoch == session.epoch else drop_late(session, late)
 
 
 def lose_draft(session: Session, _: DraftLost) -> Step:
@@ -239,7 +243,7 @@ def lose_draft(session: Session, _: DraftLost) -> Step:
 
 def lose_awaited_draft(session: Session, _: DraftLost) -> Step:
     """Continue the round that waited for its block without one."""
-    return judge(count_lost(without_draft(session)))
+    return ask_target(count_lost(without_draft(session)))
 
 
 def leave_draft(session: Session, _: DraftLeft) -> Step:
@@ -308,7 +312,7 @@ TABLE: Mapping[type[Event], tuple[Handler, ...]] = {
     TargetLost:     (refuse,             lose_target,  lose_target,        lose_target,         lose_target,  ignore),
     DraftAttached:  (warm_draft,         warm_draft,   warm_draft,         warm_draft,          warm_draft,   ignore),
     DraftAnswered:  (take_block,         take_block,   take_block,         take_block,          take_block,   ignore),
-    DraftLate:      (drop_late,          drop_late,    drop_late,          be_late,             drop_late,    ignore),
+    DraftLate:      (drop_late,          drop_late,    drop_late,          skip_block,          drop_late,    ignore),
     DraftLost:      (lose_draft,         lose_draft,   lose_draft,         lose_awaited_draft,  lose_draft,   ignore),
     DraftLeft:      (leave_draft,        leave_draft,  leave_draft,        refuse,              leave_draft,   ignore),
     Planned:        (refuse,             refuse,       start_round,        refuse,              refuse,       ignore),

@@ -55,9 +55,9 @@ from adasd.session.tasks import AsyncioTasks, Tasks
 log = logging.getLogger(__name__)
 
 PATIENCE_SHARE = 0.5
-"""Share of ``draft_timeout_s`` after which the draft begins no further token; then there is time to answer.
+"""Share of ``draft_timeout_s`` after which the draft begins no further token, which leaves time for its reply.
 
-A block that takes long comes short: dropping it for its length would change what sampling emits.
+So a slow block is cut short, not dropped: dropping it for its length would change what sampling emits.
 """
 
 
@@ -123,10 +123,10 @@ class Runner:
             shared.settings,
             self.tasks,
             tell,
-            wants_draft=self.means_to_draft,
+            wants_draft=self.first_round_drafts,
             clock=shared.clock,
         )
-        self.newest_draft_call = 0  # epoch
+        self.newest_draft_epoch = 0
         self.newest_verdict_s = 0.0  # when it arrived
         self.verdict_posted: asyncio.Event | None = None  # of the newest verify call
         self.held: deque[Event] = deque()  # the exchange of the draft, while a round waits for its block
@@ -220,14 +220,14 @@ class Runner:
                     pending.error = error
         return pending
 
-    def means_to_draft(self) -> bool:
+    def first_round_drafts(self) -> bool:
         """The target has a slot: whether the first round would draft. If not, no draft is attached until one would."""
-        self.controller.has_slot()
+        self.controller.slot_granted()
         return self.controller.plan(self.request.sampling.max_tokens, 0, 0).draft.max_tokens > 0
 
     def plan(self, ask: AskPlan) -> Planned:
         """The controller's rules for the next round; also starts to attach a draft that they need, or a better one."""
-        other = self.controller.another_source(ask.remaining_tokens)
+        other = self.controller.reconsider_source(ask.remaining_tokens)
         if other is not None and self.slots.draft is not None:
             self.tasks.spawn(self.slots.change_draft(other, self.slots.draft))
         elif other is not None:
@@ -240,21 +240,29 @@ class Runner:
         )
 
     async def ask_draft(self, call: DraftCall, draft: Drafter) -> None:
-        self.newest_draft_call = call.epoch
+        self.newest_draft_epoch = call.epoch
         late = self.tasks.call_later(self.settings.draft_timeout_s, partial(self.be_late, call))
         asked_s = self.shared.clock()
         try:
             drafted = await draft.draft(call)
         except Superseded as error:
-            if call.epoch == self.newest_draft_call:  # superseded, but not by a call of this runner
-                self.slots.lose(draft, error)
+            if call.epoch == self.newest_draft_epoch:  # superseded, but not by a call of this runner
+                self.lose_draft(draft, call, error)
         except Exception as error:
-            self.slots.lose(draft, error)
+            self.lose_draft(draft, call, error)
         else:
             if draft is self.slots.draft:
-                self.tasks.post(DraftAnswered(drafted, 1e3 * (self.shared.clock() - asked_s)))
+                waited_s = self.shared.clock() - max(asked_s, self.newest_verdict_s)
+                self.tasks.post(DraftAnswered(drafted, 1e3 * waited_s))
         finally:
             late.cancel()
+
+    def lose_draft(self, draft: Drafter, call: DraftCall, error: Exception) -> None:
+        self.slots.lose(draft, error)
+        if (
+            draft is self.slots.draft
+        ):  # it is being exchanged, so no loss is reported: end the wait for its block
+            self.tasks.post(DraftLate(call.epoch))
 
     def be_late(self, call: DraftCall) -> None:
         if call.rule.max_tokens:  # no round waits for a call that drafts nothing
@@ -281,7 +289,7 @@ class Runner:
                 since_ms = 1e3 * (self.newest_verdict_s - before_s) if before_s else 0.0
                 self.tasks.post(TargetAnswered(verdict, elapsed_ms, since_ms))
         except (InvalidRequest, Overloaded) as error:  # the call, or opening its slot, was refused
-            self.tasks.post(Fail(error))
+            self.tasks.post(Fail(self.slots.why_it_ends(error)))
         except Superseded as error:
             if call.assuming is None:  # superseded, but not by a call of this runner
                 return self.slots.lose(target, error)

@@ -76,7 +76,7 @@ class SessionSlots:
         try:
             target = await self._placement.attach_target(self._call)
         except AdasdError as error:
-            self._tasks.post(Fail(self._without_target(error)))
+            self._tasks.post(Fail(self.why_it_ends(error)))
             return
         if self._is_over:
             return await target.release()
@@ -86,8 +86,8 @@ class SessionSlots:
         if self._wants_draft():  # only now: no draft slot is held while waiting for the first target
             self.want_draft()
 
-    def _without_target(self, error: AdasdError) -> AdasdError:
-        """Why the answer ends: its target's loss, if it had one."""
+    def why_it_ends(self, error: AdasdError) -> AdasdError:
+        """Why an answer ends that gets no target: the loss of the one it had, if it had one."""
         if not self._target_loss or not isinstance(error, Overloaded):
             return error
         return WorkerLost("target", f"{self._target_loss}, and no other one took over ({error.what})")
@@ -115,7 +115,8 @@ class SessionSlots:
         draft = await self._new_draft(source)
         if draft is None:
             return
-        if self.draft is not before:  # lost in the meantime, so a replacement is already being attached
+        # lost in the meantime, so a replacement is being attached; or another exchange was faster
+        if self.draft is not before or self._next_draft is not None:
             self._release(draft)
             return
         self._next_draft = draft
@@ -186,7 +187,7 @@ class SessionSlots:
                 why = f"{error} (for the {self._num_target_losses}th time)"
                 self._tasks.post(Fail(WorkerLost("target", why)))
         elif self._next_draft is not None:
-            return  # it is being exchanged already
+            return  # it is being exchanged already (``ask_draft`` ends a round's wait for its block)
         elif isinstance(error, InvalidRequest):  # it cannot take such requests, now or later
             self.draft = None
             log.info("session %s gets no draft: %s", self._call.session, error)

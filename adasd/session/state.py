@@ -96,7 +96,7 @@ class Branch(NamedTuple):
     draft_epoch: int | None = None  # of the draft call
     is_drafted: bool = False  # the reply to that call arrived
     block: DraftBlock | None = None  # the next block; None: not drafted yet, or empty
-    elapsed_ms: float = 0.0  # from the draft call to its reply
+    elapsed_ms: float = 0.0  # as in DraftAnswered
     verify_epoch: int | None = None  # of the early verify call, if there is one
 
     @property

@@ -30,7 +30,7 @@ class RandomSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GivenNumbers:
-    """The same numbers as the tensor code uses (``verify.Chance``)."""
+    """The same numbers as the tensor code uses (``verify.RandomNumbers``)."""
 
     accept: Sequence[float]
     expo: Sequence[float]

@@ -8,9 +8,9 @@ The exact test (``exact_tests``) is
   (arXiv:2403.10444).
 
 If it fails, an acceptance method may still accept the token (``relaxation``). For a method that looks at the distance
-alone, running the exact test first leaves the output's distribution as it is and accepts more tokens.
+alone, the output has the same distribution as if the method decided alone, and more tokens are accepted.
 
-Everything random is an argument, so equal inputs give equal outputs; ``verify_reference`` is the slow twin.
+Everything random is an argument, so equal inputs give equal outputs; ``verify_reference`` is the same, written plainly.
 Shape letters: B sessions, K drafted tokens (longest block), J = K + 1 positions of the target, V vocabulary,
 F of the B sessions that are sampled without a seed.
 """
@@ -36,7 +36,7 @@ from adasd.specdec.relaxation import relax
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Chance:
+class RandomNumbers:
     """The random numbers of a judgement; a seeded session's shared noise is computed from its seed instead."""
 
     accept_FK: Tensor  # U[0, 1): the rejection test
@@ -64,7 +64,7 @@ def judge(
     blocks: BlockBatch,
     batch: TransformBatch,
     rules: Sequence[AcceptanceRule],
-    chance: Chance,
+    numbers: RandomNumbers,
 ) -> Judgement:
     """Judge all blocks at once.
 
@@ -72,24 +72,24 @@ def judge(
     entry per session with the position of its block's first token. Raises ValueError if a sampled session's block
     came without the draft's distributions.
     """
-    exact = ExactTest.of(masked_logits_BJV, blocks, batch, chance.accept_FK)
+    exact = ExactTest.of(masked_logits_BJV, blocks, batch, numbers.accept_FK)
     distance_BK = _distances(masked_logits_BJV, blocks, rules)
-    relaxation = relax(masked_logits_BJV, blocks, rules, exact, distance_BK, chance.relax_BK)
+    relaxation = relax(masked_logits_BJV, blocks, rules, exact, distance_BK, numbers.relax_BK)
 
     ok_BK, scale_FK = exact.ok_BK, None
     num_drafted = blocks.tokens_BK.shape[1]  # 0 if the verification budget cut every block off
     if exact.rejection is not None and num_drafted and any(rule.name == BLOCK for rule in rules):
-        ok_BK, scale_FK = _whole_blocks(exact.rejection, rules, ok_BK, chance.accept_FK)
-    at_BK = torch.arange(blocks.tokens_BK.shape[1], device=blocks.lens_B.device).expand_as(blocks.tokens_BK)
-    real_BK = at_BK < blocks.lens_B[:, None]
-    stands_BK = real_BK & (ok_BK | relaxation.relaxed_BK)
+        ok_BK, scale_FK = _whole_blocks(exact.rejection, rules, ok_BK, numbers.accept_FK)
+    index_K = torch.arange(num_drafted, device=blocks.lens_B.device)
+    drafted_BK = index_K < blocks.lens_B[:, None]
+    stands_BK = drafted_BK & (ok_BK | relaxation.relaxed_BK)
     num_accepted_B = stands_BK.long().cumprod(dim=1).sum(dim=1)
 
-    judged_BK = real_BK & (at_BK <= num_accepted_B[:, None])
+    judged_BK = drafted_BK & (index_K <= num_accepted_B[:, None])
     return Judgement(
         num_accepted_B,
-        exact.next_token(num_accepted_B, chance.expo_FV, scale_FK),
-        relaxation.relaxed_BK & (at_BK < num_accepted_B[:, None]),
+        exact.next_token(num_accepted_B, numbers.expo_FV, scale_FK),
+        relaxation.relaxed_BK & (index_K < num_accepted_B[:, None]),
         ok_BK & judged_BK,
         distance_BK.masked_fill(~judged_BK, torch.nan),
         relaxation.cost_BK.masked_fill(~judged_BK, 0.0).sum(dim=1),
@@ -104,21 +104,21 @@ def _whole_blocks(
     kept_F = num_kept(
         weights_FL, sampling.target_top_probs(), sampling.top_probs_FKR, sampling.lens_F, uniform_FK
     )
-    some = [f for f, b in enumerate(sampling.indices) if rules[b].name == BLOCK]
-    at_K = torch.arange(uniform_FK.shape[1], device=kept_F.device)
-    ok_BK[[sampling.indices[f] for f in some]] = at_K < kept_F[some, None]
+    by_blocks = [f for f, b in enumerate(sampling.indices) if rules[b].name == BLOCK]
+    index_K, ok_BK = torch.arange(uniform_FK.shape[1], device=kept_F.device), ok_BK.clone()
+    ok_BK[[sampling.indices[f] for f in by_blocks]] = index_K < kept_F[by_blocks, None]
     scale_FK = torch.ones_like(uniform_FK)
-    scale_FK[some] = weights_FL[some, : uniform_FK.shape[1]]
+    scale_FK[by_blocks] = weights_FL[by_blocks, : uniform_FK.shape[1]]
     return ok_BK, scale_FK
 
 
-def draw_chance(
+def draw_random_numbers(
     batch: TransformBatch,
     rules: Sequence[AcceptanceRule],
     num_drafted: int,
     vocab_size: int,
     generator: torch.Generator | None = None,
-) -> Chance:
+) -> RandomNumbers:
     """Draw the random numbers that ``judge`` needs; ``num_drafted`` is K.
 
     For a seeded session, the acceptance method's numbers come from the seed, so that its answer is reproducible.
@@ -132,7 +132,7 @@ def draw_chance(
         if seeded := [b for b, transform in enumerate(batch.transforms) if transform.seed is not None]:
             each = batch.select(seeded).expand(num_drafted)
             relax_BK[seeded] = uniform_noise(each.seed_N, each.position_N, Stream.RELAX).view(len(seeded), -1)
-    return Chance(accept_FK, expo_FV, relax_BK)
+    return RandomNumbers(accept_FK, expo_FV, relax_BK)
 
 
 def _distances(masked_logits_BJV: Tensor, blocks: BlockBatch, rules: Sequence[AcceptanceRule]) -> Tensor:

@@ -242,7 +242,7 @@ def verdicts(sizes: Sizes) -> Iterator[Record]:
     batch, rules = TransformBatch.build(transforms, [9] * num, sizes.device), [verify.AcceptanceRule()] * num
     logits = 3 * torch.randn(num, 1 + BLOCK_LEN, vocab_size, device=sizes.device)
     blocks = BlockBatch.pack([(1,) * BLOCK_LEN] * num, [None] * num, sizes.device)
-    chance = verify.draw_chance(batch, rules, BLOCK_LEN, vocab_size, torch.Generator(sizes.device))
+    chance = verify.draw_random_numbers(batch, rules, BLOCK_LEN, vocab_size, torch.Generator(sizes.device))
     chosen = choose_judge(sizes.device, vocab_size)
     found = [each(logits, blocks, batch, rules, chance) for each in (verify.judge, chosen)]
     yield {

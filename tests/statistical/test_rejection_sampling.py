@@ -17,7 +17,7 @@ from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import TransformBatch, top_k_probs, transformed_probs, truncate_row
 from adasd.specdec.draft_step import propose
 from adasd.specdec.exact_tests import RejectionSampling
-from adasd.specdec.verify import Judgement, draw_chance, judge
+from adasd.specdec.verify import Judgement, draw_random_numbers, judge
 
 DRAWS = 30_000
 WARPS = [
@@ -83,7 +83,7 @@ def one_round(
     )
     before_BJ = torch.cat([torch.zeros(DRAWS, 1, dtype=torch.int64), tokens_BK], dim=1)
     rules = [rule] * DRAWS
-    chance = draw_chance(batch, rules, num_drafted, V, generator)
+    chance = draw_random_numbers(batch, rules, num_drafted, V, generator)
     judgement = judge(TARGET.after(before_BJ), blocks, batch, rules, chance)
     accepted_B1 = judgement.num_accepted_B[:, None]
     emitted = torch.cat([tokens_BK, torch.zeros(DRAWS, 1, dtype=torch.int64)], dim=1)

@@ -21,7 +21,7 @@ from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import TransformBatch, masked_block_logits, masked_logits
 from adasd.specdec.divergence import entropy
 from adasd.specdec.draft_step import propose, runner_up
-from adasd.specdec.verify import Judgement, draw_chance, judge
+from adasd.specdec.verify import Judgement, draw_random_numbers, judge
 
 
 def propose_next(
@@ -146,7 +146,7 @@ def judge_generally(
     batch = TransformBatch.build(transforms, base_lens, logits.device)
     logits_BJV = masked_block_logits(_padded(logits, blocks.lens), transforms, base_lens)
     num_drafted, vocab_size = logits_BJV.shape[1] - 1, logits_BJV.shape[2]
-    chance = draw_chance(batch, rules, num_drafted, vocab_size, generator)
+    chance = draw_random_numbers(batch, rules, num_drafted, vocab_size, generator)
     return _pending(judge(logits_BJV, blocks, batch, rules, chance), works, blocks.lens)
 
 

@@ -13,11 +13,11 @@ from adasd.rounds import AcceptanceRule, SamplingTransform
 from adasd.specdec import verify
 from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import TransformBatch
-from adasd.specdec.verify import Chance, Judgement
+from adasd.specdec.verify import Judgement, RandomNumbers
 
 _log = logging.getLogger(__name__)
 
-Judge = Callable[[Tensor, BlockBatch, TransformBatch, Sequence[AcceptanceRule], Chance], Judgement]
+Judge = Callable[[Tensor, BlockBatch, TransformBatch, Sequence[AcceptanceRule], RandomNumbers], Judgement]
 """``adasd.specdec.verify.judge`` or its fast twin."""
 
 FUSED = "adasd.specdec.fused.judge"
@@ -51,6 +51,6 @@ def _try(judge: Judge, device: torch.device, vocab_size: int) -> None:
     transforms = [SamplingTransform(temperature=0.0), SamplingTransform(seed=1), SamplingTransform(top_p=0.9)]
     batch, num = TransformBatch.build(transforms, [1] * 3, device), len(transforms)
     rules = [AcceptanceRule()] * num
-    chance = verify.draw_chance(batch, rules, 0, vocab_size, torch.Generator(device))
+    chance = verify.draw_random_numbers(batch, rules, 0, vocab_size, torch.Generator(device))
     logits = torch.zeros(num, 1, vocab_size, device=device)
     judge(logits, BlockBatch.pack([()] * num, [None] * num, device), batch, rules, chance)

@@ -46,8 +46,9 @@ class CeilingState:
 @register_drafting
 @dataclass(frozen=True, slots=True)
 class Adasd(DraftingMethod[CeilingState]):
-    """T_G = mean entropy of the rejected tokens since the start (AdaSD, arXiv:2512.11280), at most 20 tokens a block.
+    """T_G = mean entropy of the rejected tokens since the start (AdaSD, arXiv:2512.11280).
 
+    A block has at most 20 tokens, as published, or fewer if the deployment's ``max_draft_tokens`` (16) says so.
     A round has at most one rejected token; later tokens had a wrong prefix. What the paper leaves open is a parameter.
     The mean alone has two traps. A ceiling of 0 would never change, since nothing is rejected: we start without a
     ceiling. And a low mean ends every block before anything can be rejected: so ``patience`` blocks in a row that
@@ -58,7 +59,7 @@ class Adasd(DraftingMethod[CeilingState]):
     initial_ceiling: float = setting(math.inf, "nats, until the first rejection; not published", low=0)
     scope: CeilingScope = setting(CeilingScope.REQUEST, "whose rejections make the ceiling; not published")
     shrinkage: int = setting(
-        8, "kappa: rejections that the process's mean counts as at most, scope request", low=0
+        8, "kappa: the process's mean counts as at most so many rejections (scope request)", low=0
     )
     patience: int = setting(
         8, "blocks in a row accepted in full past the ceiling before it rises; 0 is never", low=0
@@ -105,7 +106,7 @@ class Adasd(DraftingMethod[CeilingState]):
 
     def _accepted(self, state: CeilingState, last_entropy: float) -> CeilingState:
         if not self.patience or not self.ceiling(state) < last_entropy < math.inf:
-            return state  # the maximum length ended the block: no evidence about the ceiling
+            return state  # something else ended the block, or the token past the ceiling was dropped: no evidence
         streak, largest = state.streak + 1, max(state.streak_max, last_entropy)
         if streak < self.patience:
             return replace(state, streak=streak, streak_max=largest)

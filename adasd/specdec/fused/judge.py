@@ -20,7 +20,7 @@ from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import Kind, TransformBatch, top_k_probs
 from adasd.specdec.fused import kernels
 from adasd.specdec.noise import Stream
-from adasd.specdec.verify import Chance, Judgement
+from adasd.specdec.verify import Judgement, RandomNumbers
 
 LARGEST_BLOCK = 4096
 """Tokens that one step of a kernel reads."""
@@ -95,11 +95,11 @@ def judge(
     blocks: BlockBatch,
     batch: TransformBatch,
     rules: Sequence[AcceptanceRule],
-    chance: Chance,
+    numbers: RandomNumbers,
 ) -> Judgement:
     """As ``verify.judge``."""
     if any(rule.name != TOKEN for rule in rules):
-        return verify.judge(masked_logits_BJV, blocks, batch, rules, chance)
+        return verify.judge(masked_logits_BJV, blocks, batch, rules, numbers)
     num_sessions, num_positions, vocab_size = masked_logits_BJV.shape
     num_drafted, device = num_positions - 1, masked_logits_BJV.device
     distributions = RowDistributions.of(
@@ -117,7 +117,7 @@ def judge(
     if sampled:
         token_prob_FK = distributions.token_prob_N.view(num_sessions, num_positions)[sampled, :-1]
         is_drafted_FKR = blocks.top_ids_BKR[sampled] == blocks.tokens_BK[sampled][..., None]
-        ok_BK[sampled] = chance.accept_FK * (top_probs_FKR * is_drafted_FKR).sum(-1) < token_prob_FK
+        ok_BK[sampled] = numbers.accept_FK * (top_probs_FKR * is_drafted_FKR).sum(-1) < token_prob_FK
     at_BK = torch.arange(num_drafted, device=device).expand(num_sessions, num_drafted)
     real_BK = at_BK < blocks.lens_B[:, None]
     num_accepted_B = (real_BK & ok_BK).long().cumprod(dim=1).sum(dim=1)
@@ -127,7 +127,7 @@ def judge(
         num_accepted_F = num_accepted_B[sampled]
         rows_F = torch.tensor(sampled, device=device) * num_positions + num_accepted_F
         rejected_FV = _rejected(blocks, sampled, top_probs_FKR, num_accepted_F, vocab_size)
-        next_B[sampled] = distributions.draw(rows_F, rejected_FV, chance.expo_FV).long()
+        next_B[sampled] = distributions.draw(rows_F, rejected_FV, numbers.expo_FV).long()
     return Judgement(
         num_accepted_B,
         next_B,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ray.serve import Application, Deployment
 
 from adasd.config import EngineConfig
-from cluster.app import ANSWERED_AT_ONCE, BACKLOG, build, scaling
+from cluster.app import BACKLOG, OTHER_REQUESTS, build, scaling
 from services.config import OrchestratorConfig, ServeConfig, TierConfig
 
 TIER = TierConfig(EngineConfig("model", num_slots=10), num_gpus=0.5, label_selector=(("pool", "draft"),))
@@ -36,7 +36,7 @@ def test_a_tier_is_placed_as_wished_and_takes_as_many_sessions_as_it_has_slots()
 
 def test_the_orchestrator_refuses_by_itself_before_serve_makes_it_wait():
     orchestrator = deployment(build(CONFIG))
-    assert orchestrator.max_ongoing_requests == 3 + 4 + ANSWERED_AT_ONCE
+    assert orchestrator.max_ongoing_requests == 3 + 4 + OTHER_REQUESTS
     assert orchestrator.max_queued_requests == BACKLOG
     assert orchestrator.init_args[0] is CONFIG
 

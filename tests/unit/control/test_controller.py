@@ -203,11 +203,13 @@ def test_rows_travel_where_a_rule_needs_them(mode, transform, row_len):
 @pytest.mark.parametrize(
     ("fraction", "num_emitted", "num_relaxed", "budget"),
     [
-        (0.3, 0, 0, 4),  # floor(.3 * 16)
-        (0.3, 100, 20, 14),  # floor(.3 * 116) - 20
-        (0.3, 100, 40, 0),  # 34 - 40, not below 0
+        (0.3, 1, 0, 0),  # one of two would be half
+        (0.3, 7, 0, 3),  # three of ten
+        (0.3, 100, 20, 14),  # 34 of 114
+        (0.3, 100, 0, 16),  # not beyond the block
+        (0.3, 100, 40, 0),
         (0.0, 500, 0, 0),
-        (1.0, 10, 3, 23),
+        (1.0, 10, 3, 16),
     ],
 )
 def test_budget_is_a_share_of_the_answer(fraction, num_emitted, num_relaxed, budget):
@@ -498,7 +500,7 @@ def test_requests_that_read_their_prompts_count_as_open():
     controller = Controller(PUBLISHED)
     reading = [begun(controller) for _ in range(8)]
     for session in reading:
-        session.has_slot()
+        session.slot_granted()
     assert (controller.num_open, controller.num_running, controller.load) == (8, 0, 2)
     assert not reading[0].plan(500, 10, 0).draft.max_tokens
     for session in reading:

@@ -42,10 +42,10 @@ def test_no_budget_is_exact():
 
 
 def test_the_request_s_fraction_reaches_the_rule():
-    # 0.125 * (16 + 16) = 4, and 3 are spent
-    rule = begun(max_relaxed_fraction=0.125).plan(100, 16, 3).accept
+    # 0.125 * (112 + 16) = 16, and 12 are spent; 14 of 114 would be an eighth, nearly
+    rule = begun(max_relaxed_fraction=0.125).plan(100, 112, 12).accept
     assert (rule.name, rule.params) == ("collision", {"ratio": 0.75})
-    assert rule.relax_budget == 1
+    assert rule.relax_budget == 2
     assert not rule.want_distances
 
 

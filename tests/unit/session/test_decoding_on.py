@@ -17,7 +17,7 @@ from adasd.session.events import (
     TargetDeclined,
     TargetLost,
 )
-from adasd.session.protocol import MOST_FED, step
+from adasd.session.protocol import MAX_CATCH_UP_TOKENS, step
 from adasd.session.state import Phase, Session
 from tests.unit.session.helpers import EOS, begun, block, ids, only, planned, verdict
 
@@ -101,24 +101,24 @@ def test_a_draft_that_lags_behind_is_fed_once_during_a_plain_round_and_then_draf
     session, actions = step(session, planned(4, early=True))  # its first block
     session, actions = step(session, DraftAnswered(block(only(actions, AskDraft).call, "defg")))
     session, _ = step(session, verdict(only(actions, AskVerify).call, 0, "x"))
-    for letter in "y" * (MOST_FED + 1):  # plain rounds, which the draft does not see
+    for letter in "y" * (MAX_CATCH_UP_TOKENS + 1):  # plain rounds, which the draft does not see
         session, (asked,) = step(session, planned(0))
         session, _ = step(session, verdict(asked.call, 0, letter))
 
     session, (feeds, asked) = step(session, planned(4))
-    assert (feeds.call.rule.max_tokens, len(feeds.call.feed)) == (0, MOST_FED + 2)
+    assert (feeds.call.rule.max_tokens, len(feeds.call.feed)) == (0, MAX_CATCH_UP_TOKENS + 2)
     assert (asked.call.block, session.phase) == ((), Phase.VERIFYING)
     session, _ = step(session, verdict(asked.call, 0, "z"))
     session, (asked,) = step(session, planned(4))
     assert asked.call.block == ()  # it is still being fed
     session, _ = step(session, DraftAnswered(block(feeds.call, "")))
-    for letter in "z" * (MOST_FED + 1):
+    for letter in "z" * (MAX_CATCH_UP_TOKENS + 1):
         session, _ = step(session, verdict(asked.call, 0, letter))
         session, (asked,) = step(session, planned(0))
     session, _ = step(session, verdict(asked.call, 0, "z"))
     session, actions = step(session, planned(4))
     assert only(actions, AskDraft).call.rule.max_tokens == 4  # far behind again, but it was fed once
-    assert len(only(actions, AskDraft).call.feed) > MOST_FED
+    assert len(only(actions, AskDraft).call.feed) > MAX_CATCH_UP_TOKENS
 
 
 def test_without_a_draft_the_target_decodes_on_whatever_is_planned():

@@ -257,6 +257,38 @@ async def test_while_a_round_waits_for_its_block_the_exchange_of_the_draft_waits
     assert await running.next_event(Phase.VERIFYING) == DraftAttached()
 
 
+@pytest.mark.parametrize("num_exchanges", [1, 2])
+@pytest.mark.parametrize("dies", [True, False])
+async def test_a_draft_that_is_exchanged_while_it_drafts_holds_up_nothing_even_if_it_dies(
+    num_exchanges, dies, monkeypatch
+):
+    """The loss of a draft that is being exchanged is not reported, and of two exchanges one takes place."""
+    placement, honest = world(), FakeSlot.draft
+    running = runner(placement, drafting="adasd:patience=0", draft_timeout_s=5.0)
+    asked = []
+
+    async def draft(slot, call):
+        asked.append(id(slot) if call.rule.max_tokens else None)
+        if len(asked) - asked.count(None) == 1 and asked[-1]:  # the first block, which its round waits for
+            before = running.slots.draft
+            assert before is slot
+            exchanges = (running.slots.change_draft(MODEL, before) for _ in range(num_exchanges))
+            await asyncio.gather(*exchanges)
+            if dies:
+                raise WorkerLost("draft", "killed")
+        return await honest(slot, call)
+
+    monkeypatch.setattr(FakeSlot, "draft", draft)
+    async with asyncio.timeout(3.0):
+        text, end = await text_and_end(running)
+    assert text == TEXT
+    assert placement.open_slots == []
+    assert end.speculation.draft_lost == dies
+    users = list(dict.fromkeys(filter(None, asked)))
+    assert len(users) == 2
+    assert asked.count(users[1]) > 3, "the draft that was attached drafts on"
+
+
 async def test_a_draft_is_told_when_to_begin_no_further_token(monkeypatch):
     told = []
 

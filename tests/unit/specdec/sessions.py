@@ -18,7 +18,7 @@ from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import TransformBatch, masked_block_logits, masked_logits
 from adasd.specdec.draft_step import propose
 from adasd.specdec.random_source import GivenNumbers
-from adasd.specdec.verify import Chance, Judgement, draw_chance, judge
+from adasd.specdec.verify import Judgement, RandomNumbers, draw_random_numbers, judge
 from adasd.specdec.verify_reference import ReferenceJudgement, judge_one
 
 
@@ -39,7 +39,7 @@ class Judged:
     """Batched inputs and outcome, kept for the twin."""
 
     judgement: Judgement
-    chance: Chance
+    numbers: RandomNumbers
     masked_BJV: Tensor
 
 
@@ -56,9 +56,9 @@ def run(
     masked_BJV = masked_block_logits(logits_BJV, transforms, bases)
     batch = TransformBatch.build(transforms, bases)
     rules = [s.rule for s in sessions]
-    chance = draw_chance(batch, rules, longest, vocab_size, generator)
+    numbers = draw_random_numbers(batch, rules, longest, vocab_size, generator)
     blocks = BlockBatch.pack([s.block for s in sessions], [s.distributions for s in sessions])
-    return Judged(judge(masked_BJV, blocks, batch, rules, chance), chance, masked_BJV)
+    return Judged(judge(masked_BJV, blocks, batch, rules, numbers), numbers, masked_BJV)
 
 
 def of_batch(judgement: Judgement, b: int, session: Session) -> ReferenceJudgement:
@@ -80,8 +80,8 @@ def twin(judged: Judged, b: int, sampled_index: int | None, session: Session) ->
     num_drafted = len(session.block)
     accept, expo = [0.0] * num_drafted, [1.0] * session.target_logits.shape[-1]
     if sampled_index is not None:
-        accept = judged.chance.accept_FK[sampled_index].tolist()
-        expo = judged.chance.expo_FV[sampled_index].tolist()
+        accept = judged.numbers.accept_FK[sampled_index].tolist()
+        expo = judged.numbers.expo_FV[sampled_index].tolist()
     return judge_one(
         judged.masked_BJV[b, : num_drafted + 1].tolist(),
         session.block,
@@ -90,7 +90,7 @@ def twin(judged: Judged, b: int, sampled_index: int | None, session: Session) ->
         session.transform,
         session.base_len,
         session.rule,
-        GivenNumbers(accept, expo, judged.chance.relax_BK[b].tolist()),
+        GivenNumbers(accept, expo, judged.numbers.relax_BK[b].tolist()),
     )
 
 

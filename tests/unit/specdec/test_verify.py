@@ -10,7 +10,7 @@ import torch
 from adasd.rounds import NUM_DISTANCE_BINS, AcceptanceRule, DraftDistributions, SamplingTransform
 from adasd.specdec.blocks import BlockBatch
 from adasd.specdec.distributions import Kind, TransformBatch, kind_of, transformed_probs
-from adasd.specdec.verify import Chance, judge
+from adasd.specdec.verify import RandomNumbers, judge
 from tests.unit.specdec.sessions import Session, draft_block, of_batch, random_session, run, seeded, twin
 
 GREEDY = SamplingTransform(temperature=0.0)
@@ -173,7 +173,7 @@ def test_a_sampled_block_without_rows_is_refused():
 def judge_by_hand(target, draft, block, uniforms, expo) -> tuple[int, int]:
     session_rows = distributions_of(*draft)
     blocks = BlockBatch.pack([block], [session_rows])
-    chance = Chance(torch.tensor([uniforms]), torch.tensor([expo]), torch.zeros(1, len(block)))
+    chance = RandomNumbers(torch.tensor([uniforms]), torch.tensor([expo]), torch.zeros(1, len(block)))
     outcome = judge(
         torch.tensor([target]).log(),
         blocks,

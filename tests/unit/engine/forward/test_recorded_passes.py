@@ -187,7 +187,7 @@ def judged(judge, rules, seed=0, num_drafted=3):
     blocks = BlockBatch.pack([(1, 2, 3)] * len(each), [row] * len(each), CARD)
     with device_watch(may_send=True) as watch:
         batch = TransformBatch.build(transforms, [5] * len(each), CARD)
-        chance = verify.draw_chance(batch, each, num_drafted, VOCAB_SIZE)
+        chance = verify.draw_random_numbers(batch, each, num_drafted, VOCAB_SIZE)
         logits = torch.zeros(len(each), num_drafted + 1, VOCAB_SIZE, device=CARD)
         judgement = judge(logits, blocks, batch, each, chance)
     assert judgement.next_token_B.device == CARD
