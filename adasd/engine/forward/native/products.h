@@ -16,7 +16,7 @@
 enum { TILE = 6, CHUNK = 8 * TILE, PANEL = LANES * VECTORS };
 enum { GROUP = 32, LARGEST = 127, OFFSET = 128 }; /* as in adasd.engine.forward.int8 */
 enum { GROUP_BYTES = (GROUP + 1) * PANEL }; /* of a group of a rounded panel */
-enum { READ_AHEAD = 4 * GROUP_BYTES };      /* bytes; measured. Beside whole tiles processors do not do it alone */
+enum { READ_AHEAD = 4 * GROUP_BYTES };      /* bytes; measured */
 
 #if defined(__ARM_FEATURE_DOTPROD)
 enum { SIGNED_PRODUCTS = 1 }; /* products of bytes are of signed ones, so OFFSET is taken from the weights */
@@ -35,14 +35,13 @@ typedef struct {
   int64_t kind;
 } Matrix;
 
-typedef struct {     /* rows of activations; a number is byte * step of its group */
-  int8_t *bytes;     /* [rows, groups, GROUP] */
-  float *steps;      /* [rows, groups] */
-  int32_t *offsets;  /* [rows, groups]: what the OFFSET of the weights adds to a product, negative */
+typedef struct {    /* rows of activations; a number is byte * step of its group */
+  int8_t *bytes;    /* [rows, groups, GROUP] */
+  float *steps;     /* [rows, groups] */
+  int32_t *offsets; /* [rows, groups]: what the OFFSET of the weights adds to a product, negative */
 } Rounded;
 
 static int64_t groups_of(int64_t inner) { return (inner + GROUP - 1) / GROUP; }
-
 
 /* LANES weights from number ``at`` on. */
 static inline __attribute__((always_inline)) Vector widened(Kind kind, const void *weights, int64_t at) {
@@ -163,7 +162,7 @@ static inline __attribute__((always_inline)) void rounded_tile(int rows, int fir
   for (int64_t k = 0; k < GROUP / 4; k++) {
     Whole weights[VECTORS];
     for (int v = 0; v < VECTORS; v++) weights[v] = *(const Whole *)(panel + 4 * (k * PANEL + v * LANES));
-    for (int v = 0; rows == TILE && first && v < VECTORS; v++)
+    for (int v = 0; rows == TILE && first && v < VECTORS; v++) /* fewer rows: the processor reads ahead by itself */
       __builtin_prefetch(panel + 4 * (k * PANEL + v * LANES) + READ_AHEAD, 0, 2);
     for (int r = 0; r < rows; r++) {
       int32_t four;
