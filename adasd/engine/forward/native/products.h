@@ -129,18 +129,12 @@ static inline __attribute__((always_inline)) void panel_rows(Kind kind, const fl
 static inline __attribute__((always_inline)) Whole products(Whole sum, Whole weights, int32_t four) {
 #if defined(HAS_AVX512) && defined(__AVX512VNNI__)
   return (Whole)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(four));
-#elif defined(HAS_AVX512)
-  __m512i all = _mm512_set1_epi32(four), w = (__m512i)weights;
-  __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(all, 8), 8), odd = _mm512_srai_epi16(all, 8);
-  sum += (Whole)_mm512_madd_epi16(_mm512_and_si512(w, _mm512_set1_epi16(255)), even);
-  return sum + (Whole)_mm512_madd_epi16(_mm512_srli_epi16(w, 8), odd);
-#elif defined(__AVXVNNI__)
+#elif defined(__AVXVNNI__) && !defined(HAS_AVX512)
   return (Whole)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, _mm256_set1_epi32(four));
 #elif defined(__AVX2__)
-  __m256i all = _mm256_set1_epi32(four), w = (__m256i)weights;
-  __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), odd = _mm256_srai_epi16(all, 8);
-  sum += (Whole)_mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), even);
-  return sum + (Whole)_mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd);
+  Shorts numbers = (Shorts)((Whole){0} + four); /* bytes 0 and 2, then 1 and 3, each widened to two bytes */
+  sum += product_pairs((Shorts)(weights & 0x00ff00ff), numbers << 8 >> 8);
+  return sum + product_pairs((Shorts)((Unsigned)weights >> 8 & 0x00ff00ff), numbers >> 8);
 #elif defined(__ARM_FEATURE_DOTPROD)
   int8x16_t w = (int8x16_t)(weights ^ (int32_t)0x80808080);
   return (Whole)vdotq_s32((int32x4_t)sum, w, (int8x16_t)vdupq_n_s32(four));
@@ -191,7 +185,7 @@ static void rounded_rows(const Rounded *x, int64_t rows, int64_t groups, const c
 #define ONE(few, at)                                                                                                 \
   do {                                                                                                               \
     Rounded some = rows_of(x, at, groups);                                                                           \
-    rounded_tile(few, !at, &some, groups, group, panel, sums + at);                                                    \
+    rounded_tile(few, !at, &some, groups, group, panel, sums + at);                                                  \
   } while (0)
     TILES(rows, ONE);
 #undef ONE

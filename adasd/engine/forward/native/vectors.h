@@ -33,6 +33,7 @@ typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t Whole __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint32_t Unsigned __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
+typedef int16_t Shorts __attribute__((vector_size(4 * LANES), aligned(2)));
 typedef uint16_t Words __attribute__((vector_size(2 * LANES), aligned(2)));
 
 static inline Vector choose(Whole where, Vector yes, Vector no) {
@@ -79,6 +80,17 @@ static inline __attribute__((always_inline)) Vector of_halves(const uint16_t *wo
   return (Vector)((Whole)size | (bits & 0x8000) << 16);
 #endif
 }
+
+#if defined(__AVX2__)
+/* In each lane the sum of two products of numbers of two bytes. */
+static inline __attribute__((always_inline)) Whole product_pairs(Shorts a, Shorts b) {
+#if defined(HAS_AVX512)
+  return (Whole)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#else
+  return (Whole)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#endif
+}
+#endif
 
 static inline int32_t largest_lane(Whole lanes) {
 #if defined(HAS_AVX512)
