@@ -137,11 +137,9 @@ def continue_or_draft(session: Session) -> Step:
         return session._replace(phase=Phase.DRAFTING, epoch=branch.draft_epoch), ()
     if branch is not None and branch.block is not None:
         return ask_target(session, branch.block, 0.0, branch.rule)
-    return (
-        ask_draft(session, plan.draft)
-        if plan.draft.max_tokens and session.draft.ready
-        else ask_target(session)
-    )
+    if plan.draft.max_tokens and session.draft.ready:
+        return ask_draft(session, plan.draft)
+    return ask_target(session)
 
 
 def ask_draft(session: Session, rule: StopRule) -> Step:

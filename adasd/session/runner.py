@@ -258,10 +258,9 @@ class Runner:
             late.cancel()
 
     def lose_draft(self, draft: Drafter, call: DraftCall, error: Exception) -> None:
+        """Report the loss, or, of a draft that is being exchanged, just end the wait for its block."""
         self.slots.lose(draft, error)
-        if (
-            draft is self.slots.draft
-        ):  # it is being exchanged, so no loss is reported: end the wait for its block
+        if draft is self.slots.draft:
             self.tasks.post(DraftLate(call.epoch))
 
     def be_late(self, call: DraftCall) -> None:

@@ -187,7 +187,7 @@ class SessionSlots:
                 why = f"{error} (for the {self._num_target_losses}th time)"
                 self._tasks.post(Fail(WorkerLost("target", why)))
         elif self._next_draft is not None:
-            return  # it is being exchanged already (``ask_draft`` ends a round's wait for its block)
+            return  # it is being exchanged already (``Runner.lose_draft`` ends a round's wait for its block)
         elif isinstance(error, InvalidRequest):  # it cannot take such requests, now or later
             self.draft = None
             log.info("session %s gets no draft: %s", self._call.session, error)

@@ -21,7 +21,7 @@ from adasd.engine.engine import TorchEngine
 from adasd.local import LocalPair
 from adasd.methods.registry import drafting_methods
 from adasd.requests import Grammar, GrammarKind, Mode, SamplingParams, SpeculationOptions
-from adasd.results import FinishReason
+from adasd.results import Chunk, FinishReason, TokenKind
 from adasd.text.tokenizer import Tokenizer
 from tests import pairs
 
@@ -177,6 +177,20 @@ def test_adaptive_that_may_relax_nothing_is_exact(lab: Lab):
         for prompt in lab.one_of_each_task():
             answer = lab.pairs[draft].generate(prompt, sampling=GREEDY, speculation=options)
             assert answer.token_ids == lab.generated(prompt)
+
+
+def test_no_more_than_the_allowed_share_is_relaxed_wherever_the_answer_ends(lab: Lab):
+    """After every verdict, under a rule that accepts anything, so that only the share limits it."""
+    options = SpeculationOptions(Mode.ADAPTIVE, "static", "fsd:max_divergence=1", max_relaxed_fraction=0.3)
+    usual, most = lab.pairs["random"], 0.0
+    pair = LocalPair(usual.target, usual.draft, usual.decode, usual.eos_ids, ALWAYS)
+    for prompt in lab.one_of_each_task():
+        kinds: list[TokenKind] = []
+        for event in pair.stream(prompt, sampling=GREEDY, speculation=options):
+            if isinstance(event, Chunk):
+                kinds += [token.kind for token in event.tokens]
+                most = max(most, kinds.count(TokenKind.RELAXED) / len(kinds))
+    assert 0.2 < most <= 0.3
 
 
 def test_adaptive_that_may_relax_everything_is_not(lab: Lab):

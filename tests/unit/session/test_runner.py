@@ -150,6 +150,22 @@ async def test_a_lost_target_that_nobody_replaces_is_why_the_answer_ends():
     assert placement.open_slots == []
 
 
+async def test_a_replacement_that_refuses_the_session_is_told_as_the_loss_that_it_was_to_replace(monkeypatch):
+    """The opening travels with the first call, so the refusal comes with its reply."""
+    placement = world(delay_s=0.002)
+    stream = runner(placement).run()
+    await anext(stream)
+
+    async def refuse(slot: FakeSlot, call: VerifyCall) -> Verdict:
+        raise Overloaded("no slot is free")
+
+    monkeypatch.setattr(FakeSlot, "verify", refuse)
+    next(slot for slot in placement.open_slots if slot.role == "target").die()
+    with pytest.raises(WorkerLost, match=r"lost: .*, and no other one took over \("):
+        [event async for event in stream]
+    assert placement.open_slots == []
+
+
 async def test_a_device_that_fails_on_every_slot_ends_the_answer_with_its_error(monkeypatch):
     placement = world()
 
@@ -287,6 +303,38 @@ async def test_a_draft_that_is_exchanged_while_it_drafts_holds_up_nothing_even_i
     users = list(dict.fromkeys(filter(None, asked)))
     assert len(users) == 2
     assert asked.count(users[1]) > 3, "the draft that was attached drafts on"
+
+
+async def test_a_block_drafted_ahead_counts_only_while_its_round_waits(monkeypatch):
+    """A verdict takes 20 s of the clock; a block that was begun beside it comes 5 s after it."""
+    honest, honest_verify, now, rounds = FakeSlot.draft, FakeSlot.verify, [100.0], []
+
+    async def verify(slot, call):
+        for _ in range(5):  # the draft is asked meanwhile
+            await asyncio.sleep(0)
+        now[0] += 20.0
+        return await honest_verify(slot, call)
+
+    async def draft(slot, call):
+        if call.optimistic:
+            await running.verdict_posted.wait()
+            now[0] += 5.0
+        return await honest(slot, call)
+
+    def noted(done):
+        rounds.append(done)
+        return done
+
+    placement = world(draft_wrong=0.0)
+    running = runner(placement, drafting="static")
+    running.shared = replace(running.shared, clock=lambda: now[0], as_timed=noted)
+    monkeypatch.setattr(FakeSlot, "draft", draft)
+    monkeypatch.setattr(FakeSlot, "verify", verify)
+    text, end = await text_and_end(running)
+    assert text == TEXT
+    assert end.speculation.num_ahead_used > 0
+    assert 5000.0 in {done.draft_ms for done in rounds}
+    assert max(done.draft_ms for done in rounds) <= 5000.0
 
 
 async def test_a_draft_is_told_when_to_begin_no_further_token(monkeypatch):
