@@ -250,7 +250,8 @@ def leave_draft(session: Session, _: DraftLeft) -> Step:
 
 
 def without_draft(session: Session) -> Session:
-    branches = tuple(branch for branch in session.branches if branch.draft_epoch is None)
+    """Blocks that have arrived stay: they are judged even if their draft is gone."""
+    branches = tuple(branch for branch in session.branches if not branch.on_its_way)
     return session._replace(draft=DraftSide(), branches=branches)
 
 

@@ -14,6 +14,8 @@ from adasd.session.events import (
     DraftAnswered,
     DraftAttached,
     DraftLate,
+    DraftLeft,
+    DraftLost,
     Learn,
     Planned,
     TargetAttached,
@@ -43,6 +45,22 @@ def test_the_draft_goes_on_behind_the_block():
     assert (ahead.call.keep_len, ahead.call.feed) == (7, ids("c"))  # hello, a, b are cached
     assert ahead.call.rule.max_tokens == 5  # the guess and a block
     assert ahead.call.optimistic
+
+
+@pytest.mark.parametrize("gone", [DraftLost(), DraftLeft()])
+@pytest.mark.parametrize("verdict_first", [True, False])
+def test_a_block_that_has_arrived_is_judged_though_its_draft_is_gone(verdict_first, gone):
+    session, ask, ahead = judging("bc")
+    session, actions = step(session, DraftAnswered(block(ahead.call, "def")))
+    early = only(actions, AskVerify).call
+    says = verdict(ask.call, 2, "d")
+    for event in (says, gone) if verdict_first else (gone, says):
+        session, _ = step(session, event)
+    session, actions = step(session, planned(4, ahead=True, early=True))
+    assert (session.phase, session.epoch, actions) == (Phase.VERIFYING, early.epoch, ())
+    session, _ = step(session, verdict(early, 2, "g"))
+    assert session.committed == ids("helloabcdefg")
+    assert not session.draft.attached
 
 
 @pytest.mark.parametrize("verdict_first", [True, False])

@@ -163,11 +163,11 @@ def test_a_refusal_is_asked_again():
     assert (again.block, again.assuming) == (ids("xyz"), None)
 
 
-@pytest.mark.parametrize("ends", [DraftLost(), TargetLost()])
-def test_losses_forget_both_outcomes(ends):
+@pytest.mark.parametrize(("ends", "kept"), [(DraftLost(), [None]), (TargetLost(), [])])
+def test_a_lost_draft_costs_the_outcome_that_it_worked_on_and_a_lost_target_both(ends, kept):
     session, _, instead, _ = prepared()
     session, _ = step(session, ends)
-    assert session.branches == ()
+    assert [branch.num_accepted for branch in session.branches] == kept
     late, actions = step(session, DraftAnswered(block(instead.call, "xyz")))
     assert (late, actions) == (session, ())
 
