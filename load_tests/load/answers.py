@@ -39,7 +39,7 @@ class Ask:
     raw: bytes | None = None  # a body, over gRPC a message, that is sent unchanged and must be refused,
     may_be_valid: bool = False  # or may be answered, if it happens to be right
     path: str = "/v1/chat/completions"  # where a raw body goes over HTTP
-    door: str = ""  # http | grpc; empty: alternating
+    door: str = ""  # http | grpc; empty: in turn
 
 
 @dataclass(slots=True)

@@ -7,11 +7,11 @@ the intended time (no coordinated omission). Closed loop: a number of clients, e
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import cycle
 
 from load_tests.load.answers import Ask, Outcome, Reply
 from load_tests.load.doors import Door
@@ -57,7 +57,7 @@ class Generator:
         self, doors: Mapping[str, Door], now: Callable[[], float], max_in_flight: int = MAX_IN_FLIGHT
     ) -> None:
         self._doors, self.now, self._max_in_flight = doors, now, max_in_flight
-        self._turns = cycle(doors)
+        self._turns = turns(tuple(doors))
         self._begun_s, self._begun_cpu_s = now(), time.process_time()
         self._running: dict[asyncio.Task[None], Reply] = {}
         self._lags_s: list[float] = []
@@ -203,3 +203,13 @@ def bottleneck(strain: Strain, median_first_token_s: float) -> str | None:
     if strain.loop_lag_p99_s > max(2 * LATE_S, 0.2 * median_first_token_s):
         return f"its timers were {1e3 * strain.loop_lag_p99_s:.0f} ms late (99th percentile)"
     return None
+
+
+def turns(doors: Sequence[str]) -> Iterator[str]:
+    """Every door once, then every door again, each time in another order.
+
+    In a fixed order, of a round of questions of even length each would always go to the same door.
+    """
+    rng = random.Random(0)
+    while True:
+        yield from rng.sample(doors, len(doors))
