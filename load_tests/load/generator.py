@@ -208,7 +208,7 @@ def bottleneck(strain: Strain, median_first_token_s: float) -> str | None:
 def turns(doors: Sequence[str]) -> Iterator[str]:
     """Every door once, then every door again, each time in another order.
 
-    In a fixed order, of a round of questions of even length each would always go to the same door.
+    With one order and an even number of questions, each question would always go to the same door.
     """
     rng = random.Random(0)
     while True:
