@@ -250,7 +250,7 @@ def leave_draft(session: Session, _: DraftLeft) -> Step:
 
 
 def without_draft(session: Session) -> Session:
-    """Blocks that have arrived stay: to drop one for the time at which its draft left would change what sampling emits."""
+    """Blocks that have arrived stay: to drop one because of when its draft left would change what sampling emits."""
     branches = tuple(branch for branch in session.branches if not branch.on_its_way)
     return session._replace(draft=DraftSide(), branches=branches)
 
