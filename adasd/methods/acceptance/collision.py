@@ -38,10 +38,11 @@ class Collision(Stateless, AcceptanceMethod[None]):
     rule_params: ClassVar[Mapping[str, Bounds]] = {"ratio": Bounds(0, math.inf)}
 
     def decide(self, state: None, outlook: RoundOutlook) -> Params | None:
-        allowed = outlook.max_relaxed_fraction * (outlook.num_emitted + outlook.max_draft_tokens)
-        if allowed == 0:
+        if outlook.max_relaxed_fraction == 0:
             return None
-        return {"ratio": max(self.start_ratio, min(1.0, outlook.num_relaxed / allowed))}
+        allowed = outlook.max_relaxed_fraction * outlook.num_emitted
+        used = outlook.num_relaxed / allowed if allowed else 0.0
+        return {"ratio": max(self.start_ratio, min(1.0, used))}
 
     @staticmethod
     def chance(at: BatchInputs, ids_GKN: Tensor) -> Tensor:
