@@ -139,7 +139,7 @@ class SpeculationConfig:
 
     mode: Mode = setting(
         Mode.EXACT,
-        "off: plain decoding; exact: the target's own distribution; adaptive: faster, with relaxed acceptance",
+        "off: plain decoding; exact: the target's own distribution; adaptive: also accepts some tokens that fail the exact test",
     )
     drafting: str | None = setting(
         None,
