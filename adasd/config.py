@@ -139,7 +139,7 @@ class SpeculationConfig:
 
     mode: Mode = setting(
         Mode.EXACT,
-        "off: plain decoding; exact: the target's own distribution; adaptive: also accepts some tokens that fail the exact test",
+        "off: plain decoding; exact: the target's own distribution; adaptive: accepts more than exact does",
     )
     drafting: str | None = setting(
         None,

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, PrefixStats, Verdict, VerifyCall
+from adasd.rounds import (
+    CacheUse,
+    CallFailed,
+    DraftBlock,
+    DraftCall,
+    OpenCall,
+    PrefixStats,
+    Verdict,
+    VerifyCall,
+)
 
 
 class Clock(Protocol):
@@ -90,6 +99,11 @@ class Engine(Protocol):
     @property
     def prefix_stats(self) -> PrefixStats:
         """Tokens looked up and found in the prefix cache; zeros without one."""
+        ...
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """The KV cache now; any thread may ask."""
         ...
 
     def step(self) -> list[DraftBlock | Verdict | CallFailed]:

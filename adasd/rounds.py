@@ -253,6 +253,16 @@ class PrefixStats:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheUse:
+    """An engine's KV cache now, in blocks: pages, or slots where they are contiguous."""
+
+    num_blocks: int = 0
+    block_len: int = 0  # tokens
+    num_used: int = 0  # blocks of open sessions, without what is kept for later prompts
+    num_preempted: int = 0  # sessions that gave their blocks to older ones, since the engine's start
+
+
+@dataclass(frozen=True, slots=True)
 class RoundCompleted:
     """One verdict and its block; input of estimators, metrics and the request's statistics."""
 

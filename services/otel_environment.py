@@ -34,7 +34,9 @@ def completed(config: TracesConfig, environment: Mapping[str, str]) -> TracesCon
     if protocol not in (None, "http/protobuf"):
         raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; only http/protobuf is supported")
     if not _is_installed(EXPORTER):
-        raise ConfigError(f"traces to {endpoint} need OpenTelemetry's exporter; install it with: pip install 'adasd-serve[traces]'")
+        raise ConfigError(
+            f"traces to {endpoint} need OpenTelemetry's exporter: pip install 'adasd-serve[traces]'"
+        )
     name = environment.get("OTEL_SERVICE_NAME") if config.service_name == DEFAULT_NAME else None
     headers = tuple(_headers(_of_traces("HEADERS", environment) or ""))
     return replace(config, endpoint=endpoint, service_name=name or config.service_name, headers=headers)

@@ -40,6 +40,7 @@ from adasd.engine.work import DraftWork, EarlyExitWork, VerifyWork, Work
 from adasd.errors import AdasdError, ConfigError, DeviceFailure, IllegalEvent
 from adasd.ports import Clock
 from adasd.rounds import (
+    CacheUse,
     CallFailed,
     DraftBlock,
     DraftCall,
@@ -225,6 +226,12 @@ class TorchEngine:
     @property
     def prefix_stats(self) -> PrefixStats:
         return self._slots.prefix_stats
+
+    @property
+    def cache_use(self) -> CacheUse:
+        layout = self._slots.layout
+        block_len = layout.page_size or layout.max_context
+        return CacheUse(layout.num_blocks, block_len, layout.num_used_blocks, self._rooms.num_preempted)
 
     def prepare(self, call: OpenCall) -> None:
         if call.transform.grammar is not None and self._grammars is not None:

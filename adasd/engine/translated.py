@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from adasd.errors import InvalidRequest, StaleCache, UnknownSession
 from adasd.ports import Engine
 from adasd.rounds import (
+    CacheUse,
     CallFailed,
     DraftBlock,
     DraftCall,
@@ -91,6 +92,10 @@ class TranslatedDraft:
     @property
     def prefix_stats(self) -> PrefixStats:
         return self.inner.prefix_stats
+
+    @property
+    def cache_use(self) -> CacheUse:
+        return self.inner.cache_use
 
     def prepare(self, call: OpenCall) -> None:
         """Nothing: grammars are left to the target."""

@@ -158,6 +158,16 @@ def a_block_leaves_all_but_its_last_token_in_the_cache(engine: Engine) -> None:
     engine.close("s")
 
 
+def a_draft_call_that_is_replaced_has_no_result(engine: Engine) -> None:
+    _open(engine, "s")
+    engine.submit(DraftCall("s", 1, 0, PROMPT, StopRule(4)))
+    engine.submit(DraftCall("s", 2, 0, PROMPT[:3], StopRule(2)))
+    assert engine.num_pending == 1
+    (answer,) = run_until_idle(engine)
+    assert (answer.epoch, answer.base_len) == (2, 3)
+    engine.close("s")
+
+
 def sessions_in_one_batch_do_not_disturb_each_other(engine: Engine) -> None:
     prompts = [PROMPT, PROMPT[:1], tuple(reversed(PROMPT)) * 6]
     alone = [plain(engine, prompt, 12) for prompt in prompts]
@@ -376,6 +386,7 @@ CLAIMS = (
     a_verdict_leaves_what_stands_in_the_cache,
     a_block_that_is_overdue_ends_with_the_tokens_that_it_has,
     a_block_leaves_all_but_its_last_token_in_the_cache,
+    a_draft_call_that_is_replaced_has_no_result,
     sessions_in_one_batch_do_not_disturb_each_other,
     a_text_that_was_there_before_gives_the_same,
     drafts_and_verdicts_share_steps,

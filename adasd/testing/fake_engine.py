@@ -23,6 +23,7 @@ from adasd.methods.registry import acceptance_method, check_params, needs_distan
 from adasd.ports import Clock
 from adasd.results import TokenLogprob
 from adasd.rounds import (
+    CacheUse,
     CallFailed,
     DraftBlock,
     DraftCall,
@@ -105,6 +106,11 @@ class FakeEngine:
     @property
     def prefix_stats(self) -> PrefixStats:
         return self._slots.prefix_stats
+
+    @property
+    def cache_use(self) -> CacheUse:
+        layout = self._slots.layout
+        return CacheUse(layout.num_blocks, layout.max_context, layout.num_used_blocks)
 
     def prepare(self, call: OpenCall) -> None:
         if call.transform.grammar is not None and self._grammars is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from adasd.errors import AdasdError, Superseded, UnknownSession, WorkerLost
 from adasd.ports import Clock
-from adasd.rounds import DraftBlock, DraftCall, Verdict, VerifyCall
+from adasd.rounds import CacheUse, DraftBlock, DraftCall, Verdict, VerifyCall
 from cluster.simulation.device import Device, Process, compute
 from cluster.simulation.engine import CurveEngine
 from cluster.simulation.texts import AnswerText
@@ -97,8 +97,9 @@ class SimulatedWorker:
 
     def load(self) -> dict[str, float]:
         """The figures that a replica reports for scaling, since the last time."""
+        engine = self._engine
         stats = self.counters.snapshot(
-            self._engine.num_slots, self._engine.num_sessions, self._order.num_running
+            engine.num_slots, engine.num_sessions, self._order.num_running, CacheUse()
         )
         return self._meter.since_last(stats, len(self.leases))
 
@@ -167,7 +168,8 @@ class SimulatedWorker:
         except AdasdError as error:
             self._reply(queued, error)
         else:
-            self._order.started(queued)
+            if (replaced := self._order.started(queued)) is not None:
+                self._reply(replaced, Superseded(call.session, replaced.call.epoch))
 
     def _reply(self, queued: QueuedCall, reply: DraftBlock | Verdict | AdasdError) -> None:
         self.counters.add_reply(queued.call, reply)

@@ -9,8 +9,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from adasd.errors import IllegalEvent, InvalidRequest, Overloaded, StaleCache, Superseded, UnknownSession
-from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, PrefixStats, Verdict, VerifyCall
+from adasd.errors import IllegalEvent, InvalidRequest, Overloaded, StaleCache, UnknownSession
+from adasd.rounds import (
+    CacheUse,
+    CallFailed,
+    DraftBlock,
+    DraftCall,
+    OpenCall,
+    PrefixStats,
+    Verdict,
+    VerifyCall,
+)
 
 
 @dataclass(slots=True)
@@ -33,7 +42,6 @@ class CountingEngine:
         )
         self._slots: dict[str, _Slot] = {}
         self._waiting: dict[str, DraftCall | VerifyCall] = {}
-        self._superseded: list[CallFailed] = []
 
     @property
     def num_free_slots(self) -> int:
@@ -41,7 +49,7 @@ class CountingEngine:
 
     @property
     def num_pending(self) -> int:
-        return len(self._waiting) + len(self._superseded)
+        return len(self._waiting)
 
     @property
     def verdict_backend(self) -> str:
@@ -50,6 +58,10 @@ class CountingEngine:
     @property
     def prefix_stats(self) -> PrefixStats:
         return PrefixStats()  # no prefix cache
+
+    @property
+    def cache_use(self) -> CacheUse:
+        return CacheUse(self.num_slots, self.max_context, len(self._slots))
 
     def prepare(self, call: OpenCall) -> None:
         pass  # no grammars
@@ -74,25 +86,20 @@ class CountingEngine:
         more = len(call.block) if isinstance(call, VerifyCall) else call.rule.max_tokens
         if call.keep_len + len(call.feed) + more > slot.max_len:
             raise InvalidRequest(f"{call.keep_len} + {len(call.feed)} + {more} tokens exceed {slot.max_len}")
-        if waiting is not None:
-            why = Superseded(call.session, waiting.epoch)
-            self._superseded.append(CallFailed(call.session, waiting.epoch, why))
         self._waiting[call.session] = call
 
     def step(self) -> list[DraftBlock | Verdict | CallFailed]:
         if self.step_ms:
             time.sleep(1e-3 * self.step_ms)
         calls, self._waiting = self._waiting, {}
-        answers: list[DraftBlock | Verdict | CallFailed]
-        answers, self._superseded = [*self._superseded], []
-        for call in calls.values():
-            answers.append(self._draft(call) if isinstance(call, DraftCall) else self._verify(call))
-        return answers
+        return [
+            self._draft(call) if isinstance(call, DraftCall) else self._verify(call)
+            for call in calls.values()
+        ]
 
     def close(self, session: str) -> None:
         self._slots.pop(session, None)
         self._waiting.pop(session, None)
-        self._superseded = [failed for failed in self._superseded if failed.session != session]
 
     def check_integrity(self) -> None:
         assert self._waiting.keys() <= self._slots.keys(), "a call waits without a slot"

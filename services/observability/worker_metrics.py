@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from adasd.rounds import PrefixStats
+from adasd.rounds import CacheUse, PrefixStats
 from services.observability.buckets import BATCH_SIZES, STEP_TOKENS
 
 
@@ -46,13 +46,12 @@ class WorkerCounts(Protocol):
     def num_step_tokens(self) -> int: ...
     @property
     def prefix(self) -> PrefixStats: ...
+    @property
+    def cache(self) -> CacheUse: ...
 
 
 class WorkerCollector(Collector):
-    """Calls the functions at every collection. ``model_name`` is the name that clients use.
-
-    ``slot_len``: tokens that one slot holds.
-    """
+    """Calls the functions at every collection. ``model_name`` is the name that clients use."""
 
     def __init__(
         self,
@@ -61,9 +60,8 @@ class WorkerCollector(Collector):
         stats: Callable[[], WorkerCounts],
         num_leases: Callable[[], int],
         num_streams: Callable[[], int] = lambda: 0,
-        slot_len: int = 0,
     ) -> None:
-        self._role, self._model_name, self._stats, self._slot_len = role, model_name, stats, slot_len
+        self._role, self._model_name, self._stats = role, model_name, stats
         self._num_leases, self._num_streams = num_leases, num_streams
 
     def collect(self) -> Iterator[Metric]:
@@ -80,6 +78,7 @@ class WorkerCollector(Collector):
             ("calls", "Calls answered.", stats.num_calls),
             ("calls_failed", "Calls answered with an error.", stats.num_failed),
             ("tokens", "Tokens drafted or decided.", stats.num_tokens),
+            ("preemptions", "Sessions that gave their pages to older ones.", stats.cache.num_preempted),
         ):
             yield CounterMetricFamily(f"adasd_worker_{name}", about, total)
         yield SummaryMetricFamily(
@@ -95,16 +94,18 @@ class WorkerCollector(Collector):
     def _vllm_series(self, stats: WorkerCounts) -> Iterator[Metric]:
         names, values = ["model_name", "engine"], [self._model_name, "0"]
         usage = GaugeMetricFamily(
-            "vllm:kv_cache_usage_perc", "Share of the KV cache in use, by slots (1 is all).", labels=names
+            "vllm:kv_cache_usage_perc",
+            "Share of the KV cache that open sessions use (1 is all).",
+            labels=names,
         )
-        usage.add_metric(values, stats.num_sessions / max(1, stats.num_slots))
+        usage.add_metric(values, stats.cache.num_used / max(1, stats.cache.num_blocks))
         yield usage
         cache = GaugeMetricFamily(
             "vllm:cache_config_info",
-            "Always 1; the labels tell the KV cache's size: a block is a slot, of so many tokens.",
+            "Always 1; the labels tell the KV cache's size: blocks are pages, or slots where they are contiguous.",
             labels=[*names, "block_size", "num_gpu_blocks"],
         )
-        cache.add_metric([*values, str(self._slot_len), str(stats.num_slots)], 1)
+        cache.add_metric([*values, str(stats.cache.block_len), str(stats.cache.num_blocks)], 1)
         yield cache
         for name, about, total in (
             ("queries", "Prompt tokens looked up in the prefix cache.", stats.prefix.num_queried),

@@ -20,6 +20,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from uuid import uuid4
 
 from adasd.drafters.lookup import point_masses
 from adasd.errors import AdasdError
@@ -93,7 +94,6 @@ class Auditor:
         self._is_idle, self._tell, self._chance = is_idle, tell, chance or random.Random()
         self._running: dict[str, _Running] = {}
         self._waiting: asyncio.Queue[AuditedAnswer] = asyncio.Queue(MAX_WAITING)
-        self._names = (f"audit-{number}" for number in count())
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -154,7 +154,7 @@ class Auditor:
 
         Raises NotIdle, TimeoutError (no slot), or the target's error. The slot is given back on every path.
         """
-        name = next(self._names)
+        name = f"audit-{uuid4().hex}"
         transform = transform_of(answer.sampling, len(answer.prompt), self._eos_ids)
         async with asyncio.timeout(ATTACH_TIMEOUT_S):
             max_len = len(answer.prompt) + len(answer.tokens) + 1

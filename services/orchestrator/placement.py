@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
-from adasd.errors import AdasdError, Overloaded, WorkerLost
+from adasd.errors import (
+    AdasdError,
+    DeviceFailure,
+    Overloaded,
+    StaleIncarnation,
+    UnknownSession,
+    WorkerLost,
+)
 from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from services.orchestrator.held_leases import KEEP_S, HeldLease, HeldLeases, LeaseStream
 from services.transport.link import WorkerAddress
@@ -28,6 +35,8 @@ A = TypeVar("A", DraftBlock, Verdict)
 RETRY_S = 0.2
 """Pause between attempts to lease after a replica failed; doubles up to MAX_RETRY_S."""
 MAX_RETRY_S = 2.0
+TRY_ANOTHER = (WorkerLost, StaleIncarnation, UnknownSession, DeviceFailure)
+"""What a replica says that cannot open the session, though another one may."""
 DRAFT_LEASE_TIMEOUT_S = 2.0
 """A session does not queue for a draft; it tries again later (ServeConfig.reattach_s)."""
 
@@ -164,7 +173,7 @@ class LeasePlacement:
         while True:
             try:
                 return await self.attach(self.target, call, deadline_s - loop.time())
-            except WorkerLost as error:
+            except TRY_ANOTHER as error:
                 if loop.time() + pause_s >= deadline_s:
                     raise
                 log.warning("no target yet for session %s: %s", call.session, error)

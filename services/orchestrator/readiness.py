@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from itertools import count
+from uuid import uuid4
 
 from adasd.errors import AdasdError, Overloaded
 from adasd.ports import Clock, Drafter, Placement
@@ -78,7 +78,6 @@ class Prober:
         self.placement, self.readings, self.clock, self.may_sleep = placement, readings, clock, may_sleep
         self.holds_draft, self.shortage = holds_draft, shortage
         self.target_since_s: float | None = None
-        self._names = (f"probe-{number}" for number in count())
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:  # a full target must not delay the drafts' reading
@@ -128,7 +127,7 @@ class Prober:
         return None
 
     async def probe_target(self) -> None:
-        name = next(self._names)
+        name = f"probe-{uuid4().hex}"
         slot = await self.placement.attach_target(OpenCall(name, GREEDY, max_len=2))
         try:
             await slot.verify(VerifyCall(name, 1, 0, feed=(0,)))
@@ -148,7 +147,7 @@ class Prober:
                 raise result
 
     async def probe_draft(self, tier: str) -> None:
-        name = next(self._names)
+        name = f"probe-{uuid4().hex}"
         slot = await self.placement.attach_draft(OpenCall(name, GREEDY, max_len=2), tier)
         try:
             await slot.draft(DraftCall(name, 1, 0, (0,), StopRule(max_tokens=1)))

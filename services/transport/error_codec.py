@@ -13,7 +13,8 @@ from google.protobuf.message import DecodeError
 from adasd.errors import AdasdError
 from protos.adasd.v1 import worker_pb2 as pb
 
-MAX_TEXT_LEN = 1000  # characters; errors also travel in HTTP/2 headers, which hold 8 KiB in all
+MAX_TEXT_BYTES = 800  # of a field; errors also travel in HTTP/2 headers, in base64, which hold 8 KiB in all
+MAX_MESSAGE_BYTES = 500  # of the message, which only peers that do not know the class read
 
 
 def error_classes() -> dict[str, type[AdasdError]]:
@@ -32,11 +33,11 @@ _CLASSES = error_classes()
 
 
 def failed_from_error(error: AdasdError) -> pb.Failed:
-    """The wire format of an error; texts are cut to MAX_TEXT_LEN."""
+    """The wire format of an error; long texts are cut."""
     return pb.Failed(
         code=error.code.value,
         type=type(error).__name__,
-        message=str(error)[:MAX_TEXT_LEN],
+        message=cut(str(error), MAX_MESSAGE_BYTES),
         fields=[_field_to_wire(value) for value in error.args],
     )
 
@@ -66,6 +67,11 @@ def error_from_bytes(data: bytes) -> AdasdError | None:
         return None
 
 
+def cut(text: str, num_bytes: int) -> str:
+    """As much of the text as takes so many bytes in UTF-8."""
+    return text.encode(errors="replace")[:num_bytes].decode(errors="ignore")
+
+
 def _field_to_wire(value: object) -> pb.ErrorField:
     match value:
         case None:
@@ -75,7 +81,7 @@ def _field_to_wire(value: object) -> pb.ErrorField:
         case float():
             return pb.ErrorField(real=value)
         case _:
-            return pb.ErrorField(text=str(value)[:MAX_TEXT_LEN])
+            return pb.ErrorField(text=cut(str(value), MAX_TEXT_BYTES))
 
 
 def _field_from_wire(field: pb.ErrorField) -> str | int | float | None:

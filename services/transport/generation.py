@@ -25,12 +25,13 @@ from services.transport.generation_messages import (
     ModelInfo,
     ServerInfo,
 )
-from services.transport.options import PUBLIC_KEEPALIVE, retrying
+from services.transport.options import MAX_MESSAGE_BYTES, PUBLIC_KEEPALIVE, retrying
 from services.transport.server import guarded
 from services.transport.status import abort, error_from_rpc
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key of the request id, in both directions; the same name as the HTTP header."""
+MAX_REQUEST_ID_CHARS = 256
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -53,6 +54,11 @@ def generation_handler(service: GenerationService) -> grpc.GenericRpcHandler:
             request_id = call.request_id or _id_in(context.invocation_metadata()) or uuid4().hex
             if not (request_id.isascii() and request_id.isprintable()):  # goes into metadata and logs
                 raise InvalidRequest(f"request_id is {request_id[:64]!a}; send printable ASCII", "request_id")
+            if len(request_id) > MAX_REQUEST_ID_CHARS:
+                raise InvalidRequest(
+                    f"request_id has {len(request_id)} characters, the limit is {MAX_REQUEST_ID_CHARS}",
+                    "request_id",
+                )
             await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
             async with aclosing(service.generate(request_id, call)) as events:
                 async for event in events:
@@ -125,6 +131,7 @@ class GenerationClient:
         options = (
             *retrying(GENERATION_SERVICE),
             *PUBLIC_KEEPALIVE,
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.use_local_subchannel_pool", 1),  # else channels of a process share their connections
         )
         if ca is None:

@@ -18,7 +18,7 @@ from adasd.errors import (
     WorkerLost,
     told,
 )
-from services.transport.error_codec import error_from_bytes, error_to_bytes
+from services.transport.error_codec import cut, error_from_bytes, error_to_bytes
 
 ERROR_KEY = "adasd-error-bin"
 """Trailing metadata key of the encoded error, next to the status."""
@@ -30,7 +30,7 @@ RETRY_STATUSES = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABL
 """The same request can succeed later: these statuses carry the time to wait."""
 RETRY_AFTER_LOSS_S = 1.0
 
-MAX_DETAILS_LEN = 1000  # characters of the status message
+MAX_DETAILS_BYTES = 1000  # of the status message, whose bytes beyond ASCII take three in the headers
 
 STATUS: dict[Code, grpc.StatusCode] = {
     Code.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -55,7 +55,7 @@ STATUS: dict[Code, grpc.StatusCode] = {
 
 async def abort(context: grpc.aio.ServicerContext, error: AdasdError) -> NoReturn:
     """End the call with the error's status and what to do; the error itself goes along in the trailing metadata."""
-    details = told(error)[:MAX_DETAILS_LEN]
+    details = cut(told(error), MAX_DETAILS_BYTES)
     trailing: tuple[tuple[str, bytes], ...] = ((ERROR_KEY, error_to_bytes(error)),)
     if STATUS[error.code] in RETRY_STATUSES:
         trailing = (*trailing, (STATUS_DETAILS_KEY, _retry_info(error, details)))

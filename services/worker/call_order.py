@@ -55,8 +55,8 @@ class _VerdictMemo:
 @dataclass(slots=True)
 class _SessionCalls:
     newest_epoch: int = -1
-    running: list[QueuedCall] = field(default_factory=list)  # in the engine, oldest first
-    waiting: deque[QueuedCall] = field(default_factory=deque)  # after those, oldest first
+    running: QueuedCall | None = None  # in the engine
+    waiting: deque[QueuedCall] = field(default_factory=deque)  # after that one, oldest first
     verdict: _VerdictMemo | None = None
 
 
@@ -78,8 +78,8 @@ class CallOrder:
         calls = self._sessions.pop(session, None)
         if calls is None:
             return []
-        self.num_running -= bool(calls.running)
-        return [*calls.running, *calls.waiting]
+        self.num_running -= calls.running is not None
+        return [*([calls.running] if calls.running else []), *calls.waiting]
 
     def is_outdated(self, call: DraftCall | VerifyCall) -> bool:
         """Whether a call of this or a later epoch arrived before. Records the call's epoch."""
@@ -90,12 +90,13 @@ class CallOrder:
         return call.epoch <= newest
 
     def must_wait(self, call: DraftCall | VerifyCall) -> bool:
-        """Whether the engine cannot take the call yet. A draft call replaces draft calls in the engine."""
+        """Whether the engine cannot take the call yet. A draft call replaces a draft call in the engine."""
         calls = self._sessions.get(call.session)
         if calls is None:
             return False
-        replaces = isinstance(call, DraftCall) and all(isinstance(q.call, DraftCall) for q in calls.running)
-        return bool(calls.waiting) or (bool(calls.running) and not replaces)
+        running = calls.running
+        replaces = running and isinstance(call, DraftCall) and isinstance(running.call, DraftCall)
+        return bool(calls.waiting) or (running is not None and not replaces)
 
     def wait(self, queued: QueuedCall) -> None:
         self._sessions[queued.call.session].waiting.append(queued)
@@ -122,19 +123,20 @@ class CallOrder:
             calls.verdict = None
         return call
 
-    def started(self, queued: QueuedCall) -> None:
-        """Record that the engine took the call."""
-        running = self._sessions[queued.call.session].running
-        self.num_running += not running
-        running.append(queued)
+    def started(self, queued: QueuedCall) -> QueuedCall | None:
+        """Record that the engine took the call; returns the one that it replaced there, which gets no result."""
+        calls = self._sessions[queued.call.session]
+        replaced, calls.running = calls.running, queued
+        self.num_running += replaced is None
+        return replaced
 
     def finished(self, session: str, epoch: int) -> QueuedCall | None:
         """Take the call that a reply of this epoch belongs to; None if the session was closed."""
         calls = self._sessions.get(session)
-        queued = next((q for q in calls.running if q.call.epoch == epoch), None) if calls else None
-        if calls and queued:
-            calls.running.remove(queued)
-            self.num_running -= not calls.running
+        if calls is None or calls.running is None or calls.running.call.epoch != epoch:
+            return None
+        queued, calls.running = calls.running, None
+        self.num_running -= 1
         return queued
 
     def remember(self, call: VerifyCall, verdict: Verdict) -> None:

@@ -156,10 +156,10 @@ class EngineThread:
                 queued = replace(queued, arrived_s=self._clock())
             call = resolved
         error = self._attempt(lambda: engine.submit(call))
-        if error is None:
-            self.order.started(queued)
-        else:
+        if error is not None:
             self._reply(queued, error)
+        elif (replaced := self.order.started(queued)) is not None:
+            self._reply(replaced, Superseded(call.session, replaced.call.epoch))
 
     def _attempt(self, action: Callable[[], None]) -> AdasdError | None:
         """Run one caller's action; returns its error, which concerns only that caller."""

@@ -11,7 +11,7 @@ from typing import overload
 
 from adasd.errors import AdasdError, DeviceFailure, WorkerLost
 from adasd.ports import Clock, Engine
-from adasd.rounds import DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
+from adasd.rounds import CacheUse, DraftBlock, DraftCall, OpenCall, Verdict, VerifyCall
 from services.worker.call_order import Answer, Caller, QueuedCall
 from services.worker.engine_thread import CloseSlot, EngineThread, OpenSlot, StopThread
 from services.worker.host_stats import HostStats
@@ -75,7 +75,8 @@ class EngineHost:
         self._ended_by: AdasdError | None = None
         self._loop: asyncio.AbstractEventLoop
         self._ready: asyncio.Future[EngineFacts]
-        self._prepare: Callable[[OpenCall], None]  # the engine's; any thread may call it
+        self._prepare: Callable[[OpenCall], None]  # the engine's; any thread may call it, and the next
+        self._cache_use: Callable[[], CacheUse]
         self.facts: EngineFacts
 
     async def start(self) -> EngineFacts:
@@ -159,7 +160,9 @@ class EngineHost:
     def stats(self) -> HostStats:
         """Counts since the start; cheap."""
         order = self._thread.order
-        return self._thread.counters.snapshot(self.facts.num_slots, len(order), order.num_running)
+        return self._thread.counters.snapshot(
+            self.facts.num_slots, len(order), order.num_running, self._cache_use()
+        )
 
     async def _answer_to(
         self, request: Callable[[Caller], QueuedCall | OpenSlot | CloseSlot]
@@ -200,6 +203,7 @@ class EngineHost:
 
     def _on_ready(self, engine: Engine) -> None:
         self._prepare = engine.prepare
+        self._cache_use = lambda: engine.cache_use
         facts = EngineFacts(engine.num_slots, engine.max_context, engine.vocab_size, engine.verdict_backend)
         self._post(lambda: self._become_ready(facts))
 

@@ -7,7 +7,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from adasd.errors import AdasdError
-from adasd.rounds import CallFailed, DraftBlock, DraftCall, OpenCall, PrefixStats, Verdict, VerifyCall
+from adasd.rounds import (
+    CacheUse,
+    CallFailed,
+    DraftBlock,
+    DraftCall,
+    OpenCall,
+    PrefixStats,
+    Verdict,
+    VerifyCall,
+)
 from services.observability.buckets import STEP_TOKENS
 
 
@@ -30,6 +39,7 @@ class HostStats:
     step_tokens: tuple[tuple[float, int], ...] = ()  # (bound of STEP_TOKENS, steps up to it), by bound
     num_step_tokens: int = 0  # prompt tokens computed and tokens decided, in all steps
     prefix: PrefixStats = field(default_factory=PrefixStats)
+    cache: CacheUse = field(default_factory=CacheUse)
 
     @property
     def mean_batch(self) -> float:
@@ -74,7 +84,7 @@ class HostCounters:
             self.waited_s += 1e-3 * reply.queue_ms
             self.computed_s += 1e-3 * reply.compute_ms
 
-    def snapshot(self, num_slots: int, num_sessions: int, num_pending: int) -> HostStats:
+    def snapshot(self, num_slots: int, num_sessions: int, num_pending: int, cache: CacheUse) -> HostStats:
         """The counts so far, with the given current numbers."""
         return HostStats(
             num_slots=num_slots,
@@ -92,6 +102,7 @@ class HostCounters:
             step_tokens=tuple(sorted(self.step_tokens.copy().items())),
             num_step_tokens=self.num_step_tokens,
             prefix=self.prefix,
+            cache=cache,
         )
 
 

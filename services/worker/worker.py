@@ -112,7 +112,6 @@ class Worker:
                     self._host.stats,
                     self._leases.__len__,
                     lambda: self._service.num_streams,
-                    facts.max_context,
                 )
             )
             self._reporter = Reporter(
@@ -130,10 +129,13 @@ class Worker:
         """Yield the address of the data plane, then keep the lease until the caller ends it; that frees the slot.
 
         The lease also ends without traffic, or if the session takes another lease here. While all slots are leased the
-        call waits, then raises Overloaded.
+        call waits, then raises Overloaded. A replica whose engine has ended leases nothing: until Serve replaces it, it
+        looks idle, and requests would go there first.
         """
+        self.check_health()
         lease = await self._leases.grant_when_free(session_id, self._lease_timeout_s)
         try:
+            self.check_health()
             yield self._grant
             while (left_s := self._leases.idle_left_s(lease)) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(min(left_s, 1.0))  # traffic extends the lease, a newer lease ends it

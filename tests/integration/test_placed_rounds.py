@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adasd.config import EngineConfig
-from adasd.errors import AdasdError, InvalidRequest, Overloaded, UnknownSession, WorkerLost
+from adasd.errors import AdasdError, DeviceFailure, InvalidRequest, Overloaded, UnknownSession, WorkerLost
 from adasd.requests import Grammar, GrammarKind
 from adasd.rounds import OpenCall, SamplingTransform, VerifyCall
 from load_tests.latency.counting_engine import CountingEngine
@@ -170,6 +170,24 @@ async def test_a_grammar_is_compiled_before_anything_is_asked(rig: Rig):
     assert not attaching.done()
     rig.may_open.set()
     await (await attaching).release()
+
+
+@pytest.mark.parametrize("refusal", [DeviceFailure("an illegal address"), UnknownSession("s")])
+async def test_with_a_grammar_too_another_replica_is_tried_where_one_fails(
+    rig: Rig, refusal: AdasdError, monkeypatch: pytest.MonkeyPatch
+):
+    """Its opening is awaited, so what it says does not come with the first verdict."""
+    engine_open, refusals = rig.engine.open, [refusal]
+
+    def open(call: OpenCall) -> None:
+        if refusals:
+            raise refusals.pop()
+        engine_open(call)
+
+    monkeypatch.setattr(rig.engine, "open", open)
+    slot = await rig.slot(SamplingTransform(grammar=Grammar(GrammarKind.REGEX, "a+")))
+    assert rig.num_grants == 2
+    await slot.release()
 
 
 async def test_a_replica_of_another_form_is_refused_and_another_one_tried(rig: Rig):

@@ -46,6 +46,16 @@ class CacheLayout(Protocol):
         """Places per page; None: slots are contiguous."""
         ...
 
+    @property
+    def num_blocks(self) -> int:
+        """Pages, or slots where they are contiguous."""
+        ...
+
+    @property
+    def num_used_blocks(self) -> int:
+        """Those that slots in use hold."""
+        ...
+
     def allocate(self, prompt: Sequence[int], in_use: Iterable[Held]) -> SlotPlacement:
         """A slot for a session that begins with ``prompt``; at least one slot must be free.
 

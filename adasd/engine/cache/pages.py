@@ -85,6 +85,8 @@ class Pages:
         self._tables: dict[int, tuple[list[int], ...]] = {}
         self._starts: dict[int, int] = {}  # slot in use -> position that it goes on from
         self._num_users = [0] * (num_pages + 1)  # slots that refer to a page
+        self._num_open = [0] * (num_pages + 1)  # those of them that are in use
+        self.num_used_blocks = 0  # pages that slots in use refer to
         self._free = list(range(num_pages, 0, -1))  # the last one goes first
 
     def __iter__(self) -> Iterator[int]:
@@ -93,6 +95,10 @@ class Pages:
     @property
     def page_size(self) -> int:
         return self._page_size
+
+    @property
+    def num_blocks(self) -> int:
+        return self.num_pages
 
     @property
     def num_free_pages(self) -> int:
@@ -124,6 +130,7 @@ class Pages:
         tables = tuple(table[: self.num_needed(num_cached)] for table in shared)
         for table in tables:
             self._use(table)
+            self._count_open(table, 1)
         for table in self._tables.pop(slot, ()):
             self._drop(table)
         slots.touch(source)
@@ -146,7 +153,7 @@ class Pages:
                 if self._num_users[table[i]] == 1:
                     continue
                 shared, table[i] = table[i], self._take()
-                self._drop([shared])
+                self._leave([shared])
                 if i == first and start % self._page_size:
                     copies.append(PageCopy(self._places(shared), self._places(table[i])))
             table += [self._take() for _ in range(num - len(table))]
@@ -155,7 +162,7 @@ class Pages:
     def cut(self, slot: int, length: int) -> None:
         num = self.num_needed(length)
         for table in self._tables[slot]:
-            self._drop(table[num:])
+            self._leave(table[num:])
             del table[num:]
 
     def roll_back(self, slot: int, length: int) -> bool:
@@ -165,6 +172,8 @@ class Pages:
     def free(self, slot: int, tokens: list[int]) -> None:
         del self._starts[slot]
         self.cut(slot, len(tokens) if self.reuse else 0)
+        for table in self._tables[slot]:
+            self._count_open(table, -1)
         if not self._tables[slot][0]:
             del self._tables[slot]
         self._slots.put(slot, tokens if self.reuse else [])
@@ -190,8 +199,8 @@ class Pages:
 
     def check_integrity(self) -> None:
         """Raise AssertionError if a page is lost, has two roles, or its users are miscounted."""
-        num_users = [0] * (self.num_pages + 1)
-        for tables in self._tables.values():
+        num_users, num_open = [0] * (self.num_pages + 1), [0] * (self.num_pages + 1)
+        for slot, tables in self._tables.items():
             pages = []
             for table in tables:
                 num_behind = table.count(NO_PAGE)
@@ -201,6 +210,8 @@ class Pages:
             assert len(set(map(len, tables))) == 1, f"tables of different lengths: {tables}"
             for page in pages:
                 num_users[page] += 1
+                num_open[page] += slot in self._starts
+        assert (num_open, sum(map(bool, num_open))) == (self._num_open, self.num_used_blocks)
         assert num_users == self._num_users, (num_users, self._num_users)
         unused = [page for page in range(1, self.num_pages + 1) if not num_users[page]]
         assert sorted(self._free) == unused, (self._free, unused)
@@ -242,7 +253,7 @@ class Pages:
             for i in range(behind - 1, -1, -1):
                 if table[i] == NO_PAGE:
                     break
-                self._drop([table[i]])
+                self._leave([table[i]])
                 table[i], found = NO_PAGE, True
         return found
 
@@ -263,12 +274,27 @@ class Pages:
     def _take(self) -> int:
         page = self._free.pop()
         self._num_users[page] = 1
+        self._count_open([page], 1)
         return page
 
     def _use(self, pages: Iterable[int]) -> None:
         for page in pages:
             if page != NO_PAGE:
                 self._num_users[page] += 1
+
+    def _leave(self, pages: Sequence[int]) -> None:
+        """A slot in use gives these up."""
+        self._count_open(pages, -1)
+        self._drop(pages)
+
+    def _count_open(self, pages: Iterable[int], change: int) -> None:
+        """So many more slots in use refer to these pages: one, or minus one."""
+        for page in pages:
+            if page == NO_PAGE:
+                continue
+            was_used = self._num_open[page] > 0
+            self._num_open[page] += change
+            self.num_used_blocks += (self._num_open[page] > 0) - was_used
 
     def _drop(self, pages: Iterable[int]) -> None:
         for page in pages:

@@ -28,6 +28,8 @@ class PrefixCache:
     def __init__(self, num_slots: int, max_context: int, reuse: bool = False) -> None:
         self.num_slots, self.max_context, self.reuse = num_slots, max_context, reuse
         self.num_places = num_slots * max_context
+        self.num_blocks = num_slots
+        self.num_used_blocks = 0
         self._free = FreeSlots(num_slots)
 
     def __iter__(self) -> Iterator[int]:
@@ -36,6 +38,7 @@ class PrefixCache:
     def allocate(self, prompt: Sequence[int], in_use: Iterable[Held]) -> SlotPlacement:
         """As the protocol says. A free slot is copied from, not taken over, if less than half of it would be reused:
         later prompts may reuse the rest."""
+        self.num_used_blocks += 1
         free, held = self._free, self._free.held
         source, num_cached = free.longest_prefix(list(prompt[:-1]), in_use) if self.reuse else (-1, 0)
         slot = free.next()
@@ -71,9 +74,10 @@ class PrefixCache:
         return ()
 
     def check_integrity(self) -> None:
-        """Nothing is counted twice."""
+        assert self.num_used_blocks == self.num_slots - len(list(self._free))
 
     def free(self, slot: int, tokens: list[int]) -> None:
+        self.num_used_blocks -= 1
         self._free.put(slot, tokens if self.reuse else [])
 
     def held(self) -> Iterable[Held]:

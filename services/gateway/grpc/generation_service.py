@@ -31,8 +31,6 @@ from services.transport.generation_messages import (
     ServerInfo,
 )
 
-MAX_REQUEST_ID_CHARS = 256
-
 
 class GatewayService:
     """Implements services.transport.generation_messages.GenerationService."""
@@ -63,11 +61,6 @@ class GatewayService:
             raise
 
     async def _answer(self, request_id: str, call: GenerateCall) -> AsyncGenerator[Chunk | Complete, None]:
-        if len(request_id) > MAX_REQUEST_ID_CHARS:
-            raise InvalidRequest(
-                f"request_id has {len(request_id)} characters, the limit is {MAX_REQUEST_ID_CHARS}",
-                "request_id",
-            )
         if request_id in self._running:
             raise InvalidRequest(
                 f"request {request_id!r} is running already; choose another id", "request_id"

@@ -11,6 +11,7 @@ from adasd.engine.cache.pages import NO_PAGE, ROLL_BACK
 from adasd.engine.engine import TorchEngine
 from adasd.errors import InvalidRequest, StaleCache
 from adasd.rounds import (
+    CacheUse,
     CallFailed,
     DraftBlock,
     DraftCall,
@@ -98,6 +99,7 @@ def test_rounds_of_every_kind_go_on_after_a_preemption(seed, prefix_cache):
                     VerifyCall(str(i), 0, keep, feed, tuple(truth[i][done[i] :][: chance.randint(0, 3)]))
                 )
         e.check_integrity()
+    assert e.cache_use == CacheUse(e._slots.layout.num_pages, 16, 0, e._rooms.num_preempted)
     assert e._rooms.num_preempted > 0
     assert all_free(e)
 

@@ -8,7 +8,7 @@ from math import inf
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from adasd.rounds import PrefixStats
+from adasd.rounds import CacheUse, PrefixStats
 from adasd.testing.clock import FakeClock
 from services.observability import reporter as reporting
 from services.observability.reporter import Reporter
@@ -131,17 +131,19 @@ def test_a_workers_figures_are_its_hosts():
         step_tokens=((1, 4), (64, 5), (inf, 1)),
         num_step_tokens=20300,
         prefix=PrefixStats(120, 64),
+        cache=CacheUse(num_blocks=400, block_len=256, num_used=100, num_preempted=7),
     )
-    collector = WorkerCollector("target", "pair", lambda: stats, lambda: 4, slot_len=2048)
+    collector = WorkerCollector("target", "pair", lambda: stats, lambda: 4)
     text = render([take(collector, "t1", "target", 1)])
-    assert 'block_size="2048"' in text.decode()  # vllm:cache_config_info
-    assert 'num_gpu_blocks="8"' in text.decode()
+    assert 'block_size="256"' in text.decode()  # vllm:cache_config_info
+    assert 'num_gpu_blocks="400"' in text.decode()
     values = {
         (s.name, s.labels.get("le")): s.value
         for f in text_string_to_metric_families(text.decode())
         for s in f.samples
     }
-    assert values["vllm:kv_cache_usage_perc", None] == 3 / 8
+    assert values["vllm:kv_cache_usage_perc", None] == 1 / 4
+    assert values["adasd_worker_preemptions_total", None] == 7
     assert values["adasd_worker_slots", None] == 8
     assert values["adasd_worker_leases", None] == 4
     assert values["adasd_worker_tokens_total", None] == 40

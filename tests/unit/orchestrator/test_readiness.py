@@ -42,6 +42,22 @@ async def test_drafts_that_may_sleep_are_not_woken_by_probes(monkeypatch: pytest
     assert (await probed(True, monkeypatch)).num_attached["draft"] == 1
 
 
+async def test_probes_of_two_orchestrators_never_share_a_name(monkeypatch: pytest.MonkeyPatch):
+    """A worker ends a lease when another one of the same name comes."""
+    names = []
+    for _ in range(2):
+        placement = FakePlacement((0,) * 8)
+        attach = placement.attach_target
+
+        async def noted(call: OpenCall, attach=attach):
+            names.append(call.session)
+            return await attach(call)
+
+        monkeypatch.setattr(placement, "attach_target", noted)
+        await Prober(placement, Readings(has_draft=False)).probe_target()
+    assert len(set(names)) == 2
+
+
 @pytest.mark.parametrize(
     ("holds_draft", "degraded"),
     [(True, False), (False, True)],

@@ -6,16 +6,16 @@ import grpc
 import pytest
 
 from adasd import errors
-from adasd.errors import AdasdError, Code, ContextTooLong, InvalidRequest, WorkerLost
+from adasd.errors import AdasdError, Code, ContextTooLong, InvalidRequest, UnknownModel, WorkerLost, told
 from protos.adasd.v1 import worker_pb2 as pb
 from services.transport.error_codec import (
-    MAX_TEXT_LEN,
+    cut,
     error_classes,
     error_from_bytes,
     error_from_failed,
     error_to_bytes,
 )
-from services.transport.status import ERROR_KEY, STATUS, error_from_rpc
+from services.transport.status import ERROR_KEY, MAX_DETAILS_BYTES, STATUS, error_from_rpc
 
 EXAMPLES = [
     AdasdError("something"),
@@ -67,8 +67,14 @@ def test_an_error_of_another_version_arrives_as_the_root_with_its_sentence():
         assert str(arrived) == "boom"
 
 
-def test_a_long_text_is_cut_so_that_it_fits_into_headers():
-    assert len(error_to_bytes(InvalidRequest("x" * 100_000))) < 3 * MAX_TEXT_LEN
+@pytest.mark.parametrize("letter", ["x", "\u6a21", "\U0001f600"])
+@pytest.mark.parametrize("make", [InvalidRequest, lambda text: UnknownModel(text, text)])
+def test_a_long_text_is_cut_so_that_it_fits_into_headers(letter, make):
+    """8 KiB in all: the status message with three bytes for each one beyond ASCII, the error in base64."""
+    error = make(100_000 * letter)
+    details = cut(told(error), MAX_DETAILS_BYTES)
+    in_details = sum(1 if byte < 128 else 3 for byte in details.encode())
+    assert 0 < in_details + 4 * len(error_to_bytes(error)) / 3 < 7500
 
 
 def test_bytes_that_are_no_error_are_none():

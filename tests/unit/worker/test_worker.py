@@ -8,7 +8,9 @@ import pytest
 
 from adasd.config import EngineConfig
 from adasd.engine.translated import TranslatedDraft
-from adasd.errors import Overloaded
+from adasd.errors import DeviceFailure, Overloaded
+from adasd.rounds import OpenCall, SamplingTransform, VerifyCall
+from load_tests.latency.counting_engine import CountingEngine
 from services.config import TierConfig
 from services.worker.worker import Worker
 from tests.unit.engine.models import engine
@@ -89,5 +91,30 @@ async def test_who_waits_too_long_is_refused_alone_and_holds_nothing():
         await again.aclose()
         await leases[1].aclose()
         assert (await worker.stats())["num_leases"] == 0
+    finally:
+        await worker.shutdown()
+
+
+async def test_a_replica_whose_engine_has_ended_leases_nothing(monkeypatch: pytest.MonkeyPatch):
+    """Until Serve replaces it, it is the one with the fewest requests, so the router would send all of them there."""
+    dying, worker = CountingEngine(), Worker.__new__(Worker)
+    await worker.__init__(  # type: ignore[misc]  # as Serve does
+        "target", TierConfig(EngineConfig("counting")), make_engine=lambda: dying
+    )
+    try:
+        lease = worker.lease("a")
+        await anext(lease)
+
+        def step() -> list[object]:
+            raise RuntimeError("an illegal memory access")
+
+        monkeypatch.setattr(dying, "step", step)
+        await worker._host.open(OpenCall("a", SamplingTransform(), CONTEXT))
+        with pytest.raises(DeviceFailure):
+            await worker._host.submit(VerifyCall("a", 1, 0, (5,)))
+        with pytest.raises(DeviceFailure, match="illegal memory access"):
+            await anext(worker.lease("b"))
+        await lease.aclose()
+        assert len(worker._leases) == 0
     finally:
         await worker.shutdown()
