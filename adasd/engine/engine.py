@@ -88,7 +88,7 @@ class TorchEngine:
             max_context,
             CacheNeeds.of(forward.layers, forward.dtype),
             forward.device,
-            lambda: profile(forward, prefill_budget),
+            lambda: profile(forward, prefill_budget, max_context),
         )
         self._longest_block = LONGEST_BLOCK if any(layout.windows) else None
         self._slots = SlotTable(layout)
@@ -279,7 +279,8 @@ class TorchEngine:
         self._scheduler.waiting[call.session] = work
 
     def close(self, session: str) -> None:
-        self._scheduler.waiting.pop(session, None)
+        if (work := self._scheduler.waiting.pop(session, None)) is not None:
+            work.done_with()
         self._transforms.pop(session, None)
         self._slots.close(session)
 
@@ -399,6 +400,7 @@ class TorchEngine:
     def _fail(self, work: Work, error: AdasdError) -> CallFailed:
         """Reply with the error; the slot keeps what it held before the call."""
         del self._scheduler.waiting[work.call.session]
+        work.done_with()
         work.slot.cut(work.first_fed)
         self.cache.scrub(work.slot.index, work.first_fed)
         self._slots.layout.cut(work.slot.index, work.first_fed)

@@ -164,6 +164,7 @@ class DraftWork(_Work):
 
     call: DraftCall = field(kw_only=True)
     proposed: list[Proposed] = field(default_factory=list)
+    is_cut: bool = False
 
     def __post_init__(self) -> None:
         self.first_fed = self.call.keep_len
@@ -188,7 +189,8 @@ class DraftWork(_Work):
         left = self.tokens[self.done :]
         if len(left) > chunk:
             return self._input(left[:chunk], 0)
-        return self._input(left, 1 if self.call.rule.max_tokens else 0) if left else None
+        drafts_on = self.call.rule.max_tokens and not self.is_cut
+        return self._input(left, 1 if drafts_on else 0) if left else None
 
     def take(self, new: Result) -> None:
         """Append a drafted token. It is fed next, unless it ends the block: the last drafted token is never fed."""
@@ -202,7 +204,8 @@ class DraftWork(_Work):
         return bool(self.proposed) and now_s - self.submitted_s > self.call.patience_s
 
     def cut(self) -> None:
-        """End the block with the tokens drafted so far."""
+        """End the block with the tokens drafted so far. After a preemption they are still fed, and nothing is drafted."""
+        self.is_cut = True
         del self.tokens[self.num_resumed + len(self.call.feed) + max(0, len(self.proposed) - 1) :]
 
     def answer(self) -> DraftBlock:
@@ -249,6 +252,7 @@ class EarlyExitWork(DraftWork):
             self.call.rule.max_tokens > 0 and not self.slot.evicted
         )  # only a verify call feeds all layers
         self.tokens = list(self.call.feed[self.first_fed - self.call.keep_len :]) if wanted else []
+        self.slot.shallow_from = self.first_fed
 
     @property
     def num_layers(self) -> int:
@@ -275,6 +279,7 @@ class EarlyExitWork(DraftWork):
     def done_with(self) -> None:
         """Roll back what was fed."""
         self.slot.cut(self.first_fed)
+        self.slot.shallow_from = None
 
 
 @dataclass(slots=True)

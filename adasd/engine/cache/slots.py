@@ -42,6 +42,13 @@ class Slot:
         default_factory=list
     )  # valid tokens, none of them cached, until a call feeds them
 
+    shallow_from: int | None = None  # tokens from here on have passed the first layers only; None: none has
+
+    @property
+    def whole_tokens(self) -> list[int]:
+        """The cached tokens whose keys and values are there in all layers."""
+        return self.tokens if self.shallow_from is None else self.tokens[: self.shallow_from]
+
     @property
     def is_placed(self) -> bool:
         """Whether it has a slot of the cache."""
@@ -129,9 +136,10 @@ class SlotTable:
         return (slot for slot in reversed(self._by_session.values()) if slot.is_placed)
 
     def preempt(self, slot: Slot, valid: list[int]) -> None:
-        """Give back the session's slot of the cache; ``valid`` are the tokens that its next call feeds again."""
-        self.layout.free(slot.index, list(slot.tokens))
-        slot.cut(0)
+        """Give back the session's slot of the cache, if it has one; its next call feeds the ``valid`` tokens again."""
+        if slot.is_placed:
+            self.layout.free(slot.index, list(slot.whole_tokens))
+            slot.cut(0)
         slot.index, slot.evicted = NO_SLOT, valid
 
     def place(self, slot: Slot, prompt: Sequence[int]) -> SlotPlacement:
@@ -140,7 +148,7 @@ class SlotTable:
         The prefix that the placement finds counts as cached at once; the caller copies it if another slot holds it.
         """
         assert not slot.is_placed, slot
-        in_use = [(other.index, other.tokens) for other in self._by_session.values() if other.is_placed]
+        in_use = [(other.index, other.whole_tokens) for other in self._by_session.values() if other.is_placed]
         placement = self.layout.allocate(prompt, in_use)
         slot.index = placement.slot
         slot.extend(prompt[: placement.num_cached])

@@ -20,18 +20,27 @@ RECORDED = 1.25
 """Recorded passes keep their memory, beside that of eager ones. A guess: unmeasured."""
 
 
-def profile(forward: Forward, num_tokens: int) -> DeviceMemory:
-    """Memory of the forward pass's CUDA device, with the peak of a pass over ``num_tokens`` prompt tokens."""
+def profile(forward: Forward, num_tokens: int, max_context: int) -> DeviceMemory:
+    """Memory of the forward pass's CUDA device, with the peak of a pass over ``num_tokens`` tokens of prompts.
+
+    No prompt is longer than ``max_context``: the model knows no positions behind it.
+    """
     device = forward.device
-    layout = Pages(1, num_tokens, CUDA_PAGE, -(-num_tokens // CUDA_PAGE))
+    length = min(num_tokens, max_context)
+    num_slots, pages_each = -(-num_tokens // length), -(-length // CUDA_PAGE)
+    layout = Pages(num_slots, length, CUDA_PAGE, num_slots * pages_each)
     cache = forward.make_cache(layout)
-    slot = layout.allocate((), ()).slot
-    layout.extend(slot, 0, num_tokens)
+    inputs = []
+    for begin in range(0, num_tokens, length):
+        slot, num = layout.allocate((), ()).slot, min(length, num_tokens - begin)
+        layout.extend(slot, 0, num)
+        num_logits = 0 if begin else min(num, MAX_POSITIONS)
+        inputs.append(StepInput(slot, 0, (0,) * num, num_logits))
+    inputs.sort(key=lambda one: one.attention_order)
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     with torch.inference_mode():
-        inputs = [StepInput(slot, 0, (0,) * num_tokens, min(num_tokens, MAX_POSITIONS))]
         logits = forward(ForwardBatch(inputs, layout, device), cache)
         torch.softmax(logits.float(), dim=-1).argmax(dim=-1)  # as sampling does
     torch.cuda.synchronize(device)

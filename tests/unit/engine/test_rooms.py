@@ -113,6 +113,45 @@ def test_penalties_and_seeds_follow_the_text_through_a_preemption():
     assert e._rooms.num_preempted > 0
 
 
+def test_a_preempted_draft_call_that_waits_for_room_may_be_replaced():
+    e = paged(10)
+    old, new = prompts(80, 60)
+    for session, text in (("old", old), ("new", new)):
+        e.open(OpenCall(session, GREEDY, CONTEXT))
+        draft(e, DraftCall(session, 0, 0, text, StopRule(1)))
+    e.submit(DraftCall("old", 1, 80, tuple(range(40)), StopRule(12)))
+    e.step()
+    assert not e._slots.get("new").is_placed
+    e.submit(DraftCall("new", 1, 60, (5,), StopRule(4)))
+    e.submit(DraftCall("new", 2, 60, (6,), StopRule(4)))
+    answers = {(answer.session, answer.epoch): answer for answer in run_until_idle(e)}
+    assert list(answers["new", 2].tokens) == generate("llama", (*new, 6), 4)
+    assert len(answers) == 2
+
+
+def test_an_overdue_block_drafts_nothing_more_after_a_preemption():
+    """Its tokens are fed again, since they are what the next call may keep."""
+    now = [0.0]
+    e = paged(10)
+    e._clock = lambda: now[0]
+    old, new = prompts(80, 60)
+    for session in ("old", "new"):
+        e.open(OpenCall(session, GREEDY, CONTEXT))
+    draft(e, DraftCall("old", 0, 0, old, StopRule(1)))
+    e.submit(DraftCall("new", 0, 0, new, StopRule(9, row_len=8), patience_s=1.0))
+    drafting = e._scheduler.waiting["new"]
+    while len(drafting.proposed) < 3:
+        e.step()
+    e.submit(DraftCall("old", 1, 80, tuple(range(25)), StopRule(12)))
+    assert e.step() == []
+    assert e._rooms.num_preempted > 0
+    num, now[0] = len(drafting.proposed), 5.0
+    (block,) = [answer for answer in run_until_idle(e) if answer.session == "new"]
+    assert list(block.tokens) == generate("llama", new, num)
+    assert e._slots.get("new").tokens == [*new, *block.tokens[: num - 1]]
+    e.check_integrity()
+
+
 def test_the_newest_session_goes_and_the_oldest_never():
     e = paged(10)
     first, second, third, long = prompts(60, 60, 30, 60)

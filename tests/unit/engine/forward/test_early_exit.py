@@ -24,7 +24,7 @@ from adasd.rounds import (
     Verdict,
     VerifyCall,
 )
-from adasd.testing.loops import GREEDY, draft, plain, verify
+from adasd.testing.loops import GREEDY, draft, plain, run_until_idle, verify
 from tests.unit.engine.models import CONFIGS, VOCAB_SIZE, original, prompts
 
 DEEP = {"llama": 5, "qwen3": 4, "qwen2": 3}
@@ -191,3 +191,25 @@ def test_what_cannot_draft_for_itself_is_refused():
     with pytest.raises(ConfigError, match="takes no draft model"):
         LocalPair(engine(), engine(early=False), str, frozenset())  # type: ignore[arg-type]
     assert VOCAB_SIZE > 3
+
+
+@pytest.mark.parametrize("cache", ["contiguous", "paged"])
+@pytest.mark.parametrize("ends", [True, False], ids=["its client leaves", "it goes on"])
+def test_what_only_the_first_layers_have_seen_is_no_prefix_for_others(cache: str, ends: bool):
+    """A draft of the first layers alone, caught between two passes."""
+    made, (prompt,) = engine(cache=cache), prompts(40)
+    for _ in range(60):  # exits that have always been right draft long blocks
+        exits = made.forward._exits
+        made.forward._exits = exits.learn([[True]] * len(exits.seen), [[0.9]] * len(exits.seen))
+    made.open(OpenCall("s", GREEDY, 100))
+    made.submit(DraftCall("s", 0, 0, prompt, StopRule(8)))
+    made.step()
+    assert made.num_pending == 1
+    if ends:
+        made.close("s")
+    made.open(OpenCall("other", GREEDY, 100))
+    made.submit(VerifyCall("other", 0, 0, (*prompt, 3)))
+    (verdict,) = [answer for answer in run_until_idle(made) if answer.session == "other"]
+    assert verdict.cached_tokens == 0
+    assert [verdict.next_token] == plain(engine(early=False), (*prompt, 3), 1)
+    made.check_integrity()

@@ -10,8 +10,10 @@ from adasd.engine.cache.layers import CacheNeeds
 from adasd.engine.cache.pages import Pages
 from adasd.engine.cache.prefix_cache import PrefixCache
 from adasd.engine.loading import sizing
+from adasd.engine.loading.profile import CONTEXT_BYTES, profile
 from adasd.engine.loading.sizing import CUDA_PAGE, DeviceMemory, cuda_budget, make_layout
 from adasd.errors import ConfigError
+from tests.unit.engine.models import engine
 
 GB, CPU, CUDA = 10**9, torch.device("cpu"), torch.device("cuda", 0)
 PER_TOKEN = 256 * 1024  # Qwen2.5-32B in bfloat16
@@ -93,3 +95,33 @@ def test_by_default_contiguous_slots_share_the_room(limit, room, expected, monke
     assert (made.max_context, made.num_slots) == (expected, 32)
     made = by_default(CPU, limit=limit, per_token=100, cache_bytes=100 * room)
     assert (made.max_context, made.num_slots) == (expected, min(32, room // expected))
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "context", "lens"), [(96, 160, [96]), (400, 160, [160, 160, 80]), (8, 4, [4, 4])]
+)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_largest_pass_stays_within_the_context(name, num_tokens, context, lens, monkeypatch):
+    """On a card, reading positions that the model does not have ends the process. torch.cuda's counters are made up."""
+    counters = {
+        "memory_allocated": 0,
+        "max_memory_allocated": 8,
+        "memory_reserved": 0,
+        "mem_get_info": (5, 9),
+    }
+    for counter in ("synchronize", "reset_peak_memory_stats", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, counter, lambda *_: None)
+    for counter, value in counters.items():
+        monkeypatch.setattr(torch.cuda, counter, lambda *_, value=value: value)
+    forward, batches = engine(name, fast=True if name == "llama" else None, max_context=context).forward, []
+    inner = forward.__call__
+
+    class Watched:
+        device, make_cache = forward.device, forward.make_cache
+
+        def __call__(self, batch, cache):
+            batches.append(batch)
+            return inner(batch, cache)
+
+    assert profile(Watched(), num_tokens, context) == DeviceMemory(9, 5, CONTEXT_BYTES, 10)
+    assert sorted((len(one.tokens) for one in batches[0].inputs), reverse=True) == lens
