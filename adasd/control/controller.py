@@ -31,7 +31,7 @@ from adasd.methods.registry import Method, acceptance_method, drafting_method
 from adasd.requests import Mode, SpeculationOptions
 from adasd.rounds import BLOCK, TOKEN, AcceptanceRule, Params, RoundCompleted, SamplingTransform, StopRule
 
-__all__ = ["PLAIN", "Controller", "EffectiveSpeculation", "Plan", "SessionController"]
+__all__ = ["Controller", "EffectiveSpeculation", "Plan", "SessionController"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,6 @@ class Plan:
     accept: AcceptanceRule
     drafts_ahead: bool = False  # the draft may continue after the block while the target judges it
     drafts_for_rejection: bool = False  # it may prepare for the block's rejection during that time
-
-
-PLAIN = Plan(StopRule(0), AcceptanceRule())
 
 
 class Circumstance(NamedTuple):
@@ -186,6 +183,10 @@ class SessionController:
         self._drafting = drafting_method(effective.drafting)
         self._distortion = 0.0
         self._acceptance = acceptance_method(effective.relaxation) if effective.relaxation else None
+        self._exact_rule = AcceptanceRule(BLOCK if effective.whole_block else TOKEN)
+        # A block that was drafted ahead may still come in a plain round. It is judged as it would have been in time:
+        # when it comes depends on its tokens, so another rule then would show in what is emitted.
+        self._plain = Plan(StopRule(0), self._exact_rule)
         self._temperature = ceil(2 * transform.temperature) / 2
         self._task = task_of(prompt, (effective.mode, self._temperature))
         self._failed: set[str] = set()
@@ -351,11 +352,11 @@ class SessionController:
         ):
             cap = min(cap, self._bypass.cap(cap))  # look-ups cost next to nothing
         if self.effective.mode is Mode.OFF or cap < 1 or not self._may_draft:
-            return PLAIN
+            return self._plain
         outlook = self._outlook(cap, remaining_tokens, num_emitted, num_relaxed)
         rule = self._drafting.decide(self._drafting_state, outlook)
         if rule.max_tokens < 1:
-            return PLAIN
+            return self._plain
         if self._controller.config.load_aware:
             rule = under_load(rule, outlook)
         may = self._may_run_ahead
@@ -367,6 +368,12 @@ class SessionController:
             drafts_ahead=may and drafting_ahead_pays(self._estimates_now),
             drafts_for_rejection=may and preparing_for_rejection_pays(self._estimates_now),
         )
+
+    def _cost_of(self, round: RoundCompleted) -> float:
+        """Total variation from relaxation. Greedy and seeded requests count emitted tokens; others, what was judged."""
+        if self._transform.greedy or self._transform.seed is not None:
+            return float(sum(round.verdict.relaxed[: round.num_emitted]))
+        return round.verdict.distortion
 
     @property
     def _may_run_ahead(self) -> bool:
@@ -383,7 +390,7 @@ class SessionController:
         if round.num_drafted and self.source not in self.sources_used:
             self.sources_used += (self.source,)
         self._rate_source(round)
-        self._distortion += round.verdict.distortion
+        self._distortion += self._cost_of(round)
         if self.isolated or (round.num_drafted and not self._controller.load):  # else see ``_estimates_now``
             self._estimates = self._estimates.learn(round, self._controller.load)
         if (slices := self._slices) is not None:
@@ -485,7 +492,7 @@ class SessionController:
     def _accept(self, draft: StopRule, outlook: RoundOutlook) -> AcceptanceRule:
         """The acceptance rule: exact, or relaxed within the request's budgets."""
         if self._acceptance is None:
-            return AcceptanceRule(BLOCK if self.effective.whole_block else TOKEN)
+            return self._exact_rule
         wants = self._acceptance.needs_distances
         params = self._decision(outlook)
         if params is None:

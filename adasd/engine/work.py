@@ -204,7 +204,7 @@ class DraftWork(_Work):
         return bool(self.proposed) and now_s - self.submitted_s > self.call.patience_s
 
     def cut(self) -> None:
-        """End the block with the tokens drafted so far. After a preemption they are still fed, and nothing is drafted."""
+        """End the block with the tokens drafted so far. After a preemption they are only fed again."""
         self.is_cut = True
         del self.tokens[self.num_resumed + len(self.call.feed) + max(0, len(self.proposed) - 1) :]
 

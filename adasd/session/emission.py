@@ -61,7 +61,7 @@ def emit(session: Session, answered: TargetAnswered) -> tuple[Session, RoundComp
         target_cached=base_len + verdict.num_accepted,
         block=None,
         phase=Phase.PLANNING if session.finish_reason is None else Phase.FINISHED,
-        counts=counted(session.counts, done, tokens),
+        counts=counted(session.counts, done, tokens, is_first=is_first),
     )
     return session, done, Chunk(shown, tokens, session.finish_reason, prompt_logprobs)
 
@@ -150,8 +150,10 @@ def read_text(session: Session, tokens: tuple[EmittedToken, ...]) -> tuple[TextS
 # --------------------------------------------------------------------------- counts
 
 
-def counted(counts: Counts, done: RoundCompleted, tokens: tuple[EmittedToken, ...]) -> Counts:
-    """Add a round and its emitted tokens."""
+def counted(
+    counts: Counts, done: RoundCompleted, tokens: tuple[EmittedToken, ...], *, is_first: bool
+) -> Counts:
+    """Add a round and its emitted tokens. What another target had cached after a loss is not counted."""
     drafted, verdict = done.drafted, done.verdict
     draft_ms = drafted.compute_ms if drafted else 0.0
     waited_ms = max(0.0, done.draft_ms - draft_ms) + max(0.0, done.verify_ms - verdict.compute_ms)
@@ -161,7 +163,7 @@ def counted(counts: Counts, done: RoundCompleted, tokens: tuple[EmittedToken, ..
     with_block = done.num_drafted > 0
     return counts._replace(
         num_rounds=counts.num_rounds + (not done.prefill),
-        cached_tokens=counts.cached_tokens + verdict.cached_tokens,
+        cached_tokens=verdict.cached_tokens if is_first else counts.cached_tokens,
         accepted_per_round=(*counts.accepted_per_round, *(done.num_accepted,) * with_block),
         drafted_per_round=(*counts.drafted_per_round, *(done.num_drafted,) * with_block),
         by_kind=tuple(by_kind),

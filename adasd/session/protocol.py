@@ -102,11 +102,13 @@ def start_round(session: Session, plan: Planned) -> Step:
 def catch_up(session: Session) -> Step:
     """If a block is planned and the draft's cache lags behind, as after plain rounds, feed it while a plain round runs.
 
-    So no round waits for many tokens to be fed, and the measured time of a block is that of drafting. It happens once
-    before a block: a slow draft would lag behind again, and never draft.
+    So no round waits for many tokens to be fed, and the measured time of a block is that of drafting. What a slow draft
+    missed while it was fed is no reason to feed it again: it would never draft.
     """
     side = session.draft
-    if session.plan.draft.max_tokens == 0 or not side.ready or side.only_fed:
+    if session.plan.draft.max_tokens == 0 or not side.ready:
+        return session, ()
+    if side.only_fed and len(session.committed) - side.fed_len <= MAX_CATCH_UP_TOKENS:
         return session, ()
     if side.num_missing(session.committed) <= MAX_CATCH_UP_TOKENS:
         return session, ()
@@ -163,7 +165,7 @@ def take_block(session: Session, answered: DraftAnswered) -> Step:
     if drafted.epoch != session.draft.busy:
         return session, ()  # from a draft or a call that this session gave up
     is_awaited = session.phase is Phase.DRAFTING and drafted.epoch == session.epoch
-    session = session._replace(draft=session.draft.answered(drafted))
+    session = session._replace(draft=session.draft.answered(drafted, len(session.committed)))
     for branch in session.branches:
         if branch.draft_epoch == drafted.epoch:
             arrived = with_block(branch, drafted, elapsed_ms)

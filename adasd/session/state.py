@@ -35,7 +35,8 @@ class DraftSide(NamedTuple):
 
     The draft's cache is known to hold ``cached_len`` leading committed tokens, then ``tail``, which may not be
     committed. ``busy`` is the epoch of the one call that it works on, which feeds ``feeding`` after both; a draft that
-    is late stays busy until its reply comes. ``only_fed``: its newest call asked for no block.
+    is late stays busy until its reply comes. ``only_fed``: its newest call asked for no block; ``fed_len``: committed
+    tokens when the reply to it came.
     """
 
     attached: bool = False
@@ -44,6 +45,7 @@ class DraftSide(NamedTuple):
     tail: tuple[int, ...] = ()
     feeding: tuple[int, ...] = ()
     only_fed: bool = False
+    fed_len: int = 0
 
     @property
     def ready(self) -> bool:
@@ -59,10 +61,10 @@ class DraftSide(NamedTuple):
         kept = wanted[cached_len - self.cached_len : num_kept]
         return DraftSide(self.attached, epoch, cached_len, kept, wanted[num_kept:], only_feeds)
 
-    def answered(self, drafted: DraftBlock) -> DraftSide:
+    def answered(self, drafted: DraftBlock, num_committed: int) -> DraftSide:
         """After its block arrived; the last token of a block is not fed."""
         tail = self.tail + self.feeding + drafted.tokens[:-1]
-        return self._replace(busy=None, tail=tail, feeding=())
+        return self._replace(busy=None, tail=tail, feeding=(), fed_len=num_committed)
 
     def given_up(self) -> DraftSide:
         """After the session stopped waiting for its call; the next call supersedes it."""

@@ -32,7 +32,7 @@ import uvloop
 from rich.table import Table
 
 from adasd.config import SpeculationConfig
-from adasd.control.controller import PLAIN, Controller, Plan, SessionController
+from adasd.control.controller import Controller, Plan, SessionController
 from adasd.control.lookahead import preparing_for_rejection_pays
 from adasd.control.options import EffectiveSpeculation
 from adasd.drafters.lookups import Lookups
@@ -152,7 +152,7 @@ class FixedBlocks(SessionController):
     def plan(self, remaining_tokens: int, num_emitted: int, num_relaxed: int) -> Plan:
         accept = super().plan(remaining_tokens, num_emitted, num_relaxed).accept
         if self.case.mode == "off":
-            return PLAIN
+            return self._plain
         ahead = self.case.mode == "pipelined"
         rule = StopRule(min(self.case.block_len, remaining_tokens - 1), want_runner_ups=ahead)
         return Plan(rule, accept, ahead, ahead and preparing_for_rejection_pays(self._estimates))

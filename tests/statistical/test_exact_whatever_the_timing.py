@@ -19,7 +19,16 @@ import pytest
 
 from adasd.engine.work import VerifyWork
 from adasd.requests import GenerationRequest, SamplingParams
-from adasd.rounds import AcceptanceRule, DraftCall, OpenCall, SamplingTransform, StopRule, VerifyCall
+from adasd.rounds import (
+    BLOCK,
+    AcceptanceRule,
+    DraftCall,
+    OpenCall,
+    SamplingTransform,
+    StopRule,
+    Verdict,
+    VerifyCall,
+)
 from adasd.session.events import (
     Action,
     AskDraft,
@@ -34,6 +43,7 @@ from adasd.session.events import (
     Planned,
     TargetAnswered,
     TargetAttached,
+    TargetDeclined,
 )
 from adasd.session.protocol import begin, step
 from adasd.specdec.verification_budget import SessionPrices, judged_len, learned, refused_by_budget
@@ -45,9 +55,10 @@ V, LENGTH, COMPARED, PROMPT = 2, 7, 4, (1, 0)
 TARGET = TableModel.random(V, seed=6, sharpness=1.0)
 DRAFT = TARGET.disturbed(1.2, seed=11)
 """Its entropy is .2 to .3 nats after token 1 and .6 to .7 after token 0, so a block's length depends on its tokens."""
-TOKEN_S, VERDICT_S = 1.0, 2.4
+TOKEN_S, VERDICT_S, SLOW_VERDICT_S = 1.0, 2.4, 4.5
 """Time of a drafted token, and of a pass of the target."""
 SAMPLING = SamplingTransform()
+BY_TOKEN, WHOLE_BLOCKS = AcceptanceRule(), AcceptanceRule(BLOCK)
 NEIGHBOUR = (0.97, 0.95)
 """Confidences of the block that shares the pass, if this session's block comes in time."""
 
@@ -62,6 +73,8 @@ class Setting:
     for_rejection: bool = False
     budget: int | None = None
     patience_s: float = math.inf
+    draft: TableModel = DRAFT
+    length: int = LENGTH
     late_s: float = math.inf  # a block that takes longer is dropped
     cut_by_the_pass: bool = False  # TETRIS by who shares the pass
 
@@ -82,10 +95,11 @@ class World:
     num_ahead_used: int = 0
 
     def __post_init__(self) -> None:
-        self.target, self.draft = (BookEngine(model, clock=lambda: self.now_s) for model in (TARGET, DRAFT))
+        models = TARGET, self.setting.draft
+        self.target, self.draft = (BookEngine(model, clock=lambda: self.now_s) for model in models)
         for engine in (self.target, self.draft):
             engine.book = self.book
-            engine.open(OpenCall("s", SAMPLING, len(PROMPT) + LENGTH + 8))
+            engine.open(OpenCall("s", SAMPLING, len(PROMPT) + self.setting.length + 8))
         self.is_drafting = False
         self.asked_s: dict[int, float] = {}
 
@@ -110,7 +124,7 @@ class World:
     def plan(self) -> Planned:
         s = self.setting
         rule = StopRule(s.longest, entropy_ceiling=s.ceiling, row_len=V, want_runner_ups=s.for_rejection)
-        return Planned(rule, AcceptanceRule(), s.ahead, s.for_rejection)
+        return Planned(rule, BY_TOKEN, s.ahead, s.for_rejection)
 
     def ask_draft(self, call: DraftCall) -> None:
         self.draft.submit(replace(call, patience_s=self.setting.patience_s))
@@ -159,10 +173,10 @@ class World:
         work.cut_block(length)
 
 
-def answer(book: Book, setting: Setting) -> tuple[tuple[int, ...], World]:
+def answer(book: Book, setting: Setting, make: type[World]) -> tuple[tuple[int, ...], World]:
     """The first tokens of one path's answer."""
-    world = World(book, setting)
-    request = GenerationRequest("s", PROMPT, SamplingParams(LENGTH, 1.0))
+    world = make(book, setting)
+    request = GenerationRequest("s", PROMPT, SamplingParams(setting.length, 1.0))
     session, actions = begin(request, frozenset(), lambda ids: "")
     world.perform(actions)
     while len(session.committed) < len(PROMPT) + COMPARED:
@@ -186,12 +200,12 @@ def target_distribution() -> dict[tuple[int, ...], float]:
     return made
 
 
-def largest_error(setting: Setting) -> tuple[float, list[World]]:
+def largest_error(setting: Setting, make: type[World] = World) -> tuple[float, list[World]]:
     """(largest difference of the joint distributions, all paths)."""
     book, worlds = Book(), []
     emitted = dict.fromkeys(itertools.product(range(V), repeat=COMPARED), 0.0)
     while True:
-        text, world = answer(book, setting)
+        text, world = answer(book, setting, make)
         emitted[text] += book.probability
         worlds.append(world)
         if not book.turn():
@@ -221,6 +235,71 @@ def test_the_distribution_is_the_targets(name: str):
     assert any(world.num_ahead_used for world in worlds) == (setting.ahead or setting.for_rejection)
 
 
+@dataclass
+class BypassedWorld(World):
+    """As in the service: calls may assume a verdict. After the first block the controller plans no further one.
+
+    The block drafted ahead then comes before the verdict, assuming it, or after it: its length decides.
+    """
+
+    book: Book
+    setting: Setting
+    plain: AcceptanceRule = WHOLE_BLOCKS  # of plain rounds
+    num_plans: int = 0
+    idle_s: float = 0.0  # when the target is done with the calls before
+    verdict: Verdict | None = None
+    is_full: bool = False
+    num_early: int = 0
+
+    def plan(self) -> Planned:
+        self.num_plans += 1
+        if self.num_plans > 1:
+            return Planned(StopRule(0), self.plain, asks_early=True)
+        return replace(World.plan(self), accept=WHOLE_BLOCKS, asks_early=True)
+
+    def perform(self, actions: tuple[Action, ...]) -> None:
+        for action in actions:
+            if not isinstance(action, AskVerify):
+                World.perform(self, (action,))
+                continue
+            call = action.call
+            begin_s = max(self.now_s, self.idle_s) if call.assuming else self.now_s
+            self.idle_s = begin_s + (SLOW_VERDICT_S if call.block or len(call.feed) < 2 else 0.2)
+            self.after(self.idle_s - self.now_s, lambda call=call: self.answer_to(call))
+
+    def answer_to(self, call: VerifyCall) -> Event:
+        assumed, verdict = call.assuming, self.verdict
+        if assumed is not None:
+            if verdict is None or not self.is_full or assumed.epoch != verdict.epoch:
+                return TargetDeclined(call.epoch)
+            if assumed.next_token not in (None, verdict.next_token):
+                return TargetDeclined(call.epoch)
+            self.num_early += bool(call.block)
+            call = replace(call, feed=(verdict.next_token,))
+        answered = self.judge(call)()
+        assert isinstance(answered, TargetAnswered)
+        self.verdict = answered.verdict
+        self.is_full = self.verdict.num_accepted == len(call.block)
+        return answered
+
+
+@dataclass
+class OtherRuleWhenLate(BypassedWorld):
+    """A planted bug: blocks that come in a plain round are judged token by token."""
+
+    plain: AcceptanceRule = BY_TOKEN
+
+
+BYPASSED = Setting(ahead=True, longest=4, length=9, draft=TARGET.disturbed(1.2, seed=298))
+
+
+def test_blocks_that_come_in_a_plain_round_are_judged_as_they_would_have_been_before():
+    error, worlds = largest_error(BYPASSED, BypassedWorld)
+    assert error < 1e-9
+    assert any(world.num_ahead_used > world.num_early for world in worlds), "some come after the verdict"
+    assert any(world.num_early for world in worlds), "and some before"
+
+
 # --------------------------------------------------------------------------- planted bugs
 
 
@@ -231,3 +310,7 @@ def test_a_cut_by_who_shares_the_pass_is_noticed():
 
 def test_dropping_a_block_because_it_is_late_is_noticed():
     assert largest_error(Setting(late_s=2.5))[0] > 1e-3
+
+
+def test_another_rule_for_blocks_that_come_late_is_noticed():
+    assert largest_error(BYPASSED, OtherRuleWhenLate)[0] > 1e-3

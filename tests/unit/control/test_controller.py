@@ -1,12 +1,13 @@
 """Options, budgets, sharing between requests, and the guarantee of a seed."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from adasd.config import SpeculationConfig
-from adasd.control.controller import MAX_METHODS, Circumstance, Controller, EffectiveSpeculation
+from adasd.control.controller import MAX_METHODS, Circumstance, Controller, EffectiveSpeculation, Plan
 from adasd.control.draft_sources import AUTO
 from adasd.errors import ConfigError, InvalidRequest
 from adasd.methods.policy import Stateless
@@ -528,3 +529,20 @@ def test_under_load_a_hopeless_draft_is_dropped_by_each_request_before_slices_te
         for session in sessions:
             session.learn(a_round(0, 4, [0.1] * 4, draft_compute_ms=8.0, draft_ms=8.0, verify_ms=12.0))
     assert not any(session.plan(500, 10, 0).draft.max_tokens for session in sessions)
+
+
+def test_plain_rounds_keep_the_exact_rule_of_blocks_that_come_late():
+    session = begun(mode=Mode.EXACT, acceptance="block", transform=SAMPLED)
+    assert session.plan(100, 0, 0).accept == AcceptanceRule("block")
+    assert session.plan(1, 99, 0) == Plan(StopRule(0), AcceptanceRule("block"))
+
+
+@pytest.mark.parametrize("transform", [GREEDY, SEEDED])
+def test_a_relaxed_token_behind_the_end_of_the_answer_costs_nothing(transform):
+    session = begun(mode=Mode.ADAPTIVE, acceptance="typical", transform=transform)
+    session.learn(a_round(1, 1, [0.1]))
+    before = session.distortion
+    done = a_round(3, 3, [0.1, 0.2, 0.3])
+    verdict = replace(done.verdict, relaxed=(True, False, True), distortion=2.0)
+    session.learn(replace(done, verdict=verdict, num_emitted=2))
+    assert session.distortion - before == 1.0

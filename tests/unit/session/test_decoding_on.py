@@ -111,14 +111,31 @@ def test_a_draft_that_lags_behind_is_fed_once_during_a_plain_round_and_then_draf
     session, _ = step(session, verdict(asked.call, 0, "z"))
     session, (asked,) = step(session, planned(4))
     assert asked.call.block == ()  # it is still being fed
-    session, _ = step(session, DraftAnswered(block(feeds.call, "")))
     for letter in "z" * (MAX_CATCH_UP_TOKENS + 1):
         session, _ = step(session, verdict(asked.call, 0, letter))
         session, (asked,) = step(session, planned(0))
-    session, _ = step(session, verdict(asked.call, 0, "z"))
-    session, actions = step(session, planned(4))
-    assert only(actions, AskDraft).call.rule.max_tokens == 4  # far behind again, but it was fed once
+    slow, _ = step(session, DraftAnswered(block(feeds.call, "")))
+    slow, _ = step(slow, verdict(asked.call, 0, "z"))
+    slow, actions = step(slow, planned(4))
+    assert (
+        only(actions, AskDraft).call.rule.max_tokens == 4
+    )  # far behind, as it would be if it were fed again
     assert len(only(actions, AskDraft).call.feed) > MAX_CATCH_UP_TOKENS
+
+
+def test_a_draft_that_was_read_to_and_then_left_out_is_fed_again_before_it_drafts():
+    session, (first, second) = decoding()
+    session, actions = step(session, DraftAttached())
+    session, _ = step(session, DraftAnswered(block(only(actions, AskDraft).call, "")))
+    session, _ = step(session, says(first, "b"))
+    session, _ = step(session, planned(0))
+    session, _ = step(session, says(second, "c"))
+    for letter in "y" * (MAX_CATCH_UP_TOKENS + 1):
+        session, (plain,) = step(session, planned(0))
+        session, _ = step(session, verdict(plain.call, 0, letter))
+    session, (feeds, _) = step(session, planned(4))
+    assert feeds.call.rule.max_tokens == 0
+    assert len(feeds.call.feed) > MAX_CATCH_UP_TOKENS
 
 
 def test_without_a_draft_the_target_decodes_on_whatever_is_planned():

@@ -421,3 +421,13 @@ def test_tokens_behind_the_end_of_the_answer_count_nowhere(sampling, emitted):
     assert session.counts.accepted_per_round == (num_accepted,)
     assert session.counts.of_kind(TokenKind.EXACT) == num_accepted
     assert sum(session.counts.by_kind) == session.num_emitted
+
+
+def test_what_a_second_target_had_cached_is_not_counted():
+    """Clients take cached tokens for a part of the prompt."""
+    session, _ = start("abcd", max_tokens=9)
+    session, actions = play(session, TargetAttached())
+    session, actions = play(session, verdict(only(actions, AskVerify).call, 0, "e", cached_tokens=3))
+    session, actions = play(session, planned(0), TargetLost(), TargetAttached())
+    session, actions = play(session, verdict(only(actions, AskVerify).call, 0, "f", cached_tokens=4))
+    assert session.counts.cached_tokens == 3
