@@ -21,7 +21,7 @@ from adasd.demo.agreement import GreedyAgreement
 from adasd.demo.train import stop_signal as stop_signal  # for who runs this in the foreground
 from adasd.distill import acceptance, folder, lessons, prompts, shards
 from adasd.distill.answers import Answer
-from adasd.distill.student import Shape, fresh, loaded, shape_of
+from adasd.distill.student import Shape, check_fresh, fresh, loaded, shape_of
 from adasd.distill.train import Plan, Trainer
 from adasd.engine.loading.checkpoint import load_config, load_tokenizer, reading, where
 from adasd.engine.loading.limits import check_architecture, resolve_device
@@ -139,6 +139,8 @@ def _checked(options: Options) -> tuple[Shape, list[prompts.Prompt] | None]:
             f"a draft of {shape.width}x{shape.num_layers} has {size / 1e6:.2f} M parameters, the target "
             f"{own / 1e6:.2f} M; choose a smaller size, or a target that is worth a draft"
         )
+    if options.earlier is None:
+        check_fresh(config, shape)
     return shape, prompts.read(options.prompts) if options.prompts else None
 
 

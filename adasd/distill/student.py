@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from adasd.engine.loading.checkpoint import load_config, load_tokenizer, reading
+from adasd.engine.loading.context import resolve_max_context
 from adasd.errors import ConfigError
 
 HEAD_DIM = 32
@@ -56,7 +57,7 @@ class Shape:
 
 
 def config_for(target: Any, shape: Shape) -> LlamaConfig:
-    """The draft's configuration for the ``target``'s: same ids, same context."""
+    """The draft's configuration for the ``target``'s: same ids, and the context that the engine gives it."""
     text = target.get_text_config()
     return LlamaConfig(
         vocab_size=text.vocab_size,
@@ -66,12 +67,23 @@ def config_for(target: Any, shape: Shape) -> LlamaConfig:
         num_attention_heads=shape.width // HEAD_DIM,
         num_key_value_heads=shape.width // HEAD_DIM,
         head_dim=HEAD_DIM,
-        max_position_embeddings=text.max_position_embeddings,
+        max_position_embeddings=resolve_max_context(target, None),
         tie_word_embeddings=True,
-        bos_token_id=text.bos_token_id,
-        eos_token_id=text.eos_token_id,
-        pad_token_id=text.pad_token_id,
+        bos_token_id=getattr(text, "bos_token_id", None),
+        eos_token_id=getattr(text, "eos_token_id", None),
+        pad_token_id=getattr(text, "pad_token_id", None),
     )
+
+
+def check_fresh(target: Any, shape: Shape) -> None:
+    """Raise ConfigError unless a draft of this shape can be made for the configuration ``target``."""
+    try:
+        with torch.device("meta"):
+            LlamaForCausalLM(config_for(target, shape))
+    except Exception as error:  # a configuration may be anything
+        raise ConfigError(
+            f"no draft can be made from the configuration of {target.name_or_path}: {error}; take another target"
+        ) from error
 
 
 @torch.no_grad()

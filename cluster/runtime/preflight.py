@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adasd.config import EngineConfig
+from adasd.engine.loading.host_memory import host_bytes
 from adasd.errors import ConfigError
 from cluster.runtime.card_here import bytes_of_card_here
 from cluster.topology import too_many_ranks
@@ -134,11 +135,11 @@ def _memory_problems(engine: EngineConfig) -> Iterator[str]:
     except ConfigError as error:
         yield str(error)
         return
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available = host_bytes()
     if device.type == "cpu" and estimate.weights_bytes > available:
         yield (
-            f"{engine.model} needs {estimate.weights_bytes / GIB:.1f} GiB of weights, this machine has "
-            f"{available / GIB:.1f} GiB; choose a smaller dtype or another model"
+            f"{engine.model} needs {estimate.weights_bytes / GIB:.1f} GiB of weights, this machine or container "
+            f"has {available / GIB:.1f} GiB; choose a smaller dtype or another model"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,13 @@ class Adapter:
     def scale(self, layer: str) -> float:
         """What ``B @ A`` of this layer is multiplied by."""
         rank = self.shapes[layer][0][0]
-        alpha = _pattern(self.config.get("alpha_pattern"), layer, self.config.get("lora_alpha", 8))
+        try:
+            alpha = _pattern(self.config.get("alpha_pattern"), layer, self.config.get("lora_alpha", 8))
+        except (re.error, AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"lora_alpha or alpha_pattern in {self.folder / CONFIG_FILE} cannot be used for {layer}: {error}; a "
+                "pattern is a regular expression with a number"
+            ) from error
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
 
@@ -72,7 +79,10 @@ def read_adapter(folder: str) -> Adapter:
 
 
 def check_adapter(adapter: Adapter, model: PreTrainedModel) -> None:
-    """Raise ConfigError unless every part fits a layer of ``model``, which may be on the meta device."""
+    """Raise ConfigError unless every part fits a layer of ``model``, which may be on the meta device.
+
+    A weight that other modules use too cannot be merged into: PEFT's adapter changes the one layer alone.
+    """
     for layer, module in _targets(adapter, model):
         (rank, num_inputs), (num_outputs, other_rank) = adapter.shapes[layer]
         expected = None if module is None else _size(module)
@@ -85,6 +95,13 @@ def check_adapter(adapter: Adapter, model: PreTrainedModel) -> None:
             raise ConfigError(
                 f"the adapter {adapter.folder} belongs to another model than {model.config.name_or_path or 'this'}: "
                 f"it changes {layer} with {num_inputs} inputs and {num_outputs} outputs, the model has {has} there"
+            )
+        adapter.scale(layer)
+        assert module is not None
+        if sharer := _sharer(module, model):
+            raise ConfigError(
+                f"the adapter {adapter.folder} changes {layer}, whose weight is also that of {sharer} in this model, "
+                "so it cannot be merged; take an adapter without this layer"
             )
 
 
@@ -122,6 +139,15 @@ def _targets(adapter: Adapter, model: PreTrainedModel) -> Iterator[tuple[str, nn
         yield layer, module if type(module) is nn.Linear or isinstance(module, Conv1D) else None
 
 
+def _sharer(module: nn.Module, model: PreTrainedModel) -> str | None:
+    """The name of another module with the same weight, such as the embedding of a tied head."""
+    name: str
+    for name, other in model.named_modules():
+        if other is not module and any(own is module.weight for own in other.parameters(recurse=False)):
+            return name
+    return None
+
+
 def _size(module: nn.Module) -> tuple[int, int]:
     """Inputs and outputs."""
     weight: torch.Tensor = module.weight  # type: ignore[assignment]
@@ -130,8 +156,11 @@ def _size(module: nn.Module) -> tuple[int, int]:
 
 
 def _pattern(patterns: Mapping[str, Any] | None, layer: str, default: Any) -> float:
-    """The value of the first pattern that is the layer's name or the end of it, as in PEFT; else the default."""
+    """The value of the first pattern, a regular expression, that matches the layer's name or its last parts.
+
+    This is PEFT's rule; the default if there is none.
+    """
     for pattern, value in (patterns or {}).items():
-        if layer == pattern or layer.endswith(f".{pattern}"):
+        if re.match(rf"(.*\.)?({pattern})$", layer):
             return float(value)
     return float(default)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from adasd.engine.cache.layers import CacheNeeds
 from adasd.engine.cache.layout import CacheLayout
 from adasd.engine.cache.pages import PageNeeds, Pages
 from adasd.engine.cache.prefix_cache import PrefixCache
+from adasd.engine.loading.host_memory import host_bytes
 from adasd.engine.loading.limits import is_paged, resolve_num_slots
 from adasd.errors import ConfigError
 
@@ -24,7 +24,7 @@ CUDA_PAGE, CPU_PAGE = 256, 16
 """Positions per page; FlashAttention 2 reads pages of a multiple of 256."""
 
 CPU_SHARE = 0.5
-"""Share of a machine's memory that the cache may take on a CPU, if ``cache_bytes`` is not set."""
+"""Share of a machine's or container's memory that the cache may take on a CPU, if ``cache_bytes`` is not set."""
 
 USUAL_CONTEXT = 4096
 """Contiguous slots hold as much by default, even if not all of them can be full at once."""
@@ -107,8 +107,8 @@ def contiguous_context(config: EngineConfig, limit: int, bytes_per_token: int) -
 
 
 def host_budget(num_ranks: int) -> int:
-    """Bytes of this machine's memory that the cache of one of the ranks may take."""
-    return int(CPU_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // num_ranks
+    """Bytes of this machine's or container's memory that the cache of one of the ranks may take."""
+    return int(CPU_SHARE * host_bytes()) // num_ranks
 
 
 def _num_bytes(config: EngineConfig, device: torch.device, memory: Callable[[], DeviceMemory]) -> int:

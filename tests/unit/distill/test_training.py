@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    CodeGenConfig,
+    GPT2Config,
+    MptConfig,
+)
 
 from adasd import LocalPair
 from adasd.demo import agreement
@@ -18,6 +25,7 @@ from adasd.demo.greedy import continue_greedily
 from adasd.distill import acceptance, answers, lessons, prompts, shards, student
 from adasd.distill.run import Options, distil
 from adasd.distill.train import Plan, Trainer
+from adasd.engine.loading.context import UNKNOWN_LIMIT
 from adasd.errors import ConfigError
 
 TARGET = str(Path(__file__).parents[3] / "models" / "demo" / "target")
@@ -152,6 +160,34 @@ def test_bad_input_is_one_sentence(tmp_path, changes, sentence) -> None:
         list(distil(Options(**options)))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "draft").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "context"),
+    [
+        (BloomConfig(), UNKNOWN_LIMIT),
+        (MptConfig(), UNKNOWN_LIMIT),
+        (CodeGenConfig(n_positions=512), 512),
+        (GPT2Config(n_positions=512), 512),
+    ],
+    ids=lambda given: getattr(given, "model_type", ""),
+)
+def test_a_draft_has_the_target_s_ids_and_the_context_it_is_served_with(target, context) -> None:
+    made = student.config_for(target, student.Shape())
+    assert (made.vocab_size, made.eos_token_id) == (target.vocab_size, target.eos_token_id)
+    assert (made.max_position_embeddings, made.pad_token_id) == (context, None)
+
+
+def test_a_target_that_no_draft_can_be_made_for_is_refused_before_it_is_asked(tmp_path) -> None:
+    BloomConfig(architectures=["BloomForCausalLM"], hidden_size=512, pad_token_id=10**6).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(
+        ConfigError, match=r"no draft can be made from the configuration of .*adding_idx"
+    ) as caught:
+        next(distil(Options(str(tmp_path), tmp_path / "draft")))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "draft.work").exists()
 
 
 @pytest.mark.parametrize("size", ["", "192", "190x3", "192x0", "0x3", "axb"])

@@ -194,6 +194,12 @@ def test_weights_that_do_not_fit_into_memory_are_refused(pair, monkeypatch):
     assert "choose a smaller dtype" in sentence
 
 
+def test_weights_beyond_the_container_s_limit_are_refused(pair, monkeypatch):
+    monkeypatch.setattr("cluster.runtime.preflight.host_bytes", lambda: 1000)
+    (sentence,) = problems(config(pair[0]))
+    assert "this machine or container has 0.0 GiB" in sentence
+
+
 def test_bytes_are_readable():
     assert (readable(3 * 2**20), readable(5 * 2**30)) == ("3.0 MiB", "5.0 GiB")
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from adasd.config import EngineConfig
 from adasd.engine.engine import TorchEngine
+from adasd.engine.loading.adapters import read_adapter
 from adasd.engine.loading.inspection import check_model
 from adasd.engine.loading.model import load_model
 from adasd.errors import ConfigError
@@ -90,6 +91,34 @@ def test_an_adapter_may_scale_single_layers_differently(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("patterns", "scales"),
+    [
+        ({r"layers\.1\..*_proj": 32}, (4, 8)),
+        ({"^model.layers.0.self_attn.q_proj": 32}, (8, 4)),
+        ({"q_proj|down_proj": 32}, (8, 8)),
+        ({"down_proj": 8, ".*_proj": 32}, (8, 2)),  # the first that matches
+        ({"proj": 32, "q_pro": 32, "model.layers": 32}, (4, 4)),  # neither a whole name nor the end of one
+    ],
+)
+def test_the_names_in_alpha_pattern_are_regular_expressions_as_in_peft(tmp_path, patterns, scales):
+    adapter = read_adapter(write_adapter(tmp_path / "lora", alpha_pattern=patterns))
+    assert tuple(adapter.scale(layer) for layer in LAYERS) == scales
+
+
+def test_an_adapter_of_a_head_that_is_also_the_embedding_is_refused(folder, tmp_path):
+    ends = {"A": torch.ones(RANK, 32), "B": torch.ones(97, RANK)}
+    tensors = {f"base_model.model.lm_head.lora_{end}.weight": value for end, value in ends.items()}
+    settings = EngineConfig(str(folder), device="cpu", adapter=write_adapter(tmp_path / "lora", tensors))
+    check_model(settings)  # a head of its own
+    tied = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(tied))
+    with pytest.raises(
+        ConfigError, match=r"changes lm_head, whose weight is also that of model.embed_tokens"
+    ):
+        check_model(settings)
+
+
+@pytest.mark.parametrize(
     ("tensors", "config", "reason"),
     [
         (
@@ -107,6 +136,9 @@ def test_an_adapter_may_scale_single_layers_differently(folder, tmp_path):
         (None, {"peft_type": "IA3"}, "of type IA3; only plain LoRA"),
         (None, {"use_dora": True}, "with use_dora; only plain LoRA"),
         (None, {"bias": "all"}, "with biases; only plain LoRA"),
+        (None, {"alpha_pattern": {"*": 1}}, r"alpha_pattern in .* cannot be used for model.layers.0"),
+        (None, {"alpha_pattern": ["q_proj"]}, r"alpha_pattern in .* cannot be used for model.layers.0"),
+        (None, {"lora_alpha": "much"}, r"lora_alpha or .* cannot be used for .*: could not convert"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused_without_reading_weights(

@@ -40,6 +40,11 @@ def test_the_cache_takes_what_weights_and_the_largest_pass_leave_of_this_process
     assert cuda_budget(H200, 0.4) == 0
 
 
+def test_on_a_cpu_the_ranks_share_half_of_what_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(sizing, "host_bytes", lambda: 4 * GB)
+    assert (sizing.host_budget(1), sizing.host_budget(2)) == (2 * GB, GB)
+
+
 def test_pages_fill_the_budget_but_no_more_than_all_slots_can_use():
     made = layout(num_slots=256)
     assert isinstance(made, Pages)
