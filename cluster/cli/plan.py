@@ -24,7 +24,7 @@ from adasd.charts.page import document, grid
 from adasd.errors import ConfigError
 from cluster.cli._settings import parse, parser_of, read_config
 from cluster.cli._stamp import stamp
-from cluster.cli.simulate import add_cards
+from cluster.cli.simulate import add_cards, with_slots
 from cluster.simulation import report
 from cluster.simulation.cards import read_cards
 from cluster.simulation.costs import Card, Pair
@@ -73,9 +73,8 @@ def run(options: argparse.Namespace, console: Console, command: Sequence[str]) -
     """The plan as plain values. ConfigError."""
     report.check_writable(options.json, options.html)
     config, cards = read_config(options), read_cards(options.cards)
-    pair = priced(
-        cards.pair(options.target_card, options.draft_card), options, config.target.engine.tensor_parallel
-    )
+    config, pair = with_slots(config, cards.pair(options.target_card, options.draft_card), options)
+    pair = priced(pair, options, config.target.engine.tensor_parallel)
     wanted = Wanted(
         options.rate,
         Objective.parse(options.objective),

@@ -88,6 +88,41 @@ def test_a_plan_compares_three_kinds_and_prices_them(cards: Path, tmp_path: Path
     assert found["commit"][:7] in page[: page.index("<section")]
 
 
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--rate", "4", "--answer-tokens", "1"], "answers of one token have no speed per token"),
+    ],
+)
+def test_what_no_plan_can_be_made_for_is_refused(argv: list[str], sentence: str, cards: Path, capsys):
+    assert plan.main([*argv, "--cards", str(cards)]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_answers_of_one_token_are_simulated_round_by_round_only(cards: Path, capsys):
+    argv = ["--arrivals", "poisson:rate=2,seconds=5", "--answer-tokens", "1"]
+    assert play(argv, cards) == 0
+    assert play([*argv, "--detail", "answers"], cards) == 2
+    assert "answers of one token have no speed per token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("detail", ["rounds", "answers"])
+def test_slots_and_rest_hold_as_they_are_set(detail: str, cards: Path, tmp_path: Path):
+    file = tmp_path / "found.json"
+    argv = ["--arrivals", "poisson:rate=8,seconds=15", "--detail", detail, "--json", str(file)]
+
+    def found(*more: str) -> dict:
+        assert play([*argv, *more], cards) == 0
+        return json.loads(file.read_text())
+
+    usual = found()
+    assert found("--target-num-slots", "4")["figures"] == usual["figures"], "the card's own number"
+    assert max(found("--target-num-slots", "2")["timeline"]["running"]) <= 2
+    assert max(usual["timeline"]["running"]) > 2
+    assert found("--draft-num-slots", "1")["figures"] != usual["figures"]
+    assert len(found("--rest-s", "100")["timeline"]["seconds"]) > 100 > len(usual["timeline"]["seconds"])
+
+
 def test_an_objective_that_nothing_holds_is_refused_with_the_reasons(cards: Path, tmp_path: Path, capsys):
     file = tmp_path / "plan.json"
     argv = [
