@@ -156,9 +156,9 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     best = offers[0]
     said.append(f"cheapest: {best['kind']}, {best['cost_per_million']:.3f} per million tokens")
     for one in offers:
-        lost = f"{one['kind']}: with one target less, {one['lost_target']:.0%} of the requests meet the objective"
+        lost = f"{one['kind']}: with one target less, {one['lost_target']:.1%} of the requests meet the objective"
         if one["lost_draft"] is not None:
-            lost += f", with one draft less {one['lost_draft']:.0%}"
+            lost += f", with one draft less {one['lost_draft']:.1%}"
         said.append(f"{lost}; one spare node of each kind makes it {one['with_spare']:.2f} per hour")
     by_kind = {one["kind"]: one for one in offers}
     if REMOTE in by_kind and BESIDE in by_kind:

@@ -92,11 +92,21 @@ def test_a_plan_compares_three_kinds_and_prices_them(cards: Path, tmp_path: Path
     ("argv", "sentence"),
     [
         (["--rate", "4", "--answer-tokens", "1"], "answers of one token have no speed per token"),
+        (["--rate", "0.0001"], "a plan needs a rate of 0.01 requests per second or more, not 0.0001"),
     ],
 )
 def test_what_no_plan_can_be_made_for_is_refused(argv: list[str], sentence: str, cards: Path, capsys):
     assert plan.main([*argv, "--cards", str(cards)]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_plan_for_the_lowest_rate_has_enough_requests(cards: Path, tmp_path: Path):
+    file = tmp_path / "plan.json"
+    argv = ["--rate", "0.01", "--answer-tokens", "2", "--draft-card", "none", "--cards", str(cards)]
+    assert plan.main([*argv, "--json", str(file)]) == 0
+    (one, _) = plan.offers_of(json.loads(file.read_text()))
+    assert one["targets"] == 1
+    assert one["figures"]["num_done"] > 120
 
 
 def test_answers_of_one_token_are_simulated_round_by_round_only(cards: Path, capsys):
