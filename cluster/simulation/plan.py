@@ -283,8 +283,8 @@ def _cheapest(check: _Check, found: Sequence[tuple[int, int]]) -> tuple[int, int
 
 
 def _fewest(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The lowest number that holds, or up to a twentieth more; ``high`` does, and more never harms."""
-    while high - low >= max(1, low // 20):
+    """The lowest number that holds; ``high`` does, and more never harms."""
+    while low < high:
         middle = (low + high) // 2
         if holds(middle):
             high = middle

@@ -75,7 +75,5 @@ def test_what_never_holds_is_given_up(monkeypatch):
 
 def test_many_replicas_are_found_in_few_plays(monkeypatch):
     check = checked(lambda targets, drafts: targets >= 730 and drafts >= 411, monkeypatch)
-    targets, drafts = plan._cheapest(check, [(700, 900)])
-    assert 730 <= targets <= 767
-    assert 411 <= drafts <= 432
-    assert len(check.played) <= 25
+    assert plan._cheapest(check, [(700, 900)]) == (730, 411)
+    assert len(check.played) <= 30
