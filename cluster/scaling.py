@@ -9,6 +9,8 @@ spare time.
 Scaling up is immediate. Scaling down happens only after the load was low for a while, to the largest number needed
 during that time, so a load that fluctuates faster does not change the number. A load is low if fewer replicas would
 suffice even if it grew by SPARE; else a load at the border of two numbers would remove a replica again and again.
+Replicas that start keep the number up for ``start_s``, since a large model takes minutes; one that cannot start does
+not keep it up for ever.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ class Pace:
     max_replicas: int
     settle_s: float = 5.0  # after new replicas serve; older measurements do not apply
     down_after_s: float = 60.0  # of lower load before replicas are removed
+    start_s: float = 600.0  # after which replicas that do not serve yet no longer keep the number up
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class State:
 
     fastest_ms: float = 0.0  # shortest forward pass so far; 0 before the first
     settled_s: float = 0.0  # from then on, measurements describe the current replicas
+    missing_since_s: float | None = None  # since then, fewer replicas serve than were decided
     low_since_s: float | None = None  # since then, fewer replicas would have sufficed
     most_since: int = 0  # the most replicas needed since then
 
@@ -87,12 +91,14 @@ def decide(role: str, reading: Reading, state: State, pace: Pace, now_s: float) 
     if reading.num_running != reading.num_replicas:
         state = replace(state, settled_s=now_s + pace.settle_s)
     settled = now_s >= state.settled_s
+    missing_since_s = now_s if state.missing_since_s is None else state.missing_since_s
+    state = replace(
+        state, missing_since_s=missing_since_s if reading.num_running < reading.num_replicas else None
+    )
+    given_up = state.missing_since_s is not None and now_s - state.missing_since_s >= pace.start_s
     wanted, enough = (
-        min(
-            max(needed(role, reading, state.fastest_ms, settled, growth), pace.min_replicas),
-            pace.max_replicas,
-        )
-        for growth in (0.0, SPARE)
+        min(max(needed(role, reading, state.fastest_ms, known, growth), pace.min_replicas), pace.max_replicas)
+        for known, growth in ((settled, 0.0), (settled or given_up, SPARE))
     )
     if enough >= reading.num_replicas:
         return max(wanted, reading.num_replicas), replace(state, low_since_s=None, most_since=0)

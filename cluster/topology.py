@@ -18,6 +18,8 @@ ACCELERATOR_SHARE = 0.001
 """What Ray reserves of a node's accelerator type per actor."""
 METRICS_CPUS = 0.01
 """Ray CPUs of the snapshot store, for the same reason."""
+ROUNDING = 1e-9
+"""What sums of shares may be off: 1 - 0.8 is less than 0.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +115,17 @@ def _place(tier: TierConfig, nodes: Sequence[Node], free: list[dict[str, float]]
     wanted = demand(tier)
     for placed in range(tier.min_replicas):
         for node, left in zip(nodes, free, strict=True):
-            if _labels_fit(tier, node) and all(left.get(name, 0.0) >= n for name, n in wanted.items()):
+            if _labels_fit(tier, node) and _has(left, wanted):
                 for name, amount in wanted.items():
                     left[name] -= amount
                 break
         else:
             return placed
     return tier.min_replicas
+
+
+def _has(left: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
+    return all(left.get(name, 0.0) >= amount - ROUNDING for name, amount in wanted.items())
 
 
 def _labels_fit(tier: TierConfig, node: Node) -> bool:

@@ -119,8 +119,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 def read_config(arguments: argparse.Namespace) -> ServeConfig:
     """The settings from the command line, the environment and the file, converted from text here. ConfigError."""
-    known = {*settings.options(), *settings.REPLACED}
-    named = {name: value for name, value in vars(arguments).items() if name in known}
+    named = _named(arguments)
     if arguments.pair is not None:
         models = ("target.model", "draft.model")
         if given := settings.places_of(models, named, os.environ, arguments.config):
@@ -137,6 +136,17 @@ def read_config(arguments: argparse.Namespace) -> ServeConfig:
         ):
             named["draft.weights"] = "int8"  # on a CPU a drafted token takes less than half of the time
     return settings.load(named, os.environ, arguments.config, demo=DEMO)
+
+
+def is_set(name: str, arguments: argparse.Namespace) -> bool:
+    """Whether a setting is given on the command line, in the environment or in the file."""
+    return bool(settings.places_of((name,), _named(arguments), os.environ, arguments.config))
+
+
+def _named(arguments: argparse.Namespace) -> dict[str, str]:
+    """The settings of the command line."""
+    known = {*settings.options(), *settings.REPLACED}
+    return {name: value for name, value in vars(arguments).items() if name in known}
 
 
 def fetched(pair: str) -> tuple[Path, Path]:

@@ -24,7 +24,7 @@ from adasd.charts.page import document, grid
 from adasd.errors import ConfigError
 from cluster.cli._settings import parse, parser_of, read_config
 from cluster.cli._stamp import stamp
-from cluster.cli.simulate import add_cards
+from cluster.cli.simulate import add_cards, with_slots
 from cluster.simulation import report
 from cluster.simulation.cards import read_cards
 from cluster.simulation.costs import Card, Pair
@@ -73,9 +73,8 @@ def run(options: argparse.Namespace, console: Console, command: Sequence[str]) -
     """The plan as plain values. ConfigError."""
     report.check_writable(options.json, options.html)
     config, cards = read_config(options), read_cards(options.cards)
-    pair = priced(
-        cards.pair(options.target_card, options.draft_card), options, config.target.engine.tensor_parallel
-    )
+    config, pair = with_slots(config, cards.pair(options.target_card, options.draft_card), options)
+    pair = priced(pair, options, config.target.engine.tensor_parallel)
     wanted = Wanted(
         options.rate,
         Objective.parse(options.objective),
@@ -157,9 +156,9 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     best = offers[0]
     said.append(f"cheapest: {best['kind']}, {best['cost_per_million']:.3f} per million tokens")
     for one in offers:
-        lost = f"{one['kind']}: with one target less, {one['lost_target']:.0%} of the requests meet the objective"
+        lost = f"{one['kind']}: with one target less, {one['lost_target']:.1%} of the requests meet the objective"
         if one["lost_draft"] is not None:
-            lost += f", with one draft less {one['lost_draft']:.0%}"
+            lost += f", with one draft less {one['lost_draft']:.1%}"
         said.append(f"{lost}; one spare node of each kind makes it {one['with_spare']:.2f} per hour")
     by_kind = {one["kind"]: one for one in offers}
     if REMOTE in by_kind and BESIDE in by_kind:

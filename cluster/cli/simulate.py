@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,20 @@ from rich.console import Console
 from rich.progress import Progress
 
 from adasd.errors import ConfigError
-from cluster.cli._settings import parse, parser_of, read_config
+from cluster.cli._settings import is_set, parse, parser_of, read_config
 from cluster.cli._stamp import stamp
 from cluster.data import packaged
 from cluster.simulation import report
 from cluster.simulation.arrivals import Arrivals, arrivals
 from cluster.simulation.behaviour import measure, num_cells
 from cluster.simulation.cards import read_cards
+from cluster.simulation.costs import Pair
 from cluster.simulation.fleet import Fleet, Incident
 from cluster.simulation.objective import Objective
 from cluster.simulation.outcome import Outcome
 from cluster.simulation.rounds import open_loop, simulate
 from cluster.simulation.texts import Texts
+from services.config import ServeConfig
 
 ROUNDS_UP_TO = 500
 """Requests that are followed round by round unless --detail says otherwise."""
@@ -67,7 +71,7 @@ def run(options: argparse.Namespace, console: Console, command: Sequence[str]) -
     config, cards = read_config(options), read_cards(options.cards)
     objective, incidents = Objective.parse(options.objective), [incident(text) for text in options.incident]
     load, texts = arrivals(options.arrivals, options.seed), cards.answers(options.answer_tokens)
-    pair = cards.pair(options.target_card, options.draft_card)
+    config, pair = with_slots(config, cards.pair(options.target_card, options.draft_card), options)
     prompt_len = options.prompt_tokens or cards.prompt_tokens
     detail = options.detail or ("rounds" if len(load) <= ROUNDS_UP_TO and not incidents else "answers")
     if detail == "rounds" and incidents:
@@ -86,6 +90,7 @@ def run(options: argparse.Namespace, console: Console, command: Sequence[str]) -
                 texts,
                 prompt_len,
                 None if load.num_tokens is None else load.num_tokens.tolist(),
+                rest_s=options.rest_s,
             )
             outcome = simulate(config, pair, clients, seed=options.seed)
     else:
@@ -116,6 +121,18 @@ def run(options: argparse.Namespace, console: Console, command: Sequence[str]) -
             "draft": {"card": pair.draft.name, "source": pair.draft.source} if pair.draft else None,
         },
     )
+
+
+def with_slots(config: ServeConfig, pair: Pair, options: argparse.Namespace) -> tuple[ServeConfig, Pair]:
+    """Both with the slots that the settings name; where they name none, with those of the cards."""
+    target, draft, tier = pair.target, pair.draft, config.target
+    if is_set("target.num_slots", options):
+        target = replace(target, num_slots=tier.engine.num_slots)
+    if draft is not None and config.draft is not None and is_set("draft.num_slots", options):
+        draft = replace(draft, num_slots=config.draft.engine.num_slots)
+    # the queue's length follows from the slots of the targets
+    tier = replace(tier, engine=replace(tier.engine, num_slots=target.num_slots))
+    return replace(config, target=tier), replace(pair, target=target, draft=draft)
 
 
 def lengths(load: Arrivals, texts: Texts, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -164,6 +181,13 @@ def positive(text: str) -> int:
     return value
 
 
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = parser_of("simulate", "What a deployment would do under a load, in virtual time.")
@@ -178,7 +202,7 @@ def parser() -> argparse.ArgumentParser:
     add_cards(add)
     add("--objective", default="", metavar="O", help="ttft=MS,tpot=MS,share=X [ttft=500,tpot=50,share=0.95]")
     add("--incident", action="append", default=[], metavar="WHAT", help=f"replicas that die: {INCIDENT}")
-    add("--rest-s", type=float, default=0.0, metavar="S", help="seconds without requests at the end [0]")
+    add("--rest-s", type=seconds, default=0.0, metavar="S", help="seconds without requests at the end [0]")
     add(
         "--detail",
         choices=("rounds", "answers"),

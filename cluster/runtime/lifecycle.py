@@ -129,7 +129,8 @@ def check_ports(config: ServeConfig) -> None:
     for name, port in (("port", config.port), ("grpc_port", config.grpc_port)):
         if port == 0:
             continue
-        with socket.socket() as probe_socket:
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        with socket.socket(family) as probe_socket:
             probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe_socket.bind((config.host, port))

@@ -24,7 +24,10 @@ def supervise(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Run again while the status is LOST or, once it has served, 1 (start failed); return any other status."""
+    """Run again while the status is LOST or, once it has served, 1 (start failed); return any other status.
+
+    0 if it is told to stop between two runs (KeyboardInterrupt).
+    """
     pause_s, has_served = 1.0, False
     while True:
         begun_s = now()
@@ -34,8 +37,12 @@ def supervise(
             return status
         if now() - begun_s > STABLE_S:
             pause_s = 1.0
-        tell(f"Starting again in {pause_s:g} s.")
-        sleep(pause_s)
+        try:
+            tell(f"Starting again in {pause_s:g} s.")
+            sleep(pause_s)
+        except KeyboardInterrupt:
+            tell("Stopped.")
+            return 0
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from adasd.config import SpeculationConfig
+from adasd.errors import ConfigError
 from adasd.requests import Mode
 from adasd.rounds import RoundCompleted
 from cluster.simulation import virtual_time
@@ -92,7 +93,9 @@ def measure(
     seed: int = 0,
     on_cell: Callable[[], object] = lambda: None,
 ) -> Behaviour:
-    """All cells of a configuration."""
+    """All cells of a configuration. ConfigError if answers have but one token: speeds are of the others."""
+    if max(texts.lengths) < 2:
+        raise ConfigError("answers of one token have no speed per token; give them two or more")
     sessions = grid(pair.target.num_slots)
     plain = tuple(_cell(config, pair, texts, prompt_len, number, None, seed, on_cell) for number in sessions)
     if pair.draft is None or config.draft is None or config.speculation.mode is Mode.OFF:

@@ -1,14 +1,15 @@
 """The cheapest deployment that holds an objective at a rate, by kind of speculation, and what it costs.
 
 Three kinds are compared: no draft, a draft tier on cards of its own, and a draft on the target's own card, where
-both take turns. For each, speeds are measured round by round (``behaviour``). The smallest numbers of replicas follow
-from them and are then checked, and raised if needed, by playing Poisson arrivals answer by answer (``fleet``).
+both take turns. For each, speeds are measured round by round (``behaviour``). The numbers of replicas that follow
+from them are where the search for the cheapest begins, which plays Poisson arrivals answer by answer (``fleet``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -28,9 +29,11 @@ from services.config import OrchestratorConfig, ServeConfig, TierConfig
 PLAIN, REMOTE, BESIDE = "no draft", "drafts on cards of their own", "draft on the target's card"
 CHECKED_REQUESTS, CHECKED_S = 4000, 180.0
 """A check plays at most so many requests, and at least so many seconds."""
+FEWEST_REQUESTS, LOWEST_RATE = 200, 0.01
+"""A check plays at least so many requests, which at a lower rate would take too long."""
 TRIES = 12
-"""How often a number of targets that does not hold the objective is raised, by a twentieth or one."""
-PER_DRAFT = (4, 8, 16, 32, 64, 128, 256)
+"""How many numbers of targets are tried, each higher by a twentieth or one."""
+PER_DRAFT = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Sessions per draft replica that are tried, as far as it has slots."""
 
 
@@ -88,6 +91,10 @@ def plan(
     config: ServeConfig, pair: Pair, wanted: Wanted, on_step: Callable[[str], object] = lambda _: None
 ) -> tuple[list[Offer | Refused], list[Speeds]]:
     """The best of each kind, and its speeds. ConfigError if none holds the objective."""
+    if wanted.rate < LOWEST_RATE:
+        raise ConfigError(
+            f"a plan needs a rate of {LOWEST_RATE:g} requests per second or more, not {wanted.rate:g}"
+        )
     both = [_best(config, its, wanted, kind, on_step) for kind, its in kinds(pair)]
     found, speeds = [one for one, _ in both], [each for _, each in both]
     if not any(isinstance(one, Offer) for one in found):
@@ -143,29 +150,18 @@ def _best(
         config_of(config, pair, 1, 1, wanted), pair, wanted.texts, wanted.prompt_tokens, seed=wanted.seed
     )
     speeds = speeds_of(kind, behaviour)
-    found = [
-        (
-            targets * pair.target.cost_per_hour + drafts * (pair.draft.cost_per_hour if pair.draft else 0.0),
-            targets,
-            drafts,
-        )
-        for targets, drafts in candidates(pair, behaviour, wanted)
-    ]
+    found = list(candidates(pair, behaviour, wanted))
     if not found:
         fastest = _token_ms(behaviour, 1, None if not behaviour.per_draft else 1)
         first_ms = _first_ms(pair, behaviour, 1, None if not behaviour.per_draft else 1)
         why = f"a target with one session takes {fastest:.1f} ms per token and {first_ms:.0f} ms to the first one"
         return Refused(kind, why), speeds
-    best: Offer | None = None
-    for cost, targets, drafts in sorted(found)[:3]:
-        if best is not None and cost >= best.cost_per_hour:
-            break
-        on_step(f"{kind}: {targets} targets, {drafts} drafts")
-        offer = _checked(config, pair, behaviour, wanted, kind, targets, drafts)
-        if offer is not None and (best is None or offer.cost_per_hour < best.cost_per_hour):
-            best = offer
-    why = "queues miss the objective even with many more targets than the speeds alone ask for"
-    return best or Refused(kind, why), speeds
+    check = _Check(config, pair, behaviour, wanted, lambda what: on_step(f"{kind}: {what}"))
+    best = _cheapest(check, found)
+    if best is None:
+        why = "queues miss the objective even with many more targets than the speeds alone ask for"
+        return Refused(kind, why), speeds
+    return _offer(check, kind, *best), speeds
 
 
 def speeds_of(kind: str, behaviour: Behaviour) -> Speeds:
@@ -231,33 +227,83 @@ def _first_ms(pair: Pair, behaviour: Behaviour, num_sessions: float, per_draft: 
     )
 
 
-def _checked(
-    config: ServeConfig,
-    pair: Pair,
-    behaviour: Behaviour,
-    wanted: Wanted,
-    kind: str,
-    targets: int,
-    drafts: int,
-) -> Offer | None:
-    """The numbers, raised until Poisson arrivals hold the objective; None if they never do."""
-    is_beside = pair.draft is not None and pair.draft.is_beside
+@dataclass(slots=True)
+class _Check:
+    """Poisson arrivals against numbers of replicas, each played once. Beside a target, every one has a draft."""
+
+    config: ServeConfig
+    pair: Pair
+    behaviour: Behaviour
+    wanted: Wanted
+    on_step: Callable[[str], object]
+    played: dict[tuple[int, int], Figures] = field(default_factory=dict)
+
+    @property
+    def is_beside(self) -> bool:
+        return self.pair.draft is not None and self.pair.draft.is_beside
+
+    def figures(self, targets: int, drafts: int) -> Figures:
+        if (targets, drafts) not in self.played:
+            self.on_step(f"{targets} targets, {drafts} drafts")
+            its = targets if self.is_beside else drafts
+            self.played[targets, drafts] = _play(
+                self.config, self.pair, self.behaviour, self.wanted, targets, its
+            )
+        return self.played[targets, drafts]
+
+    def holds(self, targets: int, drafts: int) -> bool:
+        return self.figures(targets, drafts).attainment >= self.wanted.objective.share
+
+
+def _cheapest(check: _Check, found: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """The cheapest (targets, drafts) that hold the objective, looked for around those that mean speeds ask for.
+
+    For rising numbers of targets, the fewest drafts that do, as far as that is cheaper; None if none holds it.
+    """
+    pair = check.pair
+    target_cost, draft_cost = pair.target.cost_per_hour, pair.draft.cost_per_hour if pair.draft else 0.0
+    targets, most = min(targets for targets, _ in found), max(drafts for _, drafts in found)
+    most = 0 if check.is_beside or not most else most + most // 2 + 3
+    step = max(1, targets // 20)
+    while targets > step and check.holds(targets - step, most):
+        targets -= step
+    best: tuple[int, int] | None = None
+    before = max(0, targets - step)
     for _ in range(TRIES):
-        figures = _play(config, pair, behaviour, wanted, targets, drafts)
-        if figures.attainment >= wanted.objective.share:
-            break
-        more = max(1, targets // 20)
-        targets += more
-        drafts = targets if is_beside else drafts + (max(1, drafts // 20) if drafts else 0)
-    else:
-        return None
+        if best is not None:
+            spare = best[0] * target_cost + best[1] * draft_cost - targets * target_cost
+            most = min(most, ceil(spare / draft_cost - 1e-9) - 1) if draft_cost > 0 else 0
+            if most < 1:
+                break
+        if check.holds(targets, most):
+            drafts = _fewest(partial(check.holds, targets), min(1, most), most)
+            best = _fewest(partial(check.holds, drafts=drafts), before + 1, targets), drafts
+        before, targets = targets, targets + max(1, targets // 20)
+    return best
+
+
+def _fewest(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """The lowest number that holds; ``high`` does, and more never harms."""
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def _offer(check: _Check, kind: str, targets: int, drafts: int) -> Offer:
+    """What these numbers cost and do."""
+    pair, behaviour, wanted, is_beside = check.pair, check.behaviour, check.wanted, check.is_beside
+    figures = check.figures(targets, drafts)
     draft_cost = pair.draft.cost_per_hour if pair.draft is not None else 0.0
     cost = targets * pair.target.cost_per_hour + drafts * draft_cost
     tokens_per_s = wanted.rate * wanted.answer_tokens
     sessions = (
         wanted.rate * 1e-3 * (figures.first_token_ms[0] + wanted.answer_tokens * figures.per_token_ms[0])
     )
-    per_draft = None if not drafts else (sessions / targets if is_beside else sessions / drafts)
+    per_draft = sessions / targets if is_beside else sessions / drafts if drafts else None
     held = (
         sessions_held(
             pair, behaviour, wanted.objective, None if per_draft is None else max(1, round(per_draft))
@@ -265,25 +311,18 @@ def _checked(
         or 1
     )
     at = held if is_beside else per_draft
-    lost_draft = None
-    if drafts and not is_beside:
-        lost_draft = _play(config, pair, behaviour, wanted, targets, drafts - 1).attainment
-    lost_target = 0.0
-    if targets > 1:
-        fewer = targets - 1 if is_beside else drafts
-        lost_target = _play(config, pair, behaviour, wanted, targets - 1, fewer).attainment
     return Offer(
         kind,
         targets,
-        0 if is_beside else drafts,
+        drafts,
         sessions / targets,
         held * behaviour.at("tokens_per_s", held, at),
         cost,
         cost / 3600 / tokens_per_s * 1e6,
         figures,
-        cost + pair.target.cost_per_hour + (draft_cost if drafts and not is_beside else 0.0),
-        lost_target,
-        lost_draft,
+        cost + pair.target.cost_per_hour + (draft_cost if drafts else 0.0),
+        check.figures(targets - 1, drafts).attainment if targets > 1 else 0.0,
+        check.figures(targets, drafts - 1).attainment if drafts else None,
     )
 
 
@@ -292,7 +331,7 @@ def _play(
 ) -> Figures:
     """Poisson arrivals against these numbers; the first fifth, in which the deployment fills, is left out."""
     chance = np.random.default_rng(wanted.seed)
-    seconds = max(CHECKED_S, min(CHECKED_REQUESTS / wanted.rate, 3600.0))
+    seconds = max(CHECKED_S, min(CHECKED_REQUESTS / wanted.rate, 3600.0), FEWEST_REQUESTS / wanted.rate)
     times_s = poisson(wanted.rate, seconds, chance)
     known = np.array(wanted.texts.lengths, dtype=float)
     lengths = known[chance.integers(len(known), size=len(times_s))]

@@ -411,9 +411,17 @@ Clients = Callable[[Deployment, random.Random], Awaitable[None]]
 
 
 def open_loop(
-    times_s: Sequence[float], texts: Texts, prompt_len: int, lengths: Sequence[float] | None = None
+    times_s: Sequence[float],
+    texts: Texts,
+    prompt_len: int,
+    lengths: Sequence[float] | None = None,
+    *,
+    rest_s: float = 0.0,
 ) -> Clients:
-    """A request at each of these times; ``lengths``: tokens of each answer (None: as the texts have it)."""
+    """A request at each of these times, then ``rest_s`` seconds without any.
+
+    ``lengths``: tokens of each answer (None: as the texts have it).
+    """
 
     async def load(deployment: Deployment, chance: random.Random) -> None:
         asked: set[asyncio.Task[float]] = set()
@@ -423,7 +431,7 @@ def open_loop(
             task = asyncio.ensure_future(deployment.ask(texts.draw(chance, prompt_len, length)))
             asked.add(task)
             task.add_done_callback(asked.discard)
-        await asyncio.gather(*asked)
+        await asyncio.gather(*asked, asyncio.sleep(rest_s))
 
     return load
 

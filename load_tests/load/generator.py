@@ -17,6 +17,7 @@ from load_tests.load.answers import Ask, Outcome, Reply
 from load_tests.load.doors import Door
 
 MAX_IN_FLIGHT = 2000
+"""Of an open loop; a closed one has no more than its clients."""
 PROBE_S = 0.02
 LATE_S = 0.02
 """If the 99th percentile of lateness is above this, or above a tenth of the median time to the first token, the
@@ -80,7 +81,7 @@ class Generator:
             for at_s in times_s:
                 intended_s = began_s + at_s
                 await asyncio.sleep(max(0.0, intended_s - self.now()))
-                self._send(next(asks), intended_s, name)
+                self._send(next(asks), intended_s, name, self.num_in_flight >= self._max_in_flight)
         finally:
             self.phases.append(ArrivalPhase(name, began_s, self.now(), rate_per_s, None))
 
@@ -102,7 +103,7 @@ class Generator:
                 if num_requests is not None and num_sent >= num_requests:
                     return
                 num_sent += 1
-                await asyncio.wait([self._send(next(asks), self.now(), name)])
+                await asyncio.wait([self._send(next(asks), self.now(), name, is_full=False)])
 
         clients = [asyncio.ensure_future(client()) for _ in range(num_clients)]
         try:
@@ -133,12 +134,11 @@ class Generator:
 
     # ----------------------------------------------------------------- one request
 
-    def _send(self, ask: Ask, intended_s: float, phase: str) -> asyncio.Task[None]:
+    def _send(self, ask: Ask, intended_s: float, phase: str, is_full: bool) -> asyncio.Task[None]:
         door = ask.door if ask.door in self._doors else next(self._turns)
         answer = Reply(ask, door, intended_s, self.now(), phase)
         self.answers.append(answer)
-        full = self.num_in_flight >= self._max_in_flight
-        todo: Awaitable[None] = self._give_up(answer) if full else self._ask(self._doors[door], answer)
+        todo: Awaitable[None] = self._give_up(answer) if is_full else self._ask(self._doors[door], answer)
         task = asyncio.ensure_future(todo)
         self._running[task] = answer
         task.add_done_callback(self._running.pop)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 CLOSE_ENOUGH = 1.15
 """The search ends when the lowest failing rate is within this factor of the highest passing one."""
 MOST_PER_S = 512.0
+"""The search goes no higher than this, or than its first rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ async def find_knee(holds: Callable[[float], Awaitable[bool]], first_per_s: floa
     """``holds`` tries one rate. If the first one fails, lower ones are tried, down to an eighth of it."""
     good, bad = None, None
     rate = first_per_s
-    while bad is None and rate <= MOST_PER_S:
+    while bad is None and rate <= max(first_per_s, MOST_PER_S):
         if await holds(rate):
             good, rate = rate, 2 * rate
         else:

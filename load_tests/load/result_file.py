@@ -48,7 +48,7 @@ def as_json(run: ScenarioRun, header: Mapping[str, Any]) -> dict[str, Any]:
         },
         "server": {name: asdict(seen) if seen else None for name, seen in ends(run).items()},
         "faults": [asdict(injection) for injection in run.injections],
-        "timeline": asdict(timeline(run.answers, run.samples, run.seconds)),
+        "timeline": asdict(timeline(run.answers, run.samples, run.ended_s)),
         "errors": errors(run.answers),
         "answers": columns(run.answers),
     }

@@ -64,13 +64,19 @@ class ScenarioRun:
     injections: list[Injection] = field(default_factory=list)
     before: ServerState | None = None
     after: ServerState | None = None
-    seconds: float = 0.0
+    began_s: float = 0.0  # of the first phase that is counted
+    ended_s: float = 0.0
     strain: Strain = field(default_factory=Strain)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # empty: passed
     found: dict[str, Any] = field(default_factory=dict)
     ended_early: str | None = None  # why the run was cut short, in one sentence
     was_interrupted: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """How long the counted load took."""
+        return self.ended_s - self.began_s
 
 
 async def run(
@@ -122,7 +128,7 @@ async def _play(done: ScenarioRun, stage: Stage, watch: Watch, show: Show) -> No
             watching.result()  # raises: the server is gone
         playing.result()
         await stage.settle()
-        done.seconds = stage.generator.now()
+        done.ended_s = stage.generator.now()
         done.after = await _idle(stage, watch)
     finally:
         for task in (playing, watching, showing):
@@ -205,7 +211,8 @@ def _collect(done: ScenarioRun, stage: Stage, watch: Watch) -> None:
     done.answers = [answer for answer in generator.answers if answer.phase != WARM_UP]
     done.phases = [phase for phase in generator.phases if phase.name != WARM_UP]
     done.samples = watch.samples
-    done.seconds = max([done.seconds, *(answer.ended_s for answer in done.answers)])
+    done.began_s = min((phase.began_s for phase in done.phases), default=0.0)
+    done.ended_s = max([done.ended_s, *(answer.ended_s for answer in done.answers)])
     done.notes, done.found = stage.notes, stage.found
     done.problems = [*stage.problems, *problems(done)]
 

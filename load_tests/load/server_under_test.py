@@ -125,9 +125,16 @@ def running_server(url: str, grpc: str | None, api_key: str | None) -> Server:
             "leave out --url for a demo server"
         ) from error
     if answer.status_code == 503:
-        reasons = "; ".join(answer.json().get("reasons", []))
-        raise ServerGone(f"the server at {url} is not ready: {reasons or 'it gives no reason'}")
+        raise ServerGone(f"the server at {url} is not ready: {_reasons(answer) or 'it gives no reason'}")
     return Server(url, grpc, api_key)
+
+
+def _reasons(answer: httpx.Response) -> str:
+    """What ``/ready`` says is missing; empty for a page of another server."""
+    try:
+        return "; ".join(map(str, answer.json()["reasons"]))
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 def pair_of(server: Server) -> str:

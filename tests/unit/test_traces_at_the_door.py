@@ -64,7 +64,7 @@ def test_what_cannot_be_done_is_refused(environment: dict, says: str):
 def test_a_missing_exporter_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch):
     for absent in ("no_such_package.exporter", "opentelemetry.no_such_exporter"):
         monkeypatch.setattr(otel_environment, "EXPORTER", absent)
-        with pytest.raises(ConfigError, match=r"install adasd-serve\[traces\]"):
+        with pytest.raises(ConfigError, match=r"pip install 'adasd-serve\[traces\]'"):
             completed(TracesConfig("http://c"), {})
         assert completed(TracesConfig(), {}) == TracesConfig()
 

@@ -166,6 +166,27 @@ def test_a_replica_that_loads_for_longer_than_the_cool_down_is_not_given_up():
     assert changes(wanted) == [(1, 2)]
 
 
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_a_replica_that_cannot_start_does_not_keep_the_others(role):
+    pace, state, number, wanted = Pace(1, 4), State(), 1, []
+    for tick in range(int(1000 / TICK_S)):
+        num_sessions = 30.0 if tick * TICK_S < 20 else 2.0
+        reading = Reading(
+            number, min(number, 3), num_sessions, NUM_SLOTS, step_ms=10.0
+        )  # the fourth fits nowhere
+        number, state = decide(role, reading, state, pace, tick * TICK_S)
+        wanted.append(number)
+    assert changes(wanted) == [(4, 1)]
+    assert wanted.index(1) * TICK_S == pytest.approx(pace.start_s + pace.down_after_s, abs=2 * TICK_S)
+
+
+def test_bursts_farther_apart_than_the_cool_down_get_replicas_that_take_minutes_to_start():
+    tier = Tier("target", Pace(1, 4), start_s=300.0)
+    wanted = history(tier, lambda now_s: 30.0 if now_s % 100 < 30 else 2.0, 330)
+    assert set(wanted) == {4}
+    assert tier.running == 4
+
+
 def test_relief_by_more_replicas_does_not_send_them_away():
     """With two drafts blocks wait half as long; back at one they would wait as long as before."""
     wanted = history(Tier("draft", Pace(1, 8), wait=0.9), step_load(1, 8, 20, 1000), 1000)

@@ -76,6 +76,13 @@ def test_ranks_on_cpus_take_a_cpu_each():
     )
 
 
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.7, 0.8, 0.9])
+def test_two_shares_of_a_card_that_make_one_fit(share):
+    both = pair(tier(num_gpus=share), tier(num_gpus=round(1 - share, 1)))
+    assert missing(both, [SMALL]) == []
+    assert missing(pair(tier(num_gpus=share), tier(num_gpus=round(1.1 - share, 1))), [SMALL]) != []
+
+
 def test_the_demo_pair_fits_a_laptop():
     assert missing(pair(tier(), tier()), [LAPTOP]) == []
     assert num_cpus(pair(tier(), tier())) == pytest.approx(1.11)

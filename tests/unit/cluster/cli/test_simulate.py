@@ -88,6 +88,51 @@ def test_a_plan_compares_three_kinds_and_prices_them(cards: Path, tmp_path: Path
     assert found["commit"][:7] in page[: page.index("<section")]
 
 
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--rate", "4", "--answer-tokens", "1"], "answers of one token have no speed per token"),
+        (["--rate", "0.0001"], "a plan needs a rate of 0.01 requests per second or more, not 0.0001"),
+    ],
+)
+def test_what_no_plan_can_be_made_for_is_refused(argv: list[str], sentence: str, cards: Path, capsys):
+    assert plan.main([*argv, "--cards", str(cards)]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_plan_for_the_lowest_rate_has_enough_requests(cards: Path, tmp_path: Path):
+    file = tmp_path / "plan.json"
+    argv = ["--rate", "0.01", "--answer-tokens", "2", "--draft-card", "none", "--cards", str(cards)]
+    assert plan.main([*argv, "--json", str(file)]) == 0
+    (one, _) = plan.offers_of(json.loads(file.read_text()))
+    assert one["targets"] == 1
+    assert one["figures"]["num_done"] > 120
+
+
+def test_answers_of_one_token_are_simulated_round_by_round_only(cards: Path, capsys):
+    argv = ["--arrivals", "poisson:rate=2,seconds=5", "--answer-tokens", "1"]
+    assert play(argv, cards) == 0
+    assert play([*argv, "--detail", "answers"], cards) == 2
+    assert "answers of one token have no speed per token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("detail", ["rounds", "answers"])
+def test_slots_and_rest_hold_as_they_are_set(detail: str, cards: Path, tmp_path: Path):
+    file = tmp_path / "found.json"
+    argv = ["--arrivals", "poisson:rate=8,seconds=15", "--detail", detail, "--json", str(file)]
+
+    def found(*more: str) -> dict:
+        assert play([*argv, *more], cards) == 0
+        return json.loads(file.read_text())
+
+    usual = found()
+    assert found("--target-num-slots", "4")["figures"] == usual["figures"], "the card's own number"
+    assert max(found("--target-num-slots", "2")["timeline"]["running"]) <= 2
+    assert max(usual["timeline"]["running"]) > 2
+    assert found("--draft-num-slots", "1")["figures"] != usual["figures"]
+    assert len(found("--rest-s", "100")["timeline"]["seconds"]) > 100 > len(usual["timeline"]["seconds"])
+
+
 def test_an_objective_that_nothing_holds_is_refused_with_the_reasons(cards: Path, tmp_path: Path, capsys):
     file = tmp_path / "plan.json"
     argv = [

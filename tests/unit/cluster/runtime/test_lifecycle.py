@@ -182,6 +182,15 @@ def test_with_restart_a_lost_service_is_started_again_and_a_stopped_one_is_not(m
     assert supervise(lambda: 1, told.append) == 1, "what never served has a reason of its own"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_stops_it_between_two_starts_gets_status_0(number):
+    told = []
+    with stop_on_signals():
+        stopped = supervise(lambda: LOST, told.append, lambda _: os.kill(os.getpid(), number))
+    assert stopped == 0
+    assert told == ["Starting again in 1 s.", "Stopped."]
+
+
 def test_the_child_s_status_is_the_parent_s():
     command = "from cluster.runtime.supervisor import in_child; raise SystemExit(in_child(lambda: 3))"
     assert subprocess.run([sys.executable, "-c", command], check=False).returncode == LOST == 3
@@ -204,6 +213,19 @@ def test_a_port_in_use_is_named_before_anything_starts():
             StartFailed, match=rf"cannot listen on 127\.0\.0\.1:{port} .* choose another with --port"
         ):
             check_ports(ServeConfig(target=CONFIG.target, draft=None, port=port, grpc_port=0))
+
+
+def test_ports_of_an_ipv6_address_are_checked():
+    with socket.socket(socket.AF_INET6) as other:
+        try:
+            other.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        config = replace(CONFIG, host="::1", port=other.getsockname()[1], grpc_port=0)
+        other.listen()
+        with pytest.raises(StartFailed, match=r"\(Address already in use\)"):
+            check_ports(config)
+    check_ports(config)
 
 
 def test_a_port_used_by_somebody_means_status_1_and_one_sentence_on_stderr(capsys):

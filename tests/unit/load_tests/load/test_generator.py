@@ -76,6 +76,15 @@ async def test_a_closed_loop_keeps_so_many_going_and_sends_exactly_so_many():
     await generator.close()
 
 
+async def test_a_closed_loop_may_have_more_clients_than_an_open_one_has_requests():
+    now = clock()
+    generator = Generator({"door": SerialDoor(now, 0.001)}, now, max_in_flight=3)
+    await generator.closed_loop("load", 6, repeat(ASK), num_requests=12)
+    assert {answer.outcome for answer in generator.answers} == {Outcome.DONE}
+    assert generator.strain().num_not_sent == 0
+    await generator.close()
+
+
 async def test_a_closed_loop_ends_with_its_time():
     now = clock()
     generator = Generator({"door": SerialDoor(now, 0.01)}, now)

@@ -31,6 +31,14 @@ async def test_a_server_that_holds_nothing():
     assert str(found) == "knee: below 0.5 requests per second"
 
 
+@pytest.mark.parametrize(("holds_it", "said"), [(True, "above 600"), (False, "below 75")])
+async def test_a_first_rate_beyond_the_highest_is_tried(holds_it, said):
+    async def always_the_same(_):
+        return holds_it
+
+    assert said in str(await find_knee(always_the_same, 600.0))
+
+
 async def test_a_server_that_holds_everything():
     async def always(_):
         return True

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from itertools import cycle
 
+import httpx
 import pytest
 
 from load_tests.load import runner, scenarios, watch
@@ -175,6 +176,26 @@ async def test_a_server_that_is_not_ready_says_why():
         fake.is_ready = False
         with pytest.raises(ServerGone, match="the target loads"):
             await asyncio.to_thread(running_server, fake.url, None, None)
+
+
+def test_an_html_page_in_place_of_reasons_is_no_traceback(monkeypatch):
+    page = httpx.Response(503, text="<html>503 Service Unavailable</html>")
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: page)
+    with pytest.raises(ServerGone, match="is not ready: it gives no reason"):
+        running_server("http://there", None, None)
+
+
+async def test_rates_do_not_count_the_warm_up():
+    async with serving() as (fake, _):
+        fake.pause_s = 0.01
+        asked = options(num_requests=100, rate_per_s=None, seconds=None, num_clients=1)
+        done = await run(SCENARIOS["soak"], Server(fake.url, None), asked)
+    (phase,) = done.phases
+    assert done.began_s == phase.began_s > 0.1
+    assert done.seconds == pytest.approx(done.ended_s - phase.began_s)
+    result = as_json(done, {})
+    assert result["figures"]["answers_per_s"] == pytest.approx(100 / done.seconds)
+    assert sum(result["timeline"]["done"]) == 100
 
 
 async def test_an_objective_that_is_missed_fails_the_scenarios_that_have_one():
