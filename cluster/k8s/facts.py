@@ -139,7 +139,7 @@ class Facts(_Strict):
     """The whole file."""
 
     images: Images = Images()
-    gateways: Gateways = Gateways()  # type: ignore[call-arg]
+    gateways: Gateways | None = None  # None: as many as the topology's orchestrator.replicas
     models: Models | None = None
     pods: dict[str, Pods] = {}  # group -> its pods
     env: dict[Variable, str | FromSecret] = {}  # of Ray's container in every pod

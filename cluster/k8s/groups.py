@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adasd.errors import ConfigError
-from cluster.k8s.facts import Facts
+from cluster.k8s.facts import Facts, Gateways
 from cluster.topology import METRICS_CPUS, ORCHESTRATOR_CPUS
 from services.config import ServeConfig, TierConfig
 
@@ -33,13 +33,19 @@ class PodGroup:
     resources: dict[str, float]  # other Ray resources of a pod
 
 
+def gateways_of(config: ServeConfig, facts: Facts) -> Gateways:
+    """The bounds of the orchestrators: those of the cluster file, else as many as the topology asks for."""
+    num = config.orchestrator.replicas
+    return facts.gateways or Gateways(min=num, max=num)
+
+
 def groups_of(config: ServeConfig, facts: Facts) -> list[PodGroup]:
     """The groups, gateway first. ConfigError for an unknown group in ``facts``, or a tier in the gateway's pool."""
     by_wishes: dict[object, list[tuple[str, TierConfig]]] = {}
     for role, tier in config.tiers.items():
         by_wishes.setdefault(_wishes(tier), []).append((role, tier))
     beside_gateway = by_wishes.pop(None, [])
-    groups = [_gateway(beside_gateway, facts)]
+    groups = [_gateway(beside_gateway, gateways_of(config, facts))]
     for members in by_wishes.values():
         groups.append(_group(_name(members), members))
     if unknown := set(facts.pods) - {group.name for group in groups}:
@@ -61,9 +67,9 @@ def _wishes(tier: TierConfig) -> object:
     return None if wishes == ((), None, (), False) else wishes
 
 
-def _gateway(members: Sequence[tuple[str, TierConfig]], facts: Facts) -> PodGroup:
-    least = max([facts.gateways.min, *(tier.min_replicas for _, tier in members)])
-    most = max([facts.gateways.max, *(tier.max_replicas for _, tier in members)])
+def _gateway(members: Sequence[tuple[str, TierConfig]], gateways: Gateways) -> PodGroup:
+    least = max([gateways.min, *(tier.min_replicas for _, tier in members)])
+    most = max([gateways.max, *(tier.max_replicas for _, tier in members)])
     num_cpus = math.ceil(ORCHESTRATOR_CPUS + METRICS_CPUS + sum(tier.num_cpus for _, tier in members))
     return PodGroup(GATEWAY, tuple(members), least, most, num_cpus, 0, {POOL: GATEWAY}, {})
 

@@ -103,6 +103,20 @@ def placement(m: Manifests) -> Iterator[str]:
                 )
 
 
+def orchestrators(m: Manifests) -> Iterator[str]:
+    """The settings know how many orchestrators there may be: limits of API keys and queues depend on it."""
+    try:
+        told = served_config(m).orchestrator.replicas
+        most = max(d.replicas[1] for d in _deployed(m) if d.name == "orchestrator")
+    except (AdasdError, ImportError, AttributeError, ValueError):
+        return  # reported by application()
+    if told != most:
+        yield (
+            f"orchestrator: up to {most} replicas run, but orchestrator.replicas in serveConfigV2.args is {told}, so "
+            f"limits of API keys and queues are computed for {told}; set it to {most}"
+        )
+
+
 def bounds(m: Manifests) -> Iterator[str]:
     """Groups: 0 <= min <= replicas <= max, distinct names; the head runs no replica."""
     names = [group["groupName"] for group in m.groups]
@@ -390,6 +404,7 @@ RULES: tuple[Rule, ...] = (
     versions,
     application,
     placement,
+    orchestrators,
     bounds,
     times,
     ports,

@@ -20,8 +20,8 @@ import yaml
 
 from adasd.errors import ConfigError
 from cluster.data import BASE
-from cluster.k8s.facts import Facts, FromSecret, Ingress, Route
-from cluster.k8s.groups import GATEWAY, POOL, PodGroup, groups_of
+from cluster.k8s.facts import Facts, FromSecret, Gateways, Ingress, Route
+from cluster.k8s.groups import GATEWAY, POOL, PodGroup, gateways_of, groups_of
 from cluster.topology import METRICS_CPUS, ORCHESTRATOR_CPUS
 from services import settings
 from services.config import ServeConfig
@@ -84,6 +84,7 @@ def render(topology: Path, facts: Facts, out: Path, base: Path = BASE) -> Overla
         )
     _check_models(config, facts)
     _check_secrets(args, facts)
+    _check_gateways(args, config, facts)
     if not (base / "ray-service.yaml").is_file():
         raise ConfigError(f"there is no {base}/ray-service.yaml; run this from a source tree or name --base")
     mold = yaml.safe_load((base / "ray-service.yaml").read_text(encoding="utf-8"))
@@ -117,6 +118,16 @@ def _check_secrets(args: Mapping[str, Any], facts: Facts) -> None:
             )
 
 
+def _check_gateways(args: Mapping[str, Any], config: ServeConfig, facts: Facts) -> None:
+    """The topology and the cluster file agree on the number of orchestrators, where both name it."""
+    asked, most = config.orchestrator.replicas, gateways_of(config, facts).max
+    if "orchestrator.replicas" in dict(_flat_without_files(args)) and asked != most:
+        raise ConfigError(
+            f"orchestrator.replicas is {asked} in the topology, but gateways.max is {most} in the file of --cluster; "
+            "leave one of the two out"
+        )
+
+
 def topology_config(topology: Path, facts: Facts) -> ServeConfig:
     """The settings in a topology file. Keys and certificates are files in the pods; only their names matter here."""
     return settings.load(
@@ -146,11 +157,12 @@ class Parts:
 
     def serve_config(self, groups: list[PodGroup]) -> dict[str, Any]:
         """Serve's configuration; names of deployments are those of cluster.app."""
-        gateway, tiers = groups[0], [role for group in groups for role, _ in group.tiers]
+        tiers = [role for group in groups for role, _ in group.tiers]
+        gateways = gateways_of(self.config, self.facts)
         drain = {"graceful_shutdown_timeout_s": self.times.drain_s}
         orchestrator = {
             "name": "orchestrator",
-            **_scaling(gateway, self.facts, self.config),
+            **_scaling(gateways, self.config),
             "max_replicas_per_node": 1,  # each replica takes the gateway pod's gRPC port
             "ray_actor_options": {"num_cpus": ORCHESTRATOR_CPUS, "label_selector": {POOL: GATEWAY}},
             **drain,
@@ -169,7 +181,7 @@ class Parts:
                     "name": "adasd",
                     "route_prefix": "/",
                     "import_path": "cluster.entry:app",
-                    "args": {**_in_pods(self.args), **IN_PODS},
+                    "args": {**_with_replicas(_in_pods(self.args), gateways.max), **IN_PODS},
                     "deployments": [orchestrator, metrics, *workers],
                 }
             ],
@@ -357,6 +369,12 @@ def _in_pods(args: Mapping[str, Any]) -> dict[str, Any]:
     return moved
 
 
+def _with_replicas(args: Mapping[str, Any], num: int) -> dict[str, Any]:
+    """The topology with the number of orchestrators: each takes its share of queues and of limits of API keys."""
+    others = {name: value for name, value in args.items() if name != "orchestrator.replicas"}
+    return {**others, "orchestrator": {**others.get("orchestrator", {}), "replicas": num}}
+
+
 def _check_models(config: ServeConfig, facts: Facts) -> None:
     """A pod can load models from the image, from mounted volumes and from the hub, but not from this machine."""
     for role, tier in config.tiers.items():
@@ -377,8 +395,7 @@ def _check_models(config: ServeConfig, facts: Facts) -> None:
 # --------------------------------------------------------------------------- writing
 
 
-def _scaling(gateway: PodGroup, facts: Facts, config: ServeConfig) -> dict[str, Any]:
-    bounds = facts.gateways
+def _scaling(bounds: Gateways, config: ServeConfig) -> dict[str, Any]:
     if bounds.min == bounds.max:
         return {"num_replicas": bounds.min}
     return {

@@ -67,6 +67,10 @@ MISTAKES = {
         lambda p: p.groups["gateway"].update(maxReplicas=2),
         "orchestrator: 2 of 4 replicas",
     ),
+    "fewer orchestrators in the settings than run": (
+        lambda p: p.app["args"].pop("orchestrator"),
+        "up to 4 replicas run, but orchestrator.replicas in serveConfigV2.args is 1",
+    ),
     "a pod without the card its tier needs": (
         lambda p: p.groups["draft"]["resources"].pop("GPU"),
         "draft: 0 of 4",

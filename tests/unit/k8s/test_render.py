@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import io
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from cluster.cli import main
 from cluster.cli.k8s import main as k8s
+from cluster.entry import read
 from cluster.k8s import facts as cluster_facts
 from cluster.k8s.manifests import Manifests
 from cluster.k8s.relations import problems
 from cluster.k8s.render import render
+from services.config import ApiKey
+from services.orchestrator.deployment import shared_uses
 from tests.unit.k8s.conftest import K8S, built, needed
 from tests.unit.k8s.kustomize import build
 from tests.unit.k8s.schemas import complaints
@@ -58,7 +62,42 @@ def test_an_empty_topology_is_the_demo_pair_in_one_group(rendered):
     code, documents = rendered("")
     assert code == 0
     assert [g["groupName"] for g in service(documents)["rayClusterConfig"]["workerGroupSpecs"]] == ["gateway"]
-    assert app(documents)["args"] == {"host": "0.0.0.0", "port": 8000, "grpc_port": 9000}
+    fixed = {"host": "0.0.0.0", "port": 8000, "grpc_port": 9000}
+    assert app(documents)["args"] == {"orchestrator": {"replicas": 1}, **fixed}
+
+
+def orchestrators(documents):
+    """What Serve is told of their number, and what they are told themselves."""
+    deployment = next(d for d in app(documents)["deployments"] if d["name"] == "orchestrator")
+    auto = deployment.get("autoscaling_config", {})
+    bounds = (auto.get("min_replicas"), auto.get("max_replicas")) if auto else deployment["num_replicas"]
+    return bounds, read(app(documents)["args"], {}).orchestrator.replicas
+
+
+@pytest.mark.parametrize(
+    ("topology", "cluster", "numbers"),
+    [
+        ("", "gateways: {min: 2, max: 4}", ((2, 4), 4)),
+        ("orchestrator: {replicas: 4, proxies: HeadOnly}", "gateways: {min: 2, max: 4}", ((2, 4), 4)),
+        ("orchestrator: {replicas: 3}", "", (3, 3)),
+        ("orchestrator.replicas: 3", "", (3, 3)),
+    ],
+)
+def test_orchestrators_know_how_many_there_may_be(rendered, topology, cluster, numbers):
+    code, documents = rendered(topology, cluster)
+    assert (code, orchestrators(documents)) == (0, numbers)
+    assert group(documents, "gateway")["maxReplicas"] == numbers[1]
+    assert problems(documents) == []
+    if "HeadOnly" in topology:
+        assert app(documents)["args"]["orchestrator"]["proxies"] == "HeadOnly"
+
+
+def test_limits_of_api_keys_hold_over_all_orchestrators_of_an_overlay():
+    args = {
+        name: value for name, value in app(built("two-tier-tls"))["args"].items() if name != "api_keys_file"
+    }
+    key = ApiKey("alice", "00" * 32, requests_per_minute=10)
+    assert shared_uses(replace(read(args, {}), api_keys=(key,)), object()) is not None
 
 
 def test_times_follow_from_the_longest_answer(rendered):
@@ -166,6 +205,12 @@ def test_models_are_copied_where_they_are_loaded_and_their_text_everywhere(rende
         ("", "models: {}", "give either claim or store"),
         ("", "pods: {gateway: {memory: lots}}", "pods.gateway.memory: string should match"),
         ("", "gateways: {min: 3, max: 2}", "min is 3, but max is 2"),
+        (
+            "orchestrator: {replicas: 3}",
+            "gateways: {min: 2, max: 4}",
+            "gateways.max is 4 in the file of --cluster",
+        ),
+        ("orchestrator: {replicas: 1}", "gateways: {max: 2}", "orchestrator.replicas is 1 in the topology"),
         ("", "images: {cpu: registry:5000/adasd}", "has no tag"),
         ("", "api_keys_secret: keys", "the topology has no api_keys_file"),
         ("", "worker_tls_secret: links", "the topology has no worker_tls"),
