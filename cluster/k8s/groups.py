@@ -68,10 +68,18 @@ def _wishes(tier: TierConfig) -> object:
 
 
 def _gateway(members: Sequence[tuple[str, TierConfig]], gateways: Gateways) -> PodGroup:
-    least = max([gateways.min, *(tier.min_replicas for _, tier in members)])
-    most = max([gateways.max, *(tier.max_replicas for _, tier in members)])
+    """ConfigError for tiers that would add pods without an orchestrator: those would never be ready."""
+    problems = [
+        f"{role}: up to {tier.max_replicas} replicas would share pods with the orchestrators, of which only "
+        f"{gateways.min} always run; give them pods of their own by a label_selector, for example {{pool: {role}}}, "
+        f"or set gateways.min to {tier.max_replicas} in the file of --cluster"
+        for role, tier in members
+        if tier.max_replicas > gateways.min
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
     num_cpus = math.ceil(ORCHESTRATOR_CPUS + METRICS_CPUS + sum(tier.num_cpus for _, tier in members))
-    return PodGroup(GATEWAY, tuple(members), least, most, num_cpus, 0, {POOL: GATEWAY}, {})
+    return PodGroup(GATEWAY, tuple(members), gateways.min, gateways.max, num_cpus, 0, {POOL: GATEWAY}, {})
 
 
 def _group(name: str, members: Sequence[tuple[str, TierConfig]]) -> PodGroup:

@@ -92,6 +92,31 @@ def test_orchestrators_know_how_many_there_may_be(rendered, topology, cluster, n
         assert app(documents)["args"]["orchestrator"]["proxies"] == "HeadOnly"
 
 
+GROWS = "target: {min_replicas: 2, max_replicas: 4}"
+
+
+@pytest.mark.parametrize("cluster", ["", "gateways: {min: 3, max: 4}"])
+def test_a_tier_cannot_add_gateway_pods_that_would_have_no_orchestrator(rendered, cluster):
+    code, said = rendered(GROWS, cluster)
+    assert code == 2
+    assert "target: up to 4 replicas would share pods with the orchestrators" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("topology", "cluster", "bounds"),
+    [
+        (GROWS, "gateways: {min: 4, max: 5}", {"gateway": (4, 5)}),
+        (GROWS.replace("}", ", label_selector: {pool: target}}"), "", {"gateway": (1, 1), "target": (2, 4)}),
+    ],
+)
+def test_what_the_refusal_of_such_a_tier_proposes_fits_together(rendered, topology, cluster, bounds):
+    _, documents = rendered(topology, cluster)
+    groups = service(documents)["rayClusterConfig"]["workerGroupSpecs"]
+    assert {g["groupName"]: (g["minReplicas"], g["maxReplicas"]) for g in groups} == bounds
+    assert problems(documents) == []
+
+
 def test_limits_of_api_keys_hold_over_all_orchestrators_of_an_overlay():
     args = {
         name: value for name, value in app(built("two-tier-tls"))["args"].items() if name != "api_keys_file"
