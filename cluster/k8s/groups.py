@@ -47,7 +47,10 @@ def groups_of(config: ServeConfig, facts: Facts) -> list[PodGroup]:
     beside_gateway = by_wishes.pop(None, [])
     groups = [_gateway(beside_gateway, gateways_of(config, facts))]
     for members in by_wishes.values():
-        groups.append(_group(_name(members), members))
+        name = _name(members)
+        if name in (group.name for group in groups):  # of the drafts, two groups may ask for it
+            name = members[0][0]
+        groups.append(_group(name, members))
     if unknown := set(facts.pods) - {group.name for group in groups}:
         known = ", ".join(group.name for group in groups)
         raise ConfigError(f"pods: there is no group {sorted(unknown)[0]!r}; this topology has {known}")
@@ -55,7 +58,7 @@ def groups_of(config: ServeConfig, facts: Facts) -> list[PodGroup]:
 
 
 def _name(members: Sequence[tuple[str, TierConfig]]) -> str:
-    """A group's name: its tier; ``draft`` if several drafts share it, ``pair`` if the target is among them."""
+    """Its tier; ``draft`` if several drafts share the group, ``pair`` if the target is among them."""
     roles = [role for role, _ in members]
     return roles[0] if len(roles) == 1 else "pair" if "target" in roles else "draft"
 

@@ -360,8 +360,12 @@ def traces(m: Manifests) -> Iterator[str]:
         url = endpoint or next((value for name in OTEL_ENDPOINTS if (value := named.get(name))), None)
         if url is None or pod.group == "head":
             continue
-        address = urlsplit(url)
-        port = address.port or (443 if address.scheme == "https" else 80)
+        try:
+            address = urlsplit(url)
+            port = address.port or (443 if address.scheme == "https" else 80)
+        except ValueError as error:
+            yield f"{pod.group} sends traces to {url}, which is no address: {error}"
+            continue
         if not _reaches(m, pod, port):
             yield f"{pod.group} sends traces to {url}, but no network policy lets it reach port {port}"
 

@@ -196,6 +196,12 @@ MISTAKES = {
         lambda p: drop(p.ray("draft")["env"], "RAY_SERVE_USE_GRPC_BY_DEFAULT"),
         "draft: RAY_SERVE_USE_GRPC_BY_DEFAULT is None",
     ),
+    "traces to a port that cannot be": (
+        lambda p: p.ray("draft")["env"].append(
+            {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://c:99999"}
+        ),
+        "draft sends traces to http://c:99999, which is no address",
+    ),
     "another Ray": (lambda p: p.cluster.update(rayVersion="2.59.0"), "rayVersion is 2.59.0"),
     "a misspelt upgrade": (
         lambda p: p.spec["upgradeStrategy"].update(type="newCluster"),
