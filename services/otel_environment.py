@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from adasd.errors import ConfigError
 from services.config import TracesConfig
@@ -30,16 +30,28 @@ def completed(config: TracesConfig, environment: Mapping[str, str]) -> TracesCon
         return config
     if not endpoint.startswith(("http://", "https://")):
         raise ConfigError(f"traces.endpoint is {endpoint!r}; it must begin with http:// or https://")
+    if not _names_a_host(endpoint):
+        raise ConfigError(
+            f"traces.endpoint is {endpoint!r}; expected http(s)://HOST:PORT/PATH, with a port up to 65535"
+        )
     protocol = _of_traces("PROTOCOL", environment)
     if protocol not in (None, "http/protobuf"):
         raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; only http/protobuf is supported")
     if not _is_installed(EXPORTER):
         raise ConfigError(
-            f"traces to {endpoint} need OpenTelemetry's exporter: pip install 'adasd-serve[traces]'"
+            f"traces to {endpoint} need OpenTelemetry's exporter; install it with: pip install 'adasd-serve[traces]'"
         )
     name = environment.get("OTEL_SERVICE_NAME") if config.service_name == DEFAULT_NAME else None
     headers = tuple(_headers(_of_traces("HEADERS", environment) or ""))
     return replace(config, endpoint=endpoint, service_name=name or config.service_name, headers=headers)
+
+
+def _names_a_host(endpoint: str) -> bool:
+    try:
+        address = urlsplit(endpoint)
+        return address.hostname is not None and address.port != 0
+    except ValueError:  # of a port that is no number, or above 65535
+        return False
 
 
 def _is_installed(module: str) -> bool:

@@ -18,7 +18,7 @@ from adasd.errors import ConfigError
 from cluster.cli import added, load, summary
 from cluster.data import BASE, PACKAGED
 from cluster.k8s import facts as cluster_facts
-from cluster.k8s.manifests import Manifests
+from cluster.k8s.manifests import Manifests, is_manifest
 from cluster.k8s.memory import cards_of_facts, cards_of_manifests, memory_report
 from cluster.k8s.render import render, topology_config
 
@@ -101,12 +101,15 @@ def write(
     if found:
         raise ConfigError("\n".join(found))
     folder = out or topology.parent
-    if base.is_relative_to(PACKAGED):  # the overlay must work without this installation
-        base = shutil.copytree(base, folder / "base", dirs_exist_ok=True)
-    overlay = render(topology, facts, folder, base)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in overlay.files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    try:
+        if base.is_relative_to(PACKAGED):  # the overlay must work without this installation
+            base = shutil.copytree(base, folder / "base", dirs_exist_ok=True)
+        overlay = render(topology, facts, folder, base)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in overlay.files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write the overlay to {folder}: {error}") from error
     print(f"Wrote {', '.join(overlay.files)} to {folder}.")
     for needed in overlay.needs:
         print(f"The cluster has to have {needed}.")
@@ -124,6 +127,9 @@ def check(stream: TextIO, existing: Sequence[str], models: Path | None = None) -
         documents = [document for document in yaml.safe_load_all(stream) if document]
     except yaml.YAMLError as error:
         raise ConfigError(f"these are no manifests: {' '.join(str(error).split())}") from error
+    for number, document in enumerate(documents, 1):
+        if not is_manifest(document):
+            raise ConfigError(f"these are no manifests: document {number} has no kind or no metadata.name")
     found = problems(documents, frozenset(existing))
     if not found:
         manifests = Manifests(documents)

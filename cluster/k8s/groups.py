@@ -47,7 +47,10 @@ def groups_of(config: ServeConfig, facts: Facts) -> list[PodGroup]:
     beside_gateway = by_wishes.pop(None, [])
     groups = [_gateway(beside_gateway, gateways_of(config, facts))]
     for members in by_wishes.values():
-        groups.append(_group(_name(members), members))
+        name = _name(members)
+        if name in (group.name for group in groups):  # of the drafts, two groups may ask for it
+            name = members[0][0]
+        groups.append(_group(name, members))
     if unknown := set(facts.pods) - {group.name for group in groups}:
         known = ", ".join(group.name for group in groups)
         raise ConfigError(f"pods: there is no group {sorted(unknown)[0]!r}; this topology has {known}")
@@ -55,7 +58,7 @@ def groups_of(config: ServeConfig, facts: Facts) -> list[PodGroup]:
 
 
 def _name(members: Sequence[tuple[str, TierConfig]]) -> str:
-    """A group's name: its tier; ``draft`` if several drafts share it, ``pair`` if the target is among them."""
+    """Its tier; ``draft`` if several drafts share the group, ``pair`` if the target is among them."""
     roles = [role for role, _ in members]
     return roles[0] if len(roles) == 1 else "pair" if "target" in roles else "draft"
 
@@ -68,10 +71,18 @@ def _wishes(tier: TierConfig) -> object:
 
 
 def _gateway(members: Sequence[tuple[str, TierConfig]], gateways: Gateways) -> PodGroup:
-    least = max([gateways.min, *(tier.min_replicas for _, tier in members)])
-    most = max([gateways.max, *(tier.max_replicas for _, tier in members)])
+    """ConfigError for tiers that would add pods without an orchestrator: those would never be ready."""
+    problems = [
+        f"{role}: up to {tier.max_replicas} replicas would share pods with the orchestrators, of which only "
+        f"{gateways.min} always run; give them pods of their own by a label_selector, for example {{pool: {role}}}, "
+        f"or set gateways.min to {tier.max_replicas} in the file of --cluster"
+        for role, tier in members
+        if tier.max_replicas > gateways.min
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
     num_cpus = math.ceil(ORCHESTRATOR_CPUS + METRICS_CPUS + sum(tier.num_cpus for _, tier in members))
-    return PodGroup(GATEWAY, tuple(members), least, most, num_cpus, 0, {POOL: GATEWAY}, {})
+    return PodGroup(GATEWAY, tuple(members), gateways.min, gateways.max, num_cpus, 0, {POOL: GATEWAY}, {})
 
 
 def _group(name: str, members: Sequence[tuple[str, TierConfig]]) -> PodGroup:

@@ -11,6 +11,13 @@ import yaml
 Document = Mapping[str, Any]
 
 
+def is_manifest(document: Any) -> bool:
+    """Whether it has the two fields that every Kubernetes object has: a kind and a name."""
+    if not isinstance(document, Mapping) or not isinstance(document.get("metadata"), Mapping):
+        return False
+    return isinstance(document.get("kind"), str) and isinstance(document["metadata"].get("name"), str)
+
+
 @dataclass(frozen=True, slots=True)
 class PodTemplate:
     """The pod template of the head or of one group."""

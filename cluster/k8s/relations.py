@@ -104,17 +104,29 @@ def placement(m: Manifests) -> Iterator[str]:
 
 
 def orchestrators(m: Manifests) -> Iterator[str]:
-    """The settings know how many orchestrators there may be: limits of API keys and queues depend on it."""
+    """The settings know how many orchestrators there may be, and every pod made for one has one."""
     try:
-        told = served_config(m).orchestrator.replicas
-        most = max(d.replicas[1] for d in _deployed(m) if d.name == "orchestrator")
+        told, deployed = served_config(m).orchestrator.replicas, _deployed(m)
     except (AdasdError, ImportError, AttributeError, ValueError):
         return  # reported by application()
+    orchestrator = next(d for d in deployed if d.name == "orchestrator")
+    least, most = orchestrator.replicas
     if told != most:
         yield (
             f"orchestrator: up to {most} replicas run, but orchestrator.replicas in serveConfigV2.args is {told}, so "
             f"limits of API keys and queues are computed for {told}; set it to {most}"
         )
+    gateways = _groups_for(orchestrator, m)
+    always = sum(group.get("minReplicas", 0) for group in m.groups if group["groupName"] in gateways)
+    if always > least:
+        yield f"orchestrator: {always} pods for it always run, but it runs in only {least}; the others are never ready"
+    for deployment in (d for d in deployed if d is not orchestrator):
+        groups = _groups_for(deployment, m)
+        if groups and groups <= gateways and deployment.replicas[1] > least:
+            yield (
+                f"{deployment.name}: up to {deployment.replicas[1]} replicas share pods with the orchestrators, of "
+                f"which only {least} always run; a pod without one is never ready"
+            )
 
 
 def bounds(m: Manifests) -> Iterator[str]:
@@ -348,8 +360,12 @@ def traces(m: Manifests) -> Iterator[str]:
         url = endpoint or next((value for name in OTEL_ENDPOINTS if (value := named.get(name))), None)
         if url is None or pod.group == "head":
             continue
-        address = urlsplit(url)
-        port = address.port or (443 if address.scheme == "https" else 80)
+        try:
+            address = urlsplit(url)
+            port = address.port or (443 if address.scheme == "https" else 80)
+        except ValueError as error:
+            yield f"{pod.group} sends traces to {url}, which is no address: {error}"
+            continue
         if not _reaches(m, pod, port):
             yield f"{pod.group} sends traces to {url}, but no network policy lets it reach port {port}"
 
@@ -502,6 +518,11 @@ def _place(deployment: Deployed, free: list[tuple[Mapping[str, Any], dict[str, f
             left[key] = left.get(key, 0) + 1
             return 1
     return 0
+
+
+def _groups_for(deployment: Deployed, m: Manifests) -> set[str]:
+    """Names of the groups whose pods have room for a replica."""
+    return {group["groupName"] for group in m.groups if _place(deployment, [(group, _resources(group))])}
 
 
 def _hook_s(pod: PodTemplate) -> float | None:

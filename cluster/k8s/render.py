@@ -30,6 +30,8 @@ KEYS_FOLDER = "/etc/adasd/keys"
 MODELS_FOLDER = "/models"
 TLS_FOLDER = "/etc/adasd/tls"
 TLS_FILES = {"certificate": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
+FILES = ("api_keys_file", "worker_tls")
+"""Settings of the topology that name files of a Secret; null is the same as leaving them out."""
 RCLONE_IMAGE = "rclone/rclone:1.71.2"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 PICKER_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
@@ -338,7 +340,11 @@ def _read(topology: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the topology {topology}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict | None):
         raise ConfigError(f"{topology}: expected names and values, found {type(content).__name__}")
-    return content or {}
+    args = content or {}
+    keys = args.get("api_keys_file")
+    if keys is not None and not (isinstance(keys, str) and Path(keys).name):
+        raise ConfigError(f"{topology}: api_keys_file: {keys!r} is not the name of a file")
+    return {name: value for name, value in args.items() if name not in FILES or value is not None}
 
 
 def _flat_without_files(args: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

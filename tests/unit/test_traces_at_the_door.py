@@ -53,6 +53,8 @@ def test_settings_at_the_door_hold_the_outcome():
     ("environment", "says"),
     [
         ({ALL: "collector:4317"}, "must begin with http"),
+        ({ALL: "http://collector:99999"}, "with a port up to 65535"),
+        ({ALL: "http://:4318"}, "HOST:PORT/PATH"),
         ({ALL: "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "http/protobuf"),
     ],
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
 import yaml
 
 from cluster.k8s.relations import problems
-from tests.unit.k8s.conftest import needed
+from tests.unit.k8s.conftest import built, needed
 
 NEEDED = needed("two-tier-tls")
 
@@ -70,6 +71,10 @@ MISTAKES = {
     "fewer orchestrators in the settings than run": (
         lambda p: p.app["args"].pop("orchestrator"),
         "up to 4 replicas run, but orchestrator.replicas in serveConfigV2.args is 1",
+    ),
+    "gateway pods without an orchestrator": (
+        lambda p: p.groups["gateway"].update(minReplicas=3, replicas=3),
+        "orchestrator: 3 pods for it always run, but it runs in only 2",
     ),
     "a pod without the card its tier needs": (
         lambda p: p.groups["draft"]["resources"].pop("GPU"),
@@ -191,6 +196,12 @@ MISTAKES = {
         lambda p: drop(p.ray("draft")["env"], "RAY_SERVE_USE_GRPC_BY_DEFAULT"),
         "draft: RAY_SERVE_USE_GRPC_BY_DEFAULT is None",
     ),
+    "traces to a port that cannot be": (
+        lambda p: p.ray("draft")["env"].append(
+            {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://c:99999"}
+        ),
+        "draft sends traces to http://c:99999, which is no address",
+    ),
     "another Ray": (lambda p: p.cluster.update(rayVersion="2.59.0"), "rayVersion is 2.59.0"),
     "a misspelt upgrade": (
         lambda p: p.spec["upgradeStrategy"].update(type="newCluster"),
@@ -220,3 +231,15 @@ def test_what_the_cluster_has_to_have_is_named(two_tier):
 
 def test_without_a_ray_service_there_is_nothing_to_check():
     assert problems([]) == ["there are 0 RayServices, expected one"]
+
+
+@pytest.mark.parametrize(
+    ("most", "said"), [(1, []), (2, ["target: up to 2 replicas share pods with the orchestrators"])]
+)
+def test_a_tier_that_adds_gateway_pods_without_an_orchestrator_is_noticed(most, said):
+    planted = Planted(copy.deepcopy(built("laptop")))
+    planted.groups["gateway"]["maxReplicas"] = most
+    planted.app["args"]["target"]["max_replicas"] = most
+    planted.spec["serveConfigV2"] = yaml.safe_dump(planted.serve)
+    found = problems(planted.documents, needed("laptop"))
+    assert [sentence.partition(", of")[0] for sentence in found] == said

@@ -92,6 +92,31 @@ def test_orchestrators_know_how_many_there_may_be(rendered, topology, cluster, n
         assert app(documents)["args"]["orchestrator"]["proxies"] == "HeadOnly"
 
 
+GROWS = "target: {min_replicas: 2, max_replicas: 4}"
+
+
+@pytest.mark.parametrize("cluster", ["", "gateways: {min: 3, max: 4}"])
+def test_a_tier_cannot_add_gateway_pods_that_would_have_no_orchestrator(rendered, cluster):
+    code, said = rendered(GROWS, cluster)
+    assert code == 2
+    assert "target: up to 4 replicas would share pods with the orchestrators" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("topology", "cluster", "bounds"),
+    [
+        (GROWS, "gateways: {min: 4, max: 5}", {"gateway": (4, 5)}),
+        (GROWS.replace("}", ", label_selector: {pool: target}}"), "", {"gateway": (1, 1), "target": (2, 4)}),
+    ],
+)
+def test_what_the_refusal_of_such_a_tier_proposes_fits_together(rendered, topology, cluster, bounds):
+    _, documents = rendered(topology, cluster)
+    groups = service(documents)["rayClusterConfig"]["workerGroupSpecs"]
+    assert {g["groupName"]: (g["minReplicas"], g["maxReplicas"]) for g in groups} == bounds
+    assert problems(documents) == []
+
+
 def test_limits_of_api_keys_hold_over_all_orchestrators_of_an_overlay():
     args = {
         name: value for name, value in app(built("two-tier-tls"))["args"].items() if name != "api_keys_file"
@@ -140,6 +165,26 @@ def test_drafts_with_the_same_wishes_share_a_group_and_each_is_drained(rendered)
     assert names == ["gateway", "draft"]
     assert set(drains(documents)) == {"orchestrator", "target", "draft", "draft-tiny"}
     assert k8s(["check"], io.StringIO(yaml.safe_dump_all(documents))) == 0
+
+
+def test_groups_of_several_drafts_have_names_of_their_own(rendered):
+    tiers = {"x": "b", "y": "b", "z": "c", "zz": "c"}
+    drafts = ", ".join(
+        f"{name}: {{model: a/d, label_selector: {{pool: {pool}}}}}" for name, pool in tiers.items()
+    )
+    code, documents = rendered(
+        f"target: a/t\ndraft: {{model: a/d, label_selector: {{pool: a}}}}\ndrafts: {{{drafts}}}",
+        "pods: {draft: {cpu: '1'}, draft-x: {cpu: '2'}, draft-z: {cpu: '3'}}",
+    )
+    assert code == 0
+    names = [g["groupName"] for g in service(documents)["rayClusterConfig"]["workerGroupSpecs"]]
+    assert names == ["gateway", "draft", "draft-x", "draft-z"]
+    assert problems(documents) == []
+
+
+def test_null_for_the_files_of_secrets_is_the_same_as_nothing(rendered):
+    _, documents = rendered("api_keys_file: null\nworker_tls: null")
+    assert documents == rendered("")[1]
 
 
 def test_an_accelerator_is_known_to_the_autoscaler(rendered):
@@ -211,6 +256,8 @@ def test_models_are_copied_where_they_are_loaded_and_their_text_everywhere(rende
             "gateways.max is 4 in the file of --cluster",
         ),
         ("orchestrator: {replicas: 1}", "gateways: {max: 2}", "orchestrator.replicas is 1 in the topology"),
+        ("api_keys_file: 3", "", "api_keys_file: 3 is not the name of a file"),
+        ("traces: {endpoint: 'http://c:99999'}", "", "traces.endpoint is 'http://c:99999'"),
         ("", "images: {cpu: registry:5000/adasd}", "has no tag"),
         ("", "api_keys_secret: keys", "the topology has no api_keys_file"),
         ("", "worker_tls_secret: links", "the topology has no worker_tls"),
@@ -407,7 +454,27 @@ def test_a_topology_that_asks_for_what_no_group_offers_is_one_sentence(capsys):
     assert all("accelerator_type:H100" in sentence for sentence in said)
 
 
-def test_what_is_no_manifest_is_one_sentence(capsys):
-    status = k8s(["check"], io.StringIO("a: [unclosed"))
+def test_an_overlay_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
+    for name in ("topology.yaml", "cluster.yaml", "taken"):
+        (tmp_path / name).write_text("")
+    files = [f"--{name}={tmp_path / name}.yaml" for name in ("topology", "cluster")]
+    assert k8s(["render", *files, f"--out={tmp_path / 'taken'}"]) == 2
+    assert capsys.readouterr().err.startswith("adasd k8s render: cannot write the overlay to")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [unclosed",
+        "Error: x",
+        "words",
+        "[1]",
+        "kind: List",
+        "kind: RayService\nmetadata: x",
+        "{kind: 1, metadata: {}}",
+    ],
+)
+def test_what_is_no_manifest_is_one_sentence(capsys, text):
+    status = k8s(["check"], io.StringIO(text))
     assert status == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
