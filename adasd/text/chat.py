@@ -40,6 +40,10 @@ def _whole_call(call: dict[str, Any]) -> dict[str, Any]:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
+MAX_DEPTH = 100
+"""Of the arguments of a call in the history."""
+
+
 def check_text(text: str, param: str | None) -> str:
     """Refuse text that tokenizers cannot take: NUL characters and unpaired surrogates."""
     if "\0" in text:
@@ -114,9 +118,31 @@ def _plain_arguments(arguments: Any, where: str) -> Mapping[str, Any] | str:
             arguments = json.loads(arguments or "{}")
         except ValueError:
             return check_text(str(arguments), where)
+        except RecursionError:
+            raise _too_deep(where) from None
     if not isinstance(arguments, Mapping):
         raise InvalidRequest(f"{where} must be the text of a JSON object", where)
+    _check_nested(arguments, where, MAX_DEPTH)
     return arguments
+
+
+def _check_nested(value: Any, where: str, depth: int) -> None:
+    """Refuse what templates and tokenizers cannot take: deep nesting, and half a surrogate pair from an escape."""
+    if not depth:
+        raise _too_deep(where)
+    if isinstance(value, str):
+        check_text(value.replace("\0", ""), where)  # it is written as an escape again
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_nested(key, where, depth)
+            _check_nested(inner, where, depth - 1)
+    elif isinstance(value, Sequence):
+        for inner in value:
+            _check_nested(inner, where, depth - 1)
+
+
+def _too_deep(where: str) -> InvalidRequest:
+    return InvalidRequest(f"{where} is nested more than {MAX_DEPTH} levels deep", where)
 
 
 def _plain_text(value: Any, where: str) -> str:

@@ -35,7 +35,7 @@ class ControlTokens:
                 text = self._found.sub(lambda found: found[0][0] + mark + found[0][1:], text)
             return text  # type: ignore[return-value]
         if isinstance(content, Mapping):
-            return {key: self.broken(value, mark) for key, value in content.items()}  # type: ignore[return-value]
+            return {self.broken(key, mark): self.broken(value, mark) for key, value in content.items()}  # type: ignore[return-value]
         if isinstance(content, Sequence):
             return [self.broken(one, mark) for one in content]  # type: ignore[return-value]
         return content

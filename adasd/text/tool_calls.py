@@ -81,10 +81,14 @@ class _Call:
         self._depth, self._in_string, self._escaped = 0, False, False
         self._told: int | None = None  # characters of ``raw`` before or in reported arguments
         self._arguments_end: int | None = None
+        self._name = ""
 
     def push(self, text: str) -> tuple[list[Found], str]:
         """The items that are certain after this text, and the text after the object."""
         for position, character in enumerate(text):
+            if self._lacks_its_end(character):
+                self.complete = True
+                return self._found(), text[position:]
             self._scan(character)
             if self.complete or self.broken:
                 return self._found(), text[position + 1 :]
@@ -113,19 +117,22 @@ class _Call:
                 self._arguments_end = len(self.raw)
             self.complete = self._depth == 0
 
+    def _lacks_its_end(self, character: str) -> bool:
+        """Whether the last brace is missing, as small models forget it: the arguments are whole, and a tag follows."""
+        return self._arguments_end is not None and not self._in_string and character == "<"
+
     def _look_at_head(self) -> None:
         head = _HEAD.fullmatch(self.raw)
-        if head and (self._names is None or json.loads(head[1]) in self._names):
-            self._told = len(self.raw)
+        name = _name(head[1]) if head else None
+        if name is not None and (self._names is None or name in self._names):
+            self._told, self._name = len(self.raw), name
 
     def _found(self) -> list[Found]:
         found: list[Found] = []
         if self._told is None:
             return self._whole() if self.complete else []
         if not self.begun:
-            head = _HEAD.match(self.raw)
-            assert head is not None
-            found.append(CallBegun(self._index, json.loads(head[1])))
+            found.append(CallBegun(self._index, self._name))
             self.begun = True
         end = len(self.raw) if self._arguments_end is None else self._arguments_end
         if end > self._told:
@@ -138,18 +145,39 @@ class _Call:
         try:
             call = json.loads(self.raw)
             name, arguments = call["name"], call.get("arguments", call.get("parameters", {}))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self.broken = True
             return []
         names = self._names
-        if not isinstance(name, str) or (
-            names is not None and not (name in names and _KEYS.issuperset(call))
+        if (
+            not isinstance(name, str)
+            or not _is_unicode(name)
+            or (names is not None and not (name in names and _KEYS.issuperset(call)))
         ):
             self.broken = True
             return []
         self.begun = True
         text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        text = text.encode(errors="backslashreplace").decode()  # half a pair stays the escape that it was
         return [CallBegun(self._index, name), Arguments(self._index, text)]
+
+
+def _name(written: str) -> str | None:
+    """A function's name from its JSON string; None if that is broken, as by escapes of Markdown."""
+    try:
+        name: str = json.loads(written)
+    except ValueError:
+        return None
+    return name if _is_unicode(name) else None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no half of a surrogate pair, which no response can carry."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Tagged:
@@ -158,6 +186,7 @@ class _Tagged:
     def __init__(self) -> None:
         self._num_calls = 0
         self._waiting = ""  # text that may begin a tag, or white space before one
+        self._space = ""  # white space before the tag of the call
         self._call: _Call | None = None
         self._behind: str | None = None  # text after a complete call, before its closing tag
 
@@ -175,7 +204,7 @@ class _Tagged:
     def flush(self) -> list[Found]:
         found: list[Found] = []
         if self._call is not None and not self._call.begun:
-            found.append(Said(OPENING + self._call.raw))
+            found.append(Said(self._space + OPENING + self._call.raw))
         elif self._call is None and self._waiting and (self._waiting.strip() or not self._num_calls):
             found.append(Said(self._waiting))
         self._call, self._waiting = None, ""
@@ -192,7 +221,8 @@ class _Tagged:
             before = waiting[:start].rstrip()
             if before:
                 found.append(Said(before))
-            self._waiting, self._call = "", _Call(self._num_calls)
+            self._waiting, self._space = "", waiting[len(before) : start]
+            self._call = _Call(self._num_calls)
             return waiting[start + len(OPENING) :]
         shown = waiting[: len(waiting) - partial_stop_len(waiting, (OPENING,))].rstrip()
         if shown:
@@ -208,7 +238,7 @@ class _Tagged:
             self._behind = ""
             self._num_calls += 1
         elif self._call.broken:
-            found.append(Said(OPENING + self._call.raw))
+            found.append(Said(self._space + OPENING + self._call.raw))
             self._call = None
         return rest
 

@@ -118,8 +118,8 @@ class StoreLink:
         refusal: RateLimited | None = await self._handle.take.remote(key, num, holder)
         return refusal
 
-    async def give_back(self, name: str, num: int, holder: str) -> None:
-        await self._handle.give_back.remote(name, num, holder)
+    async def give_back(self, name: str, num: int, holder: str, begun: bool) -> None:
+        await self._handle.give_back.remote(name, num, holder, begun)
 
     async def hear(self, holder: str, running: Mapping[str, int]) -> None:
         await self._handle.hear.remote(holder, running)

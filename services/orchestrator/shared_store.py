@@ -23,8 +23,8 @@ class SharedStoreDeployment(SnapshotStoreDeployment):
     async def take(self, key: ApiKey, num: int, holder: str) -> RateLimited | None:
         return self.uses.take(key, num, holder)
 
-    async def give_back(self, name: str, num: int, holder: str) -> None:
-        self.uses.give_back(name, num, holder)
+    async def give_back(self, name: str, num: int, holder: str, begun: bool = True) -> None:
+        self.uses.give_back(name, num, holder, begun)
 
     async def hear(self, holder: str, running: Mapping[str, int]) -> None:
         self.uses.hear(holder, running)

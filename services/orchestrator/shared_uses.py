@@ -27,7 +27,7 @@ class SharedStoreLink(Protocol):
     """Connection to services.orchestrator.shared_store (a Serve handle in production)."""
 
     async def take(self, key: ApiKey, num: int, holder: str) -> RateLimited | None: ...
-    async def give_back(self, name: str, num: int, holder: str) -> None: ...
+    async def give_back(self, name: str, num: int, holder: str, begun: bool) -> None: ...
     async def hear(self, holder: str, running: Mapping[str, int]) -> None: ...
 
 
@@ -58,14 +58,14 @@ class SharedUses:
         if refusal is not None:
             raise refusal
 
-    async def give_back(self, key: ApiKey, num: int) -> None:
+    async def give_back(self, key: ApiKey, num: int, begun: bool = True) -> None:
         """Waited for: a client with its whole answer may send its next request to another replica."""
         if not is_limited(key):
             return
-        self._own.give_back(key.name, num)
+        self._own.give_back(key.name, num, begun=begun)
         with contextlib.suppress(Exception):  # the next reports say it again
             async with asyncio.timeout(TIMEOUT_S):
-                await self._store.give_back(key.name, num, self._holder)
+                await self._store.give_back(key.name, num, self._holder, begun)
 
     def start(self, running: Callable[[], Mapping[str, int]]) -> None:
         """Report from now on what runs here, by name of the key."""

@@ -8,13 +8,20 @@ import hmac
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from adasd.errors import Unauthenticated
 from services.config import ApiKey
 from services.gateway.auth.key_uses import OwnUses, Uses
 
 SCHEME = "bearer"
+
+
+@dataclass(slots=True)
+class Use:
+    """Counted answers; ``begun`` is set to False if they never begin."""
+
+    begun: bool = True
 
 
 class KeyRing:
@@ -43,18 +50,19 @@ class KeyRing:
         return self._keys[matches.index(True)]
 
     @asynccontextmanager
-    async def use(self, key: ApiKey | None, num: int = 1) -> AsyncIterator[None]:
+    async def use(self, key: ApiKey | None, num: int = 1) -> AsyncIterator[Use]:
         """Counts ``num`` answers against the key while the block runs; RateLimited if those are too many."""
+        used = Use()
         if key is None or num == 0:
-            yield
+            yield used
             return
         await self._uses.take(key, num)
         self._running[key.name] += num
         try:
-            yield
+            yield used
         finally:
             self._running[key.name] -= num
-            await asyncio.shield(self._uses.give_back(key, num))
+            await asyncio.shield(self._uses.give_back(key, num, used.begun))
 
     def num_running(self, name: str) -> int:
         """Running answers in this process of the key with that name."""

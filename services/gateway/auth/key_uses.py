@@ -23,8 +23,8 @@ class Uses(Protocol):
         """Count ``num`` more answers of a key; RateLimited if those are too many."""
         ...
 
-    async def give_back(self, key: ApiKey, num: int) -> None:
-        """These answers have ended."""
+    async def give_back(self, key: ApiKey, num: int, begun: bool = True) -> None:
+        """These answers have ended. ``begun`` False: they never began, so they do not count per minute either."""
         ...
 
 
@@ -61,7 +61,10 @@ class KeyUses:
             begun_s.popleft()
         per_minute, at_once = key.requests_per_minute, key.max_concurrent
         if per_minute is not None and len(begun_s) + num > per_minute:
-            wait_s = round(begun_s[0] + WINDOW_S - now_s, 3) if begun_s else WINDOW_S
+            oldest = (
+                min(len(begun_s) + num - per_minute, len(begun_s)) - 1
+            )  # has to leave before there is room
+            wait_s = round(begun_s[oldest] + WINDOW_S - now_s, 3) if begun_s else WINDOW_S
             return RateLimited(
                 f"the API key {key.name!r} may have {per_minute} answers per minute here", wait_s
             )
@@ -76,8 +79,11 @@ class KeyUses:
             self._begun_s.setdefault(key.name, deque()).extend([self._clock()] * num)
         self._heard(holder).running[key.name] += num
 
-    def give_back(self, name: str, num: int, holder: str = "") -> None:
-        """These answers have ended."""
+    def give_back(self, name: str, num: int, holder: str = "", begun: bool = True) -> None:
+        """These answers have ended, or never began."""
+        begun_s = self._begun_s.get(name, ())
+        for _ in range(0 if begun else min(num, len(begun_s))):
+            self._begun_s[name].pop()
         running = self._heard(holder).running
         running[name] = max(0, running[name] - num)
 
@@ -117,5 +123,5 @@ class OwnUses:
         if (refusal := self._counted.take(key, num)) is not None:
             raise refusal
 
-    async def give_back(self, key: ApiKey, num: int) -> None:
-        self._counted.give_back(key.name, num)
+    async def give_back(self, key: ApiKey, num: int, begun: bool = True) -> None:
+        self._counted.give_back(key.name, num, begun=begun)

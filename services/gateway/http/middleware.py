@@ -14,9 +14,9 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adasd.errors import RateLimited, Unauthenticated
+from adasd.errors import InvalidRequest, RateLimited, Unauthenticated
 from services.config import ApiKey
-from services.gateway.auth.key_ring import KeyRing
+from services.gateway.auth.key_ring import KeyRing, Use
 from services.gateway.http.error_table import error_response
 from services.gateway.http.playground_routes import FILES
 from services.observability.logs import FIELDS, REQUEST_ID
@@ -97,15 +97,13 @@ class KeyGuard:
             return await self.app(scope, receive, send)
         async with AsyncExitStack() as stack:
             try:
-                key = await self._admit(scope, stack)
+                key, used = await self._admit(scope, stack)
             except (Unauthenticated, RateLimited) as error:
                 self.tell(RequestRefused("http", error.code.value))
                 return await error_response(error)(scope, receive, send)
             if key is not None:
                 scope.setdefault("state", {})["key_name"] = key.name
-                scope["state"]["further_answers"] = lambda num: stack.enter_async_context(
-                    self.keys.use(key, num)
-                )
+                scope["state"]["further_answers"] = lambda num: self._take(key, used, num, stack)
 
             async def send_and_free(message: Message) -> None:
                 if message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -114,11 +112,24 @@ class KeyGuard:
 
             await self.app(scope, receive, send_and_free)
 
-    async def _admit(self, scope: Scope, stack: AsyncExitStack) -> ApiKey | None:
+    async def _admit(self, scope: Scope, stack: AsyncExitStack) -> tuple[ApiKey | None, Use]:
         key = self.keys.identify(Headers(scope=scope).get("authorization"))
-        if scope.get("method") == "POST":
-            await stack.enter_async_context(self.keys.use(key))
-        return key
+        posts = scope.get("method") == "POST"
+        return key, await stack.enter_async_context(self.keys.use(key)) if posts else Use()
+
+    async def _take(self, key: ApiKey, first: Use, num: int, stack: AsyncExitStack) -> None:
+        """Count the other ``num`` answers of a request. If they are refused, the first one does not count either."""
+        limits = [limit for limit in (key.requests_per_minute, key.max_concurrent) if limit is not None]
+        if limits and num + 1 > min(limits):
+            first.begun = False
+            raise InvalidRequest(
+                f"n is {num + 1}, but the API key {key.name!r} may have {min(limits)} answers", "n"
+            )
+        try:
+            await stack.enter_async_context(self.keys.use(key, num))
+        except RateLimited:
+            first.begun = False
+            raise
 
 
 def request_id_of(scope: Scope) -> str:

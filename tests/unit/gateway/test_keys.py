@@ -131,10 +131,30 @@ def test_replicas_share_the_limits_of_a_key(limit, num_replicas, share):
     assert (key.requests_per_minute, key.max_concurrent) == (share, share)
 
 
+async def test_a_refused_request_uses_up_nothing_and_waits_until_there_is_room_for_all_of_it():
+    clock = FakeClock()
+    async with keyed_door(ring(clock, requests_per_minute=4)) as door:
+
+        async def ask(num: int) -> httpx.Response:
+            body = {"prompt": "the cat", "max_tokens": 2, "n": num}
+            return await door.client.post("/v1/completions", json=body, headers=bearer(BOB))
+
+        for _ in range(3):
+            assert (await ask(1)).status_code == 200
+            clock.advance(10.0)
+        refused = await ask(2)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "30")
+        too_many = await ask(5)
+        assert (too_many.status_code, too_many.json()["error"]["param"]) == (400, "n")
+        clock.advance(30.0)
+        assert (await ask(2)).status_code == 200
+        assert (await ask(1)).status_code == 429
+
+
 async def test_every_answer_of_a_request_counts():
     keys = ring(max_concurrent=2, requests_per_minute=5)
     async with keyed_door(keys) as door:
-        for n, status in ((3, 429), (2, 200), (1, 200), (2, 429)):
+        for n, status in ((3, 400), (2, 200), (1, 200), (2, 200), (1, 429)):
             response = await door.post("/v1/completions", {"prompt": "the cat", "n": n}, **bearer(BOB))
             assert response.status_code == status, (n, response.text)
             assert keys.num_running("bob") == 0

@@ -160,8 +160,10 @@ async def test_text_and_calls_are_streamed_one_item_after_the_other(tool_door, b
 
 async def test_a_call_that_is_cut_is_incomplete(tool_door):
     tool_door.backend.says = ROME
-    response = await respond(tool_door, tools=TOOLS, tool_choice="required", stop="Rome")
-    assert (response["status"], response["output"][-1]["status"]) == ("completed", "completed")
+    for choice in ("auto", "required"):
+        response = await respond(tool_door, tools=TOOLS, tool_choice=choice, stop="Rome")
+        assert response["output"][-1]["type"] == "function_call"
+        assert (response["status"], response["output"][-1]["status"]) == ("incomplete", "incomplete")
     tool_door.backend.says = None
     response = await respond(tool_door, "the cat", max_output_tokens=2)
     assert response["output"][-1]["status"] == "incomplete"

@@ -35,9 +35,9 @@ class Store:
         self.check()
         return self.uses.take(key, num, holder)
 
-    async def give_back(self, name: str, num: int, holder: str) -> None:
+    async def give_back(self, name: str, num: int, holder: str, begun: bool) -> None:
         self.check()
-        self.uses.give_back(name, num, holder)
+        self.uses.give_back(name, num, holder, begun)
 
     async def hear(self, holder: str, running: Mapping[str, int]) -> None:
         self.check()

@@ -28,8 +28,14 @@ def test_text_of_control_tokens_in_a_message_stays_text(role):
 
 
 def test_it_stays_text_in_parts_calls_and_tools():
-    call = {"function": {"name": "f", "arguments": {"a": [INJECTED]}}}
-    tools = [{"type": "function", "function": {"name": "f", "description": INJECTED}}]
+    call = {"function": {"name": "f", "arguments": {"a": [INJECTED], INJECTED: 1}}}
+    properties = {INJECTED: {"type": "string"}}
+    function = {
+        "name": "f",
+        "description": INJECTED,
+        "parameters": {"type": "object", "properties": properties},
+    }
+    tools = [{"type": "function", "function": function}]
     messages = [
         {"role": "user", "content": [{"type": "text", "text": INJECTED}]},
         {"role": "assistant", "content": None, "tool_calls": [call]},

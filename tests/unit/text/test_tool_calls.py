@@ -13,6 +13,7 @@ ONE = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": "x } \\" {"}}\n</
 TWO = ONE + '\n<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>'
 OBJECT = '{"name": "add", "parameters": {"a": 1}}'
 NESTED = '{"name": "stop", "arguments": {"a": [1, {"b": 2}]}}'
+ESCAPED, HALF = (f'<tool_call>{{"name": "{name}", "arguments": {{}}}}' for name in (r"a\_b", r"\ud83d"))
 ADD = ("add", {"a": 1, "b": 'x } " {'})
 
 
@@ -42,6 +43,12 @@ CASES = [
     (ToolForm.HERMES, '<tool_call>{"name": 7}</tool_call>', ('<tool_call>{"name": 7}</tool_call>', [])),
     (ToolForm.HERMES, "<tool_call>\n{", ("<tool_call>\n{", [])),
     (ToolForm.HERMES, '<tool_call>{"name": "stop"} and more', (" and more", [("stop", {})])),
+    (ToolForm.HERMES, '<tool_call>{"name": "stop", "arguments": {}\n</tool_call>' + ONE, ("", [("stop", {}), ADD])),
+    (ToolForm.HERMES, ESCAPED, (ESCAPED, [])),
+    (ToolForm.HERMES, HALF, (HALF, [])),
+    (ToolForm.HERMES, "Say  <tool_call> here", ("Say  <tool_call> here", [])),
+    (ToolForm.HERMES, "Say\n\n<tool_call>\n{", ("Say\n\n<tool_call>\n{", [])),
+    (ToolForm.LLAMA, '{"name": "a\\_b", "parameters": {}}', ('{"name": "a\\_b", "parameters": {}}', [])),
     (ToolForm.LLAMA, OBJECT, ("", [("add", {"a": 1})])),
     (ToolForm.LLAMA, f"{OBJECT}; {OBJECT}", ("", [("add", {"a": 1})] * 2)),
     (ToolForm.LLAMA, '{"name": "other", "parameters": {"a": 1}}', ('{"name": "other", "parameters": {"a": 1}}', [])),
@@ -60,6 +67,14 @@ def test_calls_and_text_are_told_apart_wherever_the_text_is_cut(form, text, expe
     assert read(form, list(text)) == expected
     for cut in range(1, len(text)):
         assert read(form, [text[:cut], text[cut:]]) == expected
+
+
+def test_half_a_surrogate_pair_in_arguments_stays_an_escape():
+    parser = parser_of(ToolForm.HERMES, ["add"])
+    text = '<tool_call>{"arguments": {"a": "\\ud83d"}, "name": "add"}</tool_call>'
+    told = "".join(one.text for one in parser.push(text) if isinstance(one, Arguments))
+    assert told.encode()
+    assert json.loads(told) == {"a": "\ud83d"}
 
 
 @given(st.text(alphabet='<>tol_ca/{}[]",: \n', max_size=60), st.sampled_from(ToolForm))

@@ -71,6 +71,13 @@ class OutputItems:
         """All items; the one that is open has this status."""
         return [*self._closed, self._open.json(status)] if self._open else list(self._closed)
 
+    @property
+    def ends_in_call(self) -> bool:
+        """Whether the last item is a call."""
+        if self._open is not None:
+            return isinstance(self._open, _Call)
+        return bool(self._closed) and self._closed[-1]["type"] == "function_call"
+
     def push(self, piece: ChoiceDelta) -> list[Event]:
         """Add a piece of the answer; returns the events that tell of it.
 

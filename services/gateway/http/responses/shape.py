@@ -105,7 +105,8 @@ class _Made:
     @property
     def item_status(self) -> str:
         """Status of the last item."""
-        return "completed" if self._reason in ("stop", "tool_calls") else "incomplete"
+        is_cut = self._reason == "stop" and self.items.ends_in_call  # a stop string within its arguments
+        return "completed" if self._reason in ("stop", "tool_calls") and not is_cut else "incomplete"
 
     def push(self, piece: ChoiceDelta) -> list[dict[str, Any]]:
         """Add a piece of the answer; returns the events that tell of it."""
@@ -132,7 +133,7 @@ class _Made:
         """The response of an answer that has ended."""
         reports = reports_json(self._order, [end])
         response = self.json(self.item_status, _usage_json(reports.pop("usage")))
-        if self.item_status == "incomplete":
+        if self.item_status == "incomplete" and self._reason != "stop":  # for that, the API knows no reason
             response["incomplete_details"] = {"reason": DETAILS.get(str(self._reason), self._reason)}
         if self._order.provenance:
             response["adasd"] = {"tokens": self._tokens}
