@@ -236,15 +236,11 @@ async def test_an_unknown_way_of_writing_calls_can_be_forced_but_not_read(tool_d
     assert (await called(tool_door, ROME, tool_choice="required"))["finish_reason"] == "tool_calls"
 
 
-@pytest.mark.parametrize(
-    "arguments", ['{"text": "\\ud83d"}', 500 * '{"a":' + "1" + 500 * "}", 5000 * '{"a":']
-)
+@pytest.mark.parametrize("arguments", ['{"text": "\\ud83d"}', 500 * '{"a":' + "1" + 500 * "}"])
 async def test_arguments_that_no_template_can_take_are_refused_by_name(tool_door, arguments):
     """They are JSON in a string, so what reads the body does not see them."""
     call = {"id": "c", "type": "function", "function": {"name": "stop", "arguments": arguments}}
     messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "tool_calls": [call]}]
     response = await tool_door.post("/v1/chat/completions", {"messages": messages, "tools": TOOLS})
-    cut = arguments.endswith(":")  # as by max_tokens: it is passed on as text
-    assert response.status_code == (200 if cut else 400), response.text
-    if not cut:
-        assert response.json()["error"]["param"] == "messages.1.tool_calls.0.function.arguments"
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == "messages.1.tool_calls.0.function.arguments"
