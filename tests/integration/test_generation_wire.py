@@ -8,7 +8,7 @@ from contextlib import aclosing
 import grpc
 import pytest
 
-from adasd.errors import ContextTooLong, Overloaded, UnknownModel, WorkerLost, told
+from adasd.errors import ContextTooLong, InvalidRequest, Overloaded, UnknownModel, WorkerLost, told
 from adasd.requests import Mode, SpeculationOptions
 from adasd.results import Chunk, Complete, EmittedToken, FinishReason, SpeculationReport, TokenKind, Usage
 from protos.adasd.v1 import generation_pb2 as pb
@@ -54,6 +54,7 @@ class Echo:
     def __init__(self) -> None:
         self.closed, self.refuse_with, self.wait_after = asyncio.Event(), None, 10**9
         self.asked: list[tuple[str, GenerateCall]] = []
+        self.tail = ""  # of every chunk's text
 
     def refusal(self):
         return None
@@ -66,7 +67,7 @@ class Echo:
             for i, token in enumerate(call.input):
                 if i == self.wait_after:
                     await asyncio.sleep(3600)
-                yield Chunk(f"<{token}>", (EmittedToken(token, TokenKind.EXACT),))
+                yield Chunk(f"<{token}>{self.tail}", (EmittedToken(token, TokenKind.EXACT),))
             yield Complete(FinishReason.STOP, Usage(3, 4), REPORT, "END")
         finally:
             self.closed.set()
@@ -106,6 +107,19 @@ async def test_an_answer_streams_and_completes(echo):
     assert [event.text for event in events[:-1]] == ["<5>", "<6>"]
     assert events[-1] == Complete(FinishReason.STOP, Usage(3, 4), REPORT, "END")
     assert echo.asked == [("r1", call)]
+
+
+async def test_a_message_beyond_grpcs_own_limit_arrives(echo):
+    """As with the log-probabilities of a long prompt."""
+    echo.tail = 5_000_000 * "x"
+    events = [event async for event in echo.client.generate(GenerateCall((5,)))]
+    assert events[0].text == "<5>" + echo.tail
+
+
+async def test_a_request_id_too_long_for_headers_is_refused_by_name(echo):
+    with pytest.raises(InvalidRequest, match="has 20000 characters, the limit is 256"):
+        async for _ in echo.client.generate(GenerateCall((5,), request_id=20_000 * "a")):
+            pass
 
 
 async def test_the_server_names_a_request_without_a_name(echo):
