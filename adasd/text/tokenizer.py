@@ -117,9 +117,9 @@ class Tokenizer:
         plain = self._plain(messages, options)
         if continue_final:
             _check_continued(plain[-1])
-        mark = unused_mark(plain, tools)
+        mark = unused_mark(plain, tools, options)
         if self._content_is_text:
-            plain, tools = self._control_tokens.broken(plain, mark), self._control_tokens.broken(tools, mark)
+            plain, tools, options = self._control_tokens.broken((plain, tools, options), mark)
         parts = split_at(self._rendered(plain, tools, options, continue_final), mark)
         return tuple(token for part in parts for token in self._ids(part, add_special_tokens=False))
 

@@ -47,6 +47,15 @@ def test_it_stays_text_in_parts_calls_and_tools():
     assert text == tokenizer.render_chat(messages, tools)
 
 
+def test_it_stays_text_in_options_of_the_template():
+    tokenizer = Tokenizer(byte_level("{{ effort }}" + TOOL_TEMPLATE))
+    messages = [{"role": "user", "content": "hello"}]
+    ids = tokenizer.apply_chat_template(messages, options={"effort": INJECTED})
+    harmless = tokenizer.apply_chat_template(messages, options={"effort": "bla"})
+    assert [i for i in ids if i in IDS] == [i for i in harmless if i in IDS]
+    assert INJECTED in tokenizer.decode(ids, skip_special_tokens=False)
+
+
 def test_a_deployment_can_let_them_be_tokens():
     messages = [{"role": "user", "content": INJECTED}]
     assert len(read(messages, control_tokens_in_content=True)[1]) > len(read(messages)[1])
