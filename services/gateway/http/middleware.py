@@ -119,12 +119,14 @@ class KeyGuard:
 
     async def _take(self, key: ApiKey, first: Use, num: int, stack: AsyncExitStack) -> None:
         """Count the other ``num`` answers of a request. If they are refused, the first one does not count either."""
-        limits = [limit for limit in (key.requests_per_minute, key.max_concurrent) if limit is not None]
-        if limits and num + 1 > min(limits):
-            first.begun = False
-            raise InvalidRequest(
-                f"n is {num + 1}, but the API key {key.name!r} may have {min(limits)} answers", "n"
-            )
+        for when, limit in (("per minute", key.requests_per_minute), ("at once", key.max_concurrent)):
+            if limit is not None and num + 1 > limit:
+                first.begun = False
+                raise InvalidRequest(
+                    f"the request asks for {num + 1} answers, but the API key {key.name!r} may have {limit} {when}; "
+                    "ask for fewer",
+                    "n",
+                )
         try:
             await stack.enter_async_context(self.keys.use(key, num))
         except RateLimited:
