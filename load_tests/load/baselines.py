@@ -16,9 +16,7 @@ from typing import Any
 from adasd.errors import AdasdError, ConfigError
 from load_tests import record
 from load_tests.benchmarks import BASELINES
-from load_tests.load import result_file
-from load_tests.load.command import RESULTS, play
-from load_tests.load.page import page
+from load_tests.load.command import RESULTS, keep, play
 from load_tests.load.result_table import flat, percent, times
 from load_tests.load.scenarios import SCENARIOS
 from load_tests.load.server_under_test import demo_server
@@ -56,12 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
             for name in options.scenarios:
                 console.rule(name)
                 given = Options(num_requests=options.soak_requests if name == "soak" else None)
-                result = play(SCENARIOS[name], server, given, [name], console)
-                file = options.folder / f"bench_{name}-{record.hardware()}.json"
-                result_file.write(file, result)
-                html = RESULTS / f"{file.stem}.html"
-                html.parent.mkdir(parents=True, exist_ok=True)
-                html.write_text(page(result), encoding="utf-8")
+                result, _ = play(SCENARIOS[name], server, given, [name], console)
+                stem = f"bench_{name}-{record.hardware()}"
+                keep(result, options.folder / f"{stem}.json", RESULTS / f"{stem}.html", console)
                 found[name] = result
                 if result["ended_early"]:
                     break

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import contextmanager
 
 import pytest
 
 from adasd.errors import ConfigError
-from load_tests.load import command, pieces
+from load_tests.load import baselines, command, pieces
 from load_tests.load.baselines import BEGIN, DOCS, END, ORDER, between_marks, markdown
 from load_tests.load.result_file import read
 from load_tests.load.scenarios import SCENARIOS
+from load_tests.load.server_under_test import Server
 from tests.unit.load_tests.load.fakes import files, serving
 
 
@@ -158,6 +160,18 @@ def test_baselines_print_a_row_for_each_scenario_and_mode(server_url, tmp_path):
         "mixed, `adaptive`",
     ]
     assert set(ORDER) <= set(SCENARIOS)
+
+
+def test_baselines_leave_a_result_and_a_page_of_each_scenario(server_url, tmp_path, monkeypatch, capsys):
+    server = contextmanager(lambda settings: iter([Server(server_url, grpc=None)]))
+    monkeypatch.setattr(baselines, "demo_server", server)
+    monkeypatch.setattr(baselines, "RESULTS", tmp_path / "pages")
+    words = ["--folder", str(tmp_path), "--scenarios", "soak", "--soak-requests", "20"]
+    assert baselines.main(words) == 0
+    (file,) = tmp_path.glob("bench_soak-*.json")
+    assert read(file)["figures"]["num_requests"] == 20
+    assert (tmp_path / "pages" / f"{file.stem}.html").exists()
+    assert "| soak | 20 | 0 |" in capsys.readouterr().out
 
 
 def test_the_documentation_has_a_place_for_the_figures_and_nothing_else_changes():
